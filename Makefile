@@ -1,0 +1,61 @@
+# Every target makes the virtual environment it needs; `make help` lists them.
+
+PYTHON ?= python3
+# Installed ahead of everything else, so that no other package's bare "torch" picks a version. May be any arguments of
+# `pip install` that give torch, such as a path to a wheel.
+TORCH  ?= torch==2.13.0
+FASTA  ?=
+OUT    ?= demo-out
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint typecheck wheel clean distclean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'"
+
+venv: $(STAMP) ## install everything into .venv
+
+$(STAMP): pyproject.toml setup.py hyena_kernels/_version.py
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo "error: $(PYTHON) not found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $(PYTHON) is $$("$(PYTHON)" --version 2>&1), 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "error: $(PYTHON) has no venv module: install it (Debian and Ubuntu: the package python3-venv)" >&2; exit 1; }
+	@echo "Installing into $(VENV); the first time this takes a few minutes, most of it for torch."
+	@"$(PYTHON)" -m venv $(VENV)
+	@echo "  1/2  $(TORCH)"
+	@$(PIP) install $(TORCH) 'setuptools>=77' wheel
+	@echo "  2/2  hyena-kernels[dna,dev], editable"
+	@# Without isolation the build sees the torch installed above, which an extension has to be compiled against.
+	@$(PIP) install --no-build-isolation --editable '.[dna,dev]'
+	@touch $@
+
+demo: $(STAMP) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-out]
+	@$(BIN)/python -m hyenadna.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
+
+test: lint typecheck ## lint, check types, run the tests
+	$(BIN)/python -m pytest --durations=10
+
+lint: $(STAMP) ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(STAMP) ## mypy on the two packages
+	$(BIN)/mypy
+
+wheel: $(STAMP) ## build a wheel into dist/
+	$(BIN)/python -m build --no-isolation --wheel
+
+clean: ## remove builds and caches
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find bench hyena_kernels hyenadna tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## clean, and remove .venv and demo-out
+	rm -rf $(VENV) demo-out

@@ -1,0 +1,69 @@
+"""Fixtures and collection rules shared by every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SEED = 20230627
+
+# Test tensors are small: beyond a few threads the hand-over costs more than it saves, on a large machine many times.
+torch.set_num_threads(min(torch.get_num_threads(), 4))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked ``gpu`` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device: torch.cuda.is_available() is False"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Start every test from the same random state, whatever ran before it."""
+    torch.manual_seed(SEED)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of genomes and reference checkpoints: ``HYENA_SHARED``, else ``../shared`` beside the repository."""
+    folder = Path(os.environ.get("HYENA_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder of reference data, and {folder} is none: set HYENA_SHARED")
+    return folder
+
+
+@pytest.fixture
+def nan_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let uninitialised memory hold NaN, so that an element which an op forgets to write is seen.
+
+    Covers floating-point and complex tensors from ``torch.empty``, ``torch.empty_like``, ``torch.empty_strided``,
+    ``Tensor.new_empty`` and ``Tensor.new_empty_strided`` called from Python.
+    """
+
+    def poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
+            out = allocate(*args, **kwargs)
+            if out.is_floating_point() or out.is_complex():
+                with torch.no_grad():
+                    out.fill_(float("nan"))
+            return out
+
+        return empty
+
+    for owner, name in [
+        (torch, "empty"),
+        (torch, "empty_like"),
+        (torch, "empty_strided"),
+        (torch.Tensor, "new_empty"),
+        (torch.Tensor, "new_empty_strided"),
+    ]:
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))

@@ -1,0 +1,29 @@
+"""Fast Hyena operators: fused FFT convolution with gating, short convolution and implicit filters.
+
+``fftconv``, ``short_conv`` and ``implicit_filter`` name both a public function and the module that holds it:
+``from hyena_kernels import fftconv``, ``from hyena_kernels.fftconv import fftconv`` and
+``import hyena_kernels.fftconv as m; m.fftconv(...)`` all reach the same function.
+"""
+
+from hyena_kernels import backend
+from hyena_kernels._version import __version__
+from hyena_kernels.backend import BackendError, set_backend, use_backend
+from hyena_kernels.fftconv import fftconv
+from hyena_kernels.implicit_filter import implicit_filter
+from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.operator import HyenaFilter, HyenaOperator
+from hyena_kernels.short_conv import short_conv
+
+__all__ = [
+    "BackendError",
+    "HyenaFilter",
+    "HyenaOperator",
+    "__version__",
+    "backend",
+    "fftconv",
+    "hyena_mixer",
+    "implicit_filter",
+    "set_backend",
+    "short_conv",
+    "use_backend",
+]

@@ -1,0 +1,184 @@
+"""Which implementation of an op runs, and why the others do not.
+
+Four backends are known by name: ``"triton"`` (GPU kernels in Triton), ``"cuda"`` (the C++ extension on a GPU),
+``"cpp"`` (the C++ extension on a CPU) and ``"torch"`` (plain PyTorch, everywhere, the reference semantics).
+An op asks :func:`implementation` at every call. A request that names no backend takes the first of
+:data:`PREFERENCE` that can run; a request that names one gets that one or a :class:`BackendError` with the reason,
+never another one in silence.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from hyena_kernels._version import __version__
+
+log = logging.getLogger("hyena_kernels")
+
+BACKENDS = ("triton", "cuda", "cpp", "torch")
+"""Every backend name, in the order in which they are described."""
+
+AUTO = "auto"
+"""What an op's ``backend`` argument holds when nobody asked for a certain one."""
+
+PREFERENCE = {"cuda": ("triton", "cuda", "torch"), "cpu": ("cpp", "torch")}
+"""Fastest first, by device type; a device type that is not named here runs ``"torch"``."""
+
+Implementation = Callable[..., Any]
+
+_implementations: dict[tuple[str, str], Implementation] = {}
+_forced: str | None = os.environ.get("HYENA_BACKEND") or None
+_announced: set[tuple[str, str, str]] = set()
+
+
+class BackendError(RuntimeError):
+    """The backend that was asked for cannot run here; the message gives the reason."""
+
+
+def register(op: str, backend: str, function: Implementation) -> None:
+    """Make ``function`` the implementation of ``op`` on ``backend``. Each op file calls this for its own."""
+    _implementations[op, backend] = function
+
+
+def _check_name(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(map(repr, BACKENDS))}, or None")
+    return name
+
+
+def set_backend(name: str | None) -> None:
+    """Force one backend for every op of this process, or give the choice back with ``None``.
+
+    Takes precedence over the environment variable ``HYENA_BACKEND``; the ``backend`` argument of a call takes
+    precedence over both.
+
+    Raises:
+        ValueError: ``name`` is no backend.
+    """
+    global _forced
+    _forced = None if name is None else _check_name(name)
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Force one backend inside a ``with`` block, for the whole process (autograd runs in threads of its own).
+
+    Raises:
+        ValueError: ``name`` is no backend.
+    """
+    global _forced
+    before = _forced
+    set_backend(name)
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def requested(backend: str | None) -> str:
+    """The backend asked for by the call, :func:`set_backend` or ``HYENA_BACKEND``, in this order, else ``"auto"``.
+
+    Raises:
+        ValueError: the name is no backend.
+    """
+    if backend is not None:
+        return _check_name(backend)
+    return AUTO if _forced is None else _check_name(_forced)
+
+
+def unavailable(op: str, backend: str, device_type: str) -> str | None:
+    """Why ``backend`` cannot run ``op`` on tensors of ``device_type``, or ``None`` if it can."""
+    if backend == "torch":
+        return None
+    if backend in ("triton", "cuda") and device_type != "cuda":
+        return f"runs on CUDA devices only, the tensors are on {device_type!r}"
+    if backend == "cpp" and device_type != "cpu":
+        return f"runs on the CPU only, the tensors are on {device_type!r}"
+    if (op, backend) not in _implementations:
+        return f"hyena_kernels {__version__} has no implementation for it"
+    return None
+
+
+def resolve(op: str, device: torch.device, backend: str = AUTO) -> str:
+    """The name of the backend that runs ``op`` on ``device``.
+
+    Args:
+        op: name of an op, such as ``"fftconv_fwd"``.
+        device: where the tensors are.
+        backend: one of :data:`BACKENDS`, or ``"auto"``.
+
+    Raises:
+        BackendError: ``backend`` names a backend that cannot run here.
+    """
+    if backend != AUTO:
+        reason = unavailable(op, backend, device.type)
+        if reason is not None:
+            raise BackendError(f"backend {backend!r} was asked for and cannot run {op}: {reason}")
+        return backend
+    candidates = PREFERENCE.get(device.type, ("torch",))
+    chosen = next(name for name in candidates if unavailable(op, name, device.type) is None)
+    if (op, device.type, chosen) not in _announced:
+        _announced.add((op, device.type, chosen))
+        log.info("%s on %s runs on backend %r", op, device.type, chosen)
+    return chosen
+
+
+def implementation(op: str, device: torch.device, backend: str = AUTO) -> Implementation:
+    """The function that runs ``op`` on ``device``; arguments and errors of :func:`resolve`."""
+    return _implementations[op, resolve(op, device, backend)]
+
+
+def _installed(module: str) -> str:
+    try:
+        return "installed" if importlib.util.find_spec(module) else "not installed"
+    except ImportError:
+        return "not installed"
+
+
+def describe() -> str:
+    """What is installed, which backend every op takes on every device here, and why the rest do not run.
+
+    Returns:
+        Several lines of text, as ``python -m hyena_kernels`` prints them.
+    """
+    lines = [
+        f"hyena_kernels {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
+        f"triton {_installed('triton')}, C++ extension {_installed('hyena_kernels._C')}",
+    ]
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices.append("cuda")
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            memory = device.total_memory / 2**30
+            lines.append(f"cuda:{index} {device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB")
+    else:
+        lines.append("no CUDA device is visible to torch")
+    if _forced is None:
+        lines.append("no backend is forced: each op takes the first that can run")
+    else:
+        lines.append(f"backend {_forced!r} is forced (set_backend or HYENA_BACKEND)")
+    ops = sorted({op for op, _ in _implementations})
+    for device_type in devices:
+        lines.append(f"\non {device_type}:")
+        for op in ops:
+            try:
+                lines.append(f"  {op:<22} {resolve(op, torch.device(device_type), _forced or AUTO)}")
+            except BackendError as error:
+                lines.append(f"  {op:<22} raises: {error}")
+        for name in BACKENDS:
+            reasons = {unavailable(op, name, device_type): op for op in ops}
+            for reason, op in reasons.items():
+                if reason is not None:
+                    scope = "not" if len(reasons) == 1 else f"not for {op}"
+                    lines.append(f"  {name:<22} {scope}: {reason}")
+    return "\n".join(lines)

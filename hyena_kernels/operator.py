@@ -1,0 +1,404 @@
+"""``HyenaOperator`` and ``HyenaFilter``: drop-in for the classes of HyenaDNA, on the fused ops.
+
+Arguments, state_dict keys and results are those of ``standalone_hyenadna.py`` of the HyenaDNA repository; the further
+arguments of its training code are accepted by name and either work or raise NotImplementedError. Two defaults
+of those two sources differ, and a checkpoint does not say which it was trained with: the window's ``shift`` is 0.05 in
+the standalone file and 0.0 in the training code. Here it is 0.05.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyena_kernels.fftconv import fftconv
+from hyena_kernels.implicit_filter import implicit_filter
+from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.short_conv import short_conv
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "id": nn.Identity,
+    "identity": nn.Identity,
+    "linear": nn.Identity,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+
+
+def _register(module: nn.Module, name: str, tensor: Tensor, lr: float | None) -> None:
+    """A buffer if ``lr`` is 0, else a parameter with its own learning rate and no weight decay in ``_optim``."""
+    if lr == 0.0:
+        module.register_buffer(name, tensor)
+        return
+    parameter = nn.Parameter(tensor)
+    parameter._optim = {"weight_decay": 0.0} if lr is None else {"lr": lr, "weight_decay": 0.0}  # type: ignore[attr-defined]
+    module.register_parameter(name, parameter)
+
+
+class Sin(nn.Module):
+    """``sin(freq * x)`` with ``freq (1, dim)``, trainable unless ``train_freq`` is False."""
+
+    freq: Tensor
+
+    def __init__(self, dim: int, w: float = 10.0, train_freq: bool = True) -> None:
+        super().__init__()
+        freq = torch.full((1, dim), float(w))
+        if train_freq:
+            self.freq = nn.Parameter(freq)
+        else:
+            self.register_buffer("freq", freq, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.freq * x)
+
+
+class PositionalEmbedding(nn.Module):
+    """Features of the positions ``0 … seq_len-1``: ``z (1, seq_len, emb_dim)`` and time ``t (1, seq_len, 1)``.
+
+    Columns of ``z``: ``[t, cos(f w) …, -sin(f w) …]`` with ``t = linspace(0, 1, seq_len)``, ``w = 2πn / seq_len`` and
+    ``(emb_dim - 1) / 2`` frequencies ``f = linspace(1e-4, bands - 1, bands)``.
+    """
+
+    z: Tensor
+    t: Tensor
+
+    def __init__(self, emb_dim: int, seq_len: int, lr_pos_emb: float | None = 1e-5) -> None:
+        super().__init__()
+        self.emb_dim = emb_dim
+        self.seq_len = seq_len
+        z, t = self._features()
+        _register(self, "z", z, lr_pos_emb)
+        _register(self, "t", t, 0.0)
+
+    def _features(self) -> tuple[Tensor, Tensor]:
+        # The published weights were trained on features computed in float32 and in this order of operations; z is
+        # multiplied by frequencies of 10 and more before a sine, so the last bits count.
+        t = torch.linspace(0, 1, self.seq_len)[None, :, None]
+        position = torch.linspace(0, self.seq_len - 1, self.seq_len)[None, :, None]
+        w = 2 * math.pi * position / self.seq_len
+        bands = (self.emb_dim - 1) // 2
+        f = torch.linspace(1e-4, bands - 1, bands)[None, None]
+        phase = torch.exp(-1j * f * w)
+        return torch.cat((t, phase.real, phase.imag), dim=-1), t
+
+    def reset_buffers(self) -> None:
+        """Write the features into ``z`` and ``t``, on their device; for modules made on the meta device."""
+        with torch.no_grad():
+            for tensor, value in zip((self.z, self.t), self._features(), strict=True):
+                tensor.copy_(value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PositionalEmbedding:
+        # Positions of a long sequence do not exist in 16 bits: .half() and .bfloat16() leave them in float32.
+        kept = self.z, self.t
+        super()._apply(fn, recurse)
+        if self.t.dtype.itemsize < 4:
+            for name, tensor in zip(("z", "t"), kept, strict=True):
+                moved = tensor.detach().to(self.t.device)
+                if name in self._parameters:
+                    self._parameters[name].data = moved  # type: ignore[union-attr]
+                else:
+                    self._buffers[name] = moved
+        return self
+
+    def forward(self, L: int) -> tuple[Tensor, Tensor]:
+        return self.z[:, :L], self.t[:, :L]
+
+
+class ExponentialModulation(nn.Module):
+    """The window ``exp(-t |deltas|) + shift``, with ``deltas (1, 1, d_model)`` evenly spaced between two decay rates.
+
+    Args:
+        d_model: number of channels.
+        fast_decay_pct: share of ``seq_len`` after which the fastest channel has decayed to ``target``.
+        slow_decay_pct: the same for the slowest channel.
+        target: what "decayed" means.
+        modulation_lr: learning rate of ``deltas``; 0 makes it a buffer.
+        modulate: False leaves the filter without a window.
+        shift: what the window tends to.
+    """
+
+    deltas: Tensor
+
+    def __init__(
+        self,
+        d_model: int,
+        fast_decay_pct: float = 0.3,
+        slow_decay_pct: float = 1.5,
+        target: float = 1e-2,
+        modulation_lr: float | None = 0.0,
+        modulate: bool = True,
+        shift: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.modulate = modulate
+        self.shift = shift
+        self.decays = (math.log(target) / slow_decay_pct, math.log(target) / fast_decay_pct, d_model)
+        _register(self, "deltas", torch.linspace(*self.decays)[None, None], modulation_lr)
+
+    def reset_buffers(self) -> None:
+        """Write the decay rates into ``deltas``, on its device; for modules made on the meta device."""
+        with torch.no_grad():
+            self.deltas.copy_(torch.linspace(*self.decays)[None, None])
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        return x * (torch.exp(-t * self.deltas.abs()) + self.shift) if self.modulate else x
+
+
+class HyenaFilter(nn.Module):
+    """Implicit long filters: a sine network of the position under an exponential window.
+
+    The filter depends on ``seq_len`` (the l_max it was made for), not on the length asked of it: another ``seq_len``
+    is another filter.
+
+    Args:
+        d_model: number of channels D.
+        emb_dim: number of position features, odd and at least 3.
+        order: width of the network.
+        fused_fft_conv: accepted and without effect; the convolution is always fused.
+        seq_len: number of positions.
+        lr: learning rate of the network, kept in each parameter's ``_optim``; None leaves the optimizer's own.
+        lr_pos_emb: learning rate of ``pos_emb.z``; 0 makes it a buffer, as in HyenaDNA.
+        dropout: accepted for the original's signature, which does not use it either; must be 0.
+        w: start value of the frequencies.
+        wd: weight decay of the network, kept in each parameter's ``_optim``.
+        bias: whether :meth:`forward` adds the skip.
+        num_inner_mlps: number of hidden layers.
+        normalized: must be False.
+        linear_mixer: must be False.
+        bidirectional: must be False.
+        train_freq: whether the frequencies are trained.
+        channels: must be 1.
+        **modulation: arguments of :class:`ExponentialModulation`.
+
+    Raises:
+        ValueError: ``emb_dim`` is even or below 3.
+        NotImplementedError: an argument that must have a certain value has another.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        emb_dim: int = 3,
+        order: int = 16,
+        fused_fft_conv: bool = False,
+        seq_len: int = 1024,
+        lr: float | None = 1e-3,
+        lr_pos_emb: float | None = 1e-5,
+        dropout: float = 0.0,
+        w: float = 1.0,
+        wd: float = 0.0,
+        bias: bool = True,
+        num_inner_mlps: int = 2,
+        normalized: bool = False,
+        linear_mixer: bool = False,
+        bidirectional: bool = False,
+        train_freq: bool = True,
+        channels: int = 1,
+        **modulation: Any,
+    ) -> None:
+        super().__init__()
+        if emb_dim % 2 == 0 or emb_dim < 3:
+            raise ValueError(f"HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got {emb_dim}")
+        _refuse("HyenaFilter", dropout=(dropout, 0.0), normalized=(normalized, False), channels=(channels, 1))
+        _refuse("HyenaFilter", linear_mixer=(linear_mixer, False))
+        if bidirectional:
+            raise NotImplementedError(
+                "HyenaFilter: the original's bidirectional filter is the causal one delayed by L/2 with wrap-around; for "
+                "a two-sided convolution call hyena_kernels.fftconv(..., causal=False)"
+            )
+        self.d_model = d_model
+        self.emb_dim = emb_dim
+        self.seq_len = seq_len
+        self.use_bias = bias
+        self.bias = nn.Parameter(torch.randn(d_model))
+        self.pos_emb = PositionalEmbedding(emb_dim, seq_len, lr_pos_emb)
+        act = Sin(order, w, train_freq)
+        layers: list[nn.Module] = [nn.Linear(emb_dim, order), act]
+        for _ in range(num_inner_mlps):
+            layers += [nn.Linear(order, order), act]
+        self.implicit_filter = nn.Sequential(*layers, nn.Linear(order, d_model, bias=False))
+        self.modulation = ExponentialModulation(d_model, **modulation)
+        optim = {"weight_decay": wd} if lr is None else {"lr": lr, "weight_decay": wd}
+        for parameter in self.implicit_filter.parameters():
+            parameter._optim = dict(optim)  # type: ignore[attr-defined]
+
+    def reset_buffers(self) -> None:
+        """Compute ``pos_emb.z``, ``pos_emb.t`` and ``modulation.deltas`` again, in place."""
+        self.pos_emb.reset_buffers()
+        self.modulation.reset_buffers()
+
+    def kernel(self, L: int, backend: str | None = None) -> Tensor:
+        """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters have it.
+
+        Raises:
+            ValueError: L is below 1 or above ``seq_len``.
+        """
+        if not 1 <= L <= self.seq_len:
+            raise ValueError(f"HyenaFilter: length {L} is outside 1 … {self.seq_len}, the seq_len this filter was made for")
+        linears = [layer for layer in self.implicit_filter if isinstance(layer, nn.Linear)]
+        first, *hidden, last = linears
+        act = self.implicit_filter[1]
+        z, t = self.pos_emb(L)
+        dtype = torch.promote_types(first.weight.dtype, torch.float32)
+        width = last.weight.shape[1]
+        if hidden:
+            w_hidden = torch.stack([layer.weight for layer in hidden]).to(dtype)
+            b_hidden = torch.stack([layer.bias for layer in hidden]).to(dtype)
+        else:
+            w_hidden = first.weight.new_empty((0, width, width), dtype=dtype)
+            b_hidden = first.weight.new_empty((0, width), dtype=dtype)
+        modulate = self.modulation.modulate
+        return implicit_filter(
+            z[0].to(dtype),
+            act.freq[0].to(dtype),
+            first.weight.to(dtype),
+            first.bias.to(dtype),
+            w_hidden,
+            b_hidden,
+            last.weight.to(dtype),
+            t[0, :, 0].to(dtype) if modulate else None,
+            self.modulation.deltas[0, 0].to(dtype) if modulate else None,
+            self.modulation.shift,
+            backend=backend,
+        )
+
+    def filter(self, L: int, *args: Any, **kwargs: Any) -> Tensor:
+        """The filters in the original's shape, ``(1, L, D)``; see :meth:`kernel`."""
+        return self.kernel(L).t()[None]
+
+    def forward(
+        self, x: Tensor, L: int, k: Tensor | None = None, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Convolve ``x (B, D, L)`` with ``k (D, L)``, by default this module's own filters and skip."""
+        k = self.kernel(L) if k is None else k
+        bias = self.bias if bias is None else bias
+        return fftconv(x, k, bias if self.use_bias else None)
+
+
+def _refuse(owner: str, **arguments: tuple[Any, Any]) -> None:
+    """Raise NotImplementedError for every argument (given, supported) that has another value than the supported."""
+    for name, (given, supported) in arguments.items():
+        if given != supported:
+            raise NotImplementedError(
+                f"{owner}: {name}={given!r} is not supported; no published HyenaDNA checkpoint uses another value than "
+                f"{name}={supported!r}"
+            )
+
+
+class HyenaOperator(nn.Module):
+    """The Hyena operator, ``(B, L, D) → (B, L, D)``: in_proj, short convolution, gated long convolutions, out_proj.
+
+    Drop-in for the class of the same name in HyenaDNA: same arguments, same state_dict keys.
+
+    Args:
+        d_model: width D of input and output.
+        l_max: longest sequence; the filters depend on it (see :class:`HyenaFilter`).
+        order: depth of the recurrence, at least 2.
+        filter_order: width of the filter network.
+        dropout: dropout before each long convolution, in training.
+        filter_dropout: must be 0 (the original accepts it without using it).
+        short_filter_order: taps of the short convolution, 1 to 8.
+        activation: applied before out_proj: "id", "gelu", "relu", "silu", "tanh" or "sigmoid".
+        return_state: return ``(y, None)``, as the training code does.
+        num_heads, inner_factor, num_blocks: must be 1.
+        outer_mixing, post_order_ffn, jit_filter: must be False.
+        fused_bias_fc: accepted and without effect on results.
+        filter_cls: must be "hyena-filter".
+        backend: backend of every op of this module; None takes the first that can run.
+        **filter_args: arguments of :class:`HyenaFilter`.
+
+    Raises:
+        ValueError: ``order`` is below 2, or ``activation`` is unknown; in forward, L is above ``l_max`` or the input is
+            not ``(B, L, D)``.
+        NotImplementedError: an argument that must have a certain value has another.
+
+    Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), algorithm 3; Nguyen et al., "HyenaDNA", 2023
+    (arXiv 2306.15794). With order above 2 the filters are ordered as in ``standalone_hyenadna.py``: order outer,
+    channel inner.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        l_max: int,
+        order: int = 2,
+        filter_order: int = 64,
+        dropout: float = 0.0,
+        filter_dropout: float = 0.0,
+        *,
+        num_heads: int = 1,
+        inner_factor: int = 1,
+        num_blocks: int = 1,
+        fused_bias_fc: bool = False,
+        outer_mixing: bool = False,
+        filter_cls: str = "hyena-filter",
+        post_order_ffn: bool = False,
+        jit_filter: bool = False,
+        short_filter_order: int = 3,
+        activation: str = "id",
+        return_state: bool = False,
+        backend: str | None = None,
+        **filter_args: Any,
+    ) -> None:
+        super().__init__()
+        if order < 2:
+            raise ValueError(f"HyenaOperator: order must be at least 2, got {order}")
+        if activation not in _ACTIVATIONS:
+            raise ValueError(f"HyenaOperator: unknown activation {activation!r}: choose one of {sorted(_ACTIVATIONS)}")
+        _refuse("HyenaOperator", num_heads=(num_heads, 1), inner_factor=(inner_factor, 1), num_blocks=(num_blocks, 1))
+        _refuse("HyenaOperator", outer_mixing=(outer_mixing, False), post_order_ffn=(post_order_ffn, False))
+        _refuse("HyenaOperator", jit_filter=(jit_filter, False), filter_cls=(filter_cls, "hyena-filter"))
+        self.d_model = d_model
+        self.l_max = l_max
+        self.order = order
+        self.return_state = return_state
+        self.backend = backend
+        width = d_model * (order + 1)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = _ACTIVATIONS[activation]()
+        self.in_proj = nn.Linear(d_model, width)
+        self.out_proj = nn.Linear(d_model, d_model)
+        self.short_filter = nn.Conv1d(width, width, short_filter_order, padding=short_filter_order - 1, groups=width)
+        self.filter_fn = HyenaFilter(
+            d_model * (order - 1), order=filter_order, seq_len=l_max, dropout=filter_dropout, **filter_args
+        )
+
+    @property
+    def d_output(self) -> int:
+        """Width of the output."""
+        return self.d_model
+
+    def forward(self, u: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``."""
+        if u.dim() != 3 or u.shape[2] != self.d_model:
+            raise ValueError(f"HyenaOperator: input has shape {tuple(u.shape)}, expected (B, L, D) with D = {self.d_model}")
+        L = u.shape[1]
+        if L > self.l_max:
+            raise ValueError(f"HyenaOperator: sequence length {L} is above l_max = {self.l_max} this operator was made for")
+        x = self.in_proj(u)
+        k = self.filter_fn.kernel(L, self.backend).view(self.order - 1, self.d_model, L)
+        D = self.filter_fn.bias.view(self.order - 1, self.d_model) if self.filter_fn.use_bias else None
+        weight = self.short_filter.weight[:, 0]
+        if self.training and self.dropout.p > 0:
+            y = self._recurrence_with_dropout(x, weight, k, D)
+        else:
+            y = hyena_mixer(x, weight, self.short_filter.bias, k, D, backend=self.backend)
+        y = self.out_proj(self.activation(y))
+        return (y, None) if self.return_state else y
+
+    def _recurrence_with_dropout(self, x: Tensor, weight: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
+        """The recurrence of hyena_mixer op by op: dropout between the steps keeps them from being fused."""
+        p = short_conv(x.transpose(1, 2), weight, self.short_filter.bias, backend=self.backend)
+        *gates, v = p.split(self.d_model, dim=1)
+        for o in range(self.order - 1):
+            v = self.dropout(v * gates[self.order - 1 - o])
+            v = fftconv(v, k[o], None if D is None else D[o], backend=self.backend)
+        return (v * gates[0]).transpose(1, 2)

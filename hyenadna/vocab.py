@@ -1,0 +1,57 @@
+"""The vocabulary as lookup tables: needs numpy alone, so that reading a genome never waits for torch.
+
+Ids of the published HyenaDNA checkpoints: ``[CLS] 0, [SEP] 1, [BOS] 2, [MASK] 3, [PAD] 4, [RESERVED] 5,
+[UNK] 6, A 7, C 8, G 9, T 10, N 11``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SPECIAL_IDS = {"[CLS]": 0, "[SEP]": 1, "[BOS]": 2, "[MASK]": 3, "[PAD]": 4, "[RESERVED]": 5, "[UNK]": 6}
+NUCLEOTIDE_IDS = {"A": 7, "C": 8, "G": 9, "T": 10, "N": 11}
+VOCAB = {**SPECIAL_IDS, **NUCLEOTIDE_IDS}
+
+CLS_ID = SPECIAL_IDS["[CLS]"]
+SEP_ID = SPECIAL_IDS["[SEP]"]
+BOS_ID = SPECIAL_IDS["[BOS]"]
+MASK_ID = SPECIAL_IDS["[MASK]"]
+PAD_ID = SPECIAL_IDS["[PAD]"]
+RESERVED_ID = SPECIAL_IDS["[RESERVED]"]
+UNK_ID = SPECIAL_IDS["[UNK]"]
+N_ID = NUCLEOTIDE_IDS["N"]
+
+IUPAC_AMBIGUITY = "RYSWKMBDHV"
+
+
+def letter_ids(case_sensitive: bool = False) -> dict[str, int]:
+    """Every letter that is read as a nucleotide, with its id: ``U`` as T, IUPAC ambiguity codes as N."""
+    letters = {**NUCLEOTIDE_IDS, "U": NUCLEOTIDE_IDS["T"], **dict.fromkeys(IUPAC_AMBIGUITY, N_ID)}
+    return letters if case_sensitive else letters | {letter.lower(): id_ for letter, id_ in letters.items()}
+
+
+def _byte_table(case_sensitive: bool) -> np.ndarray:
+    table = np.full(256, UNK_ID, dtype=np.uint8)
+    for letter, token_id in letter_ids(case_sensitive).items():
+        table[ord(letter)] = token_id
+    table.setflags(write=False)
+    return table
+
+
+def _complement_table() -> np.ndarray:
+    table = np.arange(16, dtype=np.uint8)
+    for base, partner in ("AT", "TA", "CG", "GC"):
+        table[NUCLEOTIDE_IDS[base]] = NUCLEOTIDE_IDS[partner]
+    table.setflags(write=False)
+    return table
+
+
+BYTE_TO_ID = _byte_table(case_sensitive=False)
+"""uint8 (256,): ASCII byte to token id. Soft-masked lower case reads as upper case; what is no letter of DNA is
+``[UNK]``."""
+
+CASE_SENSITIVE_BYTE_TO_ID = _byte_table(case_sensitive=True)
+"""uint8 (256,): as ``BYTE_TO_ID``, but lower case is ``[UNK]``, as upstream has it."""
+
+COMPLEMENT = _complement_table()
+"""uint8 (16,): token id to the id of its complementary base; every other id maps to itself."""

@@ -243,7 +243,8 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out}: holds files that are not a prepared genome's; choose another folder")
     if not overwrite:
         raise InputError(
-            f"{out}: holds a prepared genome already; overwrite it (overwrite=True) or choose another folder"
+            f"{out}: holds a prepared genome already; overwrite it (--overwrite, overwrite=True) or choose another "
+            "folder"
         )
 
 
@@ -296,7 +297,14 @@ def _write_tokens(fasta: Path, path: Path, progress: bool) -> dict[str, Any]:
     digest = hashlib.sha256()
     size = fasta.stat().st_size if fasta.is_file() else None
     # The delay keeps the bar from standing above the message of a file that is refused at once.
-    bar = tqdm(total=size, desc=f"prepare {fasta.name}", unit="B", unit_scale=True, delay=0.2, disable=not progress)
+    bar = tqdm(
+        total=size,
+        desc=f"prepare {fasta.name}",
+        unit="B",
+        unit_scale=True,
+        delay=0.2,
+        disable=None if progress else True,
+    )
     with bar, path.open("wb") as tokens:
         for is_header, line, piece in _split_fasta(read_chunks(fasta, bar.update)):
             if is_header:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyenadna.errors import InputError
+from hyenadna.files import write_files
 from hyenadna.markov import Score
-from hyenadna.report import write_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

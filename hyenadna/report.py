@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import errno
 import html
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
 from hyenadna.errors import InputError
+from hyenadna.files import write_files
 
 REPORT_FILE = "report.html"
 
@@ -119,31 +117,6 @@ def write_report(
     path = Path(out_dir) / REPORT_FILE
     write_files({path: _PAGE.substitute(title=_escape(title), body="\n".join(parts)).encode()})
     return path
-
-
-def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Writes files whole or not at all: under temporary names beside them, renamed when the last one is complete.
-
-    Raises:
-        InputError: a folder does not exist or cannot be written to, or the disk is full.
-    """
-    drafts = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for path in contents}
-    path: Path | None = None
-    try:
-        for path, content in contents.items():
-            drafts[path].write_bytes(content)
-        for path, draft in drafts.items():
-            draft.replace(path)
-    except BaseException as error:
-        for draft in drafts.values():
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            advice = "free some space or choose" if error.errno == errno.ENOSPC else "choose"
-            raise InputError(
-                f"{path}: cannot be written ({error.strerror or error}); {advice} another place"
-            ) from error
-        raise
 
 
 def _table(table: Table) -> str:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyenadna.errors import InputError
-from hyenadna.report import write_files
+from hyenadna.files import write_files
 
 MIN_CONTIG = 10_000
 _LETTERS = np.frombuffer(b"ACGT", dtype=np.uint8)

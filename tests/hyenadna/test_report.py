@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import errno
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyenadna.errors import InputError
-from hyenadna.report import Command, Image, Table, write_files, write_report
+from hyenadna.report import Command, Image, Table, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"$title\" $$ {0}"
 PNG = base64.b64decode(
@@ -115,31 +114,3 @@ def test_refuses_a_missing_image(tmp_path: Path) -> None:
 def test_refuses_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"report\.html: cannot be written \(No such file or directory\)"):
         write_report(tmp_path / "absent", title="t", facts={})
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_an_interrupted_write_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.write_bytes(b"before")
-    write_bytes = Path.write_bytes
-
-    def fail_on_the_second(self: Path, data: bytes) -> int:
-        write_bytes(self, data[:2])
-        if ".new." in self.name:
-            raise error
-        return len(data)
-
-    monkeypatch.setattr(Path, "write_bytes", fail_on_the_second)
-    with pytest.raises((InputError, KeyboardInterrupt)) as caught:
-        write_files({old: b"after", new: b"after"})
-    if isinstance(error, OSError):
-        assert (
-            str(caught.value)
-            == f"{new}: cannot be written (No space left on device); free some space or choose another place"
-        )
-    else:
-        assert caught.value is error
-    assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    assert old.read_bytes() == b"before"

@@ -1,0 +1,6 @@
+"""``python -m hyenadna`` is the command ``hyenadna``."""
+
+from hyenadna.cli import main
+
+if __name__ == "__main__":
+    main()

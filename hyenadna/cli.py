@@ -1,0 +1,159 @@
+"""``hyenadna VERB …``: every verb is a function of Python with its arguments as options.
+
+Bad input is one line on stderr and exit code 2. Modules that take long to import are imported by the verb that needs
+them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from hyenadna.errors import InputError
+
+
+def prepare(argv: Sequence[str]) -> None:
+    """Tokenise a FASTA once into a folder that training reads from."""
+    from hyenadna import genome
+    from hyenadna.options import make_parser
+
+    parser = make_parser(
+        "prepare",
+        "Tokenise a FASTA (plain, gzip or bgzip) once, into a folder of memory-mapped tokens and an index. Lower case "
+        "is read as upper case, IUPAC ambiguity codes become N and are counted.",
+        "hyenadna prepare genome.fa.gz --out genome",
+    )
+    parser.add_argument("fasta", type=str, help="FASTA with the genome.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace a genome that the folder already holds.")
+    args = parser.parse_args(list(argv))
+    made = genome.prepare(args.fasta, args.out, overwrite=args.overwrite)
+    print(made.describe())
+
+
+def pretrain(argv: Sequence[str]) -> None:
+    """Train a language model on a prepared genome."""
+    from hyenadna import train
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "pretrain",
+        "Train a HyenaDNA language model by next-nucleotide prediction. The folder --out receives config.yaml, "
+        "metrics.jsonl, checkpoints and, at the end, model/.",
+        "hyenadna pretrain --genome genome --out run --valid_contigs chr14,chrX --steps 20000 --d_model 128\n"
+        "  hyenadna pretrain --config run/config.yaml --resume",
+    )
+    parser.add_argument("--resume", action="store_true", help="Go on from the newest checkpoint in --out.")
+    config, parsed = parse_config(parser, train.PretrainConfig, argv)
+    result = train.pretrain(config, resume=parsed.resume)
+    score = result.valid.score
+    print(
+        f"{result.steps:,} steps in {result.seconds:,.0f} s; validation perplexity {score.perplexity:.4f}, accuracy "
+        f"{score.accuracy:.4f} over {score.count:,} positions; model in {result.model}"
+    )
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Score a model on held-out contigs, beside Markov models."""
+    from hyenadna import evaluate as evaluation
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "evaluate",
+        "Perplexity and accuracy of a checkpoint over held-out contigs, beside Markov models of order 0 to 8 fitted on "
+        "the other contigs and their reverse complement, as JSON and PNGs.",
+        "hyenadna evaluate --model run/model --genome genome --contigs chr14 --out evaluation",
+    )
+    config, _ = parse_config(parser, evaluation.EvaluateConfig, argv)
+    row = evaluation.evaluate(config)
+    print(f"{'':<12} perplexity  accuracy")
+    for order, score in row["markov"].items():
+        print(f"Markov {order:<5} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}")
+    print(f"{'model':<12} {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}")
+    print(f"{row['positions']:,} positions; pictures in {config.out}")
+
+
+def convert(argv: Sequence[str]) -> None:
+    """Turn a checkpoint of one published format into the other."""
+    from hyenadna import checkpoint
+    from hyenadna.options import make_parser
+    from hyenadna.progress import without_transformers_bars
+
+    parser = make_parser(
+        "convert",
+        "Convert a checkpoint between the two published formats: hf (config.json and model.safetensors) and original "
+        "(config.json and weights.ckpt). No code that a pickle may hold is ever run.",
+        "hyenadna convert hyenadna-tiny-1k-seqlen tiny-1k-hf --to hf",
+    )
+    parser.add_argument("src", type=str, help="Folder or file of either format.")
+    parser.add_argument("dst", type=str, help="Folder to write.")
+    parser.add_argument("--to", choices=("hf", "original"), default="hf", help="Format to write.")
+    parser.add_argument(
+        "--modulation_shift",
+        type=float,
+        default=None,
+        help="Window shift that the weights were trained with, where the checkpoint does not say: 0.05 for the "
+        "published ones, 0.0 for those of the original training code.",
+    )
+    args = parser.parse_args(list(argv))
+    overrides = {} if args.modulation_shift is None else {"modulation_shift": args.modulation_shift}
+    with without_transformers_bars():
+        print(checkpoint.convert(args.src, args.dst, to=args.to, **overrides))
+
+
+def doctor(argv: Sequence[str]) -> None:
+    """Tell what is installed and which backend runs."""
+    from importlib import metadata
+
+    from hyena_kernels.backend import describe
+    from hyenadna.options import make_parser
+
+    description = "Tell what is installed, which backend runs and why others do not."
+    make_parser("doctor", description, "hyenadna doctor").parse_args(list(argv))
+    print(describe())
+    print()
+    for name in ("transformers", "safetensors", "jsonargparse", "matplotlib", "tensorboard"):
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} not installed")
+
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    verb.__name__: verb for verb in (prepare, pretrain, evaluate, convert, doctor)
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb; exit code 2 and one line on bad input, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: hyenadna VERB …\n\nSingle-nucleotide genomic language models.\n")
+        for name, verb in VERBS.items():
+            print(f"  {name:<10} {(verb.__doc__ or '').splitlines()[0]}")
+        print("\nhyenadna VERB --help tells a verb's options.\n")
+        print("example:\n  hyenadna prepare genome.fa.gz --out genome")
+        return
+    if argv[0] not in VERBS:
+        _fail(f"unknown verb {argv[0]!r}: choose one of {', '.join(VERBS)} (see hyenadna --help)")
+    try:
+        VERBS[argv[0]](argv[1:])
+    except (InputError, OSError) as error:
+        _fail(str(error))
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("", "hyenadna", "hyena_kernels"):
+            raise
+        _fail(f"{argv[0]} needs {error.name}: pip install 'hyena-kernels[dna]'")
+    except KeyboardInterrupt as stopped:
+        print(f"interrupted{f': {stopped}' if str(stopped) else ''}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,533 @@
+"""Pretraining by next-nucleotide prediction: configuration and loop, to be read from top to bottom.
+
+Source of the recipe: Nguyen et al., "HyenaDNA", 2023 (arXiv 2306.15794), and its repository's configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hyenadna.config import HyenaDNAConfig
+from hyenadna.device import autocast, pick_device
+from hyenadna.errors import InputError
+from hyenadna.evaluate import Evaluation, evaluate_windows
+from hyenadna.genome import Genome
+from hyenadna.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction
+from hyenadna.model import HyenaDNAForCausalLM
+from hyenadna.optim import learning_rate_factor, parameter_groups
+from hyenadna.progress import without_transformers_bars
+from hyenadna.run_folder import FINAL_KEY, RunFolder
+from hyenadna.tokenizer import DNATokenizer
+from hyenadna.vocab import N_ID, PAD_ID
+from hyenadna.windows import BatchSchedule, EvalWindows, TrainWindows, warmup_stages
+
+# Fields that change how a run is carried out or watched, and not what it computes, may change on --resume.
+_FREE: dict[str, Any] = {"free": True}
+# Options by the least value that makes sense; None is always allowed.
+_LEAST = {
+    "length": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "warmup_length": 1,
+    "warmup_length_steps": 1,
+    "steps": 1,
+    "seed": 0,
+    "threads": 1,
+    "workers": 0,
+    "log_every": 1,
+    "eval_every": 0,
+    "eval_length": 1,
+    "eval_windows": 1,
+    "final_windows": 1,
+    "checkpoint_every": 1,
+    "keep": 1,
+}
+
+
+@dataclass
+class PretrainConfig:
+    """What to train on which data, and how. Every field is an option and a key of the YAML file.
+
+    Args:
+        genome: folder that `hyenadna prepare` has written.
+        out: folder of the run, for metrics, checkpoints and the model.
+        bed: intervals to draw windows from, with train, valid or test in the fourth column; in place of the four
+            options below.
+        valid_contigs: contigs held out for validation.
+        test_contigs: contigs held out for the final test, never looked at in training.
+        valid_fraction: share at each contig's end that is held out for validation, where no contigs are named.
+        test_fraction: share at each contig's end that is held out for the test.
+        max_n_fraction: greatest share of N in a training window.
+        reverse_complement: reverse complement half of the windows.
+        n_to_pad: replace N by [PAD], as the published pretraining did; N is never a target.
+        size: published size to start from, such as tiny-1k or large-1m.
+        d_model: width, in place of the size's.
+        n_layer: number of layers, in place of the size's.
+        max_seq_len: longest sequence the model is made for (its filters depend on it), in place of the size's.
+        embed_dropout: dropout on the embedding, in place of the size's 0.1.
+        model_fields: further fields of HyenaDNAConfig, such as short_filter_order or activation_freq.
+        init_from: checkpoint to go on training from, in place of random weights of the given size.
+        gradient_checkpointing: compute activations again in backward to save memory.
+        length: tokens in a training window.
+        batch_size: windows per optimizer step.
+        accumulate: micro-batches that a batch is cut into to save memory; the loss is the mean over the whole batch.
+        warmup_length: window length that a sequence-length warm-up starts from; it doubles stage by stage with
+            tokens per step constant. Default no such warm-up.
+        warmup_length_steps: optimizer steps of each stage of the sequence-length warm-up.
+        steps: optimizer steps of the run.
+        lr: peak learning rate.
+        min_lr_factor: learning rate at the end, as a factor of the peak.
+        lr_warmup: share of the steps with a linear learning-rate warm-up.
+        weight_decay: of the weights that decay; biases, norms, embedding and implicit filters never do.
+        beta1: of AdamW.
+        beta2: of AdamW.
+        clip: greatest norm of the gradient.
+        seed: of the weights, the dropout and the windows.
+        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
+        autocast: auto is bfloat16 on a GPU and off on a CPU; or bfloat16, float16, off.
+        threads: CPU threads; default PyTorch's.
+        workers: processes that read windows; batches are the same with any number.
+        log_every: steps between rows of metrics.jsonl.
+        eval_every: steps between validations; 0 validates at the end only.
+        eval_length: inputs in a validation window; default that of a training window.
+        eval_windows: validation windows during training, evenly spaced.
+        final_windows: validation windows at the end, evenly spaced; default all of them.
+        checkpoint_every: steps between checkpoints.
+        keep: checkpoints kept.
+    """
+
+    genome: Path
+    out: Path = field(metadata=_FREE)
+    bed: Path | None = None
+    valid_contigs: list[str] = field(default_factory=list)
+    test_contigs: list[str] = field(default_factory=list)
+    valid_fraction: float = 0.05
+    test_fraction: float = 0.05
+    max_n_fraction: float = 0.1
+    reverse_complement: bool = True
+    n_to_pad: bool = True
+    size: str = "tiny-1k"
+    d_model: int | None = None
+    n_layer: int | None = None
+    max_seq_len: int | None = None
+    embed_dropout: float | None = None
+    model_fields: dict[str, Any] = field(default_factory=dict)
+    init_from: Path | None = None
+    gradient_checkpointing: bool = field(default=False, metadata=_FREE)
+    length: int = 1024
+    batch_size: int = 256
+    accumulate: int = 1
+    warmup_length: int | None = None
+    warmup_length_steps: int = 1000
+    steps: int = 10_000
+    lr: float = 6e-4
+    min_lr_factor: float = 0.1
+    lr_warmup: float = 0.01
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
+    clip: float = 1.0
+    seed: int = 0
+    device: str = field(default="auto", metadata=_FREE)
+    autocast: str = "auto"
+    threads: int | None = field(default=None, metadata=_FREE)
+    workers: int = field(default=0, metadata=_FREE)
+    log_every: int = field(default=10, metadata=_FREE)
+    eval_every: int = 500
+    eval_length: int | None = None
+    eval_windows: int = 256
+    final_windows: int | None = None
+    checkpoint_every: int = field(default=500, metadata=_FREE)
+    keep: int = field(default=2, metadata=_FREE)
+
+    def check(self) -> None:
+        """Raise InputError for values that make no run."""
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name} {value}: must be at least {least}")
+        for name, is_valid, rule in (
+            ("lr", 0 < self.lr < math.inf, "above 0"),
+            ("min_lr_factor", 0 <= self.min_lr_factor <= 1, "within 0 to 1"),
+            ("lr_warmup", 0 <= self.lr_warmup <= 1, "within 0 to 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
+            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
+            ("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1"),
+            ("clip", self.clip > 0, "above 0"),
+            ("embed_dropout", self.embed_dropout is None or 0 <= self.embed_dropout < 1, "at least 0 and below 1"),
+            ("seed", self.seed < 1 << 63, "below 2**63"),
+        ):
+            if not is_valid:
+                raise InputError(f"--{name} {getattr(self, name)}: must be {rule}")
+        if self.bed is not None and (self.valid_contigs or self.test_contigs):
+            raise InputError("--bed says what is held out: leave out --valid_contigs and --test_contigs, or the --bed")
+        if self.accumulate > self.batch_size:
+            raise InputError(f"--accumulate {self.accumulate}: a batch of {self.batch_size} has not so many windows")
+        if self.autocast not in ("auto", "off", "bfloat16", "float16"):
+            raise InputError(f"--autocast {self.autocast}: choose auto, off, bfloat16 or float16")
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a run has reached: the folder of its model, the final validation, steps and seconds."""
+
+    model: Path
+    valid: Evaluation
+    steps: int
+    seconds: float
+
+
+def read_splits(config: PretrainConfig, genome: Genome) -> dict[str, list[Interval]]:
+    """Training, validation and test intervals of a configuration.
+
+    Raises:
+        InputError: names, fractions or a BED that do not fit the genome; no validation interval.
+    """
+    if config.bed is not None:
+        splits = split_bed(read_bed(config.bed, genome))
+    elif config.valid_contigs or config.test_contigs:
+        splits = split_contigs(genome, config.valid_contigs, config.test_contigs)
+    else:
+        splits = split_fraction(genome, config.valid_fraction, config.test_fraction)
+    if not splits["valid"]:
+        raise InputError("nothing is held out for validation: name --valid_contigs, or rows with valid in the BED")
+    return splits
+
+
+def make_model(config: PretrainConfig, checkpoint: Path | None = None) -> HyenaDNAForCausalLM:
+    """The model of a configuration: from a checkpoint, from ``init_from``, or with random weights.
+
+    Raises:
+        InputError: the checkpoint cannot be loaded, the size is unknown, or windows are longer than the model takes.
+    """
+    shape = {name: getattr(config, name) for name in ("d_model", "n_layer", "max_seq_len")}
+    shape = {name: value for name, value in shape.items() if value is not None}
+    if config.d_model is not None:
+        shape["d_inner"] = 4 * config.d_model
+    shape |= config.model_fields
+    dropout = {} if config.embed_dropout is None else {"embed_dropout": config.embed_dropout}
+    source = checkpoint or config.init_from
+    if config.init_from is not None and shape:
+        fixed = ", ".join(sorted(shape))
+        raise InputError(f"--init_from {config.init_from}: says the model's shape; leave out {fixed}")
+    if unknown := sorted(map(str, config.model_fields.keys() - HyenaDNAConfig().to_dict().keys())):
+        raise InputError(f"--model_fields: HyenaDNAConfig has no field {', '.join(unknown)}")
+    try:
+        if source is not None:
+            # A checkpoint in 16 bits would be trained in 16 bits.
+            model = HyenaDNAForCausalLM.from_pretrained(source, dtype=torch.float32, **dropout)
+        else:
+            model = HyenaDNAForCausalLM(HyenaDNAConfig.named(config.size, **shape, **dropout))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"--model_fields {config.model_fields}: make no model ({error})") from error
+    longest = max(config.length, config.eval_length or 0)
+    if longest > model.config.max_seq_len:
+        raise InputError(
+            f"windows of {longest} tokens: the model is made for {model.config.max_seq_len}; lower --length and "
+            "--eval_length, or choose a model for longer sequences (--max_seq_len, --size)"
+        )
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    return model
+
+
+def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross entropy in nats of ``logits (B, L, V)`` on ``targets (B, L)``; N and [PAD] are never a target."""
+    wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    wanted = targets.masked_fill(targets == N_ID, PAD_ID).flatten()
+    return F.cross_entropy(wide, wanted, ignore_index=PAD_ID, reduction="sum")
+
+
+@without_transformers_bars()
+def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> PretrainResult:
+    """Train a model, or go on training it.
+
+    On a CPU a run that was stopped at any step, by SIGKILL too, and resumed ends with the same bits as one that was
+    never stopped, if both had the same number of threads. SIGINT and SIGTERM end the current step, write a checkpoint
+    and raise KeyboardInterrupt.
+
+    Args:
+        config: what to do.
+        resume: go on from the newest checkpoint in ``config.out``.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a configuration, genome, checkpoint or folder that does not fit, a full disk, too little GPU
+            memory, or a loss that is no number.
+    """
+    config.check()
+    genome = Genome.open(config.genome)
+    splits = read_splits(config, genome)
+    device = pick_device(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    stages = warmup_stages(
+        config.length,
+        config.batch_size,
+        start_length=config.warmup_length,
+        steps_per_stage=config.warmup_length_steps,
+    )
+    windows = TrainWindows(
+        genome,
+        splits["train"],
+        seed=config.seed,
+        max_n_fraction=config.max_n_fraction,
+        reverse_complement=config.reverse_complement,
+        n_to_pad=config.n_to_pad,
+    )
+    for stage in stages:
+        windows.check(stage.length + 1)
+    watch, valid = (
+        EvalWindows(
+            genome, splits["valid"], config.eval_length or config.length, n_to_pad=config.n_to_pad, max_windows=most
+        )
+        for most in (config.eval_windows, config.final_windows)
+    )
+
+    fingerprint = hashlib.sha256(repr(splits).encode()).hexdigest()
+    torch.manual_seed(config.seed)
+    fresh = make_model(config)
+    folder = RunFolder(config.out)
+    checkpoint = folder.start(config, resume=resume)
+    model = fresh if checkpoint is None else make_model(config, checkpoint)
+    model.to(device)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay), lr=config.lr, betas=(config.beta1, config.beta2)
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=config.autocast == "float16")
+    step, tokens, seconds = 0, 0, 0.0
+    if checkpoint is not None:
+        state = folder.load_state(checkpoint)
+        if state["genome"] != genome.fingerprint:
+            raise InputError(f"{config.genome}: is not the genome that the run in {config.out} was started on")
+        if state["splits"] != fingerprint:
+            raise InputError(f"{config.bed}: does not hold the intervals that the run in {config.out} was started on")
+        step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        _set_random_state(state["random"], device)
+    folder.rewind_metrics(step)
+
+    def save() -> None:
+        folder.save(
+            step,
+            model,
+            {
+                "step": step,
+                "tokens": tokens,
+                "seconds": seconds,
+                "genome": genome.fingerprint,
+                "splits": fingerprint,
+                "optimizer": optimizer.state_dict(),
+                "scaler": scaler.state_dict(),
+                "random": _random_state(device),
+            },
+            keep=config.keep,
+        )
+
+    def validate(windows: EvalWindows, *, final: bool) -> Evaluation:
+        # As many tokens at a time as a training step has.
+        batch_size = config.length * config.batch_size // config.accumulate // (config.eval_length or config.length)
+        with autocast(config.autocast, device):
+            result = evaluate_windows(model, windows, batch_size=max(1, batch_size), progress=False)
+        score = result.score
+        row = {"step": step, "valid_perplexity": score.perplexity, "valid_accuracy": score.accuracy}
+        log(row | {FINAL_KEY: score.perplexity} if final else row)
+        if progress:
+            bar.write(f"step {step}: {'final ' if final else ''}validation perplexity {score.perplexity:.4f}")
+        return result
+
+    def log(row: dict[str, Any]) -> None:
+        folder.log(row)
+        show(row)
+
+    loader = DataLoader(
+        windows,
+        batch_sampler=BatchSchedule([stage._replace(length=stage.length + 1) for stage in stages], step, config.steps),
+        num_workers=config.workers,
+        worker_init_fn=_leave_interrupts_to_parent,
+        # The loader draws a seed for its workers, which must not come from the state that dropout goes on with.
+        generator=torch.Generator(),
+    )
+    logged_seconds, logged_tokens = seconds, tokens
+    model.train()
+    with (
+        _tensorboard(config.out, step) as show,
+        tqdm(
+            total=config.steps, initial=step, unit="step", disable=None if progress else True, dynamic_ncols=True
+        ) as bar,
+    ):
+        with _stop_between_steps() as stop:
+            for batch in _batches(loader):
+                started = time.perf_counter()
+                factor = learning_rate_factor(
+                    step, config.steps, math.ceil(config.lr_warmup * config.steps), config.min_lr_factor
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * factor
+                loss, norm = _optimizer_step(model, optimizer, scaler, batch, config, device)
+                step += 1
+                tokens += batch.shape[0] * (batch.shape[1] - 1)
+                seconds += time.perf_counter() - started
+                # With a scaler, a norm that is infinite once in a while is how it finds its scale.
+                if not math.isfinite(loss) or not (math.isfinite(norm) or scaler.is_enabled()):
+                    raise InputError(
+                        f"step {step}: the loss is {loss:g}, the gradient's norm {norm:g}; lower --lr or raise "
+                        "--lr_warmup, and choose another --out"
+                    )
+                bar.update()
+                if step % config.log_every == 0 or step == config.steps:
+                    row = {
+                        "step": step,
+                        "loss": loss,
+                        "perplexity": math.exp(min(loss, 50.0)),
+                        "lr": config.lr * factor,
+                        "grad_norm": norm,
+                        "length": batch.shape[1] - 1,
+                        "tokens": tokens,
+                        "tokens_per_second": (tokens - logged_tokens) / max(seconds - logged_seconds, 1e-9),
+                        "seconds": seconds,
+                    }
+                    logged_seconds, logged_tokens = seconds, tokens
+                    log(row)
+                    bar.set_postfix_str(
+                        f"loss {loss:.4f}, perplexity {row['perplexity']:.4f}, {row['tokens_per_second']:,.0f} tokens/s"
+                    )
+                if config.eval_every and step % config.eval_every == 0 and step < config.steps:
+                    validate(watch, final=False)
+                # Read once: a signal between two looks would stop the run with nothing saved.
+                is_stopped = stop.requested
+                if step % config.checkpoint_every == 0 or step == config.steps or is_stopped:
+                    save()
+                if is_stopped and step < config.steps:
+                    raise KeyboardInterrupt(f"stopped after step {step}; go on with --resume")
+        result = validate(valid, final=True)
+    folder.save_model(model, DNATokenizer(model_max_length=model.config.max_seq_len))
+    return PretrainResult(folder.model, result, step, seconds)
+
+
+def _optimizer_step(
+    model: HyenaDNAForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    batch: Tensor,
+    config: PretrainConfig,
+    device: torch.device,
+) -> tuple[float, float]:
+    """One step on ``batch (B, L+1)``; returns the mean loss in nats and the gradient's norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    batch = batch.to(device, torch.long, non_blocking=True)
+    inputs, targets = batch[:, :-1], batch[:, 1:]
+    count = ((targets != PAD_ID) & (targets != N_ID)).sum().clamp(min=1)
+    losses = []
+    try:
+        for ids, wanted in zip(inputs.chunk(config.accumulate), targets.chunk(config.accumulate), strict=True):
+            with autocast(config.autocast, device):
+                logits = model(ids).logits
+            loss = next_token_loss(logits, wanted) / count
+            scaler.scale(loss).backward()
+            losses.append(loss.detach())
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"{len(ids)} windows of {ids.shape[1]} tokens do not fit into the memory of {device}: raise --accumulate, "
+            "or turn on --gradient_checkpointing"
+        ) from error
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    scaler.step(optimizer)
+    scaler.update()
+    return float(sum(losses)), float(norm)
+
+
+def _batches(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
+    """The batches, with an InputError of a worker process as the one line that it was there."""
+    try:
+        yield from loader
+    except InputError as error:
+        # Workers hand over their whole traceback as the message.
+        line = str(error).rstrip().splitlines()[-1]
+        raise InputError(line.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from error
+
+
+def _leave_interrupts_to_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal: workers must live until the step is done and saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextlib.contextmanager
+def _tensorboard(out: Path, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Shows rows of metrics in TensorBoard too, from after ``step`` on, where the package is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        yield lambda row: None
+        return
+    with SummaryWriter(str(out / "tensorboard"), purge_step=step + 1) as writer:
+
+        def show(row: dict[str, Any]) -> None:
+            for key, value in row.items():
+                if key != "step":
+                    writer.add_scalar(key, value, row["step"])
+
+        yield show
+
+
+@dataclasses.dataclass
+class _Stop:
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def _stop_between_steps() -> Iterator[_Stop]:
+    """SIGINT and SIGTERM ask for a stop at the next step's end, where a checkpoint can be written.
+
+    A second SIGINT stops at once.
+    """
+    stop = _Stop()
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt("stopped within a step; go on from the last checkpoint with --resume")
+        stop.requested = True
+
+    try:
+        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # Signals can be handled in the main thread only; elsewhere whoever started the thread stops it.
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

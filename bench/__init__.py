@@ -1,0 +1,1 @@
+"""Benchmarks of hyena_kernels and the peers it is measured against."""

@@ -1,0 +1,1 @@
+"""What hyena_kernels is measured against, each written as plainly as its original."""

@@ -1,0 +1,44 @@
+"""The op sequence of the published HyenaOperator in plain PyTorch, written anew, with the same parameters.
+
+Every step is an op of its own that autograd saves for: transposed projections, ``conv1d``, a filter network over all
+positions, ``torch.fft`` of length 2L in float32, gates. Source: ``standalone_hyenadna.py`` of HyenaDNA.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hyena_kernels import HyenaOperator
+
+
+def published_fftconv(u: Tensor, k: Tensor, D: Tensor) -> Tensor:
+    """``u (B, D, L)``, ``k (D, L)``, ``D (D,)`` → ``(B, D, L)``."""
+    size = 2 * u.shape[-1]
+    k_f = torch.fft.rfft(k, n=size) / size
+    u_f = torch.fft.rfft(u.to(dtype=k.dtype), n=size)
+    y = torch.fft.irfft(u_f * k_f, n=size, norm="forward")[..., : u.shape[-1]]
+    return (y + u * D.unsqueeze(-1)).to(dtype=u.dtype)
+
+
+class PublishedHyenaOperator(nn.Module):
+    """The published op sequence on the parameters of ``operator`` (order 2, no dropout)."""
+
+    def __init__(self, operator: HyenaOperator) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def filter(self, L: int) -> Tensor:
+        """The filter as the original computes it, ``(1, L, D)``."""
+        own = self.operator.filter_fn
+        z, t = own.pos_emb(L)
+        return own.modulation(t, own.implicit_filter(z))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """``(B, L, D)`` → ``(B, L, D)``."""
+        own = self.operator
+        L = u.shape[1]
+        p = own.in_proj(u).transpose(1, 2)
+        x0, x1, v = own.short_filter(p)[..., :L].split(own.d_model, dim=1)
+        v = published_fftconv(v * x1, self.filter(L)[0].transpose(0, 1), own.filter_fn.bias)
+        return own.out_proj((v * x0).transpose(1, 2))

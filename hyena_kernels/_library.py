@@ -11,22 +11,33 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hyena_kernels import backend as _backend
 
 LIBRARY = torch.library.Library("hyena_kernels", "DEF")
 
 
-def define(name: str, schema: str, fake: Callable[..., Any]) -> Any:
+def define(
+    name: str,
+    schema: str,
+    fake: Callable[..., Any],
+    *,
+    backward: Callable[..., Any] | None = None,
+    setup_context: Callable[..., None] | None = None,
+) -> Callable[..., Any]:
     """Define ``hyena_kernels::<name>``; the last argument of ``schema`` must be ``str backend``.
 
     Args:
         name: op name, such as ``"fftconv_fwd"``.
         schema: arguments and results in torch's schema language, without the name.
         fake: the same call on fake tensors: shapes, dtypes and strides of the results.
+        backward: from ``ctx`` and the gradients of the results to those of the arguments. Without one, a derivative of
+            the op raises NotImplementedError instead of losing gradients in silence.
+        setup_context: saves for ``backward``, as ``torch.library.register_autograd`` calls it.
 
     Returns:
-        The callable ``torch.ops.hyena_kernels.<name>``.
+        The op, to be called with all its arguments by position.
     """
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -39,31 +50,56 @@ def define(name: str, schema: str, fake: Callable[..., Any]) -> Any:
 
     LIBRARY.impl(name, choose, "CompositeExplicitAutograd")
     torch.library.register_fake(f"hyena_kernels::{name}", fake, lib=LIBRARY)
-    return getattr(torch.ops.hyena_kernels, name)
+    formula = backward or _no_derivative(name)
+    save = setup_context or _save_nothing
+    torch.library.register_autograd(f"hyena_kernels::{name}", formula, setup_context=save, lib=LIBRARY)
+    return _under_transforms(getattr(torch.ops.hyena_kernels, name), formula, save)
 
 
-def no_double_backward(name: str) -> None:
-    """Make a second derivative through ``<name>`` raise instead of losing gradients in silence."""
-
+def _no_derivative(name: str) -> Callable[..., Any]:
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(
-            f"hyena_kernels::{name} has no second derivative; for one, use the plain PyTorch reference of the op "
-            "in hyena_kernels.testing"
+            f"hyena_kernels::{name} has no derivative: the ops can be differentiated once. For second derivatives use "
+            f"hyena_kernels.testing.reference_{name.removesuffix('_bwd')}, the same op in plain PyTorch"
         )
 
-    torch.library.register_autograd(f"hyena_kernels::{name}", backward, lib=LIBRARY)
+    return backward
 
 
-def to_autocast(*tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
-    """Signals as autocast wants them: its dtype in place of another 16- or 32-bit one; unchanged without autocast.
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+def _under_transforms(
+    op: Callable[..., Any], formula: Callable[..., Any], save: Callable[..., None]
+) -> Callable[..., Any]:
+    """``op`` for eager callers, with its derivative under ``torch.func`` too.
+
+    What ``torch.library.register_autograd`` makes has no setup_context of its own, and ``torch.func.grad`` refuses it
+    (pytorch issue 170834); an ``autograd.Function`` around the same op and the same formula is accepted.
+    """
+
+    class Transformed(torch.autograd.Function):
+        generate_vmap_rule = True
+        forward = staticmethod(op)
+        setup_context = staticmethod(save)
+        backward = staticmethod(formula)
+
+    def call(*args: Any) -> Any:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return Transformed.apply(*args)
+        return op(*args)
+
+    return call
+
+
+def to_autocast(signal: Tensor) -> Tensor:
+    """A signal as autocast wants it: its dtype in place of another 16- or 32-bit one; unchanged without autocast.
 
     Filters and biases are not signals: they keep their dtype, for the transforms are computed in float32 or better.
     """
-    device_type = next(tensor for tensor in tensors if tensor is not None).device.type
-    if not torch.is_autocast_enabled(device_type):
-        return list(tensors)
-    dtype = torch.get_autocast_dtype(device_type)
-    return [
-        tensor.to(dtype) if tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor
-        for tensor in tensors
-    ]
+    device_type = signal.device.type
+    # There is no autocast on the meta device, and asking whether it is on raises.
+    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+        return signal
+    return signal if signal.dtype == torch.float64 else signal.to(torch.get_autocast_dtype(device_type))

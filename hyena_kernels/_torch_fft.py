@@ -8,7 +8,7 @@ import torch
 
 # Scratch that one slice of rows may take, in bytes. On a CPU it should stay in the last-level cache; elsewhere
 # it only bounds memory. Measured in docs/LOG.md.
-SCRATCH_BYTES = {"cpu": 16 << 20}
+SCRATCH_BYTES = {"cpu": 24 << 20}
 SCRATCH_BYTES_ELSEWHERE = 256 << 20
 
 

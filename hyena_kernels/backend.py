@@ -48,9 +48,9 @@ def register(op: str, backend: str, function: Implementation) -> None:
     _implementations[op, backend] = function
 
 
-def _check_name(name: str) -> str:
+def _check_name(name: str, source: str = "") -> str:
     if name not in BACKENDS:
-        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(map(repr, BACKENDS))}, or None")
+        raise ValueError(f"unknown backend {name!r}{source}: choose one of {', '.join(map(repr, BACKENDS))}, or none")
     return name
 
 
@@ -91,7 +91,8 @@ def requested(backend: str | None) -> str:
     """
     if backend is not None:
         return _check_name(backend)
-    return AUTO if _forced is None else _check_name(_forced)
+    # Only the environment can have brought a wrong name here: it is not checked at import, which should never fail.
+    return AUTO if _forced is None else _check_name(_forced, " in the environment variable HYENA_BACKEND")
 
 
 def unavailable(op: str, backend: str, device_type: str) -> str | None:
@@ -105,6 +106,11 @@ def unavailable(op: str, backend: str, device_type: str) -> str | None:
     if (op, backend) not in _implementations:
         return f"hyena_kernels {__version__} has no implementation for it"
     return None
+
+
+def _fastest(op: str, device_type: str) -> str:
+    candidates = PREFERENCE.get(device_type, ("torch",))
+    return next(name for name in candidates if unavailable(op, name, device_type) is None)
 
 
 def resolve(op: str, device: torch.device, backend: str = AUTO) -> str:
@@ -123,8 +129,7 @@ def resolve(op: str, device: torch.device, backend: str = AUTO) -> str:
         if reason is not None:
             raise BackendError(f"backend {backend!r} was asked for and cannot run {op}: {reason}")
         return backend
-    candidates = PREFERENCE.get(device.type, ("torch",))
-    chosen = next(name for name in candidates if unavailable(op, name, device.type) is None)
+    chosen = _fastest(op, device.type)
     if (op, device.type, chosen) not in _announced:
         _announced.add((op, device.type, chosen))
         log.info("%s on %s runs on backend %r", op, device.type, chosen)
@@ -163,18 +168,22 @@ def describe() -> str:
             lines.append(f"cuda:{index} {device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB")
     else:
         lines.append("no CUDA device is visible to torch")
-    if _forced is None:
+    try:
+        forced = requested(None)
+    except ValueError as error:
+        lines.append(f"every op raises: {error}")
+        return "\n".join(lines)
+    if forced == AUTO:
         lines.append("no backend is forced: each op takes the first that can run")
     else:
-        lines.append(f"backend {_forced!r} is forced (set_backend or HYENA_BACKEND)")
+        lines.append(f"backend {forced!r} is forced (set_backend or HYENA_BACKEND)")
     ops = sorted({op for op, _ in _implementations})
     for device_type in devices:
         lines.append(f"\non {device_type}:")
         for op in ops:
-            try:
-                lines.append(f"  {op:<22} {resolve(op, torch.device(device_type), _forced or AUTO)}")
-            except BackendError as error:
-                lines.append(f"  {op:<22} raises: {error}")
+            reason = None if forced == AUTO else unavailable(op, forced, device_type)
+            runs = _fastest(op, device_type) if forced == AUTO else forced
+            lines.append(f"  {op:<22} {runs if reason is None else f'raises: {forced} {reason}'}")
         for name in BACKENDS:
             reasons = {unavailable(op, name, device_type): op for op in ops}
             for reason, op in reasons.items():

@@ -3,7 +3,7 @@
 In reading order: forward, backward, registration, public function. The mathematics is the convolution theorem:
 with transforms of a size N at which nothing wraps around, ``y = irfft(rfft(u) * rfft(k))``, the gradient of ``u`` is
 the correlation of ``dy`` with ``k`` and the gradient of ``k`` that of ``dy`` with ``u``, summed over the batch. Only
-inputs are saved for backward; spectra are computed again, for keeping them would cost 2 GB a layer at L = 2^20, D = 128.
+inputs are saved for backward; spectra are computed again: keeping them would cost 2 GB a layer at L = 2^20, D = 128.
 """
 
 from __future__ import annotations
@@ -112,7 +112,13 @@ _backend.register("fftconv_bwd", "torch", _backward)
 
 
 def _forward_fake(
-    u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, causal: bool, backend: str
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    causal: bool,
+    backend: str,
 ) -> Tensor:
     return torch.empty_like(u, memory_format=torch.contiguous_format)
 
@@ -122,11 +128,6 @@ def _backward_fake(dy: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Te
     return _gradients_like(u, k, D, pre_gate, post_gate, needs)
 
 
-_fftconv_fwd = _library.define(
-    "fftconv_fwd",
-    "(Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, bool causal, str backend) -> Tensor",
-    _forward_fake,
-)
 _fftconv_bwd = _library.define(
     "fftconv_bwd",
     "(Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, bool causal, bool[] needs, "
@@ -147,10 +148,13 @@ def _autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None, None
 
 
-torch.library.register_autograd(
-    "hyena_kernels::fftconv_fwd", _autograd, setup_context=_setup_context, lib=_library.LIBRARY
+_fftconv_fwd = _library.define(
+    "fftconv_fwd",
+    "(Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, bool causal, str backend) -> Tensor",
+    _forward_fake,
+    backward=_autograd,
+    setup_context=_setup_context,
 )
-_library.no_double_backward("fftconv_bwd")
 
 
 def fftconv(
@@ -203,17 +207,23 @@ def fftconv(
             f"fftconv: u (B, D, L) has shape {tuple(u.shape)} and k (D, K) {tuple(k.shape)}: "
             "both need the same D, and 1 ≤ K ≤ L"
         )
-    _check.same_device("fftconv", u=u, k=k, D=D, pre_gate=pre_gate, post_gate=post_gate)
-    _check.filter_dtype("fftconv", "k", k, u)
+    gates = {"pre_gate": pre_gate, "post_gate": post_gate}
     if D is not None:
-        _check.shape("fftconv: D", D, (channels,), "(D,)")
-        _check.filter_dtype("fftconv", "D", D, u)
-    for name, gate in (("pre_gate", pre_gate), ("post_gate", post_gate)):
+        _check.shape("fftconv", "D", D, (channels,), "(D,)")
+    for name, gate in gates.items():
         if gate is not None:
-            _check.shape(f"fftconv: {name}", gate, tuple(u.shape), "(B, D, L)")
-            if gate.dtype != u.dtype:
-                raise TypeError(f"fftconv: {name} has dtype {gate.dtype}, expected the signal's {u.dtype}")
-    u, pre_gate, post_gate = _library.to_autocast(u, pre_gate, post_gate)
+            _check.shape("fftconv", name, gate, tuple(u.shape), "(B, D, L)")
+    _check.same_device("fftconv", u=u, k=k, D=D, **gates)
+    u = _library.to_autocast(u)
+    pre_gate, post_gate = (None if gate is None else _library.to_autocast(gate) for gate in gates.values())
+    for name, tensor in (("k", k), ("D", D)):
+        if tensor is not None:
+            _check.filter_dtype("fftconv", name, tensor, u)
+    for name, gate in (("pre_gate", pre_gate), ("post_gate", post_gate)):
+        if gate is not None and gate.dtype != u.dtype:
+            raise TypeError(
+                f"fftconv: {name} {tuple(gate.shape)} has dtype {gate.dtype}, expected the signal's {u.dtype}"
+            )
     result: Tensor = _fftconv_fwd(u, k, D, pre_gate, post_gate, causal, _backend.requested(backend))
     return result
 

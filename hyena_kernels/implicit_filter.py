@@ -67,7 +67,9 @@ def _backward(
     needs: list[bool],
 ) -> tuple[Tensor, ...]:
     dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads = tuple(
-        z.new_empty(0) if tensor is None or not needed else torch.zeros_like(tensor, memory_format=torch.contiguous_format)
+        z.new_empty(0)
+        if tensor is None or not needed
+        else torch.zeros_like(tensor, memory_format=torch.contiguous_format)
         for tensor, needed in zip((z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas), needs, strict=True)
     )
     for rows in _position_slices(z):
@@ -132,7 +134,6 @@ _INPUTS = (
     "Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden, Tensor b_hidden, Tensor w_out, Tensor? t, "
     "Tensor? deltas, float shift"
 )
-_implicit_filter_fwd = _library.define("implicit_filter_fwd", f"({_INPUTS}, str backend) -> Tensor", _forward_fake)
 _implicit_filter_bwd = _library.define(
     "implicit_filter_bwd",
     f"(Tensor dk, {_INPUTS}, bool[] needs, str backend) -> ({', '.join(['Tensor'] * 9)})",
@@ -151,10 +152,13 @@ def _autograd(ctx: Any, dk: Tensor) -> tuple[Tensor | None, ...]:
     return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None, None
 
 
-torch.library.register_autograd(
-    "hyena_kernels::implicit_filter_fwd", _autograd, setup_context=_setup_context, lib=_library.LIBRARY
+_implicit_filter_fwd = _library.define(
+    "implicit_filter_fwd",
+    f"({_INPUTS}, str backend) -> Tensor",
+    _forward_fake,
+    backward=_autograd,
+    setup_context=_setup_context,
 )
-_library.no_double_backward("implicit_filter_bwd")
 
 
 def implicit_filter(
@@ -210,6 +214,8 @@ def implicit_filter(
     length, features = z.shape
     channels, width = w_out.shape
     layers = w_hidden.shape[0]
+    if length < 1:
+        raise ValueError(f"implicit_filter: z (L, E) has shape {tuple(z.shape)}, expected L ≥ 1")
     tensors = {
         "z": (z, (length, features), "(L, E)"),
         "freq": (freq, (width,), "(H,)"),
@@ -224,12 +230,11 @@ def implicit_filter(
     for name, (tensor, expected, meaning) in tensors.items():
         if tensor is None:
             continue
-        _check.rank("implicit_filter", name, tensor, meaning)
-        _check.shape(f"implicit_filter: {name}", tensor, expected, meaning)
+        _check.shape("implicit_filter", name, tensor, expected, meaning)
         if tensor.dtype != z.dtype or tensor.dtype not in (torch.float32, torch.float64):
             raise TypeError(
-                f"implicit_filter: {name} has dtype {tensor.dtype} and z {z.dtype}: all tensors must be float32, or all "
-                "float64"
+                f"implicit_filter: {name} {tuple(tensor.shape)} has dtype {tensor.dtype} and z {tuple(z.shape)} has "
+                f"{z.dtype}: all tensors must be float32, or all float64"
             )
     _check.same_device("implicit_filter", **{name: tensor for name, (tensor, _, _) in tensors.items()})
     result: Tensor = _implicit_filter_fwd(

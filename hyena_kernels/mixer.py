@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import _check, _library, _torch_fft, backend as _backend
-from hyena_kernels.short_conv import MAX_TAPS, taps_backward, taps_forward
+from hyena_kernels._torch_taps import MAX_TAPS, taps_backward, taps_forward
 
 
 def _project(
@@ -27,7 +27,7 @@ def _project(
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
-    batch, length, width = x.shape
+    batch, length, _ = x.shape
     steps, channels = k.shape[0], k.shape[1]
     dtype = _torch_fft.accumulator(x, weight, k)
     size = _torch_fft.fft_size(length, k.shape[2], 0)
@@ -127,11 +127,6 @@ def _backward_fake(
     return _gradients_like(x, weight, bias, k, D)
 
 
-_hyena_mixer_fwd = _library.define(
-    "hyena_mixer_fwd",
-    "(Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, str backend) -> Tensor",
-    _forward_fake,
-)
 _hyena_mixer_bwd = _library.define(
     "hyena_mixer_bwd",
     "(Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, str backend) -> "
@@ -151,10 +146,13 @@ def _autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None
 
 
-torch.library.register_autograd(
-    "hyena_kernels::hyena_mixer_fwd", _autograd, setup_context=_setup_context, lib=_library.LIBRARY
+_hyena_mixer_fwd = _library.define(
+    "hyena_mixer_fwd",
+    "(Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, str backend) -> Tensor",
+    _forward_fake,
+    backward=_autograd,
+    setup_context=_setup_context,
 )
-_library.no_double_backward("hyena_mixer_bwd")
 
 
 def hyena_mixer(
@@ -207,20 +205,21 @@ def hyena_mixer(
             f"hyena_mixer: x (B, L, (N+1)d) has shape {tuple(x.shape)} and k (N-1, d, K) {tuple(k.shape)}: "
             "the width of x must be (N+1)d, N ≥ 2, and 1 ≤ K ≤ L"
         )
-    _check.shape("hyena_mixer: short_weight", short_weight, (width, short_weight.shape[1]), "((N+1)d, Ks)")
+    _check.shape("hyena_mixer", "short_weight", short_weight, (width, short_weight.shape[1]), "((N+1)d, Ks)")
     if not 1 <= short_weight.shape[1] <= MAX_TAPS:
-        raise ValueError(f"hyena_mixer: short_weight has {short_weight.shape[1]} taps, expected 1 to {MAX_TAPS}")
-    _check.same_device("hyena_mixer", x=x, short_weight=short_weight, short_bias=short_bias, k=k, D=D)
-    for name, tensor, expected, meaning in (
-        ("short_weight", short_weight, None, ""),
-        ("short_bias", short_bias, (width,), "((N+1)d,)"),
-        ("k", k, None, ""),
-        ("D", D, tuple(k.shape[:2]), "(N-1, d)"),
-    ):
+        raise ValueError(
+            f"hyena_mixer: short_weight ((N+1)d, Ks) has shape {tuple(short_weight.shape)}: "
+            f"expected 1 ≤ Ks ≤ {MAX_TAPS}"
+        )
+    if short_bias is not None:
+        _check.shape("hyena_mixer", "short_bias", short_bias, (width,), "((N+1)d,)")
+    if D is not None:
+        _check.shape("hyena_mixer", "D", D, tuple(k.shape[:2]), "(N-1, d)")
+    filters = {"short_weight": short_weight, "short_bias": short_bias, "k": k, "D": D}
+    _check.same_device("hyena_mixer", x=x, **filters)
+    x = _library.to_autocast(x)
+    for name, tensor in filters.items():
         if tensor is not None:
             _check.filter_dtype("hyena_mixer", name, tensor, x)
-            if expected is not None:
-                _check.shape(f"hyena_mixer: {name}", tensor, expected, meaning)
-    (x,) = _library.to_autocast(x)
     result: Tensor = _hyena_mixer_fwd(x, short_weight, short_bias, k, D, _backend.requested(backend))
     return result

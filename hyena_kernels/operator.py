@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from hyena_kernels import _check
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer
@@ -57,10 +58,30 @@ class Sin(nn.Module):
             self.register_buffer("freq", freq, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x (..., dim)`` → ``(..., dim)``."""
         return torch.sin(self.freq * x)
 
 
-class PositionalEmbedding(nn.Module):
+class _AtLeastFloat32(nn.Module):
+    """A module whose tensors ``.half()``, ``.bfloat16()`` and ``.to(dtype)`` leave in float32 or wider.
+
+    Positions of a long sequence cannot be told apart in 16 bits, and decay rates are exponents.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def apply(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype.itemsize < 4 <= tensor.dtype.itemsize else moved
+
+        return super()._apply(apply, recurse)
+
+
+def _linspace(start: float, stop: float, steps: int) -> Tensor:
+    """``torch.linspace`` in the default dtype, or in float32 where that is narrower (a model made in bfloat16)."""
+    return torch.linspace(start, stop, steps, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+
+
+class PositionalEmbedding(_AtLeastFloat32):
     """Features of the positions ``0 … seq_len-1``: ``z (1, seq_len, emb_dim)`` and time ``t (1, seq_len, 1)``.
 
     Columns of ``z``: ``[t, cos(f w) …, -sin(f w) …]`` with ``t = linspace(0, 1, seq_len)``, ``w = 2πn / seq_len`` and
@@ -81,11 +102,11 @@ class PositionalEmbedding(nn.Module):
     def _features(self) -> tuple[Tensor, Tensor]:
         # The published weights were trained on features computed in float32 and in this order of operations; z is
         # multiplied by frequencies of 10 and more before a sine, so the last bits count.
-        t = torch.linspace(0, 1, self.seq_len)[None, :, None]
-        position = torch.linspace(0, self.seq_len - 1, self.seq_len)[None, :, None]
+        t = _linspace(0, 1, self.seq_len)[None, :, None]
+        position = _linspace(0, self.seq_len - 1, self.seq_len)[None, :, None]
         w = 2 * math.pi * position / self.seq_len
         bands = (self.emb_dim - 1) // 2
-        f = torch.linspace(1e-4, bands - 1, bands)[None, None]
+        f = _linspace(1e-4, bands - 1, bands)[None, None]
         phase = torch.exp(-1j * f * w)
         return torch.cat((t, phase.real, phase.imag), dim=-1), t
 
@@ -95,24 +116,12 @@ class PositionalEmbedding(nn.Module):
             for tensor, value in zip((self.z, self.t), self._features(), strict=True):
                 tensor.copy_(value)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PositionalEmbedding:
-        # Positions of a long sequence do not exist in 16 bits: .half() and .bfloat16() leave them in float32.
-        kept = self.z, self.t
-        super()._apply(fn, recurse)
-        if self.t.dtype.itemsize < 4:
-            for name, tensor in zip(("z", "t"), kept, strict=True):
-                moved = tensor.detach().to(self.t.device)
-                if name in self._parameters:
-                    self._parameters[name].data = moved  # type: ignore[union-attr]
-                else:
-                    self._buffers[name] = moved
-        return self
-
     def forward(self, L: int) -> tuple[Tensor, Tensor]:
+        """``z (1, L, emb_dim)`` and ``t (1, L, 1)`` of the first L positions."""
         return self.z[:, :L], self.t[:, :L]
 
 
-class ExponentialModulation(nn.Module):
+class ExponentialModulation(_AtLeastFloat32):
     """The window ``exp(-t |deltas|) + shift``, with ``deltas (1, 1, d_model)`` evenly spaced between two decay rates.
 
     Args:
@@ -141,14 +150,15 @@ class ExponentialModulation(nn.Module):
         self.modulate = modulate
         self.shift = shift
         self.decays = (math.log(target) / slow_decay_pct, math.log(target) / fast_decay_pct, d_model)
-        _register(self, "deltas", torch.linspace(*self.decays)[None, None], modulation_lr)
+        _register(self, "deltas", _linspace(*self.decays)[None, None], modulation_lr)
 
     def reset_buffers(self) -> None:
         """Write the decay rates into ``deltas``, on its device; for modules made on the meta device."""
         with torch.no_grad():
-            self.deltas.copy_(torch.linspace(*self.decays)[None, None])
+            self.deltas.copy_(_linspace(*self.decays)[None, None])
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """``t (1, L, 1)``, ``x (1, L, d_model)`` → ``(1, L, d_model)``."""
         return x * (torch.exp(-t * self.deltas.abs()) + self.shift) if self.modulate else x
 
 
@@ -211,8 +221,8 @@ class HyenaFilter(nn.Module):
         _refuse("HyenaFilter", linear_mixer=(linear_mixer, False))
         if bidirectional:
             raise NotImplementedError(
-                "HyenaFilter: the original's bidirectional filter is the causal one delayed by L/2 with wrap-around; for "
-                "a two-sided convolution call hyena_kernels.fftconv(..., causal=False)"
+                "HyenaFilter: bidirectional=True is not supported: in the original it is the causal filter delayed by "
+                "L/2 with wrap-around; for a two-sided convolution call hyena_kernels.fftconv(..., causal=False)"
             )
         self.d_model = d_model
         self.emb_dim = emb_dim
@@ -242,10 +252,12 @@ class HyenaFilter(nn.Module):
             ValueError: L is below 1 or above ``seq_len``.
         """
         if not 1 <= L <= self.seq_len:
-            raise ValueError(f"HyenaFilter: length {L} is outside 1 … {self.seq_len}, the seq_len this filter was made for")
+            raise ValueError(
+                f"HyenaFilter: length {L} is outside 1 … {self.seq_len}, the seq_len this filter was made for"
+            )
         linears = [layer for layer in self.implicit_filter if isinstance(layer, nn.Linear)]
         first, *hidden, last = linears
-        act = self.implicit_filter[1]
+        act = cast(Sin, self.implicit_filter[1])
         z, t = self.pos_emb(L)
         dtype = torch.promote_types(first.weight.dtype, torch.float32)
         width = last.weight.shape[1]
@@ -378,11 +390,17 @@ class HyenaOperator(nn.Module):
 
     def forward(self, u: Tensor, *args: Any, **kwargs: Any) -> Any:
         """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``."""
-        if u.dim() != 3 or u.shape[2] != self.d_model:
-            raise ValueError(f"HyenaOperator: input has shape {tuple(u.shape)}, expected (B, L, D) with D = {self.d_model}")
+        _check.rank("HyenaOperator", "input", u, "(B, L, D)")
+        if u.shape[2] != self.d_model:
+            raise ValueError(
+                f"HyenaOperator: input has shape {tuple(u.shape)}, expected (B, L, D) with D = {self.d_model}"
+            )
         L = u.shape[1]
-        if L > self.l_max:
-            raise ValueError(f"HyenaOperator: sequence length {L} is above l_max = {self.l_max} this operator was made for")
+        if not 1 <= L <= self.l_max:
+            raise ValueError(
+                f"HyenaOperator: input (B, L, D) has shape {tuple(u.shape)}: its length L is outside 1 … {self.l_max}, "
+                "the l_max that this operator was made for"
+            )
         x = self.in_proj(u)
         k = self.filter_fn.kernel(L, self.backend).view(self.order - 1, self.d_model, L)
         D = self.filter_fn.bias.view(self.order - 1, self.d_model) if self.filter_fn.use_bias else None

@@ -12,29 +12,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import _check, _library, _torch_fft, backend as _backend
-
-MAX_TAPS = 8
-
-
-def taps_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution of one slice in plain PyTorch: ``x (B, D, L)``, ``weight (D, K)``, ``bias (D,)``."""
-    length, last = x.shape[-1], weight.shape[1] - 1
-    y = x * weight[:, last, None]
-    for lag in range(1, min(last + 1, length)):
-        y[..., lag:].addcmul_(x[..., : length - lag], weight[:, last - lag, None])
-    return y if bias is None else y.add_(bias[:, None])
-
-
-def taps_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`taps_forward`: ``dx (B, D, L)``, ``dweight (D, K)``, ``dbias (D,)``."""
-    length, last = x.shape[-1], weight.shape[1] - 1
-    dx = dy * weight[:, last, None]
-    dweight = torch.zeros_like(weight)
-    dweight[:, last] = (dy * x).sum(dim=(0, 2))
-    for lag in range(1, min(last + 1, length)):
-        dx[..., : length - lag].addcmul_(dy[..., lag:], weight[:, last - lag, None])
-        dweight[:, last - lag] = (dy[..., lag:] * x[..., : length - lag]).sum(dim=(0, 2))
-    return dx, dweight, dy.sum(dim=(0, 2))
+from hyena_kernels._torch_taps import MAX_TAPS, taps_backward, taps_forward
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -70,9 +48,7 @@ def _backward(
     return grads
 
 
-def _gradients_like(
-    x: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients_like(x: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialised contiguous gradients; one of length 0 stands for each that is not needed."""
 
     def like(tensor: Tensor | None, needed: bool) -> Tensor:
@@ -98,9 +74,6 @@ def _backward_fake(
     return _gradients_like(x, weight, bias, needs)
 
 
-_short_conv_fwd = _library.define(
-    "short_conv_fwd", "(Tensor x, Tensor weight, Tensor? bias, str backend) -> Tensor", _forward_fake
-)
 _short_conv_bwd = _library.define(
     "short_conv_bwd",
     "(Tensor dy, Tensor x, Tensor weight, Tensor? bias, bool[] needs, str backend) -> (Tensor, Tensor, Tensor)",
@@ -119,10 +92,13 @@ def _autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None
 
 
-torch.library.register_autograd(
-    "hyena_kernels::short_conv_fwd", _autograd, setup_context=_setup_context, lib=_library.LIBRARY
+_short_conv_fwd = _library.define(
+    "short_conv_fwd",
+    "(Tensor x, Tensor weight, Tensor? bias, str backend) -> Tensor",
+    _forward_fake,
+    backward=_autograd,
+    setup_context=_setup_context,
 )
-_library.no_double_backward("short_conv_bwd")
 
 
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
@@ -155,12 +131,13 @@ def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend
             f"short_conv: x (B, D, L) has shape {tuple(x.shape)} and weight (D, K) {tuple(weight.shape)}: "
             f"both need the same D, L ≥ 1 and 1 ≤ K ≤ {MAX_TAPS}"
         )
-    _check.same_device("short_conv", x=x, weight=weight, bias=bias)
-    _check.filter_dtype("short_conv", "weight", weight, x)
     if bias is not None:
-        _check.shape("short_conv: bias", bias, (x.shape[1],), "(D,)")
-        _check.filter_dtype("short_conv", "bias", bias, x)
-    (x,) = _library.to_autocast(x)
+        _check.shape("short_conv", "bias", bias, (x.shape[1],), "(D,)")
+    _check.same_device("short_conv", x=x, weight=weight, bias=bias)
+    x = _library.to_autocast(x)
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None:
+            _check.filter_dtype("short_conv", name, tensor, x)
     result: Tensor = _short_conv_fwd(x, weight, bias, _backend.requested(backend))
     return result
 

@@ -1,0 +1,180 @@
+"""``fftconv`` against its definition in float64, for values, gradients, gates, dtypes and refusals."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hyena_kernels import fftconv
+from hyena_kernels.testing import check, fftconv_inputs, value_and_gradients
+
+# (L, B, D): some hundred elements for every result, so that an error is no matter of chance.
+SIZES = [(1, 64, 64), (2, 64, 64), (3, 64, 32), (7, 32, 32), (64, 8, 32), (100, 4, 32), (1000, 2, 16), (1023, 2, 16)]
+LONG = [(4097, 1, 16), (65537, 1, 1)]
+
+
+LENGTHS_AND_TAPS = [
+    pytest.param(length, taps, batch, channels, id=f"L={length} K={taps}")
+    for length, batch, channels in SIZES + LONG
+    for taps in sorted({1, min(3, length), length})
+]
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "two-sided"])
+@pytest.mark.parametrize(("length", "taps", "batch", "channels"), LENGTHS_AND_TAPS)
+def test_equals_the_direct_convolution(length: int, taps: int, batch: int, channels: int, causal: bool) -> None:
+    # The gradients of the direct convolution at the greatest length are computed once, below.
+    check("fftconv", fftconv_inputs(batch, channels, length, taps), causal=causal, gradients=length < 5000)
+
+
+def test_gradients_at_a_large_prime_length() -> None:
+    check("fftconv", fftconv_inputs(1, 1, 65537, pre_gate=False, skip=False))
+
+
+@pytest.mark.parametrize("taps", [1, 2, 3, 6, 9, 10])
+def test_two_sided_is_the_same_of_numpy(taps: int) -> None:
+    u = torch.randn(1, 2, 10, dtype=torch.float64)
+    k = torch.randn(2, taps, dtype=torch.float64)
+    expected = [np.convolve(u[0, channel], k[channel], "same") for channel in range(2)]
+    np.testing.assert_allclose(fftconv(u, k, causal=False)[0], expected, rtol=0, atol=1e-14)
+
+
+def test_by_hand() -> None:
+    u, k, D, pre_gate, post_gate = (
+        torch.tensor(values, dtype=torch.float64)
+        for values in ([[[1, 2, 3]]], [[1, 10, 100]], [7], [[[1, 0.5, 2]]], [[[3, 1, -1]]])
+    )
+    expected = {
+        "causal": (fftconv(u, k), [1, 12, 123]),
+        "two-sided": (fftconv(u, k, causal=False), [12, 123, 230]),
+        "skip": (fftconv(u, k, D), [8, 26, 144]),
+        # pre_gate * u is 1, 1, 6; its convolution 1, 11, 116; with the skip 8, 18, 158.
+        "gates": (fftconv(u, k, D, pre_gate=pre_gate, post_gate=post_gate), [24, 18, -158]),
+    }
+    for name, (y, values) in expected.items():
+        np.testing.assert_allclose(y.flatten(), values, rtol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("skip", [True, False], ids=["skip", "no skip"])
+@pytest.mark.parametrize("gates", ["none", "pre", "post", "both"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_dtypes_gates_and_skip(dtype: torch.dtype, gates: str, skip: bool) -> None:
+    options = {"pre_gate": gates in ("pre", "both"), "post_gate": gates in ("post", "both"), "skip": skip}
+    for filter_dtype in {dtype, torch.float32}:
+        check("fftconv", fftconv_inputs(2, 32, 100, dtype=dtype, filter_dtype=filter_dtype, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_sixteen_bits_accumulate_in_float32(dtype: torch.dtype) -> None:
+    """One rounding of the result is all that 16-bit signals cost: no error of the transforms in that dtype."""
+    inputs = fftconv_inputs(1, 4, 1000, dtype=dtype, filter_dtype=dtype)
+    wide = {name: tensor.float() for name, tensor in inputs.items()}
+    difference = (fftconv(**inputs).float() - fftconv(**wide)).abs()
+    assert (difference <= fftconv(**wide).abs() * torch.finfo(dtype).eps / 2 + torch.finfo(dtype).tiny).all()
+
+
+def test_sums_beyond_the_range_of_float16_on_the_way_are_no_matter() -> None:
+    u = torch.full((1, 1, 64), 300.0, dtype=torch.float16)
+    k = torch.full((1, 64), 300.0, dtype=torch.float16)
+    gate = torch.full_like(u, 1e-3)
+    y = fftconv(u, k, post_gate=gate)
+    expected = 90_000 * torch.arange(1, 65) * gate[0, 0].float()
+    torch.testing.assert_close(y[0, 0].float(), expected, rtol=torch.finfo(torch.float16).eps, atol=0)
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "two-sided"])
+def test_nan_stays_in_its_row(causal: bool) -> None:
+    inputs = fftconv_inputs(3, 5, 50)
+    dy = torch.randn(3, 5, 50)
+    clean = value_and_gradients(fftconv, inputs, dy, causal=causal)
+    poisoned = {name: tensor.clone() for name, tensor in inputs.items()}
+    poisoned["u"][1, 2, 20] = float("nan")
+    results = value_and_gradients(fftconv, poisoned, dy, causal=causal)
+    for name, value in results.items():
+        rows = value.isnan()
+        # What has a batch is hit in one row, what is summed over the batch in one channel.
+        hit = (1, 2) if value.dim() == 3 else (2,)
+        rows[hit] = False
+        assert not rows.any(), name
+        kept = torch.ones_like(rows)
+        kept[hit] = False
+        assert torch.equal(value[kept], clean[name][kept]), name
+    assert results["y"][1, 2].isnan().any()
+    assert results["dk"][2].isnan().any()
+
+
+def test_gradient_of_a_filter_is_summed_over_the_batch() -> None:
+    inputs = fftconv_inputs(4, 3, 40, dtype=torch.float64)
+    dy = torch.randn(4, 3, 40, dtype=torch.float64)
+    whole = value_and_gradients(fftconv, inputs, dy)
+    parts = [
+        value_and_gradients(fftconv, {n: t[b : b + 1] if t.dim() == 3 else t for n, t in inputs.items()}, dy[b : b + 1])
+        for b in range(4)
+    ]
+    for name in ("dk", "dD"):
+        torch.testing.assert_close(whole[name], sum(part[name] for part in parts), rtol=1e-12, atol=1e-13)
+
+
+U, K = torch.zeros(2, 3, 8), torch.zeros(3, 8)
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "u rank": ({"u": U[0]}, ValueError, "fftconv: u has shape (3, 8), expected (B, D, L)"),
+    "k rank": ({"k": K[0]}, ValueError, "fftconv: k has shape (8,), expected (D, K)"),
+    "channels": ({"k": K[:2]}, ValueError, "u (B, D, L) has shape (2, 3, 8) and k (D, K) (2, 8)"),
+    "K above L": ({"k": torch.zeros(3, 9)}, ValueError, "(2, 3, 8) and k (D, K) (3, 9)"),
+    "K of 0": ({"k": K[:, :0]}, ValueError, "(2, 3, 8) and k (D, K) (3, 0)"),
+    "L of 0": ({"u": U[..., :0], "k": K[:, :0]}, ValueError, "has shape (2, 3, 0)"),
+    "D shape": ({"D": torch.zeros(2)}, ValueError, "fftconv: D has shape (2,), expected (D,) = (3,)"),
+    "D rank": ({"D": torch.zeros(3, 1)}, ValueError, "fftconv: D has shape (3, 1), expected (D,)"),
+    "D number": ({"D": 1.0}, TypeError, "fftconv: D must be a tensor of shape (D,), got float"),
+    "gate shape": (
+        {"pre_gate": U[:1]},
+        ValueError,
+        "fftconv: pre_gate has shape (1, 3, 8), expected (B, D, L) = (2, 3, 8)",
+    ),
+    "gate rank": ({"post_gate": U[0]}, ValueError, "fftconv: post_gate has shape (3, 8), expected (B, D, L)"),
+    "gate dtype": (
+        {"post_gate": U.half()},
+        TypeError,
+        "fftconv: post_gate (2, 3, 8) has dtype torch.float16, expected the signal's torch.float32",
+    ),
+    "u integer": (
+        {"u": U.long()},
+        TypeError,
+        "fftconv: u (2, 3, 8) has dtype torch.int64, expected float16, bfloat16,",
+    ),
+    "u complex": ({"u": U + 0j}, TypeError, "fftconv: u (2, 3, 8) has dtype torch.complex64"),
+    "u array": ({"u": U.numpy()}, TypeError, "fftconv: u must be a tensor of shape (B, D, L), got ndarray"),
+    "k dtype": (
+        {"k": K.double()},
+        TypeError,
+        "fftconv: k (3, 8) has dtype torch.float64, expected float32 or the signal's torch.float32",
+    ),
+    "D dtype": ({"D": torch.zeros(3).half()}, TypeError, "fftconv: D (3,) has dtype torch.float16"),
+    "device": (
+        {"k": K.to("meta")},
+        ValueError,
+        "fftconv: all tensors must be on one device, got u (2, 3, 8) on cpu, k (3, 8) on meta",
+    ),
+    "gate device": ({"pre_gate": U.to("meta")}, ValueError, "pre_gate (2, 3, 8) on meta"),
+    "backend": ({"backend": "fast"}, ValueError, "unknown backend 'fast'"),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "message"), REFUSED.values(), ids=list(REFUSED))
+def test_refuses_with_one_clear_line(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        fftconv(**{"u": U, "k": K, **change})
+    assert "\n" not in str(raised.value)
+
+
+def test_dtypes_are_checked_after_autocast() -> None:
+    """A filter or gate that autocast made belongs to a signal that it is about to cast."""
+    inputs: dict[str, Tensor] = fftconv_inputs(1, 2, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = fftconv(inputs["u"], inputs["k"].bfloat16(), pre_gate=inputs["pre_gate"].bfloat16())
+    assert y.dtype == torch.bfloat16

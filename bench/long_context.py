@@ -32,8 +32,8 @@ def main() -> None:
     assert torch.isfinite(logits).all()
     peak = peak_so_far() / 2**30
     print(
-        f"{args.size}, {args.length:,} tokens, {torch.get_num_threads()} threads: {wall:.0f} s wall, {cpu:.0f} s processor "
-        f"time, peak resident memory {peak:.2f} GiB"
+        f"{args.size}, {args.length:,} tokens, {torch.get_num_threads()} threads: {wall:.0f} s wall, {cpu:.0f} s of "
+        f"processor time, peak resident memory {peak:.2f} GiB"
     )
 
 

@@ -113,19 +113,21 @@ def _fastest(op: str, device_type: str) -> str:
     return next(name for name in candidates if unavailable(op, name, device_type) is None)
 
 
-def resolve(op: str, device: torch.device, backend: str = AUTO) -> str:
+def resolve(op: str, device: torch.device, backend: str | None = None) -> str:
     """The name of the backend that runs ``op`` on ``device``.
 
     Args:
         op: name of an op, such as ``"fftconv_fwd"``.
         device: where the tensors are.
-        backend: one of :data:`BACKENDS`, or ``"auto"``.
+        backend: one of :data:`BACKENDS`; ``"auto"`` for the first that can run; None for what is forced, else the same.
 
     Raises:
+        ValueError: ``backend`` is no backend's name.
         BackendError: ``backend`` names a backend that cannot run here.
     """
+    backend = requested(None) if backend is None else backend
     if backend != AUTO:
-        reason = unavailable(op, backend, device.type)
+        reason = unavailable(op, _check_name(backend), device.type)
         if reason is not None:
             raise BackendError(f"backend {backend!r} was asked for and cannot run {op}: {reason}")
         return backend
@@ -136,7 +138,7 @@ def resolve(op: str, device: torch.device, backend: str = AUTO) -> str:
     return chosen
 
 
-def implementation(op: str, device: torch.device, backend: str = AUTO) -> Implementation:
+def implementation(op: str, device: torch.device, backend: str | None = None) -> Implementation:
     """The function that runs ``op`` on ``device``; arguments and errors of :func:`resolve`."""
     return _implementations[op, resolve(op, device, backend)]
 

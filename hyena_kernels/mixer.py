@@ -48,13 +48,18 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tenso
 
 
 def _backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, length, width = x.shape
     steps, channels = k.shape[0], k.shape[1]
     dtype = _torch_fft.accumulator(x, weight, k)
     size = _torch_fft.fft_size(length, k.shape[2], 0)
-    dx, dweight, dbias, dk, dD = grads = _gradients_like(x, weight, bias, k, D)
+    dx, dweight, dbias, dk, dD = grads = _gradients_like(x, weight, bias, k, D, needs)
+    needs_taps = needs[1] or needs[2]
+    needs_projections = needs[0] or needs_taps
+    needs_filters = needs[3] or needs[4]
+    if not (needs_projections or needs_filters):
+        return grads
     weight_sum = torch.zeros_like(weight, dtype=dtype)
     bias_sum = torch.zeros(width, dtype=dtype, device=x.device)
     row_bytes = ((4 + 2 * steps) * size + (4 + 4 * steps) * length) * dtype.itemsize
@@ -65,51 +70,78 @@ def _backward(
         ]
         # A lazy conjugate inside a registered op gives wrong results under torch.compile.
         filters_f_conj = [torch.conj_physical(filter_f) for filter_f in filters_f]
-        filter_grads_f = [torch.zeros_like(filter_f) for filter_f in filters_f]
+        filter_grads_f = [torch.zeros_like(filter_f) for filter_f in filters_f] if needs_filters else []
         for b in _torch_fft.slices(batch, batch_step):
             signals, gates = zip(
                 *(_project(x, weight, bias, part, channels, b, c, dtype) for part in range(steps + 2)), strict=True
             )
             values, spectra = [gates[steps + 1]], []
             for o in range(steps):
-                spectra.append(torch.fft.rfft(values[o] * gates[steps - o], n=size))
-                values.append(torch.fft.irfft(spectra[o] * filters_f[o], n=size)[..., :length])
+                spectrum = torch.fft.rfft(values[o] * gates[steps - o], n=size)
+                if needs_filters:
+                    spectra.append(spectrum)
+                # The last value is the partner of gate 0 in the result: only that gate's gradient needs it.
+                if needs_projections or o < steps - 1:
+                    values.append(torch.fft.irfft(spectrum * filters_f[o], n=size)[..., :length])
             grad = dy[b, :, c].transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)
-            gate_grads = {0: values[steps].mul_(grad)}
+            gate_grads = {0: values[steps].mul_(grad)} if needs_projections else {}
             grad = grad * gates[0]
             for o in reversed(range(steps)):
                 grad_f = torch.fft.rfft(grad, n=size)
-                filter_grads_f[o] += spectra[o].conj_physical_().mul_(grad_f).sum(dim=0)
+                if needs_filters:
+                    filter_grads_f[o] += spectra[o].conj_physical_().mul_(grad_f).sum(dim=0)
+                if not needs_projections and o == 0:
+                    break
                 grad = torch.fft.irfft(grad_f.mul_(filters_f_conj[o]), n=size)[..., :length]
-                gate_grads[steps - o] = grad * values[o]
+                if needs_projections:
+                    gate_grads[steps - o] = grad * values[o]
                 grad = grad.mul_(gates[steps - o])
-            gate_grads[steps + 1] = grad
+            if needs_projections:
+                gate_grads[steps + 1] = grad
             for part, gate_grad in gate_grads.items():
                 rows = slice(part * channels + c.start, part * channels + c.stop)
-                signal_grad, weight_part, bias_part = taps_backward(gate_grad, signals[part], weight[rows].to(dtype))
-                dx[b, :, rows] = signal_grad.transpose(1, 2)
-                weight_sum[rows] += weight_part
-                bias_sum[rows] += bias_part
-        for o in range(steps):
-            taps = _torch_fft.filter_gradient(filter_grads_f[o], size, 0, k.shape[2])
-            dk[o, c] = taps
-            if D is not None:
-                dD[o, c] = taps[:, 0]
-    dweight.copy_(weight_sum)
-    if bias is not None:
+                taps = weight[rows].to(dtype)
+                if needs_taps:
+                    signal_grad, weight_part, bias_part = taps_backward(gate_grad, signals[part], taps)
+                    weight_sum[rows] += weight_part
+                    bias_sum[rows] += bias_part
+                else:
+                    signal_grad = _signal_gradient(gate_grad, taps)
+                if needs[0]:
+                    dx[b, :, rows] = signal_grad.transpose(1, 2)
+        for o, filter_grad_f in enumerate(filter_grads_f):
+            filter_grad = _torch_fft.filter_gradient(filter_grad_f, size, 0, k.shape[2])
+            if needs[3]:
+                dk[o, c] = filter_grad
+            if needs[4]:
+                dD[o, c] = filter_grad[:, 0]
+    if needs[1]:
+        dweight.copy_(weight_sum)
+    if needs[2]:
         dbias.copy_(bias_sum)
     return grads
 
 
+def _signal_gradient(grad: Tensor, taps: Tensor) -> Tensor:
+    """The first of :func:`taps_backward`'s results, bit for bit, without the sums behind the others."""
+    length, last = grad.shape[-1], taps.shape[1] - 1
+    signal_grad = grad * taps[:, last, None]
+    for lag in range(1, min(last + 1, length)):
+        signal_grad[..., : length - lag].addcmul_(grad[..., lag:], taps[:, last - lag, None])
+    return signal_grad
+
+
 def _gradients_like(
-    x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Uninitialised contiguous gradients; one of length 0 stands for each absent input."""
+    """Uninitialised contiguous gradients; one of length 0 stands for each that is not needed."""
 
-    def like(tensor: Tensor | None) -> Tensor:
-        return x.new_empty(0) if tensor is None else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    def like(tensor: Tensor | None, needed: bool) -> Tensor:
+        if tensor is None or not needed:
+            return x.new_empty(0)
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
-    dx, dweight, dbias, dk, dD = map(like, (x, weight, bias, k, D))
+    dx, dweight, dbias, dk, dD = map(like, (x, weight, bias, k, D), needs)
     return dx, dweight, dbias, dk, dD
 
 
@@ -121,16 +153,15 @@ def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: 
     return x.new_empty((x.shape[0], x.shape[1], k.shape[1]))
 
 
-def _backward_fake(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _gradients_like(x, weight, bias, k, D)
+def _backward_fake(dy: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, weight, bias, k, D, needs, _ = inputs
+    return _gradients_like(x, weight, bias, k, D, needs)
 
 
 _hyena_mixer_bwd = _library.define(
     "hyena_mixer_bwd",
-    "(Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, str backend) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, bool[] needs, "
+    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward_fake,
 )
 
@@ -141,8 +172,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _hyena_mixer_bwd(dy, *ctx.saved_tensors, ctx.backend)
-    needs = ctx.needs_input_grad[:5]
+    needs = list(ctx.needs_input_grad[:5])
+    grads = _hyena_mixer_bwd(dy, *ctx.saved_tensors, needs, ctx.backend)
     return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None
 
 

@@ -40,11 +40,13 @@ def pretrain(argv: Sequence[str]) -> None:
     parser = make_parser(
         "pretrain",
         "Train a HyenaDNA language model by next-nucleotide prediction. The folder --out receives config.yaml, "
-        "metrics.jsonl, checkpoints and, at the end, model/.",
+        "splits.bed, metrics.jsonl, checkpoints and, at the end, model/.",
         "hyenadna pretrain --genome genome --out run --valid_contigs chr14,chrX --steps 20000 --d_model 128\n"
         "  hyenadna pretrain --config run/config.yaml --resume",
     )
-    parser.add_argument("--resume", action="store_true", help="Go on from the newest checkpoint in --out.")
+    parser.add_argument(
+        "--resume", action="store_true", help="Go on from the newest checkpoint in --out, if there is one."
+    )
     config, parsed = parse_config(parser, train.PretrainConfig, argv)
     result = train.pretrain(config, resume=parsed.resume)
     score = result.valid.score

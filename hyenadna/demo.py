@@ -21,7 +21,7 @@ from hyenadna.device import autocast, pick_device
 from hyenadna.errors import InputError
 from hyenadna.evaluate import EvaluateConfig, evaluate, evaluate_windows
 from hyenadna.files import write_files
-from hyenadna.intervals import Interval, read_bed, split_bed, split_fraction
+from hyenadna.intervals import Interval, read_bed, split_bed, split_fraction, write_bed
 from hyenadna.model import HyenaDNAForCausalLM
 from hyenadna.progress import without_transformers_bars
 from hyenadna.report import REPORT_FILE, Command, Image, Table, write_report
@@ -45,7 +45,7 @@ def _write_split(genome: genomes.Genome, synthetic: bool, path: Path) -> dict[st
     else:
         parts = split_fraction(genome, _HELD_OUT / 2, _HELD_OUT / 2)
         rows = [interval for part in parts.values() for interval in part]
-    write_files({path: "".join(f"{i.contig}\t{i.start}\t{i.end}\t{i.split}\n" for i in rows).encode()})
+    write_bed(rows, path)
     return split_bed(read_bed(path, genome))
 
 

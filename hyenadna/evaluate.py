@@ -24,7 +24,7 @@ from hyenadna.intervals import Interval, read_bed, split_bed, split_contigs
 from hyenadna.markov import Score
 from hyenadna.model import HyenaDNAForCausalLM
 from hyenadna.progress import without_transformers_bars
-from hyenadna.run_folder import METRICS_FILE, read_metrics
+from hyenadna.run_folder import METRICS_FILE, SPLITS_FILE, read_metrics
 from hyenadna.vocab import N_ID, PAD_ID
 from hyenadna.windows import EvalWindows
 
@@ -114,7 +114,7 @@ class EvaluateConfig:
         model: checkpoint, a folder or file of either published format, such as the model folder of a run.
         genome: folder that `hyenadna prepare` has written.
         out: folder for evaluation.json and the PNGs.
-        contigs: held-out contigs to score on.
+        contigs: held-out contigs to score on; default the held-out part of the run that the model lies in.
         exclude: further contigs that the Markov models are not fitted on, such as the validation contigs.
         bed: intervals with train, valid or test in the fourth column, in place of the two options above.
         split: split of the BED to score on; the Markov models are fitted on train.
@@ -144,8 +144,6 @@ class EvaluateConfig:
 
     def check(self) -> None:
         """Raise InputError for values that make no evaluation."""
-        if self.bed is None and not self.contigs:
-            raise InputError("nothing to score on: name the held-out --contigs, or a --bed with a split column")
         if self.bed is not None and (self.contigs or self.exclude):
             raise InputError("--bed says what is held out: leave out --contigs and --exclude, or the --bed")
         if self.split not in ("valid", "test"):
@@ -232,10 +230,14 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
 
 def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval], list[Interval]]:
     """What Markov models are fitted on, and what is held out."""
-    if config.bed is not None:
-        splits = split_bed(read_bed(config.bed, genome))
+    beside = config.model.parent / SPLITS_FILE
+    bed = config.bed or (beside if beside.is_file() and not config.contigs else None)
+    if bed is not None:
+        splits = split_bed(read_bed(bed, genome))
         if not splits[config.split]:
-            raise InputError(f"{config.bed}: no interval is of the split {config.split!r}; choose another --split")
+            raise InputError(f"{bed}: no interval is of the split {config.split!r}; choose another --split")
         return splits["train"], splits[config.split]
+    if not config.contigs:
+        raise InputError("nothing to score on: name the held-out --contigs, or a --bed with a split column")
     splits = split_contigs(genome, config.exclude, config.contigs)
     return splits["train"], splits["test"]

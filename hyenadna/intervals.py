@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyenadna.errors import InputError
+from hyenadna.files import write_files
 from hyenadna.genome import Genome, read_chunks
 
 SPLITS = ("train", "valid", "test")
@@ -62,12 +63,25 @@ def split_bed(intervals: Sequence[Interval]) -> dict[str, list[Interval]]:
         The keys train, valid and test, the last two possibly empty.
 
     Raises:
-        InputError: the intervals have no split, or none is for training.
+        InputError: the intervals have no split, none is for training, or two of different splits overlap (they
+            are named); neighbours that only touch do not.
     """
     if any(interval.split is None for interval in intervals):
         raise InputError(f"the BED has no split column; write {_choices()} as the fourth column of every line")
     split: dict[str, list[Interval]] = {name: [i for i in intervals if i.split == name] for name in SPLITS}
-    return _with_train(split, "no line of the BED has train in its fourth column")
+    _with_train(split, "no line of the BED has train in its fourth column")
+    _check_disjoint(intervals)
+    return split
+
+
+def write_bed(intervals: Sequence[Interval], path: Path) -> None:
+    """Write intervals with their split in the fourth column, as `read_bed` reads them.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    rows = (f"{i.contig}\t{i.start}\t{i.end}\t{i.split}\n" for i in intervals)
+    write_files({path: "".join(rows).encode()})
 
 
 def split_contigs(genome: Genome, valid: Sequence[str] = (), test: Sequence[str] = ()) -> dict[str, list[Interval]]:
@@ -148,6 +162,28 @@ def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -
         got = repr(fields[3]) if len(fields) > 3 else "nothing"
         raise InputError(f"{where}: {got} in the split column; write {_choices()}, as other lines have it")
     return Interval(name, start, end, fields[3])
+
+
+def _check_disjoint(intervals: Sequence[Interval]) -> None:
+    """Raise InputError if a position is in intervals of two splits."""
+    furthest: dict[tuple[str, str | None], Interval] = {}
+    for interval in sorted(intervals, key=lambda i: (i.contig, i.start)):
+        for name in SPLITS:
+            # Of those that start before, the one that ends last overlaps if any does.
+            before = furthest.get((interval.contig, name))
+            if before is None:
+                continue
+            if name != interval.split and before.end > interval.start:
+                first, second = (
+                    f"{i.contig}:{i.start}-{i.end} ({i.split})"
+                    for i in sorted((before, interval), key=lambda i: SPLITS.index(str(i.split)))
+                )
+                raise InputError(
+                    f"intervals {first} and {second} of the BED overlap: a position may be in one split only"
+                )
+        own = (interval.contig, interval.split)
+        if own not in furthest or interval.end > furthest[own].end:
+            furthest[own] = interval
 
 
 def _choices() -> str:

@@ -208,7 +208,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
 
         Raises:
             InputError: no checkpoint there; keys missing or left over (listed), or of another shape; a file that is
-                damaged or would run code; ``max_seq_len`` overridden.
+                damaged or would run code; ``max_seq_len`` overridden, by name or in a ``config``.
         """
         path = pretrained_model_name_or_path
         if path is None or kwargs.get("state_dict") is not None or (Path(path) / "adapter_config.json").exists():
@@ -218,7 +218,10 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             hub = {key: kwargs.pop(key) for key in checkpoint.HUB_ARGUMENTS if key in kwargs}
             source = checkpoint.download(str(path), **hub)
         config = kwargs.pop("config", None)
-        if not isinstance(config, HyenaDNAConfig):
+        if isinstance(config, HyenaDNAConfig):
+            # What transformers' Auto classes hand over, with the overrides they were given already in it.
+            _check_length(source, _stored_config(source), config.max_seq_len)
+        else:
             config, kwargs = _read_config(source, kwargs)
         with_info = kwargs.pop("output_loading_info", False)
         allow_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
@@ -246,7 +249,11 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write ``config.json`` and ``model.safetensors`` as the published ``-hf`` folders have them, all or nothing.
+        """Write ``config.json`` and ``model.safetensors`` as the published ``-hf`` folders have them.
+
+        Each file is whole: all are written beside ``save_directory`` first, and if that fails nothing there changes.
+        Then they replace those of the same name one by one, so that a crash in between leaves new files among old
+        ones; other files in the folder stay.
 
         Raises:
             InputError: the files cannot be written: a full disk, no permission.
@@ -328,7 +335,8 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         """Hidden states of every position.
 
         Args:
-            input_ids: ``(B, L)``, integers, L ≤ max_seq_len.
+            input_ids: ``(B, L)``, integers from 0 to 15, L ≤ max_seq_len. Ids 12 to 15 are no tokens but rows of
+                padding that the embedding has. On a GPU an id out of range is a device-side assert, no InputError.
             attention_mask: accepted and not needed: the model is causal, so what stands right of a position never
                 changes it. Padding on the right is exact; padding on the left, the original's, changes the result.
             inputs_embeds: ``(B, L, D)`` in the place of ``input_ids``.
@@ -379,7 +387,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             inputs_embeds: as there.
             output_hidden_states: as there.
             labels: ``(B, L)``, the same ids as ``input_ids``: the shift by one happens here. -100 leaves a position
-                out of the loss; pads count unless they are -100.
+                out of the loss; pads count unless they are -100. On a GPU a label out of range is a device-side assert.
             logits_to_keep: only the last so many positions get logits, or those in a 1-D tensor of indices; 0 is all.
             kwargs: ``return_dict``; ``num_items_in_batch``, by which the summed loss is divided in place of the mean
                 (transformers' Trainer); others are ignored.
@@ -389,7 +397,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             are ``labels``; ``hidden_states`` if asked for.
 
         Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; labels of another shape, or with ``logits_to_keep``.
+            InputError: as in :meth:`HyenaDNAModel.forward`; labels of another shape, or with ``logits_to_keep``;
+                on the CPU, labels that are neither an id from 0 to 15 nor -100.
         """
         output = self.hyena(
             input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
@@ -409,6 +418,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     def _next_token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Any) -> Tensor:
         if labels.shape != logits.shape[:2]:
             raise InputError(f"labels {tuple(labels.shape)} must have the shape of input_ids {tuple(logits.shape[:2])}")
+        _check_labels(labels, logits.shape[2])
         # transformers' own causal loss would cast a float64 model's logits down.
         logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
         targets = labels[:, 1:].to(logits.device, torch.long)
@@ -479,7 +489,8 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
             ``logits (B, num_labels)``; ``loss`` if there are ``labels``; ``hidden_states`` if asked for.
 
         Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; a mask of another shape.
+            InputError: as in :meth:`HyenaDNAModel.forward`; a mask of another shape; on the CPU, a class index that
+                is neither a column of the logits nor -100.
         """
         output = self.hyena(
             input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
@@ -496,6 +507,9 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         logits = self.score(self._pool(hidden, real))
         loss = None
         if labels is not None:
+            kind = self.config.problem_type or (logits.shape[1] > 1 and "single_label_classification")
+            if kind == "single_label_classification" and not labels.is_floating_point():
+                _check_labels(labels, logits.shape[1])
             extra = {"num_items_in_batch": kwargs["num_items_in_batch"]} if "num_items_in_batch" in kwargs else {}
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **extra)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
@@ -512,16 +526,36 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
 
 
-def _read_config(source: checkpoint.Source, kwargs: dict[str, Any]) -> tuple[HyenaDNAConfig, dict[str, Any]]:
-    """The configuration at ``source`` with the overrides among ``kwargs``, and what of ``kwargs`` is left."""
+def _stored_config(source: checkpoint.Source) -> HyenaDNAConfig:
     content = checkpoint.read_json(source.config_file)
-    stored = HyenaDNAConfig.from_original(content) if source.format == "original" else HyenaDNAConfig.from_dict(content)
-    length = kwargs.get("max_seq_len", stored.max_seq_len)
+    return HyenaDNAConfig.from_original(content) if source.format == "original" else HyenaDNAConfig.from_dict(content)
+
+
+def _check_length(source: checkpoint.Source, stored: HyenaDNAConfig, length: Any) -> None:
+    """Raise InputError unless ``length`` is the ``max_seq_len`` that the checkpoint was made for."""
     if length != stored.max_seq_len:
         raise InputError(
             f"{source.config_file.parent}: max_seq_len is {stored.max_seq_len} and cannot be {length}: the filters are "
             "made for one length, and these weights belong to it; load a checkpoint made for longer sequences"
         )
+
+
+def _check_labels(labels: Tensor, columns: int) -> None:
+    """Raise InputError where a label is neither a column of the logits nor -100, which the loss leaves out."""
+    # On a GPU the check would wait for all work in flight, as that of the ids.
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels != -100) & ((labels < 0) | (labels >= columns))]
+        if wrong.numel():
+            raise InputError(
+                f"labels hold the id {int(wrong[0])}: the logits have {columns} columns, ids 0 to {columns - 1}, and "
+                "-100 leaves a position out"
+            )
+
+
+def _read_config(source: checkpoint.Source, kwargs: dict[str, Any]) -> tuple[HyenaDNAConfig, dict[str, Any]]:
+    """The configuration at ``source`` with the overrides among ``kwargs``, and what of ``kwargs`` is left."""
+    stored = _stored_config(source)
+    _check_length(source, stored, kwargs.get("max_seq_len", stored.max_seq_len))
     # The dtype to load in is for the model, and "auto" is none that a configuration can hold.
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     config, unused = HyenaDNAConfig.from_dict(stored.to_dict(), return_unused_kwargs=True, **kwargs)

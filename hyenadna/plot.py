@@ -37,6 +37,8 @@ _STYLE: dict[str, Any] = {
     "legend.framealpha": 0.9,
 }
 _LABEL_SIZE = 9.0
+_FINAL = "final_valid_perplexity"
+"""Key of the row of a finished run: its validation is of more windows than those on the way, so no line joins them."""
 _CHANCE = Score(perplexity=4.0, accuracy=0.25, count=0)
 """Guessing one of four nucleotides."""
 
@@ -48,7 +50,8 @@ def training_curves(
 
     Args:
         metrics: the rows of a run's JSONL log, in order. Rows with ``perplexity`` (and ``step``) give the training
-            curve, rows with ``valid_perplexity`` (and ``step``) the validation curve; where training rows have
+            curve, rows with ``valid_perplexity`` (and ``step``) the validation curve, a row with
+            ``final_valid_perplexity`` a point of its own; where training rows have
             ``tokens`` (tokens seen so far), an axis on top shows them. Other keys are ignored.
         out: the PNG to write.
         yardsticks: perplexity of each Markov order.
@@ -59,9 +62,11 @@ def training_curves(
     """
     train = np.array([(row["step"], row["perplexity"]) for row in metrics if "perplexity" in row], dtype=np.float64)
     valid = np.array(
-        [(row["step"], row["valid_perplexity"]) for row in metrics if "valid_perplexity" in row], dtype=np.float64
+        [(row["step"], row["valid_perplexity"]) for row in metrics if "valid_perplexity" in row and _FINAL not in row],
+        dtype=np.float64,
     )
-    if not train.size and not valid.size:
+    final = np.array([(row["step"], row[_FINAL]) for row in metrics if _FINAL in row], dtype=np.float64)
+    if not train.size and not valid.size and not final.size:
         raise InputError(f"{out}: nothing to plot, the metrics have no perplexity yet; train for some steps first")
     yardsticks = yardsticks or {}
     with _figure(out, width=8.0, height=4.6) as figure:
@@ -83,11 +88,25 @@ def training_curves(
         if valid.size:
             axes.plot(*valid.T, color=_MODEL, linewidth=1.8, marker="o", markersize=3.5, label="validation", zorder=4)
             seen.append(valid[len(valid) // 10 :, 1])
-            labels.append((valid[-1, 1], f"validation: {valid[-1, 1]:.4f}", _MODEL))
+            if not final.size:
+                labels.append((valid[-1, 1], f"validation: {valid[-1, 1]:.4f}", _MODEL))
+        if final.size:
+            axes.plot(
+                *final.T,
+                color=_MODEL,
+                linestyle="none",
+                marker="D",
+                markersize=6,
+                label="at the end",
+                clip_on=False,
+                zorder=5,
+            )
+            seen.append(final[:, 1])
+            labels.append((final[-1, 1], f"at the end: {final[-1, 1]:.4f}", _MODEL))
         low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
         margin = 0.04 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + margin)
-        last_step = max(float(curve[-1, 0]) for curve in (train, valid) if curve.size)
+        last_step = max(float(curve[-1, 0]) for curve in (train, valid, final) if curve.size)
         axes.set_xlim(0, last_step or 1)
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel("perplexity")

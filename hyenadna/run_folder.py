@@ -1,6 +1,6 @@
 """The folder of a training run: its configuration, metrics and checkpoints, each written whole or not at all.
 
-``config.yaml``, ``metrics.jsonl``, ``step-XXXXXXXX/`` (the newest checkpoints: the model in the ``-hf`` format and
+``config.yaml``, ``splits.bed``, ``metrics.jsonl``, ``step-XXXXXXXX/`` (the newest checkpoints: the model in the ``-hf`` format and
 ``state.pt``), and ``model/`` once the run has ended. What begins with a dot was being written when a run was killed;
 the next start removes it.
 """
@@ -29,6 +29,7 @@ from hyenadna.files import write_files
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
+SPLITS_FILE = "splits.bed"
 STATE_FILE = "state.pt"
 FINAL_KEY = "final_valid_perplexity"
 """Key of the metrics' last row, the validation of the finished model."""
@@ -36,7 +37,7 @@ MODEL_FOLDER = "model"
 
 # Folders while they are written or removed (two dots: what save_pretrained makes within them), and drafts of files.
 _LEFTOVER = re.compile(
-    rf"\.\.?(step-\d{{8,}}|{MODEL_FOLDER})\.(partial|old)(\..*)?|\.({CONFIG_FILE}|{METRICS_FILE})\.[0-9a-f]{{32}}\.tmp"
+    rf"\.\.?(step-\d{{8,}}|{MODEL_FOLDER})\.(partial|old)(\..*)?|\.({CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE})\.[0-9a-f]{{32}}\.tmp"
 )
 
 
@@ -57,6 +58,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The JSONL file of metrics: a row every few steps, and for every validation."""
         return self.path / METRICS_FILE
+
+    @property
+    def splits(self) -> Path:
+        """BED of the training, validation and test intervals."""
+        return self.path / SPLITS_FILE
 
     @property
     def model(self) -> Path:

@@ -28,7 +28,7 @@ from hyenadna.device import autocast, pick_device
 from hyenadna.errors import InputError
 from hyenadna.evaluate import Evaluation, evaluate_windows
 from hyenadna.genome import Genome
-from hyenadna.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction
+from hyenadna.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction, write_bed
 from hyenadna.model import HyenaDNAForCausalLM
 from hyenadna.optim import learning_rate_factor, parameter_groups
 from hyenadna.progress import without_transformers_bars
@@ -266,7 +266,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
 
     Args:
         config: what to do.
-        resume: go on from the newest checkpoint in ``config.out``.
+        resume: go on from the newest checkpoint in ``config.out``, or from the start if there is none yet.
         progress: show a progress bar.
 
     Raises:
@@ -303,11 +303,12 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     )
 
     fingerprint = hashlib.sha256(repr(splits).encode()).hexdigest()
-    torch.manual_seed(config.seed)
-    fresh = make_model(config)
     folder = RunFolder(config.out)
+    newest = folder.checkpoints()[-1:] if resume else []
+    torch.manual_seed(config.seed)
+    model = make_model(config, *newest)
+    # Only now, so that a configuration that makes no model leaves no folder behind.
     checkpoint = folder.start(config, resume=resume)
-    model = fresh if checkpoint is None else make_model(config, checkpoint)
     model.to(device)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay), lr=config.lr, betas=(config.beta1, config.beta2)
@@ -325,6 +326,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         scaler.load_state_dict(state["scaler"])
         _set_random_state(state["random"], device)
     folder.rewind_metrics(step)
+    write_bed([interval for part in splits.values() for interval in part], folder.splits)
+    if resume and progress:
+        print(f"going on after step {step}" if step else f"{config.out}: no checkpoint yet, starting at step 0")
 
     def save() -> None:
         folder.save(
@@ -366,6 +370,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         worker_init_fn=_leave_interrupts_to_parent,
         # The loader draws a seed for its workers, which must not come from the state that dropout goes on with.
         generator=torch.Generator(),
+        pin_memory=device.type == "cuda",
     )
     logged_seconds, logged_tokens = seconds, tokens
     model.train()
@@ -454,7 +459,9 @@ def _optimizer_step(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     scaler.step(optimizer)
     scaler.update()
-    return float(sum(losses)), float(norm)
+    # One transfer for both: each waits for the device.
+    loss, total_norm = torch.stack([torch.stack(losses).sum(), norm.to(losses[0])]).tolist()
+    return loss, total_norm
 
 
 def _batches(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
@@ -468,8 +475,9 @@ def _batches(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: workers must live until the step is done and saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C and a scheduler's SIGTERM reach every process: workers must live until the step is done and saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

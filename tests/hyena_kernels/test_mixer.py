@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -94,6 +98,44 @@ def test_nan_stays_in_its_channel_and_batch_entry() -> None:
     for name, value in results.items():
         assert value[hit[name]].isnan().any(), name
         assert torch.equal(value[~hit[name]], clean[name][~hit[name]]), name
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_backward_gives_what_is_needed_and_nothing_else(order: int) -> None:
+    tensors = tuple(hyena_mixer_inputs(2, 37, 3, order=order).values())
+    dy = torch.randn(2, 37, 3)
+    backward = torch.ops.hyena_kernels.hyena_mixer_bwd
+    full = backward(dy, *tensors, [True] * 5, "torch")
+    for needs in itertools.product([False, True], repeat=5):
+        for grad, expected, needed in zip(backward(dy, *tensors, list(needs), "torch"), full, needs, strict=True):
+            assert torch.equal(grad, expected) if needed else grad.shape == (0,), needs
+
+
+# Inverse transforms of order 2: the value, the gradient before the filter, the filter's gradient. Sums: per projection.
+@pytest.mark.parametrize(
+    ("needed", "inverse", "sums"),
+    [(range(5), 3, 3), ([0], 2, 0), ([1], 2, 3), ([2], 2, 3), ([3], 1, 0), ([4], 1, 0), ([], 0, 0)],
+    ids=["all", "x", "short_weight", "short_bias", "k", "D", "none"],
+)
+def test_backward_skips_what_is_not_needed(
+    needed: Sequence[int], inverse: int, sums: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[str] = Counter()
+
+    def counted(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            counts[name] += 1
+            return function(*args, **options)
+
+        return call
+
+    mixer = sys.modules["hyena_kernels.mixer"]
+    monkeypatch.setattr(torch.fft, "irfft", counted(torch.fft.irfft, "inverse"))
+    monkeypatch.setattr(mixer, "taps_backward", counted(mixer.taps_backward, "sums"))
+    tensors = hyena_mixer_inputs(2, 37, 3).values()
+    needs = [index in needed for index in range(5)]
+    torch.ops.hyena_kernels.hyena_mixer_bwd(torch.randn(2, 37, 3), *tensors, needs, "torch")
+    assert (counts["inverse"], counts["sums"]) == (inverse, sums)
 
 
 X, W, K = torch.zeros(2, 8, 9), torch.zeros(9, 3), torch.zeros(1, 3, 8)

@@ -240,7 +240,6 @@ def test_a_bed_says_what_is_held_out(config: EvaluateConfig, tmp_path: Path, spl
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"contigs": []}, "nothing to score on: name the held-out --contigs, or a --bed with a split column"),
         ({"bed": Path("x.bed")}, "--bed says what is held out: leave out --contigs and --exclude, or the --bed"),
         ({"split": "train"}, "--split train: choose valid or test"),
         ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
@@ -263,6 +262,18 @@ def test_refuses_bad_input_and_writes_nothing(config: EvaluateConfig, change: di
         evaluate(replace(config, **change), progress=False)
     assert str(caught.value).startswith(message)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(("split", "held_out"), [("valid", "b:0-900"), ("test", "c:0-500")])
+def test_a_model_is_scored_on_its_runs_held_out_part(config: EvaluateConfig, split: str, held_out: str) -> None:
+    row = evaluate(replace(config, contigs=[], exclude=[], split=split, max_windows=2), progress=False)
+    assert row["held_out"] == [held_out]
+
+
+def test_a_model_without_a_run_needs_to_be_told(config: EvaluateConfig, tmp_path: Path) -> None:
+    alone = shutil.copytree(config.model, tmp_path / "alone" / "model")
+    with pytest.raises(InputError, match=r"nothing to score on: name the held-out --contigs, or a --bed"):
+        evaluate(replace(config, model=alone, contigs=[]), progress=False)
 
 
 def test_a_full_disk_leaves_nothing(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

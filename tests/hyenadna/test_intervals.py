@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,33 @@ def test_split_bed_needs_the_column_and_training_lines() -> None:
         split_bed([Interval("chr1", 0, 9)])
     with pytest.raises(InputError, match="nothing is left for training"):
         split_bed([Interval("chr1", 0, 9, "test")])
+
+
+OVERLAPS = {
+    "one position": ([("chr1", 0, 50, "train"), ("chr1", 49, 60, "valid")], "chr1:0-50 (train)", "chr1:49-60 (valid)"),
+    "unsorted": ([("chr1", 9, 20, "train"), ("chr1", 0, 10, "test")], "chr1:9-20 (train)", "chr1:0-10 (test)"),
+    "not for training": (
+        [("chr2", 0, 9, "train"), ("chr1", 0, 9, "test"), ("chr1", 0, 9, "valid")],
+        "chr1:0-9 (valid)",
+        "chr1:0-9 (test)",
+    ),
+    "behind a longer one": (
+        [("chr1", 0, 90, "train"), ("chr1", 5, 7, "train"), ("chr1", 80, 85, "valid")],
+        "chr1:0-90 (train)",
+        "chr1:80-85 (valid)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "first", "second"), OVERLAPS.values(), ids=OVERLAPS)
+def test_splits_that_overlap_are_refused(rows: list[tuple[str, int, int, str]], first: str, second: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"intervals {first} and {second} of the BED overlap")):
+        split_bed([Interval(*row) for row in rows])
+
+
+def test_neighbours_and_overlaps_within_a_split_are_fine() -> None:
+    rows = [("chr1", 0, 50, "train"), ("chr1", 40, 60, "train"), ("chr1", 60, 70, "valid"), ("chr2", 0, 70, "test")]
+    assert sum(map(len, split_bed([Interval(*row) for row in rows]).values())) == 4
 
 
 def test_split_contigs(genome: Genome) -> None:

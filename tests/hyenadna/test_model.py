@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -276,6 +276,8 @@ def test_generation() -> None:
         ({"input_ids": random_ids(1, 3), "inputs_embeds": torch.zeros(1, 3, 16)}, "not both"),
         ({"input_ids": random_ids(1, 3), "labels": random_ids(1, 4)}, r"labels \(1, 4\)"),
         ({"input_ids": random_ids(1, 3), "labels": random_ids(1, 3), "logits_to_keep": 1}, "logits_to_keep"),
+        ({"input_ids": random_ids(1, 3), "labels": torch.tensor([[7, -100, 16]])}, "labels hold the id 16: .*0 to 15"),
+        ({"input_ids": random_ids(1, 3), "labels": torch.tensor([[7, -1, 8]])}, "labels hold the id -1"),
     ],
 )
 def test_bad_input_is_refused(inputs: dict[str, Any], words: str) -> None:
@@ -338,6 +340,28 @@ def test_classification_losses(labels: Tensor, fields: dict[str, Any], loss: Any
     assert abs(output.loss - loss(output.logits, labels)) < 1e-12
     output.loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("problem_type", [None, "single_label_classification"])
+def test_a_class_that_is_no_column_is_refused(problem_type: str | None) -> None:
+    model = classifier(num_labels=3, problem_type=problem_type)
+    with pytest.raises(InputError, match="labels hold the id 3: the logits have 3 columns, ids 0 to 2"):
+        model(random_ids(2, 12), labels=torch.tensor([2, 3]))
+    assert model(random_ids(2, 12), labels=torch.tensor([2, -100])).loss.isfinite()
+
+
+@pytest.mark.parametrize("positions", [True, False])
+def test_auto_classes_refuse_another_max_seq_len(tmp_path: Path, positions: bool) -> None:
+    HyenaDNAForCausalLM(small()).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    kept = {key: tensor for key, tensor in weights.items() if not key.endswith(("pos_emb.z", "pos_emb.t"))}
+    assert len(kept) < len(weights)
+    save_file(weights if positions else kept, file, metadata={"format": "pt"})
+    for length in (32, 128):
+        with pytest.raises(InputError, match=f"max_seq_len is 64 and cannot be {length}"):
+            AutoModelForCausalLM.from_pretrained(tmp_path, max_seq_len=length)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path, max_seq_len=64).config.max_seq_len == 64
 
 
 def test_auto_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -63,7 +63,7 @@ def assert_same_run(out: Path, finished: Run) -> None:
 
 def test_a_finished_run_is_complete(finished: Run) -> None:
     config, result = finished
-    names = ["config.yaml", "metrics.jsonl", "model", "step-00000009", "step-00000012"]
+    names = ["config.yaml", "metrics.jsonl", "model", "splits.bed", "step-00000009", "step-00000012"]
     assert sorted(path.name for path in config.out.iterdir()) == names
     assert yaml.safe_load((config.out / "config.yaml").read_text()) == plain(config)
     assert result.model == config.out / "model"
@@ -288,7 +288,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
     assert str(caught.value) == (
         f"{tiny.out}: cannot be written to (No space left on device); free some space and go on with --resume"
     )
-    names = ["config.yaml", "metrics.jsonl", "step-00000003", "step-00000006"]
+    names = ["config.yaml", "metrics.jsonl", "splits.bed", "step-00000003", "step-00000006"]
     assert sorted(path.name for path in tiny.out.iterdir()) == names
     pretrain(tiny, resume=True, progress=False)
     assert_same_run(tiny.out, finished)

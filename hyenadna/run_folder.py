@@ -1,8 +1,8 @@
 """The folder of a training run: its configuration, metrics and checkpoints, each written whole or not at all.
 
-``config.yaml``, ``splits.bed``, ``metrics.jsonl``, ``step-XXXXXXXX/`` (the newest checkpoints: the model in the ``-hf`` format and
-``state.pt``), and ``model/`` once the run has ended. What begins with a dot was being written when a run was killed;
-the next start removes it.
+``config.yaml``, ``splits.bed``, ``metrics.jsonl``, ``step-XXXXXXXX/`` (the newest checkpoints: the model in the ``-hf``
+format and ``state.pt``), and ``model/`` once the run has ended. What begins with a dot was being written when a run was
+killed; the next start removes it.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def _write_split(genome: genomes.Genome, synthetic: bool, path: Path) -> dict[st
 
 
 @without_transformers_bars()
-def run(out: Path, fasta: Path | None = None, *, steps: int = 550, threads: int | None = None) -> Path:
+def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int | None = None) -> Path:
     """Run the demo into ``out`` and return the path of its report.
 
     Args:
@@ -188,7 +188,7 @@ def main() -> None:
     )
     parser.add_argument("--fasta", type=Path, help="a genome, FASTA, plain, gzip or bgzip; default a synthetic one")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything")
-    parser.add_argument("--steps", type=int, default=550, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=900, help="optimizer steps")
     args = parser.parse_args()
     try:
         run(args.out, args.fasta, steps=args.steps)

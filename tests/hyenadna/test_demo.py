@@ -137,7 +137,7 @@ def test_the_command_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> N
     run: Callable[..., None] = lambda out, fasta, steps: seen.append((out, fasta, steps))  # noqa: E731
     monkeypatch.setattr(demo, "run", run)
     for words, expected in (
-        ([], (Path("demo-out"), None, 550)),
+        ([], (Path("demo-out"), None, 900)),
         (["--fasta", "g.fa", "--out", "o", "--steps", "5"], (Path("o"), Path("g.fa"), 5)),
     ):
         monkeypatch.setattr(sys, "argv", ["demo", *words])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import _check, _library, _torch_fft, backend as _backend
-from hyena_kernels._torch_taps import MAX_TAPS, taps_backward, taps_forward
+from hyena_kernels._torch_taps import MAX_TAPS, taps_backward, taps_forward, taps_signal_gradient
 
 
 def _project(
@@ -106,7 +106,7 @@ def _backward(
                     weight_sum[rows] += weight_part
                     bias_sum[rows] += bias_part
                 else:
-                    signal_grad = _signal_gradient(gate_grad, taps)
+                    signal_grad = taps_signal_gradient(gate_grad, taps)
                 if needs[0]:
                     dx[b, :, rows] = signal_grad.transpose(1, 2)
         for o, filter_grad_f in enumerate(filter_grads_f):
@@ -120,15 +120,6 @@ def _backward(
     if needs[2]:
         dbias.copy_(bias_sum)
     return grads
-
-
-def _signal_gradient(grad: Tensor, taps: Tensor) -> Tensor:
-    """The first of :func:`taps_backward`'s results, bit for bit, without the sums behind the others."""
-    length, last = grad.shape[-1], taps.shape[1] - 1
-    signal_grad = grad * taps[:, last, None]
-    for lag in range(1, min(last + 1, length)):
-        signal_grad[..., : length - lag].addcmul_(grad[..., lag:], taps[:, last - lag, None])
-    return signal_grad
 
 
 def _gradients_like(

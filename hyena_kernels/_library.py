@@ -42,11 +42,11 @@ def define(
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
 
     def choose(*args: Any) -> Any:
-        first, requested = args[0], args[-1]
-        run = _backend.implementation(name, first.device, requested)
+        *arguments, requested = args
+        run = _backend.implementation(name, arguments, requested)
         # Autocast would turn the matrix products inside an implementation into half precision ones.
-        with torch.autocast(first.device.type, enabled=False):
-            return run(*args[:-1])
+        with torch.autocast(arguments[0].device.type, enabled=False):
+            return run(*arguments)
 
     LIBRARY.impl(name, choose, "CompositeExplicitAutograd")
     torch.library.register_fake(f"hyena_kernels::{name}", fake, lib=LIBRARY)

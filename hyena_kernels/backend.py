@@ -3,22 +3,27 @@
 Four backends are known by name: ``"triton"`` (GPU kernels in Triton), ``"cuda"`` (the C++ extension on a GPU),
 ``"cpp"`` (the C++ extension on a CPU) and ``"torch"`` (plain PyTorch, everywhere, the reference semantics).
 An op asks :func:`implementation` at every call. A request that names no backend takes the first of
-:data:`PREFERENCE` that can run; a request that names one gets that one or a :class:`BackendError` with the reason,
+:data:`PREFERENCE` that can run; a request that names one gets that one or a :class:`BackendError` with every reason,
 never another one in silence.
+
+Triton runs on CUDA devices. ``TRITON_INTERPRET=1``, in the environment before the process starts, has it interpret its
+kernels in Python, on the CPU too: slow, for tests, and only where ``"triton"`` is asked for by name.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from hyena_kernels import _triton_support
 from hyena_kernels._version import __version__
 
 log = logging.getLogger("hyena_kernels")
@@ -33,19 +38,41 @@ PREFERENCE = {"cuda": ("triton", "cuda", "torch"), "cpu": ("cpp", "torch")}
 """Fastest first, by device type; a device type that is not named here runs ``"torch"``."""
 
 Implementation = Callable[..., Any]
+Supports = Callable[..., str | None]
+Skipped = tuple[tuple[str, ...], ...]
+"""Name and reasons of each backend that was passed over."""
 
-_implementations: dict[tuple[str, str], Implementation] = {}
+# A string is the place of an implementation that nobody has needed so far.
+_implementations: dict[tuple[str, str], Implementation | str] = {}
+_supports: dict[tuple[str, str], Supports] = {}
+_broken: dict[str, str] = {}
 _forced: str | None = os.environ.get("HYENA_BACKEND") or None
-_announced: set[tuple[str, str, str]] = set()
+_announced: set[tuple[str, str, str, Skipped]] = set()
+
+_MISSING = f"hyena_kernels {__version__} has no implementation for it"
 
 
 class BackendError(RuntimeError):
     """The backend that was asked for cannot run here; the message gives the reason."""
 
 
-def register(op: str, backend: str, function: Implementation) -> None:
-    """Make ``function`` the implementation of ``op`` on ``backend``. Each op file calls this for its own."""
+def register(op: str, backend: str, function: Implementation | str, supports: Supports | None = None) -> None:
+    """Make ``function`` the implementation of ``op`` on ``backend``. Each op file calls this for its own.
+
+    Args:
+        op: name of the op, such as ``"fftconv_fwd"``.
+        backend: one of :data:`BACKENDS`.
+        function: called with the op's arguments without its last, the backend; or where to find it on first use, as
+            ``"package.module:attribute"``.
+        supports: called with the same arguments before each call; the reason why this backend cannot take them, or
+            None if it can. Has to be cheap, and to need nothing but torch. A reason is logged once, so it should not
+            name a number that changes from call to call.
+    """
     _implementations[op, backend] = function
+    if supports is None:
+        _supports.pop((op, backend), None)
+    else:
+        _supports[op, backend] = supports
 
 
 def _check_name(name: str, source: str = "") -> str:
@@ -95,26 +122,92 @@ def requested(backend: str | None) -> str:
     return AUTO if _forced is None else _check_name(_forced, " in the environment variable HYENA_BACKEND")
 
 
-def unavailable(op: str, backend: str, device_type: str) -> str | None:
-    """Why ``backend`` cannot run ``op`` on tensors of ``device_type``, or ``None`` if it can."""
+def _obstacles(op: str, backend: str, device: torch.device) -> list[str]:
+    """Every reason why ``backend`` cannot run ``op`` on ``device``, whatever the arguments; nothing is imported."""
     if backend == "torch":
-        return None
-    if backend in ("triton", "cuda") and device_type != "cuda":
-        return f"runs on CUDA devices only, the tensors are on {device_type!r}"
-    if backend == "cpp" and device_type != "cpu":
-        return f"runs on the CPU only, the tensors are on {device_type!r}"
+        return []
+    found = []
+    if backend == "triton":
+        found += _triton_support.obstacles(device)
+    elif backend == "cuda" and device.type != "cuda":
+        found.append(f"runs on CUDA devices only, the tensors are on {device.type!r}")
+    elif backend == "cpp" and device.type != "cpu":
+        found.append(f"runs on the CPU only, the tensors are on {device.type!r}")
     if (op, backend) not in _implementations:
-        return f"hyena_kernels {__version__} has no implementation for it"
-    return None
+        found.append(_MISSING)
+    return found
 
 
-def _fastest(op: str, device_type: str) -> str:
-    candidates = PREFERENCE.get(device_type, ("torch",))
-    return next(name for name in candidates if unavailable(op, name, device_type) is None)
+def _load(op: str, backend: str) -> str | None:
+    """Import what runs ``op`` on ``backend``, if that is still to be done; the reason why it failed, or None."""
+    place = _implementations[op, backend]
+    if not isinstance(place, str):
+        return None
+    if place not in _broken:
+        module, _, attribute = place.partition(":")
+        # A broken installation of Triton may raise anything.
+        try:
+            _implementations[op, backend] = getattr(importlib.import_module(module), attribute)
+        except Exception as error:
+            _broken[place] = f"failed to import {module}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return _broken.get(place)
+
+
+def _refusals(
+    op: str, backend: str, device: torch.device, args: Sequence[Any] | None = None
+) -> tuple[list[str], list[str]]:
+    """Every reason why ``backend`` cannot run ``op``: those of the machine, then those of the arguments or an import.
+
+    What can run is imported by this call.
+    """
+    obstacles = _obstacles(op, backend, device)
+    supports = None if args is None else _supports.get((op, backend))
+    unsupported = None if args is None or supports is None else supports(*args)
+    faults = [] if unsupported is None else [unsupported]
+    if not obstacles and not faults:
+        failure = _load(op, backend)
+        if failure is not None:
+            faults.append(failure)
+    return obstacles, faults
+
+
+def _reasons(op: str, backend: str, device: torch.device, args: Sequence[Any] | None = None) -> str:
+    obstacles, faults = _refusals(op, backend, device, args)
+    return "; ".join(obstacles + faults)
+
+
+def _fastest(op: str, device: torch.device, args: Sequence[Any] | None = None) -> tuple[str, Skipped, int]:
+    """The first backend that can run ``op``, those before it, and the level at which to log the choice."""
+    skipped: Skipped = ()
+    level = logging.INFO
+    for name in PREFERENCE.get(device.type, ()):
+        obstacles, faults = _refusals(op, name, device, args)
+        if not obstacles and not faults:
+            return name, skipped, level
+        skipped = (*skipped, (name, *obstacles, *faults))
+        if not obstacles:
+            level = logging.WARNING
+    return "torch", skipped, level
+
+
+def _choose(op: str, device: torch.device, backend: str | None, args: Sequence[Any] | None = None) -> str:
+    backend = requested(None) if backend is None else backend
+    if backend != AUTO:
+        reasons = _reasons(op, _check_name(backend), device, args)
+        if reasons:
+            raise BackendError(f"backend {backend!r} was asked for and cannot run {op}: {reasons}")
+        return backend
+    chosen, skipped, level = _fastest(op, device, args)
+    choice = (op, device.type, chosen, skipped)
+    if choice not in _announced:
+        _announced.add(choice)
+        others = "".join(f"; not on {name!r}: {'; '.join(reasons)}" for name, *reasons in skipped)
+        log.log(level, "%s on %s runs on backend %r%s", op, device.type, chosen, others)
+    return chosen
 
 
 def resolve(op: str, device: torch.device, backend: str | None = None) -> str:
-    """The name of the backend that runs ``op`` on ``device``.
+    """The name of the backend that runs ``op`` on ``device``, for arguments that it supports.
 
     Args:
         op: name of an op, such as ``"fftconv_fwd"``.
@@ -125,28 +218,28 @@ def resolve(op: str, device: torch.device, backend: str | None = None) -> str:
         ValueError: ``backend`` is no backend's name.
         BackendError: ``backend`` names a backend that cannot run here.
     """
-    backend = requested(None) if backend is None else backend
-    if backend != AUTO:
-        reason = unavailable(op, _check_name(backend), device.type)
-        if reason is not None:
-            raise BackendError(f"backend {backend!r} was asked for and cannot run {op}: {reason}")
-        return backend
-    chosen = _fastest(op, device.type)
-    if (op, device.type, chosen) not in _announced:
-        _announced.add((op, device.type, chosen))
-        log.info("%s on %s runs on backend %r", op, device.type, chosen)
-    return chosen
+    return _choose(op, device, backend)
 
 
-def implementation(op: str, device: torch.device, backend: str | None = None) -> Implementation:
-    """The function that runs ``op`` on ``device``; arguments and errors of :func:`resolve`."""
-    return _implementations[op, resolve(op, device, backend)]
+def implementation(op: str, args: Sequence[Any], backend: str | None = None) -> Implementation:
+    """The function that runs ``op`` with ``args``: all its arguments but the backend, the first of them a tensor.
+
+    ``backend`` is that of :func:`resolve`. A backend that does not support these arguments cannot run: it is passed
+    over with a warning, once, or raises if it was asked for.
+
+    Raises:
+        ValueError: ``backend`` is no backend's name.
+        BackendError: ``backend`` names a backend that cannot run here, or cannot take these arguments.
+    """
+    function = _implementations[op, _choose(op, args[0].device, backend, args)]
+    assert callable(function), "what has been chosen has been imported"
+    return function
 
 
 def _installed(module: str) -> str:
     try:
         return "installed" if importlib.util.find_spec(module) else "not installed"
-    except ImportError:
+    except (ImportError, ValueError):
         return "not installed"
 
 
@@ -179,17 +272,19 @@ def describe() -> str:
         lines.append("no backend is forced: each op takes the first that can run")
     else:
         lines.append(f"backend {forced!r} is forced (set_backend or HYENA_BACKEND)")
+    if _triton_support.interpreting():
+        lines.append("TRITON_INTERPRET is set: triton interprets its kernels, on the CPU too where it is asked for")
     ops = sorted({op for op, _ in _implementations})
-    for device_type in devices:
-        lines.append(f"\non {device_type}:")
+    for place in map(torch.device, devices):
+        lines.append(f"\non {place}:")
+        reasons = {(op, name): _reasons(op, name, place) for op in ops for name in BACKENDS}
         for op in ops:
-            reason = None if forced == AUTO else unavailable(op, forced, device_type)
-            runs = _fastest(op, device_type) if forced == AUTO else forced
-            lines.append(f"  {op:<22} {runs if reason is None else f'raises: {forced} {reason}'}")
+            runs = _fastest(op, place)[0] if forced == AUTO else forced
+            lines.append(f"  {op:<22} {f'raises: {runs} {reasons[op, runs]}' if reasons[op, runs] else runs}")
         for name in BACKENDS:
-            reasons = {unavailable(op, name, device_type): op for op in ops}
-            for reason, op in reasons.items():
-                if reason is not None:
-                    scope = "not" if len(reasons) == 1 else f"not for {op}"
+            for reason in dict.fromkeys(reasons[op, name] for op in ops):
+                refused = [op for op in ops if reasons[op, name] == reason]
+                scope = "not" if refused == ops else f"not for {', '.join(refused)}"
+                if reason:
                     lines.append(f"  {name:<22} {scope}: {reason}")
     return "\n".join(lines)

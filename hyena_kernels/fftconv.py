@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import _check, _library, _torch_fft, backend as _backend
+from hyena_kernels import _check, _library, _torch_fft, _triton_support, backend as _backend
 
 
 def _row_bytes(size: int, dtype: torch.dtype, buffers: int) -> int:
@@ -109,6 +109,8 @@ def _gradients_like(
 
 _backend.register("fftconv_fwd", "torch", _forward)
 _backend.register("fftconv_bwd", "torch", _backward)
+_backend.register("fftconv_fwd", "triton", "hyena_kernels.triton.fftconv:forward", _triton_support.fftconv)
+_backend.register("fftconv_bwd", "triton", "hyena_kernels.triton.fftconv:backward", _triton_support.fftconv)
 
 
 def _forward_fake(

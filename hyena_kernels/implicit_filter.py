@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import _check, _library, _torch_fft, backend as _backend
+from hyena_kernels import _check, _library, _torch_fft, _triton_support, backend as _backend
 
 # Positions computed at a time: on a CPU the activations of a network of width 64 should stay in its own cache.
 _POSITIONS = {"cpu": 2048}
@@ -113,6 +113,15 @@ def _backward(
 
 _backend.register("implicit_filter_fwd", "torch", _forward)
 _backend.register("implicit_filter_bwd", "torch", _backward)
+_backend.register(
+    "implicit_filter_fwd", "triton", "hyena_kernels.triton.implicit_filter:forward", _triton_support.implicit_filter
+)
+_backend.register(
+    "implicit_filter_bwd",
+    "triton",
+    "hyena_kernels.triton.implicit_filter:backward",
+    _triton_support.implicit_filter_backward,
+)
 
 
 def _forward_fake(z: Tensor, *inputs: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -15,20 +16,24 @@ import pytest
 import torch
 
 import hyena_kernels
-from hyena_kernels import BackendError, backend, fftconv, set_backend, use_backend
+from hyena_kernels import BackendError, _triton_support, backend, fftconv, set_backend, use_backend
 from hyena_kernels.testing import OPS, fftconv_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+REGISTERED = [f"{op}_{suffix}" for op in OPS for suffix in ("fwd", "bwd")]
 # What runs on every machine without a compiled extension for the op; the others are refused on CPU tensors.
 ABSENT = ["triton", "cuda"]
 
 
 @pytest.fixture(autouse=True)
 def unforced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start without a forced backend and with nothing logged yet, and leave no trace."""
+    """Start without a forced backend or an interpreter and with nothing logged yet, and leave no trace."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(backend, "_forced", None)
     monkeypatch.setattr(backend, "_announced", set())
+    for registry in ("_implementations", "_supports", "_broken"):
+        monkeypatch.setattr(backend, registry, dict(getattr(backend, registry)))
 
 
 @pytest.fixture
@@ -144,8 +149,238 @@ def test_one_log_line_for_each_choice(caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(3):
             call().sum().backward()
     name = backend.resolve("fftconv_fwd", CPU)
-    assert caplog.messages == [f"fftconv_{suffix} on cpu runs on backend {name!r}" for suffix in ("fwd", "bwd")]
+    assert [line.partition(";")[0] for line in caplog.messages] == [
+        f"fftconv_{suffix} on cpu runs on backend {name!r}" for suffix in ("fwd", "bwd")
+    ]
     assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+def test_the_line_says_why_the_preferred_backend_does_not_run(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(backend._implementations, ("fftconv_fwd", "cpp"), raising=False)
+    with caplog.at_level(logging.INFO, logger="hyena_kernels"):
+        backend.resolve("fftconv_fwd", CPU)
+    assert caplog.messages == [
+        "fftconv_fwd on cpu runs on backend 'torch'; not on 'cpp': "
+        f"hyena_kernels {hyena_kernels.__version__} has no implementation for it"
+    ]
+    caplog.clear()
+    backend.register("fftconv_fwd", "cpp", torch.add)
+    with caplog.at_level(logging.INFO, logger="hyena_kernels"):
+        backend.resolve("fftconv_fwd", CPU)
+    assert caplog.messages == ["fftconv_fwd on cpu runs on backend 'cpp'"]
+
+
+def no_pre_gate(u: object, k: object, D: object, pre_gate: object, *rest: object) -> str | None:
+    return None if pre_gate is None else "takes no gates"
+
+
+def test_arguments_that_a_backend_does_not_support_go_to_the_next_with_one_warning(
+    caplog: pytest.LogCaptureFixture, recorded: list[str]
+) -> None:
+    marker = torch.full((1, 2, 8), 7.0)
+    backend.register("fftconv_fwd", "cpp", lambda *args: marker, no_pre_gate)
+    inputs = fftconv_inputs(1, 2, 8)
+    with caplog.at_level(logging.INFO, logger="hyena_kernels"):
+        assert torch.equal(fftconv(inputs["u"], inputs["k"]), marker)
+        for _ in range(2):
+            fftconv(inputs["u"], inputs["k"], pre_gate=inputs["pre_gate"])
+    assert recorded == ["fftconv_fwd"] * 2
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "fftconv_fwd on cpu runs on backend 'cpp'"),
+        ("WARNING", "fftconv_fwd on cpu runs on backend 'torch'; not on 'cpp': takes no gates"),
+    ]
+    assert torch.equal(fftconv(inputs["u"], inputs["k"], backend="cpp"), marker)
+    with pytest.raises(BackendError, match=r"^backend 'cpp' was asked for and cannot run fftconv_fwd: takes no gates$"):
+        fftconv(inputs["u"], inputs["k"], pre_gate=inputs["pre_gate"], backend="cpp")
+    # Without arguments there is nothing to refuse.
+    assert backend.resolve("fftconv_fwd", CPU, "cpp") == "cpp"
+    backend.register("fftconv_fwd", "cpp", lambda *args: marker)
+    assert torch.equal(fftconv(inputs["u"], inputs["k"], pre_gate=inputs["pre_gate"]), marker)
+
+
+def lazy_module(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
+    """A module that no test has imported before; its name, with that of a function in it."""
+    name = f"lazy_{folder.name}"
+    (folder / f"{name}.py").write_text(f"print('imported')\n{body}")
+    monkeypatch.syspath_prepend(folder)
+    return f"{name}:forward"
+
+
+def test_an_implementation_named_by_a_string_is_imported_on_first_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "import torch\ndef forward(u, *rest):\n    return torch.full_like(u, 7.0)\n"
+    backend.register("fftconv_fwd", "cpp", lazy_module(tmp_path, monkeypatch, body))
+    assert not call("torch").eq(7).any()
+    assert capsys.readouterr().out == ""
+    for _ in range(2):
+        assert call().eq(7).all()
+    assert capsys.readouterr().out == "imported\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("raise OSError('libcuda.so.1:\\n not found')", "OSError: libcuda.so.1: not found"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("backward = None", "AttributeError: module 'lazy_.*' has no attribute 'forward'"),
+    ],
+    ids=["broken", "incomplete", "without the function"],
+)
+def test_an_implementation_that_cannot_be_imported_is_passed_over_with_one_warning(
+    body: str,
+    error: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    recorded: list[str],
+) -> None:
+    place = lazy_module(tmp_path, monkeypatch, body)
+    backend.register("fftconv_fwd", "cpp", place)
+    failure = f"failed to import {place.partition(':')[0]}: {error}"
+    assert re.search(f"^  cpp +not for fftconv_fwd: {failure}$", backend.describe(), re.MULTILINE)
+    with caplog.at_level(logging.INFO, logger="hyena_kernels"):
+        for _ in range(2):
+            call()
+    assert recorded == ["fftconv_fwd"] * 2
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert re.fullmatch(f"fftconv_fwd on cpu runs on backend 'torch'; not on 'cpp': {failure}", record.message)
+    with pytest.raises(BackendError, match=f"cannot run fftconv_fwd: {failure}$"):
+        call("cpp")
+    # A module that fails is not tried again at every call.
+    assert capsys.readouterr().out == "imported\n"
+
+
+def test_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_triton_support, "_installed", lambda: False)
+    monkeypatch.delitem(backend._implementations, ("fftconv_fwd", "triton"))
+    inputs = fftconv_inputs(1, 2, 8, dtype=torch.float64)
+    expected = (
+        "backend 'triton' was asked for and cannot run fftconv_fwd: runs on CUDA devices only, the tensors are on "
+        "'cpu'; needs the package triton, which is not installed; "
+        f"hyena_kernels {hyena_kernels.__version__} has no implementation for it; "
+        "has no float64 kernels, the inputs are float64"
+    )
+    with pytest.raises(BackendError, match=f"^{re.escape(expected)}$"):
+        fftconv(inputs["u"], inputs["k"], backend="triton")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine with an A100 and no extension, and an implementation that Triton need not be imported for."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
+    monkeypatch.setattr(_triton_support, "_installed", lambda: True)
+    backend.register("fftconv_fwd", "triton", torch.add, _triton_support.fftconv)
+    backend._implementations.pop(("fftconv_fwd", "cuda"), None)
+    _triton_support._unfit.cache_clear()
+    yield
+    _triton_support._unfit.cache_clear()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_triton_runs_first_on_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="hyena_kernels"):
+        assert backend.resolve("fftconv_fwd", CUDA) == "triton"
+    assert caplog.messages == ["fftconv_fwd on cuda runs on backend 'triton'"]
+    assert backend.resolve("fftconv_fwd", CUDA, "triton") == "triton"
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("owner", "name", "value", "reason"),
+    [
+        (
+            torch.cuda,
+            "get_device_capability",
+            lambda index: (7, 5),
+            "needs compute capability 8.0, and some GPU has 7.5",
+        ),
+        (torch.cuda, "is_available", lambda: False, "runs on CUDA devices only, and torch sees none"),
+        (
+            torch.version,
+            "hip",
+            "7.1",
+            f"is made for NVIDIA GPUs so far, and torch {torch.__version__} is built for ROCm",
+        ),
+        (_triton_support, "_installed", lambda: False, "needs the package triton, which is not installed"),
+    ],
+    ids=["old GPU", "no GPU", "ROCm", "no triton"],
+)
+def test_a_machine_that_triton_does_not_run_on(
+    owner: object,
+    name: str,
+    value: object,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(owner, name, value)
+    with pytest.raises(BackendError, match=f"cannot run fftconv_fwd: {re.escape(reason)}$"):
+        backend.resolve("fftconv_fwd", CUDA, "triton")
+    with caplog.at_level(logging.INFO, logger="hyena_kernels"):
+        assert backend.resolve("fftconv_fwd", CUDA) == "torch"
+    [record] = caplog.records
+    assert record.levelname == "INFO"
+    assert record.message.startswith(f"fftconv_fwd on cuda runs on backend 'torch'; not on 'triton': {reason}; ")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "ON"])
+def test_the_interpreter_takes_cpu_tensors_where_it_is_asked_for(
+    value: str, monkeypatch: pytest.MonkeyPatch, recorded: list[str]
+) -> None:
+    monkeypatch.setattr(_triton_support, "_installed", lambda: True)
+    marker = torch.full((1, 2, 8), 7.0)
+    backend.register("fftconv_fwd", "triton", lambda *args: marker, _triton_support.fftconv)
+    monkeypatch.setenv("TRITON_INTERPRET", value)
+    assert "TRITON_INTERPRET is set" in backend.describe()
+    assert torch.equal(call("triton"), marker)
+    call()
+    assert recorded == ["fftconv_fwd"]
+    with pytest.raises(BackendError, match=r"the tensors are on 'xpu'"):
+        backend.resolve("fftconv_fwd", torch.device("xpu"), "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert "TRITON_INTERPRET" not in backend.describe()
+    with pytest.raises(BackendError, match="runs on CUDA devices only"):
+        call("triton")
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("suffix", ["fwd", "bwd"])
+def test_triton_refuses_float64(op: str, suffix: str) -> None:
+    supports = backend._supports[f"{op}_{suffix}", "triton"]
+    single, double = torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.float64)
+    assert supports(single, single, single, None, True, [True, False]) is None
+    for arguments in ((double, single, single), (single, double, single), (single, single, single, None, double)):
+        assert supports(*arguments, True) == "has no float64 kernels, the inputs are float64"
+
+
+def test_triton_refuses_wide_filter_networks() -> None:
+    forward = backend._supports["implicit_filter_fwd", "triton"]
+    backward = backend._supports["implicit_filter_bwd", "triton"]
+    z, freq = torch.zeros(4, 5), torch.zeros(128)
+    assert forward(z, freq) is None
+    assert backward(z, z, freq) is None
+    for arguments in ((z, torch.zeros(129)), (torch.zeros(4, 65), freq)):
+        assert "width H up to 128 and up to 64 features E" in forward(*arguments)
+        assert "width H up to 128" in backward(z, *arguments)
+
+
+@pytest.mark.parametrize(("op", "shape"), [("fftconv", (1, 1, -1)), ("hyena_mixer", (1, -1, 3))])
+@pytest.mark.parametrize("suffix", ["fwd", "bwd"])
+def test_triton_refuses_what_is_too_long_for_its_transforms(op: str, suffix: str, shape: tuple[int, ...]) -> None:
+    supports = backend._supports[f"{op}_{suffix}", "triton"]
+    longest, longer = (torch.zeros(1, 1, 1).expand([n if s < 0 else s for s in shape]) for n in (2**24, 2**24 + 1))
+    assert supports(longest) is None
+    reason = "takes L up to 2^24 = 16777216, the inputs are longer"
+    assert supports(longer) == reason
+    assert supports(longer, longer.double()) == f"has no float64 kernels, the inputs are float64; {reason}"
 
 
 def test_describe_names_every_op_and_backend() -> None:
@@ -166,8 +401,8 @@ def test_describe_tells_what_a_forced_backend_will_do() -> None:
     assert re.search(r"^  fftconv_fwd +raises: triton runs on CUDA devices only", text, re.MULTILINE)
 
 
-def python(*arguments: str, forced: str) -> str:
-    environment = {**os.environ, "HYENA_BACKEND": forced}
+def python(*arguments: str, forced: str = "", **variables: str) -> str:
+    environment = {**os.environ, "HYENA_BACKEND": forced, **variables}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -204,3 +439,35 @@ def test_wrong_environment_is_named_and_can_be_overruled() -> None:
     assert error.startswith("unknown backend 'fast' in the environment variable HYENA_BACKEND: choose one of 'triton',")
     assert described == f"every op raises: {error}"
     assert results == ["[1.0, 2.0]", "[1.0, 2.0]", backend.AUTO]
+
+
+WITHOUT_TRITON = """
+import sys, torch
+sys.modules["triton"] = None
+import hyena_kernels
+from hyena_kernels import backend, fftconv
+assert "triton not installed" in backend.describe()
+u, k = torch.ones(1, 1, 2, requires_grad=True), torch.ones(1, 2)
+y = fftconv(u, k)
+y.sum().backward()
+print(y.flatten().round().tolist(), u.grad.flatten().round().tolist())
+try:
+    fftconv(u, k, backend="triton")
+except hyena_kernels.BackendError as error:
+    print(error)
+"""
+
+
+def test_everything_else_works_without_triton() -> None:
+    results, error = python("-c", WITHOUT_TRITON, TRITON_INTERPRET="1").splitlines()
+    assert results == "[1.0, 2.0] [2.0, 1.0]"
+    assert error == (
+        "backend 'triton' was asked for and cannot run fftconv_fwd: needs the package triton, which is not installed"
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_every_op_has_triton_kernels_that_can_be_imported() -> None:
+    described = python("-m", "hyena_kernels", forced="triton", TRITON_INTERPRET="1")
+    for op in REGISTERED:
+        assert re.search(rf"^  {op} +triton$", described, re.MULTILINE), described

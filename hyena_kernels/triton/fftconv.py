@@ -1,0 +1,403 @@
+"""``fftconv`` in Triton: which kernels run, over which slices. The kernels are in :mod:`hyena_kernels.triton.passes`.
+
+The transform is that of :mod:`hyena_kernels.triton.plan`, whose size P is L or a little more, for a weighted transform
+needs no zero padding to 2L. Up to P = 6144 a program transforms rows on chip: inputs are read once, results written
+once. Above, columns, rows and columns again take a pass each over a complex float32 scratch, for some channels at a
+time.
+
+Backward transforms the inputs again instead of keeping spectra. With ``F`` the weighted transform, ``x = pre_gate * u``
+and ``g = post_gate * dy``: ``dx = F⁻¹(conj(F k) F g)`` and ``dk = F⁻¹(sum_b conj(F x) F g)``. The sum over the batch is
+taken in one program, or over programs or launches in their order, never by atomics: results are bitwise reproducible.
+
+Predicted at L = 2^20, D = 128, B = 1, bfloat16 signals and float32 filters, all gates, at 4.3 TB/s:
+
+    forward     columns of signal and filter, rows, columns back      8.1 GB   1.9 ms
+    backward    columns of x, g and the filter, rows, columns back   16.6 GB   3.9 ms
+
+Less where the scratch of a slice stays in the L2 cache. None of this has been measured on a GPU so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hyena_kernels import _torch_fft
+from hyena_kernels.triton import autotune, passes, table
+from hyena_kernels.triton.plan import (
+    MAX_LENGTH,
+    RADIX,
+    SCRATCH_BYTES,
+    Plan,
+    Tables,
+    plan as plan_for,
+    tables as tables_for,
+)
+
+if TYPE_CHECKING:
+    from hyena_kernels.triton._resources import Case
+
+if autotune.enabled():
+    autotune.install(passes)
+
+_MAX_ROWS = 8
+"""Most rows that share a program and the filter's transform in it."""
+_PROGRAMS = 256
+"""Programs that occupy a large GPU: rows share a program only beyond them."""
+
+
+class _Call:
+    """A transform on one device: what the launches of a call have in common."""
+
+    def __init__(self, u: Tensor, k: Tensor, causal: bool, plan: Plan | None) -> None:
+        self.batch, self.channels, self.length = u.shape
+        self.plan = plan_for(self.length) if plan is None else plan
+        if self.plan.size < self.length:
+            raise ValueError(f"fftconv: a transform of {self.plan.size} points is too short for L = {self.length}")
+        self.device = u.device
+        self.tables: Tables = tables_for(self.plan, u.device)
+        self.taps = k.shape[1]
+        self.shift = _torch_fft.centre(self.taps, causal)
+
+    def sizes(self, channels: int) -> tuple[int, int, int, int]:
+        return channels, self.length, self.taps, self.shift
+
+    def rows_per_program(self) -> int:
+        if self.plan.groups > 1:
+            return 1
+        limit = min(_MAX_ROWS, max(1, self.batch * self.channels // _PROGRAMS))
+        return _greatest_divisor(self.batch, limit)
+
+    def one_pass(self, kernel: str) -> dict[str, Any]:
+        """Constants of a kernel that transforms whole rows."""
+        plan = self.plan
+        config = table.config(kernel, plan.groups, plan.rows, self.device)
+        return {"CAUSAL": self.shift == 0, "N": plan.rows, "G": plan.groups, "V": RADIX, **config.launch}
+
+    def columns(self, kernel: str, rows: int) -> tuple[tuple[int], dict[str, Any]]:
+        """Grid and constants of a pass over the columns of ``rows`` rows."""
+        plan = self.plan
+        config = table.config(kernel, plan.groups, plan.columns, self.device)
+        tile = min(config.tile, plan.rows)
+        constants = {"CAUSAL": self.shift == 0, "N": plan.columns, "C": tile, "ROWS": plan.rows, "G": plan.groups}
+        return (rows * plan.rows // tile,), {**constants, "V": RADIX, **config.launch}
+
+    def rows(self, kernel: str, channels: int, batch: int) -> tuple[tuple[int], dict[str, Any]]:
+        """Grid and constants of a pass over the rows of the scratch."""
+        plan = self.plan
+        columns = plan.groups * plan.columns
+        config = table.config(kernel, 1, plan.rows, self.device)
+        return (channels * columns,), {"BATCH": batch, "COLUMNS": columns, "N": plan.rows, "V": RADIX, **config.launch}
+
+    def slices(self, scratch_bytes: int, fixed: int, each: int) -> Iterator[tuple[slice, list[slice], int]]:
+        """Slices of channels and of the batch whose ``fixed + each * batch`` rows of scratch a channel fit the bound.
+
+        Yields:
+            The channels, their slices of the batch, all of one size, and that size.
+        """
+        row_bytes = 8 * self.plan.size
+        batch = _greatest_divisor(self.batch, min(_MAX_ROWS, max(1, (scratch_bytes // row_bytes - fixed) // each)))
+        step = max(1, scratch_bytes // (row_bytes * (fixed + each * batch)))
+        for channels in _torch_fft.slices(self.channels, step):
+            yield channels, list(_torch_fft.slices(self.batch, batch)), batch
+
+    def scratch(self, rows: int) -> Tensor:
+        return torch.empty((rows, 2, self.plan.size), dtype=torch.float32, device=self.device)
+
+
+def _greatest_divisor(number: int, limit: int) -> int:
+    return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
+
+
+def _part(tensor: Tensor | None, *slices: slice) -> Tensor | None:
+    return None if tensor is None else tensor[slices]
+
+
+def _strides(*tensors: Tensor | None) -> list[int]:
+    return [stride for tensor in tensors for stride in ((0, 0, 0) if tensor is None else tensor.stride())]
+
+
+def forward(
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    causal: bool,
+    *,
+    plan: Plan | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> Tensor:
+    """Op ``fftconv_fwd``; :func:`hyena_kernels.fftconv` describes its arguments and its result.
+
+    Args:
+        u: ``(B, D, L)``.
+        k: ``(D, K)``.
+        D: ``(D,)`` or None.
+        pre_gate: ``(B, D, L)`` or None.
+        post_gate: ``(B, D, L)`` or None.
+        causal: whether the filter has lags ≥ 0 only.
+        plan: how to transform, by default the plan of L.
+        scratch_bytes: bound of the scratch of several passes.
+    """
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    if not y.numel():
+        return y
+    call = _Call(u, k, causal, plan)
+    t = call.tables
+    with torch.cuda.device_of(u):
+        if call.plan.columns == 1:
+            rows = call.rows_per_program()
+            passes.row_forward[(call.channels * call.batch // rows,)](
+                u, pre_gate, post_gate, k, D, y, t.group, t.digit, t.weighted, *call.sizes(call.channels),
+                *_strides(u, pre_gate, post_gate), *k.stride(), *y.stride(), ROWS=rows, **call.one_pass("row_forward"),
+            )  # fmt: skip
+            return y
+        for c, batches, batch in call.slices(scratch_bytes, fixed=1, each=1):
+            channels = len(range(*c.indices(call.channels)))
+            signal, filter = call.scratch(batch * channels), call.scratch(channels)
+            _filter_in(call, k[c], _part(D, c), filter)
+            for b in batches:
+                _signal_in(call, u[b, c], _part(pre_gate, b, c), signal)
+                grid, constants = call.rows("rows_forward", channels, batch)
+                passes.rows_forward[grid](signal, filter, t.plain, channels, **constants)
+                _signal_out(call, signal, (y[b, c], _part(post_gate, b, c)))
+    return y
+
+
+def _filter_in(call: _Call, k: Tensor, D: Tensor | None, scratch: Tensor) -> None:
+    grid, constants = call.columns("columns_forward", k.shape[0])
+    t = call.tables
+    passes.columns_forward[grid](
+        k, None, D, scratch, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(k.shape[0]),
+        0, *k.stride(), *_strides(None), FILTER=True, **constants,
+    )  # fmt: skip
+
+
+def _signal_in(call: _Call, x: Tensor, gate: Tensor | None, scratch: Tensor) -> None:
+    grid, constants = call.columns("columns_forward", x.shape[0] * x.shape[1])
+    t = call.tables
+    passes.columns_forward[grid](
+        x, gate, None, scratch, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(x.shape[1]),
+        *_strides(x, gate), FILTER=False, **{**constants, "CAUSAL": True},
+    )  # fmt: skip
+
+
+_Product = tuple[Tensor | None, Tensor | None]
+"""A result that is wanted, or None, and the factor of the convolution in it, or None for 1."""
+
+
+def _signal_out(call: _Call, scratch: Tensor, first: _Product, second: _Product = (None, None)) -> None:
+    like = first[0] if second[0] is None else second[0]
+    assert like is not None
+    grid, constants = call.columns("columns_inverse", like.shape[0] * like.shape[1])
+    t = call.tables
+    passes.columns_inverse[grid](
+        scratch, *first, *second, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(like.shape[1]),
+        *_strides(*first, *second), FILTER=False, **{**constants, "CAUSAL": True},
+    )  # fmt: skip
+
+
+def _filter_out(call: _Call, scratch: Tensor, dk: Tensor) -> None:
+    grid, constants = call.columns("columns_inverse", dk.shape[0])
+    t = call.tables
+    passes.columns_inverse[grid](
+        scratch, dk, None, None, None, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(dk.shape[0]),
+        0, *dk.stride(), *_strides(None, None, None), FILTER=True, **constants,
+    )  # fmt: skip
+
+
+def backward(
+    dy: Tensor,
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    causal: bool,
+    needs: list[bool],
+    *,
+    plan: Plan | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Op ``fftconv_bwd``: gradients of ``u``, ``k``, ``D``, ``pre_gate`` and ``post_gate``.
+
+    Args:
+        dy: ``(B, D, L)`` gradient of the result.
+        u: as in :func:`forward`, like the next five.
+        k: see there.
+        D: see there.
+        pre_gate: see there.
+        post_gate: see there.
+        causal: see there.
+        needs: which of the five are wanted.
+        plan: see there.
+        scratch_bytes: see there.
+
+    Returns:
+        Contiguous tensors like the inputs; one of length 0 for each that is not wanted.
+    """
+
+    def like(tensor: Tensor | None, needed: bool) -> Tensor | None:
+        return None if tensor is None or not needed else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+    du, dk, dD, dpre, dpost = map(like, (u, k, D, pre_gate, post_gate), needs)
+    if u.numel():
+        call = _Call(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
+        run = _backward_one_pass if call.plan.columns == 1 else _backward_passes
+        with torch.cuda.device_of(u):
+            run(call, dy, (u, k, D, pre_gate, post_gate), (du, dk, dD, dpre, dpost), scratch_bytes)
+    else:
+        for tensor in (dk, dD):
+            if tensor is not None:
+                tensor.zero_()
+    results = (u.new_empty(0) if grad is None else grad for grad in (du, dk, dD, dpre, dpost))
+    return tuple(results)  # type: ignore[return-value]
+
+
+_Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+_Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _backward_one_pass(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, scratch_bytes: int) -> None:
+    u, k, D, pre, post = inputs
+    du, dk, dD, dpre, dpost = grads
+    if all(grad is None for grad in grads):
+        return
+    t = call.tables
+    rows = call.rows_per_program()
+    chunks = call.batch // rows
+    # One sum over the batch for each program; they are added afterwards, in an order that is always the same.
+    step = max(1, scratch_bytes // (4 * call.taps * chunks)) if chunks > 1 else call.channels
+    for c in _torch_fft.slices(call.channels, step):
+        channels = len(range(*c.indices(call.channels)))
+        wanted = dk is not None or dD is not None
+        sums = _sums(call, dk, c, chunks) if wanted else None
+        signals = [_part(x, slice(None), c) for x in (dy, u, pre, post)]
+        passes.row_backward[(channels * chunks,)](
+            *signals, k[c], _part(D, c), *(_part(x, slice(None), c) for x in (du, dpre, dpost)), sums,
+            t.group, t.digit, t.weighted, *call.sizes(channels), call.channels,
+            *_strides(*signals), *k.stride(), ROWS=rows, **call.one_pass("row_backward"),
+        )  # fmt: skip
+        if sums is not None:
+            _filter_grads(call, sums.sum(dim=0) if chunks > 1 else sums[0], _part(dk, c), _part(dD, c))
+
+
+def _sums(call: _Call, dk: Tensor | None, channels: slice, chunks: int) -> Tensor:
+    """``(chunks, D, K)`` float32 for the filters' gradients: ``dk`` itself, if one sum of its dtype is enough."""
+    if chunks == 1 and dk is not None and dk.dtype == torch.float32:
+        return dk[channels][None]
+    rows = len(range(*channels.indices(call.channels)))
+    return torch.empty((chunks, rows, call.taps), dtype=torch.float32, device=call.device)
+
+
+def _filter_grads(call: _Call, taps: Tensor, dk: Tensor | None, dD: Tensor | None) -> None:
+    if dk is not None and dk.data_ptr() != taps.data_ptr():
+        dk.copy_(taps)
+    if dD is not None:
+        dD.copy_(taps[:, call.shift])
+
+
+def _backward_passes(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, scratch_bytes: int) -> None:
+    u, k, D, pre, post = inputs
+    du, dk, dD, dpre, dpost = grads
+    wants_filter = dk is not None or dD is not None
+    wants_signal = du is not None or dpre is not None
+    if not (wants_filter or wants_signal or dpost is not None):
+        return
+    for c, batches, batch in call.slices(scratch_bytes, fixed=2, each=2):
+        channels = len(range(*c.indices(call.channels)))
+        filter, filter_grad = call.scratch(channels), call.scratch(channels) if wants_filter else None
+        signal, grad = call.scratch(batch * channels), call.scratch(batch * channels)
+        if wants_signal or dpost is not None:
+            _filter_in(call, k[c], _part(D, c), filter)
+        for b in batches:
+            if wants_filter or dpost is not None:
+                _signal_in(call, u[b, c], _part(pre, b, c), signal)
+            if wants_filter or wants_signal:
+                _signal_in(call, dy[b, c], _part(post, b, c), grad)
+            grid, constants = call.rows("rows_backward", channels, batch)
+            passes.rows_backward[grid](
+                signal, grad, filter, filter_grad, call.tables.plain, channels,
+                SIGNAL=wants_signal, POST=dpost is not None, ADD=b.start > 0, **constants,
+            )  # fmt: skip
+            if wants_signal:
+                _signal_out(call, grad, (_part(du, b, c), _part(pre, b, c)), (_part(dpre, b, c), u[b, c]))
+            if dpost is not None:
+                _signal_out(call, signal, (dpost[b, c], dy[b, c]))
+        if filter_grad is not None:
+            taps = _sums(call, dk, c, 1)[0]
+            _filter_out(call, filter_grad, taps)
+            _filter_grads(call, taps, _part(dk, c), _part(dD, c))
+
+
+def aot_cases() -> list[Case]:
+    """Every kernel of every plan, in the configuration of each table that has another, with all gates and results.
+
+    Signals are bfloat16, filters float32 and causal.
+    """
+    from hyena_kernels.triton._resources import ARCHITECTURES, Case
+
+    cases: list[Case] = []
+    classes = {99: (86, 89, 120), 164: (80,), 227: (90, 100)}
+
+    def add(name: str, plan: Plan, points: int, **constants: Any) -> None:
+        kernel = getattr(passes, name)
+        groups = constants.get("G", 1)
+        configs = {shared: table.TABLES[shared][name, groups, points] for shared in classes}
+        for config in dict.fromkeys(configs.values()):
+            spilling = {shared for shared, plans in table.SPILLING.items() if name == "row_backward" and plan in plans}
+            taken = {shared for shared in classes if configs[shared] == config} - spilling
+            tile = {"C": min(config.tile, plan.rows)} if name.startswith("columns") else {}
+            values = {**constants, **tile}
+            types = {argument: _type(argument, values) for argument in kernel.arg_names}
+            unit = {argument: 1 for argument, kind in types.items() if kind == "constexpr" and argument not in values}
+            label = f"{name} {groups} × {points}"
+            label += f", tile {config.tile}" if tile else ""
+            label += "" if config.registers is None else f", at most {config.registers} registers"
+            cases.append(
+                Case(
+                    label,
+                    kernel,
+                    types,
+                    {**unit, **values},
+                    config.warps,
+                    num_stages=1,
+                    maxnreg=config.registers,
+                    absent=tuple(arch for arch in ARCHITECTURES if not any(arch in classes[c] for c in taken)),
+                )
+            )
+
+    plans = sorted({plan_for(length) for length in _lengths()}, key=lambda plan: plan.size)
+    first: dict[tuple[str, int, int], Plan] = {}
+    for plan in plans:
+        for name, groups, points in table.keys(plan):
+            first.setdefault((name, groups, points), plan)
+    for (name, groups, points), plan in first.items():
+        common = {"G": groups, "V": RADIX, "N": points}
+        if name.startswith("row_"):
+            add(name, plan, points, ROWS=1, CAUSAL=True, **common)
+        elif name.startswith("columns"):
+            absent = {"skip": None} if name == "columns_forward" else {}
+            add(name, plan, points, ROWS=plan.rows, FILTER=False, CAUSAL=True, **common, **absent)
+        else:
+            wanted = {"SIGNAL": True, "POST": True, "ADD": True} if name == "rows_backward" else {}
+            add(name, plan, points, BATCH=1, COLUMNS=plan.groups * plan.columns, N=points, V=RADIX, **wanted)
+    return cases
+
+
+def _lengths() -> list[int]:
+    return [length for bits in range(8, 25) for length in (1 << bits, 3 << (bits - 2)) if length <= MAX_LENGTH]
+
+
+def _type(argument: str, constants: dict[str, Any]) -> str:
+    if argument in constants or argument.endswith("_l"):
+        return "constexpr"
+    if argument in ("u", "pre", "post", "y", "dy", "du", "dpre", "dpost", "x", "gate", "o1", "f1", "o2", "f2"):
+        return "*bf16"
+    if argument in ("D", "L", "K", "shift", "out_D") or argument.endswith("_d"):
+        return "i32"
+    return "i64" if argument.endswith("_b") else "*fp32"

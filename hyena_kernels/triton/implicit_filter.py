@@ -1,0 +1,950 @@
+"""Triton kernels of ``implicit_filter``.
+
+In reading order: pieces of kernels, kernels, launchers, cases for the resource test. A tile is features × positions, so
+that a layer is ``weight @ tile`` and the filter comes out as ``(D, L)``. Matrix products run on tensor cores as three
+products of TF32 parts (tf32x3), about as exact as float32; weights are split into parts once, by ``pack_kernel``.
+Forward is ``filter_kernel``: of its tiles nothing but the filters goes to memory. Backward goes over slices of the
+positions. What it keeps of one between its kernels, planes ``(H, slice)`` with the arguments of the sines and their
+gradients, has a bounded size.
+
+Predicted for L = 2^20, D = 128, E = 5, H = 64, M = 2 on an H200 at 4.3 TB/s:
+
+- Forward moves 0.56 GB, 0.13 ms. Instructions bound it: 220 of a warp for each position, 0.25 ms at four a cycle and
+  0.45 ms at the two or so that are usual. Its 105 GFLOP on tensor cores (three times 35) run beside them.
+- Backward of all parameters moves 5.9 GB, 1.4 ms, where the second level cache holds none of the planes, and takes
+  720 instructions for each position, 0.8 ms at four a cycle: ``arguments_kernel`` 0.8 GB, ``signal_kernel`` 1.1 GB for
+  the filters and 0.8 GB for each hidden layer, ``weights_kernel`` 1.1 GB for the filters and 0.5 GB for each hidden
+  layer, ``inputs_kernel`` 0.3 GB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hyena_kernels.triton._resources import Case
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tiles of the kernels for one padded width of the network.
+
+    Args:
+        positions: positions of a tile.
+        summed: positions of a tile of the kernels that sum over positions.
+        warps: warps of a program.
+    """
+
+    positions: int
+    summed: int
+    warps: int
+
+
+# By width, padded to a power of two. Larger tiles spill registers, and weights of wider networks leave no room for a
+# tile in shared memory.
+CONFIGS = {
+    16: Config(64, 32, 4),
+    32: Config(64, 32, 4),
+    64: Config(64, 32, 4),
+    128: Config(32, 32, 8),
+}
+
+MAX_WIDTH = max(CONFIGS)
+"""Widest network H that the kernels take."""
+
+MAX_FEATURES = 64
+"""Largest number of features E of a position that the kernels take."""
+
+# Channels computed at a time.
+CHANNELS = 64
+
+# Rows of weights packed at a time; divides every padded width.
+PACKED_ROWS = 16
+
+# Programs that sum over positions, each with its own partial sums: one for each multiprocessor, about, of which the
+# grids have two or more rows. A constant, so that results do not depend on the GPU.
+PROGRAMS = 128
+
+# Elements of the planes that backward keeps: 2^16 positions of the published network, 96 MiB.
+SCRATCH = 3 << 23
+
+
+@triton.jit
+def _reduced(x):  # type: ignore[no-untyped-def]
+    """``r`` in ``[-π/2, π/2]`` with ``x = n π + r`` for an integer n, and n's parity in the top bit of an int32.
+
+    Adding 1.5 · 2^23 rounds to an integer and leaves it in the lowest bits. π is subtracted in two parts, of which the
+    first has 8 bits: its product with n is exact up to |x| = 2^17, even without fused multiply-add. What the second
+    lacks, ``2e-12 |x|``, is little beside the rounding of x itself, ``6e-8 |x|``: there is no need of a third.
+    """
+    shifted = tl.fma(x, 0.3183098861837907, 12582912.0)
+    n = shifted - 12582912.0
+    r = tl.fma(n, -3.140625, x)
+    r = tl.fma(n, -0.0009676535897932385, r)
+    return r, shifted.to(tl.int32, bitcast=True) << 31
+
+
+@triton.jit
+def _with_sign(value, sign):  # type: ignore[no-untyped-def]
+    return (value.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _sine(x):  # type: ignore[no-untyped-def]
+    """``sin(x)`` to 1.4e-7 + 2e-12 |x| on a GPU, in 12 instructions: ``tl.sin`` has 104 and a stack.
+
+    The polynomial is the best of degree 9 on ``[-π/2, π/2]`` (5e-9). Beyond |x| = 2^22 π, where neighbouring float32
+    are more than 1 apart, n is no longer rounded to an integer and the result is not bounded; of an infinity it is NaN.
+    """
+    r, sign = _reduced(x)
+    square = r * r
+    p = tl.fma(square, 2.599747404019581e-06, -0.00019806476484518498)
+    p = tl.fma(square, p, 0.008333015255630016)
+    p = tl.fma(square, p, -0.16666656732559204)
+    return _with_sign(tl.fma(r * square, p, r), sign)
+
+
+@triton.jit
+def _cosine(x):  # type: ignore[no-untyped-def]
+    """``cos(x)``, as :func:`_sine`; degree 10 (3e-10)."""
+    r, sign = _reduced(x)
+    square = r * r
+    p = tl.fma(square, -2.6074187076119415e-07, 2.4761728127487004e-05)
+    p = tl.fma(square, p, -0.0013888400280848145)
+    p = tl.fma(square, p, 0.04166664183139801)
+    p = tl.fma(square, p, -0.5)
+    return _with_sign(tl.fma(square, p, 1.0), sign)
+
+
+@triton.jit
+def _split(x):  # type: ignore[no-untyped-def]
+    """``x`` rounded to the 11 bits of TF32, and the rest, of which tensor cores read 11 bits too.
+
+    The ``tf32x3`` of ``tl.dot`` takes more instructions, for infinities: here their products are NaN.
+    """
+    high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return high, x - high
+
+
+@triton.jit
+def _product(a_high, a_low, b):  # type: ignore[no-untyped-def]
+    """``a @ b`` as the sum of three products, the small ones first; that of both rests is below 2^-22."""
+    b_high, b_low = _split(b)
+    product = tl.dot(a_low, b_high, input_precision="tf32")
+    product = tl.dot(a_high, b_low, product, input_precision="tf32")
+    return tl.dot(a_high, b_high, product, input_precision="tf32")
+
+
+@triton.jit
+def _dot(a, b):  # type: ignore[no-untyped-def]
+    a_high, a_low = _split(a)
+    return _product(a_high, a_low, b)
+
+
+@triton.jit
+def _packed_dot(packed, low, b):  # type: ignore[no-untyped-def]
+    """Product of a matrix from :func:`pack_kernel`, at pointers ``packed``, and ``b``."""
+    return _product(tl.load(packed), tl.load(packed + low), b)
+
+
+@triton.jit
+def _store_packed(packed, low, value):  # type: ignore[no-untyped-def]
+    high, rest = _split(value)
+    tl.store(packed, high)
+    tl.store(packed + low, rest)
+
+
+@triton.jit(do_not_specialize=["width", "features", "layers", "channels", "channels_padded"])
+def pack_kernel(  # type: ignore[no-untyped-def]
+    w_in,
+    w_hidden,
+    w_out,
+    freq,
+    packed,
+    low,
+    width,
+    features,
+    layers,
+    channels,
+    channels_padded,
+    H: tl.constexpr,
+    E: tl.constexpr,
+    ROWS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+):
+    """All weights, padded with zeros and split for :func:`_packed_dot`, so that no program has to do it again.
+
+    ``packed`` has ``w_in (H, E)``, ``w_hidden (M, H, H)`` and ``w_out (D, H)``, then, if TRANSPOSED, what takes
+    gradients back through a layer: ``(freq w_hidden)^T (M, H, H)`` and ``w_out^T (H, D)``. The other parts are the same
+    again ``low`` elements behind. A program writes ROWS rows.
+    """
+    first = tl.program_id(0) * ROWS
+    column = tl.arange(0, H)[None, :]
+    hidden = packed + H * E
+    out = hidden + layers * H * H
+    hidden_transposed = out + channels_padded * H
+    out_transposed = hidden_transposed + layers * H * H
+    if first < H:
+        input_row = first + tl.arange(0, ROWS)[:, None]
+        e = tl.arange(0, E)[None, :]
+        entry = tl.load(w_in + input_row * features + e, mask=(input_row < width) & (e < features), other=0.0)
+        _store_packed(packed + input_row * E + e, low, entry)
+    elif first < H + layers * H:
+        layer = first // H - 1
+        row = first % H + tl.arange(0, ROWS)[:, None]
+        inside = (row < width) & (column < width)
+        value = tl.load(w_hidden + (layer * width + row) * width + column, mask=inside, other=0.0)
+        _store_packed(hidden + (layer * H + row) * H + column, low, value)
+        if TRANSPOSED:
+            value *= tl.load(freq + row, mask=row < width, other=0.0)
+            _store_packed(hidden_transposed + (layer * H + column) * H + row, low, value)
+    else:
+        row = first - H - layers * H + tl.arange(0, ROWS)[:, None]
+        inside = (row < channels) & (column < width)
+        value = tl.load(w_out + row * width + column, mask=inside, other=0.0)
+        _store_packed(out + row * H + column, low, value)
+        if TRANSPOSED:
+            _store_packed(out_transposed + column * channels_padded + row, low, value)
+
+
+@triton.jit
+def _first_argument(  # type: ignore[no-untyped-def]
+    z,
+    freq,
+    b_in,
+    packed,
+    low,
+    position,
+    length,
+    width,
+    features,
+    z_l_stride,
+    z_e_stride,
+    H: tl.constexpr,
+    E: tl.constexpr,
+):
+    """``freq (w_in @ z + b_in)``: arguments of the sines of the first layer."""
+    row = tl.arange(0, H)
+    e = tl.arange(0, E)
+    inside = (e < features)[:, None] & (position < length)[None, :]
+    offset = position.to(tl.int64)[None, :] * z_l_stride + e[:, None] * z_e_stride
+    value = tl.load(z + offset, mask=inside, other=0.0)
+    return _argument(_packed_dot(packed + row[:, None] * E + e[None, :], low, value), freq, b_in, width, H)
+
+
+@triton.jit
+def _argument(linear, freq, bias, width, H: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.arange(0, H)
+    f = tl.load(freq + row, mask=row < width, other=0.0)
+    b = tl.load(bias + row, mask=row < width, other=0.0)
+    return linear * f[:, None] + (f * b)[:, None]
+
+
+@triton.jit
+def _next_argument(h, freq, b_hidden, packed, low, layer, width, H: tl.constexpr, E: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``freq (w_hidden @ h + b_hidden)`` of a hidden layer."""
+    row = tl.arange(0, H)
+    weight = packed + H * E + (layer * H + row[:, None]) * H + row[None, :]
+    return _argument(_packed_dot(weight, low, h), freq, b_hidden + layer * width, width, H)
+
+
+@triton.jit
+def _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``(channels, positions)`` window ``exp(-t |delta|) + shift``; ``shift`` where there is none."""
+    if HAS_WINDOW:
+        time = tl.load(t + position.to(tl.int64) * t_stride, mask=position < length, other=0.0)
+        rate = tl.load(deltas + channel, mask=channel < channels, other=0.0)
+        return tl.exp2((tl.abs(rate) * -1.4426950408889634)[:, None] * time[None, :]) + shift
+    else:
+        return shift
+
+
+@triton.jit(do_not_specialize=["width", "features", "layers", "channels"])
+def filter_kernel(  # type: ignore[no-untyped-def]
+    z,
+    freq,
+    b_in,
+    b_hidden,
+    packed,
+    t,
+    deltas,
+    k,
+    shift,
+    low,
+    length,
+    width,
+    features,
+    layers,
+    channels,
+    z_l_stride,
+    z_e_stride,
+    t_stride,
+    H: tl.constexpr,
+    E: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REPEATS: tl.constexpr,
+):
+    """Filters ``k (D, L)``: one program makes a tile of positions for REPEATS times CHANNELS channels.
+
+    Into a loop whose end is known only at run time, which the interpreter can take as ``while`` alone, Triton would not
+    sink what an A100 needs of ``h`` for a product, and it would spill.
+    """
+    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    row = tl.arange(0, H)
+    x = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
+    h = _sine(x)
+    layer = 0
+    while layer < layers:
+        h = _sine(_next_argument(h, freq, b_hidden, packed, low, layer, width, H, E))
+        layer += 1
+    out = packed + H * E + layers * H * H
+    for repeat in tl.range(REPEATS, num_stages=1):
+        channel = (tl.program_id(1) * REPEATS + repeat) * CHANNELS + tl.arange(0, CHANNELS)
+        window = _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW)
+        value = _packed_dot(out + channel[:, None] * H + row[None, :], low, h) * window
+        offset = channel.to(tl.int64)[:, None] * length + position[None, :]
+        tl.store(k + offset, value, mask=(channel < channels)[:, None] & (position < length)[None, :])
+
+
+@triton.jit(do_not_specialize=["length", "width", "features", "layers"])
+def arguments_kernel(  # type: ignore[no-untyped-def]
+    z,
+    freq,
+    b_in,
+    b_hidden,
+    packed,
+    x,
+    low,
+    length,
+    width,
+    features,
+    layers,
+    columns,
+    z_l_stride,
+    z_e_stride,
+    H: tl.constexpr,
+    E: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """Arguments of all sines of a slice, ``x (M + 1, H, columns)``; positions from ``length`` on have some value."""
+    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    row = tl.arange(0, H)
+    value = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
+    out = x + row[:, None] * columns + position[None, :]
+    tl.store(out, value)
+    layer = 0
+    while layer < layers:
+        value = _next_argument(_sine(value), freq, b_hidden, packed, low, layer, width, H, E)
+        layer += 1
+        tl.store(out + layer * H * columns, value)
+
+
+@triton.jit
+def _gradient(  # type: ignore[no-untyped-def]
+    dy,
+    t,
+    deltas,
+    shift,
+    row,
+    position,
+    rows,
+    length,
+    dy_row_stride,
+    dy_l_stride,
+    t_stride,
+    OUTPUT: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+):
+    """A tile of ``dk`` times the window, zero outside, if OUTPUT, else of a plane, which is padded to whole tiles."""
+    if OUTPUT:
+        offset = row.to(tl.int64)[:, None] * dy_row_stride + position.to(tl.int64)[None, :] * dy_l_stride
+        value = tl.load(dy + offset, mask=(row < rows)[:, None] & (position < length)[None, :], other=0.0)
+    else:
+        value = tl.load(dy + row[:, None] * dy_row_stride + position[None, :])
+    # Without a window shift is 1. The product keeps Triton on an A100 from loading the tile as an operand of a matrix
+    # product, of which each warp would hold and split all.
+    return value * _window(t, deltas, shift, position, row, length, rows, t_stride, HAS_WINDOW)
+
+
+@triton.jit(do_not_specialize=["rows", "length"])
+def signal_kernel(  # type: ignore[no-untyped-def]
+    dy,
+    packed,
+    t,
+    deltas,
+    x,
+    dx,
+    shift,
+    low,
+    rows,
+    length,
+    columns,
+    packed_stride,
+    dy_row_stride,
+    dy_l_stride,
+    t_stride,
+    H: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Gradient ``dx (H, columns)`` of the arguments of a layer's sines, from that of the next layer or of the filters.
+
+    ``dx = (weight^T @ dy) cos(x)``, where ``packed (H, rows)`` holds the transposed weight.
+    """
+    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    column = tl.arange(0, H)
+    dh = tl.zeros((H, POSITIONS), tl.float32)
+    start = 0
+    while start < rows:
+        row = start + tl.arange(0, ROWS)
+        grad = _gradient(
+            dy,
+            t,
+            deltas,
+            shift,
+            row,
+            position,
+            rows,
+            length,
+            dy_row_stride,
+            dy_l_stride,
+            t_stride,
+            OUTPUT,
+            HAS_WINDOW,
+        )
+        dh += _packed_dot(packed + column[:, None] * packed_stride + row[None, :], low, grad)
+        start += ROWS
+    offset = column[:, None] * columns + position[None, :]
+    tl.store(dx + offset, dh * _cosine(tl.load(x + offset)))
+
+
+@triton.jit(do_not_specialize=["rows", "length"])
+def weights_kernel(  # type: ignore[no-untyped-def]
+    dy,
+    t,
+    deltas,
+    x,
+    dweight,
+    dbias,
+    shift,
+    rows,
+    length,
+    columns,
+    sums_stride,
+    dy_row_stride,
+    dy_l_stride,
+    t_stride,
+    H: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Adds a slice's part to the sums ``dy @ sin(x)^T (rows, H)`` and, unless OUTPUT, ``dy @ 1 (rows,)``.
+
+    One program goes over every n-th tile of positions for some rows of one layer, and has its own sums.
+    """
+    column = tl.arange(0, H)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    layer = tl.program_id(2)
+    dy += layer * H * columns
+    x += layer * H * columns
+    total = tl.zeros((H, ROWS), tl.float32)
+    bias_total = tl.zeros((ROWS,), tl.float32)
+    start = tl.program_id(0) * POSITIONS
+    while start < length:
+        position = start + tl.arange(0, POSITIONS)
+        grad = _gradient(
+            dy,
+            t,
+            deltas,
+            shift,
+            row,
+            position,
+            rows,
+            length,
+            dy_row_stride,
+            dy_l_stride,
+            t_stride,
+            OUTPUT,
+            HAS_WINDOW,
+        )
+        if not OUTPUT:
+            bias_total += tl.sum(grad, axis=1)
+        h = _sine(tl.load(x + column[:, None] * columns + position[None, :]))
+        total += _dot(h, tl.trans(grad))
+        start += tl.num_programs(0) * POSITIONS
+    program = tl.program_id(0).to(tl.int64) * sums_stride
+    inside = (row < rows)[None, :]
+    sums = dweight + program + layer * H * H + row[None, :] * H + column[:, None]
+    tl.store(sums, tl.load(sums, mask=inside, other=0.0) + total, mask=inside)
+    if not OUTPUT:
+        bias_sums = dbias + program + layer * H + row
+        tl.store(bias_sums, tl.load(bias_sums) + bias_total)
+
+
+@triton.jit(do_not_specialize=["length", "width", "features"])
+def inputs_kernel(  # type: ignore[no-untyped-def]
+    dx,
+    z,
+    freq,
+    w_in,
+    dz,
+    dweight,
+    dbias,
+    length,
+    width,
+    features,
+    columns,
+    sums_stride,
+    z_l_stride,
+    z_e_stride,
+    H: tl.constexpr,
+    E: tl.constexpr,
+    NEEDS_Z: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """As :func:`weights_kernel`, for the first layer: ``dx @ z (H, E)`` and ``dx @ 1 (H,)``; and ``dz``."""
+    row = tl.arange(0, H)
+    e = tl.arange(0, E)
+    total = tl.zeros((H, E), tl.float32)
+    bias_total = tl.zeros((H,), tl.float32)
+    start = tl.program_id(0) * POSITIONS
+    while start < length:
+        position = start + tl.arange(0, POSITIONS)
+        inside = (position < length)[:, None] & (e < features)[None, :]
+        offset = position.to(tl.int64)[:, None]
+        grad = tl.load(dx + row[:, None] * columns + position[None, :])
+        value = tl.load(z + offset * z_l_stride + e[None, :] * z_e_stride, mask=inside, other=0.0)
+        bias_total += tl.sum(grad, axis=1)
+        total += _dot(grad, value)
+        if NEEDS_Z:
+            mask = (row < width)[:, None] & (e < features)[None, :]
+            weight = tl.load(w_in + row[:, None] * features + e[None, :], mask=mask, other=0.0)
+            weight *= tl.load(freq + row, mask=row < width, other=0.0)[:, None]
+            tl.store(dz + offset * features + e[None, :], _dot(tl.trans(grad), weight), mask=inside)
+        start += tl.num_programs(0) * POSITIONS
+    program = tl.program_id(0).to(tl.int64) * sums_stride
+    sums = dweight + program + row[:, None] * E + e[None, :]
+    tl.store(sums, tl.load(sums) + total)
+    bias_sums = dbias + program + row
+    tl.store(bias_sums, tl.load(bias_sums) + bias_total)
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _power_of_two(value: int) -> int:
+    return max(16, triton.next_power_of_2(value))
+
+
+class _Network:
+    """The network's tensors as the kernels take them: vectors contiguous, weights packed; sizes and tiles."""
+
+    def __init__(
+        self,
+        z: Tensor,
+        freq: Tensor,
+        w_in: Tensor,
+        b_in: Tensor,
+        w_hidden: Tensor,
+        b_hidden: Tensor,
+        w_out: Tensor,
+        *,
+        transposed: bool,
+    ) -> None:
+        self.width, self.features = w_in.shape
+        self.layers, self.channels = w_hidden.shape[0], w_out.shape[0]
+        if self.width > MAX_WIDTH or self.features > MAX_FEATURES:
+            raise ValueError(
+                f"implicit_filter: the Triton kernels take networks of a width H up to {MAX_WIDTH} and up to "
+                f"{MAX_FEATURES} features E, got H = {self.width} and E = {self.features}"
+            )
+        self.freq, self.w_in, self.b_in = freq.contiguous(), w_in.contiguous(), b_in.contiguous()
+        self.w_hidden, self.b_hidden, self.w_out = w_hidden.contiguous(), b_hidden.contiguous(), w_out.contiguous()
+        self.H, self.E = _power_of_two(self.width), _power_of_two(self.features)
+        self.config = CONFIGS[self.H]
+        self.channels_padded = _round_up(self.channels, CHANNELS)
+        square, outer = self.layers * self.H * self.H, self.channels_padded * self.H
+        sizes = [self.H * self.E, square, outer, *([square, outer] if transposed else [])]
+        self.packed = z.new_empty((2, sum(sizes)))
+        pack_kernel[(self.H * (1 + self.layers) + self.channels_padded) // PACKED_ROWS,](
+            self.w_in,
+            self.w_hidden,
+            self.w_out,
+            self.freq,
+            self.packed,
+            self.low,
+            self.width,
+            self.features,
+            self.layers,
+            self.channels,
+            self.channels_padded,
+            H=self.H,
+            E=self.E,
+            ROWS=PACKED_ROWS,
+            TRANSPOSED=transposed,
+            num_warps=4,
+        )
+        if transposed:
+            hidden, self.out_transposed = self.packed[0].split(sizes)[3:]
+            self.hidden_transposed = hidden.view(self.layers, self.H, self.H)
+
+    @property
+    def low(self) -> int:
+        """Elements between the two parts of a packed weight."""
+        return self.packed.stride(0)
+
+
+def _filter(network: _Network, z: Tensor, t: Tensor | None, deltas: Tensor | None, shift: float) -> Tensor:
+    k = z.new_empty((network.channels, z.shape[0]))
+    tiles = triton.cdiv(z.shape[0], network.config.positions)
+    # A short filter has few tiles of positions: then each group of channels has a program that repeats the network.
+    groups = network.channels_padded // CHANNELS if tiles < PROGRAMS else 1
+    filter_kernel[tiles, groups](
+        z,
+        network.freq,
+        network.b_in,
+        network.b_hidden,
+        network.packed,
+        t,
+        deltas,
+        k,
+        shift,
+        network.low,
+        z.shape[0],
+        network.width,
+        network.features,
+        network.layers,
+        network.channels,
+        *z.stride(),
+        1 if t is None else t.stride(0),
+        H=network.H,
+        E=network.E,
+        HAS_WINDOW=t is not None,
+        POSITIONS=network.config.positions,
+        CHANNELS=CHANNELS,
+        REPEATS=network.channels_padded // CHANNELS // groups,
+        num_warps=network.config.warps,
+    )
+    return k
+
+
+def _window_arguments(
+    t: Tensor | None, deltas: Tensor | None, shift: float
+) -> tuple[Tensor | None, Tensor | None, float]:
+    """Time, contiguous rates and what is added to the window; None, None and 1 if there is none."""
+    if t is None or deltas is None:
+        return None, None, 1.0
+    return t, deltas.contiguous(), shift
+
+
+def forward(
+    z: Tensor,
+    freq: Tensor,
+    w_in: Tensor,
+    b_in: Tensor,
+    w_hidden: Tensor,
+    b_hidden: Tensor,
+    w_out: Tensor,
+    t: Tensor | None,
+    deltas: Tensor | None,
+    shift: float,
+) -> Tensor:
+    """``implicit_filter_fwd``: ``(D, L)``, contiguous; float32 only.
+
+    Raises:
+        ValueError: the network is wider than :data:`MAX_WIDTH`, or a position has more features than
+            :data:`MAX_FEATURES`.
+    """
+    t, deltas, shift = _window_arguments(t, deltas, shift)
+    with torch.cuda.device_of(z):
+        network = _Network(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, transposed=False)
+        return _filter(network, z, t, deltas, shift)
+
+
+class _Sums:
+    """Sums over positions of the gradients of one layer after another, one row for each program."""
+
+    def __init__(self, network: _Network, z: Tensor, programs: int) -> None:
+        H, layers = network.H, network.layers
+        self.sizes = [H * network.E, H, layers * H * H, layers * H, network.channels * H]
+        self.partial = z.new_zeros((programs, sum(self.sizes)))
+        self.w_in, self.b_in, self.w_hidden, self.b_hidden, self.w_out = self.partial.split(self.sizes, dim=1)
+        self.programs = programs
+        self.stride = self.partial.stride(0)
+
+    def totals(self, network: _Network) -> tuple[Tensor, ...]:
+        """Gradients of ``w_in``, ``b_in``, ``w_hidden``, ``b_hidden``, all without the frequencies, and ``w_out``."""
+        H, width = network.H, network.width
+        w_in, b_in, w_hidden, b_hidden, w_out = self.partial.sum(dim=0).split(self.sizes)
+        return (
+            w_in.view(H, network.E)[:width, : network.features],
+            b_in[:width],
+            w_hidden.view(-1, H, H)[:, :width, :width],
+            b_hidden.view(-1, H)[:, :width],
+            w_out.view(-1, H)[:, :width],
+        )
+
+
+def slices(length: int, layers: int, width: int, tile: int) -> list[slice]:
+    """Slices of the positions, whole numbers of tiles but for the last, so that the planes of one fit ``SCRATCH``.
+
+    Slices of one tile are the shortest, whatever their planes take.
+    """
+    longest = max(tile, SCRATCH // (2 * (layers + 1) * width) // tile * tile)
+    step = _round_up(triton.cdiv(length, triton.cdiv(length, longest)), tile)
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def backward(
+    dk: Tensor,
+    z: Tensor,
+    freq: Tensor,
+    w_in: Tensor,
+    b_in: Tensor,
+    w_hidden: Tensor,
+    b_hidden: Tensor,
+    w_out: Tensor,
+    t: Tensor | None,
+    deltas: Tensor | None,
+    shift: float,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    """``implicit_filter_bwd``: gradients of the nine tensors, contiguous; an empty one for each that is not needed.
+
+    Two runs give the same bits. Beside the gradients it takes the planes of one slice (``SCRATCH``), ``PROGRAMS``
+    times the size of the parameters, and, for the gradients of ``t`` and ``deltas``, twice the filters of one slice.
+
+    Raises:
+        ValueError: as in :func:`forward`.
+    """
+    tensors = (z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas)
+    grads = [
+        z.new_empty(0)
+        if tensor is None or not needed
+        else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor, needed in zip(tensors, needs, strict=True)
+    ]
+    if not any(needs):
+        return tuple(grads)
+    t, deltas, shift = _window_arguments(t, deltas, shift)
+    with torch.cuda.device_of(z):
+        network = _Network(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, transposed=True)
+        tile = max(network.config.positions, network.config.summed)
+        pieces = slices(z.shape[0], network.layers, network.H, tile)
+        columns = _round_up(pieces[0].stop, tile)
+        sums = _Sums(network, z, min(PROGRAMS, columns // network.config.summed))
+        planes = z.new_empty((2, network.layers + 1, network.H, columns))
+        dt, ddeltas = grads[7:]
+        if needs[8]:
+            ddeltas.zero_()
+        for piece in pieces:
+            dk_piece, z_piece, t_piece = dk[:, piece], z[piece], None if t is None else t[piece]
+            if any(needs[:7]):
+                dz_piece = grads[0][piece]
+                _slice_backward(network, sums, planes, dk_piece, z_piece, t_piece, deltas, shift, needs, dz_piece)
+            if t_piece is not None and deltas is not None and (needs[7] or needs[8]):
+                exponent = _filter(network, z_piece, t_piece, deltas, 0.0).mul_(dk_piece)
+                if needs[7]:
+                    torch.sum(exponent * deltas.abs()[:, None], dim=0, out=dt[piece]).neg_()
+                if needs[8]:
+                    ddeltas -= exponent.mul_(t_piece).sum(dim=1)
+        if needs[8] and deltas is not None:
+            ddeltas *= deltas.sign()
+    _write_parameter_gradients(network, sums, grads, needs)
+    return tuple(grads)
+
+
+def _slice_backward(
+    network: _Network,
+    sums: _Sums,
+    planes: Tensor,
+    dk: Tensor,
+    z: Tensor,
+    t: Tensor | None,
+    deltas: Tensor | None,
+    shift: float,
+    needs: list[bool],
+    dz: Tensor,
+) -> None:
+    """Adds the part of a slice of positions to the sums, and writes its ``dz``."""
+    x, dx = planes
+    layers, length, columns = network.layers, z.shape[0], planes.shape[3]
+    needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out = needs[:7]
+    needs_first = needs_z or needs_freq or needs_w_in or needs_b_in
+    needs_hidden = layers > 0 and (needs_freq or needs_w_hidden or needs_b_hidden)
+    tiles = triton.cdiv(length, network.config.positions)
+    sizes = {"H": network.H, "num_warps": network.config.warps}
+    filters = {
+        "t": t,
+        "deltas": deltas,
+        "shift": shift,
+        "rows": network.channels,
+        "length": length,
+        "columns": columns,
+        "dy_row_stride": dk.stride(0),
+        "dy_l_stride": dk.stride(1),
+        "t_stride": 1 if t is None else t.stride(0),
+        "OUTPUT": True,
+        "HAS_WINDOW": t is not None,
+        "ROWS": CHANNELS,
+    }
+    plane = {
+        "t": None,
+        "deltas": None,
+        "shift": 1.0,
+        "rows": network.H,
+        "length": length,
+        "columns": columns,
+        "dy_row_stride": columns,
+        "dy_l_stride": 1,
+        "t_stride": 1,
+        "OUTPUT": False,
+        "HAS_WINDOW": False,
+        "ROWS": min(network.H, CHANNELS),
+    }
+    arguments_kernel[tiles,](
+        z,
+        network.freq,
+        network.b_in,
+        network.b_hidden,
+        network.packed,
+        x,
+        network.low,
+        length,
+        network.width,
+        network.features,
+        layers,
+        columns,
+        *z.stride(),
+        E=network.E,
+        POSITIONS=network.config.positions,
+        **sizes,
+    )
+    by_position = {"low": network.low, "POSITIONS": network.config.positions, **sizes}
+    over_positions = {"sums_stride": sums.stride, "POSITIONS": network.config.summed, **sizes}
+    if needs_w_out:
+        weights_kernel[sums.programs, triton.cdiv(network.channels, CHANNELS), 1](
+            dk, x=x[-1], dweight=sums.w_out, dbias=None, **filters, **over_positions
+        )
+    if needs_first or needs_hidden:
+        signal_kernel[tiles,](
+            dk,
+            network.out_transposed,
+            x=x[-1],
+            dx=dx[-1],
+            packed_stride=network.channels_padded,
+            **filters,
+            **by_position,
+        )
+    for layer in range(layers, 0 if needs_first else 1, -1):
+        signal_kernel[tiles,](
+            dx[layer],
+            network.hidden_transposed[layer - 1],
+            x=x[layer - 1],
+            dx=dx[layer - 1],
+            packed_stride=network.H,
+            **plane,
+            **by_position,
+        )
+    if needs_hidden:
+        weights_kernel[sums.programs, triton.cdiv(network.H, CHANNELS), layers](
+            dx[1:], x=x, dweight=sums.w_hidden, dbias=sums.b_hidden, **plane, **over_positions
+        )
+    if needs_first:
+        inputs_kernel[sums.programs,](
+            dx[0],
+            z,
+            network.freq,
+            network.w_in,
+            dz,
+            sums.w_in,
+            sums.b_in,
+            length,
+            network.width,
+            network.features,
+            columns,
+            z_l_stride=z.stride(0),
+            z_e_stride=z.stride(1),
+            E=network.E,
+            NEEDS_Z=needs_z,
+            **over_positions,
+        )
+
+
+def _write_parameter_gradients(network: _Network, sums: _Sums, grads: list[Tensor], needs: list[bool]) -> None:
+    """From the sums, which are gradients of ``freq * weight`` and ``freq * bias``, and of ``w_out``.
+
+    As the argument of a sine is linear in all of ``freq * weight`` and ``freq * bias``, the gradient of ``freq`` needs
+    no sum over positions of its own.
+    """
+    w_in, b_in, w_hidden, b_hidden, w_out = sums.totals(network)
+    freq = network.freq
+    _, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, _, _ = grads
+    if needs[1]:
+        torch.sum(w_in * network.w_in, dim=1, out=dfreq)
+        dfreq += b_in * network.b_in
+        dfreq += (w_hidden * network.w_hidden).sum(dim=(0, 2))
+        dfreq += (b_hidden * network.b_hidden).sum(dim=0)
+    for needed, grad, total, factor in (
+        (needs[2], dw_in, w_in, freq[:, None]),
+        (needs[3], db_in, b_in, freq),
+        (needs[4], dw_hidden, w_hidden, freq[:, None]),
+        (needs[5], db_hidden, b_hidden, freq),
+    ):
+        if needed:
+            torch.mul(total, factor, out=grad)
+    if needs[6]:
+        dw_out.copy_(w_out)
+
+
+def aot_cases() -> list[Case]:
+    """Configurations of the resource test: the published network, of width 64 with 5 features, and its window."""
+    config, H, E = CONFIGS[64], 64, 16
+    tile = {"H": H, "POSITIONS": config.positions}
+    summed = {"H": H, "POSITIONS": config.summed}
+    window = {"HAS_WINDOW": True, "t_stride": 1}
+    filters = {"OUTPUT": True, "dy_l_stride": 1, "ROWS": CHANNELS, **window}
+    plane: dict[str, Any] = {
+        "OUTPUT": False,
+        "dy_l_stride": 1,
+        "ROWS": min(H, CHANNELS),
+        "HAS_WINDOW": False,
+        "t_stride": 1,
+    }
+    plane |= {"t": None, "deltas": None}
+    return [
+        _case("pack", pack_kernel, {"H": H, "E": E, "ROWS": PACKED_ROWS, "TRANSPOSED": True}),
+        _case(
+            "forward", filter_kernel, {"E": E, "z_e_stride": 1, "CHANNELS": CHANNELS, "REPEATS": 2, **tile, **window}
+        ),
+        _case("arguments", arguments_kernel, {"E": E, "z_e_stride": 1, **tile}),
+        _case("gradient of the last layer", signal_kernel, {**tile, **filters}),
+        _case("gradient of a hidden layer", signal_kernel, {**tile, **plane}),
+        _case("gradient of the output weights", weights_kernel, {"dbias": None, **summed, **filters}),
+        _case("gradient of hidden weights", weights_kernel, {**summed, **plane}),
+        _case("gradient of the input weights", inputs_kernel, {"E": E, "z_e_stride": 1, "NEEDS_Z": False, **summed}),
+    ]
+
+
+def _case(name: str, kernel: Any, constexprs: dict[str, Any]) -> Case:
+    """A case with sizes as the launch finds them: strides of what the launchers allocate are multiples of 16."""
+    integers = ("width", "features", "layers", "channels", "channels_padded", "rows")
+    multiples = ("low", "length", "columns", "packed_stride", "sums_stride", "dy_row_stride")
+    unspecialised = {name for name in ("length",) if kernel is not filter_kernel}
+    signature = dict.fromkeys(kernel.arg_names, "*fp32") | {"shift": "fp32"}
+    signature |= dict.fromkeys((*integers, "z_l_stride", *unspecialised), "i32")
+    signature |= dict.fromkeys(set(multiples) - unspecialised, "i32:16") | dict.fromkeys(constexprs, "constexpr")
+    signature = {name: kind for name, kind in signature.items() if name in kernel.arg_names}
+    return Case(f"implicit_filter {name}", kernel, signature, constexprs, CONFIGS[64].warps)

@@ -1,0 +1,211 @@
+"""Triton kernels around the long convolutions of ``hyena_mixer``.
+
+In reading order: kernel, launchers, cases for the resource test. The channel-last projections are read in tiles and
+turned round on the way: the kernels of :mod:`hyena_kernels.triton.short_conv` convolve and split them, multiply the
+value with its gate and write what the long convolutions read, channel-first, in one launch. Backward goes the same way
+round: it computes the product again, takes the gradients that the long convolutions give channel-first, and writes
+those of the projections channel-last.
+
+Predicted for order 2, bfloat16, B = 1, L = 2^20, D = 128, at 4.3 TB/s, besides the long convolution:
+
+    forward     convolve, split, gate    0.81 GB read, 0.54 GB written     0.31 ms
+                turn the result round    0.27 GB read, 0.27 GB written     0.13 ms
+    backward    the first of these again, and dy turned round              0.44 ms
+                gradient of the gate     0.54 GB read, 0.27 GB written     0.19 ms
+                gradient of the product  0.81 GB read, 0.54 GB written     0.31 ms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hyena_kernels.mixer import _gradients_like
+from hyena_kernels.triton import fftconv
+from hyena_kernels.triton._resources import Case
+from hyena_kernels.triton.short_conv import CONFIGS, backward_case, convolve, convolve_backward, forward_case
+
+# Temporary memory that one slice of channels may take beyond a quarter of the projections; what the long convolutions
+# take for themselves comes on top.
+SCRATCH_BYTES = 256 << 20
+
+# In 16-bit types so many channels are a sector of 32 bytes: slices of other widths would read and write parts of some.
+SLICE_STEP = 16
+
+
+@triton.jit
+def copy_kernel(  # type: ignore[no-untyped-def]
+    source,
+    target,
+    length,
+    target_length,
+    channels,
+    source_b_stride,
+    source_c_stride,
+    source_t_stride,
+    target_b_stride,
+    target_c_stride,
+    target_t_stride,
+    BLOCK_T: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Copies ``(B, C, L)`` to other strides; positions from ``length`` to ``target_length`` become zero."""
+    pid = tl.program_id(0)
+    c_tiles = tl.cdiv(channels, BLOCK_C)
+    t_tiles = tl.cdiv(length, BLOCK_T)
+    tile = pid // c_tiles
+    b = (tile // t_tiles).to(tl.int64)
+    t = (tile % t_tiles).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
+    c = (pid % c_tiles).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    in_range = (c < channels)[None, :]
+    source += b * source_b_stride + (t * source_t_stride)[:, None] + (c * source_c_stride)[None, :]
+    target += b * target_b_stride + (t * target_t_stride)[:, None] + (c * target_c_stride)[None, :]
+    values = tl.load(source, mask=(t < length)[:, None] & in_range, other=0.0)
+    tl.store(target, values, mask=(t < target_length)[:, None] & in_range)
+
+
+def _copy(source: Tensor, target: Tensor, target_length: int) -> None:
+    """Copy ``(B, C, L)``, of which one is stored channel-first and the other channel-last."""
+    batch, channels, length = source.shape
+    block_t, block_c, warps = CONFIGS["narrow" if channels <= CONFIGS["narrow"][1] else "wide"]
+    grid = (batch * triton.cdiv(length, block_t) * triton.cdiv(channels, block_c),)
+    with torch.cuda.device_of(source):
+        copy_kernel[grid](
+            source,
+            target,
+            length,
+            target_length,
+            channels,
+            *source.stride(),
+            *target.stride(),
+            BLOCK_T=block_t,
+            BLOCK_C=block_c,
+            num_warps=warps,
+        )
+
+
+def _padded(length: int) -> int:
+    """Length of a temporary row: whole tiles, for the reason that ``forward_kernel`` gives."""
+    tile = max(block_t for block_t, _, _ in CONFIGS.values())
+    return triton.cdiv(length, tile) * tile
+
+
+def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:
+    """Slices of channels whose temporary tensors, of ``channel_bytes`` a channel, stay within bounds."""
+    limit = SCRATCH_BYTES + x.nbytes // 4
+    step = max(SLICE_STEP, limit // max(1, channel_bytes) // SLICE_STEP * SLICE_STEP)
+    for start in range(0, channels, step):
+        yield slice(start, min(start + step, channels))
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None, steps: int, channels: int, c: slice) -> Tensor:
+    """Gates ``x_0`` … ``x_{N-2}`` and the product ``v * x_{N-1}`` of a slice of channels, ``(N, B, C, L)``."""
+    batch, length, _ = x.shape
+    rows = _padded(length)
+    parts = x.new_empty((steps + 1, batch, c.stop - c.start, rows))[..., :length]
+    signal = x.transpose(1, 2)[:, c.start :]
+    offset = None if bias is None else bias[c.start :]
+    convolve(signal, weight[c.start :], offset, parts, channels, pair=True, y_length=rows)
+    return parts
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
+    """``hyena_mixer_fwd``: shapes, dtypes and result of :func:`hyena_kernels.hyena_mixer`, float64 excepted.
+
+    Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once;
+    what lies between is in float32.
+    """
+    batch, length, _ = x.shape
+    steps, channels = k.shape[:2]
+    y = x.new_empty((batch, length, channels))
+    for c in _slices(x, channels, (2 * steps + 1) * batch * _padded(length) * x.element_size()):
+        *gates, v = _project(x, weight, bias, steps, channels, c)
+        for o in range(steps):
+            skip = None if D is None else D[o, c]
+            v = fftconv.forward(v, k[o, c], skip, None, gates[steps - 1 - o], True)
+        _copy(v, y[..., c].transpose(1, 2), length)
+    return y
+
+
+def backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``hyena_mixer_bwd``: ``(dx, dweight, dbias, dk, dD)``, contiguous; one of length 0 for each not needed."""
+    batch, length, _ = x.shape
+    steps, channels = k.shape[:2]
+    dx, dweight, dbias, dk, dD = grads = _gradients_like(x, weight, bias, k, D, needs)
+    needs_taps = needs[1] or needs[2]
+    needs_projections = needs[0] or needs_taps
+    if not any(needs):
+        return grads
+
+    def project_backward(grad: Tensor, part: int, c: slice, *, pair: bool) -> None:
+        first = part * channels + c.start
+        sums = convolve_backward(
+            grad,
+            x.transpose(1, 2)[:, first:],
+            weight[first:],
+            None if bias is None else bias[first:],
+            dx.transpose(1, 2)[:, first:] if needs[0] else None,
+            channels,
+            pair=pair,
+            needs_taps=needs_taps,
+        )
+        for i in range(2 if pair else 1):
+            rows = slice(first + i * channels, first + i * channels + c.stop - c.start)
+            if needs[1] and sums is not None:
+                dweight[rows] = sums[:-1, i].t()
+            if needs[2] and sums is not None:
+                dbias[rows] = sums[-1, i]
+
+    channel_bytes = (3 * steps + 2) * batch * _padded(length) * x.element_size() + k.shape[2] * k.element_size()
+    for c in _slices(x, channels, channel_bytes):
+        *gates, v = _project(x, weight, bias, steps, channels, c)
+        values = [v]
+        for o in range(steps - 1):
+            skip = None if D is None else D[o, c]
+            values.append(fftconv.forward(values[o], k[o, c], skip, None, gates[steps - 1 - o], True))
+        rows = _padded(length)
+        grad = x.new_empty((batch, c.stop - c.start, rows))[..., :length]
+        _copy(dy[..., c].transpose(1, 2), grad, rows)
+        for o in reversed(range(steps)):
+            part = steps - 1 - o
+            wanted = [needs_projections or o > 0, needs[3], needs[4], False, needs_projections]
+            skip = None if D is None else D[o, c]
+            grad, filter_grad, skip_grad, _, gate_grad = fftconv.backward(
+                grad, values.pop(), k[o, c], skip, None, gates[part], True, wanted
+            )
+            if needs[3]:
+                dk[o, c] = filter_grad
+            if needs[4]:
+                dD[o, c] = skip_grad
+            if needs_projections:
+                project_backward(gate_grad, part, c, pair=False)
+        if needs_projections:
+            project_backward(grad, steps, c, pair=True)
+    return grads
+
+
+def aot_cases() -> list[Case]:
+    """Configurations of the resource test, with the published short filter of 3 taps."""
+    project = [("bf16", config) for config in CONFIGS] + [("fp32", "wide")]
+    cases = [
+        forward_case(f"hyena_mixer project {config} {dtype}", f"*{dtype}", config=config, channel_last=True, pair=True)
+        for dtype, config in project
+    ]
+    cases += [
+        backward_case(f"hyena_mixer backward {dtype}", f"*{dtype}", channel_last=True, pair=True)
+        for dtype in ("bf16", "fp32")
+    ]
+    block_t, block_c, warps = CONFIGS["wide"]
+    for source, target in (("t", "c"), ("c", "t")):
+        units = {f"source_{source}_stride": 1, f"target_{target}_stride": 1}
+        constexprs = {**units, "BLOCK_T": block_t, "BLOCK_C": block_c}
+        signature = dict.fromkeys(copy_kernel.arg_names, "i32:16") | {"source": "*bf16", "target": "*bf16"}
+        signature |= dict.fromkeys(constexprs, "constexpr")
+        cases.append(Case(f"hyena_mixer copy {source} to {target} bf16", copy_kernel, signature, constexprs, warps))
+    return cases

@@ -1,0 +1,231 @@
+"""The long convolution in Triton, interpreted, against float64: values, gradients, every pass and every regime.
+
+An interpreted program takes a good part of a second whatever its size, so most cases force a small plan on a short
+signal; the plans that lengths get on their own are compiled in test_resources.py and run by test_gpu.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyena_kernels import BackendError, fftconv
+from hyena_kernels.testing import check, error_budget, fftconv_inputs, oracle_fftconv, reference_fftconv, relative_error
+from hyena_kernels.triton import fftconv as launcher, passes, plan as plans, table
+from hyena_kernels.triton.plan import Plan
+
+ONE = Plan(1, 1, 64)
+ONE_BY_THREE = Plan(3, 1, 16)
+PASSES = Plan(1, 16, 16)
+PASSES_BY_THREE = Plan(3, 16, 16)
+
+
+def errors(
+    inputs: dict[str, Tensor | None], plan: Plan, causal: bool = True, needs: Sequence[bool] = (True,) * 5
+) -> dict[str, tuple[float, float]]:
+    """(error, budget) of the result and of every gradient that is wanted."""
+    tensors = list(inputs.values())
+    wide = {name: None if x is None else x.double().requires_grad_() for name, x in inputs.items()}
+    narrow = {name: None if x is None else x.clone().requires_grad_() for name, x in inputs.items()}
+    oracle = oracle_fftconv(**wide, causal=causal)
+    plain = reference_fftconv(**narrow, causal=causal)
+    dy = torch.randn_like(plain)
+    oracle.backward(dy.double())
+    plain.backward(dy)
+    y = launcher.forward(*tensors, causal, plan=plan)
+    grads = launcher.backward(dy, *tensors, causal, list(needs), plan=plan)
+    found = {"y": (relative_error(y, oracle.detach()), error_budget(plain.detach(), oracle.detach()))}
+    for name, grad, wanted in zip(inputs, grads, needs, strict=True):
+        if inputs[name] is None or not wanted:
+            assert grad.numel() == 0
+            continue
+        assert grad.shape == inputs[name].shape
+        assert grad.dtype == inputs[name].dtype
+        bounds = error_budget(narrow[name].grad, wide[name].grad)
+        found[f"d{name}"] = (relative_error(grad, wide[name].grad), bounds)
+    return found
+
+
+def assert_within(found: dict[str, tuple[float, float]]) -> None:
+    beyond = {name: (error, budget) for name, (error, budget) in found.items() if not error <= budget}
+    assert not beyond, beyond
+
+
+@pytest.mark.parametrize(
+    ("plan", "dtype"),
+    [
+        (ONE, torch.float32),
+        (ONE, torch.bfloat16),
+        (ONE, torch.float16),
+        (ONE_BY_THREE, torch.float32),
+        (ONE_BY_THREE, torch.bfloat16),
+        (PASSES, torch.float32),
+        (PASSES, torch.float16),
+    ],
+    ids=str,
+)
+def test_values_and_gradients_in_every_dtype(plan: Plan, dtype: torch.dtype, nan_empty: None) -> None:
+    inputs = fftconv_inputs(1, 2 if plan is ONE else 1, plan.size - 1, dtype=dtype, skip=False)
+    assert_within(errors(inputs, plan))
+
+
+@pytest.mark.parametrize("length", [1, 31])
+def test_every_length_of_a_plan(length: int, nan_empty: None) -> None:
+    inputs = fftconv_inputs(1, 1, length, skip=False, pre_gate=length == 1)
+    assert_within(errors(inputs, ONE_BY_THREE))
+
+
+@pytest.mark.parametrize(("plan", "taps", "causal"), [(ONE, 2, True), (ONE, 48, False), (ONE_BY_THREE, 29, False)])
+def test_two_sided_and_short_filters(plan: Plan, taps: int, causal: bool, nan_empty: None) -> None:
+    assert_within(errors(fftconv_inputs(1, 2, 48, taps, skip=False), plan, causal=causal))
+
+
+def test_two_sided_with_a_factor_of_three_in_several_passes(nan_empty: None) -> None:
+    assert_within(errors(fftconv_inputs(1, 1, 767, 766, skip=False), PASSES_BY_THREE, causal=False))
+
+
+def test_the_skip_and_its_gradient(nan_empty: None) -> None:
+    # dD is one number a channel: compared over channels, of which there have to be many for its error to be typical.
+    inputs = fftconv_inputs(1, 12, 15, 1)
+    assert_within(errors(inputs, Plan(1, 1, 16)))
+
+
+@pytest.mark.parametrize("wanted", ["u", "k", "post_gate"])
+def test_what_is_not_needed_is_not_computed(wanted: str, nan_empty: None) -> None:
+    inputs = fftconv_inputs(1, 1, 60)
+    assert_within(errors(inputs, ONE, needs=[name == wanted for name in inputs]))
+
+
+def test_what_is_not_needed_in_several_passes(nan_empty: None) -> None:
+    tensors = list(fftconv_inputs(1, 1, 60).values())
+    dy = torch.randn(1, 1, 60)
+    needs = [False, True, False, True, False]
+    grads = launcher.backward(dy, *tensors, True, needs, plan=PASSES)
+    single = launcher.backward(dy, *tensors, True, needs, plan=ONE)
+    for grad, other, needed in zip(grads, single, needs, strict=True):
+        assert grad.numel() == (60 if needed else 0)
+        torch.testing.assert_close(grad, other, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_needed() -> None:
+    inputs = list(fftconv_inputs(1, 1, 20).values())
+    for plan in (ONE, PASSES):
+        grads = launcher.backward(inputs[0], *inputs, True, [False] * 5, plan=plan)
+        assert [grad.numel() for grad in grads] == [0] * 5
+
+
+@pytest.mark.parametrize("plan", [ONE, PASSES], ids=["one pass", "passes"])
+def test_rows_that_share_the_filter(plan: Plan, monkeypatch: pytest.MonkeyPatch, nan_empty: None) -> None:
+    monkeypatch.setattr(launcher, "_PROGRAMS", 1)
+    monkeypatch.setattr(launcher, "_MAX_ROWS", 2 if plan is ONE else 1)
+    inputs = fftconv_inputs(4 if plan is ONE else 2, 1, 50, skip=False)
+    assert_within(errors(inputs, plan))
+
+
+def test_slices_of_channels(nan_empty: None) -> None:
+    tensors = list(fftconv_inputs(1, 2, 40).values())
+    dy = torch.randn(1, 2, 40)
+    # One row of each kind at a time, and all of them.
+    sliced = launcher.backward(dy, *tensors, True, [True] * 5, plan=PASSES, scratch_bytes=1)
+    whole = launcher.backward(dy, *tensors, True, [True] * 5, plan=PASSES)
+    assert all(torch.equal(one, other) for one, other in zip(sliced, whole, strict=True))
+
+
+def test_several_tiles_of_columns(monkeypatch: pytest.MonkeyPatch, nan_empty: None) -> None:
+    monkeypatch.setattr(table, "config", lambda *_: table.Config(warps=1, tile=4))
+    assert_within(errors(fftconv_inputs(1, 1, 250, skip=False), PASSES))
+
+
+def test_channel_last_and_sliced_inputs_are_read_in_place(nan_empty: None) -> None:
+    inputs = fftconv_inputs(1, 2, 47)
+    last = {
+        name: x.transpose(1, 2).contiguous().transpose(1, 2) if x is not None and x.dim() == 3 else x
+        for name, x in inputs.items()
+    }
+    base = torch.randn(2, 6, 140)
+    base[::2, 1:6:3, 3:97:2] = last["u"]
+    last["u"] = base[::2, 1:6:3, 3:97:2]
+    last["k"] = torch.stack((inputs["k"], inputs["k"]), dim=-1)[..., 0]
+    dy = torch.randn(1, 47, 2).transpose(1, 2)
+    y = launcher.forward(*inputs.values(), True, plan=PASSES)
+    assert torch.equal(launcher.forward(*last.values(), True, plan=PASSES), y)
+    for plan in (ONE, ONE_BY_THREE):
+        strided = launcher.backward(dy, *last.values(), True, [True] * 5, plan=plan)
+        plain = launcher.backward(dy.contiguous(), *inputs.values(), True, [True] * 5, plan=plan)
+        for one, other in zip(strided, plain, strict=True):
+            assert torch.equal(one, other)
+            assert one.is_contiguous()
+
+
+@pytest.mark.parametrize("plan", [ONE, PASSES], ids=["one pass", "passes"])
+def test_a_row_of_nan_stays_alone(plan: Plan) -> None:
+    inputs = fftconv_inputs(2, 2, 30) if plan is ONE else fftconv_inputs(2, 2, 30, skip=False, post_gate=False)
+    inputs["u"][1, 0, 7] = float("nan")
+    y = launcher.forward(*inputs.values(), True, plan=plan)
+    assert y[1, 0].isnan().any()
+    assert not y[0].isnan().any()
+    assert not y[1, 1].isnan().any()
+    if plan is PASSES:
+        return
+    grads = launcher.backward(torch.ones(2, 2, 30), *inputs.values(), True, [True] * 5, plan=plan)
+    # The filter's gradient is a sum over the batch; everything else belongs to one row.
+    for name, grad in zip(inputs, grads, strict=True):
+        others = grad[1:] if name in ("k", "D") else torch.cat((grad[0], grad[1, 1:]))
+        assert not others.isnan().any(), name
+
+
+@pytest.mark.parametrize("plan", [ONE], ids=["one pass"])
+def test_bitwise_reproducible(plan: Plan) -> None:
+    inputs = list(fftconv_inputs(1, 1, 60).values())
+    dy = torch.randn(1, 1, 60)
+    first = launcher.backward(dy, *inputs, True, [True] * 5, plan=plan)
+    second = launcher.backward(dy, *inputs, True, [True] * 5, plan=plan)
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_the_op_with_its_own_plan() -> None:
+    assert_within(check("fftconv", fftconv_inputs(1, 2, 200, skip=False), function=partial(fftconv, backend="triton")))
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 9), (2, 0, 9)])
+def test_empty_batches_and_channels(shape: tuple[int, int, int]) -> None:
+    inputs = fftconv_inputs(*shape)
+    for x in inputs.values():
+        x.requires_grad_()
+    y = fftconv(inputs["u"], inputs["k"], inputs["D"], backend="triton")
+    assert y.shape == shape
+    y.sum().backward()
+    assert inputs["k"].grad.shape == inputs["k"].shape
+    assert not inputs["k"].grad.any()
+
+
+def test_float64_is_refused_with_the_reason() -> None:
+    u = torch.randn(1, 1, 8, dtype=torch.float64)
+    with pytest.raises(BackendError, match="float64"):
+        fftconv(u, u[0], backend="triton")
+
+
+def test_a_plan_that_is_too_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="64 points is too short for L = 65"):
+        launcher.forward(*fftconv_inputs(1, 1, 65).values(), True, plan=ONE)
+
+
+def test_kernels_are_compiled_for_every_plan() -> None:
+    names = {case.name.split(",")[0] for case in launcher.aot_cases()}
+    for length in [*range(1, 7000, 61), *(2**n + d for n in range(12, 24) for d in (-1, 0, 1)), 2**24]:
+        for plan in (plans.plan(length), table.backward_plan(length, torch.device("cpu"))):
+            assert plan.size >= length
+            assert {f"{name} {groups} × {points}" for name, groups, points in table.keys(plan)} <= names
+
+
+def interpreted(kernel: Any) -> bool:
+    return type(kernel).__name__ == "InterpretedFunction"
+
+
+def test_the_kernels_are_interpreted() -> None:
+    assert interpreted(passes.row_forward)

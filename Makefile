@@ -4,8 +4,14 @@ PYTHON ?= python3
 # Installed ahead of everything else, so that no other package's bare "torch" picks a version. May be any arguments of
 # `pip install` that give torch, such as a path to a wheel.
 TORCH  ?= torch==2.13.0
+# The Triton whose resources docs/kernels.md lists; a torch for CUDA brings its own, which is then kept.
+TRITON ?= triton==3.6.0
 FASTA  ?=
 OUT    ?= demo-out
+# Of `make gpu`: seconds for all steps, which of them, and where the folder of the GPU goes.
+TIME    ?= 1500
+STEPS   ?= test tune aims
+RESULTS ?= bench/results
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -13,11 +19,11 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint typecheck wheel clean distclean
+.PHONY: help venv demo test gpu lint typecheck wheel clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'"
+	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test tune aims'"
 
 venv: $(STAMP) ## install everything into .venv
 
@@ -32,6 +38,7 @@ $(STAMP): pyproject.toml setup.py hyena_kernels/_version.py
 	@"$(PYTHON)" -m venv $(VENV)
 	@echo "  1/2  $(TORCH)"
 	@$(PIP) install $(TORCH) 'setuptools>=77' wheel
+	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install $(TRITON)
 	@echo "  2/2  hyena-kernels[dna,dev], editable"
 	@# Without isolation the build sees the torch installed above, which an extension has to be compiled against.
 	@$(PIP) install --no-build-isolation --editable '.[dna,dev]'
@@ -42,6 +49,10 @@ demo: $(STAMP) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-
 
 test: lint typecheck ## lint, check types, run the tests
 	$(BIN)/python -m pytest --durations=10
+
+# Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
+gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test tune aims"]
+	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 
 lint: $(STAMP) ## ruff: rules and formatting
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from hyena_kernels import _check
+from hyena_kernels import _check, backend as _backend
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer
@@ -168,6 +168,10 @@ class HyenaFilter(nn.Module):
     The filter depends on ``seq_len`` (the l_max it was made for), not on the length asked of it: another ``seq_len``
     is another filter.
 
+    In ``eval()`` without gradients the filters of the last length are kept, up to :attr:`CACHE_BYTES`, until a
+    parameter or buffer changes. What PyTorch counts no version for is not noticed: writing into ``parameter.data`` in
+    place. ``train()`` drops them.
+
     Args:
         d_model: number of channels D.
         emb_dim: number of position features, odd and at least 3.
@@ -193,6 +197,9 @@ class HyenaFilter(nn.Module):
         NotImplementedError: an argument that must have a certain value has another.
     """
 
+    CACHE_BYTES = 256 << 20
+    """Largest filters that are kept for inference; 0 keeps none."""
+
     def __init__(
         self,
         d_model: int,
@@ -215,6 +222,7 @@ class HyenaFilter(nn.Module):
         **modulation: Any,
     ) -> None:
         super().__init__()
+        self._kept: tuple[Any, Tensor] | None = None
         if emb_dim % 2 == 0 or emb_dim < 3:
             raise ValueError(f"HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got {emb_dim}")
         _refuse("HyenaFilter", dropout=(dropout, 0.0), normalized=(normalized, False), channels=(channels, 1))
@@ -245,6 +253,30 @@ class HyenaFilter(nn.Module):
         self.pos_emb.reset_buffers()
         self.modulation.reset_buffers()
 
+    def train(self, mode: bool = True) -> Self:
+        """Change between training and inference; either way the filters are computed again."""
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+    def _fingerprint(self, L: int, backend: str | None) -> Any:
+        """What the filters depend on, or None where they are not to be kept."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        if torch._C._are_functorch_transforms_active() or L * self.d_model * 4 > self.CACHE_BYTES:
+            return None
+        tensors = [*self.parameters(), *self.buffers()]
+        # Neither the tensors of inference mode nor fake ones have both.
+        try:
+            states = [(id(t), t._version, t.data_ptr(), t.dtype, t.device) for t in tensors]
+        except RuntimeError:
+            return None
+        if any(device.type == "meta" for *_, device in states):
+            return None
+        return L, _backend.requested(backend), states
+
     def kernel(self, L: int, backend: str | None = None) -> Tensor:
         """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters have it.
 
@@ -255,6 +287,15 @@ class HyenaFilter(nn.Module):
             raise ValueError(
                 f"HyenaFilter: length {L} is outside 1 … {self.seq_len}, the seq_len this filter was made for"
             )
+        fingerprint = self._fingerprint(L, backend)
+        if fingerprint is None:
+            return self._computed_kernel(L, backend)
+        if self._kept is None or self._kept[0] != fingerprint:
+            self._kept = None
+            self._kept = fingerprint, self._computed_kernel(L, backend)
+        return self._kept[1]
+
+    def _computed_kernel(self, L: int, backend: str | None) -> Tensor:
         linears = [layer for layer in self.implicit_filter if isinstance(layer, nn.Linear)]
         first, *hidden, last = linears
         act = cast(Sin, self.implicit_filter[1])

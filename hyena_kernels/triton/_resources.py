@@ -279,8 +279,9 @@ def table(cases: Sequence[Case], archs: Sequence[int], measured: Measured) -> st
     lines = [
         "# Resources of the Triton kernels",
         "",
-        f"Made by `{command} --out FILE`, which compiles ahead of time, with Triton {triton.__version__}. Each cell: ",
-        "registers a thread / bytes of stack a thread (spills) / shared memory a block / occupancy of an SM.",
+        f"Made by `{command} --out FILE`, which compiles ahead of time, with Triton {triton.__version__}. Each cell:",
+        'registers a thread / bytes of stack a thread (spills) / shared memory a block / occupancy of an SM. "Not taken":',
+        "the table of that device class has another entry.",
         "",
         f"| configuration | threads | {' | '.join(f'sm_{arch}' for arch in archs)} |",
         f"|---|---|{'---|' * len(archs)}",

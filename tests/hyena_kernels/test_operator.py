@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
 import re
 from collections.abc import Callable
 from typing import Any
@@ -515,3 +516,93 @@ def test_compiles_once_for_all_lengths(order: int) -> None:
         compilations.append(counter.frame_count)
     assert compilations[0] in (1, 2)
     assert set(compilations) == {compilations[0]}
+
+
+class Counted:
+    """Counts how often the filters of a module are computed."""
+
+    def __init__(self, filters: HyenaFilter, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        compute = filters._computed_kernel
+
+        def counted(*args: Any) -> torch.Tensor:
+            self.calls += 1
+            return compute(*args)
+
+        monkeypatch.setattr(filters, "_computed_kernel", counted)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> tuple[HyenaFilter, Counted]:
+    filters = HyenaFilter(4, emb_dim=3, order=8, seq_len=32).eval()
+    return filters, Counted(filters, monkeypatch)
+
+
+def test_filters_are_kept_for_inference(kept: tuple[HyenaFilter, Counted]) -> None:
+    filters, counted = kept
+    with torch.no_grad():
+        first = filters.kernel(32)
+        assert filters.kernel(32) is first
+        assert counted.calls == 1
+        filters.kernel(16)
+        filters.kernel(16, "torch")
+        assert counted.calls == 3
+    with torch.inference_mode():
+        filters.kernel(16, "torch")
+    assert counted.calls == 3
+    assert filters.kernel(32).requires_grad
+    assert counted.calls == 4
+
+
+@pytest.mark.parametrize("change", ["optimizer", "in place", "data", "state_dict", "dtype", "buffer", "train"])
+def test_kept_filters_are_dropped_when_something_changes(kept: tuple[HyenaFilter, Counted], change: str) -> None:
+    filters, counted = kept
+    first = filters.implicit_filter[0]
+    with torch.no_grad():
+        before = filters.kernel(32).clone()
+    if change == "optimizer":
+        filters.kernel(32).sum().backward()
+        torch.optim.AdamW(filters.parameters(), lr=0.1).step()
+    elif change == "in place":
+        with torch.no_grad():
+            first.weight.add_(0.1)
+    elif change == "data":
+        first.weight.data = first.weight.data + 0.1
+    elif change == "state_dict":
+        filters.load_state_dict({name: x + 0.1 for name, x in filters.state_dict().items()})
+    elif change == "dtype":
+        filters.double()
+    elif change == "buffer":
+        with torch.no_grad():
+            filters.modulation.deltas.mul_(2)
+    else:
+        first.weight.data.add_(0.1)
+        filters.train().eval()
+    calls = counted.calls
+    with torch.no_grad():
+        after = filters.kernel(32)
+    assert counted.calls == calls + 1
+    if change == "dtype":
+        assert after.dtype == torch.float64
+    else:
+        assert not torch.equal(after, before)
+
+
+def test_filters_above_the_bound_are_not_kept(
+    kept: tuple[HyenaFilter, Counted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filters, counted = kept
+    monkeypatch.setattr(HyenaFilter, "CACHE_BYTES", 32 * 4 * 4 - 1)
+    with torch.no_grad():
+        filters.kernel(32)
+        filters.kernel(32)
+    assert counted.calls == 2
+
+
+def test_kept_filters_are_neither_copied_nor_saved() -> None:
+    filters = HyenaFilter(4, emb_dim=3, order=8, seq_len=32).eval()
+    with torch.no_grad():
+        filters.kernel(32)
+    for other in (copy.deepcopy(filters), pickle.loads(pickle.dumps(filters))):
+        assert other._kept is None
+    assert filters._kept is not None

@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+from bench.interpreter import as_on_a_gpu
 from hyena_kernels import _triton_support
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,7 +87,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def interpreting() -> Iterator[None]:
     """Have kernels that are imported here interpreted, and those that were imported so run."""
     import triton.language
-    from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
@@ -102,44 +101,8 @@ def interpreting() -> Iterator[None]:
                     twin = twins.setdefault(id(function), InterpretedFunction(function.fn))
                     # A method has to be a function, for Python to hand it the tensor.
                     patch.setattr(owner, name, _function(twin) if owner is triton.language.tensor else twin)
-        patch.setattr(interpreter, "_convert_float", _rounding(interpreter._convert_float))
-        with _patching_once(patch):
+        with as_on_a_gpu():
             yield
-
-
-@contextmanager
-def _patching_once(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have Triton patch its language for a device function's module once, not at each of thousands of calls.
-
-    It never takes these patches back; here they go with the context.
-    """
-    from triton.runtime import interpreter
-
-    scopes: dict[int, Any] = {}
-
-    def call(self: interpreter.InterpretedFunction, *args: Any, **kwargs: Any) -> Any:
-        module = id(self.fn.__globals__)
-        if module not in scopes:
-            scopes[module] = interpreter._patch_lang(self.fn)
-        return self.rewrite()(*args, **kwargs)
-
-    patch.setattr(interpreter.InterpretedFunction, "__call__", call)
-    yield
-    for scope in reversed(list(scopes.values())):
-        scope.restore()
-
-
-def _rounding(convert: Callable[..., Any]) -> Callable[..., Any]:
-    """Triton's conversion of numbers with float32 to bfloat16 rounded to nearest, as a GPU does, not cut off."""
-    import triton.language as tl
-
-    def converted(values: Any, source: Any, target: Any, mode: Any) -> Any:
-        if source != tl.float32 or target != tl.bfloat16:
-            return convert(values, source, target, mode)
-        rounded = torch.from_numpy(np.ascontiguousarray(values).view(np.float32)).bfloat16()
-        return rounded.view(torch.int16).numpy().view(np.uint16).reshape(values.shape)
-
-    return converted
 
 
 def _function(interpreted: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,12 +12,9 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import triton.language as tl
 from torch import Tensor
-from triton.runtime import interpreter as triton_interpreter
 
 from hyena_kernels import hyena_mixer, use_backend
 from hyena_kernels.testing import check, hyena_mixer_inputs, value_and_gradients
@@ -36,19 +33,6 @@ def triton_backend() -> Iterator[None]:
 def plain_fftconv(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = sys.modules["hyena_kernels.fftconv"]
     monkeypatch.setattr(kernels, "fftconv", SimpleNamespace(forward=plain._forward, backward=plain._backward))
-
-
-@pytest.fixture
-def rounding_to_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled kernels round float32 to the nearest bfloat16, the interpreter to the one nearer to zero."""
-    convert = triton_interpreter._convert_float
-
-    def converted(values: np.ndarray, source: tl.dtype, target: tl.dtype, mode: Any) -> np.ndarray:
-        if (source, target) != (tl.float32, tl.bfloat16):
-            return convert(values, source, target, mode)
-        return torch.from_numpy(np.ascontiguousarray(values)).bfloat16().view(torch.uint16).numpy()
-
-    monkeypatch.setattr(triton_interpreter, "_convert_float", converted)
 
 
 @pytest.fixture
@@ -87,7 +71,7 @@ def test_order_four(tiles: Callable[[int, int], None]) -> None:
     check("hyena_mixer", hyena_mixer_inputs(1, 60, 20, order=4))
 
 
-@pytest.mark.usefixtures("plain_fftconv", "rounding_to_nearest")
+@pytest.mark.usefixtures("plain_fftconv")
 @pytest.mark.parametrize(("bias", "skip"), [(True, True), (False, False)], ids=["bias and skip", "neither"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_dtypes_bias_and_skip(dtype: torch.dtype, bias: bool, skip: bool, tiles: Callable[[int, int], None]) -> None:

@@ -1,0 +1,53 @@
+"""Triton's interpreter, without what makes it slow and with the rounding of a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Convert float32 to bfloat16 by rounding, and patch Triton's language once instead of at every call.
+
+    The interpreter cuts numbers off where a GPU rounds them to the nearest, and patches the language again, with
+    thousands of functions, for each call of a device function. It never takes those patches back; here they go with the
+    context.
+    """
+    from triton.runtime import interpreter
+
+    scopes: dict[int, Any] = {}
+
+    def call(self: interpreter.InterpretedFunction, *args: Any, **kwargs: Any) -> Any:
+        module = id(self.fn.__globals__)
+        if module not in scopes:
+            scopes[module] = interpreter._patch_lang(self.fn)
+        return self.rewrite()(*args, **kwargs)
+
+    rounding = _rounding(interpreter._convert_float)
+    with (
+        mock.patch.object(interpreter, "_convert_float", rounding),
+        mock.patch.object(interpreter.InterpretedFunction, "__call__", call),
+    ):
+        try:
+            yield
+        finally:
+            for scope in reversed(list(scopes.values())):
+                scope.restore()
+
+
+def _rounding(convert: Callable[..., Any]) -> Callable[..., Any]:
+    import triton.language as tl
+
+    def converted(values: Any, source: Any, target: Any, mode: Any) -> Any:
+        if source != tl.float32 or target != tl.bfloat16:
+            return convert(values, source, target, mode)
+        rounded = torch.from_numpy(np.ascontiguousarray(values).view(np.float32)).bfloat16()
+        return rounded.view(torch.int16).numpy().view(np.uint16).reshape(values.shape)
+
+    return converted

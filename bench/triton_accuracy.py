@@ -1,0 +1,82 @@
+"""Error of the Triton convolution against float64, beside plain PyTorch's, values and gradients.
+
+    TRITON_INTERPRET=1 python -m bench.triton_accuracy --lengths 1024 32768     # without a GPU, slowly
+    python -m bench.triton_accuracy --device cuda
+
+One row of one channel, gates on both sides and a skip; ``dD`` is left out, for it is one number here. The oracle is the
+same op in plain PyTorch on float64 inputs. Interpreted, a length of a million takes half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+import triton
+
+from bench.interpreter import as_on_a_gpu
+from hyena_kernels import fftconv
+from hyena_kernels.testing import error_budget, fftconv_inputs, reference_fftconv, relative_error, value_and_gradients
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def measure(length: int, dtype: torch.dtype, device: str) -> dict[str, dict[str, float]]:
+    """Relative L2 errors of ours and of plain PyTorch, and the budget, by result."""
+    inputs = fftconv_inputs(1, 1, length, dtype=dtype, device=device)
+    dy = torch.randn(1, 1, length, generator=torch.Generator().manual_seed(1)).to(device)
+    ours = value_and_gradients(fftconv, inputs, dy, backend="triton")
+    plain = value_and_gradients(reference_fftconv, inputs, dy)
+    wide = {name: None if x is None else x.double() for name, x in inputs.items()}
+    exact = value_and_gradients(fftconv, wide, dy.to(dtype), backend="torch")
+    return {
+        name: {
+            "triton": relative_error(ours[name], exact[name]),
+            "plain": relative_error(plain[name], exact[name]),
+            "budget": error_budget(plain[name], exact[name]),
+        }
+        for name in exact
+        if name != "dD"
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.triton_accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1 << 10, 1 << 15, 1 << 20])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--device", default="cpu", help="cpu (interpreted, TRITON_INTERPRET=1) or cuda")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, written after every line")
+    options = parser.parse_args()
+    names = ("y", "du", "dk", "dpre_gate", "dpost_gate")
+    print(f"triton / plain PyTorch, relative L2 error against float64, {options.device}")
+    print(f"| L | dtype | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
+    record = {
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "Triton's interpreter on a CPU",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "errors": [],
+    }
+    with as_on_a_gpu():
+        for length in options.lengths:
+            for name in options.dtypes:
+                start = time.perf_counter()
+                found = measure(length, DTYPES[name], options.device)
+                cells = [f"{found[n]['triton']:.2e} / {found[n]['plain']:.2e}" for n in names]
+                print(f"| {length} | {name} | {' | '.join(cells)} |", flush=True)
+                seconds = round(time.perf_counter() - start, 1)
+                record["errors"].append({"length": length, "dtype": name, "seconds": seconds, **found})
+                if options.out is not None:
+                    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ import torch
 
 from bench import machine
 
-SHARES = {"test": 0.3, "tune": 0.35, "aims": 0.35}
+SHARES = {"test": 0.4, "tune": 0.3, "aims": 0.3}
 """Part of the time of each step."""
 SPARE = 20.0
 """Seconds that a step has to write its results down after its own time limit."""

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -119,6 +120,17 @@ def hyena_mixer(signal: Tensor, *args: Any) -> str | None:
     """As :func:`fftconv`, for ``(B, L, channels)`` in front."""
     length = signal.shape[1]
     return _all_reasons(no_float64(signal, *args), _too_long(length), _no_entry(length, signal.device))
+
+
+def slower(op: str, args: Sequence[Any]) -> str | None:
+    """Why nobody who does not ask for Triton should get it here: plain PyTorch was measured to be faster; or None."""
+    axis = {"fftconv": 2, "hyena_mixer": 1}.get(op.removesuffix("_fwd").removesuffix("_bwd"))
+    if axis is None:
+        return None
+    from hyena_kernels.triton import table
+
+    length = args[0].shape[axis]
+    return "was measured to be slower at this length" if table.algorithm(length, args[0].device) == "torch" else None
 
 
 def implicit_filter(z: Tensor, freq: Tensor, *args: Any) -> str | None:

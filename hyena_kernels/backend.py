@@ -183,7 +183,10 @@ def _fastest(op: str, device: torch.device, args: Sequence[Any] | None = None) -
     for name in PREFERENCE.get(device.type, ()):
         obstacles, faults = _refusals(op, name, device, args)
         if not obstacles and not faults:
-            return name, skipped, level
+            slower = None if name != "triton" or args is None else _triton_support.slower(op, args)
+            if slower is None:
+                return name, skipped, level
+            obstacles = [slower]
         skipped = (*skipped, (name, *obstacles, *faults))
         if not obstacles:
             level = logging.WARNING

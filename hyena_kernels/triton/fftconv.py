@@ -19,7 +19,6 @@ Less where the scratch of a slice stays in the L2 cache. None of this has been m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,17 +91,14 @@ class _Call:
         config = table.config(kernel, 1, plan.rows, self.device)
         return (channels * columns,), {"BATCH": batch, "COLUMNS": columns, "N": plan.rows, "V": RADIX, **config.launch}
 
-    def slices(self, scratch_bytes: int, fixed: int, each: int) -> Iterator[tuple[slice, list[slice], int]]:
-        """Slices of channels and of the batch whose ``fixed + each * batch`` rows of scratch a channel fit the bound.
+    def slice_sizes(self, scratch_bytes: int, fixed: int, each: int) -> tuple[int, int]:
+        """How much of the batch and how many channels are taken at a time.
 
-        Yields:
-            The channels, their slices of the batch, all of one size, and that size.
+        A channel takes ``fixed + each * batch`` rows of scratch. The part of the batch divides it.
         """
         row_bytes = 8 * self.plan.size
         batch = _greatest_divisor(self.batch, min(_MAX_ROWS, max(1, (scratch_bytes // row_bytes - fixed) // each)))
-        step = max(1, scratch_bytes // (row_bytes * (fixed + each * batch)))
-        for channels in _torch_fft.slices(self.channels, step):
-            yield channels, list(_torch_fft.slices(self.batch, batch)), batch
+        return batch, min(self.channels, max(1, scratch_bytes // (row_bytes * (fixed + each * batch))))
 
     def scratch(self, rows: int) -> Tensor:
         return torch.empty((rows, 2, self.plan.size), dtype=torch.float32, device=self.device)
@@ -148,6 +144,8 @@ def forward(
         return y
     call = _Call(u, k, causal, plan)
     t = call.tables
+    # The kernels step through D by ones.
+    D = None if D is None else D.contiguous()
     with torch.cuda.device_of(u):
         if call.plan.columns == 1:
             rows = call.rows_per_program()
@@ -156,11 +154,12 @@ def forward(
                 *_strides(u, pre_gate, post_gate), *k.stride(), *y.stride(), ROWS=rows, **call.one_pass("row_forward"),
             )  # fmt: skip
             return y
-        for c, batches, batch in call.slices(scratch_bytes, fixed=1, each=1):
+        batch, step = call.slice_sizes(scratch_bytes, fixed=1, each=1)
+        signal, filter = call.scratch(batch * step), call.scratch(step)
+        for c in _torch_fft.slices(call.channels, step):
             channels = len(range(*c.indices(call.channels)))
-            signal, filter = call.scratch(batch * channels), call.scratch(channels)
             _filter_in(call, k[c], _part(D, c), filter)
-            for b in batches:
+            for b in _torch_fft.slices(call.batch, batch):
                 _signal_in(call, u[b, c], _part(pre_gate, b, c), signal)
                 grid, constants = call.rows("rows_forward", channels, batch)
                 passes.rows_forward[grid](signal, filter, t.plain, channels, **constants)
@@ -247,9 +246,10 @@ def backward(
     du, dk, dD, dpre, dpost = map(like, (u, k, D, pre_gate, post_gate), needs)
     if u.numel():
         call = _Call(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
+        skip = None if D is None else D.contiguous()
         run = _backward_one_pass if call.plan.columns == 1 else _backward_passes
         with torch.cuda.device_of(u):
-            run(call, dy, (u, k, D, pre_gate, post_gate), (du, dk, dD, dpre, dpost), scratch_bytes)
+            run(call, dy, (u, k, skip, pre_gate, post_gate), (du, dk, dD, dpre, dpost), scratch_bytes)
     else:
         for tensor in (dk, dD):
             if tensor is not None:
@@ -308,13 +308,14 @@ def _backward_passes(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, sc
     wants_signal = du is not None or dpre is not None
     if not (wants_filter or wants_signal or dpost is not None):
         return
-    for c, batches, batch in call.slices(scratch_bytes, fixed=2, each=2):
+    batch, step = call.slice_sizes(scratch_bytes, fixed=2, each=2)
+    filter, filter_grad = call.scratch(step), call.scratch(step) if wants_filter else None
+    signal, grad = call.scratch(batch * step), call.scratch(batch * step)
+    for c in _torch_fft.slices(call.channels, step):
         channels = len(range(*c.indices(call.channels)))
-        filter, filter_grad = call.scratch(channels), call.scratch(channels) if wants_filter else None
-        signal, grad = call.scratch(batch * channels), call.scratch(batch * channels)
         if wants_signal or dpost is not None:
             _filter_in(call, k[c], _part(D, c), filter)
-        for b in batches:
+        for b in _torch_fft.slices(call.batch, batch):
             if wants_filter or dpost is not None:
                 _signal_in(call, u[b, c], _part(pre, b, c), signal)
             if wants_filter or wants_signal:
@@ -344,7 +345,7 @@ def aot_cases() -> list[Case]:
     cases: list[Case] = []
     classes = {99: (86, 89, 120), 164: (80,), 227: (90, 100)}
 
-    def add(name: str, plan: Plan, points: int, **constants: Any) -> None:
+    def add(name: str, plan: Plan, points: int, form: str = "", **constants: Any) -> None:
         kernel = getattr(passes, name)
         groups = constants.get("G", 1)
         configs = {shared: table.TABLES[shared][name, groups, points] for shared in classes}
@@ -355,7 +356,7 @@ def aot_cases() -> list[Case]:
             values = {**constants, **tile}
             types = {argument: _type(argument, values) for argument in kernel.arg_names}
             unit = {argument: 1 for argument, kind in types.items() if kind == "constexpr" and argument not in values}
-            label = f"{name} {groups} × {points}"
+            label = f"{name} {groups} × {points}" + (f", {form}" if form else "")
             label += f", tile {config.tile}" if tile else ""
             label += "" if config.registers is None else f", at most {config.registers} registers"
             cases.append(
@@ -376,6 +377,20 @@ def aot_cases() -> list[Case]:
     for plan in plans:
         for name, groups, points in table.keys(plan):
             first.setdefault((name, groups, points), plan)
+    # The other extreme: no gate, no skip, one result; and the passes of a filter.
+    for plan in (Plan(1, 1, 256), Plan(3, 16, 256)):
+        common: dict[str, Any] = {"G": plan.groups, "V": RADIX, "CAUSAL": False}
+        if plan.columns == 1:
+            row: dict[str, Any] = {"ROWS": 4, "N": plan.rows, "pre": None, "post": None, "skip": None, **common}
+            add("row_forward", plan, plan.rows, "bare", **row)
+            add("row_backward", plan, plan.rows, "bare", dpre=None, dpost=None, **{**row, "CAUSAL": True, "ROWS": 1})
+            continue
+        shape: dict[str, Any] = {"N": plan.columns, "ROWS": plan.rows, **common}
+        absent: dict[str, Any] = {"f1": None, "o2": None, "f2": None}
+        add("columns_forward", plan, plan.columns, "bare", FILTER=False, gate=None, skip=None, **shape)
+        add("columns_forward", plan, plan.columns, "filter", FILTER=True, gate=None, **shape)
+        add("columns_inverse", plan, plan.columns, "bare", FILTER=False, **absent, **shape)
+        add("columns_inverse", plan, plan.columns, "filter", FILTER=True, **absent, **shape)
     for (name, groups, points), plan in first.items():
         common = {"G": groups, "V": RADIX, "N": points}
         if name.startswith("row_"):
@@ -384,7 +399,7 @@ def aot_cases() -> list[Case]:
             absent = {"skip": None} if name == "columns_forward" else {}
             add(name, plan, points, ROWS=plan.rows, FILTER=False, CAUSAL=True, **common, **absent)
         else:
-            wanted = {"SIGNAL": True, "POST": True, "ADD": True} if name == "rows_backward" else {}
+            wanted: dict[str, Any] = {"SIGNAL": True, "POST": True, "ADD": True} if name == "rows_backward" else {}
             add(name, plan, points, BATCH=1, COLUMNS=plan.groups * plan.columns, N=points, V=RADIX, **wanted)
     return cases
 

@@ -187,6 +187,8 @@ def backward(
                 project_backward(gate_grad, part, c, pair=False)
         if needs_projections:
             project_backward(grad, steps, c, pair=True)
+        # Or they would live on beside those of the next slice.
+        del gates, v, values, grad, filter_grad, skip_grad, gate_grad
     return grads
 
 

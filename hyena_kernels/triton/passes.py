@@ -197,23 +197,11 @@ def _points(first, N: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr, V: tl.c
     return m // C * STEP + first + m % C, tl.arange(0, V)[:, None] * (N // V * STEP), N * STEP
 
 
-@triton.jit
-def _skip_of(skip, d):
-    if skip is None:
-        return None
-    return skip + d
-
-
-@triton.jit
-def _gate_of(gate, b, d, stride_b, stride_d):
-    if gate is None:
-        return None
-    return _at(gate, b, d, stride_b, stride_d)
-
-
 # Sizes and strides change from call to call; only the innermost strides are worth a compilation of their own.
 _SIZES = ["B", "D", "L", "K", "shift", "out_D"]
-_OUTER = [f"{name}_{axis}" for name in ("x", "gate", "f1", "f2", "o1", "o2", "u", "dy", "pre", "post") for axis in "bd"]
+_OUTER = [
+    f"{name}_{axis}" for name in ("x", "y", "gate", "f1", "f2", "o1", "o2", "u", "dy", "pre", "post") for axis in "bd"
+]
 _OUTER += ["k_d"]
 
 
@@ -246,9 +234,11 @@ def row_forward(
         for j in range(ROWS + 1):
             b = first + j - 1
             if j == 0:
-                re, im = _combine_filter(_at(k, b, d, 0, k_d), k_l, _skip_of(skip, d), w, n, K, shift, CAUSAL, P, G)
+                re, im = _combine_filter(
+                    _at(k, b, d, 0, k_d), k_l, (None if skip is None else skip + d), w, n, K, shift, CAUSAL, P, G
+                )
             else:
-                gate = _gate_of(pre, b, d, pre_b, pre_d)
+                gate = None if pre is None else _at(pre, b, d, pre_b, pre_d)
                 re, im = _combine(_load_signal(_at(u, b, d, u_b, u_d), u_l, gate, pre_l, n, L, G), w)
             re, im = dft.forward(re, im, twiddles, N, 1, V)
             if j == 0:
@@ -262,7 +252,7 @@ def row_forward(
                     out = _added(out, value)
                     value = out
                 if q == G - 1:
-                    gate = _gate_of(post, b, d, post_b, post_d)
+                    gate = None if post is None else _at(post, b, d, post_b, post_d)
                     _store_signal(_at(y, b, d, y_b, y_d), y_l, value, gate, post_l, n, L, G)
 
 
@@ -306,12 +296,12 @@ def row_backward(
             im = xi if ROWS == 1 else si
             if i == 0:
                 row = _at(k, chunk, d, 0, k_d)
-                re, im = _combine_filter(row, k_l, _skip_of(skip, d), w, n, K, shift, CAUSAL, P, G)
+                re, im = _combine_filter(row, k_l, (None if skip is None else skip + d), w, n, K, shift, CAUSAL, P, G)
             elif is_x:
-                gate = _gate_of(pre, b, d, pre_b, pre_d)
+                gate = None if pre is None else _at(pre, b, d, pre_b, pre_d)
                 re, im = _combine(_load_signal(_at(u, b, d, u_b, u_d), u_l, gate, pre_l, n, L, G), w)
             elif is_g:
-                gate = _gate_of(post, b, d, post_b, post_d)
+                gate = None if post is None else _at(post, b, d, post_b, post_d)
                 re, im = _combine(_load_signal(_at(dy, b, d, dy_b, dy_d), dy_l, gate, post_l, n, L, G), w)
             if i <= 2 * ROWS:
                 re, im = dft.forward(re, im, twiddles, N, 1, V)
@@ -349,7 +339,7 @@ def row_backward(
                         value = out_x
                     if q == G - 1:
                         if du is not None:
-                            gate = _gate_of(pre, b, d, pre_b, pre_d)
+                            gate = None if pre is None else _at(pre, b, d, pre_b, pre_d)
                             _store_signal(du + start, 1, value, gate, pre_l, n, L, G)
                         if dpre is not None:
                             _store_signal(dpre + start, 1, value, _at(u, b, d, u_b, u_d), u_l, n, L, G)
@@ -411,9 +401,12 @@ def columns_forward(
     for q in range(G):
         w = _factors(group, digit, q, G, V)
         if FILTER:
-            re, im = _combine_filter(start, x_l, _skip_of(skip, d), w, n, K, shift, CAUSAL, P, G)
+            re, im = _combine_filter(start, x_l, (None if skip is None else skip + d), w, n, K, shift, CAUSAL, P, G)
         else:
-            re, im = _combine(_load_signal(start, x_l, _gate_of(gate, b, d, gate_b, gate_d), gate_l, n, L, G), w)
+            re, im = _combine(
+                _load_signal(start, x_l, (None if gate is None else _at(gate, b, d, gate_b, gate_d)), gate_l, n, L, G),
+                w,
+            )
         re, im = dft.forward(re, im, table + q * (dft.loops(N, V) * N), N, C, V)
         re, im = dft.twist(re, im, _between(lane, column, q, first, N, C, ROWS, V), 1, V, M)
         at = _tile(out, q, first, N, C, ROWS, V)
@@ -548,8 +541,8 @@ def columns_inverse(
                 value = out
             if q == G - 1:
                 if o1 is not None:
-                    factor = _gate_of(f1, b, d, f1_b, f1_d)
+                    factor = None if f1 is None else _at(f1, b, d, f1_b, f1_d)
                     _store_signal(_at(o1, b, d, o1_b, o1_d), o1_l, value, factor, f1_l, n, L, G)
                 if o2 is not None:
-                    factor = _gate_of(f2, b, d, f2_b, f2_d)
+                    factor = None if f2 is None else _at(f2, b, d, f2_b, f2_d)
                     _store_signal(_at(o2, b, d, o2_b, o2_d), o2_l, value, factor, f2_l, n, L, G)

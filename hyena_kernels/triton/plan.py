@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ MAX_ROW = 3 * 2048
 COLUMN_BITS = (4, 8, 10, 12)
 """Columns have 16, 256, 1024 or 4096 points: few sizes, because each is a kernel to compile."""
 SCRATCH_BYTES = 256 << 20
-"""Bound of the scratch of a call; at least one row of each kind is always taken, 384 MiB backward at L = 2^24."""
+"""Bound of the scratch of a call; at least one row of each kind is always taken, 512 MiB backward at L = 2^24."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _stage_tables(points: int, groups: int | None) -> Tensor:
         ``W^2m`` and of ``W^4m`` with ``W = exp(-2πi / N_s)``, ``N_s`` the points that stage s has left, at place m.
     """
     loops, lanes = _stages(points) - 1, points // RADIX
-    table = torch.zeros(groups or 1, loops, 2, 4, lanes)
+    table = torch.zeros(groups or 1, loops, 2, 4, lanes, dtype=torch.float32)
     for stage in range(loops):
         left = points // RADIX**stage
         m = torch.arange(left // RADIX, dtype=torch.float64)
@@ -151,13 +151,29 @@ class Tables:
     """``(8, rows)`` factors of the digit's bits in it, real parts then imaginary ones; empty for one pass."""
 
 
-@lru_cache(maxsize=64)
+# Never dropped: a captured CUDA graph may hold their addresses.
+@cache
 def tables(plan: Plan, device: torch.device) -> Tables:
-    """The tables of ``plan``, made in float64 on the CPU once for each device."""
+    """The tables of ``plan``, made in float64 on the CPU once for each device.
+
+    Raises:
+        RuntimeError: a CUDA graph is captured, and they have not been made before.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"the tables for transforms of {plan.size} points are copied to the device when a length is first used, "
+            "which cannot be part of a CUDA graph: run the op once before capturing it"
+        )
+    with torch.device("cpu"):
+        made = _tables(plan)
+    return Tables(*(table.to(device) for table in made))
+
+
+def _tables(plan: Plan) -> tuple[Tensor, ...]:
     first = plan.rows if plan.columns == 1 else plan.columns
     group, digit = _group_tables(plan.groups)
     weighted = _stage_tables(first, plan.groups)
-    plain = lane = column = torch.zeros(0)
+    plain = lane = column = torch.zeros(0, dtype=torch.float32)
     if plan.columns > 1:
         plain = _stage_tables(plan.rows, None)
         frequency = frequencies(plan.columns)
@@ -166,7 +182,7 @@ def tables(plan: Plan, device: torch.device) -> Tables:
         lane = _unit((4 * q - 1)[:, :, None] * point / (4 * plan.size)).transpose(0, 1).contiguous()
         # The digit is the upper end of a place, and the frequency is a sum over the bits of the place.
         bits = plan.groups * frequency[torch.tensor([4, 2, 1]) * (plan.columns // RADIX)]
-        column = torch.zeros(2, 4, plan.rows)
+        column = torch.zeros(2, 4, plan.rows, dtype=torch.float32)
         column[:, 1:] = _unit(bits[:, None] * point / plan.size)
         column = column.flatten(0, 1)
-    return Tables(*(table.to(device) for table in (group, digit, weighted, plain, lane, column)))
+    return group, digit, weighted, plain, lane, column

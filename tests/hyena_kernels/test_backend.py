@@ -471,3 +471,18 @@ def test_every_op_has_triton_kernels_that_can_be_imported() -> None:
     described = python("-m", "hyena_kernels", forced="triton", TRITON_INTERPRET="1")
     for op in REGISTERED:
         assert re.search(rf"^  {op} +triton$", described, re.MULTILINE), described
+
+
+def test_a_length_at_which_triton_is_slower_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyena_kernels.triton import table
+
+    monkeypatch.setattr(table, "TORCH_FASTER", {99: ((16, 31),), 164: (), 227: ()})
+    for length, reason in ((15, None), (16, "was measured to be slower at this length"), (32, None)):
+        assert backend._triton_support.slower("fftconv_fwd", [torch.zeros(1, 2, length)]) == reason
+        assert backend._triton_support.slower("hyena_mixer_bwd", [torch.zeros(1, length, 2)]) == reason
+        assert backend._triton_support.slower("short_conv_fwd", [torch.zeros(1, 2, length)]) is None
+    monkeypatch.setattr(backend, "_refusals", lambda *args: ([], []))
+    u = torch.zeros(1, 2, 16)
+    monkeypatch.setitem(backend.PREFERENCE, "cpu", ("triton", "torch"))
+    assert backend._choose("fftconv_fwd", u.device, "auto", [u]) == "torch"
+    assert backend._choose("fftconv_fwd", u.device, "triton", [u]) == "triton"

@@ -150,7 +150,8 @@ def test_channel_last_and_sliced_inputs_are_read_in_place(nan_empty: None) -> No
     base = torch.randn(2, 6, 140)
     base[::2, 1:6:3, 3:97:2] = last["u"]
     last["u"] = base[::2, 1:6:3, 3:97:2]
-    last["k"] = torch.stack((inputs["k"], inputs["k"]), dim=-1)[..., 0]
+    for name in ("k", "D"):
+        last[name] = torch.stack((inputs[name], inputs[name] + 1), dim=-1)[..., 0]
     dy = torch.randn(1, 47, 2).transpose(1, 2)
     y = launcher.forward(*inputs.values(), True, plan=PASSES)
     assert torch.equal(launcher.forward(*last.values(), True, plan=PASSES), y)

@@ -105,3 +105,16 @@ def test_tables_between_the_passes() -> None:
 
 def test_tables_are_made_once() -> None:
     assert tables(Plan(1, 1, 256), torch.device("cpu")) is tables(Plan(1, 1, 256), torch.device("cpu"))
+
+
+def test_tables_do_not_depend_on_the_default_dtype() -> None:
+    plan = Plan(3, 16, 128)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        made = plans._tables(plan)
+    finally:
+        torch.set_default_dtype(before)
+    for table, other in zip(made, plans._tables(plan), strict=True):
+        assert table.dtype == torch.float32
+        assert torch.equal(table, other)

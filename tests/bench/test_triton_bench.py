@@ -440,7 +440,7 @@ def test_gpu_dry_run_prints_the_commands(tmp_path: Path, capsys: pytest.CaptureF
     assert gpu.main(["--dry-run", "--time", "1000", "--results", str(tmp_path)]) == 0
     test, tune, aims = capsys.readouterr().out.splitlines()
     assert "pytest -m gpu tests/hyena_kernels" in test
-    assert "--time-limit 330" in tune
+    assert f"--time-limit {1000 * gpu.SHARES['tune'] - gpu.SPARE:.0f}" in tune
     assert "--write-table" in tune
     assert f"{tmp_path}" in aims
     assert list(tmp_path.iterdir()) == []

@@ -20,9 +20,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# The digits of a state: eight values a thread keep four states in registers, which the backward pass needs.
-RADIX = 8
-
 
 @triton.constexpr_function
 def log2(n):

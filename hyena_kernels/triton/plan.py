@@ -23,8 +23,11 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
+from hyena_kernels import _triton_support
+
+# Eight values a thread keep four states in registers, which the backward pass needs.
 RADIX = 8
-MAX_LENGTH = 1 << 24
+MAX_LENGTH = _triton_support.MAX_LENGTH
 MAX_ROW = 3 * 2048
 COLUMN_BITS = (4, 8, 10, 12)
 """Columns have 16, 256, 1024 or 4096 points: few sizes, because each is a kernel to compile."""

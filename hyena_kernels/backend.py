@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from hyena_kernels import _triton_support
+from hyena_kernels import _extension_support, _triton_support
 from hyena_kernels._version import __version__
 
 log = logging.getLogger("hyena_kernels")
@@ -129,10 +129,8 @@ def _obstacles(op: str, backend: str, device: torch.device) -> list[str]:
     found = []
     if backend == "triton":
         found += _triton_support.obstacles(device)
-    elif backend == "cuda" and device.type != "cuda":
-        found.append(f"runs on CUDA devices only, the tensors are on {device.type!r}")
-    elif backend == "cpp" and device.type != "cpu":
-        found.append(f"runs on the CPU only, the tensors are on {device.type!r}")
+    else:
+        found += _extension_support.obstacles(backend, device)
     if (op, backend) not in _implementations:
         found.append(_MISSING)
     return found

@@ -111,6 +111,8 @@ _backend.register("fftconv_fwd", "torch", _forward)
 _backend.register("fftconv_bwd", "torch", _backward)
 _backend.register("fftconv_fwd", "triton", "hyena_kernels.triton.fftconv:forward", _triton_support.fftconv)
 _backend.register("fftconv_bwd", "triton", "hyena_kernels.triton.fftconv:backward", _triton_support.fftconv)
+_backend.register("fftconv_fwd", "cpp", "hyena_kernels.extension.fftconv:forward")
+_backend.register("fftconv_bwd", "cpp", "hyena_kernels.extension.fftconv:backward")
 
 
 def _forward_fake(

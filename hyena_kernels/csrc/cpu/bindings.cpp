@@ -1,0 +1,74 @@
+// The CPU kernels as implementations of the ops that hyena_kernels/extension/schemas.py defines.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "fftconv.h"
+#include "view.h"
+
+namespace hyena {
+namespace {
+
+using torch::stable::Tensor;
+
+Dtype dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case torch::headeronly::ScalarType::Half: return Dtype::f16;
+    case torch::headeronly::ScalarType::BFloat16: return Dtype::bf16;
+    case torch::headeronly::ScalarType::Float: return Dtype::f32;
+    case torch::headeronly::ScalarType::Double: return Dtype::f64;
+    default: throw std::runtime_error("hyena_kernels: a tensor has a dtype that the C++ kernels do not take");
+  }
+}
+
+View view(const Tensor& tensor) {
+  View v;
+  v.data = tensor.data_ptr();
+  v.dtype = dtype_of(tensor);
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    v.size[i] = tensor.size(i);
+    v.stride[i] = tensor.stride(i);
+  }
+  return v;
+}
+
+View view(const std::optional<Tensor>& tensor) { return tensor ? view(*tensor) : View(); }
+
+bool wide(const View& a, const View& b) { return a.dtype == Dtype::f64 || b.dtype == Dtype::f64; }
+
+const FftconvKernels& fftconv_kernels() { return choose(fftconv_avx512, fftconv_avx2, fftconv_portable); }
+
+void fftconv_fwd(Tensor y, Tensor u, Tensor k, std::optional<Tensor> skip, std::optional<Tensor> pre_gate,
+                 std::optional<Tensor> post_gate, int64_t tap) {
+  FftconvForward args{view(y), view(u), view(k), view(skip), view(pre_gate), view(post_gate), tap, false};
+  args.wide = wide(args.u, args.k);
+  const auto& kernels = fftconv_kernels();
+  torch::stable::parallel_for(0, args.u.size[1], 1,
+                              [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
+}
+
+void fftconv_bwd(std::optional<Tensor> du, std::optional<Tensor> dk, std::optional<Tensor> dskip,
+                 std::optional<Tensor> dpre_gate, std::optional<Tensor> dpost_gate, Tensor dy, Tensor u, Tensor k,
+                 std::optional<Tensor> skip, std::optional<Tensor> pre_gate, std::optional<Tensor> post_gate,
+                 int64_t tap) {
+  FftconvBackward args{view(du), view(dk), view(dskip), view(dpre_gate), view(dpost_gate), view(dy),
+                       view(u),  view(k),  view(skip),  view(pre_gate),  view(post_gate),  tap,
+                       false};
+  args.wide = wide(args.u, args.k);
+  const auto& kernels = fftconv_kernels();
+  torch::stable::parallel_for(0, args.u.size[1], 1,
+                              [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
+  m.impl("fftconv_fwd", TORCH_BOX(&fftconv_fwd));
+  m.impl("fftconv_bwd", TORCH_BOX(&fftconv_bwd));
+}
+
+}  // namespace hyena

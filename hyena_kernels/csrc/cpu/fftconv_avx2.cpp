@@ -1,0 +1,5 @@
+#if defined(__x86_64__)
+#include "isa_avx2.h"
+
+#include "fftconv.inl"
+#endif

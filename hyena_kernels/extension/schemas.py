@@ -1,0 +1,25 @@
+"""Schemas of what the compiled extension implements, and the loading of its libraries.
+
+The ops of ``hyena_kernels_ext`` write into tensors that they are given: results are allocated in Python, where tests can
+poison them, and workspace comes from torch's allocator. Nobody calls them but the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hyena_kernels import _extension_support
+
+_LIBRARY = torch.library.Library("hyena_kernels_ext", "DEF")
+
+_LIBRARY.define(
+    "fftconv_fwd(Tensor(a!) y, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, int tap) -> ()"
+)
+_LIBRARY.define(
+    "fftconv_bwd(Tensor(a!)? du, Tensor(b!)? dk, Tensor(c!)? dD, Tensor(d!)? dpre_gate, Tensor(e!)? dpost_gate, "
+    "Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, int tap) -> ()"
+)
+
+_extension_support.load_libraries()
+
+ops = torch.ops.hyena_kernels_ext

@@ -1,0 +1,286 @@
+// Gated long convolutions of rows, forward and backward: one row at a time, with work arrays that stay in the cache.
+//
+// A channel's filter is transformed once for all of the batch. A row of the signal is gated and goes through the first
+// pass as it is read; each part of it then meets the filter's spectrum and comes back before the next part is touched
+// (transform.inl); the last pass back gates and writes it. Backward transforms signal, gradient and filter anew; the
+// filter's gradient is summed over the batch as a spectrum, in the order of the batch.
+#include "edges.inl"
+#include "fftconv.h"
+#include "scratch.h"
+
+namespace hyena {
+namespace {
+
+// Pointers to the work arrays that passes go over.
+template <class T, int most>
+struct Arrays {
+  T* data[most];
+  int count = 0;
+
+  void add(T* array) { data[count++] = array; }
+  T* const* begin() const { return data; }
+  T* const* end() const { return data + count; }
+};
+
+template <class T>
+struct Work {
+  const Plan<T>* plan;
+  T* memory;
+  std::int64_t stride;
+
+  Work(std::int64_t length, int arrays) : plan(acquire_plan<T>(length, width<T>)) {
+    // A cache line between arrays keeps the same places of two of them apart in the cache.
+    stride = 2 * plan->groups * width<T> * width<T> + 64 / static_cast<std::int64_t>(sizeof(T)) * 3;
+    memory = static_cast<T*>(scratch(arrays * stride * sizeof(T)));
+  }
+  Work(const Work&) = delete;
+  Work& operator=(const Work&) = delete;
+  ~Work() {
+    release_plan(plan);
+    trim_scratch();
+  }
+
+  T* array(int index) const { return memory + index * stride; }
+
+  template <class Visit>
+  void run(Visit& visit) const {
+    descend(*plan, 0, 0, plan->top, 0, visit);
+  }
+};
+
+// The filter's spectrum, divided by P so that nothing else has to be.
+template <class T>
+struct FilterVisit {
+  Arrays<T, 1> forward, backward;
+  T scale;
+
+  FilterVisit(T* filter, T scale) : scale(scale) { forward.add(filter); }
+
+  HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
+    constexpr int W = width<T>;
+    Complex<T> x[W];
+    leaf.forward(forward.data[0] + at, x);
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j)
+      store_complex(forward.data[0] + at + 2 * j * W, Complex<T>{x[j].re * scale, x[j].im * scale});
+  }
+};
+
+template <bool conjugate, class T>
+HYENA_INLINE void multiply(Complex<T> (&x)[width<T>], const T* spectrum) {
+#pragma GCC unroll 16
+  for (int j = 0; j < width<T>; ++j) {
+    const Complex<T> k = load_complex(spectrum + 2 * j * width<T>);
+    x[j] = times<conjugate>(x[j], k.re, k.im);
+  }
+}
+
+template <class T>
+struct ConvolveVisit {
+  Arrays<T, 1> forward, backward;
+  const T* filter;
+
+  ConvolveVisit(T* signal, const T* filter) : filter(filter) {
+    forward.add(signal);
+    backward.add(signal);
+  }
+
+  HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
+    constexpr int W = width<T>;
+    Complex<T> x[W];
+    leaf.forward(forward.data[0] + at, x);
+    multiply<false>(x, filter + at);
+    leaf.inverse(x, forward.data[0] + at);
+  }
+};
+
+// Signal x and gradient g of one row: x becomes x ⋆ k, g becomes its correlation with k, and the filter's spectrum of
+// gradients receives g · conj(x).
+template <class T>
+struct GradientVisit {
+  Arrays<T, 2> forward, backward;
+  T *signal, *gradient;     // each null if nothing below needs it
+  const T* filter;
+  T* filter_gradient;       // null if it is not needed
+  bool accumulate;          // whether filter_gradient holds the sum over the rows before
+  bool convolve, correlate;
+
+  HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
+    constexpr int W = width<T>;
+    Complex<T> x[W];
+    if (signal) leaf.forward(signal + at, x);
+    if (gradient) {
+      Complex<T> g[W];
+      leaf.forward(gradient + at, g);
+      if (filter_gradient) {
+        T* sum = filter_gradient + at;
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) {
+          Complex<T> product = times<true>(g[j], x[j].re, x[j].im);
+          if (accumulate) product = load_complex(sum + 2 * j * W) + product;
+          store_complex(sum + 2 * j * W, product);
+        }
+      }
+      if (correlate) {
+        multiply<true>(g, filter + at);
+        leaf.inverse(g, gradient + at);
+      }
+    }
+    if (convolve) {
+      multiply<false>(x, filter + at);
+      leaf.inverse(x, signal + at);
+    }
+  }
+};
+
+template <class T>
+struct InverseVisit {
+  Arrays<T, 1> forward, backward;
+
+  explicit InverseVisit(T* spectrum) { backward.add(spectrum); }
+
+  HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
+    constexpr int W = width<T>;
+    Complex<T> x[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) x[j] = load_complex(backward.data[0] + at + 2 * j * W);
+    leaf.inverse(x, backward.data[0] + at);
+  }
+};
+
+HYENA_INLINE Row row_of(const View& v, std::int64_t b, std::int64_t d) { return v ? row(v, b, d) : Row{}; }
+
+template <class T>
+void transform_filter(const Work<T>& work, const View& k, const View& skip, std::int64_t d, std::int64_t tap, T* out) {
+  const Row skip_row = skip ? element(skip, d) : Row{};
+  Input in{row(k, d)};
+  in.length = k.size[1];
+  in.skip = skip ? &skip_row : nullptr;
+  in.tap = tap;
+  first_pass(*work.plan, in, out);
+  FilterVisit<T> visit(out, T(1) / static_cast<T>(work.plan->points));
+  work.run(visit);
+}
+
+template <class T>
+void forward(const FftconvForward& args, std::int64_t first, std::int64_t last) {
+  const std::int64_t length = args.u.size[2];
+  const Work<T> work(length, 2);
+  T *signal = work.array(0), *filter = work.array(1);
+  for (std::int64_t d = first; d < last; ++d) {
+    transform_filter(work, args.k, args.skip, d, args.tap, filter);
+    for (std::int64_t b = 0; b < args.u.size[0]; ++b) {
+      Input in{row(args.u, b, d), row_of(args.pre_gate, b, d)};
+      in.length = length;
+      first_pass(*work.plan, in, signal);
+      ConvolveVisit<T> visit(signal, filter);
+      work.run(visit);
+      Output out;
+      out.add(row(args.y, b, d), row_of(args.post_gate, b, d));
+      out.length = length;
+      out.shift = args.tap;
+      last_pass(*work.plan, signal, out);
+    }
+  }
+}
+
+// The sum of x * gradient over one row: the skip's gradient. Taken from the inputs, not from the filter's gradient, whose
+// every tap carries the rounding errors of all of them.
+template <class T>
+double skip_gradient(const FftconvBackward& args, std::int64_t b, std::int64_t d) {
+  constexpr std::int64_t at_a_time = tile_points;
+  const std::int64_t length = args.u.size[2];
+  const Row u = row(args.u, b, d), pre = row_of(args.pre_gate, b, d);
+  const Row dy = row(args.dy, b, d), post = row_of(args.post_gate, b, d);
+  double sum = 0.0;
+  for (std::int64_t t = 0; t < length; t += at_a_time) {
+    alignas(64) T product[at_a_time];
+    const std::int64_t n = length - t < at_a_time ? length - t : at_a_time;
+    std::memset(product + n, 0, (at_a_time - n) * sizeof(T));
+    read<With::set>(product, u, t, n);
+    if (pre.data) read<With::multiply>(product, pre, t, n);
+    read<With::multiply>(product, dy, t, n);
+    if (post.data) read<With::multiply>(product, post, t, n);
+    Vec<T> lanes{};
+    for (std::int64_t i = 0; i < at_a_time; i += width<T>) lanes += load(product + i);
+    for (int lane = 0; lane < width<T>; ++lane) sum += lanes[lane];
+  }
+  return sum;
+}
+
+template <class T>
+void backward(const FftconvBackward& args, std::int64_t first, std::int64_t last) {
+  const std::int64_t length = args.u.size[2], batch = args.u.size[0];
+  const bool for_filter = static_cast<bool>(args.dk), for_gate = static_cast<bool>(args.dpost_gate);
+  const bool for_signal = args.du || args.dpre_gate;
+  const Work<T> work(length, 4);
+  T *signal = work.array(0), *gradient = work.array(1), *filter = work.array(2), *filter_gradient = work.array(3);
+  GradientVisit<T> visit{};
+  visit.filter = filter;
+  visit.convolve = for_gate;
+  visit.correlate = for_signal;
+  if (for_filter) visit.filter_gradient = filter_gradient;
+  if (for_filter || for_gate) visit.forward.add(visit.signal = signal);
+  if (for_filter || for_signal) visit.forward.add(visit.gradient = gradient);
+  if (for_signal) visit.backward.add(gradient);
+  if (for_gate) visit.backward.add(signal);
+  for (std::int64_t d = first; d < last; ++d) {
+    if (for_signal || for_gate) transform_filter(work, args.k, args.skip, d, args.tap, filter);
+    double skip = 0.0;
+    for (std::int64_t b = 0; b < batch; ++b) {
+      if (args.dskip) skip += skip_gradient<T>(args, b, d);
+      if (visit.signal) {
+        Input in{row(args.u, b, d), row_of(args.pre_gate, b, d)};
+        in.length = length;
+        first_pass(*work.plan, in, signal);
+      }
+      if (visit.gradient) {
+        Input in{row(args.dy, b, d), row_of(args.post_gate, b, d)};
+        in.length = length;
+        in.shift = args.tap;
+        first_pass(*work.plan, in, gradient);
+      }
+      if (!visit.signal && !visit.gradient) continue;
+      visit.accumulate = b > 0;
+      work.run(visit);
+      if (for_signal) {
+        Output out;
+        if (args.du) out.add(row(args.du, b, d), row_of(args.pre_gate, b, d));
+        if (args.dpre_gate) out.add(row(args.dpre_gate, b, d), row(args.u, b, d));
+        out.length = length;
+        last_pass(*work.plan, gradient, out);
+      }
+      if (for_gate) {
+        Output out;
+        out.add(row(args.dpost_gate, b, d), row(args.dy, b, d));
+        out.length = length;
+        out.shift = args.tap;
+        last_pass(*work.plan, signal, out);
+      }
+    }
+    if (args.dskip) write(element(args.dskip, d), 0, &skip, 1);
+    if (!for_filter) continue;
+    InverseVisit<T> inverse(filter_gradient);
+    if (batch == 0) std::memset(filter_gradient, 0, work.stride * sizeof(T));
+    work.run(inverse);
+    Output out;
+    out.add(row(args.dk, d), Row{});
+    out.length = args.k.size[1];
+    out.scale = 1.0 / static_cast<double>(work.plan->points);
+    last_pass(*work.plan, filter_gradient, out);
+  }
+}
+
+void forward_any(const FftconvForward& args, std::int64_t first, std::int64_t last) {
+  args.wide ? forward<double>(args, first, last) : forward<float>(args, first, last);
+}
+
+void backward_any(const FftconvBackward& args, std::int64_t first, std::int64_t last) {
+  args.wide ? backward<double>(args, first, last) : backward<float>(args, first, last);
+}
+
+}  // namespace
+
+const FftconvKernels HYENA_KERNELS(fftconv) = {forward_any, backward_any};
+
+}  // namespace hyena

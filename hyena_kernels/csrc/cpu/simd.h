@@ -1,0 +1,77 @@
+// Vectors of HYENA_VECTOR_BYTES in GCC's and Clang's vector extension, for the instruction set of the including file.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#define HYENA_INLINE inline __attribute__((always_inline))
+
+namespace hyena {
+namespace {
+
+template <class T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+  typedef float V __attribute__((vector_size(HYENA_VECTOR_BYTES)));
+  typedef std::int32_t Index __attribute__((vector_size(HYENA_VECTOR_BYTES)));
+  static constexpr int width = HYENA_VECTOR_BYTES / 4;
+};
+
+template <>
+struct Simd<double> {
+  typedef double V __attribute__((vector_size(HYENA_VECTOR_BYTES)));
+  typedef std::int64_t Index __attribute__((vector_size(HYENA_VECTOR_BYTES)));
+  static constexpr int width = HYENA_VECTOR_BYTES / 8;
+};
+
+template <class T>
+using Vec = typename Simd<T>::V;
+
+template <class T>
+HYENA_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const Vec<T>*>(p);
+}
+
+template <class T>
+HYENA_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<Vec<T>*>(p) = v;
+}
+
+// Transpose of width × width elements: blocks of 1, 2, 4, … elements change places with their mirror image.
+template <class T, int step = Simd<T>::width / 2>
+HYENA_INLINE void transpose(Vec<T> (&rows)[Simd<T>::width]) {
+  constexpr int width = Simd<T>::width;
+  using Index = typename Simd<T>::Index;
+  if constexpr (step > 0) {
+    Index low, high;
+#pragma GCC unroll 16
+    for (int i = 0; i < width; ++i) {
+      low[i] = i & step ? width + i - step : i;
+      high[i] = i & step ? width + i : i + step;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < width; ++i) {
+      if (i & step) continue;
+      const Vec<T> a = rows[i], b = rows[i + step];
+#if defined(__clang__)
+      // Clang takes constant indices alone, which depend on the width.
+      Vec<T> first, second;
+      for (int lane = 0; lane < width; ++lane) {
+        first[lane] = lane & step ? b[lane - step] : a[lane];
+        second[lane] = lane & step ? b[lane] : a[lane + step];
+      }
+      rows[i] = first;
+      rows[i + step] = second;
+#else
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + step] = __builtin_shuffle(a, b, high);
+#endif
+    }
+    transpose<T, step / 2>(rows);
+  }
+}
+
+}  // namespace
+}  // namespace hyena

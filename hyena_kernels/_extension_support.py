@@ -14,6 +14,9 @@ import torch
 MIN_TORCH = (2, 10)
 """Oldest torch with the stable ABI that the libraries are compiled against."""
 
+MIN_CAPABILITY = (7, 5)
+"""Compute capability of the oldest GPU that the CUDA kernels are compiled for, where the toolkit still does."""
+
 _LIBRARIES = {"cpp": "_C.abi3.so", "cuda": "_cuda.abi3.so"}
 _DEVICES = {"cpp": ("the CPU", "cpu"), "cuda": ("CUDA devices", "cuda")}
 
@@ -39,6 +42,20 @@ def _unloadable(backend: str) -> str | None:
     return None
 
 
+@functools.cache
+def _unfit(index: int | None) -> str | None:
+    """Why the CUDA kernels cannot run on the device of this index (None: on the current one), or None if they can."""
+    if torch.version.hip is not None:
+        return f"is made for NVIDIA GPUs, and torch {torch.__version__} is built for ROCm"
+    if not torch.cuda.is_available():
+        return "runs on CUDA devices only, and torch sees none"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < MIN_CAPABILITY:
+        needed, has = (".".join(map(str, numbers)) for numbers in (MIN_CAPABILITY, capability))
+        return f"needs compute capability {needed}, and {torch.cuda.get_device_name(index)} has {has}"
+    return None
+
+
 def load_libraries() -> None:
     """Load every library that was built and fits the installed torch."""
     for backend in _LIBRARIES:
@@ -50,5 +67,7 @@ def obstacles(backend: str, device: torch.device) -> list[str]:
     name, kind = _DEVICES[backend]
     if device.type != kind:
         return [f"runs on {name} only, the tensors are on {device.type!r}"]
-    reason = _unloadable(backend)
-    return [] if reason is None else [reason]
+    found = [_unloadable(backend)]
+    if backend == "cuda":
+        found.append(_unfit(device.index))
+    return [reason for reason in found if reason is not None]

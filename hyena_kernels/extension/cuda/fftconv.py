@@ -1,9 +1,9 @@
 """``fftconv`` on CUDA: one kernel for lengths whose transform fits on chip, cuFFT between fused kernels above.
 
 The transform has P ≥ L points and is weighted: modulo z^P - i the product of two real polynomials of degree below P
-keeps every coefficient of the linear convolution, the first P as real parts and the next P as imaginary ones. So nothing
-is padded to 2L, a two-sided convolution takes its outputs from both parts, and the gradient of its result goes in as a
-complex row. On chip P is 2^n, 3 · 2^n or 5 · 2^n up to 8192, and forward and backward are one launch each.
+keeps every coefficient of the linear convolution, the first P as real parts and the next P as imaginary ones. So
+nothing is padded to 2L, a two-sided convolution takes its outputs from both parts, and the gradient of its result goes
+in as a complex row. On chip P is 2^n, 3 · 2^n or 5 · 2^n up to 8192, and forward and backward are one launch each.
 """
 
 from __future__ import annotations

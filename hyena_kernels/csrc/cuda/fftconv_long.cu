@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(threads, 4)
+__global__ void __launch_bounds__(threads, 2)
     fftconv_product_kernel(const __grid_constant__ FftconvProduct a, int64_t points, int64_t tiles) {
   const Tile at = tile_of_block((a.filter.data ? a.filter : a.sum).size[0], tiles);
   const int64_t batch = (a.signal.data ? a.signal : a.grad).size[0];

@@ -61,7 +61,8 @@ struct TiledForward {
   int64_t channel_tiles, position_tiles;
 };
 
-__global__ void __launch_bounds__(tile_threads) short_conv_forward_kernel(const __grid_constant__ TiledForward tiled) {
+__global__ void __launch_bounds__(tile_threads, 4)
+    short_conv_forward_kernel(const __grid_constant__ TiledForward tiled) {
   HYENA_DYNAMIC_SHARED(shared);
   constexpr int stride = tile_stride<forward_width>;
   const ShortConvForward& a = tiled.a;

@@ -12,7 +12,7 @@ from hyena_kernels import _extension_support
 
 _LIBRARY = torch.library.Library("hyena_kernels_ext", "FRAGMENT")
 
-for _schema in (
+SCHEMAS = (
     # csrc/cuda/fftconv_rows.h
     "fftconv_row_points(int length) -> int",
     "fftconv_row_bytes(int points, int spectra) -> int",
@@ -37,7 +37,9 @@ for _schema in (
     "filter_sine(Tensor(a!) sine, Tensor linear, Tensor freq) -> ()",
     "filter_sine_backward(Tensor(a!) grad, Tensor(b!) sums, Tensor linear, Tensor freq) -> ()",
     "filter_window(Tensor(a!) dh, Tensor(b!)? decayed, Tensor dk, Tensor t, Tensor deltas, float shift) -> ()",
-):
+)
+
+for _schema in SCHEMAS:
     _LIBRARY.define(_schema)
 
 _extension_support.load_libraries()

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -26,7 +27,8 @@
 #define __grid_constant__
 #define HYENA_DYNAMIC_SHARED(name) unsigned char* name = ::hyena::emulation::shared
 #define HYENA_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  ((void)(stream), ::hyena::emulation::launch(grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }))
+  ((void)(stream),                                                   \
+   ::hyena::emulation::launch(#kernel, grid, block, shared_bytes, [&] { kernel(__VA_ARGS__); }))
 
 struct dim3 {
   unsigned x, y, z;
@@ -43,9 +45,9 @@ struct alignas(16) uint4 {
 
 inline dim3 threadIdx{0}, blockIdx{0}, blockDim{1}, gridDim{1};
 
-// 0: ascending, 1: descending. Set by tests through the loaded library.
+// For tests, through the loaded library. 0: ascending, 1: descending.
 extern "C" {
-inline int hyena_emulation_descending = 0;
+__attribute__((visibility("default"), used)) inline int hyena_emulation_descending = 0;
 }
 
 namespace hyena {
@@ -110,11 +112,15 @@ inline void run_block(unsigned threads, int shared_bytes) {
     throw std::runtime_error("emulated kernel: written beyond the block's shared memory");
 }
 
-inline void launch(dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& kernel) {
+// A line for each kernel, number of threads and size of shared memory.
+inline std::set<std::string> launched;
+
+inline void launch(const char* name, dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& kernel) {
   const unsigned threads = block.x;
   if (block.y != 1 || block.z != 1 || threads < 1 || threads > 1024 || grid.y > 65535 || grid.z > 65535 ||
       grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.x > 2147483647u || shared_bytes > 227 * 1024)
     throw std::runtime_error("emulated kernel: no GPU can launch this geometry");
+  launched.insert(std::string(name) + " " + std::to_string(threads) + " " + std::to_string(shared_bytes));
   body = &kernel;
   blockDim = block;
   gridDim = grid;
@@ -155,3 +161,10 @@ inline uint16_t float_to_bfloat(float value) { return c10::BFloat16(value).x; }
 }  // namespace hyena
 
 inline void __syncthreads() { hyena::emulation::barrier(); }
+
+extern "C" __attribute__((visibility("default"), used)) inline const char* hyena_emulation_launches() {
+  static std::string lines;
+  lines.clear();
+  for (const std::string& line : hyena::emulation::launched) lines += line + "\n";
+  return lines.c_str();
+}

@@ -140,6 +140,8 @@ _backend.register("hyena_mixer_fwd", "torch", _forward)
 _backend.register("hyena_mixer_bwd", "torch", _backward)
 _backend.register("hyena_mixer_fwd", "triton", "hyena_kernels.triton.mixer:forward", _triton_support.hyena_mixer)
 _backend.register("hyena_mixer_bwd", "triton", "hyena_kernels.triton.mixer:backward", _triton_support.hyena_mixer)
+_backend.register("hyena_mixer_fwd", "cpp", "hyena_kernels.extension.mixer:forward")
+_backend.register("hyena_mixer_bwd", "cpp", "hyena_kernels.extension.mixer:backward")
 
 
 def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, backend: str) -> Tensor:

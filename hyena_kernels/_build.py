@@ -8,6 +8,7 @@ it stands in the way of a CUDA library compiled beside a torch without CUDA or o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -289,5 +290,6 @@ def compile_library(backend: str, folder: Path, *, verbose: bool = False) -> Pat
     except OSError as error:
         raise BuildError(f"{library.name} cannot be written: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return library

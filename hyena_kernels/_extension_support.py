@@ -93,7 +93,8 @@ def _load(backend: str) -> tuple[Path | None, str]:
             torch.ops.load_library(str(path))
             return path, ""
         except OSError as error:
-            failures.append(f"failed to load {path}: {' '.join(str(error).split())}")
+            # torch hides what the loader says behind a sentence of its own.
+            failures.append(f"failed to load {path}: {' '.join(str(error.__cause__ or error).split())}")
     return None, "; ".join(failures)
 
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 
@@ -40,6 +41,9 @@ View view(const std::optional<Tensor>& tensor) { return tensor ? view(*tensor) :
 
 bool wide(const View& a, const View& b) { return a.dtype == Dtype::f64 || b.dtype == Dtype::f64; }
 
+// Channels that a thread should take at least: about 30 µs of work, for handing it over costs some.
+int64_t grain(const View& u) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, u.size[0] * u.size[2])); }
+
 const FftconvKernels& fftconv_kernels() { return choose(fftconv_avx512, fftconv_avx2, fftconv_portable); }
 
 void fftconv_fwd(Tensor y, Tensor u, Tensor k, std::optional<Tensor> skip, std::optional<Tensor> pre_gate,
@@ -47,7 +51,7 @@ void fftconv_fwd(Tensor y, Tensor u, Tensor k, std::optional<Tensor> skip, std::
   FftconvForward args{view(y), view(u), view(k), view(skip), view(pre_gate), view(post_gate), tap, false};
   args.wide = wide(args.u, args.k);
   const auto& kernels = fftconv_kernels();
-  torch::stable::parallel_for(0, args.u.size[1], 1,
+  torch::stable::parallel_for(0, args.u.size[1], grain(args.u),
                               [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
 }
 
@@ -60,7 +64,7 @@ void fftconv_bwd(std::optional<Tensor> du, std::optional<Tensor> dk, std::option
                        false};
   args.wide = wide(args.u, args.k);
   const auto& kernels = fftconv_kernels();
-  torch::stable::parallel_for(0, args.u.size[1], 1,
+  torch::stable::parallel_for(0, args.u.size[1], grain(args.u),
                               [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
 }
 

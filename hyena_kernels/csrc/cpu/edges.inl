@@ -32,8 +32,7 @@ HYENA_INLINE void read_signal(T* out, const Row& signal, const Row& gate, std::i
     return;
   }
   if (first > 0) std::memset(out, 0, first * sizeof(T));
-  read<With::set>(out + first, signal, at + first, end - first);
-  if (gate.data) read<With::multiply>(out + first, gate, at + first, end - first);
+  read_product(out + first, signal, gate, at + first, end - first);
   if (end < n) std::memset(out + end, 0, (n - end) * sizeof(T));
 }
 
@@ -123,21 +122,12 @@ struct Output {
 };
 
 template <class T>
-void drain(const Output& out, T* in, std::int64_t coefficient, std::int64_t n) {
+void drain(const Output& out, const T* in, std::int64_t coefficient, std::int64_t n) {
   const std::int64_t at = coefficient - out.shift;
   const std::int64_t first = at < 0 ? -at : 0, end = at + n > out.length ? out.length - at : n;
   if (first >= end) return;
-  for (int i = 0; i < out.count; ++i) {
-    const Output::Target& target = out.targets[i];
-    const T* result = in;
-    alignas(64) T product[tile_points];
-    if (target.factor.data) {
-      std::memcpy(product + first, in + first, (end - first) * sizeof(T));
-      read<With::multiply>(product + first, target.factor, at + first, end - first);
-      result = product;
-    }
-    write(target.row, at + first, result + first, end - first);
-  }
+  for (int i = 0; i < out.count; ++i)
+    write_product(out.targets[i].row, out.targets[i].factor, at + first, in + first, end - first);
 }
 
 template <int R, bool complex_output, class T>

@@ -197,8 +197,7 @@ double skip_gradient(const FftconvBackward& args, std::int64_t b, std::int64_t d
     alignas(64) T product[at_a_time];
     const std::int64_t n = length - t < at_a_time ? length - t : at_a_time;
     std::memset(product + n, 0, (at_a_time - n) * sizeof(T));
-    read<With::set>(product, u, t, n);
-    if (pre.data) read<With::multiply>(product, pre, t, n);
+    read_product(product, u, pre, t, n);
     read<With::multiply>(product, dy, t, n);
     if (post.data) read<With::multiply>(product, post, t, n);
     Vec<T> lanes{};

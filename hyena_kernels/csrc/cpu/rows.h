@@ -157,5 +157,48 @@ void write(const Row& r, std::int64_t first, const T* in, std::int64_t n) {
   }
 }
 
+template <class T>
+HYENA_INLINE bool plain(const Row& r) {
+  return r.stride == 1 && r.dtype == (sizeof(T) == 4 ? Dtype::f32 : Dtype::f64);
+}
+
+// out[i] = element first + i of one row times that of another, which may be without data.
+template <class T>
+void read_product(T* out, const Row& a, const Row& b, std::int64_t first, std::int64_t n) {
+  if (b.data == nullptr || !plain<T>(a) || !plain<T>(b)) {
+    read<With::set>(out, a, first, n);
+    if (b.data) read<With::multiply>(out, b, first, n);
+    return;
+  }
+  const T *x = reinterpret_cast<const T*>(a.data) + first, *y = reinterpret_cast<const T*>(b.data) + first;
+  std::int64_t i = 0;
+  for (; i + Simd<T>::width <= n; i += Simd<T>::width)
+    store_unaligned(out + i, load_unaligned(x + i) * load_unaligned(y + i));
+  for (; i < n; ++i) out[i] = x[i] * y[i];
+}
+
+// Writes in[i] times element first + i of the row `factor`, which may be without data, as element first + i.
+template <class T>
+void write_product(const Row& r, const Row& factor, std::int64_t first, const T* in, std::int64_t n) {
+  if (factor.data == nullptr) return write(r, first, in, n);
+  if (!plain<T>(r) || !plain<T>(factor)) {
+    constexpr std::int64_t at_a_time = 256;
+    for (std::int64_t i = 0; i < n; i += at_a_time) {
+      T product[at_a_time];
+      const std::int64_t now = n - i < at_a_time ? n - i : at_a_time;
+      std::memcpy(product, in + i, now * sizeof(T));
+      read<With::multiply>(product, factor, first + i, now);
+      write(r, first + i, product, now);
+    }
+    return;
+  }
+  T* out = reinterpret_cast<T*>(r.data) + first;
+  const T* y = reinterpret_cast<const T*>(factor.data) + first;
+  std::int64_t i = 0;
+  for (; i + Simd<T>::width <= n; i += Simd<T>::width)
+    store_unaligned(out + i, load_unaligned(in + i) * load_unaligned(y + i));
+  for (; i < n; ++i) out[i] = in[i] * y[i];
+}
+
 }  // namespace
 }  // namespace hyena

@@ -39,6 +39,18 @@ HYENA_INLINE void store(T* p, Vec<T> v) {
   *reinterpret_cast<Vec<T>*>(p) = v;
 }
 
+template <class T>
+HYENA_INLINE Vec<T> load_unaligned(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+HYENA_INLINE void store_unaligned(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
 // Transpose of width × width elements: blocks of 1, 2, 4, … elements change places with their mirror image.
 template <class T, int step = Simd<T>::width / 2>
 HYENA_INLINE void transpose(Vec<T> (&rows)[Simd<T>::width]) {

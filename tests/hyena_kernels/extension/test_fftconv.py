@@ -1,0 +1,100 @@
+"""The C++ kernels of ``fftconv`` against float64 where the tests of every backend do not look.
+
+Those in ``tests/hyena_kernels/test_fftconv.py`` and ``test_library.py`` run on this backend too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from hyena_kernels import fftconv
+from hyena_kernels.testing import check, fftconv_inputs, value_and_gradients
+
+pytestmark = pytest.mark.usefixtures("cpp")
+
+# The transform has 4, 5, 6, 7 or 8 times a power of two points: both sides of every size, for vectors of 2 to 16.
+EDGES = [
+    8, 9, 14, 17, 24, 28, 29, 40, 49, 57, 80, 81, 96, 112, 113, 128, 129, 160, 193, 225, 320, 321, 385, 449, 513,
+    641, 769, 897, 1025, 1281, 1537, 1793,
+]  # fmt: skip
+# From 1024 points on parts of a row are taken to their end one after the other, at every depth.
+DEEP = [2049, 2561, 3073, 3585, 5120, 7168, 8192, 12_289, 24_577, 40_961, 65_536, 131_073]
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "two-sided"])
+@pytest.mark.parametrize("length", EDGES)
+def test_sizes_of_one_part(length: int, causal: bool) -> None:
+    check("fftconv", fftconv_inputs(2, 24, length), causal=causal)
+    check("fftconv", fftconv_inputs(1, 24, length, max(1, length // 2), dtype=torch.float64), causal=causal)
+
+
+@pytest.mark.parametrize("length", DEEP)
+def test_sizes_of_many_parts(length: int) -> None:
+    # One channel has one skip, whose error would be chance.
+    check("fftconv", fftconv_inputs(1, 1, length, skip=False), gradients=length < 50_000)
+    check("fftconv", fftconv_inputs(1, 1, length, skip=False), causal=False, gradients=False)
+
+
+SIZES_SCRIPT = """
+import torch
+from hyena_kernels.testing import check, fftconv_inputs
+for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+    for length in (1, 3, 16, 63, 100, 257, 640, 1000, 1500):
+        for causal in (True, False):
+            check("fftconv", fftconv_inputs(2, 32, length, dtype=dtype), causal=causal)
+    check("fftconv", fftconv_inputs(1, 1, 9000, dtype=dtype, skip=False))
+print("done")
+"""
+
+
+def test_every_instruction_set(with_instruction_set: Callable[[str], str]) -> None:
+    assert with_instruction_set(SIZES_SCRIPT) == "done\n"
+
+
+def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+
+    monkeypatch.setenv("HYENA_CPU_ISA", "mmx")
+    script = "import torch; from hyena_kernels import fftconv; fftconv(torch.ones(1, 1, 4), torch.ones(1, 4), backend='cpp')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "HYENA_CPU_ISA=mmx is unknown: choose avx512, avx2 or portable" in done.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_conversions_of_every_sixteen_bit_number(dtype: torch.dtype) -> None:
+    """Through a filter of one tap of 1 every finite number comes back as it is; products round to nearest even."""
+    numbers = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
+    numbers = numbers[numbers.isfinite()]
+    one, k = torch.ones_like(numbers), torch.ones(numbers.numel(), 1)
+    assert torch.equal(fftconv(numbers[None, :, None], k)[0, :, 0], numbers)
+    gate = (one.float() * 1.37).to(dtype)
+    product = fftconv(numbers[None, :, None], k, post_gate=gate[None, :, None])[0, :, 0]
+    assert torch.equal(product, (numbers.float() * gate.float()).to(dtype))
+
+
+def test_threads_do_not_matter() -> None:
+    inputs = fftconv_inputs(3, 40, 3000)
+    dy = torch.randn(3, 40, 3000)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(value_and_gradients(fftconv, inputs, dy))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for name, value in other.items():
+            assert torch.equal(value, results[0][name]), name
+
+
+def test_nothing_of_one_call_is_left_for_the_next() -> None:
+    """Work arrays are kept between calls; a row of NaN in one call must not reach the next, of a shorter transform."""
+    fftconv(torch.full((1, 2, 5000), float("nan")), torch.full((2, 5000), float("nan")))
+    for length in (5, 300, 4000):
+        assert fftconv(torch.ones(1, 2, length), torch.ones(2, length)).isfinite().all()

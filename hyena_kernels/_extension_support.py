@@ -123,7 +123,7 @@ def describe() -> list[str]:
     lines = []
     for backend in _build.LIBRARIES:
         path, reason = _load(backend)
-        lines.append(f"{backend} {reason if path is None else f'runs {path}'}")
+        lines.append(f"C++ extension: {backend} {reason if path is None else f'runs {path}'}")
     return lines
 
 

@@ -68,7 +68,7 @@ def test_the_package_comes_before_the_cache(places: Path, loaded: list[Path]) ->
     packaged = put(places / "package")
     assert support.library("cpp") == packaged
     assert support.obstacles("cpp", CPU) == []
-    assert support.describe()[0] == f"cpp runs {packaged}"
+    assert support.describe()[0] == f"C++ extension: cpp runs {packaged}"
     assert loaded == [cached, packaged]
 
 
@@ -109,7 +109,7 @@ def test_the_reason_of_the_build_is_told(places: Path, report: str | None, told:
     if report is not None:
         put(places / "package", report, _build.REPORT)
     assert reason() == NOT_BUILT + told
-    assert support.describe()[0] == f"cpp {NOT_BUILT}{told}"
+    assert support.describe()[0] == f"C++ extension: cpp {NOT_BUILT}{told}"
 
 
 def test_cache_folder_tells_versions_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_build_ext_compiles_once_for_every_later_process(compiles: list[str]) ->
 def test_what_build_ext_could_not_compile_is_told_later() -> None:
     hyena_kernels.build_ext()
     support._load.cache_clear()
-    assert support.describe()[1] == f"cuda {NOT_BUILT}: no nvcc was found"
+    assert support.describe()[1] == f"C++ extension: cuda {NOT_BUILT}: no nvcc was found"
 
 
 def test_build_ext_leaves_alone_what_was_installed(places: Path, compiles: list[str]) -> None:

@@ -108,7 +108,11 @@ struct GradientVisit {
   HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
     constexpr int W = width<T>;
     Complex<T> x[W];
-    if (signal) leaf.forward(signal + at, x);
+    if (signal) {
+      leaf.forward(signal + at, x);
+    } else {
+      for (int j = 0; j < W; ++j) x[j] = Complex<T>{};
+    }
     if (gradient) {
       Complex<T> g[W];
       leaf.forward(gradient + at, g);

@@ -65,7 +65,10 @@ void fill_tile(T* tile, const View& x, std::int64_t b, std::int64_t c, std::int6
     if (t < 0 || t >= x.size[1]) {
       store(tile + r * W, Vec<T>{});
     } else if (fast) {
-      store(tile + r * W, load_unaligned(static_cast<const T*>(x.data) + b * x.stride[0] + t * x.stride[1] + c));
+      const T* from = static_cast<const T*>(x.data) + b * x.stride[0] + t * x.stride[1] + c;
+      store(tile + r * W, load_unaligned(from));
+      // Rows are far apart, each a cache line of its own that the processor does not see coming.
+      __builtin_prefetch(from + tile_rows * x.stride[1]);
     } else {
       store(tile + r * W, Vec<T>{});
       read<With::set>(tile + r * W, lanes_at(x, b, t, c), 0, lanes);
@@ -77,7 +80,9 @@ template <class T>
 HYENA_INLINE void put_lanes(const View& y, bool fast, std::int64_t b, std::int64_t t, std::int64_t c,
                             std::int64_t lanes, Vec<T> value) {
   if (fast) {
-    store_unaligned(static_cast<T*>(y.data) + b * y.stride[0] + t * y.stride[1] + c, value);
+    T* to = static_cast<T*>(y.data) + b * y.stride[0] + t * y.stride[1] + c;
+    store_unaligned(to, value);
+    __builtin_prefetch(to + tile_rows * y.stride[1], 1);
   } else {
     alignas(64) T values[width<T>];
     store(values, value);

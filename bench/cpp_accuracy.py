@@ -3,8 +3,8 @@
     python -m bench.cpp_accuracy
     HYENA_CPU_ISA=avx2 python -m bench.cpp_accuracy --lengths 1000 --out errors.json
 
-Values and gradients, in relative L2 norm over whole results. The oracle is the op in plain PyTorch on the same inputs in
-float64; a float64 result can only be told apart from it, not from the truth.
+Values and gradients, in relative L2 norm over whole results. The oracle is the op in plain PyTorch on the same inputs
+in float64; a float64 result can only be told apart from it, not from the truth.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, written after every line")
     options = parser.parse_args()
     record: dict[str, Any] = {**machine.describe("cpu"), "errors": []}
-    print("C++ / plain PyTorch, relative L2 error against float64: the result, and the gradient with the largest error\n")
+    print(
+        "C++ / plain PyTorch, relative L2 error against float64: the result, and the gradient with the largest error\n"
+    )
     print("| op | L | dtype | y | gradients |\n|---|---|---|---|---|")
     for op in options.ops:
         for length in options.lengths:

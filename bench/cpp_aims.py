@@ -4,9 +4,9 @@
     python -m bench.cpp_aims --only fftconv project           # minutes
     HYENA_CPU_ISA=avx2 python -m bench.cpp_aims --only fftconv --out avx2.json
 
-Each figure is the median over rounds in which both are run one after the other in this process; a ratio is the median of
-the rounds' ratios. Peak memory is that of a fresh process each. Results go to ``bench/results/`` under the processor's
-name unless ``--out`` names a file.
+Each figure is the median over rounds in which both are run one after the other in this process; a ratio is the median
+of the rounds' ratios. Peak memory is that of a fresh process each. Results go to ``bench/results/`` under the
+processor's name unless ``--out`` names a file.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def both_directions(
     record: Record = {"op": name, "shape": list(shape)}
     record["forward"] = alternate(forward(ours), forward(plain), rounds)
     record["both"] = alternate(step(ours), step(plain), rounds)
-    line = "  ".join(f"{what} {record[what]['cpp_ms']:.2f} ms, {record[what]['ratio']:.2f}×" for what in ("forward", "both"))
-    print(f"{name} {shape}: {line}", flush=True)
+    cells = [f"{what} {record[what]['cpp_ms']:.2f} ms, {record[what]['ratio']:.2f}×" for what in ("forward", "both")]
+    print(f"{name} {shape}: {'  '.join(cells)}", flush=True)
     return record
 
 
@@ -220,11 +220,9 @@ def model_records(rounds: int) -> list[Record]:
         extra[name] = after - before
     record["extra_bytes"] = extra
     record["extra_share"] = extra["cpp"] / extra["plain"]
-    print(
-        f"{record['op']} L={MODEL_LENGTH}: forward {record['forward']['ratio']:.2f}×, both {record['both']['ratio']:.2f}×, "
-        f"memory beyond imports and weights {extra['cpp'] >> 20} / {extra['plain'] >> 20} MiB = {record['extra_share']:.0%}",
-        flush=True,
-    )
+    ratios = ", ".join(f"{what} {record[what]['ratio']:.2f}×" for what in ("forward", "both"))
+    memory = f"{extra['cpp'] >> 20} / {extra['plain'] >> 20} MiB = {record['extra_share']:.0%}"
+    print(f"{record['op']} L={MODEL_LENGTH}: {ratios}, memory beyond imports and weights {memory}", flush=True)
     return [record]
 
 

@@ -35,6 +35,9 @@ MIN_TORCH = (2, 10)
 MIN_COMPILER = {"GCC": 9, "Clang": 11}
 """The oldest compilers that are tried: C++17 with conversions between vector types."""
 
+TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
+"""The same as the macro of that name wants it."""
+
 CUDA_ARCHS = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 """Compute capabilities that the CUDA library is compiled for, as far as nvcc knows them."""
 
@@ -61,18 +64,14 @@ def cuda_sources() -> list[Path]:
     return sorted((CSRC / "cuda").glob("*.cu"))
 
 
-def _target_version() -> str:
-    return f"-DTORCH_TARGET_VERSION=0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
-
-
 def cxx_flags() -> list[str]:
     """Flags of the C++ compiler for ``_C``."""
-    return [*CXX_FLAGS, _target_version()]
+    return [*CXX_FLAGS, f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
 
 
 def nvcc_flags() -> list[str]:
     """Flags of nvcc for ``_cuda``, without those that name architectures."""
-    return [*NVCC_FLAGS, _target_version()]
+    return [*NVCC_FLAGS, f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"]
 
 
 def switched_on(variable: str) -> bool:
@@ -250,8 +249,13 @@ def _commands(backend: str) -> tuple[list[Path], list[str], list[str], list[str]
         nvcc = _nvcc()
         assert nvcc is not None, "obstacle() has found it"
         flags = [*nvcc_flags(), *architecture_flags(nvcc), "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-        # The runtime is linked into the library: a torch without CUDA has none to share.
-        return cuda_sources(), [str(nvcc), *flags, *includes], [str(nvcc), "-shared", "-cudart=static"], libraries
+        if torch.version.cuda is None:
+            # Compiled all the same, for another machine's torch: what only that one has may be absent here.
+            flags.append("-DHYENA_TORCH_WITHOUT_CUDA")
+        # What torch has for CUDA is found through libtorch, which names it where there is some. The runtime is linked
+        # into the library: a torch without CUDA has none to share.
+        linking = [str(nvcc), "-shared", "-cudart=static", "-Xlinker", "--no-as-needed"]
+        return cuda_sources(), [str(nvcc), *flags, *includes], linking, [*libraries, "-ltorch"]
     users_flags, users_links = (shlex.split(os.environ.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS"))
     # A symbol that nothing defines is an error here and now; macOS looks up those of torch when it loads the library.
     undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-Wl,-z,defs"]

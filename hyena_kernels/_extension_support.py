@@ -24,6 +24,9 @@ from hyena_kernels import _build
 from hyena_kernels._build import MIN_TORCH, BuildError
 from hyena_kernels._version import __version__
 
+MIN_CAPABILITY = (7, 5)
+"""Compute capability of the oldest GPU that the CUDA kernels are compiled for, where the toolkit still does."""
+
 _PACKAGE = Path(__file__).parent
 _DEVICES = {"cpp": ("the CPU", "cpu"), "cuda": ("CUDA devices", "cuda")}
 
@@ -103,6 +106,20 @@ def library(backend: str) -> Path | None:
     return _load(backend)[0]
 
 
+@functools.cache
+def _unfit(index: int | None) -> str | None:
+    """Why the CUDA kernels cannot run on the device of this index (None: on the current one), or None if they can."""
+    if torch.version.hip is not None:
+        return f"is made for NVIDIA GPUs, and torch {torch.__version__} is built for ROCm"
+    if not torch.cuda.is_available():
+        return "runs on CUDA devices only, and torch sees none"
+    capability = torch.cuda.get_device_capability(index)
+    if capability < MIN_CAPABILITY:
+        needed, has = (".".join(map(str, numbers)) for numbers in (MIN_CAPABILITY, capability))
+        return f"needs compute capability {needed}, and {torch.cuda.get_device_name(index)} has {has}"
+    return None
+
+
 def load_libraries() -> None:
     """Load every library that was built and fits the installed torch."""
     for backend in _build.LIBRARIES:
@@ -114,8 +131,9 @@ def obstacles(backend: str, device: torch.device) -> list[str]:
     name, kind = _DEVICES[backend]
     if device.type != kind:
         return [f"runs on {name} only, the tensors are on {device.type!r}"]
+    unfit = _unfit(device.index) if backend == "cuda" else None
     path, reason = _load(backend)
-    return [reason] if path is None else []
+    return [*filter(None, [unfit]), *([reason] if path is None else [])]
 
 
 def describe() -> list[str]:

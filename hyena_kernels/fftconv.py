@@ -113,6 +113,8 @@ _backend.register("fftconv_fwd", "triton", "hyena_kernels.triton.fftconv:forward
 _backend.register("fftconv_bwd", "triton", "hyena_kernels.triton.fftconv:backward", _triton_support.fftconv)
 _backend.register("fftconv_fwd", "cpp", "hyena_kernels.extension.fftconv:forward")
 _backend.register("fftconv_bwd", "cpp", "hyena_kernels.extension.fftconv:backward")
+_backend.register("fftconv_fwd", "cuda", "hyena_kernels.extension.cuda.fftconv:forward")
+_backend.register("fftconv_bwd", "cuda", "hyena_kernels.extension.cuda.fftconv:backward")
 
 
 def _forward_fake(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import _check, _library, _torch_fft, _triton_support, backend as _backend
+from hyena_kernels import _check, _cuda_support, _library, _torch_fft, _triton_support, backend as _backend
 
 # Positions computed at a time: on a CPU the activations of a network of width 64 should stay in its own cache.
 _POSITIONS = {"cpu": 2048}
@@ -121,6 +121,15 @@ _backend.register(
     "triton",
     "hyena_kernels.triton.implicit_filter:backward",
     _triton_support.implicit_filter_backward,
+)
+_backend.register(
+    "implicit_filter_fwd", "cuda", "hyena_kernels.extension.cuda.implicit_filter:forward", _cuda_support.implicit_filter
+)
+_backend.register(
+    "implicit_filter_bwd",
+    "cuda",
+    "hyena_kernels.extension.cuda.implicit_filter:backward",
+    _cuda_support.implicit_filter_backward,
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import _check, _library, _torch_fft, _triton_support, backend as _backend
+from hyena_kernels import _check, _cuda_support, _library, _torch_fft, _triton_support, backend as _backend
 from hyena_kernels._torch_taps import MAX_TAPS, taps_backward, taps_forward, taps_signal_gradient
 
 
@@ -142,6 +142,8 @@ _backend.register("hyena_mixer_fwd", "triton", "hyena_kernels.triton.mixer:forwa
 _backend.register("hyena_mixer_bwd", "triton", "hyena_kernels.triton.mixer:backward", _triton_support.hyena_mixer)
 _backend.register("hyena_mixer_fwd", "cpp", "hyena_kernels.extension.mixer:forward")
 _backend.register("hyena_mixer_bwd", "cpp", "hyena_kernels.extension.mixer:backward")
+_backend.register("hyena_mixer_fwd", "cuda", "hyena_kernels.extension.cuda.mixer:forward", _cuda_support.no_float64)
+_backend.register("hyena_mixer_bwd", "cuda", "hyena_kernels.extension.cuda.mixer:backward", _cuda_support.no_float64)
 
 
 def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, backend: str) -> Tensor:

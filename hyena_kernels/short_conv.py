@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import _check, _library, _torch_fft, _triton_support, backend as _backend
+from hyena_kernels import _check, _cuda_support, _library, _torch_fft, _triton_support, backend as _backend
 from hyena_kernels._torch_taps import MAX_TAPS, taps_backward, taps_forward
 
 
@@ -66,6 +66,10 @@ _backend.register("short_conv_fwd", "triton", "hyena_kernels.triton.short_conv:f
 _backend.register("short_conv_bwd", "triton", "hyena_kernels.triton.short_conv:backward", _triton_support.no_float64)
 _backend.register("short_conv_fwd", "cpp", "hyena_kernels.extension.short_conv:forward")
 _backend.register("short_conv_bwd", "cpp", "hyena_kernels.extension.short_conv:backward")
+_backend.register("short_conv_fwd", "cuda", "hyena_kernels.extension.cuda.short_conv:forward", _cuda_support.no_float64)
+_backend.register(
+    "short_conv_bwd", "cuda", "hyena_kernels.extension.cuda.short_conv:backward", _cuda_support.no_float64
+)
 
 
 def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:

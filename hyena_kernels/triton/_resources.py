@@ -28,16 +28,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from hyena_kernels._gpu_resources import ARCHITECTURES, WARP, Resources, occupancy
+
 KERNEL_MODULES = tuple(f"hyena_kernels.triton.{name}" for name in ("fftconv", "short_conv", "mixer", "implicit_filter"))
 """Modules with a function ``aot_cases()``."""
 
-WARP = 32
 WORKERS = 2
-
-_SUBPARTITIONS = 4
-_REGISTER_UNIT = 256
-_SHARED_UNIT = 128
-_SHARED_RESERVED = 1024
 
 
 @dataclass(frozen=True)
@@ -66,85 +62,6 @@ class Case:
     num_stages: int = 3
     maxnreg: int | None = None
     absent: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Limits of a streaming multiprocessor (SM) and of one block on it; shared memory in bytes.
-
-    Source: CUDA C++ Programming Guide, "Technical specifications per compute capability".
-    """
-
-    warps: int
-    blocks: int
-    shared: int
-    shared_per_block: int
-    registers: int = 1 << 16
-
-
-ARCHITECTURES = {
-    80: Architecture(warps=64, blocks=32, shared=164 << 10, shared_per_block=163 << 10),
-    86: Architecture(warps=48, blocks=16, shared=100 << 10, shared_per_block=99 << 10),
-    89: Architecture(warps=48, blocks=24, shared=100 << 10, shared_per_block=99 << 10),
-    90: Architecture(warps=64, blocks=32, shared=228 << 10, shared_per_block=227 << 10),
-    100: Architecture(warps=64, blocks=32, shared=228 << 10, shared_per_block=227 << 10),
-    120: Architecture(warps=48, blocks=24, shared=100 << 10, shared_per_block=99 << 10),
-}
-"""By compute capability times ten, as in ``sm_80``."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one block of a compiled kernel takes.
-
-    Args:
-        arch: compute capability times ten.
-        registers: 32-bit registers a thread.
-        stack_bytes: local memory a thread, spilled registers and arrays that are indexed at run time; 0 in a kernel
-            that keeps to its registers.
-        shared_bytes: shared memory of the block.
-        threads: threads of the block.
-        occupancy: resident warps, as a share of what an SM can hold.
-    """
-
-    arch: int
-    registers: int
-    stack_bytes: int
-    shared_bytes: int
-    threads: int
-    occupancy: float
-
-    def faults(self) -> list[str]:
-        """What is wrong with it, one line each; empty if nothing is."""
-        limit = ARCHITECTURES[self.arch].shared_per_block
-        faults = []
-        if self.stack_bytes:
-            faults.append(f"{self.stack_bytes} bytes of stack: registers spill")
-        if self.shared_bytes > limit:
-            faults.append(f"{self.shared_bytes} bytes of shared memory: a block can have {limit} on sm_{self.arch}")
-        return faults
-
-
-def occupancy(arch: int, registers: int, threads: int, shared_bytes: int) -> float:
-    """Share of the warps of an SM that blocks of this kind can occupy, as the CUDA occupancy calculator has it.
-
-    Args:
-        arch: compute capability times ten, one of :data:`ARCHITECTURES`.
-        registers: registers a thread.
-        threads: threads a block.
-        shared_bytes: shared memory a block, without the KiB that the driver adds.
-    """
-    limits = ARCHITECTURES[arch]
-    warps = -(-threads // WARP)
-    registers_of_warp = _round_up(registers * WARP, _REGISTER_UNIT)
-    resident_warps = _SUBPARTITIONS * (limits.registers // _SUBPARTITIONS // registers_of_warp)
-    by_shared = limits.shared // _round_up(shared_bytes + _SHARED_RESERVED, _SHARED_UNIT)
-    blocks = min(limits.blocks, limits.warps // warps, resident_warps // warps, by_shared)
-    return blocks * warps / limits.warps
-
-
-def _round_up(value: int, unit: int) -> int:
-    return -(-value // unit) * unit
 
 
 def compile_case(case: Case, arch: int) -> Resources:

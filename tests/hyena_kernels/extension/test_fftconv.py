@@ -59,7 +59,9 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) 
     import sys
 
     monkeypatch.setenv("HYENA_CPU_ISA", "mmx")
-    script = "import torch; from hyena_kernels import fftconv; fftconv(torch.ones(1, 1, 4), torch.ones(1, 4), backend='cpp')"
+    script = (
+        "import torch; from hyena_kernels import fftconv; fftconv(torch.ones(1, 1, 4), torch.ones(1, 4), backend='cpp')"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "HYENA_CPU_ISA=mmx is unknown: choose avx512, avx2 or portable" in done.stderr

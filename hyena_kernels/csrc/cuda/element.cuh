@@ -1,0 +1,133 @@
+// Elements of any dtype as float32, read from and written to memory at run-time strides.
+#pragma once
+
+#include "runtime.cuh"
+
+namespace hyena {
+
+#if defined(__CUDACC__)
+
+HYENA_DEVICE float half_to_float(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
+HYENA_DEVICE uint16_t float_to_half(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+HYENA_DEVICE float float_from_word(uint32_t bits) { return __uint_as_float(bits); }
+
+HYENA_DEVICE uint32_t word_from_float(float value) { return __float_as_uint(value); }
+
+HYENA_DEVICE float bfloat_to_float(uint16_t bits) { return float_from_word(static_cast<uint32_t>(bits) << 16); }
+
+HYENA_DEVICE uint16_t float_to_bfloat(float value) {
+#if __CUDA_ARCH__ >= 800
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+#else
+  // Adding just under half of the last place kept, or half if it is odd, rounds to nearest even.
+  const uint32_t bits = word_from_float(value);
+  return value != value ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+#endif
+}
+
+#endif
+
+// A row of a tensor: `step` elements lie between neighbours. Null where there is no tensor.
+struct Row {
+  const void* data;
+  int64_t step;
+  Dtype dtype;
+};
+
+HYENA_DEVICE int64_t size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
+
+// The row at indices i, j of the first two of three dimensions.
+HYENA_DEVICE Row row_of(const View& view, int64_t i, int64_t j) {
+  const int64_t offset = (i * view.stride[0] + j * view.stride[1]) * size_of(view.dtype);
+  return {view.data ? static_cast<const char*>(view.data) + offset : nullptr, view.stride[2], view.dtype};
+}
+
+// The row at index i of the first of two dimensions.
+HYENA_DEVICE Row row_of(const View& view, int64_t i) {
+  const int64_t offset = i * view.stride[0] * size_of(view.dtype);
+  return {view.data ? static_cast<const char*>(view.data) + offset : nullptr, view.stride[1], view.dtype};
+}
+
+HYENA_DEVICE float from_bits(uint16_t bits, Dtype dtype) {
+  return dtype == Dtype::bf16 ? bfloat_to_float(bits) : half_to_float(bits);
+}
+
+HYENA_DEVICE uint16_t to_bits(float value, Dtype dtype) {
+  return dtype == Dtype::bf16 ? float_to_bfloat(value) : float_to_half(value);
+}
+
+HYENA_DEVICE float load_element(const Row& row, int64_t i) {
+  if (row.dtype == Dtype::f32) return static_cast<const float*>(row.data)[i * row.step];
+  return from_bits(static_cast<const uint16_t*>(row.data)[i * row.step], row.dtype);
+}
+
+HYENA_DEVICE void store_element(const Row& row, int64_t i, float value) {
+  if (row.dtype == Dtype::f32)
+    static_cast<float*>(const_cast<void*>(row.data))[i * row.step] = value;
+  else
+    static_cast<uint16_t*>(const_cast<void*>(row.data))[i * row.step] = to_bits(value, row.dtype);
+}
+
+// value[j] = row[first + j distance], zero outside 0 … length-1. The dtype is asked for once, not at each element.
+template <int count>
+HYENA_DEVICE void load_strided(float* value, const Row& row, int first, int distance, int length) {
+  const int64_t step = row.step;
+  if (row.dtype == Dtype::f32) {
+    const float* data = static_cast<const float*>(row.data);
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j) {
+      const int i = first + j * distance;
+      value[j] = static_cast<unsigned>(i) < static_cast<unsigned>(length) ? data[i * step] : 0.0f;
+    }
+    return;
+  }
+  const uint16_t* data = static_cast<const uint16_t*>(row.data);
+  uint16_t bits[count];
+  HYENA_UNROLL
+  for (int j = 0; j < count; ++j) {
+    const int i = first + j * distance;
+    bits[j] = static_cast<unsigned>(i) < static_cast<unsigned>(length) ? data[i * step] : uint16_t(0);
+  }
+  if (row.dtype == Dtype::bf16) {
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j) value[j] = bfloat_to_float(bits[j]);
+  } else {
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j) value[j] = half_to_float(bits[j]);
+  }
+}
+
+template <int count>
+HYENA_DEVICE void store_strided(const float* value, const Row& row, int first, int distance, int length) {
+  const int64_t step = row.step;
+  void* target = const_cast<void*>(row.data);
+  if (row.dtype == Dtype::f32) {
+    float* data = static_cast<float*>(target);
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j) {
+      const int i = first + j * distance;
+      if (static_cast<unsigned>(i) < static_cast<unsigned>(length)) data[i * step] = value[j];
+    }
+    return;
+  }
+  uint16_t* data = static_cast<uint16_t*>(target);
+  HYENA_UNROLL
+  for (int j = 0; j < count; ++j) {
+    const int i = first + j * distance;
+    if (static_cast<unsigned>(i) < static_cast<unsigned>(length)) data[i * step] = to_bits(value[j], row.dtype);
+  }
+}
+
+}  // namespace hyena

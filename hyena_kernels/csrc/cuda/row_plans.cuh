@@ -1,0 +1,53 @@
+// The transforms that fit on chip: threads of a row, rows of a block, radices. A thread has 16 values, or up to 20.
+#pragma once
+
+#include "row_transform.cuh"
+
+namespace hyena {
+
+using Rows256 = RowPlan<16, 8, 16, 16>;
+using Rows512 = RowPlan<64, 2, 8, 8, 8>;
+using Rows768 = RowPlan<64, 2, 12, 4, 16>;
+using Rows1024 = RowPlan<64, 2, 16, 4, 16>;
+using Rows1280 = RowPlan<80, 2, 20, 4, 16>;
+using Rows1536 = RowPlan<128, 1, 12, 8, 16>;
+using Rows2048 = RowPlan<128, 1, 16, 8, 16>;
+using Rows2560 = RowPlan<160, 1, 20, 8, 16>;
+using Rows3072 = RowPlan<256, 1, 12, 16, 16>;
+using Rows4096 = RowPlan<256, 1, 16, 16, 16>;
+using Rows5120 = RowPlan<320, 1, 20, 16, 16>;
+using Rows6144 = RowPlan<512, 1, 12, 8, 4, 16>;
+using Rows8192 = RowPlan<512, 1, 16, 8, 4, 16>;
+
+template <class Plan>
+constexpr int row_planes_bytes = Plan::rows * 2 * Plan::plane * static_cast<int>(sizeof(float));
+
+// Of spectra that a thread puts aside: nobody else reads them, and neighbours lie side by side.
+template <class Plan>
+constexpr int row_spectrum_bytes = Plan::block* Plan::spectrum * static_cast<int>(sizeof(Complex<float>));
+
+// Every number of points is a multiple of the smallest.
+constexpr int64_t smallest_row = 256, largest_row = 8192;
+
+// f(plan) with the plan of so many points; false if there is none.
+template <class F>
+bool with_row_plan(int64_t points, F&& f) {
+  switch (points) {
+    case 256: f(Rows256()); return true;
+    case 512: f(Rows512()); return true;
+    case 768: f(Rows768()); return true;
+    case 1024: f(Rows1024()); return true;
+    case 1280: f(Rows1280()); return true;
+    case 1536: f(Rows1536()); return true;
+    case 2048: f(Rows2048()); return true;
+    case 2560: f(Rows2560()); return true;
+    case 3072: f(Rows3072()); return true;
+    case 4096: f(Rows4096()); return true;
+    case 5120: f(Rows5120()); return true;
+    case 6144: f(Rows6144()); return true;
+    case 8192: f(Rows8192()); return true;
+    default: return false;
+  }
+}
+
+}  // namespace hyena

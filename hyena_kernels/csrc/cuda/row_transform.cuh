@@ -1,0 +1,169 @@
+// The weighted transform of one row of P real or complex points by T threads, its values in their registers.
+//
+// X[q] = sum_n x[n] exp(-2πi n (4q - 1) / 4P): multiplying such transforms convolves modulo z^P - i. Stage s takes blocks
+// of N_s = P / (R_0 … R_{s-1}) points; a butterfly transforms the points i + j m of a block, m = N_s / R_s, and what
+// comes out is multiplied with exp(-2πi i q / N_s) and put back in the same places. So a thread writes only where it
+// alone has read, and an exchange between stages takes one barrier. Spectra stay in the order of the last stage, in the
+// registers of the thread that made them; the inverse starts from there and goes through the same places backwards.
+// The weights exp(2πi n / 4P) of n = i + j m are constants for j, and for i a part of the first stage's twiddles.
+#pragma once
+
+#include "../common/complex.h"
+#include "../common/dft.h"
+#include "../common/roots.h"
+#include "runtime.cuh"
+
+namespace hyena {
+
+template <int Threads, int Rows, int... Radices>
+struct RowPlan {
+  static constexpr int threads = Threads;  // of a row
+  static constexpr int rows = Rows;        // of a block, each with threads of its own
+  static constexpr int block = Threads * Rows;
+  static constexpr int stages = sizeof...(Radices);
+  static constexpr int points = (1 * ... * Radices);
+
+  HYENA_HOST_DEVICE static constexpr int radix(int stage) {
+    constexpr int radices[] = {Radices...};
+    return radices[stage];
+  }
+  // Points of a block at a stage.
+  HYENA_HOST_DEVICE static constexpr int left(int stage) {
+    int n = points;
+    for (int s = 0; s < stage; ++s) n /= radix(s);
+    return n;
+  }
+  // Butterflies of a thread at a stage, rounded up.
+  HYENA_HOST_DEVICE static constexpr int each(int stage) { return (points / radix(stage) + Threads - 1) / Threads; }
+  HYENA_HOST_DEVICE static constexpr int most_values() {
+    int most = 0;
+    for (int s = 0; s < stages; ++s) most = each(s) * radix(s) > most ? each(s) * radix(s) : most;
+    return most;
+  }
+  // Registers of a thread for a row, and for its spectrum, in complex numbers.
+  static constexpr int values = most_values();
+  static constexpr int spectrum = each(stages - 1) * radix(stages - 1);
+
+  // The last stage reads runs of its radix: one word more after each lets neighbouring threads read different banks.
+  HYENA_HOST_DEVICE static constexpr int padded(int place) { return place + place / radix(stages - 1); }
+  static constexpr int plane = padded(points) + 3 & ~3;  // floats
+};
+
+template <class Plan, int s>
+struct Stage {
+  static constexpr int radix = Plan::radix(s), left = Plan::left(s), distance = left / radix;
+  static constexpr int butterflies = Plan::points / radix, each = Plan::each(s);
+  static constexpr bool full = butterflies % Plan::threads == 0;
+  static constexpr int last_radix = Plan::radix(Plan::stages - 1);
+
+  static_assert(distance % last_radix == 0 || distance == 1, "places of a butterfly are a constant distance apart");
+  static constexpr int padded_distance = distance == 1 ? 1 : Plan::padded(distance);
+};
+
+// f(b, place, v): butterfly b, the padded place of its first value and its values, for each that the thread has.
+template <class Plan, int s, class F>
+HYENA_DEVICE void for_butterflies(int thread, Complex<float>* v, F&& f) {
+  using S = Stage<Plan, s>;
+  unrolled<S::each>([&](auto index) {
+    constexpr int e = decltype(index)::value;
+    const int b = thread + e * Plan::threads;
+    if (S::full || b < S::butterflies) {
+      const int place = b / S::distance * S::left + b % S::distance;
+      f(b, place + place / S::last_radix, v + e * S::radix);
+    }
+  });
+}
+
+// exp(-2πi (i q - weight q …)): v[q] times the twiddles of place i in a block, conjugated for the inverse; with the
+// weight of place i in the first stage. Powers of two roots, of exponents 1 and 4: long chains of products lose digits.
+template <class Plan, int s, bool inverse>
+HYENA_DEVICE void twiddle(int i, Complex<float>* v) {
+  using S = Stage<Plan, s>;
+  const float turns = static_cast<float>(i) * (1.0f / S::left);
+  Complex<float> low[4];
+  low[1] = unit_root(turns);
+  low[2] = low[1] * low[1];
+  low[3] = low[2] * low[1];
+  if constexpr (s == 0) {
+    const Complex<float> weight = unit_root(turns * -0.25f);
+    low[0] = weight;
+    unrolled<3>([&](auto index) { low[decltype(index)::value + 1] = low[decltype(index)::value + 1] * weight; });
+  }
+  Complex<float> step = {1.0f, 0.0f}, high = step;
+  if constexpr (S::radix > 4) step = high = unit_root(4.0f * turns);
+  unrolled<S::radix>([&](auto index) {
+    constexpr int q = decltype(index)::value;
+    if constexpr (q >= 8 && q % 4 == 0) high = high * step;
+    if constexpr (q > 0 || s == 0) {
+      Complex<float> root = low[q % 4];
+      if constexpr (q >= 4 && q % 4 == 0 && s > 0)
+        root = high;
+      else if constexpr (q >= 4)
+        root = root * high;
+      v[q] = inverse ? conj_times(root, v[q]) : root * v[q];
+    }
+  });
+}
+
+// From the weighted sums that `load` leaves in the registers, in the places of the first stage, to the spectrum.
+// `shared` has two planes.
+template <class Plan, int s = 0>
+HYENA_DEVICE void transform(int thread, Complex<float>* v, float* shared) {
+  using S = Stage<Plan, s>;
+  constexpr bool last = s == Plan::stages - 1;
+  if constexpr (s > 0) {
+    for_butterflies<Plan, s>(thread, v, [&](int, int place, Complex<float>* x) {
+      HYENA_UNROLL
+      for (int j = 0; j < S::radix; ++j) {
+        x[j].re = shared[place + j * S::padded_distance];
+        x[j].im = shared[Plan::plane + place + j * S::padded_distance];
+      }
+    });
+  }
+  for_butterflies<Plan, s>(thread, v, [&](int b, int place, Complex<float>* x) {
+    dft<S::radix, false>(x);
+    if constexpr (!last) {
+      twiddle<Plan, s, false>(b % S::distance, x);
+      HYENA_UNROLL
+      for (int j = 0; j < S::radix; ++j) {
+        shared[place + j * S::padded_distance] = x[j].re;
+        shared[Plan::plane + place + j * S::padded_distance] = x[j].im;
+      }
+    }
+  });
+  if constexpr (!last) {
+    __syncthreads();
+    transform<Plan, s + 1>(thread, v, shared);
+  }
+}
+
+// Back, without the factor 1 / P, to where `store` takes them.
+template <class Plan, int s = Plan::stages - 1>
+HYENA_DEVICE void inverse_transform(int thread, Complex<float>* v, float* shared) {
+  using S = Stage<Plan, s>;
+  constexpr bool last = s == Plan::stages - 1;
+  for_butterflies<Plan, s>(thread, v, [&](int b, int place, Complex<float>* x) {
+    if constexpr (!last) {
+      HYENA_UNROLL
+      for (int j = 0; j < S::radix; ++j) {
+        x[j].re = shared[place + j * S::padded_distance];
+        x[j].im = shared[Plan::plane + place + j * S::padded_distance];
+      }
+      twiddle<Plan, s, true>(b % S::distance, x);
+    }
+    dft<S::radix, true>(x);
+    if constexpr (s > 0) {
+      HYENA_UNROLL
+      for (int j = 0; j < S::radix; ++j) {
+        shared[place + j * S::padded_distance] = x[j].re;
+        shared[Plan::plane + place + j * S::padded_distance] = x[j].im;
+      }
+    }
+  });
+  if constexpr (s > 0) {
+    __syncthreads();
+    inverse_transform<Plan, s - 1>(thread, v, shared);
+  }
+}
+
+}  // namespace hyena

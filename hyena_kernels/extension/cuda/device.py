@@ -1,0 +1,32 @@
+"""What launches need to know of a device."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+# Where kernels are emulated on the CPU they have what a block of an H100 can have.
+_EMULATED_SHARED_BYTES = 227 << 10
+_EMULATED_PROCESSORS = 132
+
+
+def shared_bytes(device: torch.device) -> int:
+    """Most shared memory that a block can have on ``device``."""
+    return _EMULATED_SHARED_BYTES if device.type == "cpu" else _limits(_known(device.index))[0]
+
+
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of ``device``."""
+    return _EMULATED_PROCESSORS if device.type == "cpu" else _limits(_known(device.index))[1]
+
+
+def _known(index: int | None) -> int:
+    return torch.cuda.current_device() if index is None else index
+
+
+@cache
+def _limits(index: int) -> tuple[int, int]:
+    properties: Any = torch.cuda.get_device_properties(index)
+    return properties.shared_memory_per_block_optin, properties.multi_processor_count

@@ -1,0 +1,135 @@
+"""``hyena_mixer`` on CUDA: short convolution, split and first gate in one kernel, then long convolutions with gates.
+
+The channel-last projections are read in tiles and turned round on the way: one launch writes the gates and the product
+``v * x_{N-1}`` channel-first, as the long convolutions read them. The last of these multiplies with gate 0, and its
+result is turned back. Backward goes the same way round: it computes the product again, and the kernel that takes the
+gradients of gates and product to those of the projections writes channel-last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from hyena_kernels import _torch_fft
+from hyena_kernels.extension.cuda import fftconv
+from hyena_kernels.extension.cuda.schemas import ops
+from hyena_kernels.extension.cuda.short_conv import TILE_CHANNELS, tap_sums
+from hyena_kernels.mixer import _gradients_like
+
+# Temporary rows begin at multiples of 16 bytes.
+ROW_ALIGNMENT = 8
+
+
+def _padded(length: int) -> int:
+    return -(-length // ROW_ALIGNMENT) * ROW_ALIGNMENT
+
+
+def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:
+    """Slices of channels, whole tiles of them, whose temporary tensors of ``channel_bytes`` a channel stay bounded.
+
+    What the long convolutions take for themselves comes on top.
+    """
+    limit = _torch_fft.SCRATCH_BYTES_ELSEWHERE + x.nbytes // 4
+    step = max(TILE_CHANNELS, limit // max(1, channel_bytes) // TILE_CHANNELS * TILE_CHANNELS)
+    return _torch_fft.slices(channels, step)
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None, steps: int, channels: int, c: slice) -> Tensor:
+    """Gates ``x_0`` … ``x_{N-2}`` and the product ``v * x_{N-1}`` of a slice of channels, ``(N, B, C, L)``."""
+    batch, length, _ = x.shape
+    parts = x.new_empty((steps + 1, batch, c.stop - c.start, _padded(length)))[..., :length]
+    signal = x.transpose(1, 2)[:, c]
+    offset = None if bias is None else bias[c.start :]
+    x_part, y_part = channels * x.stride(2), parts.stride(0)
+    ops.short_conv_tiles(parts[0], signal, weight[c.start :], offset, steps + 1, x_part, channels, y_part, True)
+    return parts
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
+    """As ``hyena_kernels::hyena_mixer_fwd``.
+
+    Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once;
+    what lies between is in float32.
+    """
+    batch, length, _ = x.shape
+    steps, channels = k.shape[:2]
+    y = x.new_empty((batch, length, channels))
+    if not y.numel():
+        return y
+    for c in _slices(x, channels, (2 * steps + 1) * batch * _padded(length) * x.element_size()):
+        *gates, v = _project(x, weight, bias, steps, channels, c)
+        for o in range(steps):
+            v = fftconv.forward(v, k[o, c], None if D is None else D[o, c], None, gates[steps - 1 - o], True)
+        ops.transpose(y[..., c].transpose(1, 2), v)
+        # Or they would live on beside those of the next slice.
+        del gates, v
+    return y
+
+
+def backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As ``hyena_kernels::hyena_mixer_bwd``."""
+    batch, length, _ = x.shape
+    steps, channels = k.shape[:2]
+    dx, dweight, dbias, dk, dD = grads = _gradients_like(x, weight, bias, k, D, needs)
+    if not (x.numel() and k.numel()):
+        for grad in grads:
+            grad.zero_()
+        return grads
+    wants_bias, wants_skip = needs[2] and bias is not None, needs[4] and D is not None
+    wants_taps = needs[1] or wants_bias
+    wants_projections = needs[0] or wants_taps
+    if not (wants_projections or needs[3] or wants_skip):
+        return grads
+
+    def project_backward(grad: Tensor, part: int, c: slice, *, pair: bool) -> None:
+        first, last = part * channels + c.start, part * channels + c.stop
+        total = tap_sums(
+            dx.transpose(1, 2)[:, first:last] if needs[0] else None,
+            grad,
+            x.transpose(1, 2)[:, first:last],
+            weight[first:],
+            None if bias is None else bias[first:],
+            channels,
+            pair=pair,
+            wants_taps=wants_taps,
+        )
+        if total is None:
+            return
+        for i, part_sums in enumerate(total):
+            rows = slice(first + i * channels, last + i * channels)
+            if needs[1]:
+                dweight[rows] = part_sums[:-1].t()
+            if wants_bias:
+                dbias[rows] = part_sums[-1]
+
+    channel_bytes = (3 * steps + 2) * batch * _padded(length) * x.element_size() + k.shape[2] * k.element_size()
+    for c in _slices(x, channels, channel_bytes):
+        *gates, v = _project(x, weight, bias, steps, channels, c)
+        values = [v]
+        for o in range(steps - 1):
+            skip = None if D is None else D[o, c]
+            values.append(fftconv.forward(values[o], k[o, c], skip, None, gates[steps - 1 - o], True))
+        grad = x.new_empty((batch, c.stop - c.start, _padded(length)))[..., :length]
+        ops.transpose(grad, dy[..., c].transpose(1, 2))
+        for o in reversed(range(steps)):
+            part = steps - 1 - o
+            wanted = [wants_projections or o > 0, needs[3], wants_skip, False, wants_projections]
+            skip = None if D is None else D[o, c]
+            grad, filter_grad, skip_grad, _, gate_grad = fftconv.backward(
+                grad, values.pop(), k[o, c], skip, None, gates[part], True, wanted
+            )
+            if needs[3]:
+                dk[o, c] = filter_grad
+            if wants_skip:
+                dD[o, c] = skip_grad
+            if wants_projections:
+                project_backward(gate_grad, part, c, pair=False)
+        if wants_projections:
+            project_backward(grad, steps, c, pair=True)
+        # Or they would live on beside those of the next slice.
+        del gates, v, values, grad, filter_grad, skip_grad, gate_grad
+    return grads

@@ -6,10 +6,10 @@
 #include "row_plans.cuh"
 
 namespace hyena {
-// Block x takes the channels of its rows, block y a chunk of the batch. The loop goes once round for the filter, then for
-// the signal and the gradient of each batch entry, and for the sum, so that the transforms are in the code once. Spectra
-// that are put aside in shared memory are read by the thread that wrote them alone; with one entry in a chunk that of
-// the sum replaces that of x.
+// Block x takes the channels of its rows, block y a chunk of the batch. The loop goes once round for the filter, then
+// for the signal and the gradient of each batch entry, and for the sum, so that the transforms are in the code once.
+// Spectra that are put aside in shared memory are read by the thread that wrote them alone; with one entry in a chunk
+// that of the sum replaces that of x.
 template <class Plan>
 __global__ void __launch_bounds__(Plan::block) fftconv_rows_kernel(const __grid_constant__ FftconvRows a) {
   HYENA_DYNAMIC_SHARED(shared);

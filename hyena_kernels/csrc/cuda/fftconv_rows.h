@@ -25,8 +25,8 @@ struct FftconvRows {
 // Points of the smallest transform for a length, 0 if there is none.
 int64_t fftconv_rows_points(int64_t length);
 
-// Shared memory of a block, in bytes. With `sums` it keeps the spectrum of x there, and of chunks of more than one entry
-// that of the sum as well: 0, 1 or 2 spectra.
+// Shared memory of a block, in bytes. With `sums` it keeps the spectrum of x there, and of chunks of more than one
+// entry that of the sum as well: 0, 1 or 2 spectra.
 int64_t fftconv_rows_shared(int64_t points, int64_t spectra);
 
 void fftconv_rows(const FftconvRows& args, int64_t points, Stream stream);

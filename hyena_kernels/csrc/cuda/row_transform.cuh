@@ -1,7 +1,7 @@
 // The weighted transform of one row of P real or complex points by T threads, its values in their registers.
 //
-// X[q] = sum_n x[n] exp(-2πi n (4q - 1) / 4P): multiplying such transforms convolves modulo z^P - i. Stage s takes blocks
-// of N_s = P / (R_0 … R_{s-1}) points; a butterfly transforms the points i + j m of a block, m = N_s / R_s, and what
+// X[q] = sum_n x[n] exp(-2πi n (4q - 1) / 4P): multiplying such transforms convolves modulo z^P - i. Stage s takes
+// blocks of N_s = P / (R_0 … R_{s-1}) points; a butterfly transforms the points i + j m of a block, m = N_s / R_s. What
 // comes out is multiplied with exp(-2πi i q / N_s) and put back in the same places. So a thread writes only where it
 // alone has read, and an exchange between stages takes one barrier. Spectra stay in the order of the last stage, in the
 // registers of the thread that made them; the inverse starts from there and goes through the same places backwards.
@@ -74,8 +74,9 @@ HYENA_DEVICE void for_butterflies(int thread, Complex<float>* v, F&& f) {
   });
 }
 
-// exp(-2πi (i q - weight q …)): v[q] times the twiddles of place i in a block, conjugated for the inverse; with the
-// weight of place i in the first stage. Powers of two roots, of exponents 1 and 4: long chains of products lose digits.
+// v[q] times exp(-2πi i q / N_s), the twiddles of place i in a block, conjugated for the inverse; in the first stage
+// with the weight exp(2πi i / 4P) of the place. They are powers of two roots, of exponents 1 and 4: longer chains of
+// products would lose digits.
 template <class Plan, int s, bool inverse>
 HYENA_DEVICE void twiddle(int i, Complex<float>* v) {
   using S = Stage<Plan, s>;

@@ -31,8 +31,8 @@ void launch_shared(Kernel kernel, int bytes, const char* file, const char* funct
 
 namespace hyena {
 
-// The same value, of which the compiler knows nothing: what depends on it is computed where it is used, and not once for
-// a whole loop, where twiddles of all stages would fill the registers.
+// The same value, of which the compiler knows nothing: what depends on it is computed where it is used, and not once
+// for a whole loop, where twiddles of all stages would fill the registers.
 HYENA_DEVICE int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;

@@ -72,7 +72,10 @@ __global__ void __launch_bounds__(tile_threads, 4)
   float* tile = reinterpret_cast<float*>(shared);
   float* other = tile + tile_floats<forward_width>;
   load_tile<forward_width>(tile, tile_at(tiled.x, at.b, at.channel, part * a.x_part), first - tile_margin);
-  if (pair) load_tile<forward_width>(other, tile_at(tiled.x, at.b, at.channel, (part + 1) * a.x_part), first - tile_margin);
+  if (pair) {
+    const TileAt second = tile_at(tiled.x, at.b, at.channel, (part + 1) * a.x_part);
+    load_tile<forward_width>(other, second, first - tile_margin);
+  }
   __syncthreads();
 
   const int channel = threadIdx.x / lanes_of_channel;
@@ -161,7 +164,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
     short_conv_backward_kernel(const __grid_constant__ TiledBackward tiled) {
   HYENA_DYNAMIC_SHARED(shared);
   constexpr int stride = tile_stride<backward_width>, floats = tile_floats<backward_width>;
-  constexpr int wide = (tile_positions + tile_margin) / lanes_of_channel;  // positions of a thread with the margin behind
+  // Positions of a thread with the margin behind.
+  constexpr int wide = (tile_positions + tile_margin) / lanes_of_channel;
   const ShortConvBackward& a = tiled.a;
   const Place at = place_of_block(tiled.channel_tiles, a.spans);
   float *grad = reinterpret_cast<float*>(shared), *x = grad + floats, *grad2 = x + floats, *x2 = grad2 + floats;
@@ -174,7 +178,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
   Sums sums = {}, sums2 = {};
 
   const int64_t begin = at.t * tiled.tiles_of_span;
-  const int64_t end = begin + tiled.tiles_of_span < tiled.position_tiles ? begin + tiled.tiles_of_span : tiled.position_tiles;
+  const int64_t stop = begin + tiled.tiles_of_span;
+  const int64_t end = stop < tiled.position_tiles ? stop : tiled.position_tiles;
   HYENA_NO_UNROLL
   for (int64_t t = begin; t < end; ++t) {
     const int64_t first = t * tile_positions;
@@ -258,8 +263,13 @@ void short_conv_forward(const ShortConvForward& args, Stream stream) {
 
 void short_conv_backward(const ShortConvBackward& args, Stream stream) {
   const int64_t tiles = position_tiles(args.x);
-  const TiledBackward tiled = {args,  tile_view(args.x, args.x_part), tile_view(args.dy), tile_view(args.dx, args.dx_part),
-                               channel_tiles(args.x), tiles, ceil_div(tiles, args.spans)};
+  const TiledBackward tiled = {args,
+                               tile_view(args.x, args.x_part),
+                               tile_view(args.dy),
+                               tile_view(args.dx, args.dx_part),
+                               channel_tiles(args.x),
+                               tiles,
+                               ceil_div(tiles, args.spans)};
   const dim3 grid = grid_for(args.x.size[0] * tiled.channel_tiles * args.spans);
   const int shared = (args.pair ? 4 : 2) * tile_floats<backward_width> * static_cast<int>(sizeof(float));
   HYENA_LAUNCH(short_conv_backward_kernel, grid, tile_threads, shared, stream, tiled);

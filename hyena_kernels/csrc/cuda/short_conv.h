@@ -1,5 +1,5 @@
 // Short causal depthwise convolutions of `parts` slices of channels that lie side by side, and the product of two of
-// them: y[t] = bias + sum_j weight[j] x[t - (K-1) + j], x zero before its start. Any order of dimensions on either side.
+// them: y[t] = bias + sum_j weight[j] x[t - (K-1) + j], x zero before its start. Any order of dimensions on both sides.
 #pragma once
 
 #include "runtime.cuh"

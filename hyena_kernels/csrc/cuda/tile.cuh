@@ -7,7 +7,7 @@
 namespace hyena {
 
 constexpr int tile_channels = 32, tile_positions = 64, tile_threads = 256;
-// Positions in front of a tile, and behind it where it has any: taps reach 7 positions far, vectors begin at multiples of 8.
+// Positions in front of a tile, and behind it where it has any: taps reach 7 far, and vectors begin at multiples of 8.
 constexpr int tile_margin = 8;
 
 // Width in positions, and floats of a channel: odd by a multiple of 4, so that neither 8 channels of 4 neighbouring

@@ -17,17 +17,20 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
+# The compiled extension, in the checkout; what it is made from.
+EXT   := $(VENV)/.extension
+CSRC  := $(shell find hyena_kernels/csrc -type f) hyena_kernels/_build.py setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test gpu lint typecheck wheel clean distclean
+.PHONY: help venv demo test sanitize gpu lint typecheck wheel clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test tune aims'"
 
-venv: $(STAMP) ## install everything into .venv
+venv: $(EXT) ## install everything into .venv, and compile the extension
 
-$(STAMP): pyproject.toml setup.py hyena_kernels/_version.py
+$(STAMP): pyproject.toml hyena_kernels/_version.py
 	@command -v "$(PYTHON)" >/dev/null || { \
 	    echo "error: $(PYTHON) not found: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -40,14 +43,19 @@ $(STAMP): pyproject.toml setup.py hyena_kernels/_version.py
 	@$(PIP) install $(TORCH) 'setuptools>=77' wheel
 	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install $(TRITON)
 	@echo "  2/2  hyena-kernels[dna,dev], editable"
-	@# Without isolation the build sees the torch installed above, which an extension has to be compiled against.
-	@$(PIP) install --no-build-isolation --editable '.[dna,dev]'
+	@# The extension has a rule of its own: a change of its sources compiles it again and installs nothing.
+	@HYENA_SKIP_EXT=1 $(PIP) install --no-build-isolation --editable '.[dna,dev]'
 	@touch $@
 
-demo: $(STAMP) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-out]
+$(EXT): $(STAMP) $(CSRC)
+	@echo "Compiling the extension; this takes about a minute."
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-out]
 	@$(BIN)/python -m hyenadna.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
 
-test: lint typecheck ## lint, check types, run the tests
+test: $(EXT) lint typecheck ## lint, check types, run the tests
 	$(BIN)/python -m pytest --durations=10
 
 # Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
@@ -61,11 +69,14 @@ lint: $(STAMP) ## ruff: rules and formatting
 typecheck: $(STAMP) ## mypy on the two packages
 	$(BIN)/mypy
 
-wheel: $(STAMP) ## build a wheel into dist/
+wheel: $(STAMP) ## build a wheel into dist/, with the extension for this platform
+	@# Without isolation the build sees the torch of .venv, which the extension is compiled against.
+	rm -rf build
 	$(BIN)/python -m build --no-isolation --wheel
 
 clean: ## remove builds and caches
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -f hyena_kernels/*.so hyena_kernels/_build_report.json $(EXT)
 	find bench hyena_kernels hyenadna tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## clean, and remove .venv and demo-out

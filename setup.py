@@ -1,34 +1,105 @@
-"""The C++/CUDA extension of the distribution; everything else is in pyproject.toml.
+"""The compiled extension of the distribution; everything else is in pyproject.toml.
 
-``HYENA_SKIP_EXT=1`` asks for no extension, ``HYENA_FORCE_CUDA=1`` for the CUDA extension or an error.
+Each library that this machine can compile is compiled. One that it cannot is left out, and the package keeps the
+reason, which ``python -m hyena_kernels`` tells. ``HYENA_SKIP_EXT=1`` compiles nothing; ``HYENA_FORCE_CUDA=1`` gives the
+library for CUDA, or an error.
 """
 
 from __future__ import annotations
 
-import os
-import runpy
+import importlib.util
+import json
+import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "hyena_kernels"
 
+spec = importlib.util.spec_from_file_location("_build", ROOT / PACKAGE / "_build.py")
+_build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(_build)
 
-def extensions() -> tuple[list[Extension], dict[str, type]]:
-    """Return the extensions to build and the commands that build them."""
-    if os.environ.get("HYENA_SKIP_EXT", "0") not in ("", "0"):
-        return [], {}
-    try:
-        from torch.utils import cpp_extension
-    except ImportError:
-        return [], {}
-    build = runpy.run_path(str(ROOT / "hyena_kernels" / "_build.py"))
-    sources = [str(path.relative_to(ROOT)) for path in build["cpu_sources"]()]
-    cpu = cpp_extension.CppExtension(
-        "hyena_kernels._C", sources, extra_compile_args={"cxx": build["cxx_flags"]()}, py_limited_api=True
-    )
-    return [cpu], {"build_ext": cpp_extension.BuildExtension.with_options(no_python_abi_suffix=False)}
+SKIP = _build.switched_on("HYENA_SKIP_EXT")
+FORCE_CUDA = _build.switched_on("HYENA_FORCE_CUDA")
 
 
-modules, commands = extensions()
-setup(ext_modules=modules, cmdclass=commands)
+def obstacle(backend: str) -> str | None:
+    """Why a library is not even tried, or None."""
+    return "HYENA_SKIP_EXT was set when the package was built" if SKIP else _build.obstacle(backend)
+
+
+def accept(backend: str, reason: str) -> None:
+    """Go on without a library, or end the build if it was asked for."""
+    if backend == "cuda" and FORCE_CUDA:
+        raise SystemExit(f"error: HYENA_FORCE_CUDA=1, and the CUDA library cannot be built: {reason}")
+    print(f"warning: {PACKAGE} is built without {_build.LIBRARIES[backend]}: {reason}", file=sys.stderr)
+
+
+class BuildExt(build_ext):
+    """Compiles the libraries into the package, and writes beside them why one is missing."""
+
+    built: tuple[Path, ...] = ()
+
+    def run(self) -> None:
+        """Leave in the package what this build gives, and nothing of an earlier one."""
+        self.folder = ROOT / PACKAGE if self.inplace else Path(self.build_lib, PACKAGE)
+        report = dict.fromkeys(_build.LIBRARIES, "the build was interrupted")
+        self.record(report)
+        for name in _build.LIBRARIES.values():
+            (self.folder / name).unlink(missing_ok=True)
+        for backend in _build.LIBRARIES:
+            reason = obstacle(backend)
+            if reason is None:
+                try:
+                    self.built += (_build.compile_library(backend, self.folder, verbose=self.verbose > 0),)
+                except _build.BuildError as error:
+                    print(error.log, file=sys.stderr)
+                    reason = str(error)
+            if reason is None:
+                del report[backend]
+            else:
+                report[backend] = reason
+                accept(backend, reason)
+        self.record(report)
+        if not self.built:
+            # What is left is a package of Python alone, and its wheel is for every platform.
+            self.distribution.ext_modules = []
+
+    def record(self, report: dict[str, str]) -> None:
+        """Write the reasons beside the libraries."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / _build.REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+    def get_outputs(self) -> list[str]:
+        """Where the libraries lie, or would lie were they not built in place."""
+        return [str(Path(self.build_lib, PACKAGE, path.name)) for path in self.built]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """The same, each with the place that an editable installation has it in."""
+        return dict(zip(self.get_outputs(), map(str, self.built), strict=True)) if self.inplace else {}
+
+
+class BdistWheel(bdist_wheel):
+    """A wheel for the platform if it holds a library, else for all of them."""
+
+    def run_command(self, command: str) -> None:
+        """Decide it as soon as what can be compiled has been."""
+        super().run_command(command)
+        if command == "build":
+            self.root_is_pure = not self.distribution.has_ext_modules()
+
+
+if FORCE_CUDA and (unbuildable := obstacle("cuda")) is not None:
+    accept("cuda", unbuildable)
+# The libraries use no interface of Python. Free-threaded Pythons refuse the tag that says so.
+stable = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"py_limited_api": "cp311"}
+setup(
+    ext_modules=[Extension(f"{PACKAGE}.{name.split('.')[0]}", []) for name in _build.LIBRARIES.values()],
+    cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel},
+    options={"bdist_wheel": stable},
+)

@@ -6,6 +6,7 @@
 """
 
 from hyena_kernels import backend
+from hyena_kernels._extension_support import build_ext
 from hyena_kernels._version import __version__
 from hyena_kernels.backend import BackendError, set_backend, use_backend
 from hyena_kernels.fftconv import fftconv
@@ -20,6 +21,7 @@ __all__ = [
     "HyenaOperator",
     "__version__",
     "backend",
+    "build_ext",
     "fftconv",
     "hyena_mixer",
     "implicit_filter",

@@ -1,6 +1,40 @@
 """``python -m hyena_kernels``: what is installed, what will run here, and why the rest will not."""
 
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from hyena_kernels._build import BuildError
+from hyena_kernels._extension_support import build_ext
 from hyena_kernels.backend import describe
 
-if __name__ == "__main__":
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 is success, 2 an extension that could not be compiled."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hyena_kernels",
+        description="Tell what is installed, which backend runs each op here, and why the others do not.",
+        epilog="example: python -m hyena_kernels --build --verbose",
+    )
+    parser.add_argument(
+        "--build",
+        action="store_true",
+        help="first compile the C++/CUDA extension into the user's cache (HYENA_CACHE, else ~/.cache/hyena_kernels), "
+        "where the installation brought none",
+    )
+    parser.add_argument("--verbose", action="store_true", help="with --build: show the compilers' commands and output")
+    options = parser.parse_args(argv)
+    if options.verbose and not options.build:
+        parser.error("--verbose says how to --build")
+    if options.build:
+        try:
+            build_ext(verbose=options.verbose)
+        except BuildError as error:
+            parser.exit(2, f"error: {error}\n")
     print(describe())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

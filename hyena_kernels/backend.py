@@ -253,7 +253,8 @@ def describe() -> str:
     lines = [
         f"hyena_kernels {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
-        f"triton {_installed('triton')}, C++ extension {_installed('hyena_kernels._C')}",
+        f"triton {_installed('triton')}",
+        *_extension_support.describe(),
     ]
     devices = ["cpu"]
     if torch.cuda.is_available():

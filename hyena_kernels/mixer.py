@@ -140,6 +140,8 @@ _backend.register("hyena_mixer_fwd", "torch", _forward)
 _backend.register("hyena_mixer_bwd", "torch", _backward)
 _backend.register("hyena_mixer_fwd", "triton", "hyena_kernels.triton.mixer:forward", _triton_support.hyena_mixer)
 _backend.register("hyena_mixer_bwd", "triton", "hyena_kernels.triton.mixer:backward", _triton_support.hyena_mixer)
+_backend.register("hyena_mixer_fwd", "cpp", "hyena_kernels.extension.mixer:forward")
+_backend.register("hyena_mixer_bwd", "cpp", "hyena_kernels.extension.mixer:backward")
 _backend.register("hyena_mixer_fwd", "cuda", "hyena_kernels.extension.cuda.mixer:forward", _cuda_support.no_float64)
 _backend.register("hyena_mixer_bwd", "cuda", "hyena_kernels.extension.cuda.mixer:backward", _cuda_support.no_float64)
 

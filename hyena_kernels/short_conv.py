@@ -64,6 +64,8 @@ _backend.register("short_conv_fwd", "torch", _forward)
 _backend.register("short_conv_bwd", "torch", _backward)
 _backend.register("short_conv_fwd", "triton", "hyena_kernels.triton.short_conv:forward", _triton_support.no_float64)
 _backend.register("short_conv_bwd", "triton", "hyena_kernels.triton.short_conv:backward", _triton_support.no_float64)
+_backend.register("short_conv_fwd", "cpp", "hyena_kernels.extension.short_conv:forward")
+_backend.register("short_conv_bwd", "cpp", "hyena_kernels.extension.short_conv:backward")
 _backend.register("short_conv_fwd", "cuda", "hyena_kernels.extension.cuda.short_conv:forward", _cuda_support.no_float64)
 _backend.register(
     "short_conv_bwd", "cuda", "hyena_kernels.extension.cuda.short_conv:backward", _cuda_support.no_float64

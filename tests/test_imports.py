@@ -20,17 +20,21 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONAL = ("triton", "transformers", "matplotlib")
 OPS = ("fftconv", "short_conv", "implicit_filter", "mixer")
 
-# As if what is named were not installed: find_spec gives None, so that an import raises ModuleNotFoundError.
+# As if what is named were not installed: find_spec gives None, so that an import raises ModuleNotFoundError, and the
+# libraries of the extension, which are no modules, are not there.
 BLOCK = """
 import sys
 from importlib.machinery import PathFinder
-blocked = ("triton", "transformers", "matplotlib", "hyena_kernels._C")
+from pathlib import Path
+blocked = ("triton", "transformers", "matplotlib")
 class Blocking(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         hidden = any(name == root or name.startswith(root + ".") for root in blocked)
         return None if hidden else super().find_spec(name, path, target)
 sys.meta_path[:] = [Blocking if finder is PathFinder else finder for finder in sys.meta_path]
+exists = Path.exists
+Path.exists = lambda path, **how: not path.name.endswith(".abi3.so") and exists(path, **how)
 """
 
 # The function has the name of its module, so one import must not undo what another bound: all three, twice over.
@@ -42,6 +46,7 @@ start = time.perf_counter()
 import hyena_kernels
 seconds = time.perf_counter() - start
 new = sorted(set(sys.modules) - before)
+loaded = sorted(torch.ops.loaded_libraries)
 
 u, k = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[1.0, 10.0]])
 results = []
@@ -53,7 +58,8 @@ for _ in range(2):
     import hyena_kernels.fftconv as m
     results.append(m.fftconv(u, k).flatten().tolist())
     results.append(hyena_kernels.fftconv(u, k).flatten().tolist())
-print(json.dumps({"seconds": seconds, "new": new, "results": results}))
+runs = hyena_kernels.backend.resolve("fftconv_fwd", u.device)
+print(json.dumps({"seconds": seconds, "new": new, "loaded": loaded, "results": results, "runs": runs}))
 """
 
 
@@ -83,6 +89,21 @@ def test_every_way_of_importing_fftconv_works(blocked: bool) -> None:
 @pytest.mark.parametrize("package", OPTIONAL)
 def test_import_loads_no_optional_package(package: str) -> None:
     assert [name for name in probe(False)["new"] if name.split(".")[0] == package] == []
+
+
+def test_import_loads_no_library_and_nothing_that_builds_one() -> None:
+    assert [name for name in probe(False)["loaded"] if "hyena" in name] == []
+    builders = ("setuptools", "distutils", "torch.utils.cpp_extension")
+    assert [name for name in probe(False)["new"] if name.startswith(builders)] == []
+
+
+def test_everything_runs_without_the_extension() -> None:
+    assert probe(True)["runs"] == "torch"
+
+
+def test_the_build_needs_nothing_but_python_to_be_read() -> None:
+    roots = {module.split(".")[0] for module, _ in imports_of(ROOT / "hyena_kernels" / "_build.py", module_level=True)}
+    assert roots <= sys.stdlib_module_names
 
 
 def test_blocking_finder_blocks() -> None:

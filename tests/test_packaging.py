@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
+from hyena_kernels import _build
 from hyena_kernels._version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,61 +84,178 @@ def test_installed_metadata_and_console_script() -> None:
     assert callable(script.load())
 
 
-def test_setup_with_the_extension_skipped() -> None:
-    done = run([sys.executable, "setup.py", "--version"], ROOT, HYENA_SKIP_EXT="1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == __version__
-
-
-def test_setup_refuses_cuda_without_sources() -> None:
-    done = run([sys.executable, "setup.py", "--version"], ROOT, HYENA_FORCE_CUDA="1")
-    assert done.returncode != 0
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "HYENA_FORCE_CUDA" in line
-    assert "no CUDA sources" in line
+# Stands in for the CPU kernels, which take a minute to compile; what is done with the result is the same.
+TINY = 'extern "C" int hyena_tiny() { return 1; }\n'
+METADATA = f"hyena_kernels-{__version__}.dist-info"
+PURE = f"hyena_kernels-{__version__}-py3-none-any.whl"
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of what a build reads, so that it leaves nothing in the checkout."""
+    """A copy of what a build reads, so that it leaves nothing in the checkout, with next to nothing to compile."""
     folder = tmp_path / "source"
     folder.mkdir()
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
+    ignore = shutil.ignore_patterns("__pycache__", "*.so", "_build_report.json")
     for name in ("hyena_kernels", "hyenadna", "tests", "bench"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    csrc = folder / "hyena_kernels" / "csrc"
+    shutil.rmtree(csrc)
+    (csrc / "cpu").mkdir(parents=True)
+    (csrc / "cpu" / "tiny.cpp").write_text(TINY, encoding="utf-8")
+    (csrc / "cpu" / "tiny.h").write_text("", encoding="utf-8")
     return folder
 
 
-def build_wheel(source: Path, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def setup_py(source: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("running setup.py needs setuptools installed")
+    return run([sys.executable, "setup.py", *arguments], source, **environment)
+
+
+def build_wheel(source: Path, **environment: str) -> tuple[str, set[str], dict[str, str]]:
+    """Name of the wheel, its files, and what it says of libraries that were not built."""
+    done = setup_py(source, "--quiet", "bdist_wheel", **environment)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (source / "dist").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        report = json.loads(archive.read("hyena_kernels/_build_report.json"))
+        assert archive.read(f"{METADATA}/WHEEL").decode().count("Tag:") == 1
+    wheel.unlink()
+    return wheel.name, {name for name in names if not name.startswith(METADATA)}, report
+
+
+def files_of(source: Path) -> set[str]:
+    """What every wheel holds of the two packages."""
+    paths = [path for package in ("hyena_kernels", "hyenadna") for path in (source / package).rglob("*")]
+    shipped = [path for path in paths if path.suffix in (".py", ".cpp", ".h") or path.name == "py.typed"]
+    return {str(path.relative_to(source)) for path in shipped} | {"hyena_kernels/_build_report.json"}
+
+
+@pytest.fixture
+def compiler() -> None:
+    """Skip where nothing can be compiled."""
+    reason = _build.obstacle("cpp")
+    if reason is not None:
+        pytest.skip(f"needs a C++ compiler: {reason}")
+
+
+@pytest.mark.usefixtures("compiler")
+def test_wheel_with_the_library_is_for_this_platform_and_every_python(source: Path) -> None:
+    name, files, report = build_wheel(source)
+    assert re.fullmatch(rf"hyena_kernels-{re.escape(__version__)}-cp311-abi3-\w+\.whl", name)
+    assert files == files_of(source) | {"hyena_kernels/_C.abi3.so"}
+    assert {file.split("/")[0] for file in files} == {"hyena_kernels", "hyenadna"}
+    assert report == {"cuda": "this version has no CUDA sources"}
+
+    # A later build in the same folder takes over nothing of this one.
+    name, files, report = build_wheel(source, CXX="/nowhere/c++")
+    assert name == PURE
+    assert files == files_of(source)
+    assert report["cpp"] == "no C++ compiler was found: /nowhere/c++ is not installed"
+
+
+def test_wheel_without_the_extension_is_pure_python(source: Path) -> None:
+    skipped = "HYENA_SKIP_EXT was set when the package was built"
+    assert build_wheel(source, HYENA_SKIP_EXT="1") == (PURE, files_of(source), {"cpp": skipped, "cuda": skipped})
+
+
+@pytest.mark.usefixtures("compiler")
+def test_wheel_of_sources_that_do_not_compile_is_pure_python(source: Path) -> None:
+    (source / "hyena_kernels" / "csrc" / "cpu" / "tiny.cpp").write_text("#error not today\n", encoding="utf-8")
+    name, files, report = build_wheel(source)
+    assert (name, files) == (PURE, files_of(source))
+    assert re.fullmatch(r".*\+\+ failed: .*tiny\.cpp:1.* error: .*not today.*", report["cpp"])
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("raise ModuleNotFoundError('No module named torch', name='torch')", "torch was not there to compile against"),
+        ("__version__ = '2.6.0'", "torch 2.10 or newer is needed, and 2.6.0 is installed"),
+        ("raise OSError('libcudart.so is missing')", "torch cannot be imported: libcudart.so is missing"),
+    ],
+    ids=["none", "old", "broken"],
+)
+def test_wheel_without_a_torch_to_compile_against_is_pure_python(
+    source: Path, tmp_path: Path, module: str, reason: str
+) -> None:
+    (tmp_path / "torch.py").write_text(module, encoding="utf-8")
+    name, files, report = build_wheel(source, PYTHONPATH=str(tmp_path))
+    assert (name, files) == (PURE, files_of(source))
+    assert report["cpp"].startswith(reason)
+    assert report["cuda"].startswith(reason)
+
+
+def test_pip_builds_a_wheel_with_the_licence(source: Path, tmp_path: Path) -> None:
     missing = [module for module in ("pip", "setuptools") if importlib.util.find_spec(module) is None]
     if missing:
         pytest.skip(f"building a wheel without network needs {', '.join(missing)} installed")
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
-    return run([*command, "--wheel-dir", str(out), str(source)], source, **environment)
-
-
-def test_wheel_is_pure_python_and_holds_the_two_packages_alone(source: Path, tmp_path: Path) -> None:
-    done = build_wheel(source, tmp_path / "wheels")
+    done = run([*command, "--wheel-dir", str(tmp_path / "wheels"), str(source)], source, HYENA_SKIP_EXT="1")
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (tmp_path / "wheels").iterdir()
-    assert wheel.name == f"hyena_kernels-{__version__}-py3-none-any.whl"
-
-    names = set(zipfile.ZipFile(wheel).namelist())
-    metadata = f"hyena_kernels-{__version__}.dist-info"
-    assert {name.split("/")[0] for name in names} == {"hyena_kernels", "hyenadna", metadata}
-    assert f"{metadata}/licenses/LICENSE" in names
-    expected = {
-        str(path.relative_to(source))
-        for package in ("hyena_kernels", "hyenadna")
-        for path in (source / package).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
-    }
-    assert {name for name in names if not name.startswith(metadata)} == expected
+    assert wheel.name == PURE
+    assert f"{METADATA}/licenses/LICENSE" in zipfile.ZipFile(wheel).namelist()
 
 
-def test_wheel_build_refuses_cuda_without_sources(source: Path, tmp_path: Path) -> None:
-    done = build_wheel(source, tmp_path / "wheels", HYENA_FORCE_CUDA="1")
+def test_source_distribution_holds_the_sources_and_no_build(source: Path) -> None:
+    (source / "hyena_kernels" / "_C.abi3.so").write_text("built in place", encoding="utf-8")
+    (source / "hyena_kernels" / "_build_report.json").write_text("{}", encoding="utf-8")
+    done = setup_py(source, "--quiet", "sdist", HYENA_SKIP_EXT="1")
+    assert done.returncode == 0, done.stderr
+    (archive,) = (source / "dist").iterdir()
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"setup.py", "hyena_kernels/csrc/cpu/tiny.cpp", "hyena_kernels/csrc/cpu/tiny.h"} <= names
+    assert not {name for name in names if name.endswith((".so", ".json"))}
+
+
+@pytest.mark.usefixtures("compiler")
+def test_building_in_place_leaves_nothing_of_an_earlier_build(source: Path) -> None:
+    library, report = (source / "hyena_kernels" / name for name in ("_C.abi3.so", "_build_report.json"))
+    done = setup_py(source, "--quiet", "build_ext", "--inplace")
+    assert done.returncode == 0, done.stderr
+    assert library.exists()
+    assert "cpp" not in json.loads(report.read_text(encoding="utf-8"))
+    done = setup_py(source, "--quiet", "build_ext", "--inplace", HYENA_SKIP_EXT="1")
+    assert done.returncode == 0, done.stderr
+    assert "warning: hyena_kernels is built without _C.abi3.so: HYENA_SKIP_EXT was set" in done.stderr
+    assert not library.exists()
+    assert "HYENA_SKIP_EXT" in json.loads(report.read_text(encoding="utf-8"))["cpp"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [
+        ({}, "this version has no CUDA sources"),
+        ({"HYENA_SKIP_EXT": "1"}, "HYENA_SKIP_EXT was set when the package was built"),
+        ({"CXX": "/nowhere/c++"}, "no C++ compiler was found: /nowhere/c++ is not installed"),
+    ],
+)
+def test_forced_cuda_fails_with_one_line(source: Path, environment: dict[str, str], reason: str) -> None:
+    done = setup_py(source, "--version", HYENA_FORCE_CUDA="1", **environment)
     assert done.returncode != 0
-    assert "no CUDA sources" in done.stdout + done.stderr
-    assert not list((tmp_path / "wheels").glob("*.whl"))
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert line == f"error: HYENA_FORCE_CUDA=1, and the CUDA library cannot be built: {reason}"
+
+
+@pytest.mark.usefixtures("compiler")
+def test_forced_cuda_fails_when_nvcc_does(source: Path, tmp_path: Path) -> None:
+    (source / "hyena_kernels" / "csrc" / "cuda").mkdir()
+    (source / "hyena_kernels" / "csrc" / "cuda" / "tiny.cu").write_text(TINY, encoding="utf-8")
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    major = (torch.version.cuda or "13").split(".")[0]
+    nvcc.write_text(f"#!/bin/sh\necho release {major}.0 compute_80\n[ $# = 1 ] || exit 1\n", encoding="utf-8")
+    nvcc.chmod(0o755)
+    environment = {"CUDA_HOME": str(nvcc.parents[1]), "HYENA_FORCE_CUDA": "1"}
+    assert setup_py(source, "--version", **environment).returncode == 0
+    done = setup_py(source, "--quiet", "bdist_wheel", **environment)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: HYENA_FORCE_CUDA=1, and the CUDA library cannot be built: nvcc failed: "
+    )
+    assert not list(source.glob("dist/*.whl"))

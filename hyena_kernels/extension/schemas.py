@@ -19,6 +19,24 @@ _LIBRARY.define(
     "fftconv_bwd(Tensor(a!)? du, Tensor(b!)? dk, Tensor(c!)? dD, Tensor(d!)? dpre_gate, Tensor(e!)? dpost_gate, "
     "Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, int tap) -> ()"
 )
+_LIBRARY.define("short_conv_fwd(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias) -> ()")
+_LIBRARY.define(
+    "short_conv_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor dy, Tensor x, Tensor weight) -> ()"
+)
+_LIBRARY.define(
+    "hyena_mixer_fwd(Tensor(a!) y, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D) -> ()"
+)
+_LIBRARY.define(
+    "hyena_mixer_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor(d!)? dk, Tensor(e!)? dD, "
+    "Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D) -> ()"
+)
+_LIBRARY.define(
+    "project_fwd(Tensor(a!) first, Tensor(b!) gates, Tensor x, Tensor short_weight, Tensor? short_bias) -> ()"
+)
+_LIBRARY.define(
+    "project_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor dfirst, Tensor dgates, "
+    "Tensor x, Tensor short_weight, Tensor? short_bias) -> ()"
+)
 
 _extension_support.load_libraries()
 

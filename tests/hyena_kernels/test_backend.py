@@ -336,6 +336,7 @@ def test_the_interpreter_takes_cpu_tensors_where_it_is_asked_for(
     value: str, monkeypatch: pytest.MonkeyPatch, recorded: list[str]
 ) -> None:
     monkeypatch.setattr(_triton_support, "_installed", lambda: True)
+    monkeypatch.delitem(backend._implementations, ("fftconv_fwd", "cpp"), raising=False)
     marker = torch.full((1, 2, 8), 7.0)
     backend.register("fftconv_fwd", "triton", lambda *args: marker, _triton_support.fftconv)
     monkeypatch.setenv("TRITON_INTERPRET", value)

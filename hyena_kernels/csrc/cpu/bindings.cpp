@@ -9,6 +9,7 @@
 
 #include "dispatch.h"
 #include "fftconv.h"
+#include "taps.h"
 #include "view.h"
 
 namespace hyena {
@@ -68,11 +69,82 @@ void fftconv_bwd(std::optional<Tensor> du, std::optional<Tensor> dk, std::option
                               [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
 }
 
+const TapsKernels& taps_kernels() { return choose(taps_avx512, taps_avx2, taps_portable); }
+
+int64_t groups(int64_t channels) { return (channels + group_channels - 1) / group_channels; }
+
+void short_conv_fwd(Tensor y, Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  ShortConvForward args{view(y), view(x), view(weight), view(bias)};
+  args.wide = wide(args.x, args.weight);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, args.x.size[1], grain(args.x), [&](int64_t first, int64_t last) {
+    kernels.short_conv_forward(args, first, last);
+  });
+}
+
+void short_conv_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std::optional<Tensor> dbias, Tensor dy,
+                    Tensor x, Tensor weight) {
+  ShortConvBackward args{view(dx), view(dweight), view(dbias), view(dy), view(x), view(weight)};
+  args.wide = wide(args.x, args.weight);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, args.x.size[1], grain(args.x), [&](int64_t first, int64_t last) {
+    kernels.short_conv_backward(args, first, last);
+  });
+}
+
+void project_fwd(Tensor first_value, Tensor gates, Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  ProjectForward args{view(first_value), view(gates), view(x), view(weight), view(bias)};
+  args.wide = wide(args.x, args.weight);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.first.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.project_forward(args, first, last);
+  });
+}
+
+void project_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std::optional<Tensor> dbias, Tensor dfirst,
+                 Tensor dgates, Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  ProjectBackward args{view(dx), view(dweight), view(dbias), view(dfirst),
+                       view(dgates), view(x), view(weight), view(bias)};
+  args.wide = wide(args.x, args.weight);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.dfirst.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.project_backward(args, first, last);
+  });
+}
+
+void hyena_mixer_fwd(Tensor y, Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor k,
+                     std::optional<Tensor> skip) {
+  MixerForward args{view(y), view(x), view(weight), view(bias), view(k), view(skip)};
+  args.wide = wide(args.x, args.weight) || wide(args.x, args.k);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.k.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.mixer_forward(args, first, last);
+  });
+}
+
+void hyena_mixer_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std::optional<Tensor> dbias,
+                     std::optional<Tensor> dk, std::optional<Tensor> dskip, Tensor dy, Tensor x, Tensor weight,
+                     std::optional<Tensor> bias, Tensor k, std::optional<Tensor> skip) {
+  MixerBackward args{view(dx), view(dweight), view(dbias), view(dk), view(dskip), view(dy),
+                     view(x),  view(weight),  view(bias),  view(k),  view(skip)};
+  args.wide = wide(args.x, args.weight) || wide(args.x, args.k);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.k.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.mixer_backward(args, first, last);
+  });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
   m.impl("fftconv_fwd", TORCH_BOX(&fftconv_fwd));
   m.impl("fftconv_bwd", TORCH_BOX(&fftconv_bwd));
+  m.impl("short_conv_fwd", TORCH_BOX(&short_conv_fwd));
+  m.impl("short_conv_bwd", TORCH_BOX(&short_conv_bwd));
+  m.impl("project_fwd", TORCH_BOX(&project_fwd));
+  m.impl("project_bwd", TORCH_BOX(&project_bwd));
+  m.impl("hyena_mixer_fwd", TORCH_BOX(&hyena_mixer_fwd));
+  m.impl("hyena_mixer_bwd", TORCH_BOX(&hyena_mixer_bwd));
 }
 
 }  // namespace hyena

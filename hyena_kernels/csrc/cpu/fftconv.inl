@@ -31,13 +31,13 @@ struct Work {
   Work(std::int64_t length, int arrays) : plan(acquire_plan<T>(length, width<T>)) {
     // A cache line between arrays keeps the same places of two of them apart in the cache.
     stride = 2 * plan->groups * width<T> * width<T> + 64 / static_cast<std::int64_t>(sizeof(T)) * 3;
-    memory = static_cast<T*>(scratch(arrays * stride * sizeof(T)));
+    memory = static_cast<T*>(scratch(For::rows, arrays * stride * sizeof(T)));
   }
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
   ~Work() {
     release_plan(plan);
-    trim_scratch();
+    trim_scratch(For::rows);
   }
 
   T* array(int index) const { return memory + index * stride; }
@@ -108,7 +108,11 @@ struct GradientVisit {
   HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
     constexpr int W = width<T>;
     Complex<T> x[W];
-    if (signal) leaf.forward(signal + at, x);
+    if (signal) {
+      leaf.forward(signal + at, x);
+    } else {
+      for (int j = 0; j < W; ++j) x[j] = Complex<T>{};
+    }
     if (gradient) {
       Complex<T> g[W];
       leaf.forward(gradient + at, g);

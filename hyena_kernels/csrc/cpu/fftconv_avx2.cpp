@@ -2,4 +2,6 @@
 #include "isa_avx2.h"
 
 #include "fftconv.inl"
+
+#include "isa_end.h"
 #endif

@@ -26,11 +26,12 @@ struct Memory {
   ~Memory() { release(); }
 };
 
-thread_local Memory memory;
+thread_local Memory memories[2];
 
 }  // namespace
 
-void* scratch(std::size_t bytes) {
+void* scratch(For use, std::size_t bytes) {
+  Memory& memory = memories[static_cast<int>(use)];
   if (bytes > memory.size) {
     memory.release();
     const std::size_t unit = bytes >= huge_page ? huge_page : 64;
@@ -46,7 +47,8 @@ void* scratch(std::size_t bytes) {
   return memory.data;
 }
 
-void trim_scratch() {
+void trim_scratch(For use) {
+  Memory& memory = memories[static_cast<int>(use)];
   if (memory.size > kept_bytes) memory.release();
 }
 

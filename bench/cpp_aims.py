@@ -1,0 +1,256 @@
+"""The C++ kernels against the published op sequence in plain PyTorch: one thread, processor time, taking turns.
+
+    python -m bench.cpp_aims                                  # everything, some ten minutes
+    python -m bench.cpp_aims --only fftconv project           # minutes
+    HYENA_CPU_ISA=avx2 python -m bench.cpp_aims --only fftconv --out avx2.json
+
+Each figure is the median over rounds in which both are run one after the other in this process; a ratio is the median
+of the rounds' ratios. Peak memory is that of a fresh process each. Results go to ``bench/results/`` under the
+processor's name unless ``--out`` names a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench import machine, records
+from bench.baselines.published import PublishedHyenaOperator, published_fftconv
+from bench.memory import peak_rss
+from hyena_kernels import fftconv, implicit_filter, use_backend
+from hyena_kernels.testing import (
+    fftconv_inputs,
+    hyena_mixer_inputs,
+    implicit_filter_inputs,
+    reference_implicit_filter,
+    relative_error,
+)
+
+Record = dict[str, Any]
+SHAPES = [(1, 256, 1024), (1, 256, 8192), (4, 64, 8192), (1, 128, 32768), (1, 16, 1 << 20), (1, 256, 1000),
+          (1, 128, 4097), (1, 16, 65537)]  # fmt: skip
+MODEL_LENGTH = 32768
+
+
+def alternate(ours: Callable[[], object], plain: Callable[[], object], rounds: int) -> Record:
+    """Median milliseconds of processor time of both, and the median ratio."""
+
+    def span(function: Callable[[], object], repeats: int) -> float:
+        start = time.process_time()
+        for _ in range(repeats):
+            function()
+        return 1000 * (time.process_time() - start) / repeats
+
+    plain()
+    repeats = max(1, int(100 / max(span(ours, 1), 1e-3)))
+    times = [(span(ours, repeats), span(plain, repeats)) for _ in range(rounds)]
+    mine, theirs = (statistics.median(pair[i] for pair in times) for i in (0, 1))
+    return {"cpp_ms": mine, "plain_ms": theirs, "ratio": statistics.median(b / a for a, b in times)}
+
+
+def both_directions(
+    name: str, shape: tuple[int, ...], ours: Callable[..., Any], plain: Callable[..., Any], leaves: list[Tensor],
+    rounds: int,
+) -> Record:  # fmt: skip
+    """Forward without gradients, and forward with backward to every leaf, after a look at the results."""
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def forward(function: Callable[..., Any]) -> Callable[[], object]:
+        def run() -> object:
+            with torch.no_grad():
+                return function(*leaves)
+
+        return run
+
+    def outputs(function: Callable[..., Any]) -> tuple[Tensor, ...]:
+        result = function(*leaves)
+        return result if isinstance(result, tuple) else (result,)
+
+    expected = outputs(plain)
+    gradients = [torch.randn_like(y) for y in expected]
+    for y, reference in zip(outputs(ours), expected, strict=True):
+        error = relative_error(y, reference.double())
+        if not error < 1e-4:
+            raise SystemExit(f"error: {name} {shape} differs from plain PyTorch by {error:.2e}: no time is given")
+    del expected
+
+    def step(function: Callable[..., Any]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(outputs(function), leaves, gradients)
+
+    record: Record = {"op": name, "shape": list(shape)}
+    record["forward"] = alternate(forward(ours), forward(plain), rounds)
+    record["both"] = alternate(step(ours), step(plain), rounds)
+    cells = [f"{what} {record[what]['cpp_ms']:.2f} ms, {record[what]['ratio']:.2f}×" for what in ("forward", "both")]
+    print(f"{name} {shape}: {'  '.join(cells)}", flush=True)
+    return record
+
+
+def fftconv_records(rounds: int) -> list[Record]:
+    """Gated ``fftconv`` against ``torch.fft`` of twice the length, gates and skip in ops of their own."""
+    found = []
+    for batch, channels, length in SHAPES:
+        inputs = fftconv_inputs(batch, channels, length)
+        found.append(
+            both_directions(
+                "fftconv",
+                (batch, channels, length),
+                lambda u, k, D, pre, post: fftconv(u, k, D, pre_gate=pre, post_gate=post, backend="cpp"),
+                lambda u, k, D, pre, post: post * published_fftconv(pre * u, k, D),
+                [tensor for tensor in inputs.values() if tensor is not None],
+                rounds,
+            )
+        )
+    return found
+
+
+class _Project(torch.autograd.Function):
+    """The first stage of the mixer as a differentiable function; in the mixer it is no op of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        from hyena_kernels.extension.mixer import project
+
+        ctx.save_for_backward(x, weight, bias)
+        return project(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        from hyena_kernels.extension.mixer import project_backward
+
+        return project_backward(*grads, *ctx.saved_tensors)
+
+
+def _plain_project(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    taps = weight.shape[1]
+    p = F.conv1d(x.transpose(1, 2), weight[:, None], bias, padding=taps - 1, groups=weight.shape[0])
+    x0, x1, v = p[..., : x.shape[1]].chunk(3, dim=1)
+    # What follows reads both channel-first.
+    return v * x1, x0.contiguous()
+
+
+def project_records(rounds: int) -> list[Record]:
+    """Short convolution, split and gate, from channel-last to channel-first."""
+    shape = (1, 32768, 256)
+    inputs = hyena_mixer_inputs(*shape)
+    leaves = [inputs[name] for name in ("x", "short_weight", "short_bias")]
+    return [both_directions("short conv + split + gate", shape, _Project.apply, _plain_project, leaves, rounds)]
+
+
+def filter_records(rounds: int) -> list[Record]:
+    """``implicit_filter`` against its reference."""
+    found = []
+    for channels, length in ((128, 4096), (256, 32768)):
+        inputs = implicit_filter_inputs(channels, length)
+        found.append(
+            both_directions(
+                "implicit_filter",
+                (channels, length),
+                lambda *tensors: implicit_filter(*tensors, 0.05),
+                lambda *tensors: reference_implicit_filter(*tensors, 0.05),
+                list(inputs.values()),
+                rounds,
+            )
+        )
+    return found
+
+
+def _model(published: bool) -> Any:
+    """HyenaDNA small-32k with random weights, its operators those of this library or the published op sequence."""
+    from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+
+    torch.manual_seed(0)
+    # Dropout would draw other numbers in each.
+    config = HyenaDNAConfig(d_model=256, n_layer=4, d_inner=1024, max_seq_len=MODEL_LENGTH + 2, embed_dropout=0.0)
+    model = HyenaDNAForCausalLM(config)
+    if published:
+        for block in model.hyena.backbone.layers:
+            block.mixer = PublishedHyenaOperator(block.mixer)
+    return model
+
+
+def _tokens() -> Tensor:
+    return torch.randint(7, 11, (1, MODEL_LENGTH), generator=torch.Generator().manual_seed(0))
+
+
+def model_step(published: bool) -> Callable[[], object]:
+    """For a fresh process: one forward and backward pass of the model."""
+    torch.set_num_threads(1)
+    model, ids = _model(published), _tokens()
+    return lambda: model(ids, labels=ids).loss.backward()
+
+
+def model_records(rounds: int) -> list[Record]:
+    """HyenaDNA small-32k, forward, forward + backward, and peak memory."""
+    ours, plain, ids = _model(False), _model(True), _tokens()
+    with torch.no_grad():
+        error = relative_error(ours(ids).logits, plain(ids).logits.double())
+    if not error < 1e-3:
+        raise SystemExit(f"error: the models differ by {error:.2e}: no time is given")
+
+    def forward(model: Any) -> Callable[[], object]:
+        def run() -> object:
+            with torch.no_grad():
+                return model(ids).logits
+
+        return run
+
+    def step(model: Any) -> Callable[[], object]:
+        def run() -> None:
+            model.zero_grad(set_to_none=True)
+            model(ids, labels=ids).loss.backward()
+
+        return run
+
+    record: Record = {"op": "HyenaDNA small-32k", "shape": [1, MODEL_LENGTH]}
+    record["forward"] = alternate(forward(ours), forward(plain), rounds)
+    record["both"] = alternate(step(ours), step(plain), rounds)
+    extra = {}
+    for name, published in (("cpp", False), ("plain", True)):
+        before, after = peak_rss(model_step, published)
+        extra[name] = after - before
+    record["extra_bytes"] = extra
+    record["extra_share"] = extra["cpp"] / extra["plain"]
+    ratios = ", ".join(f"{what} {record[what]['ratio']:.2f}×" for what in ("forward", "both"))
+    memory = f"{extra['cpp'] >> 20} / {extra['plain'] >> 20} MiB = {record['extra_share']:.0%}"
+    print(f"{record['op']} L={MODEL_LENGTH}: {ratios}, memory beyond imports and weights {memory}", flush=True)
+    return [record]
+
+
+COMPARISONS = {
+    "fftconv": fftconv_records,
+    "project": project_records,
+    "implicit_filter": filter_records,
+    "model": model_records,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.cpp_aims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=list(COMPARISONS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    isa = os.environ.get("HYENA_CPU_ISA") or "the widest"
+    out = options.out or machine.ROOT / "bench" / "results" / machine.folder_name("cpu") / "cpp_aims.json"
+    record: dict[str, Any] = {**machine.describe("cpu"), "instruction_set": isa, "threads": 1, "records": []}
+    for name in options.only:
+        with use_backend("cpp" if name != "model" else None):
+            record["records"] += COMPARISONS[name](options.rounds)
+        records.write_json(out, record)
+
+
+if __name__ == "__main__":
+    main()

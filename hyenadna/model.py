@@ -424,7 +424,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         targets = labels[:, 1:].to(logits.device, torch.long)
         return fixed_cross_entropy(logits.flatten(0, 1), targets.flatten(), num_items_in_batch)
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
+    def prepare_inputs_for_generation(  # type: ignore[override, unused-ignore]
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """The whole sequence so far at every step: a long convolution has no cache of keys and values."""

@@ -68,7 +68,7 @@ struct Product {
   std::int64_t right_stride, depth, columns;
   T* out;
   std::int64_t out_stride;
-  const T* bias = nullptr;  // what a row's sums begin with, else 0
+  const T* bias = nullptr;  // of each row
   bool add = false;         // add to what is in `out`
 };
 
@@ -78,15 +78,19 @@ HYENA_INLINE void multiply_columns(const T* left, const Product<T>& p, const T* 
 #pragma GCC unroll 16
   for (int r = 0; r < panel; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) sum[r][v] = broadcast(bias ? bias[r] : T(0));
+    for (int v = 0; v < vectors; ++v) sum[r][v] = Vec<T>{};
   }
   multiply_panel<vectors, row, step>(left, p.right + column, p.right_stride, p.depth, sum);
 #pragma GCC unroll 16
   for (int r = 0; r < panel; ++r) {
     T* to = out + r * p.out_stride + column;
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v)
-      store(to + v * width<T>, p.add ? load(to + v * width<T>) + sum[r][v] : sum[r][v]);
+    for (int v = 0; v < vectors; ++v) {
+      // As plain PyTorch does, the bias comes last.
+      if (bias) sum[r][v] += bias[r];
+      if (p.add) sum[r][v] += load(to + v * width<T>);
+      store(to + v * width<T>, sum[r][v]);
+    }
   }
 }
 
@@ -160,6 +164,72 @@ void copy(const View& v, T* out, std::int64_t a = -1) {
   read<With::set>(out, from, 0, v.size[a < 0 ? 0 : 1]);
 }
 
+// Positions first … first + count - 1 of z as rows of features. The last position fills up the tile: what is computed
+// there is as finite as what is computed for that position.
+template <class T>
+void read_features(const View& z, std::int64_t first, std::int64_t count, T* out) {
+  for (std::int64_t e = 0; e < z.size[1]; ++e) {
+    T* to = out + e * tile;
+    const Row from{static_cast<char*>(z.data) + e * z.stride[1] * bytes_of(z.dtype), z.dtype, z.stride[0]};
+    read<With::set>(to, from, first, count);
+    for (std::int64_t n = count; n < tile; ++n) to[n] = to[count - 1];
+  }
+}
+
+template <class T>
+void read_times(const View& t, std::int64_t first, std::int64_t count, T* out) {
+  read<With::set>(out, Row{static_cast<char*>(t.data), t.dtype, t.stride[0]}, first, count);
+  for (std::int64_t n = count; n < tile; ++n) out[n] = out[count - 1];
+}
+
+// Pre-activations of a panel of units of the input layer, and the parts that rounding takes off their products with the
+// frequencies, computed in float64: their errors are those that the layers above multiply most, and they cost little.
+HYENA_INLINE void input_panel(const float* weights, const float* bias, const float* freq, const float* features,
+                              std::int64_t depth, std::int64_t units, float* linear, float* tails) {
+  typedef float Half __attribute__((vector_size(HYENA_VECTOR_BYTES / 2)));
+  for (std::int64_t r = 0; r < units; ++r) {
+    for (std::int64_t n = 0; n < tile; n += width<double>) {
+      Vec<double> sum = broadcast(static_cast<double>(bias[r]));
+      for (std::int64_t e = 0; e < depth; ++e) {
+        Half feature;
+        std::memcpy(&feature, features + e * tile + n, sizeof feature);
+        sum += static_cast<double>(weights[e * panel + r]) * __builtin_convertvector(feature, Vec<double>);
+      }
+      const Half rounded = __builtin_convertvector(sum, Half), angle = rounded * freq[r];
+      const Vec<double> exact = sum * static_cast<double>(freq[r]);
+      const Half tail = __builtin_convertvector(exact - __builtin_convertvector(angle, Vec<double>), Half);
+      std::memcpy(linear + r * tile + n, &rounded, sizeof rounded);
+      std::memcpy(tails + r * tile + n, &tail, sizeof tail);
+    }
+  }
+}
+
+// Sines of linear · freq (+ tails), and cosines if there is somewhere to put them.
+template <bool with_tails, bool with_cosines, class T>
+void activate(const T* linear, const T* tails, const T* freq, std::int64_t units, T* sines, T* cosines) {
+  Bits<T> far{};
+  for (std::int64_t j = 0; j < units; ++j) {
+    for (std::int64_t n = j * tile; n < (j + 1) * tile; n += width<T>) {
+      const Vec<T> x = load(linear + n) * freq[j];
+      far |= out_of_reach<T>(x);
+      Vec<T> rest;
+      Bits<T> sign;
+      reduce<T>(x, rest, sign);
+      if (with_tails) rest += load(tails + n);
+      const Vec<T> square = rest * rest;
+      store(sines + n, sine_of_rest<T>(rest, square, sign));
+      if (with_cosines) store(cosines + n, cosine_of_rest<T>(square, sign));
+    }
+  }
+  if (!any<T>(far)) return;
+  for (std::int64_t i = 0; i < units * tile; ++i) {
+    const T x = linear[i] * freq[i / tile];
+    if (x <= Elementary<T>::largest_angle && x >= -Elementary<T>::largest_angle) continue;
+    sines[i] = libm_sine(x);
+    if (with_cosines) cosines[i] = libm_cosine(x);
+  }
+}
+
 // Weights and biases as the products of forward take them. Layer 0 is the input layer.
 template <class T>
 struct Network {
@@ -196,55 +266,29 @@ struct Network {
     return weights;
   }
 
-  // The layer's pre-activations without their frequency.
-  void linear(std::int64_t index, const T* inputs, T* out) const {
-    const Packed<T> weights = layer(index);
-    weights.times({inputs, tile, weights.depth, tile, out, tile, bias + index * shape.unit_rows});
-  }
-};
-
-// Positions first … first + count - 1 of z as rows of features. The last position fills up the tile: what is computed
-// there is as finite as what is computed for that position.
-template <class T>
-void read_features(const View& z, std::int64_t first, std::int64_t count, T* out) {
-  for (std::int64_t e = 0; e < z.size[1]; ++e) {
-    T* to = out + e * tile;
-    const Row from{static_cast<char*>(z.data) + e * z.stride[1] * bytes_of(z.dtype), z.dtype, z.stride[0]};
-    read<With::set>(to, from, first, count);
-    for (std::int64_t n = count; n < tile; ++n) to[n] = to[count - 1];
-  }
-}
-
-template <class T>
-void read_times(const View& t, std::int64_t first, std::int64_t count, T* out) {
-  read<With::set>(out, Row{static_cast<char*>(t.data), t.dtype, t.stride[0]}, first, count);
-  for (std::int64_t n = count; n < tile; ++n) out[n] = out[count - 1];
-}
-
-// Sines of linear · freq, and cosines if there is somewhere to put them.
-template <bool with_cosines, class T>
-void activate(const T* linear, const T* freq, std::int64_t units, T* sines, T* cosines) {
-  Bits<T> far{};
-  for (std::int64_t j = 0; j < units; ++j) {
-    for (std::int64_t n = j * tile; n < (j + 1) * tile; n += width<T>) {
-      const Vec<T> x = load(linear + n) * freq[j];
-      far |= out_of_reach<T>(x);
-      Vec<T> rest;
-      Bits<T> sign;
-      reduce<T>(x, rest, sign);
-      const Vec<T> square = rest * rest;
-      store(sines + n, sine_of_rest<T>(rest, square, sign));
-      if (with_cosines) store(cosines + n, cosine_of_rest<T>(square, sign));
+  // The layer's pre-activations without their frequency, their sines, and cosines if there is somewhere to put them.
+  // `tails` has room for intermediate results.
+  template <bool with_cosines>
+  void run(std::int64_t index, const T* inputs, T* linear, T* tails, T* sines, T* cosines) const {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      if (index > 0) return dense<with_cosines>(index, inputs, linear, sines, cosines);
+      for (std::int64_t j = 0; j < shape.units; j += panel) {
+        input_panel(input.data + j * shape.features, bias + j, freq + j, inputs, shape.features,
+                    least(panel, shape.units - j), linear + j * tile, tails + j * tile);
+      }
+      activate<true, with_cosines>(linear, tails, freq, shape.units, sines, cosines);
+    } else {
+      dense<with_cosines>(index, inputs, linear, sines, cosines);
     }
   }
-  if (!any<T>(far)) return;
-  for (std::int64_t i = 0; i < units * tile; ++i) {
-    const T x = linear[i] * freq[i / tile];
-    if (x <= Elementary<T>::largest_angle && x >= -Elementary<T>::largest_angle) continue;
-    sines[i] = libm_sine(x);
-    if (with_cosines) cosines[i] = libm_cosine(x);
+
+  template <bool with_cosines>
+  void dense(std::int64_t index, const T* inputs, T* linear, T* sines, T* cosines) const {
+    const Packed<T> weights = layer(index);
+    weights.times({inputs, tile, weights.depth, tile, linear, tile, bias + index * shape.unit_rows});
+    activate<false, with_cosines, T>(linear, nullptr, freq, shape.units, sines, cosines);
   }
-}
+};
 
 // exp(-t |delta|) for the positions of a tile.
 template <class T>
@@ -256,13 +300,14 @@ HYENA_INLINE void decay(const T* t, T delta, T* out) {
 template <class T>
 struct ForwardWork {
   Network<T> network;
-  T *features, *t, *linear, *sines, *rows;
+  T *features, *t, *linear, *tails, *sines, *rows;
 
   ForwardWork(const ImplicitFilterInputs& in, Arrays<T>& arrays)
       : network(in, arrays),
         features(arrays.take(network.shape.features * tile)),
         t(arrays.take(tile)),
         linear(arrays.take(network.shape.unit_rows * tile)),
+        tails(arrays.take(network.shape.unit_rows * tile)),
         sines(arrays.take(network.shape.units * tile)),
         rows(arrays.take((panel + 1) * tile)) {}
 };
@@ -289,8 +334,7 @@ void forward(const ImplicitFilterForward& args, std::int64_t first_tile, std::in
     read_features(in.z, first, count, work.features);
     if (window) read_times(in.t, first, count, work.t);
     for (std::int64_t layer = 0; layer <= shape.hidden; ++layer) {
-      network.linear(layer, layer ? work.sines : work.features, work.linear);
-      activate<false>(work.linear, network.freq, shape.units, work.sines, static_cast<T*>(nullptr));
+      network.template run<false>(layer, layer ? work.sines : work.features, work.linear, work.tails, work.sines, nullptr);
     }
     T* decays = work.rows + panel * tile;
     for (std::int64_t i = 0; i < shape.channels; i += panel) {
@@ -466,8 +510,8 @@ struct Backward {
     if (window) read_times(in.t, first, count, work.t);
     for (std::int64_t l = 0; l < layers; ++l) {
       T *linear = work.linear + l * layer_size, *sines = work.sines + l * layer_size;
-      network.linear(l, l ? sines - layer_size : work.features, linear);
-      activate<true>(linear, network.freq, shape.units, sines, work.cosines + l * layer_size);
+      network.template run<true>(l, l ? sines - layer_size : work.features, linear, work.dlinear, sines,
+                                 work.cosines + l * layer_size);
     }
     output_layer(first, count);
     for (std::int64_t l = layers - 1; l >= lowest; --l) hidden_layer(l);

@@ -80,7 +80,20 @@ HYENA_INLINE void multiply_columns(const T* left, const Product<T>& p, const T* 
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) sum[r][v] = Vec<T>{};
   }
-  multiply_panel<vectors, row, step>(left, p.right + column, p.right_stride, p.depth, sum);
+  if (bias) {
+    // Sums that go through a sine with a high frequency: in parts, whose rounding errors are smaller.
+    constexpr std::int64_t part = 16;
+    for (std::int64_t k = 0; k < p.depth; k += part) {
+      Vec<T> some[panel][vectors] = {};
+      multiply_panel<vectors, row, step>(left + k * step, p.right + k * p.right_stride + column, p.right_stride,
+                                         least(part, p.depth - k), some);
+      for (int r = 0; r < panel; ++r) {
+        for (int v = 0; v < vectors; ++v) sum[r][v] += some[r][v];
+      }
+    }
+  } else {
+    multiply_panel<vectors, row, step>(left, p.right + column, p.right_stride, p.depth, sum);
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < panel; ++r) {
     T* to = out + r * p.out_stride + column;
@@ -297,6 +310,15 @@ HYENA_INLINE void decay(const T* t, T delta, T* out) {
   for (std::int64_t n = 0; n < tile; n += width<T>) store(out + n, exponential<T>(load(t + n) * rate));
 }
 
+// out = values · (exp(-t |delta|) + shift)
+template <class T>
+void write_windowed(const T* t, T delta, T shift, const T* values, T* out) {
+  const T rate = delta < 0 ? delta : -delta;
+#pragma GCC unroll 4
+  for (std::int64_t n = 0; n < tile; n += width<T>)
+    store_unaligned(out + n, load(values + n) * (exponential<T>(load(t + n) * rate) + shift));
+}
+
 template <class T>
 struct ForwardWork {
   Network<T> network;
@@ -309,7 +331,7 @@ struct ForwardWork {
         linear(arrays.take(network.shape.unit_rows * tile)),
         tails(arrays.take(network.shape.unit_rows * tile)),
         sines(arrays.take(network.shape.units * tile)),
-        rows(arrays.take((panel + 1) * tile)) {}
+        rows(arrays.take(panel * tile)) {}
 };
 
 template <class Work, class T, class... Rest>
@@ -336,7 +358,6 @@ void forward(const ImplicitFilterForward& args, std::int64_t first_tile, std::in
     for (std::int64_t layer = 0; layer <= shape.hidden; ++layer) {
       network.template run<false>(layer, layer ? work.sines : work.features, work.linear, work.tails, work.sines, nullptr);
     }
-    T* decays = work.rows + panel * tile;
     for (std::int64_t i = 0; i < shape.channels; i += panel) {
       Packed<T> weights = network.output;
       weights.data += i * shape.units;
@@ -344,11 +365,13 @@ void forward(const ImplicitFilterForward& args, std::int64_t first_tile, std::in
       weights.times({work.sines, tile, shape.units, tile, work.rows, tile});
       for (std::int64_t d = i; d < least(i + panel, shape.channels); ++d) {
         T* values = work.rows + (d - i) * tile;
+        T* out = static_cast<T*>(args.k.data) + d * shape.length + first;
+        T* to = count == tile ? out : values;
         if (window) {
-          decay(work.t, network.deltas[d], decays);
-          for (std::int64_t n = 0; n < tile; n += width<T>) store(values + n, load(values + n) * (load(decays + n) + shift));
+          write_windowed(work.t, network.deltas[d], shift, values, to);
+          if (to == out) continue;
         }
-        write(row(args.k, d), first, values, count);
+        std::memcpy(out, values, count * sizeof(T));
       }
     }
   }
@@ -544,7 +567,13 @@ struct Backward {
       for (std::int64_t r = 0; r < round_up(rows, panel); ++r) {
         T* gradient = work.drows + r * tile;
         const std::int64_t valid = r < rows ? count : 0;
-        if (valid) read<With::set>(gradient, row(args.dk, begin + r), first, valid);
+        if (valid) {
+          const Row from = row(args.dk, begin + r);
+          // The next tile's part of the row lies far from everything that is read in between.
+          for (std::int64_t n = 0; from.stride == 1 && n < tile * static_cast<std::int64_t>(sizeof(T)); n += 64)
+            __builtin_prefetch(from.data + (first + tile) * static_cast<std::int64_t>(sizeof(T)) + n);
+          read<With::set>(gradient, from, first, valid);
+        }
         std::memset(gradient + valid, 0, (tile - valid) * sizeof(T));
         if (valid && window) window_row(begin + r, work.rows + r * tile, gradient, exponent);
       }

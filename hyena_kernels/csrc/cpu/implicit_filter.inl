@@ -32,11 +32,11 @@ HYENA_INLINE std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (
 HYENA_INLINE std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 // Arrays one after the other in memory that begins at `base`; without one it only counts.
-template <class T>
 struct Arrays {
   char* base;
   std::size_t used = 0;
 
+  template <class T>
   T* take(std::int64_t count) {
     T* array = base ? reinterpret_cast<T*>(base + used) : nullptr;
     used += static_cast<std::size_t>(round_up(count * static_cast<std::int64_t>(sizeof(T)), 64));
@@ -128,16 +128,17 @@ struct Packed {
   T* data;
   std::int64_t rows, depth;
 
-  Packed(Arrays<T>& arrays, std::int64_t rows, std::int64_t depth)
-      : data(arrays.take(round_up(rows, panel) * depth)), rows(rows), depth(depth) {}
+  Packed(Arrays& arrays, std::int64_t rows, std::int64_t depth)
+      : data(arrays.take<T>(round_up(rows, panel) * depth)), rows(rows), depth(depth) {}
 
   std::int64_t panels() const { return round_up(rows, panel) / panel; }
 
-  void pack(const T* from, std::int64_t row_stride, std::int64_t column_stride) const {
+  template <class From>
+  void pack(const From* from, std::int64_t row_stride, std::int64_t column_stride) const {
     T* to = data;
     for (std::int64_t i = 0; i < rows; i += panel) {
       for (std::int64_t k = 0; k < depth; ++k) {
-        for (std::int64_t r = i; r < i + panel; ++r) *to++ = r < rows ? from[r * row_stride + k * column_stride] : T(0);
+        for (std::int64_t r = i; r < i + panel; ++r) *to++ = r < rows ? static_cast<T>(from[r * row_stride + k * column_stride]) : T(0);
       }
     }
   }
@@ -195,40 +196,18 @@ void read_times(const View& t, std::int64_t first, std::int64_t count, T* out) {
   for (std::int64_t n = count; n < tile; ++n) out[n] = out[count - 1];
 }
 
-// Pre-activations of a panel of units of the input layer, and the parts that rounding takes off their products with the
-// frequencies, computed in float64: their errors are those that the layers above multiply most, and they cost little.
-HYENA_INLINE void input_panel(const float* weights, const float* bias, const float* freq, const float* features,
-                              std::int64_t depth, std::int64_t units, float* linear, float* tails) {
-  typedef float Half __attribute__((vector_size(HYENA_VECTOR_BYTES / 2)));
-  for (std::int64_t r = 0; r < units; ++r) {
-    for (std::int64_t n = 0; n < tile; n += width<double>) {
-      Vec<double> sum = broadcast(static_cast<double>(bias[r]));
-      for (std::int64_t e = 0; e < depth; ++e) {
-        Half feature;
-        std::memcpy(&feature, features + e * tile + n, sizeof feature);
-        sum += static_cast<double>(weights[e * panel + r]) * __builtin_convertvector(feature, Vec<double>);
-      }
-      const Half rounded = __builtin_convertvector(sum, Half), angle = rounded * freq[r];
-      const Vec<double> exact = sum * static_cast<double>(freq[r]);
-      const Half tail = __builtin_convertvector(exact - __builtin_convertvector(angle, Vec<double>), Half);
-      std::memcpy(linear + r * tile + n, &rounded, sizeof rounded);
-      std::memcpy(tails + r * tile + n, &tail, sizeof tail);
-    }
-  }
-}
-
-// Sines of linear · freq (+ tails), and cosines if there is somewhere to put them.
-template <bool with_tails, bool with_cosines, class T>
-void activate(const T* linear, const T* tails, const T* freq, std::int64_t units, T* sines, T* cosines) {
+// Sines of angles, or of linear · freq if there is `freq`, and cosines if there is somewhere to put them.
+template <bool with_freq, bool with_cosines, class T>
+void activate(const T* in, const T* freq, std::int64_t units, T* sines, T* cosines) {
   Bits<T> far{};
   for (std::int64_t j = 0; j < units; ++j) {
     for (std::int64_t n = j * tile; n < (j + 1) * tile; n += width<T>) {
-      const Vec<T> x = load(linear + n) * freq[j];
+      Vec<T> x = load(in + n);
+      if (with_freq) x = x * freq[j];
       far |= out_of_reach<T>(x);
       Vec<T> rest;
       Bits<T> sign;
       reduce<T>(x, rest, sign);
-      if (with_tails) rest += load(tails + n);
       const Vec<T> square = rest * rest;
       store(sines + n, sine_of_rest<T>(rest, square, sign));
       if (with_cosines) store(cosines + n, cosine_of_rest<T>(square, sign));
@@ -236,10 +215,29 @@ void activate(const T* linear, const T* tails, const T* freq, std::int64_t units
   }
   if (!any<T>(far)) return;
   for (std::int64_t i = 0; i < units * tile; ++i) {
-    const T x = linear[i] * freq[i / tile];
+    const T x = with_freq ? in[i] * freq[i / tile] : in[i];
     if (x <= Elementary<T>::largest_angle && x >= -Elementary<T>::largest_angle) continue;
     sines[i] = libm_sine(x);
     if (with_cosines) cosines[i] = libm_cosine(x);
+  }
+}
+
+// Rows of float64 pre-activations, without bias, to pre-activations and to angles between -π and π, or any angle if it
+// is so large that activate() takes it to libm.
+void reduce_rows(const double* sums, const float* bias, const float* freq, std::int64_t rows, float* linear,
+                 float* angles) {
+  typedef float Half __attribute__((vector_size(HYENA_VECTOR_BYTES / 2)));
+  constexpr double turn = 6.283185307179586477, integer = Elementary<double>::integer;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const double offset = bias[r], factor = freq[r];
+    for (std::int64_t n = r * tile; n < (r + 1) * tile; n += width<double>) {
+      const Vec<double> sum = load(sums + n) + offset, x = sum * factor;
+      const Vec<double> turns = (x * (1.0 / turn) + integer) - integer;
+      const Vec<double> angle = out_of_reach<double>(x) ? x : x - turns * turn;
+      const Half rounded = __builtin_convertvector(sum, Half), rounded_angle = __builtin_convertvector(angle, Half);
+      std::memcpy(linear + n, &rounded, sizeof rounded);
+      std::memcpy(angles + n, &rounded_angle, sizeof rounded_angle);
+    }
   }
 }
 
@@ -248,16 +246,22 @@ template <class T>
 struct Network {
   Shape<T> shape;
   T *freq, *bias, *deltas;
-  Packed<T> input, hidden, output;  // hidden: all layers above each other, each padded to whole panels
+  Packed<double> input;
+  Packed<T> hidden, output;  // hidden: all layers above each other, each padded to whole panels
+  // Of the input layer, on their way to its sines.
+  double* sums;
+  T* angles;
 
-  Network(const ImplicitFilterInputs& in, Arrays<T>& arrays)
+  Network(const ImplicitFilterInputs& in, Arrays& arrays)
       : shape(in),
-        freq(arrays.take(shape.units)),
-        bias(arrays.take((shape.hidden + 1) * shape.unit_rows)),
-        deltas(arrays.take(shape.channels)),
+        freq(arrays.take<T>(shape.units)),
+        bias(arrays.take<T>((shape.hidden + 1) * shape.unit_rows)),
+        deltas(arrays.take<T>(shape.channels)),
         input(arrays, shape.units, shape.features),
         hidden(arrays, shape.hidden * shape.unit_rows, shape.units),
-        output(arrays, shape.channels, shape.units) {}
+        output(arrays, shape.channels, shape.units),
+        sums(arrays.take<double>(shape.unit_rows * tile)),
+        angles(arrays.take<T>(shape.unit_rows * tile)) {}
 
   void pack(const ImplicitFilterInputs& in) const {
     copy(in.freq, freq);
@@ -267,39 +271,35 @@ struct Network {
     if (in.deltas) copy(in.deltas, deltas);
     input.pack(at<T>(in.w_in), in.w_in.stride[0], in.w_in.stride[1]);
     for (std::int64_t m = 0; m < shape.hidden; ++m)
-      layer(m + 1).pack(at<T>(in.w_hidden, m), in.w_hidden.stride[1], in.w_hidden.stride[2]);
+      hidden_layer(m).pack(at<T>(in.w_hidden, m), in.w_hidden.stride[1], in.w_hidden.stride[2]);
     output.pack(at<T>(in.w_out), in.w_out.stride[0], in.w_out.stride[1]);
   }
 
-  Packed<T> layer(std::int64_t index) const {
-    if (index == 0) return input;
+  Packed<T> hidden_layer(std::int64_t m) const {
     Packed<T> weights = hidden;
-    weights.data += (index - 1) * shape.unit_rows * shape.units;
+    weights.data += m * shape.unit_rows * shape.units;
     weights.rows = shape.units;
     return weights;
   }
 
-  // The layer's pre-activations without their frequency, their sines, and cosines if there is somewhere to put them.
-  // `tails` has room for intermediate results.
+  // The input layer's pre-activations without their frequency, its sines, and cosines if there is somewhere to put them.
+  // Computed in float64, for these errors are the ones that the layers above multiply most, and cost little to avoid.
   template <bool with_cosines>
-  void run(std::int64_t index, const T* inputs, T* linear, T* tails, T* sines, T* cosines) const {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (index > 0) return dense<with_cosines>(index, inputs, linear, sines, cosines);
-      for (std::int64_t j = 0; j < shape.units; j += panel) {
-        input_panel(input.data + j * shape.features, bias + j, freq + j, inputs, shape.features,
-                    least(panel, shape.units - j), linear + j * tile, tails + j * tile);
-      }
-      activate<true, with_cosines>(linear, tails, freq, shape.units, sines, cosines);
+  void run_input(const double* features, T* linear, T* sines, T* cosines) const {
+    if constexpr (sizeof(T) == sizeof(double)) {
+      input.times({features, tile, shape.features, tile, linear, tile, bias});
+      activate<true, with_cosines>(linear, freq, shape.units, sines, cosines);
     } else {
-      dense<with_cosines>(index, inputs, linear, sines, cosines);
+      input.times({features, tile, shape.features, tile, sums, tile});
+      reduce_rows(sums, bias, freq, shape.units, linear, angles);
+      activate<false, with_cosines, T>(angles, nullptr, shape.units, sines, cosines);
     }
   }
 
   template <bool with_cosines>
-  void dense(std::int64_t index, const T* inputs, T* linear, T* sines, T* cosines) const {
-    const Packed<T> weights = layer(index);
-    weights.times({inputs, tile, weights.depth, tile, linear, tile, bias + index * shape.unit_rows});
-    activate<false, with_cosines, T>(linear, nullptr, freq, shape.units, sines, cosines);
+  void run_hidden(std::int64_t m, const T* inputs, T* linear, T* sines, T* cosines) const {
+    hidden_layer(m).times({inputs, tile, shape.units, tile, linear, tile, bias + (m + 1) * shape.unit_rows});
+    activate<true, with_cosines>(linear, freq, shape.units, sines, cosines);
   }
 };
 
@@ -322,23 +322,23 @@ void write_windowed(const T* t, T delta, T shift, const T* values, T* out) {
 template <class T>
 struct ForwardWork {
   Network<T> network;
-  T *features, *t, *linear, *tails, *sines, *rows;
+  double* features;
+  T *t, *linear, *sines, *rows;
 
-  ForwardWork(const ImplicitFilterInputs& in, Arrays<T>& arrays)
+  ForwardWork(const ImplicitFilterInputs& in, Arrays& arrays)
       : network(in, arrays),
-        features(arrays.take(network.shape.features * tile)),
-        t(arrays.take(tile)),
-        linear(arrays.take(network.shape.unit_rows * tile)),
-        tails(arrays.take(network.shape.unit_rows * tile)),
-        sines(arrays.take(network.shape.units * tile)),
-        rows(arrays.take(panel * tile)) {}
+        features(arrays.take<double>(network.shape.features * tile)),
+        t(arrays.take<T>(tile)),
+        linear(arrays.take<T>(network.shape.unit_rows * tile)),
+        sines(arrays.take<T>(network.shape.units * tile)),
+        rows(arrays.take<T>(panel * tile)) {}
 };
 
 template <class Work, class T, class... Rest>
 Work in_scratch(const ImplicitFilterInputs& in, Rest... rest) {
-  Arrays<T> counted{nullptr};
+  Arrays counted{nullptr};
   Work(in, counted, rest...);
-  Arrays<T> arrays{static_cast<char*>(scratch(counted.used))};
+  Arrays arrays{static_cast<char*>(scratch(counted.used))};
   return Work(in, arrays, rest...);
 }
 
@@ -355,9 +355,9 @@ void forward(const ImplicitFilterForward& args, std::int64_t first_tile, std::in
     const std::int64_t count = least(tile, shape.length - first);
     read_features(in.z, first, count, work.features);
     if (window) read_times(in.t, first, count, work.t);
-    for (std::int64_t layer = 0; layer <= shape.hidden; ++layer) {
-      network.template run<false>(layer, layer ? work.sines : work.features, work.linear, work.tails, work.sines, nullptr);
-    }
+    network.template run_input<false>(work.features, work.linear, work.sines, nullptr);
+    for (std::int64_t m = 0; m < shape.hidden; ++m)
+      network.template run_hidden<false>(m, work.sines, work.linear, work.sines, nullptr);
     for (std::int64_t i = 0; i < shape.channels; i += panel) {
       Packed<T> weights = network.output;
       weights.data += i * shape.units;
@@ -426,39 +426,41 @@ template <class T>
 struct BackwardWork {
   Network<T> network;
   Packed<T> input, hidden, output;  // transposed
+  double* wide_features;
   T *features, *t, *dt, *linear, *sines, *cosines;  // the last three of all layers
   T *transposed, *dsine, *dlinear, *rows, *drows, *decays, *dfeatures;
   Sum<T> dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, ddeltas;
   T* sums;
   std::size_t sums_bytes;
 
-  static Sum<T> sum(Arrays<T>& arrays, std::int64_t padded_rows, std::int64_t rows, std::int64_t columns,
+  static Sum<T> sum(Arrays& arrays, std::int64_t padded_rows, std::int64_t rows, std::int64_t columns,
                     std::int64_t lanes, std::int64_t& place) {
-    const Sum<T> result{arrays.take(padded_rows * lanes), rows, columns, lanes, place};
+    const Sum<T> result{arrays.take<T>(padded_rows * lanes), rows, columns, lanes, place};
     place += rows * columns;
     return result;
   }
 
-  BackwardWork(const ImplicitFilterInputs& in, Arrays<T>& arrays)
+  BackwardWork(const ImplicitFilterInputs& in, Arrays& arrays)
       : network(in, arrays),
         input(arrays, network.shape.features, network.shape.units),
         hidden(arrays, network.shape.hidden * network.shape.unit_rows, network.shape.units),
         output(arrays, network.shape.units, network.shape.channels) {
     const Shape<T>& shape = network.shape;
     const std::int64_t layers = shape.hidden + 1, block_rows = block_panels * panel;
-    features = arrays.take(shape.features * tile);
-    t = arrays.take(tile);
-    dt = arrays.take(tile);
-    linear = arrays.take(layers * shape.unit_rows * tile);
-    sines = arrays.take(layers * shape.unit_rows * tile);
-    cosines = arrays.take(layers * shape.unit_rows * tile);
-    transposed = arrays.take(tile * (shape.unit_lanes > shape.feature_lanes ? shape.unit_lanes : shape.feature_lanes));
-    dsine = arrays.take(shape.unit_rows * tile);
-    dlinear = arrays.take(shape.unit_rows * tile);
-    rows = arrays.take(block_rows * tile);
-    drows = arrays.take(block_rows * tile);
-    decays = arrays.take(tile);
-    dfeatures = arrays.take(shape.feature_rows * tile);
+    wide_features = arrays.take<double>(shape.features * tile);
+    features = arrays.take<T>(shape.features * tile);
+    t = arrays.take<T>(tile);
+    dt = arrays.take<T>(tile);
+    linear = arrays.take<T>(layers * shape.unit_rows * tile);
+    sines = arrays.take<T>(layers * shape.unit_rows * tile);
+    cosines = arrays.take<T>(layers * shape.unit_rows * tile);
+    transposed = arrays.take<T>(tile * (shape.unit_lanes > shape.feature_lanes ? shape.unit_lanes : shape.feature_lanes));
+    dsine = arrays.take<T>(shape.unit_rows * tile);
+    dlinear = arrays.take<T>(shape.unit_rows * tile);
+    rows = arrays.take<T>(block_rows * tile);
+    drows = arrays.take<T>(block_rows * tile);
+    decays = arrays.take<T>(tile);
+    dfeatures = arrays.take<T>(shape.feature_rows * tile);
     const std::size_t before = arrays.used;
     std::int64_t place = 0;
     dfreq = sum(arrays, 1, 1, shape.units, shape.units, place);
@@ -529,12 +531,14 @@ struct Backward {
 
   void tile_at(std::int64_t first) const {
     const std::int64_t count = least(tile, shape.length - first);
-    read_features(in.z, first, count, work.features);
+    read_features(in.z, first, count, work.wide_features);
+    if (args.dw_in) read_features(in.z, first, count, work.features);
     if (window) read_times(in.t, first, count, work.t);
-    for (std::int64_t l = 0; l < layers; ++l) {
-      T *linear = work.linear + l * layer_size, *sines = work.sines + l * layer_size;
-      network.template run<true>(l, l ? sines - layer_size : work.features, linear, work.dlinear, sines,
-                                 work.cosines + l * layer_size);
+    network.template run_input<true>(work.wide_features, work.linear, work.sines, work.cosines);
+    for (std::int64_t m = 0; m < shape.hidden; ++m) {
+      const std::int64_t next = (m + 1) * layer_size;
+      network.template run_hidden<true>(m, work.sines + m * layer_size, work.linear + next, work.sines + next,
+                                        work.cosines + next);
     }
     output_layer(first, count);
     for (std::int64_t l = layers - 1; l >= lowest; --l) hidden_layer(l);

@@ -6,6 +6,7 @@ Those in ``tests/hyena_kernels/test_implicit_filter.py`` and ``test_library.py``
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_lengths_at_the_edges_of_tiles(length: int) -> None:
 @pytest.mark.parametrize(("channels", "features", "width", "layers"), [(47, 3, 7, 2), (65, 17, 33, 1), (130, 5, 12, 0)])
 @pytest.mark.parametrize("window", [True, False], ids=["window", "no window"])
 def test_sizes_that_no_vector_divides(channels: int, features: int, width: int, layers: int, window: bool) -> None:
-    network = {"features": features, "width": width, "layers": layers, "window": window}
+    network: dict[str, Any] = {"features": features, "width": width, "layers": layers, "window": window}
     check("implicit_filter", implicit_filter_inputs(channels, 200, **network))
     check("implicit_filter", implicit_filter_inputs(channels, 200, dtype=torch.float64, **network))
 
@@ -68,7 +69,7 @@ def sines_of(z: Tensor, weight: float | None = None) -> Tensor:
     return implicit_filter(z[:, None], one, one[:, None], zero, hidden, 0 * hidden[:, :, 0], one[:, None])[0]
 
 
-def constant_filter(t: Tensor) -> dict[str, Tensor]:
+def constant_filter(t: Tensor) -> dict[str, Any]:
     """Arguments, but for the window, of a filter that is 1 at every position of ``t``."""
     one = t.new_ones(1)
     return {
@@ -131,7 +132,7 @@ def test_windows_beyond_the_range_of_numbers() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_reaches_what_it_should(value: float) -> None:
-    inputs = implicit_filter_inputs(5, 70, width=9)
+    inputs: dict[str, Any] = {**implicit_filter_inputs(5, 70, width=9)}
     inputs["w_out"][3, 2] = value
     results = value_and_gradients(implicit_filter, inputs, torch.ones(()))
     others = torch.arange(5) != 3
@@ -168,7 +169,8 @@ def test_each_gradient_alone_is_the_one_among_others() -> None:
 
 def test_nothing_of_one_call_is_left_for_the_next() -> None:
     """Work arrays are kept between calls."""
-    nan = {name: torch.full_like(tensor, float("nan")) for name, tensor in implicit_filter_inputs(60, 300).items()}
+    inputs: dict[str, Any] = {**implicit_filter_inputs(60, 300)}
+    nan = {name: torch.full_like(tensor, float("nan")) for name, tensor in inputs.items()}
     value_and_gradients(implicit_filter, nan, torch.ones(()))
     results = value_and_gradients(implicit_filter, implicit_filter_inputs(3, 70, width=5), torch.ones(()))
     for name, result in results.items():

@@ -18,7 +18,7 @@ struct ImplicitFilterInputs {
 };
 
 struct ImplicitFilterForward {
-  View k;  // (D, L)
+  View k;  // (D, L), contiguous
   ImplicitFilterInputs in;
 };
 

@@ -138,7 +138,8 @@ struct Packed {
     T* to = data;
     for (std::int64_t i = 0; i < rows; i += panel) {
       for (std::int64_t k = 0; k < depth; ++k) {
-        for (std::int64_t r = i; r < i + panel; ++r) *to++ = r < rows ? static_cast<T>(from[r * row_stride + k * column_stride]) : T(0);
+        for (std::int64_t r = i; r < i + panel; ++r)
+          *to++ = r < rows ? static_cast<T>(from[r * row_stride + k * column_stride]) : T(0);
       }
     }
   }
@@ -282,7 +283,7 @@ struct Network {
     return weights;
   }
 
-  // The input layer's pre-activations without their frequency, its sines, and cosines if there is somewhere to put them.
+  // The input layer's pre-activations without their frequency, its sines, and cosines if there is a place for them.
   // Computed in float64, for these errors are the ones that the layers above multiply most, and cost little to avoid.
   template <bool with_cosines>
   void run_input(const double* features, T* linear, T* sines, T* cosines) const {
@@ -454,7 +455,8 @@ struct BackwardWork {
     linear = arrays.take<T>(layers * shape.unit_rows * tile);
     sines = arrays.take<T>(layers * shape.unit_rows * tile);
     cosines = arrays.take<T>(layers * shape.unit_rows * tile);
-    transposed = arrays.take<T>(tile * (shape.unit_lanes > shape.feature_lanes ? shape.unit_lanes : shape.feature_lanes));
+    const std::int64_t most_lanes = shape.unit_lanes > shape.feature_lanes ? shape.unit_lanes : shape.feature_lanes;
+    transposed = arrays.take<T>(tile * most_lanes);
     dsine = arrays.take<T>(shape.unit_rows * tile);
     dlinear = arrays.take<T>(shape.unit_rows * tile);
     rows = arrays.take<T>(block_rows * tile);
@@ -467,7 +469,7 @@ struct BackwardWork {
     dw_in = sum(arrays, shape.unit_rows, shape.units, shape.features, shape.feature_lanes, place);
     db_in = sum(arrays, 1, 1, shape.units, shape.units, place);
     // Rows of one hidden layer lie right after those of the one before; what a product adds to rows that pad its last
-    // panel is zero, and there is room for it at the end.
+    // panel is zero (or NaN, where all of the layer above is NaN too), and there is room for it at the end.
     dw_hidden = sum(arrays, shape.hidden * shape.units + panel, shape.hidden * shape.units, shape.units,
                     shape.unit_lanes, place);
     db_hidden = sum(arrays, shape.hidden, shape.hidden, shape.units, shape.units, place);

@@ -131,6 +131,8 @@ _backend.register(
     "hyena_kernels.extension.cuda.implicit_filter:backward",
     _cuda_support.implicit_filter_backward,
 )
+_backend.register("implicit_filter_fwd", "cpp", "hyena_kernels.extension.implicit_filter:forward")
+_backend.register("implicit_filter_bwd", "cpp", "hyena_kernels.extension.implicit_filter:backward")
 
 
 def _forward_fake(z: Tensor, *inputs: Any) -> Tensor:

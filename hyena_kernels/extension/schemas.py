@@ -37,6 +37,16 @@ _LIBRARY.define(
     "project_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor dfirst, Tensor dgates, "
     "Tensor x, Tensor short_weight, Tensor? short_bias) -> ()"
 )
+_IMPLICIT_FILTER = (
+    "Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden, Tensor b_hidden, Tensor w_out, Tensor? t, "
+    "Tensor? deltas, float shift"
+)
+_LIBRARY.define(f"implicit_filter_fwd(Tensor(a!) k, {_IMPLICIT_FILTER}) -> ()")
+_LIBRARY.define(
+    "implicit_filter_bwd(Tensor(a!)? dz, Tensor(b!)? dfreq, Tensor(c!)? dw_in, Tensor(d!)? db_in, "
+    "Tensor(e!)? dw_hidden, Tensor(f!)? db_hidden, Tensor(g!)? dw_out, Tensor(h!)? dt, Tensor(i!)? ddeltas, "
+    f"Tensor(j!) sums, Tensor dk, {_IMPLICIT_FILTER}, int chunk) -> ()"
+)
 
 _extension_support.load_libraries()
 

@@ -9,6 +9,7 @@
 
 #include "dispatch.h"
 #include "fftconv.h"
+#include "implicit_filter.h"
 #include "taps.h"
 #include "view.h"
 
@@ -134,6 +135,45 @@ void hyena_mixer_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, st
   });
 }
 
+ImplicitFilterInputs implicit_filter_inputs(const Tensor& z, const Tensor& freq, const Tensor& w_in, const Tensor& b_in,
+                                            const Tensor& w_hidden, const Tensor& b_hidden, const Tensor& w_out,
+                                            const std::optional<Tensor>& t, const std::optional<Tensor>& deltas,
+                                            double shift) {
+  return {view(z),        view(freq),  view(w_in), view(b_in),   view(w_hidden),
+          view(b_hidden), view(w_out), view(t),    view(deltas), shift};
+}
+
+const ImplicitFilterKernels& implicit_filter_kernels() {
+  return choose(implicit_filter_avx512, implicit_filter_avx2, implicit_filter_portable);
+}
+
+void implicit_filter_fwd(Tensor k, Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden, Tensor b_hidden,
+                         Tensor w_out, std::optional<Tensor> t, std::optional<Tensor> deltas, double shift) {
+  const ImplicitFilterForward args{
+      view(k), implicit_filter_inputs(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas, shift)};
+  const auto& kernels = implicit_filter_kernels();
+  const int64_t tiles = (args.in.z.size[0] + kernels.tile - 1) / kernels.tile;
+  torch::stable::parallel_for(0, tiles, 1, [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
+}
+
+void implicit_filter_bwd(std::optional<Tensor> dz, std::optional<Tensor> dfreq, std::optional<Tensor> dw_in,
+                         std::optional<Tensor> db_in, std::optional<Tensor> dw_hidden, std::optional<Tensor> db_hidden,
+                         std::optional<Tensor> dw_out, std::optional<Tensor> dt, std::optional<Tensor> ddeltas,
+                         Tensor sums, Tensor dk, Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden,
+                         Tensor b_hidden, Tensor w_out, std::optional<Tensor> t, std::optional<Tensor> deltas,
+                         double shift, int64_t chunk) {
+  const ImplicitFilterBackward args{
+      view(dz),        view(dfreq),  view(dw_in), view(db_in),   view(dw_hidden),
+      view(db_hidden), view(dw_out), view(dt),    view(ddeltas), view(dk),
+      implicit_filter_inputs(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas, shift),
+      view(sums),      chunk};
+  const auto& kernels = implicit_filter_kernels();
+  torch::stable::parallel_for(0, args.sums.size[0], 1,
+                              [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
+  torch::stable::parallel_for(0, args.sums.size[1], 4096,
+                              [&](int64_t first, int64_t last) { kernels.add_chunks(args, first, last); });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
@@ -145,6 +185,8 @@ STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
   m.impl("project_bwd", TORCH_BOX(&project_bwd));
   m.impl("hyena_mixer_fwd", TORCH_BOX(&hyena_mixer_fwd));
   m.impl("hyena_mixer_bwd", TORCH_BOX(&hyena_mixer_bwd));
+  m.impl("implicit_filter_fwd", TORCH_BOX(&implicit_filter_fwd));
+  m.impl("implicit_filter_bwd", TORCH_BOX(&implicit_filter_bwd));
 }
 
 }  // namespace hyena

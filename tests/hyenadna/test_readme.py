@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM, cli
+from hyenadna.genome import Genome
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -24,11 +27,19 @@ def blocks(heading: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with what the README's commands name, in small: a finished run's model."""
+def workplace(tmp_path: Path, tiny_genome: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with what the README's commands name, in small."""
     model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=512))
     model.save_pretrained(tmp_path / "run" / "model")
     DNATokenizer(model_max_length=512).save_pretrained(tmp_path / "run" / "model")
+    shutil.copytree(tiny_genome, tmp_path / "genome")
+    genome = Genome.open(tiny_genome)
+    decode = DNATokenizer().decode
+    bases = {name: decode(genome.tokens(name).tolist()).replace(" ", "") for name in genome.names}
+    (tmp_path / "genes.fa").write_text(f">g1\n{bases['b']}\n>g2\n{bases['c'][:300]}\n")
+    records = [f"b\t{p}\t.\t{bases['b'][p - 1]}\t{'C' if bases['b'][p - 1] == 'A' else 'A'}" for p in (100, 250, 400)]
+    header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\n"
+    (tmp_path / "variants.vcf.gz").write_bytes(gzip.compress((header + "\n".join(records) + "\n").encode()))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -49,6 +60,6 @@ def run_section(workplace: Path) -> Callable[[str], None]:
     return run
 
 
-@pytest.mark.parametrize("heading", ["With transformers and peft"])
+@pytest.mark.parametrize("heading", ["With transformers and peft", "Score sequences and variants"])
 def test_what_the_readme_shows_runs(run_section: Callable[[str], None], heading: str) -> None:
     run_section(heading)

@@ -95,6 +95,54 @@ def score(argv: Sequence[str]) -> None:
         print(f"{count:,} without: {problem}")
 
 
+def embed(argv: Sequence[str]) -> None:
+    """What a model makes of sequences, as vectors in a file."""
+    from hyenadna import embed as embedding
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "embed",
+        "Embed sequences (FASTA, intervals of a genome, table): the mean of the last hidden states over the bases, the "
+        "last one, or all. Streams, saves in parts, and goes on from them with --resume true.",
+        "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
+        "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
+    )
+    config, _ = parse_config(parser, embedding.EmbedConfig, argv)
+    print(f"{embedding.embed(config):,} sequences in {config.out}")
+
+
+def plot(argv: Sequence[str]) -> None:
+    """Maps of embeddings, training curves, the map of a mutagenesis."""
+    from hyenadna import pictures
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "plot",
+        "Draw embeddings (PCA, UMAP) with the accuracy of simple classifiers on them, the curves of a training run, or "
+        "what every change of every base of a region does to its likelihood.",
+        "hyenadna plot --embeddings genes.npz --out genes.png\n"
+        "  hyenadna plot --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' --min_dist '[0.1, 0.5]' "
+        "--out umap.png\n"
+        "  hyenadna plot --model run/model --genome genome --region chrI:1000-1080 --out mutations.png",
+    )
+    config, _ = parse_config(parser, pictures.PlotConfig, argv)
+    print(pictures.draw(config))
+
+
+def generate(argv: Sequence[str]) -> None:
+    """Sequences that go on from a prompt."""
+    from hyenadna import generate as generation
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "generate",
+        "Sample sequences base by base from a language model, going on from a prompt, into a FASTA.",
+        "hyenadna generate --model run/model --prompt_fasta prompts.fa --length 500 --top_p 0.95 --out new.fa",
+    )
+    config, _ = parse_config(parser, generation.GenerateConfig, argv)
+    print(f"{generation.generate(config):,} sequences in {config.out}")
+
+
 def convert(argv: Sequence[str]) -> None:
     """Turn a checkpoint of one published format into the other."""
     from hyenadna import checkpoint
@@ -134,7 +182,16 @@ def doctor(argv: Sequence[str]) -> None:
     make_parser("doctor", description, "hyenadna doctor").parse_args(list(argv))
     print(describe())
     print()
-    for name in ("transformers", "safetensors", "jsonargparse", "matplotlib", "polars", "peft", "tensorboard"):
+    for name in (
+        "transformers",
+        "safetensors",
+        "jsonargparse",
+        "matplotlib",
+        "polars",
+        "scikit-learn",
+        "peft",
+        "tensorboard",
+    ):
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -142,7 +199,7 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb for verb in (prepare, pretrain, evaluate, score, convert, doctor)
+    verb.__name__: verb for verb in (prepare, pretrain, evaluate, score, embed, generate, plot, convert, doctor)
 }
 
 

@@ -37,6 +37,10 @@ def workplace(tmp_path: Path, tiny_genome: Path, monkeypatch: pytest.MonkeyPatch
     decode = DNATokenizer().decode
     bases = {name: decode(genome.tokens(name).tolist()).replace(" ", "") for name in genome.names}
     (tmp_path / "genes.fa").write_text(f">g1\n{bases['b']}\n>g2\n{bases['c'][:300]}\n")
+    kinds = [f"{'bc'[i % 2]}\t{20 * i}\t{20 * i + 60}\t{('gene', 'intergenic')[i % 2]}\n" for i in range(20)]
+    (tmp_path / "genes.bed").write_text("".join(kinds))
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "perplexity": 4.0}\n{"step": 2, "perplexity": 3.9}\n')
+    (tmp_path / "prompts.fa").write_text(">p1\nGATTACA\n>p2\nACGT\n")
     records = [f"b\t{p}\t.\t{bases['b'][p - 1]}\t{'C' if bases['b'][p - 1] == 'A' else 'A'}" for p in (100, 250, 400)]
     header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\n"
     (tmp_path / "variants.vcf.gz").write_bytes(gzip.compress((header + "\n".join(records) + "\n").encode()))
@@ -60,6 +64,9 @@ def run_section(workplace: Path) -> Callable[[str], None]:
     return run
 
 
-@pytest.mark.parametrize("heading", ["With transformers and peft", "Score sequences and variants"])
+@pytest.mark.parametrize(
+    "heading",
+    ["With transformers and peft", "Score sequences and variants", "Embed, probe and plot", "Generate sequences"],
+)
 def test_what_the_readme_shows_runs(run_section: Callable[[str], None], heading: str) -> None:
     run_section(heading)

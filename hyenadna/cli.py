@@ -76,6 +76,39 @@ def evaluate(argv: Sequence[str]) -> None:
     print(f"{row['positions']:,} positions; pictures in {config.out}")
 
 
+def finetune(argv: Sequence[str]) -> None:
+    """Train a model on labelled sequences."""
+    from hyenadna import finetune as tuning
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "finetune",
+        "Train on labelled sequences: classes, several labels, values, or a class for each base; from a checkpoint "
+        "(all of it, the head alone, or LoRA) or from scratch. The test split is looked at once, at the end.",
+        "hyenadna finetune --data promoters.tsv --sequence_column seq --model run/model --out tuned "
+        "--seeds '[0, 1, 2]'\n"
+        "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters --model tiny-1k --out tuned",
+    )
+    config, _ = parse_config(parser, tuning.FinetuneConfig, argv)
+    print(tuning.describe(tuning.finetune(config)))
+    print(f"model, curves and results in {config.out}")
+
+
+def predict(argv: Sequence[str]) -> None:
+    """What a fine-tuned model says about new sequences."""
+    from hyenadna import predict as prediction
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "predict",
+        "Predict classes, labels or values of sequences (FASTA, table) with a model of hyenadna finetune. Writes a TSV "
+        "with the input's columns first.",
+        "hyenadna predict --model tuned/model --fasta new.fa --out predictions.tsv",
+    )
+    config, _ = parse_config(parser, prediction.PredictConfig, argv)
+    print(f"{prediction.predict(config):,} rows in {config.out}")
+
+
 def score(argv: Sequence[str]) -> None:
     """Log-likelihood of sequences, and what variants do to it."""
     from hyenadna import score as scoring
@@ -199,7 +232,8 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb for verb in (prepare, pretrain, evaluate, score, embed, generate, plot, convert, doctor)
+    verb.__name__: verb
+    for verb in (prepare, pretrain, evaluate, finetune, predict, score, embed, generate, plot, convert, doctor)
 }
 
 

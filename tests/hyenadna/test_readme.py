@@ -37,6 +37,8 @@ def workplace(tmp_path: Path, tiny_genome: Path, monkeypatch: pytest.MonkeyPatch
     decode = DNATokenizer().decode
     bases = {name: decode(genome.tokens(name).tolist()).replace(" ", "") for name in genome.names}
     (tmp_path / "genes.fa").write_text(f">g1\n{bases['b']}\n>g2\n{bases['c'][:300]}\n")
+    rows = [f"{base * 12}\t{'01'[base in 'GC']}\n" for base in 30 * ("A", "C", "G", "T", "AT")]
+    (tmp_path / "promoters.tsv").write_text("seq\tlabel\n" + "".join(rows))
     kinds = [f"{'bc'[i % 2]}\t{20 * i}\t{20 * i + 60}\t{('gene', 'intergenic')[i % 2]}\n" for i in range(20)]
     (tmp_path / "genes.bed").write_text("".join(kinds))
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "perplexity": 4.0}\n{"step": 2, "perplexity": 3.9}\n')
@@ -66,7 +68,13 @@ def run_section(workplace: Path) -> Callable[[str], None]:
 
 @pytest.mark.parametrize(
     "heading",
-    ["With transformers and peft", "Score sequences and variants", "Embed, probe and plot", "Generate sequences"],
+    [
+        "With transformers and peft",
+        "Fine-tune on labelled sequences",
+        "Score sequences and variants",
+        "Embed, probe and plot",
+        "Generate sequences",
+    ],
 )
 def test_what_the_readme_shows_runs(run_section: Callable[[str], None], heading: str) -> None:
     run_section(heading)

@@ -70,7 +70,8 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
     model = load_classifier(config.model)
     model.to(pick_device(config.device))  # type: ignore[arg-type]
     is_token = isinstance(model, HyenaDNAForTokenClassification)
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    labels: Any = model.config.id2label
+    names = [str(labels[i]) for i in range(model.score.out_features)]
     is_classes = not is_token and model.config.problem_type in (None, "single_label_classification")
     if is_token and max(map(len, names)) > 1:
         raise InputError(

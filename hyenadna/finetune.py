@@ -29,12 +29,13 @@ from hyenadna.optim import learning_rate_factor, parameter_groups
 from hyenadna.plot import png_figure
 from hyenadna.presets import preset
 from hyenadna.progress import without_transformers_bars
+from hyenadna.prompting import PromptedClassifier, make_prompted, save_prompted
 from hyenadna.sequences import reverse_complement, to_tensor
 from hyenadna.tokenizer import DNATokenizer
 from hyenadna.yardstick import yardsticks
 
-Model = HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification
-METHODS = ("full", "frozen", "lora", "scratch")
+METHODS = ("full", "frozen", "lora", "scratch", "soft-prompt", "few-shot")
+_PROMPTED = ("soft-prompt", "few-shot")
 RESULTS_FILE = "results.json"
 _PROBLEMS = {
     "classification": "single_label_classification",
@@ -53,7 +54,8 @@ class FinetuneConfig:
             Transformer (train.fna, test.fna), of DeepSEA's coordinates (*train*.csv) or of species.
         out: folder for results.json, metrics.jsonl, training.png and the best model.
         model: checkpoint to start from; none for --method scratch.
-        method: full, frozen (the head alone), lora, or scratch.
+        method: full, frozen (the head alone), lora, scratch, soft-prompt (vectors before a frozen language model, which
+            answers with a letter), or few-shot (demonstrations in its context, the model trained to use them).
         task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
         preset: published task, whose hyperparameters, length and metric take the place of the defaults; its figure
             is printed beside the result.
@@ -81,6 +83,9 @@ class FinetuneConfig:
         balanced: draw every class equally often.
         reverse_complement: show half of the sequences as their reverse complement, and average both in prediction.
         lora_rank: of --method lora.
+        prompt_tokens: vectors of --method soft-prompt, 2 to 32,000.
+        shots: demonstrations of each class in training, of --method few-shot.
+        eval_shots: demonstrations of each class in the test, one result for each number.
         size: published size, of --method scratch.
         d_model: width, in place of the size's.
         n_layer: number of layers, in place of the size's.
@@ -122,6 +127,9 @@ class FinetuneConfig:
     balanced: bool = False
     reverse_complement: bool = False
     lora_rank: int = 8
+    prompt_tokens: int = 16
+    shots: int = 2
+    eval_shots: list[int] = field(default_factory=lambda: [0, 2])
     size: str = "tiny-1k"
     d_model: int | None = None
     n_layer: int | None = None
@@ -147,6 +155,12 @@ class FinetuneConfig:
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}")
+        if self.method in _PROMPTED and (self.task != "classification" or self.reverse_complement):
+            raise InputError(f"--method {self.method} is for --task classification, without --reverse_complement")
+        if not 2 <= self.prompt_tokens <= 32_000:
+            raise InputError(f"--prompt_tokens {self.prompt_tokens}: must be within 2 and 32000")
+        if min([self.shots, *self.eval_shots]) < 0 or not self.eval_shots:
+            raise InputError("--shots and --eval_shots must be at least 0, and of the latter at least one")
         if self.folds == 1:
             raise InputError("--folds 1: choose 0 for none, or at least 2")
         if not 0 < self.valid_fraction < 1:
@@ -267,12 +281,16 @@ def _middle(example: Example, config: FinetuneConfig) -> Example:
     return Example(example.where, example.ids[first : first + length], label)
 
 
-def make_model(config: FinetuneConfig, data: Data) -> tuple[Model, Any]:
+def make_model(config: FinetuneConfig, data: Data, seed: int) -> tuple[Any, Any]:
     """The model, and what is trained: the same, or peft's wrapper around it.
 
     Raises:
         InputError: a checkpoint or size that does not fit.
     """
+    longest = max(len(ids) for split in (data.train, data.valid, data.test) for ids in split.sequences)
+    if config.method in _PROMPTED:
+        prompted = make_prompted(config, len(data.names), data.train, longest, seed)
+        return prompted, prompted
     kind = HyenaDNAForTokenClassification if config.task == "token" else HyenaDNAForSequenceClassification
     labels: dict[str, Any] = {
         "num_labels": len(data.names),
@@ -282,14 +300,13 @@ def make_model(config: FinetuneConfig, data: Data) -> tuple[Model, Any]:
         "pooling": config.pooling,
     }
     if config.model is not None:
-        model: Model = kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **labels)
+        model = kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **labels)
     else:
         shape = {name: getattr(config, name) for name in ("d_model", "n_layer", "max_seq_len")}
         shape = {name: value for name, value in shape.items() if value is not None} | config.model_fields
         if config.d_model is not None:
             shape.setdefault("d_inner", 4 * config.d_model)
         model = kind(HyenaDNAConfig.named(config.size, **shape, **labels))
-    longest = max(len(ids) for split in (data.train, data.valid, data.test) for ids in split.sequences)
     if longest > model.config.max_seq_len:
         raise InputError(
             f"a sequence of {longest:,} bases is longer than the {model.config.max_seq_len:,} that the model is made "
@@ -373,7 +390,7 @@ def _batches(data: Labelled, config: FinetuneConfig, rng: np.random.Generator) -
 
 def train(
     config: FinetuneConfig, data: Data, seed: int, device: torch.device, name: str, progress: bool
-) -> tuple[Model, list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
     """One run: the model of its best epoch, a row for each epoch, and the metrics of the test split.
 
     Raises:
@@ -382,8 +399,8 @@ def train(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     metric = config.metric or DEFAULT_METRIC[config.task]
-    model, trained = make_model(config, data)
-    model.to(device)  # type: ignore[arg-type]
+    model, trained = make_model(config, data, seed)
+    model.to(device)
     optimizer = torch.optim.AdamW(parameter_groups(trained, config.weight_decay), lr=config.lr)
     steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
     warmup = math.ceil(config.lr_warmup * steps)
@@ -433,10 +450,20 @@ def train(
             elif epoch - best_epoch >= config.patience:
                 break
     trained.load_state_dict(best_state)
+    result: dict[str, Any] = {
+        "seed": seed,
+        "best_epoch": best_epoch,
+        "valid": abs(best),
+        "seconds": time.perf_counter() - started,
+    }
+    if config.method == "few-shot":
+        result["shots"] = {}
+        for trained.shots in config.eval_shots:
+            result["shots"][str(trained.shots)] = score(trained, data.test, config, device)[0]
+        trained.shots = config.shots
     values, reasons = score(trained, data.test, config, device)
     if config.method == "lora":
         model = trained.merge_and_unload()
-    result = {"seed": seed, "best_epoch": best_epoch, "valid": abs(best), "seconds": time.perf_counter() - started}
     return model, rows, result | {"test": values, "undefined": reasons}
 
 
@@ -457,7 +484,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     metric = config.metric or DEFAULT_METRIC[config.task]
     curves: list[list[dict[str, Any]]] = []
     results: list[dict[str, Any]] = []
-    best: tuple[float, Model] | None = None
+    best: tuple[float, Any] | None = None
     try:
         for number, data in enumerate(folds, start=1):
             for seed in config.seeds:
@@ -488,8 +515,11 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
         make_folders=True,
     )
     draw_curves(curves, f"valid_{metric}", summary, config.out / "training.png")
-    best[1].save_pretrained(config.out / "model")
-    DNATokenizer(model_max_length=best[1].config.max_seq_len).save_pretrained(config.out / "model")
+    if isinstance(best[1], PromptedClassifier):
+        save_prompted(best[1], config.out / "model")
+    else:
+        best[1].save_pretrained(config.out / "model")
+        DNATokenizer(model_max_length=best[1].config.max_seq_len).save_pretrained(config.out / "model")
     return summary
 
 
@@ -499,9 +529,10 @@ def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str,
     for name in NAMES[config.task]:
         values = [value for result in results if (value := result["test"].get(name)) is not None]
         if values:
-            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-            metrics[name] = {"mean": float(np.mean(values)), "deviation": deviation, "runs": len(values)}
+            metrics[name] = _mean(values)
     first = folds[0]
+    for shots in results[0].get("shots", {}):
+        metrics[f"accuracy at {shots} shots"] = _mean([result["shots"][shots]["accuracy"] for result in results])
     summary: dict[str, Any] = {
         "data": str(config.data),
         "method": config.method,
@@ -519,6 +550,11 @@ def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str,
     if config.preset is not None:
         summary["published"] = preset(config.preset).published
     return summary
+
+
+def _mean(values: list[float]) -> dict[str, Any]:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "deviation": deviation, "runs": len(values)}
 
 
 def _lines(curves: list[list[dict[str, Any]]]) -> bytes:

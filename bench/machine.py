@@ -71,7 +71,8 @@ def describe(device: torch.device | str = "cuda") -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "triton": version("triton"),
         "commit": commit(),
-        "command": " ".join(sys.argv),
+        # Of the checkout, wherever that lies.
+        "command": " ".join([os.path.relpath(sys.argv[0] or ".", ROOT), *sys.argv[1:]]),
     }
     if place.type == "cuda" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(place)

@@ -43,7 +43,7 @@ CUDA_ARCHS = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 CXX_FLAGS = ["-O3", "-std=c++17", "-Wall", "-Wextra", "-Wno-psabi", "-fvisibility=hidden", "-fno-math-errno"]
 
-NVCC_FLAGS = ["-O3", "-std=c++17"]
+NVCC_FLAGS = ["-O3", "-std=c++17", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
 
 
 class BuildError(RuntimeError):
@@ -248,7 +248,7 @@ def _commands(backend: str) -> tuple[list[Path], list[str], list[str], list[str]
     if backend == "cuda":
         nvcc = _nvcc()
         assert nvcc is not None, "obstacle() has found it"
-        flags = [*nvcc_flags(), *architecture_flags(nvcc), "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+        flags = [*nvcc_flags(), *architecture_flags(nvcc)]
         if torch.version.cuda is None:
             # Compiled all the same, for another machine's torch: what only that one has may be absent here.
             flags.append("-DHYENA_TORCH_WITHOUT_CUDA")

@@ -340,7 +340,8 @@ def aot_cases() -> list[Case]:
 
     Signals are bfloat16, filters float32 and causal.
     """
-    from hyena_kernels.triton._resources import ARCHITECTURES, Case
+    from hyena_kernels._gpu_resources import ARCHITECTURES
+    from hyena_kernels.triton._resources import Case
 
     cases: list[Case] = []
     classes = {99: (86, 89, 120), 164: (80,), 227: (90, 100)}

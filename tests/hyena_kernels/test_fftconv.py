@@ -13,6 +13,8 @@ from torch import Tensor
 from hyena_kernels import fftconv
 from hyena_kernels.testing import check, fftconv_inputs, value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 # (L, B, D): some hundred elements for every result, so that an error is no matter of chance.
 SIZES = [(1, 64, 64), (2, 64, 64), (3, 64, 32), (7, 32, 32), (64, 8, 32), (100, 4, 32), (1000, 2, 16), (1023, 2, 16)]
 LONG = [(4097, 1, 16), (65537, 1, 1)]

@@ -23,6 +23,8 @@ from hyena_kernels.testing import (
     value_and_gradients,
 )
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 Case = tuple[str, Inputs, dict[str, Any]]
 
 INPUTS: dict[str, Callable[..., Inputs]] = {

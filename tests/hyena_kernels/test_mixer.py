@@ -15,6 +15,8 @@ import torch
 from hyena_kernels import fftconv, hyena_mixer, short_conv
 from hyena_kernels.testing import check, hyena_mixer_inputs, value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 
 # (L, B, d): some hundred elements for every result, so that an error is no matter of chance.
 @pytest.mark.parametrize("order", [2, 3, 4])

@@ -13,6 +13,8 @@ from torch import nn
 from hyena_kernels import short_conv
 from hyena_kernels.testing import check, short_conv_inputs, value_and_gradients
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 
 @pytest.mark.parametrize(("length", "batch"), [(1, 64), (2, 64), (3, 64), (7, 32), (64, 8), (1000, 2), (4097, 1)])
 @pytest.mark.parametrize("taps", [1, 2, 3, 4, 8])

@@ -265,6 +265,15 @@ def test_short_conv_of_strided_tensors(emulation: Emulation, layout: str) -> Non
     held(emulation, "short_conv", inputs, change[layout](dy))
 
 
+def test_tiles_in_spans(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyena_kernels.extension.cuda import device
+
+    # Three tiles to a block.
+    monkeypatch.setattr(device, "_EMULATED_PROCESSORS", 1)
+    held(emulation, "short_conv", short_conv_inputs(2, 40, 700))
+    held(emulation, "hyena_mixer", hyena_mixer_inputs(2, 700, 40))
+
+
 @pytest.mark.usefixtures("nan_empty")
 @pytest.mark.parametrize(
     ("length", "channels", "options"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hyena_kernels import backend
+from hyena_kernels._gpu_resources import ARCHITECTURES, Resources, occupancy
 from hyena_kernels.triton import _resources
-from hyena_kernels.triton._resources import ARCHITECTURES, Resources, occupancy
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -1,0 +1,28 @@
+"""Backends that the tests of every op run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from hyena_kernels import _extension_support, backend as _backend, use_backend
+
+
+@pytest.fixture(params=["torch", "cpp"])
+def each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test on plain PyTorch, and on the C++ kernels where they are and have the op."""
+    if request.param == "cpp":
+        cpu = torch.device("cpu")
+        reasons = "; ".join(_extension_support.obstacles("cpp", cpu))
+        # The op is a parameter, the first of a parameter, or in the name of the test or of its file.
+        params = request.node.callspec.params
+        named = " ".join((request.node.nodeid, params.get("op", ""), str(params.get("case", ("",))[0])))
+        for op in ("fftconv", "short_conv", "implicit_filter", "hyena_mixer"):
+            if op in named:
+                reasons = reasons or _backend._reasons(f"{op}_fwd", "cpp", cpu)
+        if reasons:
+            pytest.skip(f"backend 'cpp' {reasons}")
+    with use_backend(request.param):
+        yield

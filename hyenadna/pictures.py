@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ def draw(config: PlotConfig, *, progress: bool = True) -> str:
             handles, names = axes[0].get_legend_handles_labels()
             figure.legend(handles, names, loc="outside right upper", title=config.colour, markerscale=2.0)
         if line:
-            figure.suptitle(line, fontsize=8.0, x=0.01, ha="left")
+            figure.supxlabel(textwrap.fill(line, 76), fontsize=8.0, x=0.01, ha="left")
     return f"{line or f'{len(found):,} sequences'}; picture in {config.out}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-EXTRAS = {"polars": "tasks", "sklearn": "tasks", "peft": "peft", "accelerate": "peft", "umap": "umap"}
+EXTRAS = {"polars": "tasks", "sklearn": "tasks", "scipy": "tasks", "peft": "peft", "accelerate": "peft", "umap": "umap"}
 """Top-level module to the extra of this distribution that brings it; all others are in ``dna``."""
 
 

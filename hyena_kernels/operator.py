@@ -287,6 +287,10 @@ class HyenaFilter(nn.Module):
             raise ValueError(
                 f"HyenaFilter: length {L} is outside 1 … {self.seq_len}, the seq_len this filter was made for"
             )
+        if not self._has_plain_layers():
+            # Whatever stands in the place of a Linear may change what it computes without a change of its parameters.
+            self._kept = None
+            return self._kernel_by_layers(L)
         fingerprint = self._fingerprint(L, backend)
         if fingerprint is None:
             return self._computed_kernel(L, backend)
@@ -322,6 +326,18 @@ class HyenaFilter(nn.Module):
             self.modulation.shift,
             backend=backend,
         )
+
+    def _has_plain_layers(self) -> bool:
+        """Whether the network is what `implicit_filter` computes: no Linear was wrapped or replaced (LoRA)."""
+        return all(isinstance(layer, nn.Linear) for layer in list(self.implicit_filter)[::2])
+
+    def _kernel_by_layers(self, L: int) -> Tensor:
+        """:meth:`kernel` through the layers' own ``forward``, in the dtype of their parameters."""
+        z, t = self.pos_emb(L)
+        with torch.autocast(z.device.type, enabled=False):
+            h = self.implicit_filter(z.to(next(self.implicit_filter.parameters()).dtype))
+            h = h.to(torch.promote_types(h.dtype, torch.float32))
+            return self.modulation(t.to(h.dtype), h)[0].t().contiguous()
 
     def filter(self, L: int, *args: Any, **kwargs: Any) -> Tensor:
         """The filters in the original's shape, ``(1, L, D)``; see :meth:`kernel`."""
@@ -445,17 +461,23 @@ class HyenaOperator(nn.Module):
         x = self.in_proj(u)
         k = self.filter_fn.kernel(L, self.backend).view(self.order - 1, self.d_model, L)
         D = self.filter_fn.bias.view(self.order - 1, self.d_model) if self.filter_fn.use_bias else None
-        weight = self.short_filter.weight[:, 0]
-        if self.training and self.dropout.p > 0:
-            y = self._recurrence_with_dropout(x, weight, k, D)
-        else:
+        # A wrapped convolution (LoRA) is more than its weight.
+        is_plain = isinstance(self.short_filter, nn.Conv1d)
+        if is_plain and not (self.training and self.dropout.p > 0):
+            weight = self.short_filter.weight[:, 0]
             y = hyena_mixer(x, weight, self.short_filter.bias, k, D, backend=self.backend)
+        else:
+            y = self._recurrence_by_steps(x, k, D)
         y = self.out_proj(self.activation(y))
         return (y, None) if self.return_state else y
 
-    def _recurrence_with_dropout(self, x: Tensor, weight: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
-        """The recurrence of hyena_mixer op by op: dropout between the steps keeps them from being fused."""
-        p = short_conv(x.transpose(1, 2), weight, self.short_filter.bias, backend=self.backend)
+    def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
+        """The recurrence of hyena_mixer op by op: dropout or a wrapped short filter keeps them from being fused."""
+        if isinstance(self.short_filter, nn.Conv1d):
+            weight = self.short_filter.weight[:, 0]
+            p = short_conv(x.transpose(1, 2), weight, self.short_filter.bias, backend=self.backend)
+        else:
+            p = self.short_filter(x.transpose(1, 2))[..., : x.shape[1]]
         *gates, v = p.split(self.d_model, dim=1)
         for o in range(self.order - 1):
             v = self.dropout(v * gates[self.order - 1 - o])

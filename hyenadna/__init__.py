@@ -18,7 +18,8 @@ from hyenadna.errors import InputError
 if TYPE_CHECKING:
     from hyena_kernels import __version__
     from hyenadna.config import HyenaDNAConfig
-    from hyenadna.model import HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAModel
+    from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
+    from hyenadna.model import HyenaDNAForCausalLM, HyenaDNAModel
     from hyenadna.tokenizer import DNATokenizer
 
 __all__ = [
@@ -26,10 +27,18 @@ __all__ = [
     "HyenaDNAConfig",
     "HyenaDNAForCausalLM",
     "HyenaDNAForSequenceClassification",
+    "HyenaDNAForTokenClassification",
     "HyenaDNAModel",
     "InputError",
     "__version__",
 ]
+
+_CLASSES = {
+    "hyenadna.config": ["HyenaDNAConfig"],
+    "hyenadna.model": ["HyenaDNAForCausalLM", "HyenaDNAModel"],
+    "hyenadna.heads": ["HyenaDNAForSequenceClassification", "HyenaDNAForTokenClassification"],
+    "hyenadna.tokenizer": ["DNATokenizer"],
+}
 
 
 def _load() -> None:
@@ -39,10 +48,9 @@ def _load() -> None:
         raise ImportError(
             f"hyenadna needs transformers ({error}): pip install 'hyena-kernels[dna]'", name=error.name
         ) from error
-    model = importlib.import_module("hyenadna.model")
-    for name in ("HyenaDNAConfig", "HyenaDNAForCausalLM", "HyenaDNAForSequenceClassification", "HyenaDNAModel"):
-        globals()[name] = getattr(model, name)
-    globals()["DNATokenizer"] = importlib.import_module("hyenadna.tokenizer").DNATokenizer
+    for module, names in _CLASSES.items():
+        for name in names:
+            globals()[name] = getattr(importlib.import_module(module), name)
 
 
 def __getattr__(name: str) -> Any:

@@ -76,6 +76,106 @@ def evaluate(argv: Sequence[str]) -> None:
     print(f"{row['positions']:,} positions; pictures in {config.out}")
 
 
+def finetune(argv: Sequence[str]) -> None:
+    """Train a model on labelled sequences."""
+    from hyenadna import finetune as tuning
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "finetune",
+        "Train on labelled sequences: classes, several labels, values, or a class for each base; from a checkpoint "
+        "(all of it, the head alone, or LoRA) or from scratch. The test split is looked at once, at the end.",
+        "hyenadna finetune --data promoters.tsv --sequence_column seq --model run/model --out tuned "
+        "--seeds '[0, 1, 2]'\n"
+        "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters --model tiny-1k --out tuned",
+    )
+    config, _ = parse_config(parser, tuning.FinetuneConfig, argv)
+    print(tuning.describe(tuning.finetune(config)))
+    print(f"model, curves and results in {config.out}")
+
+
+def predict(argv: Sequence[str]) -> None:
+    """What a fine-tuned model says about new sequences."""
+    from hyenadna import predict as prediction
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "predict",
+        "Predict classes, labels or values of sequences (FASTA, table) with a model of hyenadna finetune. Writes a TSV "
+        "with the input's columns first.",
+        "hyenadna predict --model tuned/model --fasta new.fa --out predictions.tsv",
+    )
+    config, _ = parse_config(parser, prediction.PredictConfig, argv)
+    print(f"{prediction.predict(config):,} rows in {config.out}")
+
+
+def score(argv: Sequence[str]) -> None:
+    """Log-likelihood of sequences, and what variants do to it."""
+    from hyenadna import score as scoring
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "score",
+        "Log-likelihood of sequences (FASTA, table), or what variants (VCF) change in it: over a window, at the site "
+        "alone, or as a distance of embeddings. Writes a TSV with the input's columns first.",
+        "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
+        "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
+    )
+    config, _ = parse_config(parser, scoring.ScoreConfig, argv)
+    result = scoring.score(config)
+    print(f"{result.scored:,} of {result.rows:,} rows with a score in {config.out}")
+    for problem, count in sorted(result.problems.items(), key=lambda item: -item[1]):
+        print(f"{count:,} without: {problem}")
+
+
+def embed(argv: Sequence[str]) -> None:
+    """What a model makes of sequences, as vectors in a file."""
+    from hyenadna import embed as embedding
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "embed",
+        "Embed sequences (FASTA, intervals of a genome, table): the mean of the last hidden states over the bases, the "
+        "last one, or all. Streams, saves in parts, and goes on from them with --resume true.",
+        "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
+        "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
+    )
+    config, _ = parse_config(parser, embedding.EmbedConfig, argv)
+    print(f"{embedding.embed(config):,} sequences in {config.out}")
+
+
+def plot(argv: Sequence[str]) -> None:
+    """Maps of embeddings, training curves, the map of a mutagenesis."""
+    from hyenadna import pictures
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "plot",
+        "Draw embeddings (PCA, UMAP) with the accuracy of simple classifiers on them, the curves of a training run, or "
+        "what every change of every base of a region does to its likelihood.",
+        "hyenadna plot --embeddings genes.npz --out genes.png\n"
+        "  hyenadna plot --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' --min_dist '[0.1, 0.5]' "
+        "--out umap.png\n"
+        "  hyenadna plot --model run/model --genome genome --region chrI:1000-1080 --out mutations.png",
+    )
+    config, _ = parse_config(parser, pictures.PlotConfig, argv)
+    print(pictures.draw(config))
+
+
+def generate(argv: Sequence[str]) -> None:
+    """Sequences that go on from a prompt."""
+    from hyenadna import generate as generation
+    from hyenadna.options import make_parser, parse_config
+
+    parser = make_parser(
+        "generate",
+        "Sample sequences base by base from a language model, going on from a prompt, into a FASTA.",
+        "hyenadna generate --model run/model --prompt_fasta prompts.fa --length 500 --top_p 0.95 --out new.fa",
+    )
+    config, _ = parse_config(parser, generation.GenerateConfig, argv)
+    print(f"{generation.generate(config):,} sequences in {config.out}")
+
+
 def convert(argv: Sequence[str]) -> None:
     """Turn a checkpoint of one published format into the other."""
     from hyenadna import checkpoint
@@ -115,7 +215,16 @@ def doctor(argv: Sequence[str]) -> None:
     make_parser("doctor", description, "hyenadna doctor").parse_args(list(argv))
     print(describe())
     print()
-    for name in ("transformers", "safetensors", "jsonargparse", "matplotlib", "tensorboard"):
+    for name in (
+        "transformers",
+        "safetensors",
+        "jsonargparse",
+        "matplotlib",
+        "polars",
+        "scikit-learn",
+        "peft",
+        "tensorboard",
+    ):
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -123,7 +232,8 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb for verb in (prepare, pretrain, evaluate, convert, doctor)
+    verb.__name__: verb
+    for verb in (prepare, pretrain, evaluate, finetune, predict, score, embed, generate, plot, convert, doctor)
 }
 
 
@@ -146,7 +256,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("", "hyenadna", "hyena_kernels"):
             raise
-        _fail(f"{argv[0]} needs {error.name}: pip install 'hyena-kernels[dna]'")
+        from hyenadna.extras import EXTRAS
+
+        missing = (error.name or "").split(".")[0]
+        extras = ",".join(["dna", *([EXTRAS[missing]] if missing in EXTRAS else [])])
+        _fail(f"{argv[0]} needs {error.name}: pip install 'hyena-kernels[{extras}]'")
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {stopped}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)

@@ -164,6 +164,7 @@ class HyenaDNAConfig(PretrainedConfig):
     ) -> None:
         # Points at code files of the published folder, which a folder saved by this package does not have.
         kwargs.pop("auto_map", None)
+        kwargs.pop("num_attention_heads", None)
         super().__init__(**kwargs)
         base = PretrainedConfig()
         unknown = sorted(key for key in kwargs if key in self.__dict__ and not hasattr(base, key))
@@ -192,6 +193,8 @@ class HyenaDNAConfig(PretrainedConfig):
         self.pad_token_id = pad_token_id
         self.tie_word_embeddings = tie_word_embeddings
         self.pooling = pooling
+        # There is no attention; peft's prompt tuning asks every configuration for this number.
+        self.num_attention_heads = 1
         self.check()
 
     def check(self) -> None:

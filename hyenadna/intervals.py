@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyenadna.errors import InputError
@@ -16,12 +16,17 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Interval:
-    """Positions ``[start, end)`` of a contig, 0-based; ``split`` is train, valid, test or None where nothing says."""
+    """Positions ``[start, end)`` of a contig, 0-based; ``split`` is train, valid, test or None where nothing says.
+
+    ``name`` is the fourth column of a BED as it is there.
+    """
 
     contig: str
     start: int
     end: int
     split: str | None = None
+    # No part of what an interval is: runs are compared by their intervals.
+    name: str | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         """Number of positions."""
@@ -32,7 +37,7 @@ def read_bed(path: str | Path, genome: Genome) -> list[Interval]:
     """Read a BED, plain or gzip: contig, start, end and optionally, as HyenaDNA's own BED has it, the split.
 
     A fourth column is the split if it is train, valid or test in any line, and then it must be in every line;
-    otherwise it is a name and means nothing here. Further columns, comments, ``track`` and ``browser`` lines are
+    otherwise it is a name alone. Further columns, comments, ``track`` and ``browser`` lines are
     skipped.
 
     Returns:
@@ -144,9 +149,9 @@ def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -
         contig = genome.contig(name)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    for field in fields[1:3]:
-        if not (field.isascii() and field.removeprefix("-").isdigit()):
-            raise InputError(f"{where}: {field!r} is no integer; start and end are positions, 0-based")
+    for text in fields[1:3]:
+        if not (text.isascii() and text.removeprefix("-").isdigit()):
+            raise InputError(f"{where}: {text!r} is no integer; start and end are positions, 0-based")
     start, end = int(fields[1]), int(fields[2])
     if start < 0:
         raise InputError(f"{where}: start {start} is negative; BED positions are 0-based")
@@ -156,12 +161,13 @@ def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -
         raise InputError(
             f"{where}: end {end} is beyond the end of contig {name!r} ({contig.length}); is it another assembly's BED?"
         )
+    label = fields[3] if len(fields) > 3 else None
     if not has_split:
-        return Interval(name, start, end)
+        return Interval(name, start, end, name=label)
     if len(fields) < 4 or fields[3] not in SPLITS:
         got = repr(fields[3]) if len(fields) > 3 else "nothing"
         raise InputError(f"{where}: {got} in the split column; write {_choices()}, as other lines have it")
-    return Interval(name, start, end, fields[3])
+    return Interval(name, start, end, fields[3], name=label)
 
 
 def _check_disjoint(intervals: Sequence[Interval]) -> None:

@@ -1,4 +1,4 @@
-"""HyenaDNA as transformers classes: backbone, language model, sequence classifier.
+"""HyenaDNA as transformers classes: backbone and language model; the classifiers are in ``heads.py``.
 
 Names of modules are those of the published ``-hf`` checkpoints. The residual stream is float32 whatever the
 weights are, and float64 in a float64 model.
@@ -23,14 +23,8 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, initialization as init
 from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, SequenceClassifierOutput
-from transformers.models.auto import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.models.auto import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.generic import can_return_tuple
 
 from hyena_kernels import HyenaFilter, HyenaOperator
@@ -167,6 +161,12 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
         # The first releases of transformers 5 know it by its older name alone.
         activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
+
+    @property
+    def embeddings(self) -> HyenaDNAEmbeddings:
+        """The backbone's embeddings, where peft looks for them: its other guess is a matrix of vocab_size rows."""
+        backbone: HyenaDNABackbone = self.base_model.backbone  # type: ignore[assignment]
+        return backbone.embeddings
 
     def _init_weights(self, module: Any) -> None:
         """New weights as HyenaDNA starts them; transformers leaves out those that were loaded.
@@ -418,12 +418,13 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     def _next_token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Any) -> Tensor:
         if labels.shape != logits.shape[:2]:
             raise InputError(f"labels {tuple(labels.shape)} must have the shape of input_ids {tuple(logits.shape[:2])}")
-        _check_labels(labels, logits.shape[2])
+        check_labels(labels, logits.shape[2])
         # transformers' own causal loss would cast a float64 model's logits down.
         logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
         targets = labels[:, 1:].to(logits.device, torch.long)
         return fixed_cross_entropy(logits.flatten(0, 1), targets.flatten(), num_items_in_batch)
 
+    # What mypy sees of the base class depends on which optional packages transformers finds.
     def prepare_inputs_for_generation(  # type: ignore[override, unused-ignore]
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -447,85 +448,6 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
-    """One prediction a sequence: positions pooled as ``config.pooling`` says, then a linear head.
-
-    The mean and the last position are taken over real positions only; the original's mean counts pads.
-    """
-
-    _new_heads = ("score.",)
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
-
-    def __init__(self, config: HyenaDNAConfig) -> None:
-        super().__init__(config)
-        self.hyena = HyenaDNAModel(config)
-        self.score = nn.Linear(config.d_model, config.num_labels or 1)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """Logits of every sequence, and their loss.
-
-        Args:
-            input_ids: as in :meth:`HyenaDNAModel.forward`.
-            attention_mask: ``(B, L)``, non-zero at real positions. Without it, real is what is not ``pad_token_id``;
-                with ``inputs_embeds``, everything.
-            inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
-            output_hidden_states: as there.
-            labels: ``(B,)`` class indices; ``(B, num_labels)`` floats of 0 and 1 for several labels at once; or
-                ``(B,)`` or ``(B, num_labels)`` floats for regression. Which of them: ``config.problem_type``, or
-                else, as in transformers, regression for one label, classes for integers, several labels for floats.
-            kwargs: ``return_dict``, ``num_items_in_batch``; others are ignored.
-
-        Returns:
-            ``logits (B, num_labels)``; ``loss`` if there are ``labels``; ``hidden_states`` if asked for.
-
-        Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; a mask of another shape; on the CPU, a class index that
-                is neither a column of the logits nor -100.
-        """
-        output = self.hyena(
-            input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
-        )
-        hidden = output.last_hidden_state
-        if attention_mask is not None:
-            real = attention_mask.to(hidden.device) != 0
-            if real.shape != hidden.shape[:2]:
-                raise InputError(f"attention_mask {tuple(real.shape)} must be (B, L), here {tuple(hidden.shape[:2])}")
-        elif input_ids is not None:
-            real = input_ids != self.config.pad_token_id
-        else:
-            real = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        logits = self.score(self._pool(hidden, real))
-        loss = None
-        if labels is not None:
-            kind = self.config.problem_type or (logits.shape[1] > 1 and "single_label_classification")
-            if kind == "single_label_classification" and not labels.is_floating_point():
-                _check_labels(labels, logits.shape[1])
-            extra = {"num_items_in_batch": kwargs["num_items_in_batch"]} if "num_items_in_batch" in kwargs else {}
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **extra)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
-
-    def _pool(self, hidden: Tensor, real: Tensor) -> Tensor:
-        """``hidden (B, L, D)`` and ``real (B, L)`` to ``(B, D)``."""
-        if self.config.pooling == "mean":
-            weights = real.to(torch.promote_types(hidden.dtype, torch.float32))
-            weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=1)).to(hidden.dtype)
-            return torch.bmm(weights[:, None], hidden)[:, 0]
-        position = torch.arange(real.shape[1], device=real.device)
-        last = self.config.pooling == "last"
-        index = (position * real).argmax(dim=1) if last else real.to(torch.uint8).argmax(dim=1)
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
-
-
 def _stored_config(source: checkpoint.Source) -> HyenaDNAConfig:
     content = checkpoint.read_json(source.config_file)
     return HyenaDNAConfig.from_original(content) if source.format == "original" else HyenaDNAConfig.from_dict(content)
@@ -540,7 +462,7 @@ def _check_length(source: checkpoint.Source, stored: HyenaDNAConfig, length: Any
         )
 
 
-def _check_labels(labels: Tensor, columns: int) -> None:
+def check_labels(labels: Tensor, columns: int) -> None:
     """Raise InputError where a label is neither a column of the logits nor -100, which the loss leaves out."""
     # On a GPU the check would wait for all work in flight, as that of the ids.
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -615,7 +537,6 @@ def _without_load_report() -> Iterator[None]:
 AutoConfig.register(HyenaDNAConfig.model_type, HyenaDNAConfig)
 AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
 AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
-AutoModelForSequenceClassification.register(HyenaDNAConfig, HyenaDNAForSequenceClassification)
 # Published tokenizer folders ask for the second name, those saved by this package for the first.
 AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=HyenaDNATokenizer, exist_ok=True)
 AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=DNATokenizer, exist_ok=True)

@@ -69,7 +69,7 @@ def training_curves(
     if not train.size and not valid.size and not final.size:
         raise InputError(f"{out}: nothing to plot, the metrics have no perplexity yet; train for some steps first")
     yardsticks = yardsticks or {}
-    with _figure(out, width=8.0, height=4.6) as figure:
+    with png_figure(out, width=8.0, height=4.6) as figure:
         axes = figure.subplots()
         labels: list[tuple[float, str, str]] = []
         seen = [np.array(list(yardsticks.values()))]
@@ -138,7 +138,7 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
         ("perplexity", "perplexity (bars start at guessing: 4)", _CHANCE.perplexity, "{:.4f}"),
         ("accuracy", "accuracy (bars start at guessing: 25%)", _CHANCE.accuracy, "{:.2%}"),
     ]
-    with _figure(out, width=8.0, height=1.2 + 0.3 * len(scores)) as figure:
+    with png_figure(out, width=8.0, height=1.2 + 0.3 * len(scores)) as figure:
         for axes, (field, title, chance, form) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
             values = np.array([getattr(score, field) for score in scores])
             reach = max(float(np.abs(values - chance).max()), 1e-3)
@@ -187,7 +187,7 @@ def perplexity_by_position(
     if values.ndim != 1 or not np.isfinite(values).any():
         raise InputError(f"{out}: nothing to plot, expected one perplexity a position, got shape {values.shape}")
     centres, smooth = _geometric_bins(values)
-    with _figure(out, width=8.0, height=4.0) as figure:
+    with png_figure(out, width=8.0, height=4.0) as figure:
         axes = figure.subplots()
         axes.plot(centres, smooth, color=_MODEL, linewidth=1.8, marker="o", markersize=3.5, clip_on=False)
         labels = [(float(smooth[-1]), "HyenaDNA", _MODEL)]
@@ -211,7 +211,7 @@ def perplexity_by_position(
 
 
 @contextmanager
-def _figure(out: str | Path, width: float, height: float) -> Iterator[Figure]:
+def png_figure(out: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of our style, without pyplot's global state, written to ``out`` when the block ends well."""
     try:
         from matplotlib import style

@@ -606,3 +606,49 @@ def test_kept_filters_are_neither_copied_nor_saved() -> None:
     for other in (copy.deepcopy(filters), pickle.loads(pickle.dumps(filters))):
         assert other._kept is None
     assert filters._kept is not None
+
+
+class Wrapped(nn.Module):
+    """A layer with something added to its output, as LoRA does it, under an attribute that changes no parameter."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = layer.weight
+        self.bias = layer.bias
+        self.added = nn.Parameter(torch.tensor(0.25, dtype=layer.weight.dtype))
+        self.active = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.added if self.active else self.layer(x)
+
+
+@pytest.mark.parametrize("wrapped", ["filter_fn.implicit_filter.0", "filter_fn.implicit_filter.6", "short_filter"])
+def test_layers_that_were_wrapped_compute_what_they_say(wrapped: str) -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16).double().eval()
+    u = torch.randn(2, 20, 8, dtype=torch.float64)
+    with torch.no_grad():
+        plain = operator(u)
+        layer = Wrapped(operator.get_submodule(wrapped))
+        operator.set_submodule(wrapped, layer)
+        changed = operator(u)
+        assert (changed - plain).abs().max() > 1e-3
+        layer.active = False
+        assert (operator(u) - plain).abs().max() < 1e-12
+        layer.active = True
+        assert torch.equal(operator(u), changed)
+    operator(u).sum().backward()
+    assert layer.added.grad is not None
+    assert layer.added.grad.abs() > 0
+
+
+def test_a_wrapped_layer_gives_the_filter_of_the_layer_that_it_equals() -> None:
+    filters = HyenaFilter(8, emb_dim=5, order=16, seq_len=32, lr_pos_emb=0.0)
+    filters.implicit_filter[0] = Wrapped(filters.implicit_filter[0])
+    by_layers = filters.kernel(20)
+    with torch.no_grad():
+        filters.implicit_filter[0].layer.bias += 0.25
+    filters.implicit_filter[0] = filters.implicit_filter[0].layer
+    expected = filters.kernel(20)
+    assert by_layers.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(by_layers, expected, rtol=0, atol=1e-6)

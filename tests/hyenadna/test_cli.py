@@ -254,7 +254,7 @@ def test_pretrain_refuses_bad_input_in_one_line(
     [
         (
             ["fly"],
-            "unknown verb 'fly': choose one of prepare, pretrain, evaluate, convert, doctor (see hyenadna --help)",
+            "unknown verb 'fly': choose one of prepare, pretrain, evaluate, ",
         ),
         (["prepare"], "required and missing: fasta, --out (see hyenadna prepare --help)"),
         (["prepare", "absent.fa", "--out", "x"], "absent.fa: no such file"),
@@ -265,6 +265,15 @@ def test_pretrain_refuses_bad_input_in_one_line(
         (["convert", "a"], "required and missing: dst (see hyenadna convert --help)"),
         (["convert", "absent", "x"], "no checkpoint at absent: no such file or folder"),
         (["convert", "a", "b", "--to", "onnx"], "argument --to: invalid choice: 'onnx' (choose from "),
+        (["finetune", "--data", "d"], "required and missing: --out (see hyenadna finetune --help)"),
+        (["finetune", "--data", "d", "--out", "x"], "--method full: needs a --model"),
+        (["finetune", "--data", "d", "--out", "x", "--model", "m", "--seeds", "a"], "--seeds: "),
+        (["predict", "--model", "m", "--out", "x"], "give --fasta or --table to predict"),
+        (["score", "--model", "m", "--out", "x"], "give one of --fasta, --table and --vcf to score"),
+        (["score", "--model", "m", "--out", "x", "--fasta", "absent.fa"], "no checkpoint at m: no such file or folder"),
+        (["embed", "--model", "m", "--out", "x.npz"], "give one of --fasta, --bed and --table to embed"),
+        (["plot", "--out", "x.png"], "give one of --embeddings, --metrics and --region to draw"),
+        (["generate", "--model", "m", "--out", "x"], "give --prompt or --prompt_fasta: a model without a start token"),
         (["doctor", "now"], "unrecognized arguments: now (see hyenadna doctor --help)"),
     ],
 )
@@ -313,6 +322,11 @@ def test_evaluate_of_a_finished_run_refuses_what_it_cannot_do(
             ImportError("no", name="transformers"),
             2,
             "error: doctor needs transformers: pip install 'hyena-kernels[dna]'",
+        ),
+        (
+            ImportError("no", name="sklearn.metrics"),
+            2,
+            "error: doctor needs sklearn.metrics: pip install 'hyena-kernels[dna,tasks]'",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("after step 3"), 130, "interrupted: after step 3"),

@@ -9,12 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from hyenadna import (
     HyenaDNAConfig,
     HyenaDNAForCausalLM,
     HyenaDNAForSequenceClassification,
+    HyenaDNAForTokenClassification,
     HyenaDNAModel,
     InputError,
     model as model_module,
@@ -388,6 +395,53 @@ def test_auto_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert head.score.weight.std() > 0
     assert not head.score.bias.any()
     assert caplog.messages == [f"{tmp_path}: new weights, to be trained before use: score.bias, score.weight"]
+
+
+def token_classifier(**fields: Any) -> HyenaDNAForTokenClassification:
+    return HyenaDNAForTokenClassification(small(**fields)).double().eval()
+
+
+def test_token_classes_are_a_linear_head_on_every_position(tmp_path: Path) -> None:
+    model = token_classifier(num_labels=3)
+    ids = random_ids(2, 12)
+    labels = torch.randint(0, 3, (2, 12))
+    labels[0, 3] = -100
+    output = model(ids, labels=labels, output_hidden_states=True)
+    assert output.logits.shape == (2, 12, 3)
+    assert torch.equal(output.logits, model.score(model.hyena(ids).last_hidden_state))
+    assert len(output.hidden_states) == 3
+    real = labels != -100
+    assert abs(output.loss - F.cross_entropy(output.logits[real], labels[real])) < 1e-12
+    summed = F.cross_entropy(output.logits[real], labels[real], reduction="sum")
+    assert abs(model(ids, labels=labels, num_items_in_batch=torch.tensor(7)).loss - summed / 7) < 1e-12
+    output.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path, dtype=torch.float64)
+    assert type(loaded) is HyenaDNAForTokenClassification
+    assert torch.equal(loaded(ids).logits, output.logits)
+    with pytest.raises(InputError, match=r"labels \(2, 11\) must be \(B, L\), here \(2, 12\)"):
+        model(ids, labels=labels[:, 1:])
+    with pytest.raises(InputError, match="labels hold the id 3: the logits have 3 columns"):
+        model(ids, labels=labels + 1)
+
+
+def test_pads_have_no_part_in_the_loss_of_tokens() -> None:
+    model = token_classifier(num_labels=3)
+    ids, labels = random_ids(1, 12), torch.randint(0, 3, (1, 12))
+    padded, padded_labels = F.pad(ids, (0, 5), value=4), F.pad(labels, (0, 5), value=0)
+    loss = model(padded, attention_mask=(padded != 4).long(), labels=padded_labels).loss
+    assert abs(loss - model(ids, labels=labels).loss) < 1e-12
+
+
+def test_a_language_model_lends_its_backbone_to_token_classes(tmp_path: Path) -> None:
+    source = HyenaDNAForCausalLM(small()).eval()
+    source.save_pretrained(tmp_path)
+    model = HyenaDNAForTokenClassification.from_pretrained(tmp_path, num_labels=4)
+    ids = random_ids(1, 9)
+    assert torch.equal(model.hyena(ids).last_hidden_state, source.hyena(ids).last_hidden_state)
+    assert model.score.weight.shape == (4, 16)
 
 
 def test_classifier_saves_and_loads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

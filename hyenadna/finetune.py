@@ -1,0 +1,595 @@
+"""Fine-tuning on labelled sequences: configuration, data, loop, and the table of what was reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from hyenadna.config import HyenaDNAConfig
+from hyenadna.device import autocast, pick_device
+from hyenadna.errors import InputError
+from hyenadna.extras import require
+from hyenadna.files import write_files
+from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
+from hyenadna.labelled import FORMATS, Example, Labelled, class_names, read_examples, to_labelled
+from hyenadna.metrics import DEFAULT_METRIC, NAMES, TASKS, measure
+from hyenadna.optim import learning_rate_factor, parameter_groups
+from hyenadna.plot import png_figure
+from hyenadna.presets import preset
+from hyenadna.progress import without_transformers_bars
+from hyenadna.prompting import PromptedClassifier, make_prompted, save_prompted
+from hyenadna.sequences import reverse_complement, to_tensor
+from hyenadna.tokenizer import DNATokenizer
+from hyenadna.yardstick import yardsticks
+
+METHODS = ("full", "frozen", "lora", "scratch", "soft-prompt", "few-shot")
+_PROMPTED = ("soft-prompt", "few-shot")
+RESULTS_FILE = "results.json"
+_PROBLEMS = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+    "token": None,
+}
+
+
+@dataclass
+class FinetuneConfig:
+    """What to train on which labels, and how.
+
+    Args:
+        data: a table (CSV, TSV, Parquet), a folder of GenomicBenchmarks (train/CLASS/*.txt), of the Nucleotide
+            Transformer (train.fna, test.fna), of DeepSEA's coordinates (*train*.csv) or of species.
+        out: folder for results.json, metrics.jsonl, training.png and the best model.
+        model: checkpoint to start from; none for --method scratch.
+        method: full, frozen (the head alone), lora, scratch, soft-prompt (vectors before a frozen language model, which
+            answers with a letter), or few-shot (demonstrations in its context, the model trained to use them).
+        task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
+        preset: published task, whose hyperparameters, length and metric take the place of the defaults; its figure
+            is printed beside the result.
+        format: of the data; auto goes by what is there, else one of table, genomic-benchmarks, fna, deepsea, species.
+        sequence_column: of a table.
+        label_columns: of a table.
+        split_column: of a table, with train, valid or test. Without it, and without splits in the data, 10% are for
+            validation and 20% for the test, drawn with split_seed.
+        genome: of DeepSEA's coordinates.
+        length: of windows of DeepSEA's coordinates and species; longer sequences of others are cut to their middle.
+        species_windows: windows of each species in training.
+        valid_fraction: share of the training examples held out for validation, where the data have no such split.
+        split_seed: of all splits that are drawn; the same for every seed.
+        folds: cross-validation over the training examples, each fold the test once; 0 for none.
+        pooling: mean over the bases, last, or first.
+        epochs: passes over the training examples, at most.
+        patience: epochs without a better validation after which training stops.
+        metric: that decides on the best epoch; default accuracy, auroc for multilabel, pearson for regression.
+        batch_size: sequences at a time.
+        lr: peak learning rate.
+        min_lr_factor: learning rate at the end, as a factor of the peak.
+        lr_warmup: share of the steps with a linear warm-up.
+        weight_decay: of the weights that decay.
+        clip: greatest norm of the gradient.
+        balanced: draw every class equally often.
+        reverse_complement: show half of the sequences as their reverse complement, and average both in prediction.
+        lora_rank: of --method lora.
+        prompt_tokens: vectors of --method soft-prompt, 2 to 32,000.
+        shots: demonstrations of each class in training, of --method few-shot.
+        eval_shots: demonstrations of each class in the test, one result for each number.
+        size: published size, of --method scratch.
+        d_model: width, in place of the size's.
+        n_layer: number of layers, in place of the size's.
+        max_seq_len: longest sequence, in place of the size's.
+        model_fields: further fields of HyenaDNAConfig, such as short_filter_order or embed_dropout.
+        seeds: one run for each.
+        yardstick: compare with logistic regression on 5-mer counts and the commonest class.
+        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
+        autocast: auto is bfloat16 on a GPU and off on a CPU; or bfloat16, float16, off.
+        threads: CPU threads; default PyTorch's.
+    """
+
+    data: Path
+    out: Path
+    model: Path | None = None
+    method: str = "full"
+    task: str = "classification"
+    preset: str | None = None
+    format: str = "auto"
+    sequence_column: str = "sequence"
+    label_columns: list[str] = field(default_factory=lambda: ["label"])
+    split_column: str | None = None
+    genome: Path | None = None
+    length: int | None = None
+    species_windows: int = 1000
+    valid_fraction: float = 0.1
+    split_seed: int = 0
+    folds: int = 0
+    pooling: str = "mean"
+    epochs: int = 20
+    patience: int = 5
+    metric: str | None = None
+    batch_size: int = 32
+    lr: float = 6e-4
+    min_lr_factor: float = 0.1
+    lr_warmup: float = 0.05
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    balanced: bool = False
+    reverse_complement: bool = False
+    lora_rank: int = 8
+    prompt_tokens: int = 16
+    shots: int = 2
+    eval_shots: list[int] = field(default_factory=lambda: [0, 2])
+    size: str = "tiny-1k"
+    d_model: int | None = None
+    n_layer: int | None = None
+    max_seq_len: int | None = None
+    model_fields: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    yardstick: bool = False
+    device: str = "auto"
+    autocast: str = "auto"
+    threads: int | None = None
+
+    def check(self) -> None:
+        """Raise InputError for values that make no run."""
+        for name, choices in (("method", METHODS), ("task", TASKS), ("format", FORMATS)):
+            if getattr(self, name) not in choices:
+                raise InputError(f"--{name} {getattr(self, name)}: choose {', '.join(choices)}")
+        if (self.method == "scratch") == (self.model is not None):
+            raise InputError(f"--method {self.method}: {'leave out' if self.model else 'needs a'} --model")
+        if self.metric is not None and self.metric not in NAMES[self.task]:
+            raise InputError(f"--metric {self.metric}: of {self.task} choose {', '.join(NAMES[self.task])}")
+        for name, least in (
+            ("epochs", 1), ("patience", 1), ("batch_size", 1), ("lora_rank", 1), ("species_windows", 1), ("folds", 0)
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}")
+        if self.method in _PROMPTED and (self.task != "classification" or self.reverse_complement):
+            raise InputError(f"--method {self.method} is for --task classification, without --reverse_complement")
+        if not 2 <= self.prompt_tokens <= 32_000:
+            raise InputError(f"--prompt_tokens {self.prompt_tokens}: must be within 2 and 32000")
+        if min([self.shots, *self.eval_shots]) < 0 or not self.eval_shots:
+            raise InputError("--shots and --eval_shots must be at least 0, and of the latter at least one")
+        if self.folds == 1:
+            raise InputError("--folds 1: choose 0 for none, or at least 2")
+        if not 0 < self.valid_fraction < 1:
+            raise InputError(f"--valid_fraction {self.valid_fraction}: must be within 0 to 1")
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"--lr {self.lr}: must be above 0")
+        if not self.seeds or min(self.seeds) < 0:
+            raise InputError("--seeds must be at least one, of 0 or more")
+        if self.yardstick and self.task != "classification":
+            raise InputError("--yardstick is for --task classification")
+        if self.balanced and self.task != "classification":
+            raise InputError("--balanced is for --task classification")
+        if self.reverse_complement and self.task == "token":
+            raise InputError("--reverse_complement: the labels of bases have a strand; leave it out for --task token")
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise InputError(f"--out {self.out}: exists already; choose a folder that does not exist, or is empty")
+
+
+def apply_preset(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration with its preset's options where it has the default.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if config.preset is None:
+        return config
+    wanted = preset(config.preset)
+    options = {"metric": wanted.metric, **wanted.options}
+    plain = FinetuneConfig(config.data, config.out)
+    same = {name: value for name, value in options.items() if getattr(config, name) == getattr(plain, name)}
+    return dataclasses.replace(config, **same)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of one run and the names of the columns of the logits."""
+
+    train: Labelled
+    valid: Labelled
+    test: Labelled
+    names: list[str]
+
+
+def read_data(config: FinetuneConfig) -> list[Data]:
+    """The splits, one for each fold.
+
+    Raises:
+        InputError: data that do not fit the task: see :mod:`hyenadna.labelled`.
+    """
+    found = read_examples(
+        config.data,
+        config.format,
+        sequence_column=config.sequence_column,
+        label_columns=config.label_columns,
+        split_column=config.split_column,
+        genome=config.genome,
+        length=config.length,
+        windows=config.species_windows,
+        seed=config.split_seed,
+    )
+    if config.length is not None:
+        found = {split: [_middle(example, config) for example in part] for split, part in found.items()}
+    rng = np.random.default_rng(config.split_seed)
+    if config.folds:
+        everything = found.get("") or found.get("train", [])
+        order = rng.permutation(len(everything))
+        parts = [everything[:0]] + [[everything[i] for i in rows] for rows in np.array_split(order, config.folds)]
+        runs = []
+        for fold in range(1, config.folds + 1):
+            rest = [e for number, part in enumerate(parts) if number != fold for e in part]
+            cut = max(1, round(config.valid_fraction * len(rest)))
+            runs.append({"train": rest[cut:], "valid": rest[:cut], "test": parts[fold]})
+    else:
+        runs = [_split(found, config, rng)]
+    return [_as_data(run, config) for run in runs]
+
+
+def _split(
+    found: dict[str, list[Example]], config: FinetuneConfig, rng: np.random.Generator
+) -> dict[str, list[Example]]:
+    if "" in found:
+        everything = [found[""][i] for i in rng.permutation(len(found[""]))]
+        # A demonstration split: 20% for the test.
+        cut = round(0.8 * len(everything))
+        held = round(0.1 * len(everything))
+        return {"train": everything[: cut - held], "valid": everything[cut - held : cut], "test": everything[cut:]}
+    if not found.get("train"):
+        raise InputError(f"{config.data}: holds no training examples")
+    if not found.get("valid"):
+        train = [found["train"][i] for i in rng.permutation(len(found["train"]))]
+        cut = max(1, round(config.valid_fraction * len(train)))
+        found = found | {"train": train[cut:], "valid": train[:cut]}
+    if not found.get("test"):
+        raise InputError(f"{config.data}: holds no test examples: add some, or take --folds")
+    return found
+
+
+def _as_data(run: dict[str, list[Example]], config: FinetuneConfig) -> Data:
+    for split in ("train", "valid", "test"):
+        if not run[split]:
+            raise InputError(f"{config.data}: too few examples: none is left for {split}")
+    if config.task in ("classification", "token"):
+        names = class_names(run["train"], config.task)
+    else:
+        first = run["train"][0].label
+        width = len(first) if isinstance(first, tuple) else 1
+        names = config.label_columns if len(config.label_columns) == width else [f"y{i}" for i in range(width)]
+    splits = {split: to_labelled(run[split], config.task, names, split) for split in ("train", "valid", "test")}
+    return Data(**splits, names=names)
+
+
+def _middle(example: Example, config: FinetuneConfig) -> Example:
+    length = config.length or len(example.ids)
+    first = max(0, (len(example.ids) - length) // 2)
+    label = example.label
+    if config.task == "token" and isinstance(label, str):
+        label = label[first : first + length]
+    return Example(example.where, example.ids[first : first + length], label)
+
+
+def make_model(config: FinetuneConfig, data: Data, seed: int) -> tuple[Any, Any]:
+    """The model, and what is trained: the same, or peft's wrapper around it.
+
+    Raises:
+        InputError: a checkpoint or size that does not fit.
+    """
+    longest = max(len(ids) for split in (data.train, data.valid, data.test) for ids in split.sequences)
+    if config.method in _PROMPTED:
+        prompted = make_prompted(config, len(data.names), data.train, longest, seed)
+        return prompted, prompted
+    kind = HyenaDNAForTokenClassification if config.task == "token" else HyenaDNAForSequenceClassification
+    labels: dict[str, Any] = {
+        "num_labels": len(data.names),
+        "id2label": dict(enumerate(data.names)),
+        "label2id": {name: i for i, name in enumerate(data.names)},
+        "problem_type": _PROBLEMS[config.task],
+        "pooling": config.pooling,
+    }
+    if config.model is not None:
+        model = kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **labels)
+    else:
+        shape = {name: getattr(config, name) for name in ("d_model", "n_layer", "max_seq_len")}
+        shape = {name: value for name, value in shape.items() if value is not None} | config.model_fields
+        if config.d_model is not None:
+            shape.setdefault("d_inner", 4 * config.d_model)
+        model = kind(HyenaDNAConfig.named(config.size, **shape, **labels))
+    if longest > model.config.max_seq_len:
+        raise InputError(
+            f"a sequence of {longest:,} bases is longer than the {model.config.max_seq_len:,} that the model is made "
+            "for: cut them into overlapping windows or take their middle (--length), or use a checkpoint made for "
+            "longer sequences"
+        )
+    if config.method == "frozen":
+        for parameter in model.hyena.parameters():
+            parameter.requires_grad_(False)
+    if config.method != "lora":
+        return model, model
+    peft = require("peft")
+    task = "TOKEN_CLS" if config.task == "token" else "SEQ_CLS"
+    settings = peft.LoraConfig(
+        task_type=task,
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        # Every Linear of the backbone, the filters' own among them; the head is trained whole.
+        target_modules=r".*\.(in_proj|out_proj|fc1|fc2|implicit_filter\.\d*[02468])",
+        modules_to_save=["score"],
+    )
+    return model, peft.get_peft_model(model, settings)
+
+
+def targets(data: Labelled, rows: Sequence[int], task: str, device: torch.device) -> Tensor:
+    """Labels of a batch: int64 ``(B,)``, float32 ``(B, outputs)``, or int64 ``(B, L)`` with -100 at pads."""
+    if not isinstance(data.labels, list):
+        return torch.from_numpy(data.labels[list(rows)]).to(device)
+    found = [torch.from_numpy(data.labels[i]) for i in rows]
+    return torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-100).to(device)
+
+
+def loss_of(logits: Tensor, labels: Tensor, task: str) -> Tensor:
+    """Mean loss in float32: cross entropy, binary cross entropy, or squared error."""
+    logits = logits.float()
+    if task == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    if task == "regression":
+        return F.mse_loss(logits, labels)
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
+def predict(model: Any, data: Labelled, config: FinetuneConfig, device: torch.device) -> np.ndarray:
+    """Logits of every example, float32 ``(n, columns)``; for tokens, ``(all bases, columns)``."""
+    order = sorted(range(len(data)), key=lambda i: -len(data.sequences[i]))
+    found: list[np.ndarray | None] = [None] * len(data)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), autocast(config.autocast, device):
+        for first in range(0, len(order), config.batch_size):
+            rows = order[first : first + config.batch_size]
+            sequences = [data.sequences[i] for i in rows]
+            logits = model(to_tensor(sequences, device)).logits.float()
+            if config.reverse_complement:
+                logits += model(to_tensor([reverse_complement(ids) for ids in sequences], device)).logits.float()
+                logits /= 2
+            for i, row in zip(rows, logits.cpu().numpy(), strict=True):
+                found[i] = row[: len(data.sequences[i])] if config.task == "token" else row[None]
+    model.train(was_training)
+    return np.concatenate([row for row in found if row is not None])
+
+
+def score(
+    model: Any, data: Labelled, config: FinetuneConfig, device: torch.device
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Metrics over a whole split, and the reasons of those that are undefined."""
+    labels = np.concatenate(data.labels) if isinstance(data.labels, list) else data.labels
+    return measure(config.task, predict(model, data, config, device), labels)
+
+
+def _batches(data: Labelled, config: FinetuneConfig, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Rows of each batch of an epoch."""
+    if config.balanced:
+        labels = np.asarray(data.labels)
+        weights = 1.0 / np.bincount(labels)[labels]
+        order = rng.choice(len(data), len(data), p=weights / weights.sum())
+    else:
+        order = rng.permutation(len(data))
+    yield from np.array_split(order, math.ceil(len(order) / config.batch_size))
+
+
+def train(
+    config: FinetuneConfig, data: Data, seed: int, device: torch.device, name: str, progress: bool
+) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
+    """One run: the model of its best epoch, a row for each epoch, and the metrics of the test split.
+
+    Raises:
+        InputError: the loss is no number, or the metric that decides has no value on the validation split.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    metric = config.metric or DEFAULT_METRIC[config.task]
+    model, trained = make_model(config, data, seed)
+    model.to(device)
+    optimizer = torch.optim.AdamW(parameter_groups(trained, config.weight_decay), lr=config.lr)
+    steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
+    warmup = math.ceil(config.lr_warmup * steps)
+    rows: list[dict[str, Any]] = []
+    best, best_state, step, started = -math.inf, dict[str, Tensor](), 0, time.perf_counter()
+    bar = tqdm(total=steps, unit="step", desc=name, disable=None if progress else True, dynamic_ncols=True)
+    with bar:
+        for epoch in range(1, config.epochs + 1):
+            trained.train()
+            if config.method == "frozen":
+                model.hyena.eval()
+            losses = []
+            for chosen in _batches(data.train, config, rng):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * learning_rate_factor(step, steps, warmup, config.min_lr_factor)
+                sequences = [data.train.sequences[i] for i in chosen]
+                if config.reverse_complement:
+                    turn = rng.random(len(sequences)) < 0.5
+                    sequences = [reverse_complement(s) if t else s for s, t in zip(sequences, turn, strict=True)]
+                with autocast(config.autocast, device):
+                    logits = trained(to_tensor(sequences, device)).logits
+                loss = loss_of(logits, targets(data.train, chosen.tolist(), config.task, device), config.task)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(trained.parameters(), config.clip)
+                optimizer.step()
+                step += 1
+                losses.append(float(loss.detach()))
+                if not math.isfinite(losses[-1]):
+                    raise InputError(f"{name}, step {step}: the loss is {losses[-1]:g}; lower --lr")
+                bar.update()
+            values, reasons = score(trained, data.valid, config, device)
+            value = values[metric]
+            if value is None:
+                raise InputError(
+                    f"{metric} has no value on the validation split ({reasons[metric]}): choose another --metric"
+                )
+            signed = -value if metric == "mse" else value
+            rows.append(
+                {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses)), f"valid_{metric}": value}
+            )
+            if progress:
+                bar.write(f"{name}, epoch {epoch}: loss {rows[-1]['loss']:.4f}, validation {metric} {value:.4f}")
+            if signed > best:
+                best, best_epoch = signed, epoch
+                best_state = {key: tensor.detach().clone() for key, tensor in trained.state_dict().items()}
+            elif epoch - best_epoch >= config.patience:
+                break
+    trained.load_state_dict(best_state)
+    result: dict[str, Any] = {
+        "seed": seed,
+        "best_epoch": best_epoch,
+        "valid": abs(best),
+        "seconds": time.perf_counter() - started,
+    }
+    if config.method == "few-shot":
+        result["shots"] = {}
+        for trained.shots in config.eval_shots:
+            result["shots"][str(trained.shots)] = score(trained, data.test, config, device)[0]
+        trained.shots = config.shots
+    values, reasons = score(trained, data.test, config, device)
+    if config.method == "lora":
+        model = trained.merge_and_unload()
+    return model, rows, result | {"test": values, "undefined": reasons}
+
+
+@without_transformers_bars()
+def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]:
+    """Fine-tune as ``config`` says; write the folder and return what results.json holds.
+
+    Raises:
+        InputError: data, a checkpoint or options that do not fit. The epochs of runs that were finished before it are
+            kept in ``metrics.partial.jsonl`` of the folder.
+    """
+    config = apply_preset(config)
+    config.check()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    folds = read_data(config)
+    metric = config.metric or DEFAULT_METRIC[config.task]
+    curves: list[list[dict[str, Any]]] = []
+    results: list[dict[str, Any]] = []
+    best: tuple[float, Any] | None = None
+    try:
+        for number, data in enumerate(folds, start=1):
+            for seed in config.seeds:
+                name = f"seed {seed}" + (f", fold {number}" if config.folds else "")
+                model, rows, result = train(config, data, seed, device, name, progress)
+                if config.folds:
+                    result["fold"] = number
+                    rows = [{"fold": number, **row} for row in rows]
+                curves.append(rows)
+                results.append(result)
+                value = -result["valid"] if metric == "mse" else result["valid"]
+                if best is None or value > best[0]:
+                    best = value, model
+    except (InputError, OSError, KeyboardInterrupt) as error:
+        if not curves:
+            raise
+        partial = config.out / "metrics.partial.jsonl"
+        write_files({partial: _lines(curves)}, make_folders=True)
+        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
+        raise kind(f"{error}; the {len(curves)} runs before that are in {partial}") from error
+    assert best is not None
+    summary = summarise(config, folds, results)
+    write_files(
+        {
+            config.out / RESULTS_FILE: (json.dumps(summary, indent=1) + "\n").encode(),
+            config.out / "metrics.jsonl": _lines(curves),
+        },
+        make_folders=True,
+    )
+    draw_curves(curves, f"valid_{metric}", summary, config.out / "training.png")
+    if isinstance(best[1], PromptedClassifier):
+        save_prompted(best[1], config.out / "model")
+    else:
+        best[1].save_pretrained(config.out / "model")
+        DNATokenizer(model_max_length=best[1].config.max_seq_len).save_pretrained(config.out / "model")
+    return summary
+
+
+def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation of every metric over the runs, beside the yardsticks and the published figure."""
+    metrics: dict[str, Any] = {}
+    for name in NAMES[config.task]:
+        values = [value for result in results if (value := result["test"].get(name)) is not None]
+        if values:
+            metrics[name] = _mean(values)
+    first = folds[0]
+    for shots in results[0].get("shots", {}):
+        metrics[f"accuracy at {shots} shots"] = _mean([result["shots"][shots]["accuracy"] for result in results])
+    summary: dict[str, Any] = {
+        "data": str(config.data),
+        "method": config.method,
+        "model": str(config.model) if config.model else None,
+        "examples": {split: len(getattr(first, split)) for split in ("train", "valid", "test")},
+        "classes": first.names,
+        "metric": config.metric or DEFAULT_METRIC[config.task],
+        "test": metrics,
+        "runs": results,
+    }
+    if config.yardstick:
+        found = [yardsticks(data.train, data.valid, data.test) for data in folds]
+        names = found[0] if len(found) == 1 else list(found[0])[:2]
+        summary["yardstick"] = {name: float(np.mean([each[name] for each in found])) for name in names}
+    if config.preset is not None:
+        summary["published"] = preset(config.preset).published
+    return summary
+
+
+def _mean(values: list[float]) -> dict[str, Any]:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "deviation": deviation, "runs": len(values)}
+
+
+def _lines(curves: list[list[dict[str, Any]]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for rows in curves for row in rows).encode()
+
+
+def draw_curves(curves: list[list[dict[str, Any]]], key: str, summary: dict[str, Any], out: Path) -> None:
+    """The validation metric of every run by epoch, with the yardsticks as lines."""
+    with png_figure(out, width=8.0, height=4.4) as figure:
+        axes = figure.subplots()
+        for rows in curves:
+            name = ", ".join(f"{word} {rows[0][word]}" for word in ("seed", "fold") if word in rows[0])
+            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="o", markersize=3, label=name)
+        if summary["metric"] == "accuracy":
+            for name, value in summary.get("yardstick", {}).items():
+                axes.axhline(value, color="#767676", linewidth=0.8, linestyle="--")
+                axes.annotate(
+                    f"{name}: {value:.4f}", (1, value), xytext=(0, 2), textcoords="offset points", fontsize=8.0
+                )
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(key.replace("_", " "))
+        axes.legend(fontsize=8.0)
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The table of what was reached, for the terminal."""
+    lines = [f"{'test':<52} {'mean':>8} {'± s.d.':>8}  runs"]
+    for name, value in summary["test"].items():
+        lines.append(
+            f"{summary['method'] + ', ' + name:<52} {value['mean']:>8.4f} {value['deviation']:>8.4f}  {value['runs']}"
+        )
+    for name, value in summary.get("yardstick", {}).items():
+        lines.append(f"{name + ', accuracy':<52} {value:>8.4f}")
+    for name, value in summary.get("published", {}).items():
+        lines.append(f"{'published, ' + name:<52} {value:>8.4f}")
+    for result in summary["runs"][:1]:
+        lines += [f"{name} has no value: {reason}" for name, reason in result["undefined"].items()]
+    return "\n".join(lines)

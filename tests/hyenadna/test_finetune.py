@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hyenadna import (
+    DNATokenizer,
+    HyenaDNAConfig,
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+    HyenaDNAForTokenClassification,
+    finetune as finetune_module,
+)
+from hyenadna.errors import InputError
+from hyenadna.finetune import FinetuneConfig, apply_preset, describe, finetune, predict, read_data
+from hyenadna.labelled import Labelled
+from hyenadna.presets import PRESETS
+from hyenadna.sequences import encode, reverse_complement
+from hyenadna.yardstick import kmer_counts
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("finetune") / "model"
+    HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, n_layer=1, filter_order=8, max_seq_len=64)).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sequences that are rich in G and C, or not; the labels of each task that follow from it."""
+    rng = np.random.default_rng(0)
+    lines = ["seq\tkind\trich\tpoor\tshare\ttokens"]
+    for i in range(120):
+        rich = i % 3 != 0
+        letters = rng.choice(
+            list("ACGT"), rng.integers(20, 40), p=[0.1, 0.4, 0.4, 0.1] if rich else [0.4, 0.1, 0.1, 0.4]
+        )
+        tokens = "".join("S" if base in "GC" else "W" for base in letters)
+        share = f"{np.isin(letters, ['G', 'C']).mean():.4f}"
+        lines.append(
+            "\t".join(["".join(letters), "rich" if rich else "poor", str(int(rich)), str(int(not rich)), share, tokens])
+        )
+    path = tmp_path_factory.mktemp("table") / "t.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def config(table: Path, folder: Path, tmp_path: Path) -> FinetuneConfig:
+    return FinetuneConfig(
+        data=table, out=tmp_path / "out", model=folder, sequence_column="seq", label_columns=["kind"],
+        epochs=6, batch_size=16, lr=1e-2, device="cpu", threads=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["full", "frozen", "lora", "scratch"])
+def test_every_method_learns_and_leaves_a_model(config: FinetuneConfig, method: str) -> None:
+    changes: dict[str, Any] = {"method": method}
+    if method == "scratch":
+        changes |= {"model": None, "d_model": 16, "n_layer": 1, "max_seq_len": 64, "model_fields": {"filter_order": 8}}
+    summary = finetune(replace(config, **changes), progress=False)
+    assert summary["test"]["accuracy"]["mean"] > 0.85
+    assert summary["examples"] == {"train": 84, "valid": 12, "test": 24}
+    assert json.loads((config.out / "results.json").read_text()) == summary
+    assert sorted(path.name for path in config.out.iterdir()) == [
+        "metrics.jsonl",
+        "model",
+        "results.json",
+        "training.png",
+    ]
+
+    model = HyenaDNAForSequenceClassification.from_pretrained(config.out / "model")
+    assert model.config.id2label == {0: "poor", 1: "rich"}
+    test = read_data(config)[0].test
+    logits = predict(model, test, config, torch.device("cpu"))
+    assert (logits.argmax(1) == test.labels).mean() == pytest.approx(summary["test"]["accuracy"]["mean"])
+    assert DNATokenizer.from_pretrained(config.out / "model").model_max_length == 64
+
+
+def test_what_is_frozen_stays(config: FinetuneConfig, folder: Path) -> None:
+    finetune(replace(config, method="frozen", epochs=1), progress=False)
+    before = HyenaDNAForCausalLM.from_pretrained(folder).hyena
+    after = HyenaDNAForSequenceClassification.from_pretrained(config.out / "model").hyena
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "metric", "least"),
+    [
+        ("multilabel", ["rich", "poor"], "auroc", 0.9),
+        ("regression", ["share"], "pearson", 0.7),
+        ("token", ["tokens"], "accuracy", 0.95),
+    ],
+)
+def test_other_tasks(config: FinetuneConfig, task: str, columns: list[str], metric: str, least: float) -> None:
+    summary = finetune(replace(config, task=task, label_columns=columns), progress=False)
+    assert summary["test"][metric]["mean"] > least
+    kind = HyenaDNAForTokenClassification if task == "token" else HyenaDNAForSequenceClassification
+    model = kind.from_pretrained(config.out / "model")
+    assert model.config.num_labels == (1 if task == "regression" else 2)
+
+
+def test_seeds_and_yardsticks_and_the_published_figure(config: FinetuneConfig) -> None:
+    config = replace(config, seeds=[0, 1], yardstick=True, preset="gb-nontata-promoters", epochs=2)
+    summary = finetune(config, progress=False)
+    accuracies = [run["test"]["accuracy"] for run in summary["runs"]]
+    assert summary["test"]["accuracy"] == {
+        "mean": pytest.approx(np.mean(accuracies)),
+        "deviation": pytest.approx(np.std(accuracies, ddof=1)),
+        "runs": 2,
+    }
+    test = np.asarray(read_data(config)[0].test.labels)
+    majority, logistic, tuned = summary["yardstick"].values()
+    assert majority == (test == 1).mean()
+    assert min(logistic, tuned) > majority
+    text = describe(summary)
+    assert "majority class, accuracy" in text
+    assert "published, accuracy                                    0.9660" in text
+    rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+
+
+def test_runs_are_the_same_with_the_same_seed(config: FinetuneConfig, one_thread: None) -> None:
+    one, two, three = (
+        finetune(replace(config, epochs=1, out=config.out / str(i), seeds=[seed], balanced=True), progress=False)
+        for i, seed in enumerate((0, 0, 1))
+    )
+    for run in (one, two, three):
+        run["runs"][0].pop("seconds")
+    assert one["runs"] == two["runs"] != three["runs"]
+
+
+def test_splits_are_drawn_once_and_do_not_overlap(config: FinetuneConfig) -> None:
+    data, again, other = (read_data(replace(config, split_seed=seed))[0] for seed in (0, 0, 1))
+    texts = [[tuple(ids) for ids in split.sequences] for split in (data.train, data.valid, data.test)]
+    assert [len(part) for part in texts] == [84, 12, 24]
+    assert len(set().union(*texts)) == 120
+    assert all(np.array_equal(a, b) for a, b in zip(data.test.sequences, again.test.sequences, strict=True))
+    assert [tuple(ids) for ids in other.test.sequences] != texts[2]
+
+
+def test_folds_test_every_example_once(config: FinetuneConfig) -> None:
+    config = replace(config, folds=4, epochs=1)
+    runs = read_data(config)
+    tested = [tuple(ids) for run in runs for ids in run.test.sequences]
+    assert len(tested) == len(set(tested)) == 120
+    for run in runs:
+        parts = [{tuple(ids) for ids in split.sequences} for split in (run.train, run.valid, run.test)]
+        assert sum(map(len, parts)) == len(set().union(*parts)) == 120
+    summary = finetune(config, progress=False)
+    assert [run["fold"] for run in summary["runs"]] == [1, 2, 3, 4]
+    assert summary["test"]["accuracy"]["runs"] == 4
+
+
+def test_balanced_batches_draw_every_class_equally_often(config: FinetuneConfig) -> None:
+    data = Labelled([np.zeros(3, np.uint8)] * 1000, np.array([0] * 900 + [1] * 100))
+    rng = np.random.default_rng(0)
+    plain = np.concatenate(list(finetune_module._batches(data, config, rng)))
+    drawn = np.concatenate(list(finetune_module._batches(data, replace(config, balanced=True), rng)))
+    assert sorted(plain) == list(range(1000))
+    assert np.asarray(data.labels)[drawn].mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_training_stops_when_validation_no_longer_improves(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.5, 0.9, 0.7, 0.8, 0.6, 0.75])
+    monkeypatch.setattr(finetune_module, "score", lambda *args: ({"accuracy": next(values)}, {}))
+    summary = finetune(replace(config, epochs=20, patience=3), progress=False)
+    rows = (config.out / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 5
+    assert (summary["runs"][0]["best_epoch"], summary["runs"][0]["valid"]) == (2, 0.9)
+    assert summary["test"]["accuracy"]["mean"] == 0.75
+
+
+def test_predictions_do_not_depend_on_batches_or_strand(config: FinetuneConfig, folder: Path) -> None:
+    model = HyenaDNAForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float64)
+    data = read_data(config)[0].test
+    cpu = torch.device("cpu")
+    one, many = (predict(model, data, replace(config, batch_size=size), cpu) for size in (1, 24))
+    np.testing.assert_allclose(one, many, atol=1e-6)
+    turned = Labelled([reverse_complement(ids) for ids in data.sequences], data.labels)
+    both = replace(config, reverse_complement=True)
+    np.testing.assert_allclose(predict(model, data, both, cpu), predict(model, turned, both, cpu), atol=1e-6)
+    assert not np.allclose(predict(model, turned, config, cpu), one, atol=1e-6)
+
+
+def test_words_are_counted() -> None:
+    counts = kmer_counts([encode("ACGTNACGTA", ""), encode("AC", "")], k=2)
+    assert counts.shape == (2, 16)
+    assert counts[0].sum() == 7
+    assert (counts[0, 1], counts[0, 6], counts[0, 11], counts[0, 12]) == (2, 2, 2, 1)
+    assert counts[1].sum() == 1
+
+
+def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
+    assert len(PRESETS) == 8 + 18 + 2 + 5
+    chosen = apply_preset(replace(config, preset="nt-H3", lr=1e-3, epochs=20))
+    assert (chosen.metric, chosen.batch_size, chosen.epochs, chosen.lr) == ("mcc", 16, 100, 1e-3)
+    assert PRESETS["nt-H3"].published == {"mcc": 0.817}
+    assert apply_preset(replace(config, preset="deepsea-1k")).task == "multilabel"
+    with pytest.raises(InputError, match="--preset x: choose one of gb-mouse-enhancers"):
+        apply_preset(replace(config, preset="x"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "half"}, "--method half: choose full, frozen, lora, scratch"),
+        ({"model": None}, "--method full: needs a --model"),
+        ({"method": "scratch"}, "--method scratch: leave out --model"),
+        ({"task": "x"}, "--task x: choose classification, multilabel, regression, token"),
+        ({"format": "x"}, "--format x: choose auto, table"),
+        ({"metric": "pearson"}, "--metric pearson: of classification choose accuracy, mcc"),
+        ({"epochs": 0}, "--epochs 0: must be at least 1"),
+        ({"folds": 1}, "--folds 1: choose 0 for none"),
+        ({"valid_fraction": 1.0}, "--valid_fraction 1.0: must be within 0 to 1"),
+        ({"lr": 0.0}, "--lr 0.0: must be above 0"),
+        ({"seeds": []}, "--seeds must be at least one"),
+        ({"task": "regression", "yardstick": True}, "--yardstick is for --task classification"),
+        ({"task": "regression", "balanced": True}, "--balanced is for --task classification"),
+        ({"task": "token", "reverse_complement": True}, "--reverse_complement: the labels of bases have a strand"),
+        ({"label_columns": ["absent"]}, "has no column 'absent'"),
+        ({"model": Path("absent")}, "no checkpoint at absent"),
+        ({"task": "multilabel", "label_columns": ["share"]}, "outputs of several labels are 0 or 1"),
+        ({"metric": "f1_binary", "label_columns": ["tokens"]}, "hold the class"),
+        (
+            {"method": "scratch", "model": None, "max_seq_len": 16},
+            "bases is longer than the 16 that the model is made for",
+        ),
+        ({"lr": 1e30}, "the loss is nan; lower --lr"),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_nothing(config: FinetuneConfig, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        finetune(replace(config, **change), progress=False)
+    assert message in str(caught.value)
+    assert not config.out.exists()
+
+
+def test_runs_before_a_failure_are_kept_apart(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = finetune_module.train
+
+    def failing(config: FinetuneConfig, data: Any, seed: int, *rest: Any) -> Any:
+        if seed == 1:
+            raise InputError("seed 1 fails")
+        return original(config, data, seed, *rest)
+
+    monkeypatch.setattr(finetune_module, "train", failing)
+    with pytest.raises(InputError, match=r"seed 1 fails; the 1 runs before that are in .*metrics\.partial\.jsonl"):
+        finetune(replace(config, seeds=[0, 1], epochs=1), progress=False)
+    assert [path.name for path in config.out.iterdir()] == ["metrics.partial.jsonl"]
+
+
+def test_long_sequences_are_cut_to_their_middle_if_asked(config: FinetuneConfig) -> None:
+    whole, cut = (read_data(replace(config, length=length))[0].test for length in (None, 10))
+    for long, short in zip(whole.sequences, cut.sequences, strict=True):
+        first = (len(long) - 10) // 2
+        assert np.array_equal(short, long[first : first + 10])
+
+
+def test_an_output_that_is_undefined_on_the_validation_split_says_so(config: FinetuneConfig, tmp_path: Path) -> None:
+    lines = ["seq\tkind\tpart"]
+    lines += [f"{'ACGT' * 5}\t{i % 2}\ttrain" for i in range(8)]
+    lines += [f"{'ACGT' * 5}\t1\t{part}" for part in ("valid", "test", "valid", "test")]
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    config = replace(config, data=tmp_path / "t.tsv", split_column="part", epochs=1)
+    with pytest.raises(
+        InputError, match=r"mcc has no value on the validation split \(the split holds one class only\)"
+    ):
+        finetune(replace(config, metric="mcc"), progress=False)
+    summary = finetune(config, progress=False)
+    assert "mcc" not in summary["test"]
+    assert "mcc has no value: the split holds one class only" in describe(summary)

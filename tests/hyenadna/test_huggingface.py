@@ -1,0 +1,168 @@
+"""What users of transformers and peft do, with a model of this package in the place of theirs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+
+from hyenadna import (
+    DNATokenizer,
+    HyenaDNAConfig,
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+    HyenaDNAForTokenClassification,
+)
+
+CLASSES = {
+    "CAUSAL_LM": HyenaDNAForCausalLM,
+    "SEQ_CLS": HyenaDNAForSequenceClassification,
+    "TOKEN_CLS": HyenaDNAForTokenClassification,
+}
+
+
+def small(**fields: Any) -> HyenaDNAConfig:
+    return HyenaDNAConfig(**{"d_model": 16, "max_seq_len": 64, "embed_dropout": 0.0, **fields})
+
+
+def batch(task: str, length: int = 20) -> dict[str, Tensor]:
+    ids = torch.randint(7, 11, (2, length))
+    labels = {"CAUSAL_LM": ids, "SEQ_CLS": torch.tensor([0, 1]), "TOKEN_CLS": ids % 2}[task]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+SEQUENCES = ["ACGT", "GATTACA", "TTTTT", "CCCCCCCC"]
+
+
+def arguments(folder: Path, **fields: Any) -> TrainingArguments:
+    quiet = {"report_to": "none", "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
+    return TrainingArguments(
+        str(folder), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2, **quiet | fields
+    )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("fields", "labels"),
+    [
+        ({"num_labels": 3}, [0, 2, 1, 0]),
+        (
+            {"num_labels": 2, "problem_type": "multi_label_classification"},
+            [[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]],
+        ),
+        ({"num_labels": 1, "problem_type": "regression"}, [0.5, -1.0, 2.0, 0.0]),
+    ],
+    ids=["classes", "several labels", "regression"],
+)
+def test_trainer_takes_a_step(tmp_path: Path, fields: dict[str, Any], labels: list[Any], checkpointing: bool) -> None:
+    tokenizer = DNATokenizer()
+    data = [{**tokenizer(text), "labels": label} for text, label in zip(SEQUENCES, labels, strict=True)]
+    model = HyenaDNAForSequenceClassification(small(**fields))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    options = {"gradient_checkpointing": checkpointing, "gradient_accumulation_steps": 2}
+    trainer = Trainer(
+        model, arguments(tmp_path, **options), train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer)
+    )
+    assert trainer.train().training_loss > 0
+    changed = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
+    assert len(changed) == len(before)
+    assert trainer.evaluate(data)["eval_loss"] > 0
+    assert trainer.predict(data).predictions.shape == (4, fields["num_labels"])
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = HyenaDNAForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    assert loaded.config.problem_type == (fields.get("problem_type") or "single_label_classification")
+
+
+def test_trainer_takes_a_step_on_tokens(tmp_path: Path) -> None:
+    tokenizer = DNATokenizer()
+    data = [{**(coded := tokenizer(text)), "labels": [i % 2 for i in coded["input_ids"]]} for text in SEQUENCES]
+    model = HyenaDNAForTokenClassification(small(num_labels=2))
+    trainer = Trainer(
+        model,
+        arguments(tmp_path),
+        train_dataset=data,
+        data_collator=DataCollatorForTokenClassification(tokenizer),
+    )
+    assert trainer.train().training_loss > 0
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_lora_reaches_every_linear_and_comes_back_from_disk(tmp_path: Path, task: str) -> None:
+    base = CLASSES[task](small(num_labels=2)).double()
+    base.save_pretrained(tmp_path / "base")
+    inputs = batch(task)
+    before = base.eval()(**inputs).logits.detach()
+    # peft keeps the head out of "all-linear" by itself for whole sequences alone.
+    config = LoraConfig(task_type=task, target_modules="all-linear", exclude_modules=["score"], r=2)
+    model = get_peft_model(base, config).double()
+    assert torch.equal(model(**inputs).logits, before)
+
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    model.train()
+    model(**inputs).loss.backward()
+    ups = {name: p.grad for name, p in model.named_parameters() if "lora_B" in name}
+    assert sum("filter_fn" in name for name in ups) == 2 * 4
+    assert all(grad is not None and grad.any() for grad in ups.values())
+    optimizer.step()
+
+    model.eval()
+    with torch.no_grad():
+        adapted = model(**inputs).logits
+        assert (adapted - before).abs().max() > 1e-6
+        with model.disable_adapter():
+            assert (model(**inputs).logits - before).abs().max() < 1e-12
+        assert torch.equal(model(**inputs).logits, adapted)
+        model.save_pretrained(tmp_path / "adapter")
+        again = CLASSES[task].from_pretrained(tmp_path / "base", dtype=torch.float64)
+        again(**inputs)  # fills the cache of the filters, which must not outlive the merge
+        loaded = PeftModel.from_pretrained(again, tmp_path / "adapter").double().eval()
+        assert (loaded(**inputs).logits - adapted).abs().max() < 1e-12
+        merged = loaded.merge_and_unload()
+        assert type(merged) is CLASSES[task]
+        assert type(merged.hyena.backbone.layers[0].mixer.in_proj) is nn.Linear
+        assert (merged(**inputs).logits - adapted).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("task", CLASSES)
+def test_prompt_tuning_trains_the_prompt_alone(tmp_path: Path, task: str) -> None:
+    model = get_peft_model(
+        CLASSES[task](small(num_labels=2)), PromptTuningConfig(task_type=task, num_virtual_tokens=5)
+    ).train()
+    inputs = batch(task)
+    if task == "TOKEN_CLS":
+        # peft leaves the labels of tokens to the caller, the prompt's included.
+        inputs["labels"] = torch.nn.functional.pad(inputs["labels"], (5, 0), value=-100)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad and "prompt" in name}
+    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    before = {name: p.clone() for name, p in model.named_parameters() if name in trained}
+    model(**inputs).loss.backward()
+    optimizer.step()
+    assert trained == {"prompt_encoder.default.embedding.weight"}
+    now = dict(model.named_parameters())
+    assert all(not torch.equal(now[name], old) for name, old in before.items())
+    assert all(torch.equal(now[name], old) for name, old in frozen.items())
+    if task == "CAUSAL_LM":
+        assert model.eval().generate(input_ids=inputs["input_ids"], max_new_tokens=3, do_sample=False).shape == (2, 23)
+
+
+def test_tokenizer_loads_where_this_package_is_not_installed(tmp_path: Path) -> None:
+    DNATokenizer(model_max_length=64).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    script = (
+        "import sys; sys.path = [p for p in sys.path if p]; sys.modules['hyenadna'] = None\n"
+        "from tokenizers import Tokenizer\n"
+        "from transformers import AutoTokenizer\n"
+        f"print(Tokenizer.from_file({str(tmp_path / 'tokenizer.json')!r}).encode('acgtnRU').ids)\n"
+        f"print(AutoTokenizer.from_pretrained({str(tmp_path)!r})('acgtnRU').input_ids)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == 2 * [str(DNATokenizer()("acgtnRU").input_ids)], done.stderr

@@ -103,7 +103,8 @@ def test_lora_reaches_every_linear_and_comes_back_from_disk(tmp_path: Path, task
     # peft keeps the head out of "all-linear" by itself for whole sequences alone.
     config = LoraConfig(task_type=task, target_modules="all-linear", exclude_modules=["score"], r=2)
     model = get_peft_model(base, config).double()
-    assert torch.equal(model(**inputs).logits, before)
+    # Rounding may differ: a filter whose linears are adapted is computed layer by layer, not by the fused op.
+    assert (model(**inputs).logits - before).abs().max() < 1e-12
 
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     model.train()

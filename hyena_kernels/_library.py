@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import backend as _backend
+from hyena_kernels import _eager, backend as _backend
 
 LIBRARY = torch.library.Library("hyena_kernels", "DEF")
 
@@ -63,7 +63,7 @@ def define(
     formula = backward or _no_derivative(name)
     save = setup_context or _save_nothing
     torch.library.register_autograd(f"hyena_kernels::{name}", formula, setup_context=save, lib=LIBRARY)
-    return _under_transforms(getattr(torch.ops.hyena_kernels, name), formula, save)
+    return _entrance(getattr(torch.ops.hyena_kernels, name).default, choose, formula, save)
 
 
 def _no_derivative(name: str) -> Callable[..., Any]:
@@ -80,10 +80,10 @@ def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     pass
 
 
-def _under_transforms(
-    op: Callable[..., Any], formula: Callable[..., Any], save: Callable[..., None]
+def _entrance(
+    op: Callable[..., Any], choose: Callable[..., Any], formula: Callable[..., Any], save: Callable[..., None]
 ) -> Callable[..., Any]:
-    """``op`` for eager callers, with its derivative under ``torch.func`` too.
+    """``op`` for eager callers: past the dispatcher where it has nothing to do, and with its derivative anywhere.
 
     What ``torch.library.register_autograd`` makes has no setup_context of its own, and ``torch.func.grad`` refuses it
     (pytorch issue 170834); an ``autograd.Function`` around the same op and the same formula is accepted.
@@ -95,10 +95,22 @@ def _under_transforms(
         setup_context = staticmethod(save)
         backward = staticmethod(formula)
 
+    # A setup_context of its own would have torch inspect the signature at every call.
+    def forward(ctx: Any, *args: Any) -> Any:
+        result = choose(*args)
+        save(ctx, args, result)
+        return result
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(formula)}
+    # Named for what prints the nodes of a graph.
+    recorded: Any = type(op._opname, (torch.autograd.Function,), methods)  # type: ignore[attr-defined]
+
     def call(*args: Any) -> Any:
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-            return Transformed.apply(*args)
-        return op(*args)
+        if torch.compiler.is_compiling():
+            return op(*args)
+        if _eager.plain(args):
+            return recorded.apply(*args) if _eager.recorded(args) else choose(*args)
+        return Transformed.apply(*args) if torch._C._are_functorch_transforms_active() else op(*args)
 
     return call
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import itertools
 import pstats
 import time
 from collections.abc import Callable, Iterator
@@ -39,12 +40,15 @@ class Launches:
     """Stands for the launcher that Triton compiles for a kernel: counts, and launches nothing."""
 
     count = 0
+    last: tuple[Any, ...] = ()
+    """Grid, stream, function, metadata, hooks and arguments of the last launch."""
 
     def __init__(self, source: Any, metadata: Any) -> None:
         pass
 
     def __call__(self, *args: Any) -> None:
         Launches.count += 1
+        Launches.last = args
 
 
 @contextmanager
@@ -53,14 +57,15 @@ def without_gpu() -> Iterator[None]:
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    loaded = (object(), 0, 32, 0, 1024)
+    functions = itertools.count(1)
     device = SimpleNamespace(
         get_current_target=lambda: GPUTarget("cuda", ARCHITECTURE, 32),
         get_current_device=lambda: 0,
         get_current_stream=lambda index: 0,
         launcher_cls=Launches,
         utils=SimpleNamespace(
-            load_binary=lambda *args: loaded, get_device_properties=lambda index: {"max_shared_mem": 227 << 10}
+            load_binary=lambda *args: (object(), next(functions), 32, 0, 1024),
+            get_device_properties=lambda index: {"max_shared_mem": 227 << 10},
         ),
     )
     before = driver._active

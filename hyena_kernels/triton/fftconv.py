@@ -19,6 +19,7 @@ Less where the scratch of a slice stays in the L2 cache. None of this has been m
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from hyena_kernels import _torch_fft
 from hyena_kernels.triton import autotune, passes, table
+from hyena_kernels.triton.launch import Constants, launch
 from hyena_kernels.triton.plan import (
     MAX_LENGTH,
     RADIX,
@@ -49,17 +51,25 @@ _PROGRAMS = 256
 
 
 class _Call:
-    """A transform on one device: what the launches of a call have in common."""
+    """A transform on one device: what the launches of a call have in common, and nothing that holds its tensors."""
 
-    def __init__(self, u: Tensor, k: Tensor, causal: bool, plan: Plan | None) -> None:
-        self.batch, self.channels, self.length = u.shape
-        self.plan = plan_for(self.length) if plan is None else plan
-        if self.plan.size < self.length:
-            raise ValueError(f"fftconv: a transform of {self.plan.size} points is too short for L = {self.length}")
-        self.device = u.device
-        self.tables: Tables = tables_for(self.plan, u.device)
-        self.taps = k.shape[1]
-        self.shift = _torch_fft.centre(self.taps, causal)
+    def __init__(
+        self, batch: int, channels: int, length: int, taps: int, causal: bool, plan: Plan | None, device: torch.device
+    ) -> None:
+        self.batch, self.channels, self.length, self.taps = batch, channels, length, taps
+        self.plan = plan_for(length) if plan is None else plan
+        if self.plan.size < length:
+            raise ValueError(f"fftconv: a transform of {self.plan.size} points is too short for L = {length}")
+        self.device = device
+        self.tables: Tables = tables_for(self.plan, device)
+        self.shift = _torch_fft.centre(taps, causal)
+        # A launch is found again by its constants (`launch`), so each kind of launch has one object for all calls.
+        self.constants = cache(self._constants)
+
+    @staticmethod
+    def of(u: Tensor, k: Tensor, causal: bool, plan: Plan | None) -> _Call:
+        batch, channels, length = u.shape
+        return _call(batch, channels, length, k.shape[1], causal, plan, u.device)
 
     def sizes(self, channels: int) -> tuple[int, int, int, int]:
         return channels, self.length, self.taps, self.shift
@@ -70,26 +80,35 @@ class _Call:
         limit = min(_MAX_ROWS, max(1, self.batch * self.channels // _PROGRAMS))
         return _greatest_divisor(self.batch, limit)
 
-    def one_pass(self, kernel: str) -> dict[str, Any]:
-        """Constants of a kernel that transforms whole rows."""
+    def _constants(self, kernel: str, **others: Any) -> Constants:
+        """Constants and options of a kernel, with ``others``."""
         plan = self.plan
-        config = table.config(kernel, plan.groups, plan.rows, self.device)
-        return {"CAUSAL": self.shift == 0, "N": plan.rows, "G": plan.groups, "V": RADIX, **config.launch}
+        if kernel.startswith("row_"):
+            config = table.config(kernel, plan.groups, plan.rows, self.device)
+            own = {"CAUSAL": self.shift == 0, "N": plan.rows, "G": plan.groups}
+        elif kernel.startswith("columns_"):
+            config = table.config(kernel, plan.groups, plan.columns, self.device)
+            # Signals have taps of no negative lag, whatever the filter has.
+            causal = self.shift == 0 or not others["FILTER"]
+            own = {"CAUSAL": causal, "N": plan.columns, "C": self.tile(kernel), "ROWS": plan.rows, "G": plan.groups}
+        else:
+            config = table.config(kernel, 1, plan.rows, self.device)
+            own = {"COLUMNS": plan.groups * plan.columns, "N": plan.rows}
+        return Constants(**others, **own, V=RADIX, **config.launch)
 
-    def columns(self, kernel: str, rows: int) -> tuple[tuple[int], dict[str, Any]]:
+    def tile(self, kernel: str) -> int:
+        """Columns of a program."""
+        plan = self.plan
+        return min(table.config(kernel, plan.groups, plan.columns, self.device).tile, plan.rows)
+
+    def columns(self, kernel: str, rows: int, filter: bool) -> tuple[tuple[int], Constants]:
         """Grid and constants of a pass over the columns of ``rows`` rows."""
-        plan = self.plan
-        config = table.config(kernel, plan.groups, plan.columns, self.device)
-        tile = min(config.tile, plan.rows)
-        constants = {"CAUSAL": self.shift == 0, "N": plan.columns, "C": tile, "ROWS": plan.rows, "G": plan.groups}
-        return (rows * plan.rows // tile,), {**constants, "V": RADIX, **config.launch}
+        constants = self.constants(kernel, FILTER=filter)
+        return (rows * self.plan.rows // constants.values["C"],), constants
 
-    def rows(self, kernel: str, channels: int, batch: int) -> tuple[tuple[int], dict[str, Any]]:
+    def rows(self, kernel: str, channels: int, **others: Any) -> tuple[tuple[int], Constants]:
         """Grid and constants of a pass over the rows of the scratch."""
-        plan = self.plan
-        columns = plan.groups * plan.columns
-        config = table.config(kernel, 1, plan.rows, self.device)
-        return (channels * columns,), {"BATCH": batch, "COLUMNS": columns, "N": plan.rows, "V": RADIX, **config.launch}
+        return (channels * self.plan.groups * self.plan.columns,), self.constants(kernel, **others)
 
     def slice_sizes(self, scratch_bytes: int, fixed: int, each: int) -> tuple[int, int]:
         """How much of the batch and how many channels are taken at a time.
@@ -102,6 +121,9 @@ class _Call:
 
     def scratch(self, rows: int) -> Tensor:
         return torch.empty((rows, 2, self.plan.size), dtype=torch.float32, device=self.device)
+
+
+_call = lru_cache(maxsize=256)(_Call)
 
 
 def _greatest_divisor(number: int, limit: int) -> int:
@@ -142,17 +164,19 @@ def forward(
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
     if not y.numel():
         return y
-    call = _Call(u, k, causal, plan)
+    call = _Call.of(u, k, causal, plan)
     t = call.tables
     # The kernels step through D by ones.
     D = None if D is None else D.contiguous()
     with torch.cuda.device_of(u):
         if call.plan.columns == 1:
             rows = call.rows_per_program()
-            passes.row_forward[(call.channels * call.batch // rows,)](
+            args = (
                 u, pre_gate, post_gate, k, D, y, t.group, t.digit, t.weighted, *call.sizes(call.channels),
-                *_strides(u, pre_gate, post_gate), *k.stride(), *y.stride(), ROWS=rows, **call.one_pass("row_forward"),
+                *_strides(u, pre_gate, post_gate), *k.stride(), *y.stride(),
             )  # fmt: skip
+            grid = (call.channels * call.batch // rows,)
+            launch(passes.row_forward, grid, args, call.constants("row_forward", ROWS=rows))
             return y
         batch, step = call.slice_sizes(scratch_bytes, fixed=1, each=1)
         signal, filter = call.scratch(batch * step), call.scratch(step)
@@ -161,28 +185,30 @@ def forward(
             _filter_in(call, k[c], _part(D, c), filter)
             for b in _torch_fft.slices(call.batch, batch):
                 _signal_in(call, u[b, c], _part(pre_gate, b, c), signal)
-                grid, constants = call.rows("rows_forward", channels, batch)
-                passes.rows_forward[grid](signal, filter, t.plain, channels, **constants)
+                grid, constants = call.rows("rows_forward", channels, BATCH=batch)
+                launch(passes.rows_forward, grid, (signal, filter, t.plain, channels), constants)
                 _signal_out(call, signal, (y[b, c], _part(post_gate, b, c)))
     return y
 
 
 def _filter_in(call: _Call, k: Tensor, D: Tensor | None, scratch: Tensor) -> None:
-    grid, constants = call.columns("columns_forward", k.shape[0])
+    grid, constants = call.columns("columns_forward", k.shape[0], filter=True)
     t = call.tables
-    passes.columns_forward[grid](
+    args = (
         k, None, D, scratch, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(k.shape[0]),
-        0, *k.stride(), *_strides(None), FILTER=True, **constants,
+        0, *k.stride(), *_strides(None),
     )  # fmt: skip
+    launch(passes.columns_forward, grid, args, constants)
 
 
 def _signal_in(call: _Call, x: Tensor, gate: Tensor | None, scratch: Tensor) -> None:
-    grid, constants = call.columns("columns_forward", x.shape[0] * x.shape[1])
+    grid, constants = call.columns("columns_forward", x.shape[0] * x.shape[1], filter=False)
     t = call.tables
-    passes.columns_forward[grid](
+    args = (
         x, gate, None, scratch, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(x.shape[1]),
-        *_strides(x, gate), FILTER=False, **{**constants, "CAUSAL": True},
+        *_strides(x, gate),
     )  # fmt: skip
+    launch(passes.columns_forward, grid, args, constants)
 
 
 _Product = tuple[Tensor | None, Tensor | None]
@@ -192,21 +218,23 @@ _Product = tuple[Tensor | None, Tensor | None]
 def _signal_out(call: _Call, scratch: Tensor, first: _Product, second: _Product = (None, None)) -> None:
     like = first[0] if second[0] is None else second[0]
     assert like is not None
-    grid, constants = call.columns("columns_inverse", like.shape[0] * like.shape[1])
+    grid, constants = call.columns("columns_inverse", like.shape[0] * like.shape[1], filter=False)
     t = call.tables
-    passes.columns_inverse[grid](
+    args = (
         scratch, *first, *second, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(like.shape[1]),
-        *_strides(*first, *second), FILTER=False, **{**constants, "CAUSAL": True},
+        *_strides(*first, *second),
     )  # fmt: skip
+    launch(passes.columns_inverse, grid, args, constants)
 
 
 def _filter_out(call: _Call, scratch: Tensor, dk: Tensor) -> None:
-    grid, constants = call.columns("columns_inverse", dk.shape[0])
+    grid, constants = call.columns("columns_inverse", dk.shape[0], filter=True)
     t = call.tables
-    passes.columns_inverse[grid](
+    args = (
         scratch, dk, None, None, None, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(dk.shape[0]),
-        0, *dk.stride(), *_strides(None, None, None), FILTER=True, **constants,
+        0, *dk.stride(), *_strides(None, None, None),
     )  # fmt: skip
+    launch(passes.columns_inverse, grid, args, constants)
 
 
 def backward(
@@ -245,7 +273,7 @@ def backward(
 
     du, dk, dD, dpre, dpost = map(like, (u, k, D, pre_gate, post_gate), needs)
     if u.numel():
-        call = _Call(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
+        call = _Call.of(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
         skip = None if D is None else D.contiguous()
         run = _backward_one_pass if call.plan.columns == 1 else _backward_passes
         with torch.cuda.device_of(u):
@@ -277,11 +305,11 @@ def _backward_one_pass(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, 
         wanted = dk is not None or dD is not None
         sums = _sums(call, dk, c, chunks) if wanted else None
         signals = [_part(x, slice(None), c) for x in (dy, u, pre, post)]
-        passes.row_backward[(channels * chunks,)](
+        args = (
             *signals, k[c], _part(D, c), *(_part(x, slice(None), c) for x in (du, dpre, dpost)), sums,
-            t.group, t.digit, t.weighted, *call.sizes(channels), call.channels,
-            *_strides(*signals), *k.stride(), ROWS=rows, **call.one_pass("row_backward"),
+            t.group, t.digit, t.weighted, *call.sizes(channels), call.channels, *_strides(*signals), *k.stride(),
         )  # fmt: skip
+        launch(passes.row_backward, (channels * chunks,), args, call.constants("row_backward", ROWS=rows))
         if sums is not None:
             _filter_grads(call, sums.sum(dim=0) if chunks > 1 else sums[0], _part(dk, c), _part(dD, c))
 
@@ -320,11 +348,11 @@ def _backward_passes(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, sc
                 _signal_in(call, u[b, c], _part(pre, b, c), signal)
             if wants_filter or wants_signal:
                 _signal_in(call, dy[b, c], _part(post, b, c), grad)
-            grid, constants = call.rows("rows_backward", channels, batch)
-            passes.rows_backward[grid](
-                signal, grad, filter, filter_grad, call.tables.plain, channels,
-                SIGNAL=wants_signal, POST=dpost is not None, ADD=b.start > 0, **constants,
-            )  # fmt: skip
+            grid, constants = call.rows(
+                "rows_backward", channels, BATCH=batch, SIGNAL=wants_signal, POST=dpost is not None, ADD=b.start > 0
+            )
+            args = signal, grad, filter, filter_grad, call.tables.plain, channels
+            launch(passes.rows_backward, grid, args, constants)
             if wants_signal:
                 _signal_out(call, grad, (_part(du, b, c), _part(pre, b, c)), (_part(dpre, b, c), u[b, c]))
             if dpost is not None:

@@ -28,6 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hyena_kernels.triton._resources import Case
+from hyena_kernels.triton.launch import constants, launch
 
 
 @dataclass(frozen=True)
@@ -578,24 +579,13 @@ class _Network:
         square, outer = self.layers * self.H * self.H, self.channels_padded * self.H
         sizes = [self.H * self.E, square, outer, *([square, outer] if transposed else [])]
         self.packed = z.new_empty((2, sum(sizes)))
-        pack_kernel[(self.H * (1 + self.layers) + self.channels_padded) // PACKED_ROWS,](
-            self.w_in,
-            self.w_hidden,
-            self.w_out,
-            self.freq,
-            self.packed,
-            self.low,
-            self.width,
-            self.features,
-            self.layers,
-            self.channels,
-            self.channels_padded,
-            H=self.H,
-            E=self.E,
-            ROWS=PACKED_ROWS,
-            TRANSPOSED=transposed,
-            num_warps=4,
-        )
+        grid = ((self.H * (1 + self.layers) + self.channels_padded) // PACKED_ROWS,)
+        args = (
+            self.w_in, self.w_hidden, self.w_out, self.freq, self.packed, self.low, self.width, self.features,
+            self.layers, self.channels, self.channels_padded,
+        )  # fmt: skip
+        own = constants(H=self.H, E=self.E, ROWS=PACKED_ROWS, TRANSPOSED=transposed, num_warps=4)
+        launch(pack_kernel, grid, args, own)
         if transposed:
             hidden, self.out_transposed = self.packed[0].split(sizes)[3:]
             self.hidden_transposed = hidden.view(self.layers, self.H, self.H)
@@ -608,27 +598,14 @@ class _Network:
 
 def _filter(network: _Network, z: Tensor, t: Tensor | None, deltas: Tensor | None, shift: float) -> Tensor:
     k = z.new_empty((network.channels, z.shape[0]))
-    tiles = triton.cdiv(z.shape[0], network.config.positions)
+    tiles = -(-z.shape[0] // network.config.positions)
     # A short filter has few tiles of positions: then each group of channels has a program that repeats the network.
     groups = network.channels_padded // CHANNELS if tiles < PROGRAMS else 1
-    filter_kernel[tiles, groups](
-        z,
-        network.freq,
-        network.b_in,
-        network.b_hidden,
-        network.packed,
-        t,
-        deltas,
-        k,
-        shift,
-        network.low,
-        z.shape[0],
-        network.width,
-        network.features,
-        network.layers,
-        network.channels,
-        *z.stride(),
-        1 if t is None else t.stride(0),
+    args = (
+        z, network.freq, network.b_in, network.b_hidden, network.packed, t, deltas, k, shift, network.low, z.shape[0],
+        network.width, network.features, network.layers, network.channels, *z.stride(), 1 if t is None else t.stride(0),
+    )  # fmt: skip
+    own = constants(
         H=network.H,
         E=network.E,
         HAS_WINDOW=t is not None,
@@ -637,6 +614,7 @@ def _filter(network: _Network, z: Tensor, t: Tensor | None, deltas: Tensor | Non
         REPEATS=network.channels_padded // CHANNELS // groups,
         num_warps=network.config.warps,
     )
+    launch(filter_kernel, (tiles, groups), args, own)
     return k
 
 
@@ -784,103 +762,51 @@ def _slice_backward(
     needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out = needs[:7]
     needs_first = needs_z or needs_freq or needs_w_in or needs_b_in
     needs_hidden = layers > 0 and (needs_freq or needs_w_hidden or needs_b_hidden)
-    tiles = triton.cdiv(length, network.config.positions)
+    tiles = -(-length // network.config.positions)
+    positions, summed = network.config.positions, network.config.summed
     sizes = {"H": network.H, "num_warps": network.config.warps}
-    filters = {
-        "t": t,
-        "deltas": deltas,
-        "shift": shift,
-        "rows": network.channels,
-        "length": length,
-        "columns": columns,
-        "dy_row_stride": dk.stride(0),
-        "dy_l_stride": dk.stride(1),
-        "t_stride": 1 if t is None else t.stride(0),
-        "OUTPUT": True,
-        "HAS_WINDOW": t is not None,
-        "ROWS": CHANNELS,
-    }
-    plane = {
-        "t": None,
-        "deltas": None,
-        "shift": 1.0,
-        "rows": network.H,
-        "length": length,
-        "columns": columns,
-        "dy_row_stride": columns,
-        "dy_l_stride": 1,
-        "t_stride": 1,
-        "OUTPUT": False,
-        "HAS_WINDOW": False,
-        "ROWS": min(network.H, CHANNELS),
-    }
-    arguments_kernel[tiles,](
-        z,
-        network.freq,
-        network.b_in,
-        network.b_hidden,
-        network.packed,
-        x,
-        network.low,
-        length,
-        network.width,
-        network.features,
-        layers,
-        columns,
-        *z.stride(),
-        E=network.E,
-        POSITIONS=network.config.positions,
-        **sizes,
-    )
-    by_position = {"low": network.low, "POSITIONS": network.config.positions, **sizes}
-    over_positions = {"sums_stride": sums.stride, "POSITIONS": network.config.summed, **sizes}
+    args: tuple[Any, ...] = (
+        z, network.freq, network.b_in, network.b_hidden, network.packed, x, network.low, length, network.width,
+        network.features, layers, columns, *z.stride(),
+    )  # fmt: skip
+    launch(arguments_kernel, (tiles,), args, constants(**sizes, E=network.E, POSITIONS=positions))
+    # What the kernels take of dk and of a plane: window and shift, rows, strides, constants.
+    dk_rows, dk_strides = network.channels, (*dk.stride(), 1 if t is None else t.stride(0))
+    of_dk = {**sizes, "OUTPUT": True, "HAS_WINDOW": t is not None, "ROWS": CHANNELS}
+    plane_strides = columns, 1, 1
+    of_plane = {**sizes, "OUTPUT": False, "HAS_WINDOW": False, "ROWS": min(network.H, CHANNELS)}
     if needs_w_out:
-        weights_kernel[sums.programs, triton.cdiv(network.channels, CHANNELS), 1](
-            dk, x=x[-1], dweight=sums.w_out, dbias=None, **filters, **over_positions
-        )
+        args = (
+            dk, t, deltas, x[-1], sums.w_out, None, shift, dk_rows, length, columns, sums.stride, *dk_strides
+        )  # fmt: skip
+        grid = sums.programs, -(-network.channels // CHANNELS), 1
+        launch(weights_kernel, grid, args, constants(**of_dk, POSITIONS=summed))
     if needs_first or needs_hidden:
-        signal_kernel[tiles,](
-            dk,
-            network.out_transposed,
-            x=x[-1],
-            dx=dx[-1],
-            packed_stride=network.channels_padded,
-            **filters,
-            **by_position,
-        )
+        args = (
+            dk, network.out_transposed, t, deltas, x[-1], dx[-1], shift, network.low, dk_rows, length, columns,
+            network.channels_padded, *dk_strides,
+        )  # fmt: skip
+        launch(signal_kernel, (tiles,), args, constants(**of_dk, POSITIONS=positions))
     for layer in range(layers, 0 if needs_first else 1, -1):
-        signal_kernel[tiles,](
-            dx[layer],
-            network.hidden_transposed[layer - 1],
-            x=x[layer - 1],
-            dx=dx[layer - 1],
-            packed_stride=network.H,
-            **plane,
-            **by_position,
-        )
+        args = (
+            dx[layer], network.hidden_transposed[layer - 1], None, None, x[layer - 1], dx[layer - 1], 1.0, network.low,
+            network.H, length, columns, network.H, *plane_strides,
+        )  # fmt: skip
+        launch(signal_kernel, (tiles,), args, constants(**of_plane, POSITIONS=positions))
     if needs_hidden:
-        weights_kernel[sums.programs, triton.cdiv(network.H, CHANNELS), layers](
-            dx[1:], x=x, dweight=sums.w_hidden, dbias=sums.b_hidden, **plane, **over_positions
-        )
+        args = (
+            dx[1:], None, None, x, sums.w_hidden, sums.b_hidden, 1.0, network.H, length, columns, sums.stride,
+            *plane_strides,
+        )  # fmt: skip
+        grid = sums.programs, -(-network.H // CHANNELS), layers
+        launch(weights_kernel, grid, args, constants(**of_plane, POSITIONS=summed))
     if needs_first:
-        inputs_kernel[sums.programs,](
-            dx[0],
-            z,
-            network.freq,
-            network.w_in,
-            dz,
-            sums.w_in,
-            sums.b_in,
-            length,
-            network.width,
-            network.features,
-            columns,
-            z_l_stride=z.stride(0),
-            z_e_stride=z.stride(1),
-            E=network.E,
-            NEEDS_Z=needs_z,
-            **over_positions,
-        )
+        args = (
+            dx[0], z, network.freq, network.w_in, dz, sums.w_in, sums.b_in, length, network.width, network.features,
+            columns, sums.stride, *z.stride(),
+        )  # fmt: skip
+        own = constants(**sizes, E=network.E, NEEDS_Z=needs_z, POSITIONS=summed)
+        launch(inputs_kernel, (sums.programs,), args, own)
 
 
 def _write_parameter_gradients(network: _Network, sums: _Sums, grads: list[Tensor], needs: list[bool]) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from hyena_kernels.mixer import _gradients_like
 from hyena_kernels.triton import fftconv
 from hyena_kernels.triton._resources import Case
+from hyena_kernels.triton.launch import constants, launch
 from hyena_kernels.triton.short_conv import CONFIGS, backward_case, convolve, convolve_backward, forward_case
 
 # Temporary memory that one slice of channels may take beyond a quarter of the projections; what the long convolutions
@@ -72,26 +73,16 @@ def _copy(source: Tensor, target: Tensor, target_length: int) -> None:
     """Copy ``(B, C, L)``, of which one is stored channel-first and the other channel-last."""
     batch, channels, length = source.shape
     block_t, block_c, warps = CONFIGS["narrow" if channels <= CONFIGS["narrow"][1] else "wide"]
-    grid = (batch * triton.cdiv(length, block_t) * triton.cdiv(channels, block_c),)
+    grid = (batch * -(-length // block_t) * -(-channels // block_c),)
+    args = (source, target, length, target_length, channels, *source.stride(), *target.stride())
     with torch.cuda.device_of(source):
-        copy_kernel[grid](
-            source,
-            target,
-            length,
-            target_length,
-            channels,
-            *source.stride(),
-            *target.stride(),
-            BLOCK_T=block_t,
-            BLOCK_C=block_c,
-            num_warps=warps,
-        )
+        launch(copy_kernel, grid, args, constants(BLOCK_T=block_t, BLOCK_C=block_c, num_warps=warps))
 
 
 def _padded(length: int) -> int:
     """Length of a temporary row: whole tiles, for the reason that ``forward_kernel`` gives."""
     tile = max(block_t for block_t, _, _ in CONFIGS.values())
-    return triton.cdiv(length, tile) * tile
+    return -(-length // tile) * tile
 
 
 def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hyena_kernels.short_conv import _gradients_like
 from hyena_kernels.triton._resources import Case
+from hyena_kernels.triton.launch import constants, launch
 
 # Tiles (positions, channels, warps) of which no kernel spills and all turn round by stmatrix or ldmatrix. Wide tiles
 # write whole cache lines; narrow ones waste less where there are few channels and leave the backward kernel registers
@@ -322,29 +323,16 @@ def convolve(
     """
     parts, batch, channels, length = y.shape
     block_t, block_c, warps = CONFIGS["narrow" if channels <= CONFIGS["narrow"][1] else "wide"]
-    grid = (batch * triton.cdiv(length, block_t) * parts * triton.cdiv(channels, block_c),)
+    grid = (batch * -(-length // block_t) * parts * -(-channels // block_c),)
+    args = (
+        x, weight, bias, y, length, y_length, channels, parts, part_channels, *x.stride(), *weight.stride(),
+        0 if bias is None else bias.stride(0), *y.stride(),
+    )  # fmt: skip
+    own = constants(
+        K=weight.shape[1], HAS_BIAS=bias is not None, PAIR=pair, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=warps
+    )
     with torch.cuda.device_of(x):
-        forward_kernel[grid](
-            x,
-            weight,
-            bias,
-            y,
-            length,
-            y_length,
-            channels,
-            parts,
-            part_channels,
-            *x.stride(),
-            *weight.stride(),
-            0 if bias is None else bias.stride(0),
-            *y.stride(),
-            K=weight.shape[1],
-            HAS_BIAS=bias is not None,
-            PAIR=pair,
-            BLOCK_T=block_t,
-            BLOCK_C=block_c,
-            num_warps=warps,
-        )
+        launch(forward_kernel, grid, args, own)
 
 
 def convolve_backward(
@@ -377,38 +365,27 @@ def convolve_backward(
     batch, channels, length = dy.shape
     taps = weight.shape[1]
     block_t, block_c, warps = CONFIGS["narrow"]
-    c_tiles = triton.cdiv(channels, block_c)
-    groups = min(batch * triton.cdiv(length, block_t), max(1, PROGRAMS // max(1, c_tiles)))
+    c_tiles = -(-channels // block_c)
+    groups = min(batch * -(-length // block_t), max(1, PROGRAMS // max(1, c_tiles)))
     sums = None
     if needs_taps:
         sums = torch.empty((groups, taps + 1, 2 if pair else 1, channels), dtype=torch.float32, device=x.device)
+    args = (
+        dy, x, weight, bias, dx, sums, length, channels, part_channels, batch, groups, *dy.stride(), *x.stride(),
+        *weight.stride(), 0 if bias is None else bias.stride(0), *((0, 0, 0) if dx is None else dx.stride()),
+    )  # fmt: skip
+    own = constants(
+        K=taps,
+        HAS_BIAS=bias is not None,
+        PAIR=pair,
+        NEEDS_X=dx is not None,
+        NEEDS_TAPS=needs_taps,
+        BLOCK_T=block_t,
+        BLOCK_C=block_c,
+        num_warps=warps,
+    )
     with torch.cuda.device_of(x):
-        backward_kernel[(groups * c_tiles,)](
-            dy,
-            x,
-            weight,
-            bias,
-            dx,
-            sums,
-            length,
-            channels,
-            part_channels,
-            batch,
-            groups,
-            *dy.stride(),
-            *x.stride(),
-            *weight.stride(),
-            0 if bias is None else bias.stride(0),
-            *((0, 0, 0) if dx is None else dx.stride()),
-            K=taps,
-            HAS_BIAS=bias is not None,
-            PAIR=pair,
-            NEEDS_X=dx is not None,
-            NEEDS_TAPS=needs_taps,
-            BLOCK_T=block_t,
-            BLOCK_C=block_c,
-            num_warps=warps,
-        )
+        launch(backward_kernel, (groups * c_tiles,), args, own)
     return None if sums is None else sums.sum(dim=0)
 
 

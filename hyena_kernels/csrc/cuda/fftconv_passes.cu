@@ -1,5 +1,7 @@
 #include "fftconv_passes.h"
 
+#include <type_traits>
+
 #include "row_convolution.cuh"
 #include "row_memory.cuh"
 
@@ -42,6 +44,7 @@ bool with_inner_plan(int64_t points, F&& f) {
   }
 }
 
+constexpr int64_t inner_sizes[] = {4096, 3072, 5120, 2560};
 constexpr int64_t fewest_columns = 4, most_columns = 512;
 
 // Shared memory of a block of columns, which a single stage does without.
@@ -50,7 +53,7 @@ constexpr int column_bytes = Plan::stages > 1 ? 2 * Plan::plane * static_cast<in
 
 // Points of the rows for a transform of P points, 0 if there is none.
 int64_t inner_points(int64_t points) {
-  for (const int64_t inner : {4096, 3072, 5120, 2560}) {
+  for (const int64_t inner : inner_sizes) {
     const int64_t columns = points / inner;
     if (columns * inner == points && with_column_plan(columns, [](auto) {})) return inner;
   }
@@ -263,9 +266,18 @@ void convolve_slice(const FftconvRows& a, Complex<float>* scratch, int64_t point
 int64_t fftconv_passes_points(int64_t length) {
   int64_t best = 0;
   for (int64_t columns = fewest_columns; columns <= most_columns; columns *= 2)
-    for (const int64_t inner : {2560, 3072, 4096, 5120})
+    for (const int64_t inner : inner_sizes)
       if (columns * inner >= length && (!best || columns * inner < best)) best = columns * inner;
   return best;
+}
+
+int64_t fftconv_passes_shared(int64_t points, int64_t spectra) {
+  int64_t bytes = 0;
+  with_inner_plan(inner_points(points), [&](auto plan) {
+    using Plan = decltype(plan);
+    bytes = row_planes_bytes<Plan> + spectra * row_spectrum_bytes<Plan>;
+  });
+  return bytes;
 }
 
 void fftconv_passes(const FftconvPasses& args, int64_t points, Stream stream) {

@@ -15,6 +15,10 @@ struct FftconvPasses {
 // Points of the shortest transform for a length, 0 if it is longer than all of them.
 int64_t fftconv_passes_points(int64_t length);
 
+// Shared memory of a block of the middle pass, in bytes, with as many spectra as for fftconv_rows_shared, where the whole
+// batch of a call is the chunk.
+int64_t fftconv_passes_shared(int64_t points, int64_t spectra);
+
 // Takes the channels in slices, as many at a time as the scratch has room for.
 void fftconv_passes(const FftconvPasses& args, int64_t points, Stream stream);
 

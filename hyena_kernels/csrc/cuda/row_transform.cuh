@@ -53,6 +53,7 @@ struct RowPlan {
   static constexpr int plane = padded(points) + 3 & ~3;  // floats
   static constexpr int pitch = 1;                        // floats between neighbouring places
   static constexpr bool weighted = true;
+  static constexpr bool column = false;  // a part of a longer transform: its last stage has twiddles, too
 };
 
 // Columns of a longer transform, as many as a block has "rows", which lie side by side in shared memory.
@@ -60,6 +61,7 @@ template <int Threads, int Columns, int... Radices>
 struct ColumnPlan : RowPlan<Threads, Columns, Radices...> {
   using Base = RowPlan<Threads, Columns, Radices...>;
   static constexpr int pitch = Columns, plane = Base::padded(Base::points) * pitch;
+  static constexpr bool column = true;
 };
 
 // Rows that are left by the columns of a longer transform.
@@ -167,8 +169,8 @@ HYENA_DEVICE void transform(int thread, Complex<float>* v, float* shared, const 
   }
   for_butterflies<Plan, s>(thread, v, [&](int b, int place, Complex<float>* x) {
     dft<S::radix, false>(x);
+    if constexpr (!last || Plan::column) twiddle<Plan, s, false>(b % S::distance, x, at);
     if constexpr (!last) {
-      twiddle<Plan, s, false>(b % S::distance, x, at);
       HYENA_UNROLL
       for (int j = 0; j < S::radix; ++j) {
         shared[(place + j * S::padded_distance) * Plan::pitch] = x[j].re;
@@ -194,8 +196,8 @@ HYENA_DEVICE void inverse_transform(int thread, Complex<float>* v, float* shared
         x[j].re = shared[(place + j * S::padded_distance) * Plan::pitch];
         x[j].im = shared[Plan::plane + (place + j * S::padded_distance) * Plan::pitch];
       }
-      twiddle<Plan, s, true>(b % S::distance, x, at);
     }
+    if constexpr (!last || Plan::column) twiddle<Plan, s, true>(b % S::distance, x, at);
     dft<S::radix, true>(x);
     if constexpr (s > 0) {
       HYENA_UNROLL

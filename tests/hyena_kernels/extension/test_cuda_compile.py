@@ -77,15 +77,18 @@ def test_bindings_link_and_load_beside_a_torch_without_cuda(tmp_path: Path) -> N
 
 STUBS = """
 #include "fftconv_long.h"
-#include "fftconv_rows.h"
+#include "fftconv_passes.h"
 #include "implicit_filter.h"
 #include "short_conv.h"
 
 namespace hyena {
 int64_t fftconv_rows_points(int64_t) { return 0; }
 int64_t fftconv_rows_shared(int64_t, int64_t) { return 0; }
+int64_t fftconv_passes_points(int64_t) { return 0; }
+int64_t fftconv_passes_shared(int64_t, int64_t) { return 0; }
 int64_t filter_blocks(int64_t) { return 0; }
 void fftconv_rows(const FftconvRows&, int64_t, Stream) {}
+void fftconv_passes(const FftconvPasses&, int64_t, Stream) {}
 void fftconv_weight(const FftconvWeight&, Stream) {}
 void fftconv_product(const FftconvProduct&, Stream) {}
 void fftconv_unweight(const FftconvUnweight&, Stream) {}

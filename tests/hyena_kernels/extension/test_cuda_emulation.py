@@ -171,12 +171,46 @@ def test_fftconv_on_chip(emulation: Emulation, length: int, options: dict[str, A
         assert torch.equal(ours["dD"], ours["dk"][:, tap])
 
 
+# One length for each transform of columns, and for each of rows behind it.
+PASSES = [
+    (8193, {"dtype": BF16, "taps": 77, "causal": False, "batch": 3, "channels": 3}),
+    (12000, {"batch": 2, "channels": 2, "causal": False}),
+    (16384, {"dtype": FP16, "batch": 2, "taps": 16383, "filter_dtype": BF16}),
+    (20479, {"pre_gate": False, "causal": False}),
+    (24001, {"post_gate": False, "batch": 2}),
+    (49152, {"skip": False}),
+    (98303, {"dtype": BF16, "causal": False}),
+    (131073, {"pre_gate": False, "post_gate": False}),
+    (390_001, {"dtype": BF16}),
+    (1_000_002, {"dtype": BF16}),
+    (1_572_863, {"pre_gate": False, "post_gate": False, "skip": False}),
+]
+
+
+@pytest.mark.usefixtures("nan_empty")
+@pytest.mark.parametrize(("length", "options"), PASSES, ids=[str(length) for length, _ in PASSES])
+def test_fftconv_in_passes(
+    emulation: Emulation, length: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyena_kernels.extension.cuda import fftconv as adapter
+
+    options = dict(options)
+    causal, batch = options.pop("causal", True), options.pop("batch", 1)
+    # A channel or two at a time, or an entry or two of the batch.
+    monkeypatch.setattr(adapter, "PASSES_SCRATCH_BYTES", 5 * adapter._row_bytes(length) * 5 // 4)
+    held(emulation, "fftconv", fftconv_inputs(batch, options.pop("channels", 1), length, **options), causal=causal)
+
+
 @pytest.mark.usefixtures("nan_empty")
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("dtype", "length", "taps"), [(FP32, 9001, 9001), (BF16, 8193, 77), (FP64, 300, 300)])
 def test_fftconv_by_cufft(
     emulation: Emulation, dtype: torch.dtype, length: int, taps: int, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from hyena_kernels.extension.cuda import fftconv as adapter
+
+    # As for what is too long for passes.
+    monkeypatch.setattr(adapter, "_passes_points", lambda *_: 0)
     # Slices of one or two rows.
     monkeypatch.setattr(_torch_fft, "tile", lambda batch, channels, *rest: (2, 1))
     held(emulation, "fftconv", fftconv_inputs(3, 40 if dtype == FP64 else 2, length, taps, dtype=dtype), causal=causal)
@@ -224,13 +258,14 @@ def test_plans_fit_the_shared_memory_of_the_device(
     longest = {"forward": 0, "backward": 0}
     for length in (200, 1000, 2048, 3072, 4096, 5000, 6144, 8192):
         u, k = torch.empty(4, 600, length), torch.empty(600, length)
-        if adapter._row_points(u, k, 0):
-            longest["forward"] = length
-        points, chunk = adapter._backward_plan(u, k, True)
-        if points:
-            longest["backward"] = length
-            spectra = 1 if chunk == 1 else 2
-            assert adapter.ops.fftconv_row_bytes(points, spectra) <= shared_kb << 10
+        for direction in longest:
+            plan = adapter._plan(u, k, backward=direction == "backward", wants_filter=direction == "backward")
+            spectra = 0 if direction == "forward" else 1 if plan.chunk == 1 else 2
+            if plan.passes:
+                assert adapter.ops.fftconv_passes_bytes(plan.points, spectra) <= shared_kb << 10
+            elif plan.points:
+                longest[direction] = length
+                assert adapter.ops.fftconv_row_bytes(plan.points, spectra) <= shared_kb << 10
     assert (
         longest
         == {

@@ -175,7 +175,7 @@ def test_fftconv_on_chip(emulation: Emulation, length: int, options: dict[str, A
 PASSES = [
     (8193, {"dtype": BF16, "taps": 77, "causal": False, "batch": 3, "channels": 3}),
     (12000, {"batch": 2, "channels": 2, "causal": False}),
-    (16384, {"dtype": FP16, "batch": 2, "taps": 16383, "filter_dtype": BF16}),
+    (16384, {"dtype": FP16, "batch": 2, "taps": 16383, "filter_dtype": FP16}),
     (20479, {"pre_gate": False, "causal": False}),
     (24001, {"post_gate": False, "batch": 2}),
     (49152, {"skip": False}),
@@ -387,14 +387,15 @@ def test_float64_is_refused_where_there_are_no_kernels(emulation: Emulation) -> 
 
 def test_resource_table_has_the_launches(emulation: Emulation) -> None:
     """What hyena_kernels/extension/_resources.py says of threads and shared memory is what was launched."""
-    held(emulation, "fftconv", fftconv_inputs(2, 2, 8193))
+    held(emulation, "fftconv", fftconv_inputs(2, 2, 100, dtype=FP64))
     held(emulation, "hyena_mixer", hyena_mixer_inputs(2, 20, 8))
     held(emulation, "implicit_filter", implicit_filter_inputs(8, 20))
     held(emulation, "implicit_filter", implicit_filter_inputs(8, 20, width=128))
     launches = {re.sub(r"<.*", "", kernel): set() for kernel in emulation.launches()}
     for kernel, geometry in emulation.launches().items():
         launches[re.sub(r"<.*", "", kernel)] |= geometry
-    launches.pop("fftconv_rows_kernel")
+    for transform in _resources._TRANSFORMS:
+        launches.pop(f"{transform}_kernel", None)
     assert launches == {
         kernel: {(threads, shared) for shared in forms.values()}
         for kernel, (threads, forms) in _resources.KERNELS.items()
@@ -412,6 +413,27 @@ def test_resource_table_has_the_shared_memory_of_rows(library: Emulation) -> Non
         assert plan.points == int(points)
         for spectra in (0, 1, 2):
             assert plan.shared_bytes(spectra) == ops.fftconv_row_bytes(int(points), spectra)
+
+
+def test_resource_table_has_the_shared_memory_of_passes(emulation: Emulation) -> None:
+    """The emulation refuses a block that leaves its shared memory, so what was launched is enough, too."""
+    from hyena_kernels.extension.cuda.schemas import ops
+
+    source = (_build.CSRC / "cuda" / "fftconv_passes.cu").read_text()
+    plans = re.findall(r"using Columns(\d+) = ColumnPlan<(\d+), (\d+), ([\d, ]+)>", source)
+    assert len(plans) == 8
+    for points, threads, columns, radices in plans:
+        plan = _resources.RowPlan(int(threads), int(columns), tuple(map(int, radices.split(", "))))
+        assert plan.points == int(points)
+        # Rows of 5120, as many as there are columns here.
+        length = 5120 * plan.points - 1
+        if length > 200_000:
+            continue
+        held(emulation, "fftconv", fftconv_inputs(1, 1, length))
+        assert ops.fftconv_passes_bytes(length + 1, 1) == ops.fftconv_row_bytes(5120, 1)
+        for kernel in ("fftconv_columns_kernel<Plan>", "fftconv_uncolumns_kernel<Plan>"):
+            launched = emulation.launches()[kernel]
+            assert (plan.threads * plan.rows, plan.column_bytes) in launched
 
 
 TOYS = """

@@ -62,7 +62,7 @@ template <class Plan>
 __global__ void __launch_bounds__(Plan::block) fftconv_rows_kernel(const __grid_constant__ FftconvRows a) {
   HYENA_DYNAMIC_SHARED(shared);
   const int row = threadIdx.x / Plan::threads;
-  float* planes = reinterpret_cast<float*>(shared) + row * 2 * Plan::plane;
+  Complex<float>* planes = reinterpret_cast<Complex<float>*>(shared) + row * Plan::plane;
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * Plan::rows + row;
   const int64_t first = blockIdx.y * a.chunk;
   const int64_t count = (first + a.chunk < a.u.size[0] ? first + a.chunk : a.u.size[0]) - first;

@@ -20,7 +20,7 @@ enum class Kind { filter, signal, gradient, sum };
 // that of x.
 template <class Plan, class Memory>
 HYENA_DEVICE void convolve(const Memory& memory, const Wanted& wants, int64_t first, int64_t count, bool several,
-                           float* planes, Complex<float>* spectra) {
+                           Complex<float>* planes, Complex<float>* spectra) {
   Complex<float>*signal = spectra + threadIdx.x, *sum = signal + (several ? Plan::block * Plan::spectrum : 0);
   Complex<float> v[Plan::values], filter[Plan::spectrum];
   HYENA_NO_UNROLL

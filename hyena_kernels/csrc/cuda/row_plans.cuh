@@ -20,7 +20,7 @@ using Rows6144 = RowPlan<512, 1, 12, 8, 4, 16>;
 using Rows8192 = RowPlan<512, 1, 16, 8, 4, 16>;
 
 template <class Plan>
-constexpr int row_planes_bytes = Plan::rows * 2 * Plan::plane * static_cast<int>(sizeof(float));
+constexpr int row_planes_bytes = Plan::rows * Plan::plane * static_cast<int>(sizeof(Complex<float>));
 
 // Of spectra that a thread puts aside: nobody else reads them, and neighbours lie side by side.
 template <class Plan>

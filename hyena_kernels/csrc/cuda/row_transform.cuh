@@ -50,8 +50,8 @@ struct RowPlan {
 
   // The last stage reads runs of its radix: one word more after each lets neighbouring threads read different banks.
   HYENA_HOST_DEVICE static constexpr int padded(int place) { return place + place / radix(stages - 1); }
-  static constexpr int plane = padded(points) + 3 & ~3;  // floats
-  static constexpr int pitch = 1;                        // floats between neighbouring places
+  static constexpr int plane = padded(points) + 3 & ~3;  // complex numbers in shared memory
+  static constexpr int pitch = 1;                        // of them between neighbouring places
   static constexpr bool weighted = true;
   static constexpr bool column = false;  // a part of a longer transform: its last stage has twiddles, too
 };
@@ -72,10 +72,6 @@ struct Unweighted : Plan {
 
 // Where the points of a plan lie in the transform: they are all of it.
 struct WholeRow {
-  template <int left>
-  HYENA_DEVICE float turns(int i) const {
-    return static_cast<float>(i) * (1.0f / left);
-  }
   HYENA_DEVICE int place(int n) const { return n; }
   HYENA_DEVICE int distance(int n) const { return n; }
 };
@@ -119,11 +115,46 @@ HYENA_DEVICE void for_butterflies(int thread, Complex<float>* v, F&& f) {
   });
 }
 
-// v[q] times exp(-2πi i q / N_s), the twiddles of place i in a block, conjugated for the inverse; in the first stage
-// with the weight exp(2πi i / 4P) of the place. They are powers of two roots, of exponents 1 and 4: longer chains of
+// The twiddles exp(-2πi i q / N) of places i in a block of N points, with the weights exp(2πi i / 4N) if they are the
+// first: constants, and neighbouring threads read neighbours.
+template <int N, int radix, bool weighted>
+struct TwiddleTable {
+  static constexpr int places = N / radix, first = weighted ? 0 : 1;
+  Complex<float> roots[(radix - first) * places];
+
+  constexpr TwiddleTable() : roots() {
+    for (int q = first; q < radix; ++q) {
+      // Powers in double: the last of them is right to 1e-12.
+      const Root step = root_of_unity(4 * q - weighted, 4 * N);
+      Root power = {1, 0};
+      for (int i = 0; i < places; ++i) {
+        roots[(q - first) * places + i] = {static_cast<float>(power.re), static_cast<float>(power.im)};
+        power = {power.re * step.re - power.im * step.im, power.re * step.im + power.im * step.re};
+      }
+    }
+  }
+};
+
+template <int N, int radix, bool weighted>
+HYENA_DEVICE_TABLE TwiddleTable<N, radix, weighted> twiddle_table = TwiddleTable<N, radix, weighted>();
+
+template <class Plan, int s, bool inverse>
+HYENA_DEVICE void twiddle(int i, Complex<float>* v, const WholeRow&) {
+  using S = Stage<Plan, s>;
+  constexpr bool weighted = s == 0 && Plan::weighted;
+  using Table = TwiddleTable<S::left, S::radix, weighted>;
+  const Complex<float>* roots = twiddle_table<S::left, S::radix, weighted>.roots + i;
+  HYENA_UNROLL
+  for (int q = Table::first; q < S::radix; ++q) {
+    const Complex<float> root = roots[(q - Table::first) * Table::places];
+    v[q] = inverse ? conj_times(root, v[q]) : root * v[q];
+  }
+}
+
+// Those of columns are too many for a table. They are powers of two roots, of exponents 1 and 4: longer chains of
 // products would lose digits.
-template <class Plan, int s, bool inverse, class At>
-HYENA_DEVICE void twiddle(int i, Complex<float>* v, const At& at) {
+template <class Plan, int s, bool inverse>
+HYENA_DEVICE void twiddle(int i, Complex<float>* v, const ColumnOf& at) {
   using S = Stage<Plan, s>;
   constexpr bool weighted = s == 0 && Plan::weighted;
   const float turns = at.template turns<S::left>(i);
@@ -153,18 +184,14 @@ HYENA_DEVICE void twiddle(int i, Complex<float>* v, const At& at) {
 }
 
 // From the weighted sums that `load` leaves in the registers, in the places of the first stage, to the spectrum.
-// `shared` has two planes.
 template <class Plan, int s = 0, class At = WholeRow>
-HYENA_DEVICE void transform(int thread, Complex<float>* v, float* shared, const At& at = At()) {
+HYENA_DEVICE void transform(int thread, Complex<float>* v, Complex<float>* shared, const At& at = At()) {
   using S = Stage<Plan, s>;
   constexpr bool last = s == Plan::stages - 1;
   if constexpr (s > 0) {
     for_butterflies<Plan, s>(thread, v, [&](int, int place, Complex<float>* x) {
       HYENA_UNROLL
-      for (int j = 0; j < S::radix; ++j) {
-        x[j].re = shared[(place + j * S::padded_distance) * Plan::pitch];
-        x[j].im = shared[Plan::plane + (place + j * S::padded_distance) * Plan::pitch];
-      }
+      for (int j = 0; j < S::radix; ++j) x[j] = shared[(place + j * S::padded_distance) * Plan::pitch];
     });
   }
   for_butterflies<Plan, s>(thread, v, [&](int b, int place, Complex<float>* x) {
@@ -172,10 +199,7 @@ HYENA_DEVICE void transform(int thread, Complex<float>* v, float* shared, const 
     if constexpr (!last || Plan::column) twiddle<Plan, s, false>(b % S::distance, x, at);
     if constexpr (!last) {
       HYENA_UNROLL
-      for (int j = 0; j < S::radix; ++j) {
-        shared[(place + j * S::padded_distance) * Plan::pitch] = x[j].re;
-        shared[Plan::plane + (place + j * S::padded_distance) * Plan::pitch] = x[j].im;
-      }
+      for (int j = 0; j < S::radix; ++j) shared[(place + j * S::padded_distance) * Plan::pitch] = x[j];
     }
   });
   if constexpr (!last) {
@@ -186,25 +210,19 @@ HYENA_DEVICE void transform(int thread, Complex<float>* v, float* shared, const 
 
 // Back, without the factor 1 / P, to where `store` takes them.
 template <class Plan, int s = Plan::stages - 1, class At = WholeRow>
-HYENA_DEVICE void inverse_transform(int thread, Complex<float>* v, float* shared, const At& at = At()) {
+HYENA_DEVICE void inverse_transform(int thread, Complex<float>* v, Complex<float>* shared, const At& at = At()) {
   using S = Stage<Plan, s>;
   constexpr bool last = s == Plan::stages - 1;
   for_butterflies<Plan, s>(thread, v, [&](int b, int place, Complex<float>* x) {
     if constexpr (!last) {
       HYENA_UNROLL
-      for (int j = 0; j < S::radix; ++j) {
-        x[j].re = shared[(place + j * S::padded_distance) * Plan::pitch];
-        x[j].im = shared[Plan::plane + (place + j * S::padded_distance) * Plan::pitch];
-      }
+      for (int j = 0; j < S::radix; ++j) x[j] = shared[(place + j * S::padded_distance) * Plan::pitch];
     }
     if constexpr (!last || Plan::column) twiddle<Plan, s, true>(b % S::distance, x, at);
     dft<S::radix, true>(x);
     if constexpr (s > 0) {
       HYENA_UNROLL
-      for (int j = 0; j < S::radix; ++j) {
-        shared[(place + j * S::padded_distance) * Plan::pitch] = x[j].re;
-        shared[Plan::plane + (place + j * S::padded_distance) * Plan::pitch] = x[j].im;
-      }
+      for (int j = 0; j < S::radix; ++j) shared[(place + j * S::padded_distance) * Plan::pitch] = x[j];
     }
   });
   if constexpr (s > 0) {

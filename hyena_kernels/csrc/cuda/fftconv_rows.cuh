@@ -59,7 +59,7 @@ struct RowsInMemory {
 
 // Block x takes the channels of its rows, block y a chunk of the batch.
 template <class Plan>
-__global__ void __launch_bounds__(Plan::block) fftconv_rows_kernel(const __grid_constant__ FftconvRows a) {
+__global__ void __launch_bounds__(Plan::block, row_blocks<Plan>) fftconv_rows_kernel(const __grid_constant__ FftconvRows a) {
   HYENA_DYNAMIC_SHARED(shared);
   const int row = threadIdx.x / Plan::threads;
   Complex<float>* planes = reinterpret_cast<Complex<float>*>(shared) + row * Plan::plane;
@@ -67,7 +67,8 @@ __global__ void __launch_bounds__(Plan::block) fftconv_rows_kernel(const __grid_
   const int64_t first = blockIdx.y * a.chunk;
   const int64_t count = (first + a.chunk < a.u.size[0] ? first + a.chunk : a.u.size[0]) - first;
   const Wanted wants = {a.result.data != nullptr, a.du.data || a.dpre_gate.data, a.sums.data != nullptr};
-  convolve<Plan>(RowsInMemory<Plan>{a, channel, channel < a.u.size[1]}, wants, first, count, a.chunk > 1, planes,
+  convolve<Plan>(RowsInMemory<Plan>{a, channel, channel < a.u.size[1]}, wants, static_cast<int>(first),
+                 static_cast<int>(count), a.chunk > 1, planes,
                  reinterpret_cast<Complex<float>*>(shared + row_planes_bytes<Plan>));
 }
 

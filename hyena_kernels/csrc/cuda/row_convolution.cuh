@@ -19,18 +19,18 @@ enum class Kind { filter, signal, gradient, sum };
 // from `spectra` on, are read by the thread that wrote them alone; without `several` entries that of the sum replaces
 // that of x.
 template <class Plan, class Memory>
-HYENA_DEVICE void convolve(const Memory& memory, const Wanted& wants, int64_t first, int64_t count, bool several,
+HYENA_DEVICE void convolve(const Memory& memory, const Wanted& wants, int first, int count, bool several,
                            Complex<float>* planes, Complex<float>* spectra) {
   Complex<float>*signal = spectra + threadIdx.x, *sum = signal + (several ? Plan::block * Plan::spectrum : 0);
   Complex<float> v[Plan::values], filter[Plan::spectrum];
   HYENA_NO_UNROLL
-  for (int64_t step = 0; step < 2 * count + 2; ++step) {
+  for (int step = 0; step < 2 * count + 2; ++step) {
     const int thread = opaque(threadIdx.x % Plan::threads);
     const Kind kind = step == 0 ? Kind::filter
                       : step == 2 * count + 1 ? Kind::sum
                       : step % 2 == 1         ? Kind::signal
                                               : Kind::gradient;
-    const int64_t b = first + (step - 1) / 2;
+    const int b = first + (step - 1) / 2;
     if (kind == Kind::sum) {
       if (!wants.filter) continue;
       // The inverse before it may still be reading.

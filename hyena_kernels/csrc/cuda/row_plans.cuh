@@ -26,6 +26,11 @@ constexpr int row_planes_bytes = Plan::rows * Plan::plane * static_cast<int>(siz
 template <class Plan>
 constexpr int row_spectrum_bytes = Plan::block* Plan::spectrum * static_cast<int>(sizeof(Complex<float>));
 
+// Blocks that a multiprocessor should hold, if memory allows: 512 threads, which leaves each of them 128 registers, and
+// fewer with more values.
+template <class Plan>
+constexpr int row_blocks = (Plan::values > 16 ? 320 : 512) / Plan::block;
+
 // Every number of points is a multiple of the smallest.
 constexpr int64_t smallest_row = 256, largest_row = 8192;
 

@@ -1,4 +1,4 @@
-"""What follows from the records of a run: who was measured where, the fastest attention, its extrapolation, the crossing."""
+"""What follows from the records of a run: who was measured where, the fastest attention and where it is passed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Plots of a run as SVG: light, readable in print and in grey, the same bytes for the same run and matplotlib.
 
-Colours are Okabe & Ito's; every line has a dash and a marker of its own besides. What was extrapolated has hollow markers and
-dots for a line.
+Colours are Okabe & Ito's; every line has a dash and a marker of its own besides. What was extrapolated has hollow
+markers and dots for a line.
 """
 
 from __future__ import annotations
@@ -56,15 +56,9 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "sdpa_math": {"color": "#777777", "linestyle": _DASHDOT, "marker": "X"},
     "flash_attn": {"color": "#000000", "linestyle": _LONG, "marker": "*"},
 }
-_SERIES = [
-    {"color": colour, "linestyle": dash, "marker": marker}
-    for colour, dash, marker in zip(
-        ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#000000"),
-        ("-", _DASHED, _DASHDOT, _LONG, "-", _DASHED, _DASHDOT, _LONG),
-        ("o", "s", "^", "D", "v", "P", "X", "*"),
-        strict=True,
-    )
-]
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#000000")
+_MARKERS = "os^DvPX*"
+_DASHES = ("-", _DASHED, _DASHDOT, _LONG)
 _HOLLOW: dict[str, Any] = {"linestyle": _DOTTED, "markerfacecolor": "white", "linewidth": 1.0}
 
 
@@ -161,7 +155,8 @@ def _draw_times(axes: Axes, found: Case) -> None:
     _log_axis(axes, lambda value: _whole(seconds_text(value)))
     place = curves.crossing(found)
     if place is not None:
-        axes.axvline(place, color="#555555", linewidth=0.7, linestyle=_DOTTED, zorder=1)
+        # Below the legend.
+        axes.axvline(place, ymax=0.45, color="#555555", linewidth=0.7, linestyle=_DOTTED, zorder=1)
         axes.annotate(
             f"faster than attention\nfrom L ≈ {float(f'{place:.2g}'):,.0f}",
             (place, 0.02), xycoords=axes.get_xaxis_transform(), xytext=(4, 0), textcoords="offset points",
@@ -239,9 +234,7 @@ def share(run: Run) -> str | None:
     for found, contender, records in curves.ours(run):
         points = {record["length"]: curves.share_of_copy(run, record) for record in records}
         _add(lines, found, contender, points, found.workload in curves.KERNELS)
-    return _two_panels(
-        lines, "Counted bytes a second, of a copy's", lambda value: f"{100 * value:g}%", log=False, at_one=True
-    )
+    return _two_panels(lines, "Counted bytes a second, of a copy's", lambda value: f"{100 * value:g}%", log=False)
 
 
 def predicted(run: Run) -> str | None:
@@ -250,7 +243,7 @@ def predicted(run: Run) -> str | None:
     for found, contender, records in curves.ours(run):
         points = {record["length"]: curves.over_predicted(record) for record in records}
         _add(lines, found, contender, points, True)
-    return _two_panels(lines, "Measured over predicted time", lambda value: f"{value:g}×", log=True, at_one=True)
+    return _two_panels(lines, "Measured over predicted time", lambda value: f"{value:g}×", log=True)
 
 
 def _add(
@@ -264,11 +257,19 @@ def _add(
     known = {length: value for length, value in points.items() if value is not None}
     if not known or not wanted:
         return
-    name = found.what + (f" ({contender[1]})" if contender[1] and len(found.found) > 1 else "")
+    several = sum(peer == OURS for peer, _ in found.found) > 1
+    name = f"{found.what} ({contender[1]})" if several else found.what
     taken = lines.setdefault(found.direction, {})
     if name in taken:
         name += f", B = {found.key[3]}, D = {found.key[4]}, {found.key[5]}"
     taken[name] = known
+
+
+def _series_look(index: int) -> dict[str, Any]:
+    """A look for the line of that index; the colours come again after eight, with other dashes and hollow markers."""
+    turn, place = divmod(index, len(_COLOURS))
+    look = {"color": _COLOURS[place], "marker": _MARKERS[place], "linestyle": _DASHES[(place + turn) % len(_DASHES)]}
+    return {**look, **({"markerfacecolor": "white"} if turn % 2 else {})}
 
 
 def _two_panels(
@@ -277,12 +278,11 @@ def _two_panels(
     text: Callable[[float], str],
     *,
     log: bool,
-    at_one: bool,
 ) -> str | None:
     if not lines:
         return None
     names = list(dict.fromkeys(name for of_direction in lines.values() for name in of_direction))
-    looks = {name: _SERIES[index % len(_SERIES)] for index, name in enumerate(names)}
+    looks = {name: _series_look(index) for index, name in enumerate(names)}
     lengths = [length for of_direction in lines.values() for points in of_direction.values() for length in points]
 
     def draw(figure: Figure) -> None:
@@ -294,8 +294,7 @@ def _two_panels(
                 (handles[name],) = axes.plot(list(points), list(points.values()), **looks[name])
             _lengths_axis(axes, lengths)
             axes.set_title(curves.direction_name(direction))
-            if at_one:
-                axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=1)
+            axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=1)
             if log:
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=20))

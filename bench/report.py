@@ -4,7 +4,7 @@
     python -m bench.report bench/results/*/suite*.json --readme README.md
     python -m bench.report my-gpu/suite.json --out my-gpu/report
 
-Everything is made from the JSON files alone: the same files give the same bytes (plots: with the same matplotlib). Ratios
+Everything is made from the JSON files alone: the same files give the same bytes, plots with the same matplotlib. Ratios
 above the length at which attention was stopped by its time budget are extrapolated and marked as such.
 """
 
@@ -29,11 +29,13 @@ README_LENGTHS = tuple(1 << bits for bits in (10, 12, 14, 15, 16, 18, 20))
 """Lengths of the README's table; the longest measured one is there in any case."""
 NO_RUNS = "No run of the suite is committed yet."
 STATUS_WORDS = {
-    "refused": "refused: wrong",
+    "refused": "refused: check failed",
     "skipped": "skipped",
     "stopped": "stopped",
     "out_of_memory": "out of memory",
 }
+NOTHING = "-"
+"""In place of a figure that there is none of."""
 MARK = "\\*"
 """Of what was extrapolated."""
 
@@ -63,7 +65,7 @@ def _line(text: object) -> str:
 def _time(record: Record | None) -> str:
     """A measured time, or why there is none."""
     if record is None:
-        return "–"
+        return NOTHING
     if not is_measured(record):
         return STATUS_WORDS[record["status"]]
     return seconds_text(record["seconds"])
@@ -71,16 +73,16 @@ def _time(record: Record | None) -> str:
 
 def _ratio(ratio: float | None, *, extrapolated: bool = False) -> str:
     if ratio is None:
-        return "–"
+        return NOTHING
     return f"≈ {ratio_text(ratio)}{MARK}" if extrapolated else ratio_text(ratio)
 
 
 def _memory(record: Record | None) -> str:
-    return "–" if record is None or not record.get("peak_bytes") else bytes_text(record["peak_bytes"])
+    return NOTHING if record is None or not record.get("peak_bytes") else bytes_text(record["peak_bytes"])
 
 
 def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f}%"
+    return NOTHING if value is None else f"{100 * value:.0f}%"
 
 
 # Headline ------------------------------------------------------------------------------------------------------------
@@ -91,14 +93,14 @@ def _rival_cell(found: Case, length: int, against: Rival | None) -> str:
     if against is None:
         tried = [record for peer in ATTENTION if (record := found.at(peer, length)) is not None]
         words = dict.fromkeys(STATUS_WORDS[record["status"]] for record in tried if record["status"] != "skipped")
-        return ", ".join(words) or "–"
+        return ", ".join(words) or NOTHING
     name = PEERS[against.peer]
     time = seconds_text(against.seconds)
     return f"{time}, {name}" if against.fit is None else f"extrapolated ≈ {time}{MARK}, {name}"
 
 
 def headline_table(found: Case, lengths: Sequence[int] | None = None) -> list[str]:
-    """The 2-layer model against the fastest attention and the published operator, with what is extrapolated explained."""
+    """The 2-layer model against the fastest attention and the published operator, and how it was extrapolated."""
     against = curves.ratios(found)
     published = curves.ratios_to(found, "published")
     rows = []
@@ -217,7 +219,7 @@ def _kernel_table(run: Run) -> list[str]:
                 continue
             rate = record["bytes"] / record["seconds"] / 1e9
             moved = record["bytes"] / 1e9
-            flops = f"{record['flops'] / record['seconds'] / 1e9:.4g}" if record.get("flops") else "–"
+            flops = f"{record['flops'] / record['seconds'] / 1e9:.4g}" if record.get("flops") else NOTHING
             what = f"{found.title}, {contender[1]}" if contender[1] else found.title
             cells = [what, length_text(record["length"]), seconds_text(record["seconds"])]
             rows.append([*cells, f"{moved:.4g}", f"{rate:.4g}", _share(share), flops])
@@ -239,27 +241,34 @@ def _predicted_table(run: Run) -> list[str]:
 
 def _not_measured(run: Run) -> list[str]:
     """A line for each contender, status and reason, with what it concerns."""
-    groups: dict[tuple[str, str, str], dict[str, set[int]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, list[str]]] = {}
     for found in curves.cases(run):
         for contender, of_length in found.found.items():
-            for length, record in of_length.items():
-                if is_measured(record):
-                    continue
-                reason = _line(record.get("reason") or "no reason was given")
-                if record["status"] == "refused" and record.get("error") is not None:
-                    budget = record.get("error_budget")
-                    reason += f" (error {record['error']:.3g}" + (
-                        f", budget {budget:.3g})" if budget is not None else ")"
-                    )
-                key = PEERS[contender[0]], record["status"], reason
-                groups.setdefault(key, {}).setdefault(found.title, set()).add(length)
+            here: dict[tuple[str, str, str], list[int]] = {}
+            for length, record in sorted(of_length.items()):
+                if not is_measured(record):
+                    reason = _line(record.get("reason") or "no reason was given")
+                    here.setdefault((PEERS[contender[0]], record["status"], reason), []).append(length)
+            for key, lengths in here.items():
+                where = "all lengths" if lengths == found.lengths else f"L = {_runs(lengths, found.lengths)}"
+                groups.setdefault(key, {}).setdefault(where, []).append(found.title)
     lines = []
-    for (peer, status, reason), where in groups.items():
-        places = "; ".join(
-            f"{title}: L = {', '.join(map(length_text, sorted(lengths)))}" for title, lengths in where.items()
-        )
-        lines.append(f"- {peer}, **{STATUS_WORDS[status]}**: {reason}. {places}.")
+    for (peer, status, reason), places in groups.items():
+        lines += [f"- {peer}, **{STATUS_WORDS[status]}**: {reason}"]
+        lines += [f"  - {where}: {'; '.join(dict.fromkeys(titles))}" for where, titles in places.items()]
     return lines
+
+
+def _runs(lengths: Sequence[int], among: Sequence[int]) -> str:
+    """Lengths by name, three and more neighbours as ``1K to 4K``."""
+    parts: list[list[int]] = []
+    for length in lengths:
+        if parts and among.index(length) == among.index(parts[-1][-1]) + 1:
+            parts[-1].append(length)
+        else:
+            parts.append([length])
+    names = [list(map(length_text, part)) for part in parts]
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(part) for part in names)
 
 
 def _checks(run: Run) -> list[str]:
@@ -324,16 +333,15 @@ def report(runs: Sequence[Run]) -> dict[str, str]:
     for run in runs:
         if run.key in seen:
             raise BadRun(
-                f"{run.path} and {seen[run.key]} would both be {run.key} in the report: name the files or their folders "
-                "apart"
+                f"{run.path} and {seen[run.key]} would both be {run.key} in the report: give the files other names"
             )
         seen[run.key] = run.path
         drawn = plots.all_of(run)
         files |= {f"{run.key}-{kind}.svg": svg for kind, svg in drawn.items()}
         sections.append(section(run, drawn))
     head = (
-        "# Benchmarks\n\nWritten by `python -m bench.report` from the JSON files of the runs; how they were made and how to "
-        "read this: [docs/benchmarks.md](https://github.com/)\n"
+        "# Benchmarks\n\nWritten by `python -m bench.report` from the JSON files of the runs; `docs/benchmarks.md` says how "
+        "they were made and how to read this.\n"
     )
     files["report.md"] = "\n".join([head, *sections])
     return files

@@ -3,10 +3,10 @@
 python -m bench.compare before.json after.json
 python -m bench.compare before.json after.json --threshold 1.05 --all-peers
 
-Times are medians, memory is the peak of one call; ratios are B over A. The command ends with 1 where hyena_kernels takes
-more than the threshold times as long or as much memory in B as in A, or was measured in A and is refused, stopped or out
-of memory in B; with 2 on bad input. Other peers show what the machine itself did in between, and fail nothing unless
---all-peers is given. Compare runs of one machine: what differs between two is warned of.
+Times are medians, memory is the peak of one call; ratios are B over A. The command ends with 1 where hyena_kernels
+takes more than the threshold times as long or as much memory in B as in A, or was measured in A and is refused, stopped
+or out of memory in B; with 2 on bad input. Other peers show what the machine itself did in between, and fail nothing
+unless --all-peers is given. Compare runs of one machine: what differs between two is warned of.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from bench import curves
-from bench.curves import Case
+from bench.curves import Case, Fit
 from bench.run_file import OURS, PEERS, Run
 from bench.texts import bytes_text, length_text, seconds_text
 
@@ -110,24 +110,15 @@ def _peers(found: Case) -> list[str]:
     return [peer for peer in PEERS if peer in _LOOKS and found.measured(peer)]
 
 
-def _extrapolation(found: Case) -> dict[str, list[tuple[int, float]]]:
-    """Points of the attention that was extrapolated, by peer, each from its last measured one on."""
-    lines: dict[str, list[tuple[int, float]]] = {}
+def _extrapolations(found: Case) -> dict[str, tuple[Fit, list[tuple[int, float]]]]:
+    """Fit and points of each attention that was extrapolated, from its last measured point on."""
+    lines: dict[str, tuple[Fit, list[tuple[int, float]]]] = {}
     for length in found.measured(OURS):
         against = curves.rival(found, length)
         if against is not None and against.fit is not None:
             start = against.fit.lengths[-1], against.fit.seconds
-            lines.setdefault(against.peer, [start]).append((length, against.seconds))
+            lines.setdefault(against.peer, (against.fit, [start]))[1].append((length, against.seconds))
     return lines
-
-
-def _exponents(found: Case) -> str:
-    fits = {}
-    for length in found.measured(OURS):
-        against = curves.rival(found, length)
-        if against is not None and against.fit is not None:
-            fits[against.peer] = against.fit
-    return ", ".join(f"∝ L^{power.used:.2f}" for power in fits.values())
 
 
 def headline(found: Case) -> str:
@@ -146,10 +137,9 @@ def _draw_times(axes: Axes, found: Case) -> None:
         measured = found.measured(peer)
         times = [record["seconds"] for record in measured.values()]
         axes.plot(list(measured), times, label=PEERS[peer], **_LOOKS[peer])
-    note = _exponents(found)
-    for peer, points in _extrapolation(found).items():
+    for peer, (fit, points) in _extrapolations(found).items():
         look = {**_LOOKS[peer], **_HOLLOW}
-        label = f"{PEERS[peer]}, extrapolated {note}"
+        label = f"{PEERS[peer]}, extrapolated ∝ L^{fit.used:.2f}"
         axes.plot(*zip(*points, strict=True), label=label, markevery=range(1, len(points)), **look)
     _lengths_axis(axes, found.lengths)
     _log_axis(axes, lambda value: _whole(seconds_text(value)))

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from bench import curves, plots, records
 from bench.curves import Case, Rival
@@ -135,7 +136,7 @@ def _extrapolation_notes(found: Case, lengths: Sequence[int] | None = None) -> l
             fits[against.peer] = against.fit
     lines = []
     for peer, fit in fits.items():
-        steep = f", of which {fit.used:.2f} is used" if fit.used != fit.exponent else ""
+        steep = f", of which {fit.used:.2f} is used" if f"{fit.used:.2f}" != f"{fit.exponent:.2f}" else ""
         lines.append(
             f"{MARK} Extrapolated, not measured: {PEERS[peer]} was stopped by its time budget above "
             f"L = {length_text(fit.lengths[-1])}; from there its time is taken to grow as L to the power "
@@ -154,7 +155,7 @@ def _crossing_line(found: Case) -> str:
     first, last = min(against), max(against)
     if all(ratio >= 1 for ratio in against.values()):
         return f"hyena_kernels is faster than the fastest attention at every measured length, {length_text(first)} on."
-    return f"The fastest attention is faster than hyena_kernels up to the longest measured length, {length_text(last)}."
+    return f"At L = {length_text(last)}, the longest at which it was measured, attention is faster than hyena_kernels."
 
 
 # Sections ------------------------------------------------------------------------------------------------------------
@@ -340,8 +341,8 @@ def report(runs: Sequence[Run]) -> dict[str, str]:
         files |= {f"{run.key}-{kind}.svg": svg for kind, svg in drawn.items()}
         sections.append(section(run, drawn))
     head = (
-        "# Benchmarks\n\nWritten by `python -m bench.report` from the JSON files of the runs; `docs/benchmarks.md` says how "
-        "they were made and how to read this.\n"
+        "# Benchmarks\n\nWritten by `python -m bench.report` from the JSON files of the runs; `docs/benchmarks.md` "
+        "says how they were made and how to read this.\n"
     )
     files["report.md"] = "\n".join([head, *sections])
     return files
@@ -420,7 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 text = options.readme.read_text(encoding="utf-8")
             except OSError as error:
                 raise BadRun(f"{options.readme}: cannot be read: {error.strerror or error}") from None
-            pictures = Path(os.path.relpath(out, options.readme.resolve().parent)).as_posix()
+            pictures = quote(Path(os.path.relpath(out, options.readme.resolve().parent)).as_posix())
             text = filled(text, readme_block(runs, pictures))
         try:
             for name, content in files.items():

@@ -32,7 +32,8 @@ from bench import machine, records
 from bench.baselines.published import PublishedHyenaOperator, published_fftconv
 from bench.checked import MIN_ELEMENTS, errors_on_channels, faults
 from bench.clock import Clock, compare, reason_of, refused
-from bench.roofline import copy_bytes_per_s, cost, fftconv_bytes, filter_bytes
+from bench.counted import fftconv_bytes, filter_bytes
+from bench.roofline import copy_bytes_per_s, cost
 from hyena_kernels import HyenaOperator, fftconv, implicit_filter
 from hyena_kernels.testing import error_budget, implicit_filter_inputs, reference_implicit_filter, relative_error
 from hyena_kernels.triton.plan import MAX_LENGTH, plan as plan_for

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import roofline
-from bench.roofline import Cost, Stage, cost, predict, stage_seconds
+from bench import counted, roofline
+from bench.counted import Cost, Model, Stage
+from bench.roofline import cost, predict, stage_seconds
 from hyena_kernels.testing import fftconv_inputs, hyena_mixer_inputs, implicit_filter_inputs, short_conv_inputs
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 
@@ -43,13 +44,13 @@ def test_short_conv_counts_its_signals() -> None:
 
 def test_implicit_filter_counts_its_tensors_and_products() -> None:
     tensors = implicit_filter_inputs(D, L)
-    counted = cost("implicit_filter", "", "forward", **SMALL)
+    found = cost("implicit_filter", "", "forward", **SMALL)
     filters = 4 * D * L
-    assert counted.bytes == nbytes(tensors, "z", "t") + filters
+    assert found.bytes == nbytes(tensors, "z", "t") + filters
     weights = tensors["w_in"].numel() + tensors["w_hidden"].numel() + tensors["w_out"].numel()
-    (stage,) = counted.stages
+    (stage,) = found.stages
     assert stage.exact == 2 * L * weights
-    assert cost("implicit_filter", "", "both", **SMALL).bytes == 2 * counted.bytes
+    assert cost("implicit_filter", "", "both", **SMALL).bytes == 2 * found.bytes
 
 
 def test_mixer_counts_its_tensors() -> None:
@@ -79,7 +80,7 @@ def test_launches_of_the_triton_kernels() -> None:
     assert forward == points * ((4 + 8) + (4 + 8) + (16 + 8) + (8 + 2 + 2))
     both = cost("fftconv", "gated", "both", **million).bytes
     assert both - forward == points * (2 * (4 + 8) + (4 + 8) + (24 + 24) + (8 + 4 + 4) + (8 + 2 + 2) + (8 + 4))
-    assert (forward, both - forward) == roofline.fftconv_bytes(1, 128, 1 << 20, 2)
+    assert (forward, both - forward) == counted.fftconv_bytes(1, 128, 1 << 20, 2)
     # Without gates: u and dy transformed, one inverse each of du and dk.
     both = cost("fftconv", "plain", "both", **million).bytes
     forward = cost("fftconv", "plain", "forward", **million).bytes
@@ -96,7 +97,7 @@ def test_launches_of_the_triton_kernels() -> None:
 
 def test_several_programs_of_one_pass_add_up_their_sums() -> None:
     # 4 rows of 1000 points of 2 channels: a program each, for they fill no device otherwise.
-    forward, backward = roofline.fftconv_bytes(4, 2, 1000, 2)
+    forward, backward = counted.fftconv_bytes(4, 2, 1000, 2)
     assert forward == 2 * 1000 * (4 * 4 * 2 + 4 * 4)
     assert backward == 2 * 1000 * (4 * 7 * 2 + 4 * 4 + 4 * 4 + (4 * 4 + 4) + 2 * 4)
 
@@ -105,7 +106,7 @@ def test_several_programs_of_one_pass_add_up_their_sums() -> None:
 def test_rows_of_the_filter_kernels() -> None:
     from hyena_kernels.triton.implicit_filter import CHANNELS
 
-    assert roofline.FILTER_ROWS == CHANNELS
+    assert counted.FILTER_ROWS == CHANNELS
 
 
 def test_a_transform_has_the_conventional_flops() -> None:
@@ -120,9 +121,9 @@ def test_parameters_are_those_of_the_model(name: str, order: int) -> None:
     config = HyenaDNAConfig.named(name, hyena_order=order, n_layer=2)
     with torch.device("meta"):
         model = HyenaDNAForCausalLM(config)
-    counted = roofline._Model(1, config.d_model, 8, 4, order, 2, False, roofline.OURS, False)
-    assert config.padded_vocab_size == roofline.VOCABULARY
-    assert counted.parameters() == sum(parameter.numel() for parameter in model.parameters())
+    counts = Model(1, config.d_model, 8, 4, order, 2, False, roofline.OURS, False)
+    assert config.padded_vocab_size == counted.VOCABULARY
+    assert counts.parameters() == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_model_products_are_counted_from_its_linear_layers() -> None:
@@ -160,13 +161,13 @@ def test_training_step_adds_the_optimizer() -> None:
 def test_attention_computes_the_causal_half_of_the_scores() -> None:
     length, width = 6, 64
     pairs = int(torch.ones(length, length).tril().sum())
-    forward = roofline.attention(2, width, length, 4, False)
+    forward = counted.attention(2, width, length, 4, False)
     assert forward.products == 2 * (2 * 2 * pairs * width)
     assert forward.bytes == 4 * torch.empty(2, length, width).nbytes
-    backward = roofline.attention(2, width, length, 4, True)
+    backward = counted.attention(2, width, length, 4, True)
     assert backward.products == 5 * (2 * 2 * pairs * width)
     assert backward.bytes == 2 * forward.bytes
-    scores = roofline.attention(2, width, length, 4, False, scores=True)
+    scores = counted.attention(2, width, length, 4, False, scores=True)
     assert scores.bytes - forward.bytes == 6 * torch.empty(2, 1, length, length).nbytes
 
 

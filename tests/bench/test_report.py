@@ -53,7 +53,7 @@ def test_committed_report_is_what_the_committed_runs_give() -> None:
         assert not stored, "a report without runs"
         return
     made = report.report(runs)
-    assert stored.keys() == made.keys(), "run: python -m bench.report --readme README.md"
+    assert stored.keys() == made.keys(), "remove the folder and run: python -m bench.report --readme README.md"
     assert stored["report.md"] == made["report.md"].encode()
     others = set()
     for name in made.keys() - {"report.md"}:

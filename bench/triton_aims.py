@@ -32,7 +32,8 @@ from bench import machine, records
 from bench.baselines.published import PublishedHyenaOperator, published_fftconv
 from bench.checked import MIN_ELEMENTS, errors_on_channels, faults
 from bench.clock import Clock, compare, reason_of, refused
-from bench.counted_bytes import fftconv_bytes, filter_bytes, operator_bytes
+from bench.counted import fftconv_bytes, filter_bytes
+from bench.roofline import copy_bytes_per_s, cost
 from hyena_kernels import HyenaOperator, fftconv, implicit_filter
 from hyena_kernels.testing import error_budget, implicit_filter_inputs, reference_implicit_filter, relative_error
 from hyena_kernels.triton.plan import MAX_LENGTH, plan as plan_for
@@ -291,9 +292,8 @@ def measure_operator(line: Line, clock: Clock, dtype: torch.dtype, copy_rate: fl
 
     functions = {"ours": step(operator), "published": step(theirs)}
     result["both"] = compare(clock, dict(functions), graphs=False)
-    _add_bytes(
-        result["both"], operator_bytes(line.batch, line.channels, line.length, dtype.itemsize), copy_rate
-    )  # fmt: skip
+    shape = {"batch": line.batch, "width": line.channels, "length": line.length, "itemsize": dtype.itemsize}
+    _add_bytes(result["both"], cost("hyena_operator", "", "both", backend="triton", **shape).bytes, copy_rate)
     memory: dict[str, int] = {}
     for name, function in functions.items():
         try:
@@ -449,7 +449,7 @@ def run(
 ) -> dict[str, Any]:
     """Measure one line after another until the time is up; everything is in the JSON file after each."""
     clock = Clock(device)
-    copy_rate = clock.copy_rate()
+    copy_rate = copy_bytes_per_s(device) / 1e9 if clock.on_gpu else None
     results: dict[str, Any] = {
         "machine": machine.describe(device),
         "dtype": str(dtype),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import dataclasses
 import multiprocessing
 import sys
 import time
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor
 
 from bench import machine, records
-from bench.baselines.published import PublishedHyenaOperator, published_fftconv
+from bench.baselines.published import ExactFilter, published_fftconv
 from bench.checked import MIN_ELEMENTS, errors_on_channels, faults
 from bench.clock import Clock, compare, reason_of, refused
 from bench.counted import fftconv_bytes, filter_bytes
@@ -60,6 +61,7 @@ class Line:
     batch: int
     channels: int
     length: int
+    backend: str | None = None
 
     def __str__(self) -> str:
         return f"{self.op}, B = {self.batch}, D = {self.channels}, L = {self.length}"
@@ -130,7 +132,7 @@ def measure_fftconv(line: Line, clock: Clock, dtype: torch.dtype, copy_rate: flo
     }
     dy = normal(*shape, dtype=dtype)
     watched = _watched(*shape)
-    errors = errors_on_channels("fftconv", inputs, dy, watched, backend="triton")
+    errors = errors_on_channels("fftconv", inputs, dy, watched, backend=line.backend)
     result: dict[str, Any] = {"errors": errors, "faults": faults(errors)}
     if result["faults"]:
         return result
@@ -140,7 +142,7 @@ def measure_fftconv(line: Line, clock: Clock, dtype: torch.dtype, copy_rate: flo
     flash, refusal = _flash(line, dtype, clock.device)
 
     def ours() -> Tensor:
-        return fftconv(u, k, D, pre_gate=pre, post_gate=post, backend="triton")
+        return fftconv(u, k, D, pre_gate=pre, post_gate=post, backend=line.backend)
 
     def published() -> Tensor:
         return published_fftconv(u * pre, k, D) * post
@@ -193,14 +195,14 @@ def measure_implicit_filter(line: Line, clock: Clock, dtype: torch.dtype, copy_r
     inputs: dict[str, Any] = implicit_filter_inputs(line.channels, line.length, device=clock.device)
     dk = torch.randn(line.channels, line.length, device=clock.device)
     watched = _watched(1, line.channels, line.length)
-    errors = errors_on_channels("implicit_filter", inputs, dk, watched, backend="triton")
+    errors = errors_on_channels("implicit_filter", inputs, dk, watched, backend=line.backend)
     result: dict[str, Any] = {"errors": errors, "faults": faults(errors)}
     if result["faults"]:
         return result
     trained = [name for name in inputs if name not in ("z", "t", "deltas")]
     leaves = {name: inputs[name].requires_grad_() for name in trained}
     functions = {
-        "ours": lambda: implicit_filter(**inputs, backend="triton"),
+        "ours": lambda: implicit_filter(**inputs, backend=line.backend),
         "published": lambda: reference_implicit_filter(**inputs),
     }
 
@@ -216,14 +218,6 @@ def measure_implicit_filter(line: Line, clock: Clock, dtype: torch.dtype, copy_r
         clock, {name: with_gradients(function) for name, function in functions.items()}, graphs=False
     )
     return result
-
-
-class _ExactFilter(PublishedHyenaOperator):
-    """The published op sequence with its filter in float32 under autocast too, as ours has it."""
-
-    def filter(self, L: int) -> Tensor:
-        with torch.autocast(self.operator.in_proj.weight.device.type, enabled=False):
-            return super().filter(L)
 
 
 def _parameters_and_input(module: torch.nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -248,9 +242,9 @@ def measure_operator(line: Line, clock: Clock, dtype: torch.dtype, copy_rate: fl
     """HyenaOperator against the published op sequence: forward and backward, time and memory."""
     torch.manual_seed(0)
     operator = HyenaOperator(
-        line.channels, line.length, emb_dim=5, w=10, lr_pos_emb=0.0, backend="triton"
+        line.channels, line.length, emb_dim=5, w=10, lr_pos_emb=0.0, backend=line.backend
     ).to(clock.device)  # fmt: skip
-    theirs = _ExactFilter(operator)
+    theirs = ExactFilter(operator)
     x = torch.randn(line.batch, line.length, line.channels, device=clock.device).to(dtype)
     dy = torch.randn(line.batch, line.length, line.channels, device=clock.device).to(dtype)
 
@@ -453,6 +447,7 @@ def run(
     results: dict[str, Any] = {
         "machine": machine.describe(device),
         "dtype": str(dtype),
+        "backend": items[0].backend if items else None,
         "no_speed": device.type != "cuda",
         "copy_gb_s": copy_rate,
         "lines": [],
@@ -527,6 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--dtype", choices=("bfloat16", "float16", "float32"), help="default: bfloat16, on a CPU float32"
     )
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS)
+    parser.add_argument("--backend", choices=("triton", "cuda"), help="default: what runs where nobody asks for one")
     parser.add_argument("--time-limit", type=float, default=900, metavar="SECONDS")
     parser.add_argument("--processes", type=int, default=8, help="that compile ahead (1: none do)")
     parser.add_argument("--dry-run", action="store_true", help="list the lines; needs no GPU")
@@ -536,6 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wrong:
         parser.error(f"lengths go from 1 to {MAX_LENGTH}: {wrong}")
     items = lines(options.ops, options.shapes or (SHAPES if on_gpu else ((1, 2),)), options.lengths)
+    items = [dataclasses.replace(line, backend=options.backend) for line in items]
     if options.dry_run:
         for line in items:
             print(line)
@@ -548,7 +545,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out
     if out is None and on_gpu:
         out = machine.ROOT / "bench" / "results" / machine.folder_name() / "triton_aims.json"
-    if on_gpu and options.processes > 1:
+    if on_gpu and options.processes > 1 and options.backend == "triton":
         compile_ahead(items, dtype, options.processes, 0.3 * options.time_limit)
     results = run(items, device, dtype, out, deadline)
     if results["not_run"]:

@@ -195,17 +195,17 @@ def _plan(u: Tensor, k: Tensor, *, backward: bool, wants_filter: bool) -> _Plan:
     shared_bytes = _device.shared_bytes(u.device)
     points = _row_points(length, 0, shared_bytes)
     if points:
-        chunk = _chunk(batch, channels, points, _device.processors(u.device))
+        most = _chunk(batch, channels, points, _device.processors(u.device))
         # With an entry to a block, the sum over the batch needs no room beside the spectrum of the signal.
-        for chunk in dict.fromkeys((chunk, 1)):
+        for chunk in (most, 1):
             points = _row_points(length, _spectra(chunk, wants_filter), shared_bytes)
             if points:
                 return _Plan(points, chunk)
     points = _passes_points(length, 0, shared_bytes)
     if points:
         rows = PASSES_SCRATCH_BYTES // _row_bytes(points)
-        chunk = min(batch, max(1, (rows - 1) // (2 if backward else 1)))
-        for chunk in dict.fromkeys((chunk, 1)):
+        most = min(batch, max(1, (rows - 1) // (2 if backward else 1)))
+        for chunk in (most, 1):
             points = _passes_points(length, _spectra(chunk, wants_filter), shared_bytes)
             if points:
                 return _Plan(points, chunk, passes=True)

@@ -415,6 +415,16 @@ def test_resource_table_has_the_shared_memory_of_rows(library: Emulation) -> Non
             assert plan.shared_bytes(spectra) == ops.fftconv_row_bytes(int(points), spectra)
 
 
+def test_longest_transform_is_where_the_choice_of_backends_has_it(library: Emulation) -> None:
+    from hyena_kernels.extension.cuda.schemas import ops
+
+    longest = _extension_support.MAX_FAST_LENGTH
+    assert ops.fftconv_passes_points(longest) == longest
+    assert ops.fftconv_passes_points(longest + 1) == 0
+    assert _extension_support.slower("fftconv_fwd", [torch.empty(1, 1, longest, device="meta")]) is None
+    assert "up to" in _extension_support.slower("hyena_mixer_bwd", [torch.empty(1, longest + 1, 3, device="meta")])
+
+
 def test_resource_table_has_the_shared_memory_of_passes(emulation: Emulation) -> None:
     """The emulation refuses a block that leaves its shared memory, so what was launched is enough, too."""
     from hyena_kernels.extension.cuda.schemas import ops

@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-max-length", type=int, help="default: 1048576 on a GPU, 32768 on a CPU")
     group.addoption("--bench-min-length", type=int, default=1, help="default: 1")
     group.addoption("--bench-workload", default="", help="names separated by commas (default: all)")
+    group.addoption("--bench-peer", default="", help="likewise of peers")
     group.addoption("--bench-threads", type=int, default=1, help="of the CPU (default: 1)")
 
 

@@ -63,12 +63,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a case, of those that the options ask for."""
     option = metafunc.config.getoption
     on_gpu = (option("--bench-device") or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda"
-    wanted = set(filter(None, option("--bench-workload").split(",")))
+    wanted, peers = (set(filter(None, option(f"--bench-{name}").split(","))) for name in ("workload", "peer"))
     longest = option("--bench-max-length") or max(GPU_LENGTHS if on_gpu else CPU_LENGTHS)
     chosen = [
         case
         for case in cases(on_gpu)
-        if option("--bench-min-length") <= case.length <= longest and (not wanted or case.workload in wanted)
+        if option("--bench-min-length") <= case.length <= longest and (not wanted or case.workload in wanted) and (not peers or case.peer in peers)
     ]
     metafunc.parametrize("case", chosen, ids=str)
 

@@ -171,7 +171,7 @@ def _mixer(case: Case, *, peer: str, length: int) -> Callable[[], torch.nn.Modul
         operator = HyenaOperator(case.width, length, **FILTER)
         if peer == OURS:
             return operator
-        return ExactFilter(operator) if peer == "exact" else PublishedHyenaOperator(operator)
+        return ExactFilter(operator)
 
     return make
 

@@ -1,6 +1,6 @@
-"""The Triton kernels against the published op sequence and FlashFFTConv, with bytes moved and predicted times.
+"""The kernels against the published op sequence and FlashFFTConv, with bytes moved and predicted times.
 
-python -m bench.triton_aims --out bench/results/<machine>/triton_aims.json
+python -m bench.triton_aims --backend triton --out bench/results/<machine>/triton_aims.json
 
 Every ratio is of medians taken in alternation in one process, with CUDA events. Each op is first held against float64
 at the shape at which it is timed, on some of its channels; the speed of one that fails is not printed. Times are those
@@ -532,7 +532,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wrong:
         parser.error(f"lengths go from 1 to {MAX_LENGTH}: {wrong}")
     items = lines(options.ops, options.shapes or (SHAPES if on_gpu else ((1, 2),)), options.lengths)
-    items = [dataclasses.replace(line, backend=options.backend) for line in items]
+    backend = options.backend or (None if on_gpu else "triton")
+    items = [dataclasses.replace(line, backend=backend) for line in items]
     if options.dry_run:
         for line in items:
             print(line)

@@ -17,6 +17,12 @@ from hyena_kernels import backend as _backend
 
 LIBRARY = torch.library.Library("hyena_kernels", "DEF")
 
+# Asking whether autocast is on for one of these raises. Asked here once and not by `to_autocast` at every call: what
+# asks cannot be traced by every torch.compile (torch 2.11).
+_WITHOUT_AUTOCAST = tuple(
+    device_type for device_type in ("meta", "lazy", "vulkan") if not torch.amp.is_autocast_available(device_type)
+)
+
 
 def define(
     name: str,
@@ -44,8 +50,12 @@ def define(
     def choose(*args: Any) -> Any:
         *arguments, requested = args
         run = _backend.implementation(name, arguments, requested)
+        device_type = arguments[0].device.type
+        # Entering the context costs as much as some of the kernels.
+        if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
+            return run(*arguments)
         # Autocast would turn the matrix products inside an implementation into half precision ones.
-        with torch.autocast(arguments[0].device.type, enabled=False):
+        with torch.autocast(device_type, enabled=False):
             return run(*arguments)
 
     LIBRARY.impl(name, choose, "CompositeExplicitAutograd")
@@ -99,7 +109,6 @@ def to_autocast(signal: Tensor) -> Tensor:
     Filters and biases are not signals: they keep their dtype, for the transforms are computed in float32 or better.
     """
     device_type = signal.device.type
-    # There is no autocast on the meta device, and asking whether it is on raises.
-    if not torch.amp.is_autocast_available(device_type) or not torch.is_autocast_enabled(device_type):
+    if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
         return signal
     return signal if signal.dtype == torch.float64 else signal.to(torch.get_autocast_dtype(device_type))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from hyena_kernels import _torch_fft
+from hyena_kernels import _library, _torch_fft
 from hyena_kernels.testing import (
     OPS,
     Inputs,
@@ -366,6 +366,29 @@ def test_autocast_leaves_implicit_filters_alone() -> None:
         results = value_and_gradients(OPS["implicit_filter"].function, inputs, dy)
     assert results["y"].dtype == torch.float32
     assert_same(results, value_and_gradients(OPS["implicit_filter"].function, inputs, dy))
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_autocast_is_asked_for_in_a_way_that_every_torch_compile_can_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Dynamo of torch 2.11 cannot trace ``torch.amp.is_autocast_available``; this one is made unable to."""
+
+    @torch._dynamo.disable
+    def untraceable(device_type: str) -> bool:
+        raise AssertionError("not to be called while a function is traced")
+
+    monkeypatch.setattr(torch.amp, "is_autocast_available", untraceable)
+    monkeypatch.setattr(torch.amp.autocast_mode, "is_autocast_available", untraceable)
+    compiled = torch.compile(_library.to_autocast, backend="eager", fullgraph=True)
+    signal = torch.randn(3)
+    for each in (_library.to_autocast, compiled):
+        assert each(signal).dtype == torch.float32
+        assert each(signal.to("meta")).dtype == torch.float32
+        torch.set_autocast_enabled("cpu", True)
+        try:
+            assert each(signal).dtype == torch.get_autocast_dtype("cpu") != torch.float32
+            assert each(signal.double()).dtype == torch.float64
+        finally:
+            torch.set_autocast_enabled("cpu", False)
 
 
 @pytest.mark.parametrize("op", [op for op in INPUTS if op != "implicit_filter"])

@@ -73,7 +73,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = [
         case
         for case in cases(on_gpu)
-        if option("--bench-min-length") <= case.length <= longest and (not wanted or case.workload in wanted) and (not peers or case.peer in peers)
+        if option("--bench-min-length") <= case.length <= longest
+        and (not wanted or case.workload in wanted)
+        and (not peers or case.peer in peers)
     ]
     metafunc.parametrize("case", chosen, ids=str)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.baselines.attention import Attention, error_at_some_queries
-from bench.baselines.published import ExactFilter, PublishedHyenaOperator, published_fftconv
+from bench.baselines.published import ExactFilter, published_fftconv
 from bench.checked import errors_on_channels
 from bench.models import TwoLayerModel
 from bench.run_file import ATTENTION, OURS

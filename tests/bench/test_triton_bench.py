@@ -438,8 +438,9 @@ def test_no_step_begins_without_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_gpu_dry_run_prints_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--dry-run", "--time", "1000", "--results", str(tmp_path)]) == 0
-    test, tune, aims = capsys.readouterr().out.splitlines()
+    test, suite, tune, aims = capsys.readouterr().out.splitlines()
     assert "pytest -m gpu tests/hyena_kernels" in test
+    assert f"--bench-seconds={1000 * gpu.SHARES['suite'] - gpu.SPARE:.0f}" in suite
     assert f"--time-limit {1000 * gpu.SHARES['tune'] - gpu.SPARE:.0f}" in tune
     assert "--write-table" in tune
     assert f"{tmp_path}" in aims

@@ -10,7 +10,7 @@ FASTA  ?=
 OUT    ?= demo-out
 # Of `make gpu`: seconds for all steps, which of them, and where the folder of the GPU goes.
 TIME    ?= 1500
-STEPS   ?= test tune aims
+STEPS   ?= test suite tune aims
 RESULTS ?= bench/results
 
 VENV  := .venv
@@ -26,7 +26,7 @@ CSRC  := $(shell find hyena_kernels/csrc -type f) hyena_kernels/_build.py setup.
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test tune aims'"
+	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test suite tune aims'"
 
 venv: $(EXT) ## install everything into .venv, and compile the extension
 

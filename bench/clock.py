@@ -58,15 +58,6 @@ class Clock:
                 samples[name].append(self._span(function, repeats[name], cold))
         return {name: statistics.median(values) for name, values in samples.items()}
 
-    def copy_rate(self) -> float | None:
-        """GB/s of a copy from device to device, counting what is read and what is written."""
-        if not self.on_gpu:
-            return None
-        source = torch.randn(1 << 28, device=self.device)
-        target = torch.empty_like(source)
-        times = self.alternate({"copy": lambda: target.copy_(source)}, cold=False)
-        return 2 * source.nbytes / times["copy"] / 1e6
-
     def captured(self, function: Callable[[], object]) -> Callable[[], object]:
         """The replay of a CUDA graph of one call."""
         stream = torch.cuda.Stream(self.device)

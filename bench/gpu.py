@@ -1,4 +1,4 @@
-"""Everything that waits for a GPU, in one go: its tests, the tuning of the table, the aims.
+"""Everything that waits for a GPU, in one go: its tests, the benchmark suite, the tuning of the table, the aims.
 
 python -m bench.gpu --time 1500
 
@@ -24,7 +24,7 @@ import torch
 
 from bench import machine
 
-SHARES = {"test": 0.4, "tune": 0.3, "aims": 0.3}
+SHARES = {"test": 0.3, "suite": 0.3, "tune": 0.2, "aims": 0.2}
 """Part of the time of each step."""
 SPARE = 20.0
 """Seconds that a step has to write its results down after its own time limit."""
@@ -57,6 +57,9 @@ def step(name: str, folder: Path, seconds: float) -> Step:
         workers = _workers()
         if workers > 1 and importlib.util.find_spec("xdist") is not None:
             command += ["-n", str(workers)]
+    elif name == "suite":
+        command = [*python, "pytest", "bench/", "--benchmark-only", "-q", "-p", "no:cacheprovider"]
+        command += [f"--bench-json={folder / 'suite.json'}", f"--bench-seconds={max(1.0, seconds - SPARE):.0f}"]
     elif name == "tune":
         command = [*python, "bench.tune_triton", "--out", str(folder / "tune.json"), "--write-table", *limit]
     else:

@@ -1,6 +1,6 @@
-"""The Triton kernels against the published op sequence and FlashFFTConv, with bytes moved and predicted times.
+"""The kernels against the published op sequence and FlashFFTConv, with bytes moved and predicted times.
 
-python -m bench.triton_aims --out bench/results/<machine>/triton_aims.json
+python -m bench.triton_aims --backend triton --out bench/results/<machine>/triton_aims.json
 
 Every ratio is of medians taken in alternation in one process, with CUDA events. Each op is first held against float64
 at the shape at which it is timed, on some of its channels; the speed of one that fails is not printed. Times are those
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import dataclasses
 import multiprocessing
 import sys
 import time
@@ -29,10 +30,11 @@ import torch
 from torch import Tensor
 
 from bench import machine, records
-from bench.baselines.published import PublishedHyenaOperator, published_fftconv
+from bench.baselines.published import ExactFilter, published_fftconv
 from bench.checked import MIN_ELEMENTS, errors_on_channels, faults
 from bench.clock import Clock, compare, reason_of, refused
-from bench.counted_bytes import fftconv_bytes, filter_bytes, operator_bytes
+from bench.counted import fftconv_bytes, filter_bytes
+from bench.roofline import copy_bytes_per_s, cost
 from hyena_kernels import HyenaOperator, fftconv, implicit_filter
 from hyena_kernels.testing import error_budget, implicit_filter_inputs, reference_implicit_filter, relative_error
 from hyena_kernels.triton.plan import MAX_LENGTH, plan as plan_for
@@ -59,6 +61,7 @@ class Line:
     batch: int
     channels: int
     length: int
+    backend: str | None = None
 
     def __str__(self) -> str:
         return f"{self.op}, B = {self.batch}, D = {self.channels}, L = {self.length}"
@@ -129,7 +132,7 @@ def measure_fftconv(line: Line, clock: Clock, dtype: torch.dtype, copy_rate: flo
     }
     dy = normal(*shape, dtype=dtype)
     watched = _watched(*shape)
-    errors = errors_on_channels("fftconv", inputs, dy, watched, backend="triton")
+    errors = errors_on_channels("fftconv", inputs, dy, watched, backend=line.backend)
     result: dict[str, Any] = {"errors": errors, "faults": faults(errors)}
     if result["faults"]:
         return result
@@ -139,7 +142,7 @@ def measure_fftconv(line: Line, clock: Clock, dtype: torch.dtype, copy_rate: flo
     flash, refusal = _flash(line, dtype, clock.device)
 
     def ours() -> Tensor:
-        return fftconv(u, k, D, pre_gate=pre, post_gate=post, backend="triton")
+        return fftconv(u, k, D, pre_gate=pre, post_gate=post, backend=line.backend)
 
     def published() -> Tensor:
         return published_fftconv(u * pre, k, D) * post
@@ -192,14 +195,14 @@ def measure_implicit_filter(line: Line, clock: Clock, dtype: torch.dtype, copy_r
     inputs: dict[str, Any] = implicit_filter_inputs(line.channels, line.length, device=clock.device)
     dk = torch.randn(line.channels, line.length, device=clock.device)
     watched = _watched(1, line.channels, line.length)
-    errors = errors_on_channels("implicit_filter", inputs, dk, watched, backend="triton")
+    errors = errors_on_channels("implicit_filter", inputs, dk, watched, backend=line.backend)
     result: dict[str, Any] = {"errors": errors, "faults": faults(errors)}
     if result["faults"]:
         return result
     trained = [name for name in inputs if name not in ("z", "t", "deltas")]
     leaves = {name: inputs[name].requires_grad_() for name in trained}
     functions = {
-        "ours": lambda: implicit_filter(**inputs, backend="triton"),
+        "ours": lambda: implicit_filter(**inputs, backend=line.backend),
         "published": lambda: reference_implicit_filter(**inputs),
     }
 
@@ -215,14 +218,6 @@ def measure_implicit_filter(line: Line, clock: Clock, dtype: torch.dtype, copy_r
         clock, {name: with_gradients(function) for name, function in functions.items()}, graphs=False
     )
     return result
-
-
-class _ExactFilter(PublishedHyenaOperator):
-    """The published op sequence with its filter in float32 under autocast too, as ours has it."""
-
-    def filter(self, L: int) -> Tensor:
-        with torch.autocast(self.operator.in_proj.weight.device.type, enabled=False):
-            return super().filter(L)
 
 
 def _parameters_and_input(module: torch.nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -247,9 +242,9 @@ def measure_operator(line: Line, clock: Clock, dtype: torch.dtype, copy_rate: fl
     """HyenaOperator against the published op sequence: forward and backward, time and memory."""
     torch.manual_seed(0)
     operator = HyenaOperator(
-        line.channels, line.length, emb_dim=5, w=10, lr_pos_emb=0.0, backend="triton"
+        line.channels, line.length, emb_dim=5, w=10, lr_pos_emb=0.0, backend=line.backend
     ).to(clock.device)  # fmt: skip
-    theirs = _ExactFilter(operator)
+    theirs = ExactFilter(operator)
     x = torch.randn(line.batch, line.length, line.channels, device=clock.device).to(dtype)
     dy = torch.randn(line.batch, line.length, line.channels, device=clock.device).to(dtype)
 
@@ -291,9 +286,8 @@ def measure_operator(line: Line, clock: Clock, dtype: torch.dtype, copy_rate: fl
 
     functions = {"ours": step(operator), "published": step(theirs)}
     result["both"] = compare(clock, dict(functions), graphs=False)
-    _add_bytes(
-        result["both"], operator_bytes(line.batch, line.channels, line.length, dtype.itemsize), copy_rate
-    )  # fmt: skip
+    shape = {"batch": line.batch, "width": line.channels, "length": line.length, "itemsize": dtype.itemsize}
+    _add_bytes(result["both"], cost("hyena_operator", "", "both", backend="triton", **shape).bytes, copy_rate)
     memory: dict[str, int] = {}
     for name, function in functions.items():
         try:
@@ -449,10 +443,11 @@ def run(
 ) -> dict[str, Any]:
     """Measure one line after another until the time is up; everything is in the JSON file after each."""
     clock = Clock(device)
-    copy_rate = clock.copy_rate()
+    copy_rate = copy_bytes_per_s(device) / 1e9 if clock.on_gpu else None
     results: dict[str, Any] = {
         "machine": machine.describe(device),
         "dtype": str(dtype),
+        "backend": items[0].backend if items else None,
         "no_speed": device.type != "cuda",
         "copy_gb_s": copy_rate,
         "lines": [],
@@ -527,6 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--dtype", choices=("bfloat16", "float16", "float32"), help="default: bfloat16, on a CPU float32"
     )
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS)
+    parser.add_argument("--backend", choices=("triton", "cuda"), help="default: what runs where nobody asks for one")
     parser.add_argument("--time-limit", type=float, default=900, metavar="SECONDS")
     parser.add_argument("--processes", type=int, default=8, help="that compile ahead (1: none do)")
     parser.add_argument("--dry-run", action="store_true", help="list the lines; needs no GPU")
@@ -536,6 +532,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wrong:
         parser.error(f"lengths go from 1 to {MAX_LENGTH}: {wrong}")
     items = lines(options.ops, options.shapes or (SHAPES if on_gpu else ((1, 2),)), options.lengths)
+    backend = options.backend or (None if on_gpu else "triton")
+    items = [dataclasses.replace(line, backend=backend) for line in items]
     if options.dry_run:
         for line in items:
             print(line)
@@ -548,7 +546,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out
     if out is None and on_gpu:
         out = machine.ROOT / "bench" / "results" / machine.folder_name() / "triton_aims.json"
-    if on_gpu and options.processes > 1:
+    if on_gpu and options.processes > 1 and options.backend == "triton":
         compile_ahead(items, dtype, options.processes, 0.3 * options.time_limit)
     results = run(items, device, dtype, out, deadline)
     if results["not_run"]:

@@ -15,8 +15,9 @@ import platform
 import re
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,9 @@ from hyena_kernels._version import __version__
 
 MIN_CAPABILITY = (7, 5)
 """Compute capability of the oldest GPU that the CUDA kernels are compiled for, where the toolkit still does."""
+
+MAX_FAST_LENGTH = 2_621_440
+"""Longest convolution with transforms of our own on CUDA, as ``csrc/cuda/fftconv_passes.cu`` has them."""
 
 _PACKAGE = Path(__file__).parent
 _DEVICES = {"cpp": ("the CPU", "cpu"), "cuda": ("CUDA devices", "cuda")}
@@ -134,6 +138,14 @@ def obstacles(backend: str, device: torch.device) -> list[str]:
     unfit = _unfit(device.index) if backend == "cuda" else None
     path, reason = _load(backend)
     return [*filter(None, [unfit]), *([reason] if path is None else [])]
+
+
+def slower(op: str, args: Sequence[Any]) -> str | None:
+    """Why nobody who does not ask for CUDA should get it here: what it does with cuFFT is no faster; or None."""
+    axis = {"fftconv": 2, "hyena_mixer": 1}.get(op.removesuffix("_fwd").removesuffix("_bwd"))
+    if axis is None or args[0].shape[axis] <= MAX_FAST_LENGTH:
+        return None
+    return f"is for sequences of up to {MAX_FAST_LENGTH} positions"
 
 
 def describe() -> list[str]:

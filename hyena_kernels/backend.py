@@ -37,6 +37,10 @@ AUTO = "auto"
 PREFERENCE = {"cuda": ("triton", "cuda", "torch"), "cpu": ("cpp", "torch")}
 """Fastest first, by device type; a device type that is not named here runs ``"torch"``."""
 
+FASTEST = {"cuda": {"fftconv": "cuda", "hyena_mixer": "cuda"}}
+"""Ops for which another backend than the first of :data:`PREFERENCE` comes first, by device type: measured on an H200,
+see docs/kernels.md."""
+
 Implementation = Callable[..., Any]
 Supports = Callable[..., str | None]
 Skipped = tuple[tuple[str, ...], ...]
@@ -174,14 +178,27 @@ def _reasons(op: str, backend: str, device: torch.device, args: Sequence[Any] | 
     return "; ".join(obstacles + faults)
 
 
+def _order(op: str, device_type: str) -> tuple[str, ...]:
+    """The backends of :data:`PREFERENCE`, with that of :data:`FASTEST` first."""
+    names = PREFERENCE.get(device_type, ())
+    first = FASTEST.get(device_type, {}).get(op.removesuffix("_fwd").removesuffix("_bwd"))
+    return names if first not in names else (first, *(name for name in names if name != first))
+
+
+def _slower(op: str, name: str, args: Sequence[Any]) -> str | None:
+    """Why nobody who does not ask for a backend should get it with these arguments, if another is left; or None."""
+    support = {"triton": _triton_support, "cuda": _extension_support}.get(name)
+    return None if support is None else support.slower(op, args)
+
+
 def _fastest(op: str, device: torch.device, args: Sequence[Any] | None = None) -> tuple[str, Skipped, int]:
     """The first backend that can run ``op``, those before it, and the level at which to log the choice."""
     skipped: Skipped = ()
     level = logging.INFO
-    for name in PREFERENCE.get(device.type, ()):
+    for name in _order(op, device.type):
         obstacles, faults = _refusals(op, name, device, args)
         if not obstacles and not faults:
-            slower = None if name != "triton" or args is None else _triton_support.slower(op, args)
+            slower = None if args is None else _slower(op, name, args)
             if slower is None:
                 return name, skipped, level
             obstacles = [slower]

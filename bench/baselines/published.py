@@ -42,3 +42,12 @@ class PublishedHyenaOperator(nn.Module):
         x0, x1, v = own.short_filter(p)[..., :L].split(own.d_model, dim=1)
         v = published_fftconv(v * x1, self.filter(L)[0].transpose(0, 1), own.filter_fn.bias)
         return own.out_proj((v * x0).transpose(1, 2))
+
+
+class ExactFilter(PublishedHyenaOperator):
+    """The published op sequence with its filter in float32 under autocast too, as ours has it."""
+
+    def filter(self, L: int) -> Tensor:
+        """As the base class has it, without autocast."""
+        with torch.autocast(self.operator.in_proj.weight.device.type, enabled=False):
+            return super().filter(L)

@@ -24,8 +24,8 @@ from pathlib import Path
 from hyena_kernels import _build
 from hyena_kernels._gpu_resources import ARCHITECTURES, Resources, occupancy
 
-# Threads of a block and the dynamic shared memory of each of its forms; the rows of fftconv are worked out from the
-# template arguments of their plan. Tests hold both against what is launched.
+# Threads of a block and the dynamic shared memory of each of its forms; those of fftconv's transforms are worked out
+# from the template arguments of their plan. Tests hold both against what is launched.
 KERNELS = {
     "fftconv_weight_kernel": (256, {"": 0}),
     "fftconv_product_kernel": (256, {"": 0}),
@@ -39,13 +39,13 @@ KERNELS = {
     "filter_window_kernel": (256, {"": 0}),
 }
 
-_ROWS = "fftconv_rows_kernel"
+_TRANSFORMS = ("fftconv_rows", "fftconv_inner", "fftconv_columns", "fftconv_uncolumns")
 _FORMS = ("forward", "backward", "backward, several of the batch")
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Template arguments of a transform that fits on chip, as in ``csrc/cuda/row_plans.cuh``."""
+    """Template arguments of a transform, as in ``csrc/cuda/row_plans.cuh``; of columns, ``rows`` is their number."""
 
     threads: int
     rows: int
@@ -65,6 +65,13 @@ class RowPlan:
         plane = -(-(self.points + self.points // last) // 4) * 4
         values = -(-self.points // last // self.threads) * last
         return self.rows * (8 * plane + 8 * spectra * self.threads * values)
+
+    @property
+    def column_bytes(self) -> int:
+        """Two padded planes of floats with the columns side by side; none for a single stage."""
+        if len(self.radices) == 1:
+            return 0
+        return 8 * self.rows * (self.points + self.points // self.radices[-1])
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,16 @@ def find_nvcc() -> str | None:
 
 def cases(mangled: str) -> Iterator[Case]:
     """Every form of a kernel, by its mangled name."""
-    plan = re.search(rf"{_ROWS}INS_7RowPlanILi(\d+)ELi(\d+)EJ((?:Li\d+E)+)E", mangled)
+    kinds = "|".join(_TRANSFORMS)
+    plan = re.search(rf"({kinds})_kernelI.*?(?:Row|Column)PlanILi(\d+)ELi(\d+)EJ((?:Li\d+E)+)E", mangled)
     if plan is not None:
-        row = RowPlan(int(plan[1]), int(plan[2]), tuple(map(int, re.findall(r"Li(\d+)E", plan[3]))))
+        row = RowPlan(int(plan[2]), int(plan[3]), tuple(map(int, re.findall(r"Li(\d+)E", plan[4]))))
+        name = f"{plan[1]} {row.points} = {' · '.join(map(str, row.radices))}"
+        if "columns" in plan[1]:
+            yield Case(name, row.threads * row.rows, row.column_bytes)
+            return
         for spectra, form in enumerate(_FORMS):
-            name = f"fftconv_rows {row.points} = {' · '.join(map(str, row.radices))}, {form}"
-            yield Case(name, row.threads * row.rows, row.shared_bytes(spectra), optional=spectra > 0)
+            yield Case(f"{name}, {form}", row.threads * row.rows, row.shared_bytes(spectra), optional=spectra > 0)
         return
     kernel = next(name for name in KERNELS if re.search(rf"{len(name)}{name}(?![a-z_])", mangled))
     real = {"If": " float", "Id": " double"}.get(mangled.partition(kernel)[2][:2], "")

@@ -353,7 +353,7 @@ def test_bytes_at_a_million() -> None:
     points = 128 << 20
     # Columns of signal and filter in and out, rows, columns back, a point each.
     assert forward == points * ((4 + 8) + (4 + 8) + (16 + 8) + (8 + 2 + 2))
-    assert backward == points * (2 * (4 + 8) + (4 + 8) + (24 + 24) + (8 + 4 + 4) + (8 + 2 + 2) + (8 + 4 + 8))
+    assert backward == points * (2 * (4 + 8) + (4 + 8) + (24 + 24) + (8 + 4 + 4) + (8 + 2 + 2) + (8 + 4))
     assert triton_aims.fftconv_bytes(3, 1, 3000, 4)[0] == 3 * (4 * 4 * 3000 + 4 * 3000)
 
 
@@ -438,8 +438,9 @@ def test_no_step_begins_without_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_gpu_dry_run_prints_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--dry-run", "--time", "1000", "--results", str(tmp_path)]) == 0
-    test, tune, aims = capsys.readouterr().out.splitlines()
+    test, suite, tune, aims = capsys.readouterr().out.splitlines()
     assert "pytest -m gpu tests/hyena_kernels" in test
+    assert f"--bench-seconds={1000 * gpu.SHARES['suite'] - gpu.SPARE:.0f}" in suite
     assert f"--time-limit {1000 * gpu.SHARES['tune'] - gpu.SPARE:.0f}" in tune
     assert "--write-table" in tune
     assert f"{tmp_path}" in aims

@@ -279,6 +279,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(_triton_support, "_installed", lambda: True)
     backend.register("fftconv_fwd", "triton", torch.add, _triton_support.fftconv)
     backend._implementations.pop(("fftconv_fwd", "cuda"), None)
+    monkeypatch.setattr(backend, "FASTEST", {})
     _triton_support._unfit.cache_clear()
     yield
     _triton_support._unfit.cache_clear()
@@ -472,6 +473,20 @@ def test_every_op_has_triton_kernels_that_can_be_imported() -> None:
     described = python("-m", "hyena_kernels", forced="triton", TRITON_INTERPRET="1")
     for op in REGISTERED:
         assert re.search(rf"^  {op} +triton$", described, re.MULTILINE), described
+
+
+def test_the_fastest_backend_of_an_op_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(backend.FASTEST["cuda"]) == {"fftconv", "hyena_mixer"}
+    assert backend._order("fftconv_bwd", "cuda") == ("cuda", "triton", "torch")
+    assert backend._order("short_conv_fwd", "cuda") == ("triton", "cuda", "torch")
+    assert backend._order("fftconv_fwd", "cpu") == backend.PREFERENCE["cpu"]
+    assert backend._order("fftconv_fwd", "mps") == ()
+    monkeypatch.setattr(backend, "_refusals", lambda *args: ([], []))
+    monkeypatch.setattr(backend, "_order", lambda *args: ("cuda", "torch"))
+    for length, chosen in ((100, "cuda"), (backend._extension_support.MAX_FAST_LENGTH + 1, "torch")):
+        u = torch.empty(1, 1, length, device="meta")
+        assert backend._choose("fftconv_fwd", u.device, "auto", [u]) == chosen
+        assert backend._choose("fftconv_fwd", u.device, "cuda", [u]) == "cuda"
 
 
 def test_a_length_at_which_triton_is_slower_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

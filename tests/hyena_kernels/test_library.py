@@ -210,7 +210,9 @@ def expanded(tensor: Tensor) -> Tensor:
 @every_op
 @pytest.mark.parametrize("view", [permuted, transposed, sliced, expanded], ids=lambda view: view.__name__)
 def test_strides_do_not_matter(op: str, view: Callable[[Tensor], Tensor]) -> None:
-    inputs = {name: None if tensor is None else view(tensor) for name, tensor in INPUTS[op](100).items()}
+    # The gradient of a skip of three channels has an error of chance, and so has its budget.
+    made = fftconv_inputs(2, 40, 100) if op == "fftconv" else INPUTS[op](100)
+    inputs = {name: None if tensor is None else view(tensor) for name, tensor in made.items()}
     assert any(not tensor.is_contiguous() for tensor in present(inputs).values())
     check(op, inputs, function=lambda **tensors: contiguous(OPS[op].function(**tensors)))
 

@@ -6,6 +6,7 @@
 
 #include "../common/tensor_view.h"
 #include "fftconv_long.h"
+#include "fftconv_passes.h"
 #include "fftconv_rows.h"
 #include "implicit_filter.h"
 #include "runtime.cuh"
@@ -95,6 +96,16 @@ void rows(Optional result, Optional du, Optional dpre_gate, Optional sums, Tenso
                points, device.stream());
 }
 
+void passes(Optional result, Optional du, Optional dpre_gate, Optional sums, Tensor u, Optional pre_gate, Tensor k,
+            Optional skip, Optional dy, Optional post_gate, Optional factor, Tensor scratch, int64_t tap,
+            int64_t points) {
+  const OnDevice device(u);
+  fftconv_passes({{view(result), view(factor), view(du), view(dpre_gate), view(sums), view(u), view(pre_gate), view(dy),
+                   view(post_gate), view(k), view(skip), tap, 0},
+                  view(scratch)},
+                 points, device.stream());
+}
+
 void weight(Tensor rows, Tensor signal, Optional gate, Optional skip, int64_t tap, int64_t shift) {
   const OnDevice device(rows);
   fftconv_weight({view(rows), view(signal), view(gate), view(skip), tap, shift}, device.stream());
@@ -161,6 +172,8 @@ void window(Tensor dh, Optional decayed, Tensor dk, Tensor t, Tensor deltas, dou
 STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CompositeExplicitAutograd, m) {
   m.impl("fftconv_row_points", TORCH_BOX(&fftconv_rows_points));
   m.impl("fftconv_row_bytes", TORCH_BOX(&fftconv_rows_shared));
+  m.impl("fftconv_passes_points", TORCH_BOX(&fftconv_passes_points));
+  m.impl("fftconv_passes_bytes", TORCH_BOX(&fftconv_passes_shared));
   m.impl("filter_blocks", TORCH_BOX(&filter_blocks));
 }
 
@@ -169,6 +182,7 @@ STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CompositeExplicitAutograd, m) {
 
 HYENA_IMPLEMENT(hyena_kernels_ext, HYENA_DISPATCH_KEY, m) {
   m.impl("fftconv_rows", TORCH_BOX(&rows));
+  m.impl("fftconv_passes", TORCH_BOX(&passes));
   m.impl("fftconv_weight", TORCH_BOX(&weight));
   m.impl("fftconv_product", TORCH_BOX(&product));
   m.impl("fftconv_unweight", TORCH_BOX(&unweight));

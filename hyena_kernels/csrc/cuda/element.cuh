@@ -80,26 +80,43 @@ HYENA_DEVICE void store_element(const Row& row, int64_t i, float value) {
     static_cast<uint16_t*>(const_cast<void*>(row.data))[i * row.step] = to_bits(value, row.dtype);
 }
 
+// value[j] = data[(first + j distance) step], zero outside 0 … length-1. Where neighbours lie side by side an address
+// takes one instruction.
+template <int count, class T>
+HYENA_DEVICE void gather(T* value, const T* data, int64_t step, int first, int distance, int length) {
+  const auto inside = [&](int j) { return static_cast<unsigned>(first + j * distance) < static_cast<unsigned>(length); };
+  if (step == 1) {
+    const T* from = data + first;
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j) value[j] = inside(j) ? from[j * distance] : T(0);
+  } else {
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j) value[j] = inside(j) ? data[(first + j * distance) * step] : T(0);
+  }
+}
+
+template <int count, class T>
+HYENA_DEVICE void scatter(const T* value, T* data, int64_t step, int first, int distance, int length) {
+  const auto inside = [&](int j) { return static_cast<unsigned>(first + j * distance) < static_cast<unsigned>(length); };
+  if (step == 1) {
+    T* to = data + first;
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j)
+      if (inside(j)) to[j * distance] = value[j];
+  } else {
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j)
+      if (inside(j)) data[(first + j * distance) * step] = value[j];
+  }
+}
+
 // value[j] = row[first + j distance], zero outside 0 … length-1. The dtype is asked for once, not at each element.
 template <int count>
 HYENA_DEVICE void load_strided(float* value, const Row& row, int first, int distance, int length) {
-  const int64_t step = row.step;
-  if (row.dtype == Dtype::f32) {
-    const float* data = static_cast<const float*>(row.data);
-    HYENA_UNROLL
-    for (int j = 0; j < count; ++j) {
-      const int i = first + j * distance;
-      value[j] = static_cast<unsigned>(i) < static_cast<unsigned>(length) ? data[i * step] : 0.0f;
-    }
-    return;
-  }
-  const uint16_t* data = static_cast<const uint16_t*>(row.data);
+  if (row.dtype == Dtype::f32)
+    return gather<count>(value, static_cast<const float*>(row.data), row.step, first, distance, length);
   uint16_t bits[count];
-  HYENA_UNROLL
-  for (int j = 0; j < count; ++j) {
-    const int i = first + j * distance;
-    bits[j] = static_cast<unsigned>(i) < static_cast<unsigned>(length) ? data[i * step] : uint16_t(0);
-  }
+  gather<count>(bits, static_cast<const uint16_t*>(row.data), row.step, first, distance, length);
   if (row.dtype == Dtype::bf16) {
     HYENA_UNROLL
     for (int j = 0; j < count; ++j) value[j] = bfloat_to_float(bits[j]);
@@ -111,23 +128,18 @@ HYENA_DEVICE void load_strided(float* value, const Row& row, int first, int dist
 
 template <int count>
 HYENA_DEVICE void store_strided(const float* value, const Row& row, int first, int distance, int length) {
-  const int64_t step = row.step;
   void* target = const_cast<void*>(row.data);
-  if (row.dtype == Dtype::f32) {
-    float* data = static_cast<float*>(target);
+  if (row.dtype == Dtype::f32)
+    return scatter<count>(value, static_cast<float*>(target), row.step, first, distance, length);
+  uint16_t bits[count];
+  if (row.dtype == Dtype::bf16) {
     HYENA_UNROLL
-    for (int j = 0; j < count; ++j) {
-      const int i = first + j * distance;
-      if (static_cast<unsigned>(i) < static_cast<unsigned>(length)) data[i * step] = value[j];
-    }
-    return;
+    for (int j = 0; j < count; ++j) bits[j] = float_to_bfloat(value[j]);
+  } else {
+    HYENA_UNROLL
+    for (int j = 0; j < count; ++j) bits[j] = float_to_half(value[j]);
   }
-  uint16_t* data = static_cast<uint16_t*>(target);
-  HYENA_UNROLL
-  for (int j = 0; j < count; ++j) {
-    const int i = first + j * distance;
-    if (static_cast<unsigned>(i) < static_cast<unsigned>(length)) data[i * step] = to_bits(value[j], row.dtype);
-  }
+  scatter<count>(bits, static_cast<uint16_t*>(target), row.step, first, distance, length);
 }
 
 }  // namespace hyena

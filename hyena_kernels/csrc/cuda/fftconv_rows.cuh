@@ -2,106 +2,51 @@
 #pragma once
 
 #include "fftconv_rows.h"
+#include "row_convolution.cuh"
 #include "row_memory.cuh"
-#include "row_plans.cuh"
 
 namespace hyena {
-// Block x takes the channels of its rows, block y a chunk of the batch. The loop goes once round for the filter, then
-// for the signal and the gradient of each batch entry, and for the sum, so that the transforms are in the code once.
-// Spectra that are put aside in shared memory are read by the thread that wrote them alone; with one entry in a chunk
-// that of the sum replaces that of x.
+
+// The rows of one channel in the tensors of a call; `exists` is false for a block's rows behind the last channel.
 template <class Plan>
-__global__ void __launch_bounds__(Plan::block) fftconv_rows_kernel(const __grid_constant__ FftconvRows a) {
-  HYENA_DYNAMIC_SHARED(shared);
-  const int row = threadIdx.x / Plan::threads;
-  float* planes = reinterpret_cast<float*>(shared) + row * 2 * Plan::plane;
-  const int64_t channel = static_cast<int64_t>(blockIdx.x) * Plan::rows + row;
-  const bool exists = channel < a.u.size[1];
-  const int length = exists ? static_cast<int>(a.u.size[2]) : 0, taps = exists ? static_cast<int>(a.k.size[1]) : 0;
-  const int tap = static_cast<int>(a.tap);
-  const int64_t first = blockIdx.y * a.chunk;
-  const int64_t count = (first + a.chunk < a.u.size[0] ? first + a.chunk : a.u.size[0]) - first;
-  Complex<float>* signal = reinterpret_cast<Complex<float>*>(shared + row_planes_bytes<Plan>) + threadIdx.x;
-  Complex<float>* sum = signal + (a.chunk > 1 ? Plan::block * Plan::spectrum : 0);
+struct RowsInMemory {
+  const FftconvRows& a;
+  int64_t channel;
+  bool exists;
 
-  const bool wants_signal = a.du.data || a.dpre_gate.data, wants_filter = a.sums.data, wants_result = a.result.data;
-  const Row none = {nullptr, 0, Dtype::f32};
-  Complex<float> v[Plan::values], filter[Plan::spectrum];
-  HYENA_NO_UNROLL
-  for (int64_t step = 0; step < 2 * count + 2; ++step) {
-    const int thread = opaque(threadIdx.x % Plan::threads);
-    const bool is_filter = step == 0, is_sum = step == 2 * count + 1, is_signal = !is_sum && step % 2 == 1;
-    const int64_t b = first + (step - 1) / 2;
-    if (is_sum) {
-      if (!wants_filter) continue;
-      // The inverse before it may still be reading.
-      __syncthreads();
-      HYENA_UNROLL
-      for (int i = 0; i < Plan::spectrum; ++i) v[i] = sum[i * Plan::block];
+  HYENA_DEVICE void load(Kind kind, int64_t b, int thread, Complex<float>* v) const {
+    RowSource source;
+    source.tap = -1;
+    source.skip = 0.0f;
+    source.shift = 0;
+    source.length = exists ? static_cast<int>(a.u.size[2]) : 0;
+    if (kind == Kind::filter) {
+      source.row = row_of(a.k, channel);
+      source.gate = {nullptr, 0, Dtype::f32};
+      source.length = exists ? static_cast<int>(a.k.size[1]) : 0;
+      source.tap = a.skip.data && exists ? static_cast<int>(a.tap) : -1;
+      if (source.tap >= 0) source.skip = load_element({a.skip.data, a.skip.stride[0], a.skip.dtype}, channel);
+    } else if (kind == Kind::signal) {
+      source.row = row_of(a.u, b, channel);
+      source.gate = row_of(a.pre_gate, b, channel);
     } else {
-      RowSource source;
-      source.tap = -1;
-      source.skip = 0.0f;
-      source.shift = 0;
-      source.length = length;
-      if (is_filter) {
-        if (!(wants_signal || wants_result)) continue;
-        source.row = row_of(a.k, channel);
-        source.gate = none;
-        source.length = taps;
-        source.tap = a.skip.data && exists ? tap : -1;
-        if (source.tap >= 0) source.skip = load_element({a.skip.data, a.skip.stride[0], a.skip.dtype}, channel);
-      } else if (is_signal) {
-        if (!(wants_filter || wants_result)) continue;
-        source.row = row_of(a.u, b, channel);
-        source.gate = row_of(a.pre_gate, b, channel);
-      } else {
-        if (!(wants_filter || wants_signal)) continue;
-        source.row = row_of(a.dy, b, channel);
-        source.gate = row_of(a.post_gate, b, channel);
-        source.shift = tap;
-      }
-      load_row<Plan>(thread, v, source);
-      transform<Plan>(thread, v, planes);
+      source.row = row_of(a.dy, b, channel);
+      source.gate = row_of(a.post_gate, b, channel);
+      source.shift = static_cast<int>(a.tap);
     }
+    load_row<Plan>(thread, v, source);
+  }
 
-    bool wants_inverse = is_sum;
-    if (is_filter) {
-      HYENA_UNROLL
-      for (int i = 0; i < Plan::spectrum; ++i) filter[i] = v[i];
-    } else if (is_signal) {
-      HYENA_UNROLL
-      for (int i = 0; i < Plan::spectrum; ++i) {
-        if (wants_filter) signal[i * Plan::block] = v[i];
-        v[i] = v[i] * filter[i];
-      }
-      wants_inverse = wants_result;
-    } else if (!is_sum) {
-      HYENA_UNROLL
-      for (int i = 0; i < Plan::spectrum; ++i) {
-        if (wants_filter) {
-          const Complex<float> product = conj_times(signal[i * Plan::block], v[i]);
-          sum[i * Plan::block] = b > first ? sum[i * Plan::block] + product : product;
-        }
-        v[i] = conj_times(filter[i], v[i]);
-      }
-      wants_inverse = wants_signal;
-    }
-    if (!wants_inverse) {
-      // The next transform begins to write where others may still read.
-      __syncthreads();
-      continue;
-    }
-    inverse_transform<Plan>(thread, v, planes);
-
-    RowTarget target = {none, none, none, none, length, 0};
-    if (is_sum) {
+  HYENA_DEVICE void store(Kind kind, int64_t b, int thread, Complex<float>* v) const {
+    const Row none = {nullptr, 0, Dtype::f32};
+    RowTarget target = {none, none, none, none, exists ? static_cast<int>(a.u.size[2]) : 0, 0};
+    if (kind == Kind::sum) {
       target.row = row_of(a.sums, blockIdx.y, channel);
-      target.length = taps;
-    } else if (is_signal) {
+      target.length = exists ? static_cast<int>(a.k.size[1]) : 0;
+    } else if (kind == Kind::signal) {
       target.row = row_of(a.result, b, channel);
       target.factor = row_of(a.factor, b, channel);
-      target.shift = tap;
+      target.shift = static_cast<int>(a.tap);
     } else {
       target.row = row_of(a.du, b, channel);
       target.factor = row_of(a.pre_gate, b, channel);
@@ -110,6 +55,21 @@ __global__ void __launch_bounds__(Plan::block) fftconv_rows_kernel(const __grid_
     }
     store_row<Plan>(thread, v, target);
   }
+};
+
+// Block x takes the channels of its rows, block y a chunk of the batch.
+template <class Plan>
+__global__ void __launch_bounds__(Plan::block, row_blocks<Plan>) fftconv_rows_kernel(const __grid_constant__ FftconvRows a) {
+  HYENA_DYNAMIC_SHARED(shared);
+  const int row = threadIdx.x / Plan::threads;
+  Complex<float>* planes = reinterpret_cast<Complex<float>*>(shared) + row * Plan::plane;
+  const int64_t channel = static_cast<int64_t>(blockIdx.x) * Plan::rows + row;
+  const int64_t first = blockIdx.y * a.chunk;
+  const int64_t count = (first + a.chunk < a.u.size[0] ? first + a.chunk : a.u.size[0]) - first;
+  const Wanted wants = {a.result.data != nullptr, a.du.data || a.dpre_gate.data, a.sums.data != nullptr};
+  convolve<Plan>(RowsInMemory<Plan>{a, channel, channel < a.u.size[1]}, wants, static_cast<int>(first),
+                 static_cast<int>(count), a.chunk > 1, planes,
+                 reinterpret_cast<Complex<float>*>(shared + row_planes_bytes<Plan>));
 }
 
 template <class Plan>

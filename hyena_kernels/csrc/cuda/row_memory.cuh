@@ -21,30 +21,31 @@ struct RowTarget {
   int length, shift;
 };
 
-template <class Plan>
-HYENA_DEVICE void load_gated(float* value, const RowSource& source, int first) {
-  using S = Stage<Plan, 0>;
-  load_strided<S::radix>(value, source.row, first, S::distance, source.length);
+template <int count>
+HYENA_DEVICE void load_gated(float* value, const RowSource& source, int first, int distance) {
+  load_strided<count>(value, source.row, first, distance, source.length);
   if (source.gate.data) {
-    float gate[S::radix];
-    load_strided<S::radix>(gate, source.gate, first, S::distance, source.length);
+    float gate[count];
+    load_strided<count>(gate, source.gate, first, distance, source.length);
     HYENA_UNROLL
-    for (int j = 0; j < S::radix; ++j) value[j] *= gate[j];
+    for (int j = 0; j < count; ++j) value[j] *= gate[j];
   }
 }
 
-template <class Plan>
-HYENA_DEVICE void load_row(int thread, Complex<float>* v, const RowSource& source) {
+template <class Plan, class At = WholeRow>
+HYENA_DEVICE void load_row(int thread, Complex<float>* v, const RowSource& source, const At& at = At()) {
   using S = Stage<Plan, 0>;
+  const int distance = at.distance(S::distance), points = at.distance(Plan::points);
   for_butterflies<Plan, 0>(thread, v, [&](int b, int, Complex<float>* x) {
     float re[S::radix], im[S::radix];
-    load_gated<Plan>(re, source, b - source.shift);
+    const int first = at.place(b);
+    load_gated<S::radix>(re, source, first - source.shift, distance);
     HYENA_UNROLL
     for (int j = 0; j < S::radix; ++j) {
-      if (b + j * S::distance == source.tap) re[j] += source.skip;
+      if (first + j * distance == source.tap) re[j] += source.skip;
       im[j] = 0.0f;
     }
-    if (source.shift) load_gated<Plan>(im, source, b - source.shift + Plan::points);
+    if (source.shift) load_gated<S::radix>(im, source, first - source.shift + points, distance);
     unrolled<S::radix>([&](auto index) {
       constexpr int j = decltype(index)::value;
       // exp(2πi j m / 4P)
@@ -65,23 +66,26 @@ HYENA_DEVICE void store_product(const float* value, const Row& row, const Row& f
   store_strided<count>(product, row, first, distance, length);
 }
 
-template <class Plan>
-HYENA_DEVICE void store_row(int thread, Complex<float>* v, const RowTarget& target) {
+template <class Plan, class At = WholeRow>
+HYENA_DEVICE void store_row(int thread, Complex<float>* v, const RowTarget& target, const At& at = At()) {
   using S = Stage<Plan, 0>;
+  const int distance = at.distance(S::distance), points = at.distance(Plan::points);
+  const float scale = 1.0f / static_cast<float>(points);
   for_butterflies<Plan, 0>(thread, v, [&](int b, int, Complex<float>* x) {
     float re[S::radix], im[S::radix];
     unrolled<S::radix>([&](auto index) {
       constexpr int j = decltype(index)::value;
       const Complex<float> z = times_root<j, 4 * S::radix, false>(x[j]);
-      re[j] = z.re * (1.0f / Plan::points);
-      im[j] = z.im * (1.0f / Plan::points);
+      re[j] = z.re * scale;
+      im[j] = z.im * scale;
     });
     const auto store = [&](const float* value, int first) {
-      store_product<S::radix>(value, target.row, target.factor, first, S::distance, target.length);
-      store_product<S::radix>(value, target.row2, target.factor2, first, S::distance, target.length);
+      store_product<S::radix>(value, target.row, target.factor, first, distance, target.length);
+      store_product<S::radix>(value, target.row2, target.factor2, first, distance, target.length);
     };
-    store(re, b - target.shift);
-    if (target.shift) store(im, b - target.shift + Plan::points);
+    const int start = at.place(b) - target.shift;
+    store(re, start);
+    if (target.shift) store(im, start + points);
   });
 }
 

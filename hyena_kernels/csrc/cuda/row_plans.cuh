@@ -20,11 +20,20 @@ using Rows6144 = RowPlan<512, 1, 12, 8, 4, 16>;
 using Rows8192 = RowPlan<512, 1, 16, 8, 4, 16>;
 
 template <class Plan>
-constexpr int row_planes_bytes = Plan::rows * 2 * Plan::plane * static_cast<int>(sizeof(float));
+constexpr int row_planes_bytes = Plan::rows * Plan::plane * static_cast<int>(sizeof(Complex<float>));
 
 // Of spectra that a thread puts aside: nobody else reads them, and neighbours lie side by side.
 template <class Plan>
 constexpr int row_spectrum_bytes = Plan::block* Plan::spectrum * static_cast<int>(sizeof(Complex<float>));
+
+// Blocks that a multiprocessor should hold, if memory allows: 512 threads, which leaves each of them 128 registers, and
+// fewer with more values. Code for GPUs before Hopper would spill some of them.
+template <class Plan>
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int row_blocks = 1;
+#else
+constexpr int row_blocks = (Plan::values > 16 ? 320 : 512) / Plan::block;
+#endif
 
 // Every number of points is a multiple of the smallest.
 constexpr int64_t smallest_row = 256, largest_row = 8192;

@@ -6,6 +6,10 @@
 // alone has read, and an exchange between stages takes one barrier. Spectra stay in the order of the last stage, in the
 // registers of the thread that made them; the inverse starts from there and goes through the same places backwards.
 // The weights exp(2πi n / 4P) of n = i + j m are constants for j, and for i a part of the first stage's twiddles.
+//
+// The first stages of a longer transform of C · R points are transforms of its R columns: point n of a column is point
+// n R + (number of the column) of the whole, which only the twiddles need to know. What is left are C rows of R points,
+// each with a transform of its own, without weights.
 #pragma once
 
 #include "../common/complex.h"
@@ -46,7 +50,44 @@ struct RowPlan {
 
   // The last stage reads runs of its radix: one word more after each lets neighbouring threads read different banks.
   HYENA_HOST_DEVICE static constexpr int padded(int place) { return place + place / radix(stages - 1); }
-  static constexpr int plane = padded(points) + 3 & ~3;  // floats
+  static constexpr int plane = padded(points) + 3 & ~3;  // complex numbers in shared memory
+  static constexpr int pitch = 1;                        // of them between neighbouring places
+  static constexpr bool weighted = true;
+  static constexpr bool column = false;  // a part of a longer transform: its last stage has twiddles, too
+};
+
+// Columns of a longer transform, as many as a block has "rows", which lie side by side in shared memory.
+template <int Threads, int Columns, int... Radices>
+struct ColumnPlan : RowPlan<Threads, Columns, Radices...> {
+  using Base = RowPlan<Threads, Columns, Radices...>;
+  static constexpr int pitch = Columns, plane = Base::padded(Base::points) * pitch;
+  static constexpr bool column = true;
+};
+
+// Rows that are left by the columns of a longer transform.
+template <class Plan>
+struct Unweighted : Plan {
+  static constexpr bool weighted = false;
+};
+
+// Where the points of a plan lie in the transform: they are all of it.
+struct WholeRow {
+  HYENA_DEVICE int place(int n) const { return n; }
+  HYENA_DEVICE int distance(int n) const { return n; }
+};
+
+// They are a column, one of `rows`; `inverse` is 1 / rows.
+struct ColumnOf {
+  int rows, column;
+  float inverse;
+
+  template <int left>
+  HYENA_DEVICE float turns(int i) const {
+    // Below 2^24, so the product is the only rounding, and there is none with a power of two of rows.
+    return static_cast<float>(place(i)) * (inverse * (1.0f / left));
+  }
+  HYENA_DEVICE int place(int n) const { return n * rows + column; }
+  HYENA_DEVICE int distance(int n) const { return n * rows; }
 };
 
 template <class Plan, int s>
@@ -56,7 +97,7 @@ struct Stage {
   static constexpr bool full = butterflies % Plan::threads == 0;
   static constexpr int last_radix = Plan::radix(Plan::stages - 1);
 
-  static_assert(distance % last_radix == 0 || distance == 1, "places of a butterfly are a constant distance apart");
+  static_assert(Plan::stages == 1 || distance % last_radix == 0 || distance == 1, "places of a butterfly are a constant distance apart");
   static constexpr int padded_distance = distance == 1 ? 1 : Plan::padded(distance);
 };
 
@@ -74,18 +115,54 @@ HYENA_DEVICE void for_butterflies(int thread, Complex<float>* v, F&& f) {
   });
 }
 
-// v[q] times exp(-2πi i q / N_s), the twiddles of place i in a block, conjugated for the inverse; in the first stage
-// with the weight exp(2πi i / 4P) of the place. They are powers of two roots, of exponents 1 and 4: longer chains of
+// The twiddles exp(-2πi i q / N) of places i in a block of N points, with the weights exp(2πi i / 4N) if they are the
+// first: constants, and neighbouring threads read neighbours.
+template <int N, int radix, bool weighted>
+struct TwiddleTable {
+  static constexpr int places = N / radix, first = weighted ? 0 : 1;
+  Complex<float> roots[(radix - first) * places];
+
+  constexpr TwiddleTable() : roots() {
+    for (int q = first; q < radix; ++q) {
+      // Powers in double: the last of them is right to 1e-12.
+      const Root step = root_of_unity(4 * q - weighted, 4 * N);
+      Root power = {1, 0};
+      for (int i = 0; i < places; ++i) {
+        roots[(q - first) * places + i] = {static_cast<float>(power.re), static_cast<float>(power.im)};
+        power = {power.re * step.re - power.im * step.im, power.re * step.im + power.im * step.re};
+      }
+    }
+  }
+};
+
+template <int N, int radix, bool weighted>
+HYENA_DEVICE_TABLE TwiddleTable<N, radix, weighted> twiddle_table = TwiddleTable<N, radix, weighted>();
+
+template <class Plan, int s, bool inverse>
+HYENA_DEVICE void twiddle(int i, Complex<float>* v, const WholeRow&) {
+  using S = Stage<Plan, s>;
+  constexpr bool weighted = s == 0 && Plan::weighted;
+  using Table = TwiddleTable<S::left, S::radix, weighted>;
+  const Complex<float>* roots = twiddle_table<S::left, S::radix, weighted>.roots + i;
+  HYENA_UNROLL
+  for (int q = Table::first; q < S::radix; ++q) {
+    const Complex<float> root = roots[(q - Table::first) * Table::places];
+    v[q] = inverse ? conj_times(root, v[q]) : root * v[q];
+  }
+}
+
+// Those of columns are too many for a table. They are powers of two roots, of exponents 1 and 4: longer chains of
 // products would lose digits.
 template <class Plan, int s, bool inverse>
-HYENA_DEVICE void twiddle(int i, Complex<float>* v) {
+HYENA_DEVICE void twiddle(int i, Complex<float>* v, const ColumnOf& at) {
   using S = Stage<Plan, s>;
-  const float turns = static_cast<float>(i) * (1.0f / S::left);
+  constexpr bool weighted = s == 0 && Plan::weighted;
+  const float turns = at.template turns<S::left>(i);
   Complex<float> low[4];
   low[1] = unit_root(turns);
   low[2] = low[1] * low[1];
   low[3] = low[2] * low[1];
-  if constexpr (s == 0) {
+  if constexpr (weighted) {
     const Complex<float> weight = unit_root(turns * -0.25f);
     low[0] = weight;
     unrolled<3>([&](auto index) { low[decltype(index)::value + 1] = low[decltype(index)::value + 1] * weight; });
@@ -95,9 +172,9 @@ HYENA_DEVICE void twiddle(int i, Complex<float>* v) {
   unrolled<S::radix>([&](auto index) {
     constexpr int q = decltype(index)::value;
     if constexpr (q >= 8 && q % 4 == 0) high = high * step;
-    if constexpr (q > 0 || s == 0) {
+    if constexpr (q > 0 || weighted) {
       Complex<float> root = low[q % 4];
-      if constexpr (q >= 4 && q % 4 == 0 && s > 0)
+      if constexpr (q >= 4 && q % 4 == 0 && !weighted)
         root = high;
       else if constexpr (q >= 4)
         root = root * high;
@@ -107,63 +184,50 @@ HYENA_DEVICE void twiddle(int i, Complex<float>* v) {
 }
 
 // From the weighted sums that `load` leaves in the registers, in the places of the first stage, to the spectrum.
-// `shared` has two planes.
-template <class Plan, int s = 0>
-HYENA_DEVICE void transform(int thread, Complex<float>* v, float* shared) {
+template <class Plan, int s = 0, class At = WholeRow>
+HYENA_DEVICE void transform(int thread, Complex<float>* v, Complex<float>* shared, const At& at = At()) {
   using S = Stage<Plan, s>;
   constexpr bool last = s == Plan::stages - 1;
   if constexpr (s > 0) {
     for_butterflies<Plan, s>(thread, v, [&](int, int place, Complex<float>* x) {
       HYENA_UNROLL
-      for (int j = 0; j < S::radix; ++j) {
-        x[j].re = shared[place + j * S::padded_distance];
-        x[j].im = shared[Plan::plane + place + j * S::padded_distance];
-      }
+      for (int j = 0; j < S::radix; ++j) x[j] = shared[(place + j * S::padded_distance) * Plan::pitch];
     });
   }
   for_butterflies<Plan, s>(thread, v, [&](int b, int place, Complex<float>* x) {
     dft<S::radix, false>(x);
+    if constexpr (!last || Plan::column) twiddle<Plan, s, false>(b % S::distance, x, at);
     if constexpr (!last) {
-      twiddle<Plan, s, false>(b % S::distance, x);
       HYENA_UNROLL
-      for (int j = 0; j < S::radix; ++j) {
-        shared[place + j * S::padded_distance] = x[j].re;
-        shared[Plan::plane + place + j * S::padded_distance] = x[j].im;
-      }
+      for (int j = 0; j < S::radix; ++j) shared[(place + j * S::padded_distance) * Plan::pitch] = x[j];
     }
   });
   if constexpr (!last) {
     __syncthreads();
-    transform<Plan, s + 1>(thread, v, shared);
+    transform<Plan, s + 1>(thread, v, shared, at);
   }
 }
 
 // Back, without the factor 1 / P, to where `store` takes them.
-template <class Plan, int s = Plan::stages - 1>
-HYENA_DEVICE void inverse_transform(int thread, Complex<float>* v, float* shared) {
+template <class Plan, int s = Plan::stages - 1, class At = WholeRow>
+HYENA_DEVICE void inverse_transform(int thread, Complex<float>* v, Complex<float>* shared, const At& at = At()) {
   using S = Stage<Plan, s>;
   constexpr bool last = s == Plan::stages - 1;
   for_butterflies<Plan, s>(thread, v, [&](int b, int place, Complex<float>* x) {
     if constexpr (!last) {
       HYENA_UNROLL
-      for (int j = 0; j < S::radix; ++j) {
-        x[j].re = shared[place + j * S::padded_distance];
-        x[j].im = shared[Plan::plane + place + j * S::padded_distance];
-      }
-      twiddle<Plan, s, true>(b % S::distance, x);
+      for (int j = 0; j < S::radix; ++j) x[j] = shared[(place + j * S::padded_distance) * Plan::pitch];
     }
+    if constexpr (!last || Plan::column) twiddle<Plan, s, true>(b % S::distance, x, at);
     dft<S::radix, true>(x);
     if constexpr (s > 0) {
       HYENA_UNROLL
-      for (int j = 0; j < S::radix; ++j) {
-        shared[place + j * S::padded_distance] = x[j].re;
-        shared[Plan::plane + place + j * S::padded_distance] = x[j].im;
-      }
+      for (int j = 0; j < S::radix; ++j) shared[(place + j * S::padded_distance) * Plan::pitch] = x[j];
     }
   });
   if constexpr (s > 0) {
     __syncthreads();
-    inverse_transform<Plan, s - 1>(thread, v, shared);
+    inverse_transform<Plan, s - 1>(thread, v, shared, at);
   }
 }
 

@@ -11,7 +11,8 @@
 #include <cuda_runtime.h>
 
 #define HYENA_DEVICE __device__ __forceinline__
-#define HYENA_DYNAMIC_SHARED(name) extern __shared__ __align__(16) float name[]
+#define HYENA_DEVICE_TABLE __device__ const
+#define HYENA_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 namespace hyena {
 

@@ -19,6 +19,12 @@ SCHEMAS = (
     "fftconv_rows(Tensor(a!)? result, Tensor(b!)? du, Tensor(c!)? dpre_gate, Tensor(d!)? sums, Tensor u, "
     "Tensor? pre_gate, Tensor k, Tensor? D, Tensor? dy, Tensor? post_gate, Tensor? factor, int tap, int points, "
     "int chunk) -> ()",
+    # csrc/cuda/fftconv_passes.h
+    "fftconv_passes_points(int length) -> int",
+    "fftconv_passes_bytes(int points, int spectra) -> int",
+    "fftconv_passes(Tensor(a!)? result, Tensor(b!)? du, Tensor(c!)? dpre_gate, Tensor(d!)? sums, Tensor u, "
+    "Tensor? pre_gate, Tensor k, Tensor? D, Tensor? dy, Tensor? post_gate, Tensor? factor, Tensor(e!) scratch, "
+    "int tap, int points) -> ()",
     # csrc/cuda/fftconv_long.h
     "fftconv_weight(Tensor(a!) rows, Tensor signal, Tensor? gate, Tensor? D, int tap, int shift) -> ()",
     "fftconv_product(Tensor(a!)? signal, Tensor(b!)? grad, Tensor? filter, Tensor(c!)? sum, bool accumulate, "

@@ -22,6 +22,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #define HYENA_DEVICE inline
+#define HYENA_DEVICE_TABLE const
 #define __global__
 #define __launch_bounds__(...)
 #define __grid_constant__

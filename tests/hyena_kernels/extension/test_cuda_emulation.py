@@ -171,12 +171,46 @@ def test_fftconv_on_chip(emulation: Emulation, length: int, options: dict[str, A
         assert torch.equal(ours["dD"], ours["dk"][:, tap])
 
 
+# One length for each transform of columns, and for each of rows behind it.
+PASSES = [
+    (8193, {"dtype": BF16, "taps": 77, "causal": False, "batch": 3, "channels": 3}),
+    (12000, {"batch": 2, "channels": 2, "causal": False}),
+    (16384, {"dtype": FP16, "batch": 2, "taps": 16383, "filter_dtype": FP16}),
+    (20479, {"pre_gate": False, "causal": False}),
+    (24001, {"post_gate": False, "batch": 2}),
+    (49152, {"skip": False}),
+    (98303, {"dtype": BF16, "causal": False}),
+    (131073, {"pre_gate": False, "post_gate": False}),
+    (390_001, {"dtype": BF16}),
+    (1_000_002, {"dtype": BF16}),
+    (1_572_863, {"pre_gate": False, "post_gate": False, "skip": False}),
+]
+
+
+@pytest.mark.usefixtures("nan_empty")
+@pytest.mark.parametrize(("length", "options"), PASSES, ids=[str(length) for length, _ in PASSES])
+def test_fftconv_in_passes(
+    emulation: Emulation, length: int, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hyena_kernels.extension.cuda import fftconv as adapter
+
+    options = dict(options)
+    causal, batch = options.pop("causal", True), options.pop("batch", 1)
+    # A channel or two at a time, or an entry or two of the batch.
+    monkeypatch.setattr(adapter, "PASSES_SCRATCH_BYTES", 5 * adapter._row_bytes(length) * 5 // 4)
+    held(emulation, "fftconv", fftconv_inputs(batch, options.pop("channels", 1), length, **options), causal=causal)
+
+
 @pytest.mark.usefixtures("nan_empty")
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("dtype", "length", "taps"), [(FP32, 9001, 9001), (BF16, 8193, 77), (FP64, 300, 300)])
 def test_fftconv_by_cufft(
     emulation: Emulation, dtype: torch.dtype, length: int, taps: int, causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from hyena_kernels.extension.cuda import fftconv as adapter
+
+    # As for what is too long for passes.
+    monkeypatch.setattr(adapter, "_passes_points", lambda *_: 0)
     # Slices of one or two rows.
     monkeypatch.setattr(_torch_fft, "tile", lambda batch, channels, *rest: (2, 1))
     held(emulation, "fftconv", fftconv_inputs(3, 40 if dtype == FP64 else 2, length, taps, dtype=dtype), causal=causal)
@@ -224,13 +258,14 @@ def test_plans_fit_the_shared_memory_of_the_device(
     longest = {"forward": 0, "backward": 0}
     for length in (200, 1000, 2048, 3072, 4096, 5000, 6144, 8192):
         u, k = torch.empty(4, 600, length), torch.empty(600, length)
-        if adapter._row_points(u, k, 0):
-            longest["forward"] = length
-        points, chunk = adapter._backward_plan(u, k, True)
-        if points:
-            longest["backward"] = length
-            spectra = 1 if chunk == 1 else 2
-            assert adapter.ops.fftconv_row_bytes(points, spectra) <= shared_kb << 10
+        for direction in longest:
+            plan = adapter._plan(u, k, backward=direction == "backward", wants_filter=direction == "backward")
+            spectra = 0 if direction == "forward" else 1 if plan.chunk == 1 else 2
+            if plan.passes:
+                assert adapter.ops.fftconv_passes_bytes(plan.points, spectra) <= shared_kb << 10
+            elif plan.points:
+                longest[direction] = length
+                assert adapter.ops.fftconv_row_bytes(plan.points, spectra) <= shared_kb << 10
     assert (
         longest
         == {
@@ -352,14 +387,15 @@ def test_float64_is_refused_where_there_are_no_kernels(emulation: Emulation) -> 
 
 def test_resource_table_has_the_launches(emulation: Emulation) -> None:
     """What hyena_kernels/extension/_resources.py says of threads and shared memory is what was launched."""
-    held(emulation, "fftconv", fftconv_inputs(2, 2, 8193))
+    held(emulation, "fftconv", fftconv_inputs(2, 2, 100, dtype=FP64))
     held(emulation, "hyena_mixer", hyena_mixer_inputs(2, 20, 8))
     held(emulation, "implicit_filter", implicit_filter_inputs(8, 20))
     held(emulation, "implicit_filter", implicit_filter_inputs(8, 20, width=128))
     launches = {re.sub(r"<.*", "", kernel): set() for kernel in emulation.launches()}
     for kernel, geometry in emulation.launches().items():
         launches[re.sub(r"<.*", "", kernel)] |= geometry
-    launches.pop("fftconv_rows_kernel")
+    for transform in _resources._TRANSFORMS:
+        launches.pop(f"{transform}_kernel", None)
     assert launches == {
         kernel: {(threads, shared) for shared in forms.values()}
         for kernel, (threads, forms) in _resources.KERNELS.items()
@@ -377,6 +413,37 @@ def test_resource_table_has_the_shared_memory_of_rows(library: Emulation) -> Non
         assert plan.points == int(points)
         for spectra in (0, 1, 2):
             assert plan.shared_bytes(spectra) == ops.fftconv_row_bytes(int(points), spectra)
+
+
+def test_longest_transform_is_where_the_choice_of_backends_has_it(library: Emulation) -> None:
+    from hyena_kernels.extension.cuda.schemas import ops
+
+    longest = _extension_support.MAX_FAST_LENGTH
+    assert ops.fftconv_passes_points(longest) == longest
+    assert ops.fftconv_passes_points(longest + 1) == 0
+    assert _extension_support.slower("fftconv_fwd", [torch.empty(1, 1, longest, device="meta")]) is None
+    assert "up to" in _extension_support.slower("hyena_mixer_bwd", [torch.empty(1, longest + 1, 3, device="meta")])
+
+
+def test_resource_table_has_the_shared_memory_of_passes(emulation: Emulation) -> None:
+    """The emulation refuses a block that leaves its shared memory, so what was launched is enough, too."""
+    from hyena_kernels.extension.cuda.schemas import ops
+
+    source = (_build.CSRC / "cuda" / "fftconv_passes.cu").read_text()
+    plans = re.findall(r"using Columns(\d+) = ColumnPlan<(\d+), (\d+), ([\d, ]+)>", source)
+    assert len(plans) == 8
+    for points, threads, columns, radices in plans:
+        plan = _resources.RowPlan(int(threads), int(columns), tuple(map(int, radices.split(", "))))
+        assert plan.points == int(points)
+        # Rows of 5120, as many as there are columns here.
+        length = 5120 * plan.points - 1
+        if length > 200_000:
+            continue
+        held(emulation, "fftconv", fftconv_inputs(1, 1, length))
+        assert ops.fftconv_passes_bytes(length + 1, 1) == ops.fftconv_row_bytes(5120, 1)
+        for kernel in ("fftconv_columns_kernel<Plan>", "fftconv_uncolumns_kernel<Plan>"):
+            launched = emulation.launches()[kernel]
+            assert (plan.threads * plan.rows, plan.column_bytes) in launched
 
 
 TOYS = """

@@ -7,8 +7,8 @@ For every op of ``hyena_kernels`` there are two functions with the arguments of 
   differentiable any number of times.
 
 The oracle of an op is its reference on float64 inputs; where the reference has an FFT, it is ``oracle_<op>``, which has
-none. :func:`check` holds an op against both: its error may be at most :func:`error_budget`. Nothing in the package
-imports this module.
+none. For float64 inputs of ``implicit_filter`` it is in long double. :func:`check` holds an op against both: its error
+may be at most :func:`error_budget`. Nothing in the package imports this module.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyena_kernels import _long_double
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer
@@ -376,12 +377,19 @@ class Op:
     function: Callable[..., Tensor]
     reference: Callable[..., Tensor]
     oracle: Callable[..., Tensor]
+    exact: Callable[..., Tensor] | None = None
+    """An oracle of more than float64, where the platform has one."""
 
 
 OPS = {
     "fftconv": Op(fftconv, reference_fftconv, oracle_fftconv),
     "short_conv": Op(short_conv, reference_short_conv, reference_short_conv),
-    "implicit_filter": Op(implicit_filter, reference_implicit_filter, reference_implicit_filter),
+    "implicit_filter": Op(
+        implicit_filter,
+        reference_implicit_filter,
+        reference_implicit_filter,
+        _long_double.implicit_filter if _long_double.AVAILABLE else None,
+    ),
     "hyena_mixer": Op(hyena_mixer, reference_hyena_mixer, oracle_hyena_mixer),
 }
 """Every op by its public name."""
@@ -454,8 +462,9 @@ def check(
 ) -> dict[str, tuple[float, float]]:
     """Hold an op against its budget, for the result and for every gradient.
 
-    The budget of a float64 result is that of the same inputs in float32, scaled by the ratio of the machine epsilons:
-    an oracle of the same dtype cannot tell the error of plain PyTorch from its own.
+    An oracle in float64 cannot tell the error of plain PyTorch in float64 from its own. For float64 inputs the oracle
+    is therefore one in long double, where the op and the platform have one; elsewhere the budget of a float64 result is
+    that of the same inputs in float32, scaled by the ratio of the machine epsilons.
 
     Args:
         op: a name of :data:`OPS`.
@@ -479,13 +488,15 @@ def check(
         return value_and_gradients(each, arguments, dy, frozen=frozen, **options)
 
     ours = evaluate(function or known.function, inputs)
-    plain, oracle = evaluate(known.reference, inputs), evaluate(known.oracle, _cast(inputs, torch.float64))
+    float64 = any(value.dtype == torch.float64 for value in ours.values())
+    exact = known.exact if float64 else None
+    plain, oracle = evaluate(known.reference, inputs), evaluate(exact or known.oracle, _cast(inputs, torch.float64))
     # Plain PyTorch never touches an empty tensor, such as the weights of no hidden layers: it has no gradient there.
     ours = {name: value for name, value in ours.items() if name in plain or value.numel()}
     if ours.keys() != plain.keys():
         raise AssertionError(f"{op} gives {sorted(ours)}, plain PyTorch {sorted(plain)}")
     budgets = {name: error_budget(plain[name], oracle[name]) for name in ours}
-    if any(value.dtype == torch.float64 for value in ours.values()):
+    if float64 and exact is None:
         narrow = _cast(inputs, torch.float32)
         narrow_plain = evaluate(known.reference, narrow)
         narrow_oracle = evaluate(known.oracle, _cast(narrow, torch.float64))

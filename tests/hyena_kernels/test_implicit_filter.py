@@ -19,10 +19,10 @@ pytestmark = pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("length", [1, 7, 100, 2048, 2049, 5000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_error_is_within_budget(length: int, dtype: torch.dtype) -> None:
-    # The gradients of one position are one number of t and five of z. In float64 the oracle's own error in the former
-    # was above this budget for 13 of 40 seeds (docs/LOG.md): gradcheck, in test_library.py, has to do for them.
-    frozen = ("z", "t") if length == 1 and dtype == torch.float64 else ()
-    check("implicit_filter", implicit_filter_inputs(32, length, dtype=dtype), frozen=frozen, shift=0.05)
+    # At one or seven positions t has as many gradients, and the error of so few numbers is chance (docs/LOG.md): in
+    # float64 gradcheck, in test_library.py, has to do for them.
+    frozen = ("z", "t") if length <= 7 and dtype == torch.float64 else ()
+    check("implicit_filter", implicit_filter_inputs(128, length, dtype=dtype), frozen=frozen, shift=0.05)
 
 
 @pytest.mark.parametrize("window", [True, False], ids=["window", "no window"])

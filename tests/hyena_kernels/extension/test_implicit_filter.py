@@ -22,12 +22,15 @@ pytestmark = pytest.mark.usefixtures("cpp")
 # A tile is 64 positions, a group of tiles 512, and a chunk at least one group.
 @pytest.mark.parametrize("length", [63, 64, 65, 127, 511, 512, 513, 1025])
 def test_lengths_at_the_edges_of_tiles(length: int) -> None:
-    check("implicit_filter", implicit_filter_inputs(32, length), shift=0.05)
-    check("implicit_filter", implicit_filter_inputs(32, length, dtype=torch.float64, seed=1), shift=0.05)
+    check("implicit_filter", implicit_filter_inputs(128, length), shift=0.05)
+    check("implicit_filter", implicit_filter_inputs(128, length, dtype=torch.float64, seed=1), shift=0.05)
 
 
-# Panels have 4, 6 or 8 rows and blocks of channels eight panels; vectors have 2 to 16 lanes.
-@pytest.mark.parametrize(("channels", "features", "width", "layers"), [(47, 3, 7, 2), (65, 17, 33, 1), (130, 5, 12, 0)])
+# Panels have 4, 6 or 8 rows and blocks of channels eight panels; vectors have 2 to 16 lanes. Narrower networks have
+# gradients of so few elements that their error is chance.
+@pytest.mark.parametrize(
+    ("channels", "features", "width", "layers"), [(175, 3, 71, 2), (129, 17, 97, 1), (130, 5, 76, 0)]
+)
 @pytest.mark.parametrize("window", [True, False], ids=["window", "no window"])
 def test_sizes_that_no_vector_divides(channels: int, features: int, width: int, layers: int, window: bool) -> None:
     network: dict[str, Any] = {"features": features, "width": width, "layers": layers, "window": window}
@@ -50,7 +53,7 @@ SIZES_SCRIPT = """
 import torch
 from hyena_kernels.testing import check, implicit_filter_inputs
 for dtype in (torch.float32, torch.float64):
-    for channels, length, width, layers in ((33, 100, 64, 2), (70, 513, 20, 1), (40, 129, 33, 0)):
+    for channels, length, width, layers in ((133, 100, 64, 2), (140, 513, 84, 1), (141, 129, 97, 0)):
         for window in (True, False):
             inputs = implicit_filter_inputs(channels, length, width=width, layers=layers, window=window, dtype=dtype)
             check("implicit_filter", inputs, shift=0.05)

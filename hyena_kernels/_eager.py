@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet
 from torch.nn import Parameter
 
 
@@ -29,14 +28,24 @@ def _of_tensors(device: str) -> tuple[int, int]:
     return _bits(backend, autograd, autocast, DispatchKey.ADInplaceOrView), _bits(backend, autocast)
 
 
-_TENSORS = frozenset((*_of_tensors("CPU"), *_of_tensors("CUDA")))
-_THREADS = frozenset((_bits(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView), _bits(DispatchKey.BackendSelect)))
+# None of this is public. In a torch that lacks some of it no call is plain, and in one with other keys none either.
+try:
+    from torch._C import DispatchKey, DispatchKeySet
 
-_tensor_keys = torch._C._dispatch_keys
-_included = torch._C._dispatch_tls_local_include_set
-_excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
-_profiling = torch._C._autograd._profiler_enabled
-_AUTOGRAD = DispatchKey.AutogradFunctionality
+    _TENSORS = frozenset((*_of_tensors("CPU"), *_of_tensors("CUDA")))
+    _THREADS = frozenset(
+        (_bits(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView), _bits(DispatchKey.BackendSelect))
+    )
+    _AUTOGRAD = DispatchKey.AutogradFunctionality
+    _tensor_keys = torch._C._dispatch_keys
+    _included = torch._C._dispatch_tls_local_include_set
+    _excluded = torch._C._dispatch_tls_is_dispatch_key_excluded
+    _profiling = torch._C._autograd._profiler_enabled
+    _with_function_mode = torch._C._is_torch_function_mode_enabled
+    _any_requires_grad = torch._C._any_requires_grad
+    AVAILABLE = True
+except (ImportError, AttributeError, KeyError):
+    AVAILABLE = False
 
 
 def plain(args: tuple[Any, ...]) -> bool:
@@ -44,7 +53,7 @@ def plain(args: tuple[Any, ...]) -> bool:
 
     Not while a profiler runs, which learns the names of ops from the dispatcher.
     """
-    if _included().raw_repr() not in _THREADS or _profiling() or torch._C._is_torch_function_mode_enabled():
+    if not AVAILABLE or _included().raw_repr() not in _THREADS or _profiling() or _with_function_mode():
         return False
     for arg in args:
         kind = type(arg)
@@ -59,4 +68,4 @@ def plain(args: tuple[Any, ...]) -> bool:
 
 def recorded(args: tuple[Any, ...]) -> bool:
     """Whether autograd would record a plain call with these arguments."""
-    return torch.is_grad_enabled() and torch._C._any_requires_grad(*args) and not _excluded(_AUTOGRAD)
+    return torch.is_grad_enabled() and _any_requires_grad(*args) and not _excluded(_AUTOGRAD)

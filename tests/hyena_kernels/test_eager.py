@@ -115,6 +115,14 @@ def test_both_ways_give_the_same_bits() -> None:
         assert value.requires_grad == expected.requires_grad
 
 
+def test_without_what_it_asks_torch_every_call_is_dispatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = gradients(short_conv_inputs(2, 3, 20))
+    monkeypatch.setattr(_eager, "AVAILABLE", False)
+    assert not _eager.plain((torch.ones(3),))
+    for value, other in zip(gradients(short_conv_inputs(2, 3, 20)), expected, strict=True):
+        assert torch.equal(value, other)
+
+
 def test_the_node_of_a_result_has_the_name_of_its_op() -> None:
     y = short_conv(torch.randn(1, 2, 8, requires_grad=True), torch.randn(2, 3))
     assert "short_conv_fwd" in y.grad_fn.name()

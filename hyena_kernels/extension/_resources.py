@@ -25,7 +25,7 @@ from hyena_kernels import _build
 from hyena_kernels._gpu_resources import ARCHITECTURES, Resources, occupancy
 
 # Threads of a block and the dynamic shared memory of each of its forms; those of fftconv's transforms are worked out
-# from the template arguments of their plan. Tests hold both against what is launched.
+# from the template arguments of their plan, and those of patches from their form. Tests hold all against what is launched.
 KERNELS = {
     "fftconv_weight_kernel": (256, {"": 0}),
     "fftconv_product_kernel": (256, {"": 0}),
@@ -40,6 +40,7 @@ KERNELS = {
 }
 
 _TRANSFORMS = ("fftconv_rows", "fftconv_inner", "fftconv_columns", "fftconv_uncolumns")
+_PATCHES = ("short_conv_patches", "short_conv_patches_backward", "transpose_patches")
 _FORMS = ("forward", "backward", "backward, several of the batch")
 
 
@@ -75,6 +76,36 @@ class RowPlan:
 
 
 @dataclass(frozen=True)
+class PatchForm:
+    """Template arguments of a kernel of ``csrc/cuda/short_conv_patches.cu``."""
+
+    kernel: str
+    dtype: str
+    channels_last: bool
+    pair: bool
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        order = "channel-last" if self.channels_last else "channel-first"
+        return f"{self.kernel}, {self.dtype}, {order}{', pair' if self.pair else ''}"
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return 128 if self.kernel.endswith("backward") else 256
+
+    @property
+    def shared_bytes(self) -> int:
+        """Weights and biases of two tiles of 32 channels; backward the sums of every thread too."""
+        if self.kernel.startswith("transpose"):
+            return 0
+        taps = 2 * 32 * 5 * 4
+        signals, channels = 2 if self.pair else 1, 4 if self.channels_last else 1
+        return taps + (signals * channels * 5 * self.threads * 4 if self.kernel.endswith("backward") else 0)
+
+
+@dataclass(frozen=True)
 class Case:
     """A kernel in one of its forms: what the table calls it, and its shared memory."""
 
@@ -104,6 +135,12 @@ def cases(mangled: str) -> Iterator[Case]:
             return
         for spectra, form in enumerate(_FORMS):
             yield Case(f"{name}, {form}", row.threads * row.rows, row.shared_bytes(spectra), optional=spectra > 0)
+        return
+    form = re.search(rf"({'|'.join(_PATCHES)})_kernelI.*?DtypeE(\d)ELb(\d)ELb(\d)E", mangled)
+    if form is not None:
+        dtype = ("float16", "bfloat16", "float32")[int(form[2])]
+        patch = PatchForm(form[1], dtype, form[3] == "1", form[4] == "1")
+        yield Case(patch.name, patch.threads, patch.shared_bytes)
         return
     kernel = next(name for name in KERNELS if re.search(rf"{len(name)}{name}(?![a-z_])", mangled))
     real = {"If": " float", "Id": " double"}.get(mangled.partition(kernel)[2][:2], "")

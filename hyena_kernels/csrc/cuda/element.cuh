@@ -68,6 +68,21 @@ HYENA_DEVICE uint16_t to_bits(float value, Dtype dtype) {
   return dtype == Dtype::bf16 ? float_to_bfloat(value) : float_to_half(value);
 }
 
+// Two elements of 16 bits side by side, the first in the lower half.
+template <Dtype dtype>
+HYENA_DEVICE uint32_t pair_from_floats(float first, float second) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t bits;
+  if constexpr (dtype == Dtype::bf16)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+  return bits;
+#else
+  return to_bits(first, dtype) | static_cast<uint32_t>(to_bits(second, dtype)) << 16;
+#endif
+}
+
 HYENA_DEVICE float load_element(const Row& row, int64_t i) {
   if (row.dtype == Dtype::f32) return static_cast<const float*>(row.data)[i * row.step];
   return from_bits(static_cast<const uint16_t*>(row.data)[i * row.step], row.dtype);

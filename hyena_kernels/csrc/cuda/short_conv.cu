@@ -1,5 +1,6 @@
 #include "short_conv.h"
 
+#include "short_conv_patches.h"
 #include "tile.cuh"
 
 namespace hyena {
@@ -254,6 +255,7 @@ int64_t position_tiles(const View& x) { return ceil_div(x.size[2], tile_position
 }  // namespace
 
 void short_conv_forward(const ShortConvForward& args, Stream stream) {
+  if (short_conv_forward_patches(args, stream)) return;
   const TiledForward tiled = {args, tile_view(args.x, args.x_part), tile_view(args.y, args.y_part),
                               channel_tiles(args.x), position_tiles(args.x)};
   const dim3 grid = grid_for(args.x.size[0] * tiled.channel_tiles * tiled.position_tiles, args.parts);
@@ -262,6 +264,7 @@ void short_conv_forward(const ShortConvForward& args, Stream stream) {
 }
 
 void short_conv_backward(const ShortConvBackward& args, Stream stream) {
+  if (short_conv_backward_patches(args, stream)) return;
   const int64_t tiles = position_tiles(args.x);
   const TiledBackward tiled = {args,
                                tile_view(args.x, args.x_part),
@@ -276,6 +279,7 @@ void short_conv_backward(const ShortConvBackward& args, Stream stream) {
 }
 
 void transpose(const Transpose& args, Stream stream) {
+  if (transpose_patches(args, stream)) return;
   const TiledTranspose tiled = {tile_view(args.x), tile_view(args.y), channel_tiles(args.x), position_tiles(args.x)};
   const dim3 grid = grid_for(args.x.size[0] * tiled.channel_tiles * tiled.position_tiles);
   HYENA_LAUNCH(transpose_kernel, grid, tile_threads, tile_floats<tile_positions> * static_cast<int>(sizeof(float)),

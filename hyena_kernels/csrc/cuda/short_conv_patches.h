@@ -1,0 +1,13 @@
+// Forms of short_conv.h for at most four taps and tensors whose rows begin at multiples of 16 bytes. Each returns false,
+// and has launched nothing, where the tensors are others.
+#pragma once
+
+#include "short_conv.h"
+
+namespace hyena {
+
+bool short_conv_forward_patches(const ShortConvForward& args, Stream stream);
+bool short_conv_backward_patches(const ShortConvBackward& args, Stream stream);
+bool transpose_patches(const Transpose& args, Stream stream);
+
+}  // namespace hyena

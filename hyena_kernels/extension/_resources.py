@@ -25,7 +25,8 @@ from hyena_kernels import _build
 from hyena_kernels._gpu_resources import ARCHITECTURES, Resources, occupancy
 
 # Threads of a block and the dynamic shared memory of each of its forms; those of fftconv's transforms are worked out
-# from the template arguments of their plan, and those of patches from their form. Tests hold all against what is launched.
+# from the template arguments of their plan, and those of patches from their form. Tests hold all of it against what is
+# launched.
 KERNELS = {
     "fftconv_weight_kernel": (256, {"": 0}),
     "fftconv_product_kernel": (256, {"": 0}),
@@ -136,10 +137,10 @@ def cases(mangled: str) -> Iterator[Case]:
         for spectra, form in enumerate(_FORMS):
             yield Case(f"{name}, {form}", row.threads * row.rows, row.shared_bytes(spectra), optional=spectra > 0)
         return
-    form = re.search(rf"({'|'.join(_PATCHES)})_kernelI.*?DtypeE(\d)ELb(\d)ELb(\d)E", mangled)
-    if form is not None:
-        dtype = ("float16", "bfloat16", "float32")[int(form[2])]
-        patch = PatchForm(form[1], dtype, form[3] == "1", form[4] == "1")
+    arguments = re.search(rf"({'|'.join(_PATCHES)})_kernelI.*?DtypeE(\d)ELb(\d)ELb(\d)E", mangled)
+    if arguments is not None:
+        dtype = ("float16", "bfloat16", "float32")[int(arguments[2])]
+        patch = PatchForm(arguments[1], dtype, arguments[3] == "1", arguments[4] == "1")
         yield Case(patch.name, patch.threads, patch.shared_bytes)
         return
     kernel = next(name for name in KERNELS if re.search(rf"{len(name)}{name}(?![a-z_])", mangled))

@@ -264,8 +264,7 @@ __global__ void __launch_bounds__(128)
         for (int s = 0; s < 2; ++s) {
           convolve_patch<around>(value, x[1 - s], c, taps + ((1 - s) * G::tile + own + c) * tap_floats, reach);
           HYENA_UNROLL
-          for (int i = 0; i < around; ++i)
-            g[s][i] = t + i < length ? grad.get(0, i) * value[i] : 0.0f;
+          for (int i = 0; i < around; ++i) g[s][i] = t + i < length ? grad.get(0, i) * value[i] : 0.0f;
         }
       } else {
         HYENA_UNROLL
@@ -297,7 +296,8 @@ __global__ void __launch_bounds__(256) transpose_patches_kernel(const __grid_con
   constexpr Dtype dtype = Form::dtype;
   constexpr bool from_channels = Form::channels_last;
   using G = typename Form::Transposed;
-  constexpr int from_lanes = from_channels ? G::channels : patch_positions, from_rows = G::channels * patch_positions / from_lanes;
+  constexpr int from_lanes = from_channels ? G::channels : patch_positions;
+  constexpr int from_rows = from_channels ? patch_positions : G::channels;
   const View &x = tiled.a.x, &y = tiled.a.y;
   const PatchPlace at = patch_place<G>(tiled.channel_tiles, tiled.position_tiles);
   const int64_t length = x.size[2], t = at.t * G::positions + G::row() * patch_positions;
@@ -405,8 +405,9 @@ bool short_conv_backward_patches(const ShortConvBackward& args, Stream stream) {
   const auto every = [&](auto&& fits) {
     return fits(args.x, args.x_part) && (!args.dx || (fits(args.dx, args.dx_part) && args.dx.dtype == args.x.dtype));
   };
-  if (every([](const View& view, int64_t part) { return rows_of_positions(view, part); }))
-    args.pair ? launch_backward<false, true>(args, stream) : launch_backward<false, false>(args, stream);
+  // Pairs come from projections, which are stored channel-last.
+  if (!args.pair && every([](const View& view, int64_t part) { return rows_of_positions(view, part); }))
+    launch_backward<false, false>(args, stream);
   else if (every([](const View& view, int64_t part) { return rows_of_channels(view, part, 4); }))
     args.pair ? launch_backward<true, true>(args, stream) : launch_backward<true, false>(args, stream);
   else

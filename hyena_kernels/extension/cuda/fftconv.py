@@ -76,15 +76,28 @@ def forward(
 ) -> Tensor:
     """As ``hyena_kernels::fftconv_fwd``."""
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    forward_into(y, u, k, D, pre_gate, post_gate, causal)
+    return y
+
+
+def forward_into(
+    y: Tensor,
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    causal: bool,
+) -> None:
+    """As :func:`forward`, into ``y``, which may have any strides."""
     if not u.numel():
-        return y
+        return
     tap = _torch_fft.centre(k.shape[1], causal)
     plan = _plan(u, k, backward=False, wants_filter=False)
     if plan.points:
         plan.launch(y, None, None, None, u, pre_gate, k, D, None, None, post_gate, tap)
     else:
         long_fftconv.forward(y, u, k, D, pre_gate, post_gate, tap)
-    return y
 
 
 def backward(
@@ -100,24 +113,42 @@ def backward(
     """As ``hyena_kernels::fftconv_bwd``."""
     grads = _gradients_like(u, k, D, pre_gate, post_gate, needs)
     inputs = (u, k, D, pre_gate, post_gate)
-    wanted = [
+    du, dk, dD, dpre_gate, dpost_gate = (
         grad if needed and tensor is not None else None
         for grad, needed, tensor in zip(grads, needs, inputs, strict=True)
-    ]
-    du, dk, dD, dpre_gate, dpost_gate = wanted
+    )
+    backward_into(du, dk, dD, dpre_gate, dpost_gate, dy, u, k, D, pre_gate, post_gate, causal)
+    return grads
+
+
+def backward_into(
+    du: Tensor | None,
+    dk: Tensor | None,
+    dD: Tensor | None,
+    dpre_gate: Tensor | None,
+    dpost_gate: Tensor | None,
+    dy: Tensor,
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    causal: bool,
+) -> None:
+    """As :func:`backward`, into those of the first five that are not None, which may have any strides."""
     if not u.numel():
         for grad in (dk, dD):
             if grad is not None:
                 grad.zero_()
-        return grads
-    if all(grad is None for grad in wanted):
-        return grads
+        return
+    if all(grad is None for grad in (du, dk, dD, dpre_gate, dpost_gate)):
+        return
     tap = _torch_fft.centre(k.shape[1], causal)
     wants_filter = dk is not None or dD is not None
     plan = _plan(u, k, backward=True, wants_filter=wants_filter)
     if not plan.points:
         long_fftconv.backward(du, dk, dD, dpre_gate, dpost_gate, dy, u, k, D, pre_gate, post_gate, tap)
-        return grads
+        return
     chunks = -(-u.shape[0] // plan.chunk)
     channels, taps = k.shape
     direct = wants_filter and chunks == 1 and dk is not None and dk.dtype == torch.float32
@@ -136,7 +167,6 @@ def backward(
         )  # fmt: skip
         if sums is not None:
             filter_gradients(sums, tap, None if dk is None else dk[c], None if dD is None else dD[c])
-    return grads
 
 
 def filter_gradients(sums: Tensor, tap: int, dk: Tensor | None, dD: Tensor | None) -> None:

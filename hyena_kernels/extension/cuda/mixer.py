@@ -26,6 +26,11 @@ def _padded(length: int) -> int:
     return -(-length // ROW_ALIGNMENT) * ROW_ALIGNMENT
 
 
+def _rows(like: Tensor, *shape: int) -> Tensor:
+    """An empty tensor whose rows begin where vectors can be read and written, whatever its length."""
+    return like.new_empty((*shape[:-1], _padded(shape[-1])))[..., : shape[-1]]
+
+
 def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:
     """Slices of channels, whole tiles of them, whose temporary tensors of ``channel_bytes`` a channel stay bounded.
 
@@ -39,7 +44,7 @@ def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None, steps: int, channels: int, c: slice) -> Tensor:
     """Gates ``x_0`` … ``x_{N-2}`` and the product ``v * x_{N-1}`` of a slice of channels, ``(N, B, C, L)``."""
     batch, length, _ = x.shape
-    parts = x.new_empty((steps + 1, batch, c.stop - c.start, _padded(length)))[..., :length]
+    parts = _rows(x, steps + 1, batch, c.stop - c.start, length)
     signal = x.transpose(1, 2)[:, c]
     offset = None if bias is None else bias[c.start :]
     x_part, y_part = channels * x.stride(2), parts.stride(0)
@@ -61,10 +66,12 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor
     for c in _slices(x, channels, (2 * steps + 1) * batch * _padded(length) * x.element_size()):
         *gates, v = _project(x, weight, bias, steps, channels, c)
         for o in range(steps):
-            v = fftconv.forward(v, k[o, c], None if D is None else D[o, c], None, gates[steps - 1 - o], True)
+            skip, result = None if D is None else D[o, c], _rows(x, *v.shape)
+            fftconv.forward_into(result, v, k[o, c], skip, None, gates[steps - 1 - o], True)
+            v = result
         ops.transpose(y[..., c].transpose(1, 2), v)
         # Or they would live on beside those of the next slice.
-        del gates, v
+        del gates, v, result
     return y
 
 
@@ -106,30 +113,29 @@ def backward(
             if wants_bias:
                 dbias[rows] = part_sums[-1]
 
-    channel_bytes = (3 * steps + 2) * batch * _padded(length) * x.element_size() + k.shape[2] * k.element_size()
-    for c in _slices(x, channels, channel_bytes):
+    for c in _slices(x, channels, (3 * steps + 2) * batch * _padded(length) * x.element_size()):
         *gates, v = _project(x, weight, bias, steps, channels, c)
         values = [v]
         for o in range(steps - 1):
             skip = None if D is None else D[o, c]
-            values.append(fftconv.forward(values[o], k[o, c], skip, None, gates[steps - 1 - o], True))
-        grad = x.new_empty((batch, c.stop - c.start, _padded(length)))[..., :length]
+            values.append(_rows(x, *v.shape))
+            fftconv.forward_into(values[o + 1], values[o], k[o, c], skip, None, gates[steps - 1 - o], True)
+        grad = _rows(x, *v.shape)
         ops.transpose(grad, dy[..., c].transpose(1, 2))
         for o in reversed(range(steps)):
             part = steps - 1 - o
-            wanted = [wants_projections or o > 0, needs[3], wants_skip, False, wants_projections]
-            skip = None if D is None else D[o, c]
-            grad, filter_grad, skip_grad, _, gate_grad = fftconv.backward(
-                grad, values.pop(), k[o, c], skip, None, gates[part], True, wanted
-            )
-            if needs[3]:
-                dk[o, c] = filter_grad
-            if wants_skip:
-                dD[o, c] = skip_grad
-            if wants_projections:
+            value_grad = _rows(x, *v.shape) if wants_projections or o > 0 else None
+            gate_grad = _rows(x, *v.shape) if wants_projections else None
+            fftconv.backward_into(
+                value_grad, dk[o, c] if needs[3] else None, dD[o, c] if wants_skip else None, None, gate_grad,
+                grad, values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part], True,
+            )  # fmt: skip
+            if gate_grad is not None:
                 project_backward(gate_grad, part, c, pair=False)
+            if value_grad is not None:
+                grad = value_grad
         if wants_projections:
             project_backward(grad, steps, c, pair=True)
         # Or they would live on beside those of the next slice.
-        del gates, v, values, grad, filter_grad, skip_grad, gate_grad
+        del gates, v, values, grad, value_grad, gate_grad
     return grads

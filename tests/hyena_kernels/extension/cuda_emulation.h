@@ -171,5 +171,6 @@ extern "C" __attribute__((visibility("default"), used)) inline const char* hyena
   static std::string lines;
   lines.clear();
   for (const std::string& line : hyena::emulation::launched) lines += line + "\n";
+  hyena::emulation::launched.clear();
   return lines.c_str();
 }

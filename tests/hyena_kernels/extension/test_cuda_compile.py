@@ -28,9 +28,12 @@ def test_no_kernel_spills_or_wants_too_much_shared_memory() -> None:
     assert not any("sm_90" in fault for fault in _resources.faults(table))
     assert all(set(row) == set(ARCHS) for row in table.values())
     names = {name.split(",")[0].split()[0] + "_kernel" for name in table}
-    assert names == {*(f"{name}_kernel" for name in _resources._TRANSFORMS), *_resources.KERNELS}
+    templates = (*_resources._TRANSFORMS, *_resources._PATCHES)
+    assert names == {*(f"{name}_kernel" for name in templates), *_resources.KERNELS}
     assert sum(name.startswith("fftconv_rows") and name.endswith(", forward") for name in table) == 13
     assert sum(name.startswith("fftconv_columns") for name in table) == 8
+    # Three dtypes, either order; backward of two signals from projections alone.
+    assert sum("patches" in name for name in table) == 3 * (2 + 3 + 2)
     # What a launch can do without is taken on one of the two at least.
     assert not [name for name, row in table.items() if not any(row.values())]
 

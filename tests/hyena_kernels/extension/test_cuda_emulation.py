@@ -77,11 +77,11 @@ class Emulation:
         self.library.hyena_emulation_launches.restype = ctypes.c_char_p
 
     def launches(self) -> dict[str, set[tuple[int, int]]]:
-        """Threads and shared memory of every launch so far, by kernel."""
+        """Threads and shared memory of every launch since the last call, by kernel without its template arguments."""
         found: dict[str, set[tuple[int, int]]] = {}
         for line in self.library.hyena_emulation_launches().decode().splitlines():
             kernel, threads, shared = line.rsplit(" ", 2)
-            found.setdefault(kernel, set()).add((int(threads), int(shared)))
+            found.setdefault(re.sub(r"<.*", "", kernel), set()).add((int(threads), int(shared)))
         return found
 
 
@@ -92,7 +92,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
 
 @pytest.fixture
 def emulation(library: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulation]:
-    """Let the backend "cuda" take CPU tensors, and take it."""
+    """Let the backend "cuda" take CPU tensors, and take it; launches of other tests are forgotten."""
+    library.launches()
     monkeypatch.setattr(_extension_support, "obstacles", lambda backend, device: [])
     with use_backend("cuda"):
         yield library
@@ -300,6 +301,34 @@ def test_short_conv_of_strided_tensors(emulation: Emulation, layout: str) -> Non
     held(emulation, "short_conv", inputs, change[layout](dy))
 
 
+@pytest.mark.usefixtures("nan_empty")
+@pytest.mark.parametrize("dtype", [FP32, BF16, FP16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "length", "taps", "spans"), [(8, 8, 3, 1), (40, 600, 4, 1), (24, 72, 1, 1), (104, 2088, 2, 132)]
+)
+def test_short_conv_in_patches(
+    emulation: Emulation,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    channels_last: bool,
+    channels: int,
+    length: int,
+    taps: int,
+    spans: int,
+) -> None:
+    from hyena_kernels.extension.cuda import device
+
+    monkeypatch.setattr(device, "_EMULATED_PROCESSORS", spans)
+    inputs = short_conv_inputs(2, channels, length, taps, dtype=dtype)
+    if channels_last:
+        inputs["x"] = inputs["x"].transpose(1, 2).contiguous().transpose(1, 2)
+    held(emulation, "short_conv", inputs)
+    # The gradient of x is stored channel-first, and a patch has both in the same order.
+    backward = "short_conv_backward_kernel" if channels_last else "short_conv_patches_backward_kernel"
+    assert emulation.launches().keys() == {"short_conv_patches_kernel", backward}
+
+
 def test_tiles_in_spans(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyena_kernels.extension.cuda import device
 
@@ -323,6 +352,17 @@ def test_tiles_in_spans(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_hyena_mixer(emulation: Emulation, length: int, channels: int, options: dict[str, Any]) -> None:
     held(emulation, "hyena_mixer", hyena_mixer_inputs(2, length, channels, **options))
+    # Whatever the length: temporary rows begin at multiples of 16 bytes.
+    patches = {name for name in emulation.launches() if "_patches_" in name}
+    assert len(patches) == (3 if channels % 8 == 0 else 0)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_hyena_mixer_by_cufft(emulation: Emulation, order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyena_kernels.extension.cuda import fftconv as adapter
+
+    monkeypatch.setattr(adapter, "_passes_points", lambda *_: 0)
+    held(emulation, "hyena_mixer", hyena_mixer_inputs(2, 9001, 2, order=order, dtype=BF16))
 
 
 def test_hyena_mixer_in_slices(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,18 +428,34 @@ def test_float64_is_refused_where_there_are_no_kernels(emulation: Emulation) -> 
 def test_resource_table_has_the_launches(emulation: Emulation) -> None:
     """What hyena_kernels/extension/_resources.py says of threads and shared memory is what was launched."""
     held(emulation, "fftconv", fftconv_inputs(2, 2, 100, dtype=FP64))
-    held(emulation, "hyena_mixer", hyena_mixer_inputs(2, 20, 8))
+    # Rows and channels that no patches are for.
+    held(emulation, "short_conv", short_conv_inputs(1, 7, 21))
+    held(emulation, "hyena_mixer", hyena_mixer_inputs(2, 20, 7))
     held(emulation, "implicit_filter", implicit_filter_inputs(8, 20))
     held(emulation, "implicit_filter", implicit_filter_inputs(8, 20, width=128))
-    launches = {re.sub(r"<.*", "", kernel): set() for kernel in emulation.launches()}
-    for kernel, geometry in emulation.launches().items():
-        launches[re.sub(r"<.*", "", kernel)] |= geometry
+    launches = emulation.launches()
     for transform in _resources._TRANSFORMS:
         launches.pop(f"{transform}_kernel", None)
     assert launches == {
         kernel: {(threads, shared) for shared in forms.values()}
         for kernel, (threads, forms) in _resources.KERNELS.items()
     }
+
+
+def test_resource_table_has_the_launches_of_patches(emulation: Emulation) -> None:
+    for dtype in (FP32, BF16, FP16):
+        for channels_last in (False, True):
+            # The projections of the mixer are stored channel-last.
+            if channels_last:
+                held(emulation, "hyena_mixer", hyena_mixer_inputs(1, 64, 16, dtype=dtype))
+            else:
+                held(emulation, "short_conv", short_conv_inputs(1, 16, 64, dtype=dtype))
+            launches = emulation.launches()
+            assert not launches.keys() & _resources.KERNELS.keys()
+            for kernel in _resources._PATCHES if channels_last else _resources._PATCHES[:2]:
+                pairs = (False, True) if channels_last and kernel.endswith("backward") else (False,)
+                forms = [_resources.PatchForm(kernel, str(dtype), channels_last, pair) for pair in pairs]
+                assert launches[f"{kernel}_kernel"] == {(form.threads, form.shared_bytes) for form in forms}
 
 
 def test_resource_table_has_the_shared_memory_of_rows(library: Emulation) -> None:
@@ -441,9 +497,9 @@ def test_resource_table_has_the_shared_memory_of_passes(emulation: Emulation) ->
             continue
         held(emulation, "fftconv", fftconv_inputs(1, 1, length))
         assert ops.fftconv_passes_bytes(length + 1, 1) == ops.fftconv_row_bytes(5120, 1)
-        for kernel in ("fftconv_columns_kernel<Plan>", "fftconv_uncolumns_kernel<Plan>"):
-            launched = emulation.launches()[kernel]
-            assert (plan.threads * plan.rows, plan.column_bytes) in launched
+        launches = emulation.launches()
+        for kernel in ("fftconv_columns_kernel", "fftconv_uncolumns_kernel"):
+            assert (plan.threads * plan.rows, plan.column_bytes) in launches[kernel]
 
 
 TOYS = """

@@ -102,7 +102,7 @@ class PatchForm:
         if self.kernel.startswith("transpose"):
             return 0
         taps = 2 * 32 * 5 * 4
-        signals, channels = 2 if self.pair else 1, 4 if self.channels_last else 1
+        signals, channels = (2, 2) if self.pair else (1, 4 if self.channels_last else 1)
         return taps + (signals * channels * 5 * self.threads * 4 if self.kernel.endswith("backward") else 0)
 
 

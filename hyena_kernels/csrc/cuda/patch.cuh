@@ -1,4 +1,4 @@
-// Patches of a few channels × 8 positions in the registers of one thread, read and written 8 or 16 bytes at a time from
+// Patches of a few channels × 8 positions in the registers of one thread, read and written 4 to 16 bytes at a time from
 // tensors whose channels or whose positions lie side by side. A patch turns from one order to the other without shared
 // memory or a barrier: which register an element is in is known when the kernel is compiled.
 #pragma once
@@ -60,8 +60,10 @@ struct Neighbours {
 
   // From an address at a multiple of 16 bytes, or of all of them if they are fewer.
   HYENA_DEVICE void load(const char* from) {
-    static_assert(words == 2 || words % 4 == 0, "elements have to fill vectors of 8 or 16 bytes");
-    if constexpr (words == 2) {
+    static_assert(words <= 2 || words % 4 == 0, "elements have to fill vectors of 4, 8 or 16 bytes");
+    if constexpr (words == 1) {
+      word[0] = *reinterpret_cast<const uint32_t*>(from);
+    } else if constexpr (words == 2) {
       const uint2 bits = *reinterpret_cast<const uint2*>(from);
       word[0] = bits.x, word[1] = bits.y;
     } else {
@@ -74,7 +76,9 @@ struct Neighbours {
   }
 
   HYENA_DEVICE void store(char* to) const {
-    if constexpr (words == 2) {
+    if constexpr (words == 1) {
+      *reinterpret_cast<uint32_t*>(to) = word[0];
+    } else if constexpr (words == 2) {
       *reinterpret_cast<uint2*>(to) = uint2{word[0], word[1]};
     } else {
       HYENA_UNROLL

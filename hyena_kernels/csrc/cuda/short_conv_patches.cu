@@ -39,8 +39,9 @@ struct PatchForm {
   static constexpr int signals = pair ? 2 : 1;
   using Forward = std::conditional_t<channels_last, Grouping<256, 4, vector_lanes<dtype>, true>,
                                      Grouping<256, 8, 1, false>>;
-  // Half as many channels to a thread, which has two signals, two results and sums in its registers.
-  using Backward = std::conditional_t<channels_last, Grouping<128, 8, 4, true>, Grouping<128, 4, 1, false>>;
+  // Fewer channels to a thread, which has sums, a result and, of a pair, all of that twice in its registers.
+  using Backward = std::conditional_t<!channels_last, Grouping<128, 4, 1, false>,
+                                      std::conditional_t<pair, Grouping<128, 16, 2, true>, Grouping<128, 8, 4, true>>>;
   using Transposed = Grouping<256, 4, vector_lanes<dtype>, true>;
 };
 

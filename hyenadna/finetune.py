@@ -295,7 +295,7 @@ def make_model(config: FinetuneConfig, data: Data, seed: int) -> tuple[Any, Any]
     """
     longest = max(len(ids) for split in (data.train, data.valid, data.test) for ids in split.sequences)
     if config.method in _PROMPTED:
-        prompted = make_prompted(config, len(data.names), data.train, longest, seed)
+        prompted = make_prompted(config, data.names, data.train, longest, seed)
         return prompted, prompted
     kind = HyenaDNAForTokenClassification if config.task == "token" else HyenaDNAForSequenceClassification
     labels: dict[str, Any] = {

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, initialization as init
 from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 # Positions that the MLP takes at a time where no gradient is needed: its hidden layer is four times as wide as the
 # model, 4 GB for 1,000,000 positions of a width of 256.
 _MLP_POSITIONS = 1 << 15
+
+# Positions that it takes at a time on a CPU where gradients are needed, a few MB of hidden layer. Backward computes
+# them anew: what that costs is less than what memory does whose every page the system has to hand out first.
+_MLP_POSITIONS_CPU = 1 << 11
 
 
 class HyenaDNALayerNorm(nn.LayerNorm):
@@ -109,11 +114,28 @@ class HyenaDNABlock(GradientCheckpointingLayer):
     def forward(self, residual: Tensor) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``."""
         residual = residual + self.mixer(self.norm1(residual))
-        if torch.is_grad_enabled():
-            return residual + self.mlp(self.norm2(residual))
-        for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
-            rows += self.mlp(self.norm2(rows))
-        return residual
+        if not torch.is_grad_enabled():
+            for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
+                rows += self.mlp(self.norm2(rows))
+            return residual
+        if not self._recomputes(residual):
+            return self._add_mlp(residual)
+        slices = residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS_CPU)
+        return torch.cat([recomputed(self._add_mlp, rows, use_reentrant=False) for rows in slices]).view_as(residual)
+
+    def _add_mlp(self, residual: Tensor) -> Tensor:
+        return residual + self.mlp(self.norm2(residual))
+
+    def _recomputes(self, residual: Tensor) -> bool:
+        """Whether the MLP is to be computed in slices, and again in backward."""
+        if residual.device.type != "cpu" or residual.numel() <= _MLP_POSITIONS_CPU * residual.shape[-1]:
+            return False
+        # A compiler decides for itself what it computes again, torch.func has no hooks for what is saved, and hooks of
+        # modules (of a user, of what shards weights) count on one call for all positions.
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return False
+        modules = (self.norm2, *self.mlp.modules())
+        return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
 
 
 class HyenaDNABackbone(nn.Module):

@@ -190,6 +190,91 @@ def test_mlp_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None
         assert (one - other).abs().max() < 1e-12
 
 
+def gradients(model: HyenaDNAForCausalLM, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(ids, labels=ids).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def calls_of_mlps(model: HyenaDNAForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Positions of every call of an MLP from now on."""
+    positions: list[int] = []
+    forward = model_module.HyenaDNAMLP.forward
+
+    def counted(self: model_module.HyenaDNAMLP, x: torch.Tensor) -> torch.Tensor:
+        positions.append(x.shape[:-1].numel())
+        return forward(self, x)
+
+    monkeypatch.setattr(model_module.HyenaDNAMLP, "forward", counted)
+    return positions
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+def test_mlp_computed_anew_in_backward_changes_no_gradient(
+    checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = language_model().train()
+    ids = random_ids(3, 50)
+    expected = gradients(model, ids)
+    monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 70)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    calls = calls_of_mlps(model, monkeypatch)
+    for name, grad in gradients(model, ids).items():
+        assert (grad - expected[name]).abs().max() <= 1e-12, name
+    layers = len(model.hyena.backbone.layers)
+    assert calls[: 3 * layers] == [70, 70, 10] * layers
+    assert set(calls[3 * layers :]) == {70, 10}
+
+
+def test_mlp_computed_anew_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HyenaDNAForCausalLM(small()).train()
+    ids = random_ids(2, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = gradients(model, ids)
+        monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 60)
+        found = gradients(model, ids)
+    for name, grad in found.items():
+        assert (grad - expected[name]).norm() <= 0.02 * expected[name].norm(), name
+
+
+@pytest.mark.parametrize("where", ["mlp", "mlp.fc2", "norm2"])
+def test_hooks_see_all_positions_of_the_mlp_at_once(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 7)
+    model = language_model().train()
+    shapes = []
+    hooked = model.hyena.backbone.layers[0].get_submodule(where)
+    hooked.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[:2]))
+    gradients(model, random_ids(2, 50))
+    assert shapes == [(2, 50)]
+
+
+def test_gradients_by_torch_func(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = language_model()
+    ids = random_ids(2, 50)
+    expected = gradients(model, ids)
+    monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 7)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(model, parameters, (ids,), {"labels": ids}).loss
+
+    for name, grad in torch.func.grad(loss)(parameters).items():
+        assert (grad - expected[name]).abs().max() <= 1e-12, name
+
+
+def test_gradients_of_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = language_model()
+    ids = random_ids(2, 50)
+    expected = gradients(model, ids)
+    monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 7)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    model.zero_grad()
+    compiled(ids, labels=ids).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad - expected[name]).abs().max() <= 1e-12, name
+
+
 def test_hidden_states_are_embedding_blocks_and_norm() -> None:
     model = language_model(n_layer=3)
     ids = random_ids(1, 20)

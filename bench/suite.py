@@ -243,13 +243,8 @@ class Suite:
             error, budget = work.check()
         except (Unavailable, ImportError) as failure:
             outcome.status, outcome.reason = "skipped", _text(failure)
-        except torch.OutOfMemoryError as failure:
-            outcome.status, outcome.reason = "out_of_memory", _text(failure)
         except Exception as failure:
-            # Some attention kernels refuse a dtype, a device or a build with an error.
-            outcome.status, outcome.reason = "skipped", _text(failure)
-            if case.peer == OURS:
-                outcome.status, outcome.error = "failed", failure
+            self._fail(case, outcome, failure)
         else:
             outcome.facts = {"error": error, "error_budget": budget, "backend": work.backend}
             if error <= budget:
@@ -258,15 +253,25 @@ class Suite:
         self._free()
         return None
 
+    @staticmethod
+    def _fail(case: Case, outcome: Outcome, failure: Exception) -> None:
+        """What an error means: memory, a kernel of a peer that does not run here, or a fault of ours."""
+        outcome.reason = _text(failure)
+        if isinstance(failure, torch.OutOfMemoryError):
+            outcome.status = "out_of_memory"
+        elif case.peer != OURS:
+            # Some attention kernels refuse a dtype, a device or a build with an error.
+            outcome.status = "skipped"
+        else:
+            outcome.status, outcome.error = "failed", failure
+
     @contextlib.contextmanager
     def _survived(self, runner: _Runner) -> Any:
         """What a peer raises inside is its outcome, and does not end the others."""
         try:
             yield
-        except torch.OutOfMemoryError as failure:
-            runner.outcome.status, runner.outcome.reason = "out_of_memory", _text(failure)
         except Exception as failure:
-            runner.outcome.status, runner.outcome.reason, runner.outcome.error = "failed", _text(failure), failure
+            self._fail(runner.case, runner.outcome, failure)
 
     def _watch(self, cases: Sequence[Case]) -> Stopwatch:
         is_op = bool(cases) and cases[0].workload in OP_NAMES

@@ -190,6 +190,26 @@ def test_peers_are_timed_in_turns_and_a_slow_one_ends_earlier(monkeypatch: pytes
     assert ratios == {OURS: None, "published": pytest.approx(2), "sdpa_flash": pytest.approx(100)}
 
 
+def test_an_error_of_a_peer_is_a_reason_and_one_of_ours_a_failure() -> None:
+    case = Case("two_layer_model", "plain", "sdpa_cudnn", "both", 1, 128, 1024)
+    found = []
+    for each, error in (
+        (case, RuntimeError("No available kernel")),
+        (case, torch.OutOfMemoryError("too large")),
+        (replace(case, peer=OURS), torch.OutOfMemoryError("too large")),
+        (replace(case, peer=OURS), RuntimeError("a fault")),
+    ):
+        outcome = suite.Outcome("measured")
+        suite.Suite._fail(each, outcome, error)
+        found.append((outcome.status, outcome.reason, outcome.error is error))
+    assert found == [
+        ("skipped", "No available kernel", False),
+        ("out_of_memory", "too large", False),
+        ("out_of_memory", "too large", False),
+        ("failed", "a fault", True),
+    ]
+
+
 def test_each_kind_of_case_keeps_its_share_and_long_calls_are_foreseen() -> None:
     now = [0.0]
     budget = Budget(100.0, {"headline": 1, "rest": 2}, lambda: now[0])

@@ -5,6 +5,7 @@ python -m bench.machine     prints the name of the device as results are filed u
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -29,7 +30,19 @@ def device_name(device: torch.device | str = "cuda") -> str:
     place = torch.device(device)
     if place.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(place)
-    return platform.processor() or platform.machine()
+    return processor_name()
+
+
+def processor_name() -> str:
+    """Model of the processor, without signs of trade marks and its clock; the architecture where nothing tells it."""
+    name = None
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.partition(":")[2] for line in lines if line.startswith("model name")), None)
+    if name is None and sys.platform == "darwin":
+        name = _output(["sysctl", "-n", "machdep.cpu.brand_string"])
+    name = re.sub(r"\((?:R|TM)\)|\bCPU\b|@.*", " ", name or "", flags=re.IGNORECASE)
+    return " ".join(name.split()) or platform.processor() or platform.machine()
 
 
 def folder_name(device: torch.device | str = "cuda") -> str:

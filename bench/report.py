@@ -192,7 +192,7 @@ def _times(found: Case) -> list[str]:
                 spread = record.get("seconds_iqr")
                 text += "" if spread is None else f" ± {100 * spread / 2 / record['seconds']:.0f}%"
                 if contender[0] != OURS and best is not None and is_measured(best):
-                    text += f" ({ratio_text(record['seconds'] / best['seconds'])})"
+                    text += f" ({ratio_text(curves.ratio(found, record, best))})"
             cells.append(text)
         cells += _own_cells(found, length)
         rows.append(cells)

@@ -81,6 +81,14 @@ def version(package: str) -> str | None:
         return None
 
 
+def _program(path: str) -> str:
+    """What was started, relative to the checkout wherever that lies, or by its name if it is not of the checkout."""
+    program = Path(path or ".").resolve()
+    if program.is_relative_to(ROOT) and ".venv" not in program.parts:
+        return program.relative_to(ROOT).as_posix()
+    return f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+
+
 def describe(device: torch.device | str = "cuda") -> dict[str, Any]:
     """Everything about the machine that a figure depends on, as JSON has it; clocks as they are now, in MHz."""
     place = torch.device(device)
@@ -92,8 +100,7 @@ def describe(device: torch.device | str = "cuda") -> dict[str, Any]:
         "triton": version("triton"),
         "hyena_kernels": __version__,
         "commit": commit(),
-        # Of the checkout, wherever that lies.
-        "command": " ".join([os.path.relpath(sys.argv[0] or ".", ROOT), *sys.argv[1:]]),
+        "command": " ".join([_program(sys.argv[0]), *sys.argv[1:]]),
     }
     if place.type == "cpu":
         facts["processors"] = os.cpu_count()

@@ -59,7 +59,7 @@ test: $(EXT) lint typecheck ## lint, check types, run the tests
 	$(BIN)/python -m pytest --durations=10
 
 # Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
-gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test tune aims"]
+gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune aims"]
 	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 
 lint: $(STAMP) ## ruff: rules and formatting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 
 from bench.cases import published_sizes
 from bench.suite import Suite
+
+STARTED = time.monotonic()
+"""Collecting the tests, with what they import, is part of the time of the suite."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,7 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def suite(request: pytest.FixtureRequest) -> Any:
     """The run."""
     chosen = (getattr(item, "callspec", None) for item in request.session.items)
-    made = Suite(request.config, [each.params["case"] for each in chosen if each and "case" in each.params])
+    to_come = [each.params["case"] for each in chosen if each and "case" in each.params]
+    made = Suite(request.config, to_come, spent=time.monotonic() - STARTED)
     yield made
     made.finish()
 

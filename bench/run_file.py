@@ -77,6 +77,11 @@ class Run:
         return str(self.machine.get("name") or self.machine.get("device") or "unknown machine")
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether it was made on a GPU, which alone has a compute capability."""
+        return self.machine.get("capability") is not None
+
+    @property
     def key(self) -> str:
         """A name for files: the folder's, with the file's where that is not ``suite``."""
         folder = self.path.resolve().parent.name

@@ -99,9 +99,10 @@ class Suite:
     Args:
         config: pytest's, with the options of ``bench/conftest.py``.
         to_come: cases that the run is going to measure.
+        spent: seconds that are gone of the time of the run.
     """
 
-    def __init__(self, config: pytest.Config, to_come: Iterable[Case]) -> None:
+    def __init__(self, config: pytest.Config, to_come: Iterable[Case], *, spent: float = 0.0) -> None:
         option = config.getoption
         self.device = torch.device(device_of(config))
         self.on_gpu = self.device.type == "cuda"
@@ -113,7 +114,7 @@ class Suite:
         for case in to_come:
             self.comparisons.setdefault(case.comparison, []).append(case)
         shares = [_share(cases[0]) for cases in self.comparisons.values()]
-        self.budget = Budget(option("--bench-seconds"), {share: shares.count(share) for share in shares})
+        self.budget = Budget(option("--bench-seconds") - spent, {share: shares.count(share) for share in shares})
         self.case_seconds = option("--bench-case-seconds") or CASE_SECONDS[self.device.type]
         self.cold = option("--bench-l2") == "cold"
         if not self.on_gpu:

@@ -396,6 +396,21 @@ def test_two_runs_of_one_name_are_refused(run: Run, tmp_path: Path, capsys: pyte
     assert "absent.json: cannot be read" in capsys.readouterr().err
 
 
+def test_runs_on_gpus_come_first(made_up: SimpleNamespace, tmp_path: Path) -> None:
+    gpu = {"name": "Made-up GPU", "capability": "9.0"}
+    paths = [
+        made_up.write_run(tmp_path / "a-cpu" / "suite.json", [made_up.record()], machine={"name": "Made-up CPU"}),
+        made_up.write_run(tmp_path / "b-gpu" / "suite.json", [made_up.record()], machine=gpu),
+    ]
+    runs = [read_run(path) for path in paths]
+    text = report.report(runs)["report.md"]
+    assert text.index("## b-gpu") < text.index("## a-cpu")
+    assert re.findall(r"^\*\*(.*)\*\*,", report.readme_block(runs, "pictures"), re.MULTILINE) == [
+        "Made-up GPU",
+        "Made-up CPU",
+    ]
+
+
 def test_without_a_run_there_is_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,10 @@ demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-ou
 test: $(EXT) lint typecheck ## lint, check types, run the tests
 	$(BIN)/python -m pytest --durations=10
 
+# Not a part of `make test`: compiling the kernels twice and running them under sanitizers takes a quarter of an hour.
+sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and thread sanitizers
+	@$(BIN)/python tests/sanitizers/run.py
+
 # Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
 gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune aims"]
 	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+AHEAD_CYCLES = 4_000_000
+"""For which a GPU waits, some 2 ms, while the host launches what is measured."""
 FLUSH_BYTES = 256 << 20
 """Written before a call that is to find nothing of its own in the L2 cache; more than any GPU's holds."""
 
@@ -30,10 +32,10 @@ class Stopwatch:
 
 
 class EventStopwatch(Stopwatch):
-    """Seconds of a call between two events in the queue of a GPU.
+    """Seconds of a call between two events in the queue of a GPU, which waits until all launches stand there.
 
-    While the GPU writes :data:`FLUSH_BYTES`, the host launches what is measured, so that the time of launches does not
-    count. With ``cold`` this is what the cache then holds; otherwise a call before it fills the cache again.
+    So neither Python nor launches count. With ``cold`` the L2 cache then holds :data:`FLUSH_BYTES` of other things;
+    otherwise what a call before it left there.
 
     Args:
         device: the GPU.
@@ -43,12 +45,14 @@ class EventStopwatch(Stopwatch):
     def __init__(self, device: torch.device, *, cold: bool) -> None:
         super().__init__("CUDA events, cold L2" if cold else "CUDA events, warm L2", time.perf_counter)
         self.device, self.cold = device, cold
-        self.flush = torch.empty(FLUSH_BYTES // 4, dtype=torch.int32, device=device)
+        self.flush = torch.empty(FLUSH_BYTES // 4 if cold else 0, dtype=torch.int32, device=device)
 
     def time(self, run: Callable[[], object]) -> float:
         """Seconds of one call on the GPU."""
-        self.flush.zero_()
-        if not self.cold:
+        torch.cuda._sleep(AHEAD_CYCLES)
+        if self.cold:
+            self.flush.zero_()
+        else:
             run()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()

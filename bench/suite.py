@@ -31,7 +31,7 @@ from bench.workloads import OP_NAMES, Shared, Unavailable, Work, build
 
 CASE_SECONDS = {"cuda": 15.0, "cpu": 60.0}
 """Longest time of one call that is waited for; a peer that is expected to take longer is stopped."""
-ROUND_SECONDS = 1.0
+ROUND_SECONDS = 0.5
 """Time for all rounds of a peer."""
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 25
 LONG_CALL = 5.0
@@ -199,7 +199,7 @@ class Suite:
             expected = self.experience.expect(runner.case)
             # Compiles, fills caches, and tells how long a call takes.
             for _ in range(0 if expected is not None and expected[0] > LONG_CALL else 2):
-                if runner.first is None or runner.first < ROUND_SECONDS:
+                if runner.first is None or runner.first < ROUND_SECONDS / FEWEST_ROUNDS:
                     with self._survived(runner):
                         runner.first = watch.time(runner.work.run)
         runners = [runner for runner in runners if runner.outcome.status == "measured"]

@@ -259,3 +259,68 @@ def test_forced_cuda_fails_when_nvcc_does(source: Path, tmp_path: Path) -> None:
         "error: HYENA_FORCE_CUDA=1, and the CUDA library cannot be built: nvcc failed: "
     )
     assert not list(source.glob("dist/*.whl"))
+
+
+def fake_compiler(path: Path, body: str, version: int = 12) -> Path:
+    """A script that says it is a GCC, and does ``body`` in place of compiling."""
+    path.write_text(f'#!/bin/sh\ncase "$*" in *-dM*) echo "#define __GNUC__ {version}"; exit 0;; esac\n{body}\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+@pytest.mark.parametrize(
+    ("body", "version", "reason"),
+    [
+        ("exit 0", 7, "is GCC 7, 9 is needed"),
+        ("echo 'tiny.s: fatal error: No space left on device'; exit 1", 12, "fatal error: No space left on device"),
+        ("kill -9 $$", 12, "failed: exit status -9"),
+    ],
+    ids=["old", "no disk", "killed"],
+)
+def test_wheel_by_a_bad_compiler_is_pure_python(
+    source: Path, tmp_path: Path, body: str, version: int, reason: str
+) -> None:
+    compiler = fake_compiler(tmp_path / "g++", body, version)
+    name, files, report = build_wheel(source, CXX=str(compiler))
+    assert (name, files) == (PURE, files_of(source))
+    assert report["cpp"].endswith(reason)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+def test_toolkit_of_another_major_version(source: Path, tmp_path: Path) -> None:
+    (source / "hyena_kernels" / "csrc" / "cuda").mkdir()
+    (source / "hyena_kernels" / "csrc" / "cuda" / "tiny.cu").write_text(TINY, encoding="utf-8")
+    (tmp_path / "bin").mkdir()
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho release 12.8, V12.8.1 compute_80\n", encoding="utf-8")
+    nvcc.chmod(0o755)
+    (tmp_path / "torch.py").write_text(
+        "__version__ = '2.13.0'\nclass version:\n    cuda, hip = '13.0', None\n", encoding="utf-8"
+    )
+    compiler = fake_compiler(tmp_path / "g++", "exit 1")
+    environment = {"PYTHONPATH": str(tmp_path), "CUDA_HOME": str(tmp_path), "CXX": str(compiler)}
+    reason = "nvcc is of CUDA 12.8, and torch 2.13.0 of CUDA 13.0"
+    name, files, report = build_wheel(source, **environment)
+    assert (name, files) == (PURE, files_of(source) | {"hyena_kernels/csrc/cuda/tiny.cu"})
+    assert report["cuda"] == reason
+    done = setup_py(source, "--quiet", "bdist_wheel", HYENA_FORCE_CUDA="1", **environment)
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1] == (
+        f"error: HYENA_FORCE_CUDA=1, and the CUDA library cannot be built: {reason}"
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+def test_an_interrupted_build_says_so_and_leaves_no_library(source: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("setuptools") is None:
+        pytest.skip("running setup.py needs setuptools installed")
+    package = source / "hyena_kernels"
+    (package / "_C.abi3.so").write_text("of an earlier build", encoding="utf-8")
+    # The build is killed while its compiler runs.
+    compiler = fake_compiler(tmp_path / "g++", 'kill -9 "$PPID"')
+    done = setup_py(source, "--quiet", "build_ext", "--inplace", CXX=str(compiler))
+    assert done.returncode == -9
+    assert not list(package.glob("*.so"))
+    told = run([sys.executable, "-m", "hyena_kernels"], source, HYENA_CACHE=str(tmp_path / "cache"))
+    assert "was not built: the build was interrupted" in told.stdout, told.stderr

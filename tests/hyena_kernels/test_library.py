@@ -207,8 +207,13 @@ def expanded(tensor: Tensor) -> Tensor:
     return tensor[:1].expand_as(tensor)
 
 
+def overlapping(tensor: Tensor) -> Tensor:
+    """Other values, of which neighbours along the first dimension share all but one with each other."""
+    return tensor.as_strided(tensor.shape, (1,) * tensor.dim()) if tensor.dim() > 1 else tensor
+
+
 @every_op
-@pytest.mark.parametrize("view", [permuted, transposed, sliced, expanded], ids=lambda view: view.__name__)
+@pytest.mark.parametrize("view", [permuted, transposed, sliced, expanded, overlapping], ids=lambda view: view.__name__)
 def test_strides_do_not_matter(op: str, view: Callable[[Tensor], Tensor]) -> None:
     # The gradient of a skip of three channels has an error of chance, and so has its budget.
     made = fftconv_inputs(2, 40, 100) if op == "fftconv" else INPUTS[op](100)

@@ -158,6 +158,38 @@ void convolve(const T* tile, const T* weights, int count, T* out, std::int64_t r
   }
 }
 
+// The same taps in reverse, over what follows a position: the gradient of convolve() in its input.
+template <int taps, class T>
+void correlate(const T* in, const T* weights, int count, T* out, std::int64_t rows) {
+  constexpr int W = width<T>;
+  const int K = taps ? taps : count;
+  Vec<T> w[max_taps];
+  for (int j = 0; j < K; ++j) w[j] = load(weights + j * W);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    Vec<T> sum = w[K - 1] * load(in + r * W);
+    for (int lag = 1; lag < K; ++lag) sum += w[K - 1 - lag] * load(in + (r + lag) * W);
+    store(out + r * W, sum);
+  }
+}
+
+// Adds to `sums` (max_taps + 1, width) the gradients of the taps, and of the bias, which is a tap on ones.
+template <int taps, class T>
+void add_products(const T* grad, const T* tile, int count, double* sums, std::int64_t rows) {
+  constexpr int W = width<T>;
+  const int K = taps ? taps : count;
+  // Side by side: one sum at a time would wait for itself at every row.
+  Vec<T> products[taps ? taps : max_taps] = {}, total{};
+  const T* in = tile + (history - (K - 1)) * W;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const Vec<T> g = load(grad + r * W);
+    for (int j = 0; j < K; ++j) products[j] += g * load(in + (r + j) * W);
+    total += g;
+  }
+  for (int j = 0; j < K; ++j)
+    for (int lane = 0; lane < W; ++lane) sums[j * W + lane] += products[j][lane];
+  for (int lane = 0; lane < W; ++lane) sums[max_taps * W + lane] += total[lane];
+}
+
 // Short filters of some channels of every part, as vectors of channels: (parts, max_taps + 1, width), the bias last.
 template <class T>
 void pack_weights(const View& weight, const View& bias, std::int64_t parts, std::int64_t part_channels, std::int64_t c,
@@ -193,100 +225,117 @@ void convolve_part(const Projection& in, const T* tile, const T* weights, std::i
   in.taps() == 3 ? convolve<3>(tile, weights, 3, out, rows) : convolve<0>(tile, weights, in.taps(), out, rows);
 }
 
+// Numbers of packed short filters, or of sums for their gradients, before those of channel `lane` of a group.
+HYENA_INLINE std::int64_t packed(const Projection& in, std::int64_t lane) { return in.parts * (max_taps + 1) * lane; }
+
 // Numbers of the computing type that project() and project_gradients() work in.
 template <class T>
-std::int64_t tile_numbers(std::int64_t parts) {
-  return (parts * (max_taps + 1) + (2 * parts + 2) * (history + tile_rows)) * width<T>;
+std::int64_t tile_numbers(const Projection& in) {
+  return packed(in, group_channels) + (2 * in.parts + 2) * (history + tile_rows) * width<T>;
 }
 
-// Channels c … of one batch row: p_N * p_{N-1} to channels `to` … of `first`, p_j to channels j * gate_channels + to … of
-// `gates`, both at their own batch row.
+// Calls work(lane, lanes) for every vector of some channels.
+template <class T, class Work>
+HYENA_INLINE void each_vector(std::int64_t channels, const Work& work) {
+  for (std::int64_t lane = 0; lane < channels; lane += width<T>) work(lane, least(width<T>, channels - lane));
+}
+
 template <class T>
-void project(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t lanes, const View& first,
+void pack_group(const Projection& in, std::int64_t c, std::int64_t channels, T* weights) {
+  each_vector<T>(channels, [&](std::int64_t lane, std::int64_t lanes) {
+    pack_weights(in.weight, in.bias, in.parts, in.channels, c + lane, lanes, weights + packed(in, lane));
+  });
+}
+
+// Channels c … of one batch row, at most a group: p_N * p_{N-1} to channels `to` … of `first`, p_j to channels
+// j * gate_channels + to … of `gates`, both at their own batch row. A group is the cache line that all of its vectors are
+// parts of, so they take turns at each tile.
+template <class T>
+void project(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t channels, const View& first,
              const View& gates, std::int64_t gate_channels, std::int64_t to_batch, std::int64_t to, T* memory) {
   constexpr int W = width<T>;
   T* weights = memory;
-  T* tile = weights + in.parts * (max_taps + 1) * W;
+  T* tile = weights + packed(in, group_channels);
   T* left = tile + (history + tile_rows) * W;
   T* right = left + tile_rows * W;
-  pack_weights(in.weight, in.bias, in.parts, in.channels, c, lanes, weights);
+  pack_group(in, c, channels, weights);
   for (std::int64_t t = 0; t < in.length; t += tile_rows) {
     const std::int64_t rows = least(tile_rows, in.length - t);
-    const auto part = [&](std::int64_t p, T* out) {
-      fill_tile(tile, in.x, b, p * in.channels + c, lanes, t - history, history + rows);
-      convolve_part(in, tile, weights, p, out, rows);
-    };
-    part(in.parts - 1, left);
-    part(in.parts - 2, right);
-    for (std::int64_t i = 0; i < rows * W; i += W) store(left + i, load(left + i) * load(right + i));
-    put_rows(first, to_batch, to, lanes, t, left, rows);
-    for (std::int64_t p = 0; p < in.parts - 2; ++p) {
-      part(p, left);
-      put_rows(gates, to_batch, p * gate_channels + to, lanes, t, left, rows);
-    }
+    each_vector<T>(channels, [&](std::int64_t lane, std::int64_t lanes) {
+      const auto part = [&](std::int64_t p, T* out) {
+        fill_tile(tile, in.x, b, p * in.channels + c + lane, lanes, t - history, history + rows);
+        convolve_part(in, tile, weights + packed(in, lane), p, out, rows);
+      };
+      part(in.parts - 1, left);
+      part(in.parts - 2, right);
+      for (std::int64_t i = 0; i < rows * W; i += W) store(left + i, load(left + i) * load(right + i));
+      put_rows(first, to_batch, to + lane, lanes, t, left, rows);
+      for (std::int64_t p = 0; p < in.parts - 2; ++p) {
+        part(p, left);
+        put_rows(gates, to_batch, p * gate_channels + to + lane, lanes, t, left, rows);
+      }
+    });
   }
 }
 
-// From the gradients of what project() gives to those of the projections and, added to `sums` (parts, max_taps + 1,
-// width), of the short filters and their bias.
+// From the gradients of what project() gives to those of the projections at positions t … t + rows - 1 of a vector of
+// channels c … and, added to `sums` (parts, max_taps + 1, width), of the short filters and their bias.
 template <class T>
-void project_gradients(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t lanes, const View& dfirst,
-                       const View& dgates, std::int64_t gate_channels, std::int64_t from_batch, std::int64_t from,
-                       const View& dx, double* sums, T* memory) {
+void tile_gradients(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t lanes, std::int64_t t,
+                    std::int64_t rows, const View& dfirst, const View& dgates, std::int64_t gate_channels,
+                    std::int64_t from_batch, std::int64_t from, const View& dx, double* sums, const T* weights,
+                    T* memory) {
   constexpr int W = width<T>;
-  constexpr std::int64_t step = tile_rows - history;
   const int K = in.taps();
-  T* weights = memory;
-  T* tiles = weights + in.parts * (max_taps + 1) * W;
+  T* tiles = memory;
   T* grads = tiles + in.parts * (history + tile_rows) * W;
   T* left = grads + in.parts * tile_rows * W;
   T* right = left + tile_rows * W;
-  pack_weights(in.weight, in.bias, in.parts, in.channels, c, lanes, weights);
   const bool fast = dx && plain<T>(dx) && lanes == W;
+  const auto tile = [&](std::int64_t p) { return tiles + p * (history + tile_rows) * W; };
+  const auto grad = [&](std::int64_t p) { return grads + p * tile_rows * W; };
+  for (std::int64_t p = 0; p < in.parts; ++p)
+    fill_tile(tile(p), in.x, b, p * in.channels + c, lanes, t - history, history + tile_rows);
+  const std::int64_t N = in.parts - 1;
+  convolve_part(in, tile(N), weights, N, left, tile_rows);
+  convolve_part(in, tile(N - 1), weights, N - 1, right, tile_rows);
+  get_rows(dfirst, from_batch, from, lanes, t, grad(N), tile_rows);
+  const std::int64_t inside = least(tile_rows, in.length - t) * W;
+  for (std::int64_t i = 0; i < inside; i += W) {
+    const Vec<T> g = load(grad(N) + i);
+    store(grad(N - 1) + i, g * load(left + i));
+    store(grad(N) + i, g * load(right + i));
+  }
+  // There is no gradient behind the end of the sequence.
+  std::memset(grad(N - 1) + inside, 0, (tile_rows * W - inside) * sizeof(T));
+  for (std::int64_t p = 0; p < N - 1; ++p)
+    get_rows(dgates, from_batch, p * gate_channels + from, lanes, t, grad(p), tile_rows);
+  for (std::int64_t p = 0; p <= N; ++p) {
+    const T *w = weights + p * (max_taps + 1) * W, *g = grad(p);
+    if (dx) {
+      K == 3 ? correlate<3>(g, w, 3, left, rows) : correlate<0>(g, w, K, left, rows);
+      for (std::int64_t r = 0; r < rows; ++r)
+        put_lanes<T>(dx, fast, b, t + r, p * in.channels + c, lanes, load(left + r * W));
+    }
+    if (sums == nullptr) continue;
+    double* sum = sums + p * (max_taps + 1) * W;
+    K == 3 ? add_products<3>(g, tile(p), 3, sum, rows) : add_products<0>(g, tile(p), K, sum, rows);
+  }
+}
+
+// The same of at most a group of channels of one batch row, as in project().
+template <class T>
+void project_gradients(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t channels, const View& dfirst,
+                       const View& dgates, std::int64_t gate_channels, std::int64_t from_batch, std::int64_t from,
+                       const View& dx, double* sums, T* memory) {
+  constexpr std::int64_t step = tile_rows - history;
+  T *weights = memory, *tiles = weights + packed(in, group_channels);
+  pack_group(in, c, channels, weights);
   for (std::int64_t t = 0; t < in.length; t += step) {
-    const std::int64_t rows = least(step, in.length - t);
-    const auto tile = [&](std::int64_t p) { return tiles + p * (history + tile_rows) * W; };
-    const auto grad = [&](std::int64_t p) { return grads + p * tile_rows * W; };
-    for (std::int64_t p = 0; p < in.parts; ++p)
-      fill_tile(tile(p), in.x, b, p * in.channels + c, lanes, t - history, history + tile_rows);
-    const std::int64_t N = in.parts - 1;
-    convolve_part(in, tile(N), weights, N, left, tile_rows);
-    convolve_part(in, tile(N - 1), weights, N - 1, right, tile_rows);
-    get_rows(dfirst, from_batch, from, lanes, t, grad(N), tile_rows);
-    const std::int64_t inside = least(tile_rows, in.length - t) * W;
-    for (std::int64_t i = 0; i < inside; i += W) {
-      const Vec<T> g = load(grad(N) + i);
-      store(grad(N - 1) + i, g * load(left + i));
-      store(grad(N) + i, g * load(right + i));
-    }
-    // There is no gradient behind the end of the sequence.
-    std::memset(grad(N - 1) + inside, 0, (tile_rows * W - inside) * sizeof(T));
-    for (std::int64_t p = 0; p < N - 1; ++p)
-      get_rows(dgates, from_batch, p * gate_channels + from, lanes, t, grad(p), tile_rows);
-    for (std::int64_t p = 0; p <= N; ++p) {
-      const T *w = weights + p * (max_taps + 1) * W, *g = grad(p);
-      if (dx) {
-        for (std::int64_t r = 0; r < rows; ++r) {
-          Vec<T> sum = load(w + (K - 1) * W) * load(g + r * W);
-          for (int lag = 1; lag < K; ++lag) sum += load(w + (K - 1 - lag) * W) * load(g + (r + lag) * W);
-          put_lanes<T>(dx, fast, b, t + r, p * in.channels + c, lanes, sum);
-        }
-      }
-      if (sums == nullptr) continue;
-      double* sum = sums + p * (max_taps + 1) * W;
-      for (int j = 0; j <= K; ++j) {
-        // The bias is a tap on ones.
-        const T* x = tile(p) + (history - (K - 1) + j) * W;
-        Vec<T> total{};
-        if (j < K) {
-          for (std::int64_t r = 0; r < rows; ++r) total += load(g + r * W) * load(x + r * W);
-        } else {
-          for (std::int64_t r = 0; r < rows; ++r) total += load(g + r * W);
-        }
-        double* to = sum + (j < K ? j : max_taps) * W;
-        for (int lane = 0; lane < W; ++lane) to[lane] += total[lane];
-      }
-    }
+    each_vector<T>(channels, [&](std::int64_t lane, std::int64_t lanes) {
+      tile_gradients(in, b, c + lane, lanes, t, least(step, in.length - t), dfirst, dgates, gate_channels, from_batch,
+                     from + lane, dx, sums ? sums + packed(in, lane) : nullptr, weights + packed(in, lane), tiles);
+    });
   }
 }
 
@@ -301,6 +350,14 @@ void write_sums(const View& dweight, const View& dbias, std::int64_t parts, std:
       if (dbias) write(element(dbias, channel), 0, sums + max_taps * W + lane, 1);
     }
   }
+}
+
+template <class T>
+void write_group_sums(const Projection& in, const View& dweight, const View& dbias, std::int64_t c,
+                      std::int64_t channels, const double* sums) {
+  each_vector<T>(channels, [&](std::int64_t lane, std::int64_t lanes) {
+    write_sums<T>(dweight, dbias, in.parts, in.channels, c + lane, lanes, sums + packed(in, lane), in.taps());
+  });
 }
 
 // Rows of a short convolution that are worked on at a time.
@@ -383,31 +440,29 @@ void short_conv_backward(const ShortConvBackward& args, std::int64_t first, std:
 // A mixer or projection, whose channels come in groups.
 template <class T>
 void project_forward(const ProjectForward& args, std::int64_t first_group, std::int64_t last_group) {
-  constexpr std::int64_t W = width<T>;
   const Projection in(args.x, args.weight, args.bias, args.gates.size[1] / args.first.size[1] + 2);
-  T* memory = static_cast<T*>(scratch(For::mixer, tile_numbers<T>(in.parts) * sizeof(T)));
+  T* memory = static_cast<T*>(scratch(For::mixer, tile_numbers<T>(in) * sizeof(T)));
   const std::int64_t end = least(in.channels, last_group * group_channels);
-  for (std::int64_t c = first_group * group_channels; c < end; c += W)
+  for (std::int64_t c = first_group * group_channels; c < end; c += group_channels)
     for (std::int64_t b = 0; b < in.x.size[0]; ++b)
-      project(in, b, c, least(W, end - c), args.first, args.gates, in.channels, b, c, memory);
+      project(in, b, c, least(group_channels, end - c), args.first, args.gates, in.channels, b, c, memory);
 }
 
 template <class T>
 void project_backward(const ProjectBackward& args, std::int64_t first_group, std::int64_t last_group) {
-  constexpr std::int64_t W = width<T>;
   const Projection in(args.x, args.weight, args.bias, args.dgates.size[1] / args.dfirst.size[1] + 2);
-  const std::int64_t sum_count = in.parts * (max_taps + 1) * W;
-  double* sums = static_cast<double*>(
-      scratch(For::mixer, sum_count * sizeof(double) + tile_numbers<T>(in.parts) * sizeof(T)));
+  const std::int64_t sum_count = packed(in, group_channels);
+  double* sums =
+      static_cast<double*>(scratch(For::mixer, sum_count * sizeof(double) + tile_numbers<T>(in) * sizeof(T)));
   T* memory = reinterpret_cast<T*>(sums + sum_count);
   const std::int64_t end = least(in.channels, last_group * group_channels);
-  for (std::int64_t c = first_group * group_channels; c < end; c += W) {
-    const std::int64_t lanes = least(W, end - c);
+  for (std::int64_t c = first_group * group_channels; c < end; c += group_channels) {
+    const std::int64_t channels = least(group_channels, end - c);
     std::memset(sums, 0, sum_count * sizeof(double));
     for (std::int64_t b = 0; b < in.x.size[0]; ++b)
-      project_gradients(in, b, c, lanes, args.dfirst, args.dgates, in.channels, b, c, args.dx,
+      project_gradients(in, b, c, channels, args.dfirst, args.dgates, in.channels, b, c, args.dx,
                         args.dweight || args.dbias ? sums : nullptr, memory);
-    write_sums<T>(args.dweight, args.dbias, in.parts, in.channels, c, lanes, sums, in.taps());
+    write_group_sums<T>(in, args.dweight, args.dbias, c, channels, sums);
   }
 }
 
@@ -453,7 +508,7 @@ void mixer_forward(const MixerForward& args, std::int64_t first_group, std::int6
   const Slice slice(batch, in.length, steps + 1, sizeof(T));
   const std::int64_t rows = slice.batch * slice.channels * slice.row_stride;
   T* memory = static_cast<T*>(
-      scratch(For::mixer, ((steps + 1) * rows + tile_numbers<T>(in.parts)) * sizeof(T)));
+      scratch(For::mixer, ((steps + 1) * rows + tile_numbers<T>(in)) * sizeof(T)));
   T *value_rows = memory, *gate_rows = value_rows + rows, *tiles = gate_rows + steps * rows;
   const std::int64_t end = least(in.channels, last_group * group_channels);
   const bool plain_y = plain<T>(args.y);
@@ -464,8 +519,7 @@ void mixer_forward(const MixerForward& args, std::int64_t first_group, std::int6
       const View value = memory_view(value_rows, count, channels, in.length, slice.row_stride);
       const View gates = memory_view(gate_rows, count, steps * channels, in.length, slice.row_stride);
       for (std::int64_t i = 0; i < count; ++i)
-        for (std::int64_t lane = 0; lane < channels; lane += W)
-          project(in, b + i, c + lane, least(W, channels - lane), value, gates, channels, i, lane, tiles);
+        project(in, b + i, c, channels, value, gates, channels, i, 0, tiles);
       for (std::int64_t o = 0; o < steps; ++o) {
         // A row is read to its end before the result is written, so that it can take its place.
         const View gate = from_channel(gates, (steps - 1 - o) * channels, channels);
@@ -474,14 +528,13 @@ void mixer_forward(const MixerForward& args, std::int64_t first_group, std::int6
             channels);
       }
       for (std::int64_t i = 0; i < count; ++i) {
-        for (std::int64_t lane = 0; lane < channels; lane += W) {
-          const std::int64_t lanes = least(W, channels - lane);
-          for (std::int64_t t = 0; t < in.length; t += tile_rows) {
-            const std::int64_t n = least(tile_rows, in.length - t);
+        for (std::int64_t t = 0; t < in.length; t += tile_rows) {
+          const std::int64_t n = least(tile_rows, in.length - t);
+          each_vector<T>(channels, [&](std::int64_t lane, std::int64_t lanes) {
             get_rows(value, i, lane, lanes, t, tiles, n);
             for (std::int64_t r = 0; r < n; ++r)
               put_lanes<T>(args.y, plain_y && lanes == W, b + i, t + r, c + lane, lanes, load(tiles + r * W));
-          }
+          });
         }
       }
     }
@@ -491,7 +544,6 @@ void mixer_forward(const MixerForward& args, std::int64_t first_group, std::int6
 
 template <class T>
 void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::int64_t last_group) {
-  constexpr std::int64_t W = width<T>;
   const std::int64_t steps = args.k.size[0], taps = args.k.size[2], batch = args.x.size[0];
   const Projection in(args.x, args.weight, args.bias, steps + 2);
   const bool for_taps = args.dweight || args.dbias, for_projections = args.dx || for_taps;
@@ -499,15 +551,15 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
   const bool sliced = slice.batch < batch;
   const std::int64_t rows = slice.batch * slice.channels * slice.row_stride;
   const std::int64_t filter_count = sliced ? slice.channels * (taps + 1) : 0;
-  const std::int64_t sum_count = in.parts * (max_taps + 1) * group_channels;
+  const std::int64_t sum_count = packed(in, group_channels);
   double* sums = static_cast<double*>(scratch(
       For::mixer, (sum_count + steps * filter_count) * sizeof(double) +
-                      ((2 * steps + 1) * rows + filter_count + tile_numbers<T>(in.parts) + 16) * sizeof(T)));
+                      ((2 * steps + 1) * rows + filter_count + tile_numbers<T>(in) + 16) * sizeof(T)));
   double* filter_sums = sums + sum_count;
   // The scratch starts at a cache line, and so should the vectors behind the sums.
   T* memory = reinterpret_cast<T*>((reinterpret_cast<std::uintptr_t>(filter_sums + steps * filter_count) + 63) / 64 * 64);
   T *value_rows = memory, *gate_rows = value_rows + steps * rows, *grad_rows = gate_rows + steps * rows;
-  T *tiles = grad_rows + rows, *filter_part = tiles + tile_numbers<T>(in.parts);
+  T *tiles = grad_rows + rows, *filter_part = tiles + tile_numbers<T>(in);
   const std::int64_t end = least(in.channels, last_group * group_channels);
   for (std::int64_t c = first_group * group_channels; c < end; c += slice.channels) {
     const std::int64_t channels = least(slice.channels, end - c);
@@ -523,14 +575,13 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
       const auto skip = [&](std::int64_t o) { return filters(args.skip, o, c, channels); };
       View grad = memory_view(grad_rows, count, channels, in.length, slice.row_stride);
       for (std::int64_t i = 0; i < count; ++i) {
-        for (std::int64_t lane = 0; lane < channels; lane += W) {
-          const std::int64_t lanes = least(W, channels - lane);
-          project(in, b + i, c + lane, lanes, value(0), gates, channels, i, lane, tiles);
-          for (std::int64_t t = 0; t < in.length; t += tile_rows) {
-            const std::int64_t n = least(tile_rows, in.length - t);
+        project(in, b + i, c, channels, value(0), gates, channels, i, 0, tiles);
+        for (std::int64_t t = 0; t < in.length; t += tile_rows) {
+          const std::int64_t n = least(tile_rows, in.length - t);
+          each_vector<T>(channels, [&](std::int64_t lane, std::int64_t lanes) {
             fill_tile(tiles, args.dy, b + i, c + lane, lanes, t, n);
             put_rows(grad, i, lane, lanes, t, tiles, n);
-          }
+          });
         }
       }
       for (std::int64_t o = 0; o + 1 < steps; ++o)
@@ -556,15 +607,10 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
       }
       if (!for_projections) continue;
       for (std::int64_t i = 0; i < count; ++i)
-        for (std::int64_t lane = 0; lane < channels; lane += W)
-          project_gradients(in, b + i, c + lane, least(W, channels - lane), value(0), gates, channels, i, lane, args.dx,
-                            for_taps ? sums + in.parts * (max_taps + 1) * lane : nullptr, tiles);
+        project_gradients(in, b + i, c, channels, value(0), gates, channels, i, 0, args.dx, for_taps ? sums : nullptr,
+                          tiles);
     }
-    if (for_taps) {
-      for (std::int64_t lane = 0; lane < channels; lane += W)
-        write_sums<T>(args.dweight, args.dbias, in.parts, in.channels, c + lane, least(W, channels - lane),
-                      sums + in.parts * (max_taps + 1) * lane, in.taps());
-    }
+    if (for_taps) write_group_sums<T>(in, args.dweight, args.dbias, c, channels, sums);
     for (std::int64_t o = 0; sliced && o < steps; ++o) {
       const double* sum = filter_sums + o * filter_count;
       for (std::int64_t i = 0; i < channels; ++i) {

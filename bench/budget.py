@@ -54,7 +54,7 @@ class Experience:
         self._known: dict[tuple[object, ...], tuple[int, float, float]] = {}
 
     def learn(self, case: Case, call: float, other: float) -> None:
-        """Seconds of one call, and of building and checking what is called."""
+        """Wall seconds of one call, and of building and checking what is called."""
         self._known[case.series] = case.length, call, other
 
     def expect(self, case: Case) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-json", type=Path, help="file of the run (default: bench/results/<machine>/suite.json)")
     group.addoption("--bench-device", choices=("cuda", "cpu"), help="default: cuda where there is one")
     group.addoption("--bench-seconds", type=float, default=540.0, help="for the whole suite (default: 540)")
-    group.addoption("--bench-case-seconds", type=float, help="longest call (default: 15 on a GPU, 60 on a CPU)")
+    group.addoption("--bench-case-seconds", type=float, help="longest call (default: 15 on a GPU, 120 on a CPU)")
     group.addoption("--bench-max-length", type=int, help="default: all")
     group.addoption("--bench-min-length", type=int, default=1, help="default: 1")
     group.addoption("--bench-workload", default="", help="names separated by commas (default: all)")

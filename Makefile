@@ -63,7 +63,7 @@ sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and t
 	@$(BIN)/python tests/sanitizers/run.py
 
 # Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
-gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test tune aims"]
+gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune aims"]
 	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 
 lint: $(STAMP) ## ruff: rules and formatting

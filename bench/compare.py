@@ -5,8 +5,9 @@ python -m bench.compare before.json after.json --threshold 1.05 --all-peers
 
 Times are medians, memory is the peak of one call; ratios are B over A. The command ends with 1 where hyena_kernels
 takes more than the threshold times as long or as much memory in B as in A, or was measured in A and is refused, stopped
-or out of memory in B; with 2 on bad input. Other peers show what the machine itself did in between, and fail nothing
-unless --all-peers is given. Compare runs of one machine: what differs between two is warned of.
+or out of memory in B (stopped counts only if B had the seconds of A); with 2 on bad input. Other peers show what the
+machine itself did in between, and fail nothing unless --all-peers is given. Compare runs of one machine: what differs
+between two is warned of.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from bench.texts import bytes_text, length_text, seconds_text
 
 MATTERS = (
     "name", "device", "driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit", "torch", "cuda", "triton",
-    "threads",
+    "instruction_set", "threads", "l2",
 )  # fmt: skip
-"""Facts of a machine that times depend on."""
+"""Facts of a machine, and settings of a run, that times depend on."""
 LOST = ("refused", "stopped", "out_of_memory")
-"""Statuses in B that are worse than a measurement in A."""
+"""Statuses in B that are worse than a measurement in A; stopped is not, in a run of fewer seconds."""
 
 _PLACE = ("workload", "variant", "direction", "batch", "width", "length", "dtype", "peer")
 Pairs = list[tuple[Record, Record]]
@@ -106,8 +107,21 @@ def changes(both: Pairs) -> list[Change]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """A line for each fact of the machines that times depend on and that differs."""
+    """A line for each fact of two runs that times depend on and that differs."""
     return [f"{name} is {a.get(name)} in A and {b.get(name)} in B" for name in MATTERS if a.get(name) != b.get(name)]
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {**run.settings, **run.machine}
+
+
+def _as_long(a: Run, b: Run) -> bool:
+    """Whether B had at least the seconds of A, in all and for a call."""
+    return all(
+        (b.settings.get(name) or 0) >= (a.settings.get(name) or 0)
+        for name in ("seconds", "case_seconds")
+        if name in a.settings and name in b.settings
+    )
 
 
 def compare(a: Run, b: Run, threshold: float, *, all_peers: bool = False) -> tuple[list[str], bool]:
@@ -127,10 +141,12 @@ def compare(a: Run, b: Run, threshold: float, *, all_peers: bool = False) -> tup
     watched = [change for change in found if counts(change.record)]
     worse = sorted((each for each in watched if each.ratio > threshold), key=lambda each: -each.ratio)
     better = sorted((each for each in watched if each.ratio < 1 / threshold), key=lambda each: each.ratio)
-    lost = [(old, new) for old, new in both if counts(new) and is_measured(old) and new["status"] in LOST]
+    bad_statuses = LOST if _as_long(a, b) else tuple(each for each in LOST if each != "stopped")
+    lost = [(old, new) for old, new in both if counts(new) and is_measured(old) and new["status"] in bad_statuses]
     gained = [(old, new) for old, new in both if counts(new) and not is_measured(old) and is_measured(new)]
     missing = [record for record in only_a if counts(record) and is_measured(record)]
-    missing += [old for old, new in both if counts(new) and is_measured(old) and new["status"] == "skipped"]
+    without_fault = {"skipped", "stopped"} - set(bad_statuses)
+    missing += [old for old, new in both if counts(new) and is_measured(old) and new["status"] in without_fault]
     new = [record for record in only_b if counts(record) and is_measured(record)]
     skipped = [f"{place(record)}" for record in missing]
     switched = dict.fromkeys(
@@ -140,7 +156,7 @@ def compare(a: Run, b: Run, threshold: float, *, all_peers: bool = False) -> tup
     )
 
     lines = [f"A {a.path}: {a.name}, {a.commit[:10]}", f"B {b.path}: {b.name}, {b.commit[:10]}"]
-    lines += [f"warning: {line}" for line in differences(a.machine, b.machine)]
+    lines += [f"warning: {line}" for line in differences(_facts(a), _facts(b))]
     others = [each.ratio for each in found if each.record["peer"] != OURS and each.what == "time"]
     if others:
         lines.append(f"times of {len(others)} records of other peers, B over A: median {statistics.median(others):.3f}")
@@ -152,7 +168,7 @@ def compare(a: Run, b: Run, threshold: float, *, all_peers: bool = False) -> tup
         ("measured in A and no longer in B", [f"{place(b)}: {b['status']}, {b.get('reason')}" for _, b in lost]),
         (f"faster or smaller by more than {threshold:g}×", list(map(str, better))),
         ("measured in B and not in A", [place(record) for _, record in gained] + list(map(place, new))),
-        ("absent or skipped in B, which fails nothing", skipped),
+        ("absent, skipped or without time in B, which fails nothing", skipped),
         ("another backend", list(switched)),
     ):
         if texts:

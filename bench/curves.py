@@ -85,12 +85,24 @@ def cases(run: Run) -> list[Case]:
     for record in run.records:
         contender = record["peer"], record.get("backend")
         found.setdefault(case(record), {}).setdefault(contender, {})[record["length"]] = record
+    for contenders in found.values():
+        _join_unmeasured(contenders)
     # Ours first, then as the peers are listed.
     order = list(PEERS)
     return [
         Case(key, dict(sorted(contenders.items(), key=lambda item: (order.index(item[0][0]), item[0][1] or ""))))
         for key, contenders in found.items()
     ]
+
+
+def _join_unmeasured(contenders: dict[Contender, dict[int, Record]]) -> None:
+    """Give what was stopped before a backend was chosen to the backends that the peer was measured with."""
+    for peer, backend in list(contenders):
+        others = [each for each in contenders if each[0] == peer and each[1] is not None]
+        if backend is None and others and not any(map(is_measured, contenders[peer, None].values())):
+            left_over = contenders.pop((peer, None))
+            for other in others:
+                contenders[other] = {**left_over, **contenders[other]}
 
 
 def headline(run: Run) -> Case | None:
@@ -180,13 +192,23 @@ def rival(found: Case, length: int) -> Rival | None:
     return min(measured, key=lambda each: each.seconds, default=None)
 
 
+def ratio(found: Case, record: Record, mine: Record) -> float:
+    """Time of a peer over ours: the median over rounds in which both had their turn, or else that of the medians."""
+    several = sum(peer == OURS and mine["length"] in records for (peer, _), records in found.found.items()) > 1
+    return float(record["seconds"] / mine["seconds"] if several or not record.get("ratio") else record["ratio"])
+
+
 def ratios(found: Case) -> dict[int, tuple[float, Rival]]:
     """Time of the fastest attention over ours, by length."""
     result = {}
-    for length, record in found.measured(OURS).items():
+    for length, mine in found.measured(OURS).items():
         against = rival(found, length)
         if against is not None:
-            result[length] = against.seconds / record["seconds"], against
+            measured = against.record
+            result[length] = (
+                against.seconds / mine["seconds"] if measured is None else ratio(found, measured, mine),
+                against,
+            )
     return result
 
 
@@ -194,9 +216,7 @@ def ratios_to(found: Case, peer: str) -> dict[int, float]:
     """Measured time of a peer over ours, by length."""
     theirs = found.measured(peer)
     return {
-        length: theirs[length]["seconds"] / record["seconds"]
-        for length, record in found.measured(OURS).items()
-        if length in theirs
+        length: ratio(found, theirs[length], mine) for length, mine in found.measured(OURS).items() if length in theirs
     }
 
 

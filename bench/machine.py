@@ -5,6 +5,7 @@ python -m bench.machine     prints the name of the device as results are filed u
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from hyena_kernels._version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +32,24 @@ def device_name(device: torch.device | str = "cuda") -> str:
     place = torch.device(device)
     if place.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(place)
-    return platform.processor() or platform.machine()
+    return processor_name()
+
+
+def _cpuinfo(field: str) -> str | None:
+    """What Linux tells of the first processor."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), None)
+    return None
+
+
+def processor_name() -> str:
+    """Model of the processor, without signs of trade marks and its clock; the architecture where nothing tells it."""
+    name = _cpuinfo("model name")
+    if name is None and sys.platform == "darwin":
+        name = _output(["sysctl", "-n", "machdep.cpu.brand_string"])
+    name = re.sub(r"\((?:R|TM)\)|\bCPU\b|@.*", " ", name or "", flags=re.IGNORECASE)
+    return " ".join(name.split()) or platform.processor() or platform.machine()
 
 
 def folder_name(device: torch.device | str = "cuda") -> str:
@@ -61,6 +81,14 @@ def version(package: str) -> str | None:
         return None
 
 
+def _program(path: str) -> str:
+    """What was started, relative to the checkout wherever that lies, or by its name if it is not of the checkout."""
+    program = Path(path or ".").resolve()
+    if program.is_relative_to(ROOT) and ".venv" not in program.parts:
+        return program.relative_to(ROOT).as_posix()
+    return f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+
+
 def describe(device: torch.device | str = "cuda") -> dict[str, Any]:
     """Everything about the machine that a figure depends on, as JSON has it; clocks as they are now, in MHz."""
     place = torch.device(device)
@@ -70,11 +98,15 @@ def describe(device: torch.device | str = "cuda") -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": version("triton"),
+        "hyena_kernels": __version__,
         "commit": commit(),
-        # Of the checkout, wherever that lies.
-        "command": " ".join([os.path.relpath(sys.argv[0] or ".", ROOT), *sys.argv[1:]]),
+        "command": " ".join([_program(sys.argv[0]), *sys.argv[1:]]),
     }
-    if place.type == "cuda" and torch.cuda.is_available():
+    if place.type == "cpu":
+        facts["processors"] = os.cpu_count()
+        facts["instruction_set"] = torch.backends.cpu.get_cpu_capability()
+        facts["clocks.current.cpu"] = _cpuinfo("cpu MHz")
+    elif torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(place)
         facts["capability"] = f"{properties.major}.{properties.minor}"
         facts["memory_gib"] = round(properties.total_memory / 2**30, 1)

@@ -55,6 +55,8 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "sdpa_efficient": {"color": "#56B4E9", "linestyle": _DASHED, "marker": "P"},
     "sdpa_math": {"color": "#777777", "linestyle": _DASHDOT, "marker": "X"},
     "flash_attn": {"color": "#000000", "linestyle": _LONG, "marker": "*"},
+    "flash_attn_3": {"color": "#000000", "linestyle": _DASHED, "marker": "d"},
+    "flash_attn_4": {"color": "#000000", "linestyle": _DASHDOT, "marker": "h"},
 }
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777", "#000000")
 _MARKERS = "os^DvPX*"

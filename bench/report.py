@@ -42,8 +42,13 @@ MARK = "\\*"
 
 
 def committed() -> list[Path]:
-    """Files of the committed runs, in order."""
+    """Files of the committed runs, by name."""
     return sorted(RESULTS.glob("*/suite*.json"))
+
+
+def _in_order(runs: Iterable[Run]) -> list[Run]:
+    """GPUs first, for they are what the kernels were made for."""
+    return sorted(runs, key=lambda run: not run.on_gpu)
 
 
 # Cells ---------------------------------------------------------------------------------------------------------------
@@ -192,7 +197,7 @@ def _times(found: Case) -> list[str]:
                 spread = record.get("seconds_iqr")
                 text += "" if spread is None else f" ± {100 * spread / 2 / record['seconds']:.0f}%"
                 if contender[0] != OURS and best is not None and is_measured(best):
-                    text += f" ({ratio_text(record['seconds'] / best['seconds'])})"
+                    text += f" ({ratio_text(curves.ratio(found, record, best))})"
             cells.append(text)
         cells += _own_cells(found, length)
         rows.append(cells)
@@ -331,7 +336,7 @@ def report(runs: Sequence[Run]) -> dict[str, str]:
     files: dict[str, str] = {}
     sections = []
     seen: dict[str, Path] = {}
-    for run in runs:
+    for run in _in_order(runs):
         if run.key in seen:
             raise BadRun(
                 f"{run.path} and {seen[run.key]} would both be {run.key} in the report: give the files other names"
@@ -359,7 +364,7 @@ def readme_block(runs: Sequence[Run], pictures: str) -> str:
         pictures: folder of the report as the README links to it.
     """
     parts = []
-    for run in runs:
+    for run in _in_order(runs):
         found = curves.headline(run)
         if found is None:
             continue

@@ -10,7 +10,9 @@ from typing import Any
 
 FORMAT = 1
 OURS = "hyena_kernels"
-ATTENTION = ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flash_attn")
+ATTENTION = (
+    "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flash_attn", "flash_attn_3", "flash_attn_4",
+)  # fmt: skip
 """Peers that are a Transformer with that attention, in a model."""
 PEERS = {
     OURS: "hyena_kernels",
@@ -20,7 +22,9 @@ PEERS = {
     "sdpa_cudnn": "SDPA cuDNN",
     "sdpa_efficient": "SDPA efficient",
     "sdpa_math": "SDPA math",
-    "flash_attn": "flash-attn",
+    "flash_attn": "flash-attn 2",
+    "flash_attn_3": "flash-attn 3",
+    "flash_attn_4": "flash-attn 4",
     "flashfftconv": "FlashFFTConv",
     "cudnn_fft_causal_conv1d": "cuDNN fft_causal_conv1d",
     "causal_conv1d": "causal-conv1d",
@@ -35,7 +39,7 @@ _TEXTS = ("workload", "variant", "peer", "direction", "dtype", "status")
 _COUNTS = ("batch", "width", "length")
 _NUMBERS = (
     "seconds", "seconds_min", "seconds_iqr", "rounds", "peak_bytes", "bytes", "flops", "predicted_seconds", "error",
-    "error_budget",
+    "error_budget", "ratio", "ratio_iqr",
 )  # fmt: skip
 
 
@@ -71,6 +75,11 @@ class Run:
     def name(self) -> str:
         """Name of the processor or GPU."""
         return str(self.machine.get("name") or self.machine.get("device") or "unknown machine")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it was made on a GPU, which alone has a compute capability."""
+        return self.machine.get("capability") is not None
 
     @property
     def key(self) -> str:

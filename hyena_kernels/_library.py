@@ -51,12 +51,17 @@ def define(
         *arguments, requested = args
         run = _backend.implementation(name, arguments, requested)
         device_type = arguments[0].device.type
-        # Entering the context costs as much as some of the kernels.
-        if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
-            return run(*arguments)
-        # Autocast would turn the matrix products inside an implementation into half precision ones.
-        with torch.autocast(device_type, enabled=False):
-            return run(*arguments)
+        try:
+            # Entering the context costs as much as some of the kernels.
+            if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
+                return run(*arguments)
+            # Autocast would turn the matrix products inside an implementation into half precision ones.
+            with torch.autocast(device_type, enabled=False):
+                return run(*arguments)
+        except Exception as error:
+            _backend.pass_over(name, arguments, requested, error)
+        # Inputs are never written to: the next backend finds them as they were.
+        return choose(*args)
 
     LIBRARY.impl(name, choose, "CompositeExplicitAutograd")
     torch.library.register_fake(f"hyena_kernels::{name}", fake, lib=LIBRARY)

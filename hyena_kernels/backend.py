@@ -50,6 +50,8 @@ Skipped = tuple[tuple[str, ...], ...]
 _implementations: dict[tuple[str, str], Implementation | str] = {}
 _supports: dict[tuple[str, str], Supports] = {}
 _broken: dict[str, str] = {}
+# Why an op failed to compile or launch on a backend that was not asked for by name; by op, backend and device type.
+_failed: dict[tuple[str, str, str], str] = {}
 _forced: str | None = os.environ.get("HYENA_BACKEND") or None
 _announced: set[tuple[str, str, str, Skipped]] = set()
 
@@ -197,6 +199,8 @@ def _fastest(op: str, device: torch.device, args: Sequence[Any] | None = None) -
     level = logging.INFO
     for name in _order(op, device.type):
         obstacles, faults = _refusals(op, name, device, args)
+        if (failure := _failed.get((op, name, device.type))) is not None:
+            faults = [*faults, failure]
         if not obstacles and not faults:
             slower = None if args is None else _slower(op, name, args)
             if slower is None:
@@ -254,6 +258,30 @@ def implementation(op: str, args: Sequence[Any], backend: str | None = None) -> 
     return function
 
 
+def pass_over(op: str, args: Sequence[Any], backend: str | None, error: Exception) -> None:
+    """Let another backend run ``op`` from now on, after Triton has failed to compile or launch it with ``args``.
+
+    Only compiling on the machine at hand, which Triton does at the first call, shows whether that works there: it takes
+    a C compiler, an assembler that knows the GPU, a folder to write to. Not passed over: what was asked for by name; a
+    lack of memory, faults of the device and what happens while a CUDA graph is captured, which another would not mend.
+
+    Args:
+        op: as for :func:`implementation`.
+        args: as there.
+        backend: as there.
+        error: what was raised; raised again if there is no other backend to take.
+    """
+    device = args[0].device
+    automatic = (requested(None) if backend is None else backend) == AUTO
+    beyond = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", BackendError), BackendError)
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if not automatic or capturing or isinstance(error, beyond) or _fastest(op, device, args)[0] != "triton":
+        raise error
+    _failed[op, "triton", device.type] = (
+        f"failed to run here: {type(error).__name__}: {' '.join(str(error).split())[-500:]}"
+    )
+
+
 def _installed(module: str) -> str:
     try:
         return "installed" if importlib.util.find_spec(module) else "not installed"
@@ -296,7 +324,11 @@ def describe() -> str:
     ops = sorted({op for op, _ in _implementations})
     for place in map(torch.device, devices):
         lines.append(f"\non {place}:")
-        reasons = {(op, name): _reasons(op, name, place) for op in ops for name in BACKENDS}
+        reasons = {
+            (op, name): _failed.get((op, name, place.type)) or _reasons(op, name, place)
+            for op in ops
+            for name in BACKENDS
+        }
         for op in ops:
             runs = _fastest(op, place)[0] if forced == AUTO else forced
             lines.append(f"  {op:<22} {f'raises: {runs} {reasons[op, runs]}' if reasons[op, runs] else runs}")

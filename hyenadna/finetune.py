@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from hyenadna.config import HyenaDNAConfig
@@ -80,6 +81,8 @@ class FinetuneConfig:
         lr_warmup: share of the steps with a linear warm-up.
         weight_decay: of the weights that decay.
         clip: greatest norm of the gradient.
+        ema_decay: of a moving average of the weights, such as 0.998, which is validated, tested and saved in place of
+            the weights themselves; 0 for none.
         balanced: draw every class equally often.
         reverse_complement: show half of the sequences as their reverse complement, and average both in prediction.
         lora_rank: of --method lora.
@@ -124,6 +127,7 @@ class FinetuneConfig:
     lr_warmup: float = 0.05
     weight_decay: float = 0.1
     clip: float = 1.0
+    ema_decay: float = 0.0
     balanced: bool = False
     reverse_complement: bool = False
     lora_rank: int = 8
@@ -165,6 +169,8 @@ class FinetuneConfig:
             raise InputError("--folds 1: choose 0 for none, or at least 2")
         if not 0 < self.valid_fraction < 1:
             raise InputError(f"--valid_fraction {self.valid_fraction}: must be within 0 to 1")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"--ema_decay {self.ema_decay}: must be at least 0 and below 1")
         if not 0 < self.lr < math.inf:
             raise InputError(f"--lr {self.lr}: must be above 0")
         if not self.seeds or min(self.seeds) < 0:
@@ -289,7 +295,7 @@ def make_model(config: FinetuneConfig, data: Data, seed: int) -> tuple[Any, Any]
     """
     longest = max(len(ids) for split in (data.train, data.valid, data.test) for ids in split.sequences)
     if config.method in _PROMPTED:
-        prompted = make_prompted(config, len(data.names), data.train, longest, seed)
+        prompted = make_prompted(config, data.names, data.train, longest, seed)
         return prompted, prompted
     kind = HyenaDNAForTokenClassification if config.task == "token" else HyenaDNAForSequenceClassification
     labels: dict[str, Any] = {
@@ -402,6 +408,8 @@ def train(
     model, trained = make_model(config, data, seed)
     model.to(device)
     optimizer = torch.optim.AdamW(parameter_groups(trained, config.weight_decay), lr=config.lr)
+    average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
+    watched = trained if average is None else average.module
     steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
     warmup = math.ceil(config.lr_warmup * steps)
     rows: list[dict[str, Any]] = []
@@ -427,12 +435,14 @@ def train(
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained.parameters(), config.clip)
                 optimizer.step()
+                if average is not None:
+                    average.update_parameters(trained)
                 step += 1
                 losses.append(float(loss.detach()))
                 if not math.isfinite(losses[-1]):
                     raise InputError(f"{name}, step {step}: the loss is {losses[-1]:g}; lower --lr")
                 bar.update()
-            values, reasons = score(trained, data.valid, config, device)
+            values, reasons = score(watched, data.valid, config, device)
             value = values[metric]
             if value is None:
                 raise InputError(
@@ -446,7 +456,7 @@ def train(
                 bar.write(f"{name}, epoch {epoch}: loss {rows[-1]['loss']:.4f}, validation {metric} {value:.4f}")
             if signed > best:
                 best, best_epoch = signed, epoch
-                best_state = {key: tensor.detach().clone() for key, tensor in trained.state_dict().items()}
+                best_state = {key: tensor.detach().clone() for key, tensor in watched.state_dict().items()}
             elif epoch - best_epoch >= config.patience:
                 break
     trained.load_state_dict(best_state)

@@ -17,6 +17,7 @@ from hyenadna.device import pick_device
 from hyenadna.errors import InputError
 from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.progress import without_transformers_bars
+from hyenadna.prompting import PROMPT_FILE, PromptedClassifier, SoftPrompt
 from hyenadna.sequences import encode, open_genome, reverse_complement, to_tensor
 from hyenadna.tables import partial_table, read_table
 
@@ -70,9 +71,13 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
     model = load_classifier(config.model)
     model.to(pick_device(config.device))  # type: ignore[arg-type]
     is_token = isinstance(model, HyenaDNAForTokenClassification)
-    labels: Any = model.config.id2label
-    names = [str(labels[i]) for i in range(model.score.out_features)]
-    is_classes = not is_token and model.config.problem_type in (None, "single_label_classification")
+    if isinstance(model, PromptedClassifier):
+        names, longest, problem, device = model.names, model.longest, None, model.lm.device
+    else:
+        labels: Any = model.config.id2label
+        names = [str(labels[i]) for i in range(model.score.out_features)]
+        longest, problem, device = model.config.max_seq_len, model.config.problem_type, model.device
+    is_classes = not is_token and problem in (None, "single_label_classification")
     if is_token and max(map(len, names)) > 1:
         raise InputError(
             f"{config.model}: classes of bases must be letters to be written, these are {', '.join(names)}"
@@ -92,7 +97,6 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
         tqdm(total=total, unit="sequence", desc="predict", disable=disable, dynamic_ncols=True, delay=0.2) as bar,
     ):
         rows = _rows(config, columns if config.table is not None else {}, progress)
-        longest = model.config.max_seq_len
         while batch := list(islice(rows, config.batch_size)):
             for _, where, ids in batch:
                 if len(ids) > longest:
@@ -102,19 +106,22 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
                     )
             sequences = [ids for _, _, ids in batch]
             with torch.no_grad():
-                logits = model(to_tensor(sequences, model.device)).logits.float()
+                logits = model(to_tensor(sequences, device)).logits.float()
                 if config.reverse_complement:
                     turned = [reverse_complement(ids) for ids in sequences]
-                    logits = (logits + model(to_tensor(turned, model.device)).logits.float()) / 2
+                    logits = (logits + model(to_tensor(turned, device)).logits.float()) / 2
             for (kept, _, ids), row in zip(batch, logits.cpu(), strict=True):
-                write([*kept, *_fields(row, names, model, len(ids), is_classes)])
+                write([*kept, *_fields(row, names, problem, len(ids), is_classes)])
                 done += 1
             bar.update(len(batch))
     return done
 
 
-def load_classifier(path: Path) -> HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification:
-    """A fine-tuned checkpoint in ``eval()``, of the class that its configuration names.
+Classifier = HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification | PromptedClassifier
+
+
+def load_classifier(path: Path) -> Classifier:
+    """A fine-tuned checkpoint in ``eval()``, of the class that its configuration or its prompt names.
 
     Raises:
         InputError: there is none, or it has no head: it was never fine-tuned.
@@ -122,6 +129,8 @@ def load_classifier(path: Path) -> HyenaDNAForSequenceClassification | HyenaDNAF
     source = checkpoint.find(path)
     if source is None:
         raise InputError(f"no checkpoint at {path}: no such file or folder")
+    if (path / PROMPT_FILE).is_file():
+        return SoftPrompt.load(path)
     stored = checkpoint.read_json(source.config_file)
     is_token = HyenaDNAForTokenClassification.__name__ in (stored.get("architectures") or [])
     if not any(key.startswith("score.") for key in checkpoint.load_weights(source)):
@@ -147,12 +156,12 @@ def _rows(
             yield [name], f"{config.fasta}: {name}", genome.tokens(name)
 
 
-def _fields(logits: Tensor, names: list[str], model: Any, length: int, is_classes: bool) -> list[object]:
+def _fields(logits: Tensor, names: list[str], problem: str | None, length: int, is_classes: bool) -> list[object]:
     if logits.dim() == 2:
         return ["".join(names[i] for i in logits[:length].argmax(dim=-1).tolist())]
     if is_classes:
         chances = logits.softmax(dim=-1).tolist()
         return [names[int(logits.argmax())], *chances]
-    if model.config.problem_type == "multi_label_classification":
+    if problem == "multi_label_classification":
         return list(logits.sigmoid().tolist())
     return list(logits.tolist())

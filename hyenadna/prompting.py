@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -47,6 +47,17 @@ class PromptedClassifier(nn.Module):
     def prefix(self) -> Tensor:
         """Embeddings ``(P, D)`` of what stands before every sequence of a batch."""
         raise NotImplementedError
+
+    @property
+    def names(self) -> list[str]:
+        """Of the classes, in the order of the logits."""
+        labels: Any = self.lm.config.id2label
+        return [str(labels[i]) for i in range(len(self.letters))]
+
+    @property
+    def longest(self) -> int:
+        """Bases of the longest sequence that there is room for."""
+        return self.lm.config.max_seq_len - len(self.prefix()) - 1
 
     def forward(self, input_ids: Tensor) -> SequenceClassifierOutput:
         """Logits of the classes.
@@ -91,6 +102,14 @@ class SoftPrompt(PromptedClassifier):
     def prefix(self) -> Tensor:
         """The trained vectors, ``(tokens, D)``."""
         return self.prompt
+
+    @classmethod
+    def load(cls, folder: Path) -> SoftPrompt:
+        """What :func:`save_prompted` has written, in ``eval()``; demonstrations are vectors like any others then."""
+        lm = HyenaDNAForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = cls(lm, lm.config.num_labels, 0)
+        model.prompt = nn.Parameter(load_file(folder / PROMPT_FILE)["prompt"], requires_grad=False)
+        return model.eval()
 
     def train(self, mode: bool = True) -> Self:
         """The frozen model stays in ``eval()``: dropout would only blur what the prompt is to fit."""
@@ -139,12 +158,12 @@ class FewShot(PromptedClassifier):
         return self.lm.embeddings(whole)
 
 
-def make_prompted(config: Any, classes: int, examples: Labelled, longest: int, seed: int) -> PromptedClassifier:
+def make_prompted(config: Any, names: list[str], examples: Labelled, longest: int, seed: int) -> PromptedClassifier:
     """The classifier of ``--method soft-prompt`` or ``few-shot``.
 
     Args:
         config: a ``FinetuneConfig``.
-        classes: number of classes.
+        names: of the classes.
         examples: the training split, from which demonstrations come.
         longest: bases of the longest sequence.
         seed: of the demonstrations.
@@ -152,7 +171,9 @@ def make_prompted(config: Any, classes: int, examples: Labelled, longest: int, s
     Raises:
         InputError: no checkpoint of a language model, more classes than letters, or a context that is too long.
     """
+    classes = len(names)
     lm = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+    lm.config.id2label, lm.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     if config.method == "soft-prompt":
         before, what = config.prompt_tokens, "--prompt_tokens"
     else:
@@ -170,7 +191,8 @@ def make_prompted(config: Any, classes: int, examples: Labelled, longest: int, s
 
 
 def save_prompted(model: PromptedClassifier, folder: Path) -> None:
-    """Write the language model and, of a soft prompt, its vectors (float32, ``prompt`` in ``prompt.safetensors``)."""
+    """Write the language model, and what stands before as vectors: float32, ``prompt`` of ``prompt.safetensors``."""
     model.lm.save_pretrained(folder)
-    if isinstance(model, SoftPrompt):
-        write_files({folder / PROMPT_FILE: save({"prompt": model.prompt.detach().cpu().contiguous()})})
+    with torch.no_grad():
+        prompt = model.eval().prefix().float().cpu().contiguous()
+    write_files({folder / PROMPT_FILE: save({"prompt": prompt})})

@@ -1,8 +1,7 @@
-"""Causal attention of every backend that torch has, and of the package flash-attn where it is installed."""
+"""Causal attention of every backend that torch has, and of the packages of flash-attn where they are installed."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.baselines.packages import imported
 from hyena_kernels.testing import error_budget, relative_error
 
 HEAD = 64
@@ -25,17 +25,27 @@ _SDPA = {
 }
 
 
+_PACKAGES = {
+    "flash_attn": "flash_attn",
+    "flash_attn_3": "flash_attn_interface",
+    "flash_attn_4": "flash_attn.cute",
+}
+"""Modules of its versions, all with ``flash_attn_func``; several can be installed beside each other."""
+
+
 def function_of(peer: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """``q, k, v (B, H, L, 64)`` → ``(B, H, L, 64)``, causal.
 
     Raises:
-        ImportError: flash-attn is not installed.
+        ImportError: that version of flash-attn is not installed.
     """
-    if peer == "flash_attn":
-        flash = importlib.import_module("flash_attn").flash_attn_func
+    if peer in _PACKAGES:
+        flash = imported(_PACKAGES[peer], "flash_attn_func")
 
         def packaged(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return flash(*(t.transpose(1, 2) for t in (q, k, v)), causal=True).transpose(1, 2)
+            found = flash(*(t.transpose(1, 2) for t in (q, k, v)), causal=True)
+            # Versions 3 and 4 may return the logarithms of the sums as well.
+            return (found[0] if isinstance(found, tuple) else found).transpose(1, 2)
 
         return packaged
     kernel = _SDPA[peer]

@@ -79,7 +79,7 @@ def test_what_is_absent_or_skipped_is_said_and_fails_nothing(
     content["records"] = [record for record in content["records"] if record["length"] != 8192]
     files[1].write_text(json.dumps(content), encoding="utf-8")
     assert run(files) == 0
-    assert "absent or skipped in B, which fails nothing: 2\n" in capsys.readouterr().out
+    assert "absent, skipped or without time in B, which fails nothing: 2\n" in capsys.readouterr().out
 
 
 def test_other_peers_fail_nothing_unless_asked_for(
@@ -90,6 +90,20 @@ def test_other_peers_fail_nothing_unless_asked_for(
     # Six of the published operator and four each of two attentions.
     assert "times of 14 records of other peers, B over A: median 1.000" in capsys.readouterr().out
     assert run(files, "--all-peers") == 1
+
+
+@pytest.mark.parametrize(("seconds", "bad"), [(100.0, 0), (600.0, 1), (900.0, 1)])
+def test_what_a_run_of_fewer_seconds_had_no_time_for_is_not_lost(
+    tmp_path: Path, made_up: SimpleNamespace, capsys: pytest.CaptureFixture[str], seconds: float, bad: int
+) -> None:
+    rows = [made_up.record(), made_up.record(length=2048)]
+    stopped = [rows[0], made_up.record(length=2048, status="stopped")]
+    a = made_up.write_run(tmp_path / "a.json", rows, settings={"seconds": 600.0, "threads": 1})
+    b = made_up.write_run(tmp_path / "b.json", stopped, settings={"seconds": seconds, "threads": 2})
+    assert run((a, b)) == bad
+    out = capsys.readouterr().out
+    assert ("without time in B, which fails nothing: 1" in out) == (not bad)
+    assert "warning: threads is 1 in A and 2 in B" in out
 
 
 def test_another_backend_is_compared_and_said(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -243,6 +243,36 @@ def test_several_backends_have_a_column_each_and_the_fastest_counts(made_up: Sim
     assert "| 1K | 1.00 s | 3.00 s | 6.00 s (6.00×) |" in text
 
 
+def test_what_was_stopped_before_a_backend_was_chosen_has_no_column_of_its_own(
+    made_up: SimpleNamespace, tmp_path: Path
+) -> None:
+    rows = [made_up.record(backend="cpp", seconds=1.0), made_up.record(length=2048, status="stopped", reason="late")]
+    rows.append(made_up.record(peer="published", seconds=6.0))
+    text = report.section(read_run(made_up.write_run(tmp_path / "suite.json", rows)), [])
+    assert "None" not in text
+    assert "| L | hyena_kernels | published Hyena |" in text
+    assert "| 1K | 1.00 s | 6.00 s (6.00×) |" in text
+    assert "| 2K | stopped | - |" in text
+    assert "- hyena_kernels, **stopped**: late\n  - L = 2K: two_layer_model" in text
+    # Nothing was measured: the peer stays without a backend.
+    alone = report.section(read_run(made_up.write_run(tmp_path / "suite.json", rows[1:])), [])
+    assert "| L | hyena_kernels | published Hyena |" in alone
+
+
+def test_ratios_are_those_of_rounds_where_the_run_has_them(made_up: SimpleNamespace, tmp_path: Path) -> None:
+    rows = [made_up.record(seconds=1.0), flash(made_up, 1024, 3.0) | {"ratio": 2.5}]
+    rows.append(made_up.record(peer="published", seconds=6.0, ratio=5.5))
+    found = curves.headline(read_run(made_up.write_run(tmp_path / "suite.json", rows)))
+    assert found is not None
+    assert curves.ratios(found)[1024][0] == 2.5
+    assert curves.ratios_to(found, "published") == {1024: 5.5}
+    # Which of two backends of ours they are of is not known.
+    rows.append(made_up.record(backend="torch", seconds=2.0))
+    found = curves.headline(read_run(made_up.write_run(tmp_path / "suite.json", rows)))
+    assert found is not None
+    assert curves.ratios_to(found, "published") == {1024: 6.0}
+
+
 def test_every_table_is_rectangular(run: Run) -> None:
     for table in re.findall(r"(?:^\|.*\n)+", report.report([run])["report.md"], re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
@@ -364,6 +394,21 @@ def test_two_runs_of_one_name_are_refused(run: Run, tmp_path: Path, capsys: pyte
         report.report([run, run])
     assert report.main([str(tmp_path / "absent.json"), "--out", str(tmp_path)]) == 2
     assert "absent.json: cannot be read" in capsys.readouterr().err
+
+
+def test_runs_on_gpus_come_first(made_up: SimpleNamespace, tmp_path: Path) -> None:
+    gpu = {"name": "Made-up GPU", "capability": "9.0"}
+    paths = [
+        made_up.write_run(tmp_path / "a-cpu" / "suite.json", [made_up.record()], machine={"name": "Made-up CPU"}),
+        made_up.write_run(tmp_path / "b-gpu" / "suite.json", [made_up.record()], machine=gpu),
+    ]
+    runs = [read_run(path) for path in paths]
+    text = report.report(runs)["report.md"]
+    assert text.index("## b-gpu") < text.index("## a-cpu")
+    assert re.findall(r"^\*\*(.*)\*\*,", report.readme_block(runs, "pictures"), re.MULTILINE) == [
+        "Made-up GPU",
+        "Made-up CPU",
+    ]
 
 
 def test_without_a_run_there_is_one_clear_line(

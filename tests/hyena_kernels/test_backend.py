@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import hyena_kernels
-from hyena_kernels import BackendError, _triton_support, backend, fftconv, set_backend, use_backend
+from hyena_kernels import BackendError, _extension_support, _triton_support, backend, fftconv, set_backend, use_backend
 from hyena_kernels.testing import OPS, fftconv_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def unforced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(backend, "_forced", None)
     monkeypatch.setattr(backend, "_announced", set())
-    for registry in ("_implementations", "_supports", "_broken"):
+    for registry in ("_implementations", "_supports", "_broken", "_failed"):
         monkeypatch.setattr(backend, registry, dict(getattr(backend, registry)))
 
 
@@ -91,6 +91,66 @@ def test_the_fastest_that_can_run_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "cpp"), lambda *args: marker)
     assert torch.equal(call(), marker)
     assert not torch.equal(call("torch"), marker)
+
+
+@pytest.fixture
+def failing_triton(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """Let Triton come first on the CPU and raise what is in the list when it is called."""
+    errors: list[Exception] = [RuntimeError("Failed to find C compiler.\nPlease specify via CC")]
+
+    def fail(*args: object) -> object:
+        raise errors[0]
+
+    monkeypatch.setattr(_triton_support, "obstacles", lambda device: [])
+    monkeypatch.setitem(backend.PREFERENCE, "cpu", ("triton", "torch"))
+    for op in REGISTERED:
+        monkeypatch.setitem(backend._implementations, (op, "triton"), fail)
+        monkeypatch.setitem(backend._supports, (op, "triton"), lambda *args: None)
+    return errors
+
+
+def test_what_fails_to_compile_is_passed_over_and_told_once(
+    failing_triton: list[Exception], recorded: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "hyena_kernels"):
+        for _ in range(2):
+            call().sum().backward()
+    assert recorded == ["fftconv_fwd", "fftconv_bwd"] * 2
+    told = [record for record in caplog.records if "runs on backend 'torch'" in record.message]
+    assert [record.levelno for record in told] == [logging.WARNING] * 2
+    reason = "not on 'triton': failed to run here: RuntimeError: Failed to find C compiler. Please specify via CC"
+    assert all(reason in record.message for record in told)
+    assert "triton                 not for fftconv_bwd, fftconv_fwd: failed to run here" in backend.describe()
+
+
+def test_what_was_asked_for_is_not_passed_over(failing_triton: list[Exception], recorded: list[str]) -> None:
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="Failed to find C compiler"):
+            call("triton")
+    with use_backend("triton"), pytest.raises(RuntimeError, match="Failed to find C compiler"):
+        call()
+    assert recorded == []
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("too much"), BackendError("no")], ids=["memory", "backend"])
+def test_what_another_backend_would_not_mend_is_raised(
+    failing_triton: list[Exception], recorded: list[str], error: Exception
+) -> None:
+    failing_triton[0] = error
+    with pytest.raises(type(error), match=str(error)):
+        call()
+    assert recorded == []
+
+
+def test_an_error_of_another_backend_is_raised(monkeypatch: pytest.MonkeyPatch, recorded: list[str]) -> None:
+    def fail(*args: object) -> object:
+        raise RuntimeError("wrong")
+
+    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "cpp"), fail)
+    monkeypatch.setattr(_extension_support, "obstacles", lambda backend, device: [])
+    with pytest.raises(RuntimeError, match="wrong"):
+        call()
+    assert recorded == []
 
 
 def test_a_device_without_backends_of_its_own_runs_torch() -> None:

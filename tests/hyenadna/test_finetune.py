@@ -181,6 +181,37 @@ def test_training_stops_when_validation_no_longer_improves(
     assert summary["test"]["accuracy"]["mean"] == 0.75
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "soft-prompt"])
+def test_a_moving_average_is_validated_tested_and_saved(
+    config: FinetuneConfig, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decay 0.5: the average after steps 1, 2, 3 is w1, (w1 + w2) / 2, (w1 + w2 + 2 w3) / 4."""
+    weights, scored = [], []
+    step, score = torch.optim.AdamW.step, finetune_module.score
+
+    def recorded_step(self: torch.optim.AdamW, *args: Any) -> None:
+        step(self, *args)
+        weights.append([p.detach().clone() for group in self.param_groups for p in group["params"]])
+
+    def recorded_score(model: Any, *args: Any) -> Any:
+        scored.append({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
+        return score(model, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded_step)
+    monkeypatch.setattr(finetune_module, "score", recorded_score)
+    config = replace(config, method=method, ema_decay=0.5, epochs=1, batch_size=28)
+    finetune(config, progress=False)
+    assert len(weights) == 3
+    average = [(one + two + 2 * three) / 4 for one, two, three in zip(*weights, strict=True)]
+    # Validation, then the test.
+    assert len(scored) == 2
+    for parameters in scored:
+        ours = sorted(parameters.values(), key=lambda p: (p.shape, p.sum()))
+        expected = sorted(average, key=lambda p: (p.shape, p.sum()))
+        for value, wanted in zip(ours, expected, strict=True):
+            torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_predictions_do_not_depend_on_batches_or_strand(config: FinetuneConfig, folder: Path) -> None:
     model = HyenaDNAForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float64)
     data = read_data(config)[0].test
@@ -223,6 +254,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
         ({"folds": 1}, "--folds 1: choose 0 for none"),
         ({"valid_fraction": 1.0}, "--valid_fraction 1.0: must be within 0 to 1"),
+        ({"ema_decay": 1.0}, "--ema_decay 1.0: must be at least 0 and below 1"),
         ({"lr": 0.0}, "--lr 0.0: must be above 0"),
         ({"seeds": []}, "--seeds must be at least one"),
         ({"task": "regression", "yardstick": True}, "--yardstick is for --task classification"),

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from safetensors.torch import load_file
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.finetune import FinetuneConfig, finetune
+from hyenadna.finetune import FinetuneConfig, finetune, read_data
 from hyenadna.labelled import Labelled
+from hyenadna.predict import PredictConfig, predict
 from hyenadna.prompting import FewShot, SoftPrompt
 from hyenadna.sequences import encode, to_tensor
+from hyenadna.vocab import NUCLEOTIDE_IDS
 
 SEQUENCES = ["ACGTACGTA", "GATTACA", "GG", "TTNTTTTTTTTTTTTTT"]
 
@@ -125,6 +129,32 @@ def test_few_shot_has_a_result_for_every_number_of_shots(make: Callable[..., Fin
     assert summary["test"]["accuracy"]["mean"] > 0.8
     assert summary["test"]["accuracy at 1 shots"]["mean"] == summary["test"]["accuracy"]["mean"]
     assert list(summary["runs"][0]["shots"]) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "soft-prompt", "prompt_tokens": 8}, {"method": "few-shot", "shots": 2, "eval_shots": [2]}]
+)
+def test_what_was_trained_predicts(
+    make: Callable[..., FinetuneConfig], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    config = make(lr=3e-3, epochs=2, **options)
+    summary = finetune(config, progress=False)
+    test = read_data(config)[0].test
+    table = tmp_path / "new.tsv"
+    letters = {number: letter for letter, number in NUCLEOTIDE_IDS.items()}
+    table.write_text("seq\n" + "".join("".join(letters[i] for i in row) + "\n" for row in test.sequences))
+    asked = PredictConfig(config.out / "model", tmp_path / "p.tsv", table=table, sequence_column="seq", device="cpu")
+    assert predict(asked, progress=False) == len(test)
+    with asked.out.open() as file:
+        found = list(csv.DictReader(file, delimiter="\t"))
+    assert list(found[0]) == ["seq", "class", *summary["classes"]]
+    right = [summary["classes"].index(row["class"]) == label for row, label in zip(found, test.labels, strict=True)]
+    assert np.mean(right) == pytest.approx(summary["test"]["accuracy"]["mean"])
+    assert all(sum(float(row[name]) for name in summary["classes"]) == pytest.approx(1, abs=1e-5) for row in found)
+    table.write_text("seq\n" + "A" * 120 + "\n")
+    room = 128 - 1 - (8 if options["method"] == "soft-prompt" else 2 * 2 * 19)
+    with pytest.raises(InputError, match=f"row 1: 120 bases are longer than the {room} that"):
+        predict(asked, progress=False)
 
 
 @pytest.mark.parametrize(

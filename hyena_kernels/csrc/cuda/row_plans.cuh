@@ -17,7 +17,7 @@ using Rows3072 = RowPlan<256, 1, 12, 16, 16>;
 using Rows4096 = RowPlan<256, 1, 16, 16, 16>;
 using Rows5120 = RowPlan<320, 1, 20, 16, 16>;
 using Rows6144 = RowPlan<512, 1, 12, 8, 4, 16>;
-using Rows8192 = RowPlan<512, 1, 16, 8, 4, 16>;
+using Rows8192 = RowPlan<512, 1, 8, 8, 8, 16>;
 
 template <class Plan>
 constexpr int row_planes_bytes = Plan::rows * Plan::plane * static_cast<int>(sizeof(Complex<float>));

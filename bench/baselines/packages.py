@@ -1,0 +1,111 @@
+"""Convolutions of packages that are installed on some machines, with the arguments of the ops of hyena_kernels.
+
+Sources of the interfaces: the READMEs of flash-fft-conv (HazyResearch) and causal-conv1d (Dao-AILab), and "FFT Causal
+Conv1d" of the documentation of cuDNN. An adapter raises ImportError where its package is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Adapter = Callable[[int, int, torch.dtype, torch.device], Callable[..., Tensor]]
+"""Width, length, dtype and device → a function with the arguments of the op."""
+
+LARGEST_FLASHFFTCONV = 1 << 22
+"""Points of its largest transform."""
+
+
+class Unavailable(Exception):
+    """A peer that cannot run here; the message is the reason."""
+
+
+def imported(module: str, name: str) -> Any:
+    """A function or class of a package.
+
+    Raises:
+        ImportError: the package is not installed, or too old to have it.
+    """
+    found = importlib.import_module(module)
+    try:
+        return getattr(found, name)
+    except AttributeError:
+        raise ImportError(f"{module} {getattr(found, '__version__', '')} has no {name}".replace("  ", " ")) from None
+
+
+def compiled(function: Any) -> Any:
+    """``torch.compile``, for this shape alone."""
+    # Left-overs of other shapes would be recompiled with shapes that may change.
+    torch._dynamo.reset()
+    return torch.compile(function, dynamic=False)
+
+
+def _with_skip(k: Tensor, D: Tensor) -> Tensor:
+    """The filter with the skip as part of its first tap, which is the same convolution."""
+    return torch.cat([k[:, :1] + D[:, None], k[:, 1:]], dim=1)
+
+
+def flashfftconv(width: int, length: int, dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
+    """FlashFFTConv: transforms of a power of two of at least 2 L points, both gates inside.
+
+    Raises:
+        Unavailable: a dtype, width or length that it does not take.
+    """
+    made = imported("flashfftconv", "FlashFFTConv")
+    size = max(256, 1 << (2 * length - 1).bit_length())
+    if dtype not in (torch.float16, torch.bfloat16):
+        raise Unavailable("takes float16 and bfloat16 alone")
+    if size > LARGEST_FLASHFFTCONV:
+        raise Unavailable(f"its transforms have {LARGEST_FLASHFFTCONV} points at the most")
+    # It wants even lengths, and of two sizes those that 4 divides.
+    padding = -length % 4
+    if size > 32768 and width % 16:
+        raise Unavailable(f"takes multiples of 16 channels above L = 16384, not {width}")
+    convolution = made(size, dtype=dtype).to(device)
+
+    def run(u: Tensor, k: Tensor, D: Tensor, pre_gate: Tensor | None, post_gate: Tensor | None) -> Tensor:
+        gates = () if pre_gate is None or post_gate is None else (pre_gate, post_gate)
+        signals = [F.pad(each, (0, padding)) if padding else each for each in (u, *gates)]
+        filters = _with_skip(k, D)
+        y = convolution(signals[0], F.pad(filters, (0, padding)) if padding else filters, *signals[1:])
+        return y[..., :length]
+
+    return run
+
+
+def cudnn_fft_causal_conv1d(width: int, length: int, dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
+    """``cudnn.ops.fft_causal_conv1d`` of cuDNN's frontend: gates outside, and filters as below."""
+    convolve = imported("cudnn.ops", "fft_causal_conv1d")
+
+    def run(u: Tensor, k: Tensor, D: Tensor, pre_gate: Tensor | None, post_gate: Tensor | None) -> Tensor:
+        signal = u if pre_gate is None else u * pre_gate
+        # Filters of 16 bits would lose the skip's sum with the first tap; it is added to the result instead.
+        y = convolve(signal, k) + signal * D[:, None].to(u.dtype)
+        return y if post_gate is None else y * post_gate
+
+    return run
+
+
+def causal_conv1d(width: int, length: int, dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
+    """``causal_conv1d_fn`` of the package: 2 to 4 taps, without an activation."""
+    convolve = imported("causal_conv1d", "causal_conv1d_fn")
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return convolve(x, weight, bias, activation=None)
+
+    return run
+
+
+ADAPTERS: dict[str, tuple[str, Adapter]] = {
+    "flashfftconv": ("fftconv", flashfftconv),
+    "cudnn_fft_causal_conv1d": ("fftconv", cudnn_fft_causal_conv1d),
+    "causal_conv1d": ("short_conv", causal_conv1d),
+}
+"""The op that a peer has, and its adapter."""
+FILTERS_LIKE_SIGNALS = ("cudnn_fft_causal_conv1d",)
+"""Peers that take filters in the dtype of the signals alone: they get such ones, and are checked with them."""

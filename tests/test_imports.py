@@ -101,6 +101,39 @@ def test_everything_runs_without_the_extension() -> None:
     assert probe(True)["runs"] == "torch"
 
 
+def test_ops_and_the_operator_run_and_learn_without_optional_packages() -> None:
+    script = """
+import torch
+import hyena_kernels
+from hyena_kernels import HyenaOperator, fftconv, hyena_mixer, short_conv
+u, k, w = torch.randn(2, 6, 10), torch.randn(2, 10), torch.randn(6, 3)
+results = (fftconv(u[:, :2], k), short_conv(u, w), hyena_mixer(u.mT, w, None, k[None]))
+shapes = [tuple(y.shape) for y in results]
+operator = HyenaOperator(4, 16)
+operator(torch.randn(2, 10, 4)).sum().backward()
+learning = all(p.grad is not None and p.grad.isfinite().all() for p in operator.parameters())
+used = sorted(name for name in blocked if name in sys.modules)
+print(shapes, learning, used)
+"""
+    done = subprocess.run([sys.executable, "-c", BLOCK + script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "[(2, 2, 10), (2, 6, 10), (2, 10, 2)] True []\n", done.stderr
+
+
+def test_tests_of_hyena_kernels_run_without_transformers() -> None:
+    script = """
+import pytest
+blocked += ("hyenadna",)
+chosen = "equals_the_published_op_sequence or test_runs_on_the_meta_device or test_reset_buffers"
+codes = [
+    pytest.main(["-q", "-p", "no:cacheprovider", "--collect-only", "tests/hyena_kernels"]),
+    pytest.main(["-q", "-p", "no:cacheprovider", "-k", chosen, "tests/hyena_kernels/test_operator.py"]),
+]
+print([int(code) for code in codes], "transformers" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", BLOCK + script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[0, 0] False", done.stdout[-2000:] + done.stderr
+
+
 def test_the_build_needs_nothing_but_python_to_be_read() -> None:
     roots = {module.split(".")[0] for module, _ in imports_of(ROOT / "hyena_kernels" / "_build.py", module_level=True)}
     assert roots <= sys.stdlib_module_names

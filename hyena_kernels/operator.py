@@ -77,8 +77,13 @@ class _AtLeastFloat32(nn.Module):
 
 
 def _linspace(start: float, stop: float, steps: int) -> Tensor:
-    """``torch.linspace`` in the default dtype, or in float32 where that is narrower (a model made in bfloat16)."""
-    return torch.linspace(start, stop, steps, dtype=torch.promote_types(torch.get_default_dtype(), torch.float32))
+    """``torch.linspace`` in the default dtype, or in float32 where that is narrower (a model made in bfloat16).
+
+    The device is named, for ``with torch.device("meta")`` does not reach ``torch.linspace`` in a process where
+    transformers has loaded a model before: it replaces the function for a while, and torch remembers that.
+    """
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    return torch.linspace(start, stop, steps, dtype=dtype, device=torch.get_default_device())
 
 
 class PositionalEmbedding(_AtLeastFloat32):

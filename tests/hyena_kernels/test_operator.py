@@ -260,7 +260,7 @@ def test_filter_refuses_other_lengths() -> None:
 
 def test_filters_depend_on_l_max_and_not_on_the_length() -> None:
     own = operator().filter_fn
-    assert torch.equal(own.kernel(10), own.kernel(L_MAX)[:, :10])
+    torch.testing.assert_close(own.kernel(10), own.kernel(L_MAX)[:, :10])
     longer = HyenaFilter(D_MODEL, order=16, seq_len=2 * L_MAX, **PUBLISHED)
     longer.load_state_dict(
         {name: tensor for name, tensor in own.state_dict().items() if "pos_emb" not in name}, strict=False
@@ -422,6 +422,18 @@ def test_reset_buffers_restores_positions_and_decay_rates() -> None:
     other.filter_fn.reset_buffers()
     for name, tensor in other.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_buffers_are_made_on_meta_where_linspace_has_been_replaced_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils import _device
+
+    replaced = _device._device_constructors() - {torch.linspace}
+    monkeypatch.setattr(_device, "_device_constructors", lambda: replaced)
+    with torch.device("meta"):
+        assert torch.linspace(0, 1, 2).device.type == "cpu"
+        buffers = dict(HyenaOperator(D_MODEL, L_MAX, **PUBLISHED).named_buffers())
+    assert len(buffers) >= 3
+    assert all(buffer.is_meta for buffer in buffers.values())
 
 
 def test_runs_on_the_meta_device() -> None:

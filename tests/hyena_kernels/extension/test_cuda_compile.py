@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +13,16 @@ import torch
 from hyena_kernels import _build
 from hyena_kernels.extension import _resources
 
-ARCHS = (80, 90)
-
 pytestmark = pytest.mark.skipif(
     _resources.find_nvcc() is None,
     reason="needs nvcc, which is neither on the PATH nor in CUDA_HOME/bin nor in /usr/local/cuda/bin",
 )
 
 
-def test_no_kernel_spills_or_wants_too_much_shared_memory() -> None:
-    table = _resources.measure(ARCHS)
+def test_no_kernel_spills_or_wants_too_much_shared_memory(cuda_resources: dict[str, dict[int, Any]]) -> None:
+    table = cuda_resources
     assert _resources.faults(table) == []
-    assert all(set(row) == set(ARCHS) for row in table.values())
+    assert all(set(row) == {80, 90} for row in table.values())
     names = {name.split(",")[0].split()[0] + "_kernel" for name in table}
     templates = (*_resources._TRANSFORMS, *_resources._PATCHES)
     assert names == {*(f"{name}_kernel" for name in templates), *_resources.KERNELS}

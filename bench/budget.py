@@ -11,7 +11,7 @@ from bench.cases import Case
 SHARES = {"headline": 0.5, "rest": 0.5}
 """Part of the time of each kind of case; what one leaves over when it has no more cases is the other's."""
 LINEAR, QUADRATIC = 1.1, 2.0
-"""Exponents of the length with which a case is expected to grow: of attention, and of everything else."""
+"""Exponents of the length with which the time of a case is expected to grow: of attention the second."""
 
 
 class Budget:

@@ -324,8 +324,10 @@ def describe() -> str:
     ops = sorted({op for op, _ in _implementations})
     for place in map(torch.device, devices):
         lines.append(f"\non {place}:")
+        # What is forced is tried again, whatever became of it before.
+        failed = _failed if forced == AUTO else {}
         reasons = {
-            (op, name): _failed.get((op, name, place.type)) or _reasons(op, name, place)
+            (op, name): failed.get((op, name, place.type)) or _reasons(op, name, place)
             for op in ops
             for name in BACKENDS
         }

@@ -121,6 +121,8 @@ def test_what_fails_to_compile_is_passed_over_and_told_once(
     reason = "not on 'triton': failed to run here: RuntimeError: Failed to find C compiler. Please specify via CC"
     assert all(reason in record.message for record in told)
     assert "triton                 not for fftconv_bwd, fftconv_fwd: failed to run here" in backend.describe()
+    with use_backend("triton"):
+        assert "failed to run here" not in backend.describe()
 
 
 def test_what_was_asked_for_is_not_passed_over(failing_triton: list[Exception], recorded: list[str]) -> None:

@@ -1,4 +1,8 @@
-"""``short_conv`` on CUDA: tiles of 32 channels × 64 positions, in whatever order the tensors are stored."""
+"""``short_conv`` on CUDA, in whatever order the tensors are stored.
+
+Tiles of 32 channels × 64 positions in shared memory; up to 4 taps, and rows that begin at multiples of 16 bytes, go in
+patches in registers instead, which ``csrc/cuda/short_conv_patches.cu`` decides.
+"""
 
 from __future__ import annotations
 

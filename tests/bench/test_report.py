@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
 
 from bench import curves, plots, report
@@ -45,8 +46,15 @@ def committed_runs() -> list[Run]:
     return [read_run(path) for path in report.committed()]
 
 
+def assert_same_drawing(stored: str, made: str) -> None:
+    """Byte for byte but for a coordinate's last digit, which a logarithm of another processor may round otherwise."""
+    one, other = (re.split(r"(-?\d+\.\d{6})", text) for text in (stored, made))
+    assert one[::2] == other[::2]
+    assert np.abs(np.array(one[1::2], float) - np.array(other[1::2], float)).max() < 1.5e-6
+
+
 def test_committed_report_is_what_the_committed_runs_give() -> None:
-    """Byte for byte; plots where this matplotlib is the one that wrote them."""
+    """Byte for byte; plots to a millionth of a point, where this matplotlib is the one that wrote them."""
     runs = committed_runs()
     stored = {path.name: path.read_bytes() for path in report.OUT.glob("*")} if report.OUT.exists() else {}
     if not runs:
@@ -60,7 +68,7 @@ def test_committed_report_is_what_the_committed_runs_give() -> None:
         version = plots.matplotlib_of(stored[name].decode())
         assert version is not None, name
         if version == matplotlib.__version__:
-            assert stored[name] == made[name].encode(), name
+            assert_same_drawing(stored[name].decode(), made[name])
         else:
             others.add(version)
     if others:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import machine, records
-from bench.baselines.published import PublishedHyenaOperator, published_fftconv
+from bench.baselines.published import PublishedBlock, published_fftconv
 from bench.memory import peak_rss
 from hyena_kernels import fftconv, implicit_filter, use_backend
 from hyena_kernels.testing import (
@@ -164,19 +164,6 @@ def filter_records(rounds: int) -> list[Record]:
     return found
 
 
-class _PublishedBlock(nn.Module):
-    """The published op sequence on the parameters of one of our blocks: nothing is taken in slices or computed anew."""
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
-        self.mixer = PublishedHyenaOperator(block.mixer)
-
-    def forward(self, residual: Tensor) -> Tensor:
-        residual = residual + self.mixer(self.norm1(residual))
-        return residual + self.mlp(self.norm2(residual))
-
-
 def _model(published: bool) -> Any:
     """HyenaDNA small-32k with random weights, its blocks those of this library or the published op sequence."""
     from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
@@ -187,7 +174,7 @@ def _model(published: bool) -> Any:
     model = HyenaDNAForCausalLM(config)
     if published:
         backbone = model.hyena.backbone
-        backbone.layers = nn.ModuleList(map(_PublishedBlock, backbone.layers))
+        backbone.layers = nn.ModuleList(map(PublishedBlock, backbone.layers))
     return model
 
 

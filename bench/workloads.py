@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bench.baselines import packages
 from bench.baselines.attention import Attention, error_at_some_queries
 from bench.baselines.packages import Unavailable
-from bench.baselines.published import ExactFilter, published_fftconv
+from bench.baselines.published import ExactFilter, PublishedBlock, published_fftconv
 from bench.cases import Case
 from bench.checked import errors_on_channels
 from bench.models import TwoLayerModel
@@ -213,8 +213,8 @@ def _published_model(case: Case, peer: str) -> torch.nn.Module:
 
     model = HyenaDNAForCausalLM(HyenaDNAConfig.named(case.variant, max_seq_len=case.length, embed_dropout=0.0))
     if peer != OURS:
-        for block in model.hyena.backbone.layers:
-            block.mixer = ExactFilter(block.mixer)
+        backbone = model.hyena.backbone
+        backbone.layers = torch.nn.ModuleList(PublishedBlock(block, ExactFilter) for block in backbone.layers)
     return _Logits(model)
 
 

@@ -6,6 +6,8 @@ positions, ``torch.fft`` of length 2L in float32, gates. Source: ``standalone_hy
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -51,3 +53,22 @@ class ExactFilter(PublishedHyenaOperator):
         """As the base class has it, without autocast."""
         with torch.autocast(self.operator.in_proj.weight.device.type, enabled=False):
             return super().filter(L)
+
+
+class PublishedBlock(nn.Module):
+    """The published op sequence on the parameters of a HyenaDNA block: no slices of the MLP, nothing computed anew.
+
+    Args:
+        block: a ``HyenaDNABlock``.
+        operator: what its mixer becomes.
+    """
+
+    def __init__(self, block: Any, operator: type[PublishedHyenaOperator] = PublishedHyenaOperator) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.mlp = block.norm1, block.norm2, block.mlp
+        self.mixer = operator(block.mixer)
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """``(B, L, D)`` → ``(B, L, D)``."""
+        residual = residual + self.mixer(self.norm1(residual))
+        return residual + self.mlp(self.norm2(residual))

@@ -11,7 +11,13 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import (
+    DataCollatorForLanguageModeling,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
 
 from hyenadna import (
     DNATokenizer,
@@ -43,9 +49,8 @@ SEQUENCES = ["ACGT", "GATTACA", "TTTTT", "CCCCCCCC"]
 
 def arguments(folder: Path, **fields: Any) -> TrainingArguments:
     quiet = {"report_to": "none", "save_strategy": "no", "use_cpu": True, "disable_tqdm": True}
-    return TrainingArguments(
-        str(folder), max_steps=2, per_device_train_batch_size=2, learning_rate=1e-2, **quiet | fields
-    )
+    steps = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
+    return TrainingArguments(str(folder), **quiet | steps | fields)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -92,6 +97,33 @@ def test_trainer_takes_a_step_on_tokens(tmp_path: Path) -> None:
         data_collator=DataCollatorForTokenClassification(tokenizer),
     )
     assert trainer.train().training_loss > 0
+
+
+def test_trainer_takes_a_language_model_and_counts_tokens_over_accumulated_batches(tmp_path: Path) -> None:
+    """One step on four sequences of unequal lengths is the same in one batch and in two."""
+    tokenizer = DNATokenizer()
+    data = [tokenizer(text) for text in SEQUENCES]
+    trained = []
+    for size in (4, 2):
+        torch.manual_seed(0)
+        model = HyenaDNAForCausalLM(small()).double()
+        before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+        settings: dict[str, Any] = {
+            "max_steps": 1, "optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 1.0,
+            "per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size,
+        }  # fmt: skip
+        trainer = Trainer(
+            model,
+            arguments(tmp_path, **settings),
+            train_dataset=data,
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        )
+        assert trainer.train().training_loss > 0
+        steps = {name: parameter - before[name] for name, parameter in model.named_parameters()}
+        assert all(step.abs().max() > 0 for step in steps.values())
+        trained.append(steps)
+    for name, whole in trained[0].items():
+        torch.testing.assert_close(trained[1][name], whole, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("task", CLASSES)

@@ -409,6 +409,22 @@ def test_pooling_is_over_real_positions(pooling: str, side: str) -> None:
         model(ids, attention_mask=mask[:, 1:])
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last", "first"])
+def test_pooling_of_one_base_and_of_nothing_but_n(pooling: str) -> None:
+    """N is a base like others: what is unknown has a place, unlike a pad."""
+    model = classifier(pooling=pooling, num_labels=3)
+    ids = torch.full((2, 6), 4)
+    ids[0, 0] = 7
+    ids[1] = 11
+    [one, unknown] = model(ids).logits
+    position = {"mean": slice(None), "last": slice(5, 6), "first": slice(0, 1)}[pooling]
+    expected = model.score(model.hyena(ids[1:]).last_hidden_state[0, position].mean(0))
+    assert (unknown - expected).abs().max() < 1e-12
+    assert (one - model.score(model.hyena(ids[:1, :1]).last_hidden_state[0, 0])).abs().max() < 1e-12
+    for row, real in ((one, ids[:1, :1]), (unknown, ids[1:])):
+        assert (model(real).logits[0] - row).abs().max() < 1e-12
+
+
 def test_right_pads_do_not_change_a_prediction() -> None:
     model = classifier(num_labels=3)
     ids = random_ids(1, 12)

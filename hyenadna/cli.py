@@ -79,6 +79,7 @@ def evaluate(argv: Sequence[str]) -> None:
 def finetune(argv: Sequence[str]) -> None:
     """Train a model on labelled sequences."""
     from hyenadna import finetune as tuning
+    from hyenadna.finetune_results import describe
     from hyenadna.options import make_parser, parse_config
 
     parser = make_parser(
@@ -90,7 +91,7 @@ def finetune(argv: Sequence[str]) -> None:
         "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters --model tiny-1k --out tuned",
     )
     config, _ = parse_config(parser, tuning.FinetuneConfig, argv)
-    print(tuning.describe(tuning.finetune(config)))
+    print(describe(tuning.finetune(config)))
     print(f"model, curves and results in {config.out}")
 
 

@@ -1,15 +1,21 @@
-"""Fine-tuning on labelled sequences: configuration, data, loop, and the table of what was reached."""
+"""Fine-tuning on labelled sequences: configuration, data and loop; what was reached is in ``finetune_results.py``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+import multiprocessing
+import pickle
+import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +29,16 @@ from hyenadna.device import autocast, pick_device
 from hyenadna.errors import InputError
 from hyenadna.extras import require
 from hyenadna.files import write_files
+from hyenadna.finetune_results import as_lines, draw_curves, summarise
 from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.labelled import FORMATS, Example, Labelled, class_names, read_examples, to_labelled
 from hyenadna.metrics import DEFAULT_METRIC, NAMES, TASKS, measure
 from hyenadna.optim import learning_rate_factor, parameter_groups
-from hyenadna.plot import png_figure
 from hyenadna.presets import preset
 from hyenadna.progress import without_transformers_bars
 from hyenadna.prompting import PromptedClassifier, make_prompted, save_prompted
 from hyenadna.sequences import reverse_complement, to_tensor
 from hyenadna.tokenizer import DNATokenizer
-from hyenadna.yardstick import yardsticks
 
 METHODS = ("full", "frozen", "lora", "scratch", "soft-prompt", "few-shot")
 _PROMPTED = ("soft-prompt", "few-shot")
@@ -95,10 +100,12 @@ class FinetuneConfig:
         max_seq_len: longest sequence, in place of the size's.
         model_fields: further fields of HyenaDNAConfig, such as short_filter_order or embed_dropout.
         seeds: one run for each.
+        jobs: runs of seeds and folds at a time, each in a process of its own with its share of the threads. Small
+            models gain little from a second thread and much from a second run.
         yardstick: compare with logistic regression on 5-mer counts and the commonest class.
         device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
         autocast: auto is bfloat16 on a GPU and off on a CPU; or bfloat16, float16, off.
-        threads: CPU threads; default PyTorch's.
+        threads: CPU threads of all jobs together; default PyTorch's.
     """
 
     data: Path
@@ -140,6 +147,7 @@ class FinetuneConfig:
     max_seq_len: int | None = None
     model_fields: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
+    jobs: int = 1
     yardstick: bool = False
     device: str = "auto"
     autocast: str = "auto"
@@ -155,7 +163,8 @@ class FinetuneConfig:
         if self.metric is not None and self.metric not in NAMES[self.task]:
             raise InputError(f"--metric {self.metric}: of {self.task} choose {', '.join(NAMES[self.task])}")
         for name, least in (
-            ("epochs", 1), ("patience", 1), ("batch_size", 1), ("lora_rank", 1), ("species_windows", 1), ("folds", 0)
+            ("epochs", 1), ("patience", 1), ("batch_size", 1), ("lora_rank", 1), ("species_windows", 1), ("folds", 0),
+            ("jobs", 1),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}")
@@ -414,7 +423,7 @@ def train(
     warmup = math.ceil(config.lr_warmup * steps)
     rows: list[dict[str, Any]] = []
     best, best_state, step, started = -math.inf, dict[str, Tensor](), 0, time.perf_counter()
-    bar = tqdm(total=steps, unit="step", desc=name, disable=None if progress else True, dynamic_ncols=True)
+    bar = tqdm(total=steps, unit="step", desc=name, disable=None if progress and config.jobs == 1 else True)
     with bar:
         for epoch in range(1, config.epochs + 1):
             trained.train()
@@ -453,7 +462,8 @@ def train(
                 {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses)), f"valid_{metric}": value}
             )
             if progress:
-                bar.write(f"{name}, epoch {epoch}: loss {rows[-1]['loss']:.4f}, validation {metric} {value:.4f}")
+                line = f"{name}, epoch {epoch}: loss {rows[-1]['loss']:.4f}, validation {metric} {value:.4f}"
+                bar.write(line, file=sys.stderr)
             if signed > best:
                 best, best_epoch = signed, epoch
                 best_state = {key: tensor.detach().clone() for key, tensor in watched.state_dict().items()}
@@ -477,6 +487,57 @@ def train(
     return model, rows, result | {"test": values, "undefined": reasons}
 
 
+class _Run(NamedTuple):
+    """One of the runs of a configuration: its data, seed, fold (0 for none) and name."""
+
+    data: Data
+    seed: int
+    fold: int
+    name: str
+
+
+_Outcome = tuple[Any, list[dict[str, Any]], dict[str, Any]]
+
+
+def _start_worker(threads: int) -> None:
+    # An interrupt at the terminal reaches every process: the first one tells of it, the others go without a word.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(threads)
+
+
+@without_transformers_bars()
+def _train_pickled(config: FinetuneConfig, run: _Run, device: torch.device, progress: bool) -> bytes:
+    """As :func:`train`, in bytes: tensors themselves would be handed over as open files of a process that ends."""
+    return pickle.dumps(train(config, run.data, run.seed, device, run.name, progress))
+
+
+def _train_all(
+    config: FinetuneConfig, runs: list[_Run], device: torch.device, progress: bool
+) -> Iterator[tuple[int, _Outcome]]:
+    """The number of each run and what :func:`train` returns, as they end."""
+    if config.jobs == 1:
+        for number, run in enumerate(runs):
+            yield number, train(config, run.data, run.seed, device, run.name, progress)
+        return
+    threads = max(1, torch.get_num_threads() // config.jobs)
+    with ProcessPoolExecutor(
+        config.jobs, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(threads,)
+    ) as pool:
+        numbers = {
+            pool.submit(_train_pickled, config, run, device, progress): number for number, run in enumerate(runs)
+        }
+        try:
+            for future in as_completed(numbers):
+                yield numbers[future], pickle.loads(future.result())
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"a process of --jobs {config.jobs} was ended from outside, out of memory perhaps: fewer jobs, or a "
+                "smaller --batch_size"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 @without_transformers_bars()
 def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]:
     """Fine-tune as ``config`` says; write the folder and return what results.json holds.
@@ -492,114 +553,44 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     device = pick_device(config.device)
     folds = read_data(config)
     metric = config.metric or DEFAULT_METRIC[config.task]
-    curves: list[list[dict[str, Any]]] = []
-    results: list[dict[str, Any]] = []
-    best: tuple[float, Any] | None = None
+    runs = [
+        _Run(data, seed, fold if config.folds else 0, f"seed {seed}" + (f", fold {fold}" if config.folds else ""))
+        for fold, data in enumerate(folds, start=1)
+        for seed in config.seeds
+    ]
+    found: dict[int, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
+    best: tuple[float, int, Any] | None = None
     try:
-        for number, data in enumerate(folds, start=1):
-            for seed in config.seeds:
-                name = f"seed {seed}" + (f", fold {number}" if config.folds else "")
-                model, rows, result = train(config, data, seed, device, name, progress)
-                if config.folds:
-                    result["fold"] = number
-                    rows = [{"fold": number, **row} for row in rows]
-                curves.append(rows)
-                results.append(result)
-                value = -result["valid"] if metric == "mse" else result["valid"]
-                if best is None or value > best[0]:
-                    best = value, model
+        for number, (model, rows, result) in _train_all(config, runs, device, progress):
+            if fold := runs[number].fold:
+                result["fold"] = fold
+                rows = [{"fold": fold, **row} for row in rows]
+            found[number] = rows, result
+            value = -result["valid"] if metric == "mse" else result["valid"]
+            if best is None or (value, -number) > best[:2]:
+                best = value, -number, model
     except (InputError, OSError, KeyboardInterrupt) as error:
-        if not curves:
+        if not found:
             raise
         partial = config.out / "metrics.partial.jsonl"
-        write_files({partial: _lines(curves)}, make_folders=True)
+        write_files({partial: as_lines([found[number][0] for number in sorted(found)])}, make_folders=True)
         kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
-        raise kind(f"{error}; the {len(curves)} runs before that are in {partial}") from error
+        raise kind(f"{error}; the {len(found)} runs before that are in {partial}") from error
     assert best is not None
+    curves, results = map(list, zip(*(found[number] for number in range(len(runs))), strict=True))
     summary = summarise(config, folds, results)
     write_files(
         {
             config.out / RESULTS_FILE: (json.dumps(summary, indent=1) + "\n").encode(),
-            config.out / "metrics.jsonl": _lines(curves),
+            config.out / "metrics.jsonl": as_lines(curves),
         },
         make_folders=True,
     )
     draw_curves(curves, f"valid_{metric}", summary, config.out / "training.png")
-    if isinstance(best[1], PromptedClassifier):
-        save_prompted(best[1], config.out / "model")
+    model = best[2]
+    if isinstance(model, PromptedClassifier):
+        save_prompted(model, config.out / "model")
     else:
-        best[1].save_pretrained(config.out / "model")
-        DNATokenizer(model_max_length=best[1].config.max_seq_len).save_pretrained(config.out / "model")
+        model.save_pretrained(config.out / "model")
+        DNATokenizer(model_max_length=model.config.max_seq_len).save_pretrained(config.out / "model")
     return summary
-
-
-def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and deviation of every metric over the runs, beside the yardsticks and the published figure."""
-    metrics: dict[str, Any] = {}
-    for name in NAMES[config.task]:
-        values = [value for result in results if (value := result["test"].get(name)) is not None]
-        if values:
-            metrics[name] = _mean(values)
-    first = folds[0]
-    for shots in results[0].get("shots", {}):
-        metrics[f"accuracy at {shots} shots"] = _mean([result["shots"][shots]["accuracy"] for result in results])
-    summary: dict[str, Any] = {
-        "data": str(config.data),
-        "method": config.method,
-        "model": str(config.model) if config.model else None,
-        "examples": {split: len(getattr(first, split)) for split in ("train", "valid", "test")},
-        "classes": first.names,
-        "metric": config.metric or DEFAULT_METRIC[config.task],
-        "test": metrics,
-        "runs": results,
-    }
-    if config.yardstick:
-        found = [yardsticks(data.train, data.valid, data.test) for data in folds]
-        names = found[0] if len(found) == 1 else list(found[0])[:2]
-        summary["yardstick"] = {name: float(np.mean([each[name] for each in found])) for name in names}
-    if config.preset is not None:
-        summary["published"] = preset(config.preset).published
-    return summary
-
-
-def _mean(values: list[float]) -> dict[str, Any]:
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "deviation": deviation, "runs": len(values)}
-
-
-def _lines(curves: list[list[dict[str, Any]]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for rows in curves for row in rows).encode()
-
-
-def draw_curves(curves: list[list[dict[str, Any]]], key: str, summary: dict[str, Any], out: Path) -> None:
-    """The validation metric of every run by epoch, with the yardsticks as lines."""
-    with png_figure(out, width=8.0, height=4.4) as figure:
-        axes = figure.subplots()
-        for rows in curves:
-            name = ", ".join(f"{word} {rows[0][word]}" for word in ("seed", "fold") if word in rows[0])
-            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="o", markersize=3, label=name)
-        if summary["metric"] == "accuracy":
-            for name, value in summary.get("yardstick", {}).items():
-                axes.axhline(value, color="#767676", linewidth=0.8, linestyle="--")
-                axes.annotate(
-                    f"{name}: {value:.4f}", (1, value), xytext=(0, 2), textcoords="offset points", fontsize=8.0
-                )
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(key.replace("_", " "))
-        axes.legend(fontsize=8.0)
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """The table of what was reached, for the terminal."""
-    lines = [f"{'test':<52} {'mean':>8} {'± s.d.':>8}  runs"]
-    for name, value in summary["test"].items():
-        lines.append(
-            f"{summary['method'] + ', ' + name:<52} {value['mean']:>8.4f} {value['deviation']:>8.4f}  {value['runs']}"
-        )
-    for name, value in summary.get("yardstick", {}).items():
-        lines.append(f"{name + ', accuracy':<52} {value:>8.4f}")
-    for name, value in summary.get("published", {}).items():
-        lines.append(f"{'published, ' + name:<52} {value:>8.4f}")
-    for result in summary["runs"][:1]:
-        lines += [f"{name} has no value: {reason}" for name, reason in result["undefined"].items()]
-    return "\n".join(lines)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from hyenadna import (
     finetune as finetune_module,
 )
 from hyenadna.errors import InputError
-from hyenadna.finetune import FinetuneConfig, apply_preset, describe, finetune, predict, read_data
+from hyenadna.finetune import FinetuneConfig, apply_preset, finetune, predict, read_data
+from hyenadna.finetune_results import describe
 from hyenadna.labelled import Labelled
 from hyenadna.presets import PRESETS
 from hyenadna.sequences import encode, reverse_complement
@@ -136,6 +138,26 @@ def test_runs_are_the_same_with_the_same_seed(config: FinetuneConfig, one_thread
     for run in (one, two, three):
         run["runs"][0].pop("seconds")
     assert one["runs"] == two["runs"] != three["runs"]
+
+
+def test_jobs_side_by_side_give_what_one_after_another_gives(config: FinetuneConfig, one_thread: None) -> None:
+    config = replace(config, epochs=2, seeds=[0, 1])
+    one, two = (finetune(replace(config, jobs=n, out=config.out / str(n)), progress=False) for n in (1, 2))
+    for summary in (one, two):
+        for run in summary["runs"]:
+            run.pop("seconds")
+    assert one == two
+    files = [{path.name: path.read_bytes() for path in (config.out / n / "model").iterdir()} for n in "12"]
+    assert files[0] == files[1]
+
+
+def test_what_stops_a_job_is_said(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    with pytest.raises(InputError, match="the loss is nan; lower --lr"):
+        finetune(replace(config, lr=1e30, seeds=[0, 1], jobs=2), progress=False)
+    monkeypatch.setattr(finetune_module, "_start_worker", os._exit)
+    with pytest.raises(InputError, match="was ended from outside"):
+        finetune(replace(config, seeds=[0, 1], jobs=2), progress=False)
+    assert not config.out.exists()
 
 
 def test_splits_are_drawn_once_and_do_not_overlap(config: FinetuneConfig) -> None:
@@ -269,6 +291,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
             "bases is longer than the 16 that the model is made for",
         ),
         ({"lr": 1e30}, "the loss is nan; lower --lr"),
+        ({"jobs": 0}, "--jobs 0: must be at least 1"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(config: FinetuneConfig, change: dict[str, Any], message: str) -> None:

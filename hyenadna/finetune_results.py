@@ -1,0 +1,90 @@
+"""What fine-tuning reached: the table, the file and the picture of its runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hyenadna.metrics import DEFAULT_METRIC, NAMES
+from hyenadna.plot import png_figure
+from hyenadna.presets import preset
+from hyenadna.yardstick import yardsticks
+
+if TYPE_CHECKING:
+    from hyenadna.finetune import Data, FinetuneConfig
+
+
+def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation of every metric over the runs, beside the yardsticks and the published figure."""
+    metrics: dict[str, Any] = {}
+    for name in NAMES[config.task]:
+        values = [value for result in results if (value := result["test"].get(name)) is not None]
+        if values:
+            metrics[name] = _mean(values)
+    first = folds[0]
+    for shots in results[0].get("shots", {}):
+        metrics[f"accuracy at {shots} shots"] = _mean([result["shots"][shots]["accuracy"] for result in results])
+    summary: dict[str, Any] = {
+        "data": str(config.data),
+        "method": config.method,
+        "model": str(config.model) if config.model else None,
+        "examples": {split: len(getattr(first, split)) for split in ("train", "valid", "test")},
+        "classes": first.names,
+        "metric": config.metric or DEFAULT_METRIC[config.task],
+        "test": metrics,
+        "runs": results,
+    }
+    if config.yardstick:
+        found = [yardsticks(data.train, data.valid, data.test) for data in folds]
+        names = found[0] if len(found) == 1 else list(found[0])[:2]
+        summary["yardstick"] = {name: float(np.mean([each[name] for each in found])) for name in names}
+    if config.preset is not None:
+        summary["published"] = preset(config.preset).published
+    return summary
+
+
+def _mean(values: list[float]) -> dict[str, Any]:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "deviation": deviation, "runs": len(values)}
+
+
+def as_lines(curves: list[list[dict[str, Any]]]) -> bytes:
+    """The epochs of every run as JSON, one a line."""
+    return "".join(json.dumps(row) + "\n" for rows in curves for row in rows).encode()
+
+
+def draw_curves(curves: list[list[dict[str, Any]]], key: str, summary: dict[str, Any], out: Path) -> None:
+    """The validation metric of every run by epoch, with the yardsticks as lines."""
+    with png_figure(out, width=8.0, height=4.4) as figure:
+        axes = figure.subplots()
+        for rows in curves:
+            name = ", ".join(f"{word} {rows[0][word]}" for word in ("seed", "fold") if word in rows[0])
+            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="o", markersize=3, label=name)
+        if summary["metric"] == "accuracy":
+            for name, value in summary.get("yardstick", {}).items():
+                axes.axhline(value, color="#767676", linewidth=0.8, linestyle="--")
+                axes.annotate(
+                    f"{name}: {value:.4f}", (1, value), xytext=(0, 2), textcoords="offset points", fontsize=8.0
+                )
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(key.replace("_", " "))
+        axes.legend(fontsize=8.0)
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """The table of what was reached, for the terminal."""
+    lines = [f"{'test':<52} {'mean':>8} {'± s.d.':>8}  runs"]
+    for name, value in summary["test"].items():
+        lines.append(
+            f"{summary['method'] + ', ' + name:<52} {value['mean']:>8.4f} {value['deviation']:>8.4f}  {value['runs']}"
+        )
+    for name, value in summary.get("yardstick", {}).items():
+        lines.append(f"{name + ', accuracy':<52} {value:>8.4f}")
+    for name, value in summary.get("published", {}).items():
+        lines.append(f"{'published, ' + name:<52} {value:>8.4f}")
+    for result in summary["runs"][:1]:
+        lines += [f"{name} has no value: {reason}" for name, reason in result["undefined"].items()]
+    return "\n".join(lines)

@@ -87,7 +87,7 @@ def finetune(argv: Sequence[str]) -> None:
         "Train on labelled sequences: classes, several labels, values, or a class for each base; from a checkpoint "
         "(all of it, the head alone, or LoRA) or from scratch. The test split is looked at once, at the end.",
         "hyenadna finetune --data promoters.tsv --sequence_column seq --model run/model --out tuned "
-        "--seeds '[0, 1, 2]'\n"
+        "--seeds '[0, 1, 2]' --jobs 2\n"
         "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters --model tiny-1k --out tuned",
     )
     config, _ = parse_config(parser, tuning.FinetuneConfig, argv)
@@ -146,17 +146,18 @@ def embed(argv: Sequence[str]) -> None:
 
 
 def plot(argv: Sequence[str]) -> None:
-    """Maps of embeddings, training curves, the map of a mutagenesis."""
+    """Maps of embeddings, training curves, fine-tunings compared, the map of a mutagenesis."""
     from hyenadna import pictures
     from hyenadna.options import make_parser, parse_config
 
     parser = make_parser(
         "plot",
-        "Draw embeddings (PCA, UMAP) with the accuracy of simple classifiers on them, the curves of a training run, or "
-        "what every change of every base of a region does to its likelihood.",
+        "Draw embeddings (PCA, UMAP) with the accuracy of simple classifiers on them, the curves of a training run, "
+        "what several fine-tunings reached, or what every change of every base of a region does to its likelihood.",
         "hyenadna plot --embeddings genes.npz --out genes.png\n"
         "  hyenadna plot --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' --min_dist '[0.1, 0.5]' "
         "--out umap.png\n"
+        "  hyenadna plot --results '[tuned, frozen, scratch]' --out methods.png\n"
         "  hyenadna plot --model run/model --genome genome --region chrI:1000-1080 --out mutations.png",
     )
     config, _ = parse_config(parser, pictures.PlotConfig, argv)

@@ -29,7 +29,7 @@ from hyenadna.device import autocast, pick_device
 from hyenadna.errors import InputError
 from hyenadna.extras import require
 from hyenadna.files import write_files
-from hyenadna.finetune_results import as_lines, draw_curves, summarise
+from hyenadna.finetune_results import RESULTS_FILE, as_lines, draw_curves, summarise
 from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.labelled import FORMATS, Example, Labelled, class_names, read_examples, to_labelled
 from hyenadna.metrics import DEFAULT_METRIC, NAMES, TASKS, measure
@@ -42,7 +42,6 @@ from hyenadna.tokenizer import DNATokenizer
 
 METHODS = ("full", "frozen", "lora", "scratch", "soft-prompt", "few-shot")
 _PROMPTED = ("soft-prompt", "few-shot")
-RESULTS_FILE = "results.json"
 _PROBLEMS = {
     "classification": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -90,6 +89,8 @@ class FinetuneConfig:
             the weights themselves; 0 for none.
         balanced: draw every class equally often.
         reverse_complement: show half of the sequences as their reverse complement, and average both in prediction.
+        crop: bases at most that training cuts from each end of a sequence, another number every time, so that no place
+            in it is learnt by heart; at least one base stays.
         lora_rank: of --method lora.
         prompt_tokens: vectors of --method soft-prompt, 2 to 32,000.
         shots: demonstrations of each class in training, of --method few-shot.
@@ -137,6 +138,7 @@ class FinetuneConfig:
     ema_decay: float = 0.0
     balanced: bool = False
     reverse_complement: bool = False
+    crop: int = 0
     lora_rank: int = 8
     prompt_tokens: int = 16
     shots: int = 2
@@ -164,7 +166,7 @@ class FinetuneConfig:
             raise InputError(f"--metric {self.metric}: of {self.task} choose {', '.join(NAMES[self.task])}")
         for name, least in (
             ("epochs", 1), ("patience", 1), ("batch_size", 1), ("lora_rank", 1), ("species_windows", 1), ("folds", 0),
-            ("jobs", 1),
+            ("jobs", 1), ("crop", 0),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}")
@@ -190,6 +192,8 @@ class FinetuneConfig:
             raise InputError("--balanced is for --task classification")
         if self.reverse_complement and self.task == "token":
             raise InputError("--reverse_complement: the labels of bases have a strand; leave it out for --task token")
+        if self.crop and self.task == "token":
+            raise InputError("--crop: leave it out for --task token")
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise InputError(f"--out {self.out}: exists already; choose a folder that does not exist, or is empty")
 
@@ -403,6 +407,12 @@ def _batches(data: Labelled, config: FinetuneConfig, rng: np.random.Generator) -
     yield from np.array_split(order, math.ceil(len(order) / config.batch_size))
 
 
+def _cropped(ids: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """``ids`` without 0 to ``most`` bases at each end."""
+    left, right = rng.integers(0, min(most, (len(ids) - 1) // 2), 2, endpoint=True)
+    return ids[left : len(ids) - right]
+
+
 def train(
     config: FinetuneConfig, data: Data, seed: int, device: torch.device, name: str, progress: bool
 ) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
@@ -437,6 +447,8 @@ def train(
                 if config.reverse_complement:
                     turn = rng.random(len(sequences)) < 0.5
                     sequences = [reverse_complement(s) if t else s for s, t in zip(sequences, turn, strict=True)]
+                if config.crop:
+                    sequences = [_cropped(ids, config.crop, rng) for ids in sequences]
                 with autocast(config.autocast, device):
                     logits = trained(to_tensor(sequences, device)).logits
                 loss = loss_of(logits, targets(data.train, chosen.tolist(), config.task, device), config.task)

@@ -1,13 +1,15 @@
-"""What fine-tuning reached: the table, the file and the picture of its runs."""
+"""What fine-tuning reached: the table, the file and the picture of its runs, and of several beside each other."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hyenadna.errors import InputError
 from hyenadna.metrics import DEFAULT_METRIC, NAMES
 from hyenadna.plot import png_figure
 from hyenadna.presets import preset
@@ -15,6 +17,8 @@ from hyenadna.yardstick import yardsticks
 
 if TYPE_CHECKING:
     from hyenadna.finetune import Data, FinetuneConfig
+
+RESULTS_FILE = "results.json"
 
 
 def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -72,6 +76,71 @@ def draw_curves(curves: list[list[dict[str, Any]]], key: str, summary: dict[str,
         axes.set_xlabel("epoch")
         axes.set_ylabel(key.replace("_", " "))
         axes.legend(fontsize=8.0)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """What results.json of a folder of ``hyenadna finetune`` holds.
+
+    Raises:
+        InputError: there is none, or it is something else.
+    """
+    try:
+        summary = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        summary["metric"], summary["examples"], summary["runs"][0]["test"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{folder / RESULTS_FILE}: no results of hyenadna finetune ({error})") from error
+    return dict(summary)
+
+
+def compare(folders: Sequence[Path], out: Path) -> str:
+    """The test metric of several fine-tunings on the same examples: a picture, and its table.
+
+    Args:
+        folders: of ``hyenadna finetune``; their names are the rows.
+        out: PNG to write: a dot for each run, a bar for the mean, the yardsticks as lines.
+
+    Returns:
+        The table, with mean, deviation and number of runs.
+
+    Raises:
+        InputError: a folder without results; other examples or another metric than the first has; two equal names.
+    """
+    found = {folder.resolve().name: read_results(folder) for folder in folders}
+    if len(found) < len(folders):
+        raise InputError("two folders have the same name, which is what their rows are called: rename one")
+    first = next(iter(found.values()))
+    for name, summary in found.items():
+        for key in ("metric", "examples", "classes"):
+            if summary.get(key) != first.get(key):
+                raise InputError(f"{name} has the {key} {summary.get(key)}, others {first.get(key)}: not comparable")
+    metric = first["metric"]
+    yardsticks: dict[str, float] = {}
+    if metric == "accuracy":
+        yardsticks = {name: value for summary in found.values() for name, value in summary.get("yardstick", {}).items()}
+    lines = [f"{'test ' + metric:<52} {'mean':>8} {'± s.d.':>8}  runs"]
+    with png_figure(out, width=8.0, height=1.6 + 0.5 * len(found)) as figure:
+        axes = figure.subplots()
+        for row, (name, summary) in enumerate(found.items()):
+            values = [run["test"][metric] for run in summary["runs"] if run["test"].get(metric) is not None]
+            if not values:
+                raise InputError(f"{name}: {metric} has no value in any run")
+            mean = _mean(values)
+            lines.append(f"{name:<52} {mean['mean']:>8.4f} {mean['deviation']:>8.4f}  {mean['runs']}")
+            axes.plot(values, [row] * len(values), "o", color="#0072B2", markersize=5, alpha=0.7)
+            axes.plot([mean["mean"]] * 2, [row - 0.3, row + 0.3], color="#0072B2", linewidth=2.5)
+            axes.annotate(f"{mean['mean']:.4f}", (mean["mean"], row - 0.32), ha="center", fontsize=8.0)
+        for row, (name, value) in enumerate(yardsticks.items()):
+            lines.append(f"{name:<52} {value:>8.4f}")
+            axes.axvline(
+                value, color="#767676", linewidth=0.8, linestyle=(0, (4, 1 + 2 * row)), label=f"{name}: {value:.4f}"
+            )
+        axes.set_yticks(range(len(found)), list(found))
+        axes.set_ylim(len(found) - 0.4, -0.7)
+        axes.margins(x=0.08)
+        axes.set_xlabel(f"test {metric}; a dot for each run, a bar for their mean")
+        if yardsticks:
+            figure.legend(loc="outside lower left", fontsize=8.0)
+    return "\n".join(lines)
 
 
 def describe(summary: dict[str, Any]) -> str:

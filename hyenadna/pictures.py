@@ -1,4 +1,4 @@
-"""``hyenadna plot``: embeddings as maps, training curves, and the map of a mutagenesis."""
+"""``hyenadna plot``: embeddings as maps, training curves, fine-tunings compared, and the map of a mutagenesis."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hyenadna import plot
 from hyenadna.embeddings import Embeddings
 from hyenadna.errors import InputError
 from hyenadna.extras import require
+from hyenadna.finetune_results import compare
 from hyenadna.likelihood import Likelihood, load_language_model
 from hyenadna.mutagenesis import BASES, mutation_map
 from hyenadna.plot import png_figure
@@ -33,7 +34,7 @@ _MOST_CLASSES = 20
 
 @dataclass
 class PlotConfig:
-    """What to draw: one of embeddings, metrics, and region.
+    """What to draw: one of embeddings, metrics, results, and region.
 
     Args:
         out: PNG to write.
@@ -47,6 +48,7 @@ class PlotConfig:
         probe_by_contig: no contig in training and test of the probe at once.
         seed: of UMAP and of the probe's folds.
         metrics: metrics.jsonl of a pretraining run, for its curves.
+        results: folders of `hyenadna finetune` on the same examples, to compare what they reached.
         model: language model, for the map of a mutagenesis.
         genome: genome of the region, a folder of `hyenadna prepare` or a FASTA.
         region: such as chrI:1000-1100, 1-based with both ends, of which every base is changed in turn.
@@ -66,6 +68,7 @@ class PlotConfig:
     probe_by_contig: bool = False
     seed: int = 0
     metrics: Path | None = None
+    results: list[Path] = field(default_factory=list)
     model: Path | None = None
     genome: Path | None = None
     region: str | None = None
@@ -75,8 +78,8 @@ class PlotConfig:
 
     def check(self) -> None:
         """Raise InputError for values that draw nothing."""
-        if sum(source is not None for source in (self.embeddings, self.metrics, self.region)) != 1:
-            raise InputError("give one of --embeddings, --metrics and --region to draw")
+        if sum(map(bool, (self.embeddings, self.metrics, self.results, self.region))) != 1:
+            raise InputError("give one of --embeddings, --metrics, --results and --region to draw")
         if self.region is not None and (self.model is None or self.genome is None):
             raise InputError("--region needs the --model that scores it and the --genome that it lies in")
         if self.method not in METHODS:
@@ -90,7 +93,7 @@ class PlotConfig:
 
 
 def draw(config: PlotConfig, *, progress: bool = True) -> str:
-    """Draw as ``config`` says; returns a line on what the picture shows.
+    """Draw as ``config`` says; returns a line on what the picture shows, or its table.
 
     Raises:
         InputError: a file, region or option that does not fit.
@@ -100,6 +103,8 @@ def draw(config: PlotConfig, *, progress: bool = True) -> str:
     if config.metrics is not None:
         plot.training_curves(read_metrics(config.metrics), config.out)
         return f"training curves in {config.out}"
+    if config.results:
+        return f"{compare(config.results, config.out)}\npicture in {config.out}"
     if config.region is not None:
         return _draw_mutations(config, progress)
     assert config.embeddings is not None

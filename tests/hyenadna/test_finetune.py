@@ -191,6 +191,30 @@ def test_balanced_batches_draw_every_class_equally_often(config: FinetuneConfig)
     assert np.asarray(data.labels)[drawn].mean() == pytest.approx(0.5, abs=0.06)
 
 
+def test_crops_take_every_part_and_leave_a_base() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.arange(9, dtype=np.uint8)
+    found = {tuple(finetune_module._cropped(ids, 2, rng)) for _ in range(200)}
+    assert found == {tuple(ids[left : 9 - right]) for left in range(3) for right in range(3)}
+    for length in (1, 2, 3):
+        assert min(len(finetune_module._cropped(ids[:length], 50, rng)) for _ in range(50)) == 2 - length % 2
+
+
+def test_cropping_is_for_training_alone(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: dict[bool, list[int]] = {False: [], True: []}
+    to_tensor = finetune_module.to_tensor
+
+    def recorded(sequences: list[np.ndarray], device: torch.device) -> torch.Tensor:
+        lengths[torch.is_grad_enabled()] += map(len, sequences)
+        return to_tensor(sequences, device)
+
+    monkeypatch.setattr(finetune_module, "to_tensor", recorded)
+    data = read_data(config)[0]
+    finetune(replace(config, epochs=1, crop=10), progress=False)
+    assert sum(lengths[True]) < sum(map(len, data.train.sequences)) - 5 * len(data.train)
+    assert sorted(lengths[False]) == sorted(map(len, [*data.valid.sequences, *data.test.sequences]))
+
+
 def test_training_stops_when_validation_no_longer_improves(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +316,8 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ),
         ({"lr": 1e30}, "the loss is nan; lower --lr"),
         ({"jobs": 0}, "--jobs 0: must be at least 1"),
+        ({"crop": -1}, "--crop -1: must be at least 0"),
+        ({"crop": 2, "task": "token", "label_columns": ["tokens"]}, "leave it out for --task token"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(config: FinetuneConfig, change: dict[str, Any], message: str) -> None:

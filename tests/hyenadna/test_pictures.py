@@ -145,8 +145,8 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"embeddings": None}, "give one of --embeddings, --metrics and --region"),
-        ({"metrics": Path("x")}, "give one of --embeddings, --metrics and --region"),
+        ({"embeddings": None}, "give one of --embeddings, --metrics, --results and --region"),
+        ({"metrics": Path("x")}, "give one of --embeddings, --metrics, --results and --region"),
         ({"embeddings": None, "region": "a:1-2"}, "--region needs the --model"),
         ({"method": "tsne"}, "--method tsne: choose pca or umap"),
         ({"colour": "x"}, "--colour x: choose label, contig, position"),

@@ -16,7 +16,8 @@ from hyenadna.presets import preset
 from hyenadna.yardstick import yardsticks
 
 if TYPE_CHECKING:
-    from hyenadna.finetune import Data, FinetuneConfig
+    from hyenadna.finetune import FinetuneConfig
+    from hyenadna.finetune_data import Data
 
 RESULTS_FILE = "results.json"
 

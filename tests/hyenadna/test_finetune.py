@@ -19,7 +19,8 @@ from hyenadna import (
     finetune as finetune_module,
 )
 from hyenadna.errors import InputError
-from hyenadna.finetune import FinetuneConfig, apply_preset, finetune, predict, read_data
+from hyenadna.finetune import FinetuneConfig, apply_preset, finetune, predict
+from hyenadna.finetune_data import read_data
 from hyenadna.finetune_results import describe
 from hyenadna.labelled import Labelled
 from hyenadna.presets import PRESETS

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.errors import InputError
-from hyenadna.finetune import FinetuneConfig, finetune, read_data
+from hyenadna.finetune import FinetuneConfig, finetune
+from hyenadna.finetune_data import read_data
 from hyenadna.labelled import Labelled
 from hyenadna.predict import PredictConfig, predict
 from hyenadna.prompting import FewShot, SoftPrompt

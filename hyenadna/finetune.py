@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
@@ -37,12 +37,14 @@ from hyenadna.finetune_results import RESULTS_FILE, as_lines, draw_curves, summa
 from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.labelled import FORMATS, Labelled
 from hyenadna.metrics import DEFAULT_METRIC, NAMES, TASKS, measure
+from hyenadna.model import HyenaDNAForCausalLM
 from hyenadna.optim import learning_rate_factor, parameter_groups
 from hyenadna.presets import preset
 from hyenadna.progress import without_transformers_bars
 from hyenadna.prompting import PromptedClassifier, make_prompted, save_prompted
 from hyenadna.sequences import reverse_complement, to_tensor
 from hyenadna.tokenizer import DNATokenizer
+from hyenadna.vocab import PAD_ID
 
 METHODS = ("full", "frozen", "lora", "scratch", "soft-prompt", "few-shot")
 _PROMPTED = ("soft-prompt", "few-shot")
@@ -95,6 +97,8 @@ class FinetuneConfig:
         reverse_complement: show half of the sequences as their reverse complement, and average both in prediction.
         crop: bases at most that training cuts from each end of a sequence, another number every time, so that no place
             in it is learnt by heart; at least one base stays.
+        lm_weight: of the loss of the next nucleotide of the training sequences, added to that of their labels (Radford
+            et al. 2018, equation 5, where it is 0.5); 0 for none.
         lora_rank: of --method lora.
         prompt_tokens: vectors of --method soft-prompt, 2 to 32,000.
         shots: demonstrations of each class in training, of --method few-shot.
@@ -143,6 +147,7 @@ class FinetuneConfig:
     balanced: bool = False
     reverse_complement: bool = False
     crop: int = 0
+    lm_weight: float = 0.0
     lora_rank: int = 8
     prompt_tokens: int = 16
     shots: int = 2
@@ -186,6 +191,10 @@ class FinetuneConfig:
             raise InputError(f"--valid_fraction {self.valid_fraction}: must be within 0 to 1")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"--ema_decay {self.ema_decay}: must be at least 0 and below 1")
+        if not 0 <= self.lm_weight < math.inf:
+            raise InputError(f"--lm_weight {self.lm_weight}: must be at least 0")
+        if self.lm_weight and self.method in ("frozen", *_PROMPTED):
+            raise InputError(f"--method {self.method} trains no weight that reads the next nucleotide: no --lm_weight")
         if not 0 < self.lr < math.inf:
             raise InputError(f"--lr {self.lr}: must be above 0")
         if not self.seeds or min(self.seeds) < 0:
@@ -285,6 +294,28 @@ def loss_of(logits: Tensor, labels: Tensor, task: str) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
+def make_language_head(config: FinetuneConfig, model: Any) -> nn.Linear:
+    """The head that reads the next token for ``--lm_weight``: the checkpoint's, or a new one.
+
+    Raises:
+        InputError: the checkpoint has none.
+    """
+    if config.model is not None:
+        head: nn.Linear = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32).lm_head
+        return head
+    head = nn.Linear(model.config.d_model, model.config.padded_vocab_size, bias=False)
+    nn.init.normal_(head.weight, std=model.config.initializer_range)
+    return head
+
+
+def next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
+    """Mean cross entropy of the next token ``head(hidden)`` over all positions but pads: ``(B, L, D)``, ``(B, L)``."""
+    following = ids[:, 1:].long()
+    following = following.masked_fill(following == PAD_ID, -100)
+    logits = head(hidden[:, :-1]).float().flatten(0, 1)
+    return F.cross_entropy(logits, following.flatten(), reduction="sum") / (following != -100).sum().clamp(min=1)
+
+
 def predict(model: Any, data: Labelled, config: FinetuneConfig, device: torch.device) -> np.ndarray:
     """Logits of every example, float32 ``(n, columns)``; for tokens, ``(all bases, columns)``."""
     order = sorted(range(len(data)), key=lambda i: -len(data.sequences[i]))
@@ -343,7 +374,9 @@ def train(
     metric = config.metric or DEFAULT_METRIC[config.task]
     model, trained = make_model(config, data, seed)
     model.to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(trained, config.weight_decay), lr=config.lr)
+    head = make_language_head(config, model).to(device) if config.lm_weight else None
+    learnt = trained if head is None else nn.ModuleList([trained, head])
+    optimizer = torch.optim.AdamW(parameter_groups(learnt, config.weight_decay), lr=config.lr)
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
     watched = trained if average is None else average.module
     steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
@@ -366,17 +399,23 @@ def train(
                     sequences = [reverse_complement(s) if t else s for s, t in zip(sequences, turn, strict=True)]
                 if config.crop:
                     sequences = [_cropped(ids, config.crop, rng) for ids in sequences]
+                ids = to_tensor(sequences, device)
+                more = {"output_hidden_states": True} if config.lm_weight else {}
                 with autocast(config.autocast, device):
-                    logits = trained(to_tensor(sequences, device)).logits
-                loss = loss_of(logits, targets(data.train, chosen.tolist(), config.task, device), config.task)
+                    output = trained(ids, **more)
+                loss = loss_of(output.logits, targets(data.train, chosen.tolist(), config.task, device), config.task)
+                losses.append(float(loss.detach()))
+                if head is not None:
+                    with autocast(config.autocast, device):
+                        reading = next_token_loss(output.hidden_states[-1], ids, head)
+                    loss = loss + config.lm_weight * reading
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(trained.parameters(), config.clip)
+                torch.nn.utils.clip_grad_norm_(learnt.parameters(), config.clip)
                 optimizer.step()
                 if average is not None:
                     average.update_parameters(trained)
                 step += 1
-                losses.append(float(loss.detach()))
                 if not math.isfinite(losses[-1]):
                     raise InputError(f"{name}, step {step}: the loss is {losses[-1]:g}; lower --lr")
                 bar.update()

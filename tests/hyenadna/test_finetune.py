@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from hyenadna import (
     DNATokenizer,
@@ -216,6 +218,50 @@ def test_cropping_is_for_training_alone(config: FinetuneConfig, monkeypatch: pyt
     assert sorted(lengths[False]) == sorted(map(len, [*data.valid.sequences, *data.test.sequences]))
 
 
+def test_next_token_loss_is_that_of_the_language_model_without_pads(folder: Path) -> None:
+    model = HyenaDNAForCausalLM.from_pretrained(folder)
+    ids = torch.randint(7, 12, (3, 12))
+    ids[1, 5:] = ids[2, 1:] = 4
+    with torch.no_grad():
+        output = model(ids, labels=ids.masked_fill(ids == 4, -100), output_hidden_states=True)
+        found = finetune_module.next_token_loss(output.hidden_states[-1], ids, model.lm_head)
+        nothing = finetune_module.next_token_loss(output.hidden_states[-1][:, :1], ids[:, :1], model.lm_head)
+    assert abs(float(found - output.loss)) < 1e-6
+    assert nothing == 0
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "scratch"])
+def test_the_next_token_is_learnt_beside_the_labels(
+    config: FinetuneConfig, folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head is the checkpoint's, if there is one, and it and the loss of the next token move by the weight."""
+    heads, losses = [], {}
+    make_head, next_token_loss = finetune_module.make_language_head, finetune_module.next_token_loss
+
+    def recorded_head(*args: Any) -> nn.Linear:
+        heads.append(make_head(*args))
+        heads.append(copy.deepcopy(heads[0]))
+        return heads[0]
+
+    def recorded_loss(*args: Any) -> torch.Tensor:
+        loss = next_token_loss(*args)
+        losses.setdefault(config.lm_weight, []).append(float(loss.detach()))
+        return loss
+
+    monkeypatch.setattr(finetune_module, "make_language_head", recorded_head)
+    monkeypatch.setattr(finetune_module, "next_token_loss", recorded_loss)
+    changes = {"model": None, "size": "tiny-1k", "d_model": 16, "n_layer": 1} if method == "scratch" else {}
+    for weight in (1e-9, 3.0):
+        heads.clear()
+        config = replace(config, method=method, lm_weight=weight, out=config.out / str(weight), **changes)
+        finetune(config, progress=False)
+        if method != "scratch":
+            assert torch.equal(heads[1].weight, HyenaDNAForCausalLM.from_pretrained(folder).lm_head.weight)
+        assert not torch.equal(heads[0].weight, heads[1].weight)
+    idle, learnt = (np.array(values) for values in losses.values())
+    assert learnt[:6].mean() - learnt[-6:].mean() > idle[:6].mean() - idle[-6:].mean() + 0.3
+
+
 def test_training_stops_when_validation_no_longer_improves(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +363,8 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ),
         ({"lr": 1e30}, "the loss is nan; lower --lr"),
         ({"jobs": 0}, "--jobs 0: must be at least 1"),
+        ({"lm_weight": -1.0}, "--lm_weight -1.0: must be at least 0"),
+        ({"lm_weight": 0.5, "method": "frozen"}, "no --lm_weight"),
         ({"crop": -1}, "--crop -1: must be at least 0"),
         ({"crop": 2, "task": "token", "label_columns": ["tokens"]}, "leave it out for --task token"),
     ],

@@ -1,0 +1,477 @@
+"""Triton kernels of ``implicit_filter``: their pieces first, then the kernels in the order in which they run.
+
+A tile is features × positions, so that a layer is ``weight @ tile`` and the filter comes out as ``(D, L)``. Matrix
+products run on tensor cores as three products of TF32 parts (tf32x3), about as exact as float32; weights are split into
+parts once, by ``pack_kernel``. Launched by ``implicit_filter.py``.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _reduced(x):  # type: ignore[no-untyped-def]
+    """``r`` in ``[-π/2, π/2]`` with ``x = n π + r`` for an integer n, and n's parity in the top bit of an int32.
+
+    Adding 1.5 · 2^23 rounds to an integer and leaves it in the lowest bits. π is subtracted in two parts, of which the
+    first has 8 bits: its product with n is exact up to |x| = 2^17, even without fused multiply-add. What the second
+    lacks, ``2e-12 |x|``, is little beside the rounding of x itself, ``6e-8 |x|``: there is no need of a third.
+    """
+    shifted = tl.fma(x, 0.3183098861837907, 12582912.0)
+    n = shifted - 12582912.0
+    r = tl.fma(n, -3.140625, x)
+    r = tl.fma(n, -0.0009676535897932385, r)
+    return r, shifted.to(tl.int32, bitcast=True) << 31
+
+
+@triton.jit
+def _with_sign(value, sign):  # type: ignore[no-untyped-def]
+    return (value.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _sine(x):  # type: ignore[no-untyped-def]
+    """``sin(x)`` to 1.4e-7 + 2e-12 |x| on a GPU, in 12 instructions: ``tl.sin`` has 104 and a stack.
+
+    The polynomial is the best of degree 9 on ``[-π/2, π/2]`` (5e-9). Beyond |x| = 2^22 π, where neighbouring float32
+    are more than 1 apart, n is no longer rounded to an integer and the result is not bounded; of an infinity it is NaN.
+    """
+    r, sign = _reduced(x)
+    square = r * r
+    p = tl.fma(square, 2.599747404019581e-06, -0.00019806476484518498)
+    p = tl.fma(square, p, 0.008333015255630016)
+    p = tl.fma(square, p, -0.16666656732559204)
+    return _with_sign(tl.fma(r * square, p, r), sign)
+
+
+@triton.jit
+def _cosine(x):  # type: ignore[no-untyped-def]
+    """``cos(x)``, as :func:`_sine`; degree 10 (3e-10)."""
+    r, sign = _reduced(x)
+    square = r * r
+    p = tl.fma(square, -2.6074187076119415e-07, 2.4761728127487004e-05)
+    p = tl.fma(square, p, -0.0013888400280848145)
+    p = tl.fma(square, p, 0.04166664183139801)
+    p = tl.fma(square, p, -0.5)
+    return _with_sign(tl.fma(square, p, 1.0), sign)
+
+
+@triton.jit
+def _split(x):  # type: ignore[no-untyped-def]
+    """``x`` rounded to the 11 bits of TF32, and the rest, of which tensor cores read 11 bits too.
+
+    The ``tf32x3`` of ``tl.dot`` takes more instructions, for infinities: here their products are NaN.
+    """
+    high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return high, x - high
+
+
+@triton.jit
+def _product(a_high, a_low, b):  # type: ignore[no-untyped-def]
+    """``a @ b`` as the sum of three products, the small ones first; that of both rests is below 2^-22."""
+    b_high, b_low = _split(b)
+    product = tl.dot(a_low, b_high, input_precision="tf32")
+    product = tl.dot(a_high, b_low, product, input_precision="tf32")
+    return tl.dot(a_high, b_high, product, input_precision="tf32")
+
+
+@triton.jit
+def _dot(a, b):  # type: ignore[no-untyped-def]
+    a_high, a_low = _split(a)
+    return _product(a_high, a_low, b)
+
+
+@triton.jit
+def _packed_dot(packed, low, b):  # type: ignore[no-untyped-def]
+    """Product of a matrix from :func:`pack_kernel`, at pointers ``packed``, and ``b``."""
+    return _product(tl.load(packed), tl.load(packed + low), b)
+
+
+@triton.jit
+def _store_packed(packed, low, value):  # type: ignore[no-untyped-def]
+    high, rest = _split(value)
+    tl.store(packed, high)
+    tl.store(packed + low, rest)
+
+
+@triton.jit(do_not_specialize=["width", "features", "layers", "channels", "channels_padded"])
+def pack_kernel(  # type: ignore[no-untyped-def]
+    w_in,
+    w_hidden,
+    w_out,
+    freq,
+    packed,
+    low,
+    width,
+    features,
+    layers,
+    channels,
+    channels_padded,
+    H: tl.constexpr,
+    E: tl.constexpr,
+    ROWS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+):
+    """All weights, padded with zeros and split for :func:`_packed_dot`, so that no program has to do it again.
+
+    ``packed`` has ``w_in (H, E)``, ``w_hidden (M, H, H)`` and ``w_out (D, H)``, then, if TRANSPOSED, what takes
+    gradients back through a layer: ``(freq w_hidden)^T (M, H, H)`` and ``w_out^T (H, D)``. The other parts are the same
+    again ``low`` elements behind. A program writes ROWS rows.
+    """
+    first = tl.program_id(0) * ROWS
+    column = tl.arange(0, H)[None, :]
+    hidden = packed + H * E
+    out = hidden + layers * H * H
+    hidden_transposed = out + channels_padded * H
+    out_transposed = hidden_transposed + layers * H * H
+    if first < H:
+        input_row = first + tl.arange(0, ROWS)[:, None]
+        e = tl.arange(0, E)[None, :]
+        entry = tl.load(w_in + input_row * features + e, mask=(input_row < width) & (e < features), other=0.0)
+        _store_packed(packed + input_row * E + e, low, entry)
+    elif first < H + layers * H:
+        layer = first // H - 1
+        row = first % H + tl.arange(0, ROWS)[:, None]
+        inside = (row < width) & (column < width)
+        value = tl.load(w_hidden + (layer * width + row) * width + column, mask=inside, other=0.0)
+        _store_packed(hidden + (layer * H + row) * H + column, low, value)
+        if TRANSPOSED:
+            value *= tl.load(freq + row, mask=row < width, other=0.0)
+            _store_packed(hidden_transposed + (layer * H + column) * H + row, low, value)
+    else:
+        row = first - H - layers * H + tl.arange(0, ROWS)[:, None]
+        inside = (row < channels) & (column < width)
+        value = tl.load(w_out + row * width + column, mask=inside, other=0.0)
+        _store_packed(out + row * H + column, low, value)
+        if TRANSPOSED:
+            _store_packed(out_transposed + column * channels_padded + row, low, value)
+
+
+@triton.jit
+def _first_argument(  # type: ignore[no-untyped-def]
+    z,
+    freq,
+    b_in,
+    packed,
+    low,
+    position,
+    length,
+    width,
+    features,
+    z_l_stride,
+    z_e_stride,
+    H: tl.constexpr,
+    E: tl.constexpr,
+):
+    """``freq (w_in @ z + b_in)``: arguments of the sines of the first layer."""
+    row = tl.arange(0, H)
+    e = tl.arange(0, E)
+    inside = (e < features)[:, None] & (position < length)[None, :]
+    offset = position.to(tl.int64)[None, :] * z_l_stride + e[:, None] * z_e_stride
+    value = tl.load(z + offset, mask=inside, other=0.0)
+    return _argument(_packed_dot(packed + row[:, None] * E + e[None, :], low, value), freq, b_in, width, H)
+
+
+@triton.jit
+def _argument(linear, freq, bias, width, H: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.arange(0, H)
+    f = tl.load(freq + row, mask=row < width, other=0.0)
+    b = tl.load(bias + row, mask=row < width, other=0.0)
+    return linear * f[:, None] + (f * b)[:, None]
+
+
+@triton.jit
+def _next_argument(h, freq, b_hidden, packed, low, layer, width, H: tl.constexpr, E: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``freq (w_hidden @ h + b_hidden)`` of a hidden layer."""
+    row = tl.arange(0, H)
+    weight = packed + H * E + (layer * H + row[:, None]) * H + row[None, :]
+    return _argument(_packed_dot(weight, low, h), freq, b_hidden + layer * width, width, H)
+
+
+@triton.jit
+def _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``(channels, positions)`` window ``exp(-t |delta|) + shift``; ``shift`` where there is none."""
+    if HAS_WINDOW:
+        time = tl.load(t + position.to(tl.int64) * t_stride, mask=position < length, other=0.0)
+        rate = tl.load(deltas + channel, mask=channel < channels, other=0.0)
+        return tl.exp2((tl.abs(rate) * -1.4426950408889634)[:, None] * time[None, :]) + shift
+    else:
+        return shift
+
+
+@triton.jit(do_not_specialize=["width", "features", "layers", "channels"])
+def filter_kernel(  # type: ignore[no-untyped-def]
+    z,
+    freq,
+    b_in,
+    b_hidden,
+    packed,
+    t,
+    deltas,
+    k,
+    shift,
+    low,
+    length,
+    width,
+    features,
+    layers,
+    channels,
+    z_l_stride,
+    z_e_stride,
+    t_stride,
+    H: tl.constexpr,
+    E: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REPEATS: tl.constexpr,
+):
+    """Filters ``k (D, L)``: one program makes a tile of positions for REPEATS times CHANNELS channels.
+
+    Into a loop whose end is known only at run time, which the interpreter can take as ``while`` alone, Triton would not
+    sink what an A100 needs of ``h`` for a product, and it would spill.
+    """
+    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    row = tl.arange(0, H)
+    x = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
+    h = _sine(x)
+    layer = 0
+    while layer < layers:
+        h = _sine(_next_argument(h, freq, b_hidden, packed, low, layer, width, H, E))
+        layer += 1
+    out = packed + H * E + layers * H * H
+    for repeat in tl.range(REPEATS, num_stages=1):
+        channel = (tl.program_id(1) * REPEATS + repeat) * CHANNELS + tl.arange(0, CHANNELS)
+        window = _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW)
+        value = _packed_dot(out + channel[:, None] * H + row[None, :], low, h) * window
+        offset = channel.to(tl.int64)[:, None] * length + position[None, :]
+        tl.store(k + offset, value, mask=(channel < channels)[:, None] & (position < length)[None, :])
+
+
+@triton.jit(do_not_specialize=["length", "width", "features", "layers"])
+def arguments_kernel(  # type: ignore[no-untyped-def]
+    z,
+    freq,
+    b_in,
+    b_hidden,
+    packed,
+    x,
+    low,
+    length,
+    width,
+    features,
+    layers,
+    columns,
+    z_l_stride,
+    z_e_stride,
+    H: tl.constexpr,
+    E: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """Arguments of all sines of a slice, ``x (M + 1, H, columns)``; positions from ``length`` on have some value."""
+    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    row = tl.arange(0, H)
+    value = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
+    out = x + row[:, None] * columns + position[None, :]
+    tl.store(out, value)
+    layer = 0
+    while layer < layers:
+        value = _next_argument(_sine(value), freq, b_hidden, packed, low, layer, width, H, E)
+        layer += 1
+        tl.store(out + layer * H * columns, value)
+
+
+@triton.jit
+def _gradient(  # type: ignore[no-untyped-def]
+    dy,
+    t,
+    deltas,
+    shift,
+    row,
+    position,
+    rows,
+    length,
+    dy_row_stride,
+    dy_l_stride,
+    t_stride,
+    OUTPUT: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+):
+    """A tile of ``dk`` times the window, zero outside, if OUTPUT, else of a plane, which is padded to whole tiles."""
+    if OUTPUT:
+        offset = row.to(tl.int64)[:, None] * dy_row_stride + position.to(tl.int64)[None, :] * dy_l_stride
+        value = tl.load(dy + offset, mask=(row < rows)[:, None] & (position < length)[None, :], other=0.0)
+    else:
+        value = tl.load(dy + row[:, None] * dy_row_stride + position[None, :])
+    # Without a window shift is 1. The product keeps Triton on an A100 from loading the tile as an operand of a matrix
+    # product, of which each warp would hold and split all.
+    return value * _window(t, deltas, shift, position, row, length, rows, t_stride, HAS_WINDOW)
+
+
+@triton.jit(do_not_specialize=["rows", "length"])
+def signal_kernel(  # type: ignore[no-untyped-def]
+    dy,
+    packed,
+    t,
+    deltas,
+    x,
+    dx,
+    shift,
+    low,
+    rows,
+    length,
+    columns,
+    packed_stride,
+    dy_row_stride,
+    dy_l_stride,
+    t_stride,
+    H: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Gradient ``dx (H, columns)`` of the arguments of a layer's sines, from that of the next layer or of the filters.
+
+    ``dx = (weight^T @ dy) cos(x)``, where ``packed (H, rows)`` holds the transposed weight.
+    """
+    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    column = tl.arange(0, H)
+    dh = tl.zeros((H, POSITIONS), tl.float32)
+    start = 0
+    while start < rows:
+        row = start + tl.arange(0, ROWS)
+        grad = _gradient(
+            dy,
+            t,
+            deltas,
+            shift,
+            row,
+            position,
+            rows,
+            length,
+            dy_row_stride,
+            dy_l_stride,
+            t_stride,
+            OUTPUT,
+            HAS_WINDOW,
+        )
+        dh += _packed_dot(packed + column[:, None] * packed_stride + row[None, :], low, grad)
+        start += ROWS
+    offset = column[:, None] * columns + position[None, :]
+    tl.store(dx + offset, dh * _cosine(tl.load(x + offset)))
+
+
+@triton.jit(do_not_specialize=["rows", "length"])
+def weights_kernel(  # type: ignore[no-untyped-def]
+    dy,
+    t,
+    deltas,
+    x,
+    dweight,
+    dbias,
+    shift,
+    rows,
+    length,
+    columns,
+    sums_stride,
+    dy_row_stride,
+    dy_l_stride,
+    t_stride,
+    H: tl.constexpr,
+    OUTPUT: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Adds a slice's part to the sums ``dy @ sin(x)^T (rows, H)`` and, unless OUTPUT, ``dy @ 1 (rows,)``.
+
+    One program goes over every n-th tile of positions for some rows of one layer, and has its own sums.
+    """
+    column = tl.arange(0, H)
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    layer = tl.program_id(2)
+    dy += layer * H * columns
+    x += layer * H * columns
+    total = tl.zeros((H, ROWS), tl.float32)
+    bias_total = tl.zeros((ROWS,), tl.float32)
+    start = tl.program_id(0) * POSITIONS
+    while start < length:
+        position = start + tl.arange(0, POSITIONS)
+        grad = _gradient(
+            dy,
+            t,
+            deltas,
+            shift,
+            row,
+            position,
+            rows,
+            length,
+            dy_row_stride,
+            dy_l_stride,
+            t_stride,
+            OUTPUT,
+            HAS_WINDOW,
+        )
+        if not OUTPUT:
+            bias_total += tl.sum(grad, axis=1)
+        h = _sine(tl.load(x + column[:, None] * columns + position[None, :]))
+        total += _dot(h, tl.trans(grad))
+        start += tl.num_programs(0) * POSITIONS
+    program = tl.program_id(0).to(tl.int64) * sums_stride
+    inside = (row < rows)[None, :]
+    sums = dweight + program + layer * H * H + row[None, :] * H + column[:, None]
+    tl.store(sums, tl.load(sums, mask=inside, other=0.0) + total, mask=inside)
+    if not OUTPUT:
+        bias_sums = dbias + program + layer * H + row
+        tl.store(bias_sums, tl.load(bias_sums) + bias_total)
+
+
+@triton.jit(do_not_specialize=["length", "width", "features"])
+def inputs_kernel(  # type: ignore[no-untyped-def]
+    dx,
+    z,
+    freq,
+    w_in,
+    dz,
+    dweight,
+    dbias,
+    length,
+    width,
+    features,
+    columns,
+    sums_stride,
+    z_l_stride,
+    z_e_stride,
+    H: tl.constexpr,
+    E: tl.constexpr,
+    NEEDS_Z: tl.constexpr,
+    POSITIONS: tl.constexpr,
+):
+    """As :func:`weights_kernel`, for the first layer: ``dx @ z (H, E)`` and ``dx @ 1 (H,)``; and ``dz``."""
+    row = tl.arange(0, H)
+    e = tl.arange(0, E)
+    total = tl.zeros((H, E), tl.float32)
+    bias_total = tl.zeros((H,), tl.float32)
+    start = tl.program_id(0) * POSITIONS
+    while start < length:
+        position = start + tl.arange(0, POSITIONS)
+        inside = (position < length)[:, None] & (e < features)[None, :]
+        offset = position.to(tl.int64)[:, None]
+        grad = tl.load(dx + row[:, None] * columns + position[None, :])
+        value = tl.load(z + offset * z_l_stride + e[None, :] * z_e_stride, mask=inside, other=0.0)
+        bias_total += tl.sum(grad, axis=1)
+        total += _dot(grad, value)
+        if NEEDS_Z:
+            mask = (row < width)[:, None] & (e < features)[None, :]
+            weight = tl.load(w_in + row[:, None] * features + e[None, :], mask=mask, other=0.0)
+            weight *= tl.load(freq + row, mask=row < width, other=0.0)[:, None]
+            tl.store(dz + offset * features + e[None, :], _dot(tl.trans(grad), weight), mask=inside)
+        start += tl.num_programs(0) * POSITIONS
+    program = tl.program_id(0).to(tl.int64) * sums_stride
+    sums = dweight + program + row[:, None] * E + e[None, :]
+    tl.store(sums, tl.load(sums) + total)
+    bias_sums = dbias + program + row
+    tl.store(bias_sums, tl.load(bias_sums) + bias_total)

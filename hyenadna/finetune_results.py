@@ -62,20 +62,25 @@ def as_lines(curves: list[list[dict[str, Any]]]) -> bytes:
 
 
 def draw_curves(curves: list[list[dict[str, Any]]], key: str, summary: dict[str, Any], out: Path) -> None:
-    """The validation metric of every run by epoch, with the yardsticks as lines."""
+    """The validation metric of every run by epoch, its test as a diamond, and the yardsticks, of the test too."""
     with png_figure(out, width=8.0, height=4.4) as figure:
         axes = figure.subplots()
-        for rows in curves:
+        for rows, run in zip(curves, summary["runs"], strict=True):
             name = ", ".join(f"{word} {rows[0][word]}" for word in ("seed", "fold") if word in rows[0])
-            axes.plot([row["epoch"] for row in rows], [row[key] for row in rows], marker="o", markersize=3, label=name)
+            [line] = axes.plot(
+                [row["epoch"] for row in rows], [row[key] for row in rows], marker="o", markersize=3, label=name
+            )
+            if (value := run["test"].get(summary["metric"])) is not None:
+                axes.plot(run["best_epoch"], value, "D", color=line.get_color(), markeredgecolor="black", zorder=3)
+        axes.plot([], [], "D", color="white", markeredgecolor="black", label="test, with the best epoch")
         if summary["metric"] == "accuracy":
             for name, value in summary.get("yardstick", {}).items():
                 axes.axhline(value, color="#767676", linewidth=0.8, linestyle="--")
                 axes.annotate(
-                    f"{name}: {value:.4f}", (1, value), xytext=(0, 2), textcoords="offset points", fontsize=8.0
+                    f"test, {name}: {value:.4f}", (1, value), xytext=(0, 2), textcoords="offset points", fontsize=8.0
                 )
         axes.set_xlabel("epoch")
-        axes.set_ylabel(key.replace("_", " "))
+        axes.set_ylabel(key.replace("valid_", "validation "))
         axes.legend(fontsize=8.0)
 
 

@@ -15,14 +15,15 @@ RESULTS ?= bench/results
 
 VENV  := .venv
 BIN   := $(VENV)/bin
-PIP   := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Modules are compiled when they are first imported: most of those of the dependencies never are.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 STAMP := $(VENV)/.installed
 # The compiled extension, in the checkout; what it is made from.
 EXT   := $(VENV)/.extension
 CSRC  := $(shell find hyena_kernels/csrc -type f) hyena_kernels/_build.py setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test sanitize gpu lint typecheck wheel clean distclean
+.PHONY: help venv demo test pytest sanitize gpu lint typecheck wheel clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,11 +41,11 @@ $(STAMP): pyproject.toml hyena_kernels/_version.py
 	@echo "Installing into $(VENV); the first time this takes a few minutes, most of it for torch."
 	@"$(PYTHON)" -m venv $(VENV)
 	@echo "  1/2  $(TORCH)"
-	@$(PIP) install $(TORCH) 'setuptools>=77' wheel
-	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install $(TRITON)
+	@$(INSTALL) $(TORCH) 'setuptools>=77' wheel
+	@[ "$$(uname)" != Linux ] || $(BIN)/python -c 'import triton' 2>/dev/null || $(INSTALL) $(TRITON)
 	@echo "  2/2  hyena-kernels[dna,dev], editable"
 	@# The extension has a rule of its own: a change of its sources compiles it again and installs nothing.
-	@HYENA_SKIP_EXT=1 $(PIP) install --no-build-isolation --editable '.[dna,dev]'
+	@HYENA_SKIP_EXT=1 $(INSTALL) --no-build-isolation --editable '.[dna,dev]'
 	@touch $@
 
 $(EXT): $(STAMP) $(CSRC)
@@ -55,7 +56,11 @@ $(EXT): $(STAMP) $(CSRC)
 demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-out]
 	@$(BIN)/python -m hyenadna.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
 
-test: $(EXT) lint typecheck ## lint, check types, run the tests
+test: $(EXT) lint ## lint, check types, run the tests
+	@# Side by side: the tests leave a core idle for much of their time.
+	@$(MAKE) --no-print-directory --jobs=2 typecheck pytest
+
+pytest: $(EXT)
 	$(BIN)/python -m pytest --durations=10
 
 # Not a part of `make test`: compiling the kernels twice and running them under sanitizers takes a quarter of an hour.

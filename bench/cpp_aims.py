@@ -5,7 +5,8 @@
     HYENA_CPU_ISA=portable python -m bench.cpp_aims --only fftconv
 
 Each figure is the median over rounds in which both are run one after the other in this process; a ratio is the median
-of the rounds' ratios. Peak memory is that of a fresh process each. Results go to ``bench/results/`` under the
+of the rounds' ratios. Peak memory is that of a fresh process each. ``threads`` alone is of wall time: all processors
+against one of them, of the C++ kernels. Results go to ``bench/results/`` under the
 processor's name, in ``cpp_aims_<instruction set>_<comparison>.json`` each, unless ``--out`` names another folder.
 """
 
@@ -41,14 +42,16 @@ SHAPES = [(1, 256, 1024), (1, 256, 8192), (4, 64, 8192), (1, 128, 32768), (1, 16
 MODEL_LENGTH = 32768
 
 
-def alternate(ours: Callable[[], object], plain: Callable[[], object], rounds: int) -> Record:
-    """Median milliseconds of processor time of both, and the median ratio."""
+def alternate(
+    ours: Callable[[], object], plain: Callable[[], object], rounds: int, clock: Callable[[], float] = time.process_time
+) -> Record:
+    """Median milliseconds of both by the clock, and the median ratio."""
 
     def span(function: Callable[[], object], repeats: int) -> float:
-        start = time.process_time()
+        start = clock()
         for _ in range(repeats):
             function()
-        return 1000 * (time.process_time() - start) / repeats
+        return 1000 * (clock() - start) / repeats
 
     plain()
     repeats = max(1, int(100 / max(span(ours, 1), 1e-3)))
@@ -245,6 +248,47 @@ def model_memory_records(_rounds: int) -> list[Record]:
     return [{"op": "HyenaDNA small-32k", "shape": shape, "extra_bytes": extra, "extra_share": share}]
 
 
+def threads_records(rounds: int) -> list[Record]:
+    """The C++ kernels with a thread for each processor (``cpp_ms``) against one thread (``plain_ms``), wall time."""
+    most = len(os.sched_getaffinity(0))
+    inputs = [x.requires_grad_() for x in fftconv_inputs(1, 128, MODEL_LENGTH).values() if x is not None]
+    model, ids = _model(False), _tokens()
+
+    def conv() -> Tensor:
+        u, k, D, pre, post = inputs
+        return fftconv(u, k, D, pre_gate=pre, post_gate=post)
+
+    cases: list[tuple[str, Callable[[], object], Callable[[], Tensor]]] = [
+        ("fftconv (1, 128, 32768)", conv, lambda: conv().square().mean()),
+        ("HyenaDNA small-32k", lambda: model(ids).logits, lambda: model(ids, labels=ids).loss),
+    ]
+    found = []
+    for name, forward, loss in cases:
+
+        def with_threads(count: int, function: Callable[[], object], gradients: bool) -> Callable[[], object]:
+            def run() -> None:
+                torch.set_num_threads(count)
+                with torch.set_grad_enabled(gradients):
+                    function()
+
+            return run
+
+        def both(loss: Callable[[], Tensor] = loss) -> None:
+            loss().backward()
+
+        record: Record = {"op": name, "processors": most}
+        for what, function, gradients in (("forward", forward, False), ("both", both, True)):
+            runs = [with_threads(count, function, gradients) for count in (most, 1)]
+            record[what] = alternate(runs[0], runs[1], rounds, time.perf_counter)
+        print(
+            f"{name}, {most} threads: "
+            + ", ".join(f"{what} {record[what]['ratio']:.2f}×" for what in ("forward", "both"))
+        )
+        found.append(record)
+    torch.set_num_threads(1)
+    return found
+
+
 COMPARISONS = {
     "fftconv": fftconv_records,
     "project": project_records,
@@ -252,6 +296,7 @@ COMPARISONS = {
     "model_forward": model_forward_records,
     "model_both": model_both_records,
     "model_memory": model_memory_records,
+    "threads": threads_records,
 }
 
 

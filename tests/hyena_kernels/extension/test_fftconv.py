@@ -41,8 +41,11 @@ def test_sizes_of_many_parts(length: int) -> None:
 SIZES_SCRIPT = """
 import torch
 from hyena_kernels.testing import check, fftconv_inputs
-for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-    for length in (1, 3, 16, 63, 100, 257, 640, 1000, 1500):
+SIZES = (1, 3, 16, 63, 100, 257, 640, 1000, 1500)
+# 16 bits differ in the first and the last pass alone.
+FEW = (3, 100, 1500)
+for dtype, lengths in ((torch.float32, SIZES), (torch.float64, SIZES), (torch.bfloat16, FEW), (torch.float16, FEW)):
+    for length in lengths:
         for causal in (True, False):
             check("fftconv", fftconv_inputs(2, 32, length, dtype=dtype), causal=causal)
     check("fftconv", fftconv_inputs(1, 1, 9000, dtype=dtype, skip=False))

@@ -36,7 +36,7 @@ from hyenadna.finetune_data import Data, read_data
 from hyenadna.finetune_results import RESULTS_FILE, as_lines, draw_curves, summarise
 from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.labelled import FORMATS, Labelled
-from hyenadna.metrics import DEFAULT_METRIC, NAMES, TASKS, measure
+from hyenadna.metrics import DEFAULT_METRIC, NAMES, NOT_FINITE, TASKS, measure
 from hyenadna.model import HyenaDNAForCausalLM
 from hyenadna.optim import learning_rate_factor, parameter_groups
 from hyenadna.presets import preset
@@ -96,9 +96,10 @@ class FinetuneConfig:
         balanced: draw every class equally often.
         reverse_complement: show half of the sequences as their reverse complement, and average both in prediction.
         crop: bases at most that training cuts from each end of a sequence, another number every time, so that no place
-            in it is learnt by heart; at least one base stays.
+            in it is learnt by heart; at least one base stays. Demonstrations of few-shot are not cut.
         lm_weight: of the loss of the next nucleotide of the training sequences, added to that of their labels (Radford
-            et al. 2018, equation 5, where it is 0.5); 0 for none.
+            et al. 2018, equation 5, where it is 0.5); 0 for none. It is read by the head of the checkpoint, or a new
+            one, which is trained along and not kept.
         lora_rank: of --method lora.
         prompt_tokens: vectors of --method soft-prompt, 2 to 32,000.
         shots: demonstrations of each class in training, of --method few-shot.
@@ -110,7 +111,7 @@ class FinetuneConfig:
         model_fields: further fields of HyenaDNAConfig, such as short_filter_order or embed_dropout.
         seeds: one run for each.
         jobs: runs of seeds and folds at a time, each in a process of its own with its share of the threads. Small
-            models gain little from a second thread and much from a second run.
+            models gain little from a second thread and much from a second run. On a GPU they share it.
         yardstick: compare with logistic regression on 5-mer counts and the commonest class.
         device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
         autocast: auto is bfloat16 on a GPU and off on a CPU; or bfloat16, float16, off.
@@ -194,7 +195,7 @@ class FinetuneConfig:
         if not 0 <= self.lm_weight < math.inf:
             raise InputError(f"--lm_weight {self.lm_weight}: must be at least 0")
         if self.lm_weight and self.method in ("frozen", *_PROMPTED):
-            raise InputError(f"--method {self.method} trains no weight that reads the next nucleotide: no --lm_weight")
+            raise InputError(f"--method {self.method}: --lm_weight is for --method full, lora and scratch")
         if not 0 < self.lr < math.inf:
             raise InputError(f"--lr {self.lr}: must be above 0")
         if not self.seeds or min(self.seeds) < 0:
@@ -206,7 +207,7 @@ class FinetuneConfig:
         if self.reverse_complement and self.task == "token":
             raise InputError("--reverse_complement: the labels of bases have a strand; leave it out for --task token")
         if self.crop and self.task == "token":
-            raise InputError("--crop: leave it out for --task token")
+            raise InputError("--crop: the labels of bases are not cut with them; leave it out for --task token")
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise InputError(f"--out {self.out}: exists already; choose a folder that does not exist, or is empty")
 
@@ -301,7 +302,10 @@ def make_language_head(config: FinetuneConfig, model: Any) -> nn.Linear:
         InputError: the checkpoint has none.
     """
     if config.model is not None:
-        head: nn.Linear = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32).lm_head
+        try:
+            head: nn.Linear = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32).lm_head
+        except InputError as error:
+            raise InputError(f"--lm_weight needs a checkpoint with the head of a language model: {error}") from error
         return head
     head = nn.Linear(model.config.d_model, model.config.padded_vocab_size, bias=False)
     nn.init.normal_(head.weight, std=model.config.initializer_range)
@@ -383,13 +387,14 @@ def train(
     warmup = math.ceil(config.lr_warmup * steps)
     rows: list[dict[str, Any]] = []
     best, best_state, step, started = -math.inf, dict[str, Tensor](), 0, time.perf_counter()
-    bar = tqdm(total=steps, unit="step", desc=name, disable=None if progress and config.jobs == 1 else True)
+    silent = not progress or config.jobs > 1
+    bar = tqdm(total=steps, unit="step", desc=name, disable=True if silent else None, dynamic_ncols=True)
     with bar:
         for epoch in range(1, config.epochs + 1):
             trained.train()
             if config.method == "frozen":
                 model.hyena.eval()
-            losses = []
+            losses, lm_losses = [], []
             for chosen in _batches(data.train, config, rng):
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * learning_rate_factor(step, steps, warmup, config.min_lr_factor)
@@ -408,7 +413,10 @@ def train(
                 if head is not None:
                     with autocast(config.autocast, device):
                         reading = next_token_loss(output.hidden_states[-1], ids, head)
+                    lm_losses.append(float(reading.detach()))
                     loss = loss + config.lm_weight * reading
+                if not math.isfinite(whole := float(loss.detach())):
+                    raise InputError(f"{name}, step {step + 1}: the loss is {whole:g}; lower --lr")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(learnt.parameters(), config.clip)
@@ -416,22 +424,21 @@ def train(
                 if average is not None:
                     average.update_parameters(trained)
                 step += 1
-                if not math.isfinite(losses[-1]):
-                    raise InputError(f"{name}, step {step}: the loss is {losses[-1]:g}; lower --lr")
                 bar.update()
             values, reasons = score(watched, data.valid, config, device)
             value = values[metric]
             if value is None:
-                raise InputError(
-                    f"{metric} has no value on the validation split ({reasons[metric]}): choose another --metric"
-                )
+                way_out = "lower --lr" if reasons[metric] == NOT_FINITE else "choose another --metric"
+                raise InputError(f"{metric} has no value on the validation split ({reasons[metric]}): {way_out}")
             signed = -value if metric == "mse" else value
-            rows.append(
-                {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses)), f"valid_{metric}": value}
-            )
+            row = {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses))}
+            if lm_losses:
+                row["lm_loss"] = float(np.mean(lm_losses))
+            rows.append({**row, f"valid_{metric}": value})
             if progress:
-                line = f"{name}, epoch {epoch}: loss {rows[-1]['loss']:.4f}, validation {metric} {value:.4f}"
-                bar.write(line, file=sys.stderr)
+                line = f"{name}, epoch {epoch}: loss {row['loss']:.4f}, validation {metric} {value:.4f}\n"
+                # In one piece, so that lines of jobs side by side do not run into each other.
+                tqdm.write(line, file=sys.stderr, end="")
             if signed > best:
                 best, best_epoch = signed, epoch
                 best_state = {key: tensor.detach().clone() for key, tensor in watched.state_dict().items()}
@@ -441,7 +448,7 @@ def train(
     result: dict[str, Any] = {
         "seed": seed,
         "best_epoch": best_epoch,
-        "valid": abs(best),
+        "valid": -best if metric == "mse" else best,
         "seconds": time.perf_counter() - started,
     }
     if config.method == "few-shot":
@@ -483,32 +490,43 @@ def _train_all(
     config: FinetuneConfig, runs: list[_Run], device: torch.device, progress: bool
 ) -> Iterator[tuple[int, _Outcome]]:
     """The number of each run and what :func:`train` returns, as they end."""
-    if config.jobs == 1:
+    jobs = min(config.jobs, len(runs))
+    if jobs == 1:
         for number, run in enumerate(runs):
             yield number, train(config, run.data, run.seed, device, run.name, progress)
         return
-    threads = max(1, torch.get_num_threads() // config.jobs)
-    with ProcessPoolExecutor(
-        config.jobs, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(threads,)
-    ) as pool:
+    threads = max(1, torch.get_num_threads() // jobs)
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(threads,)
+    )
+    try:
         numbers = {
             pool.submit(_train_pickled, config, run, device, progress): number for number, run in enumerate(runs)
         }
-        try:
-            for future in as_completed(numbers):
-                yield numbers[future], pickle.loads(future.result())
-        except BrokenProcessPool as error:
+        for future in as_completed(list(numbers)):
+            # Taken out, for a future keeps its result, a whole model.
+            yield numbers.pop(future), pickle.loads(future.result())
+    except BaseException as error:
+        # What the other processes still train would be for nothing.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        if isinstance(error, BrokenProcessPool):
             raise InputError(
-                f"a process of --jobs {config.jobs} was ended from outside, out of memory perhaps: fewer jobs, or a "
-                "smaller --batch_size"
+                f"a process of --jobs {config.jobs} ended before its run: out of memory (take fewer jobs, or a smaller "
+                '--batch_size), or, from Python, a script without the guard if __name__ == "__main__"'
             ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @without_transformers_bars()
 def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]:
     """Fine-tune as ``config`` says; write the folder and return what results.json holds.
+
+    With ``jobs`` above 1 the processes are spawned: a script that calls this needs the guard
+    ``if __name__ == "__main__":``.
 
     Raises:
         InputError: data, a checkpoint or options that do not fit. The epochs of runs that were finished before it are
@@ -543,7 +561,8 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
         partial = config.out / "metrics.partial.jsonl"
         write_files({partial: as_lines([found[number][0] for number in sorted(found)])}, make_folders=True)
         kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
-        raise kind(f"{error}; the {len(found)} runs before that are in {partial}") from error
+        reason = f"{error}; " if str(error) else ""
+        raise kind(f"{reason}the {len(found)} runs finished before that are in {partial}") from error
     assert best is not None
     curves, results = map(list, zip(*(found[number] for number in range(len(runs))), strict=True))
     summary = summarise(config, folds, results)

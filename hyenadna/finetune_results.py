@@ -36,6 +36,7 @@ def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str,
         "data": str(config.data),
         "method": config.method,
         "model": str(config.model) if config.model else None,
+        "split": {name: getattr(config, name) for name in ("split_seed", "valid_fraction", "folds", "length")},
         "examples": {split: len(getattr(first, split)) for split in ("train", "valid", "test")},
         "classes": first.names,
         "metric": config.metric or DEFAULT_METRIC[config.task],
@@ -92,14 +93,17 @@ def read_results(folder: Path) -> dict[str, Any]:
     """
     try:
         summary = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        summary["metric"], summary["examples"], summary["runs"][0]["test"]
+        summary["metric"], summary["examples"], summary["runs"][0], [run["test"] for run in summary["runs"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{folder / RESULTS_FILE}: no results of hyenadna finetune ({error})") from error
     return dict(summary)
 
 
 def compare(folders: Sequence[Path], out: Path) -> str:
-    """The test metric of several fine-tunings on the same examples: a picture, and its table.
+    """The test metric of several fine-tunings on the same split: a picture, and its table.
+
+    What can be told from results.json is checked: how the split was drawn, its sizes, the classes, and what yardsticks
+    reached on it. A few-shot run stands with the demonstrations that it was trained with.
 
     Args:
         folders: of ``hyenadna finetune``; their names are the rows.
@@ -109,20 +113,24 @@ def compare(folders: Sequence[Path], out: Path) -> str:
         The table, with mean, deviation and number of runs.
 
     Raises:
-        InputError: a folder without results; other examples or another metric than the first has; two equal names.
+        InputError: a folder without results; another split or another metric than the first has; two equal names.
     """
     found = {folder.resolve().name: read_results(folder) for folder in folders}
     if len(found) < len(folders):
-        raise InputError("two folders have the same name, which is what their rows are called: rename one")
+        raise InputError("--results: a folder is there twice, or two have the same name, which their rows go by")
     first = next(iter(found.values()))
     for name, summary in found.items():
-        for key in ("metric", "examples", "classes"):
+        for key in ("metric", "split", "examples", "classes"):
             if summary.get(key) != first.get(key):
                 raise InputError(f"{name} has the {key} {summary.get(key)}, others {first.get(key)}: not comparable")
     metric = first["metric"]
     yardsticks: dict[str, float] = {}
-    if metric == "accuracy":
-        yardsticks = {name: value for summary in found.values() for name, value in summary.get("yardstick", {}).items()}
+    for name, summary in found.items():
+        for yardstick, value in summary.get("yardstick", {}).items() if metric == "accuracy" else ():
+            if yardsticks.setdefault(yardstick, value) != value:
+                raise InputError(
+                    f"{name}: {yardstick} reached {value}, beside others {yardsticks[yardstick]}: other data"
+                )
     lines = [f"{'test ' + metric:<52} {'mean':>8} {'± s.d.':>8}  runs"]
     with png_figure(out, width=8.0, height=1.6 + 0.5 * len(found)) as figure:
         axes = figure.subplots()

@@ -25,6 +25,9 @@ NAMES = {
     "token": ("accuracy", "mcc", "f1_macro"),
 }
 
+NOT_FINITE = "the predictions hold no finite numbers"
+"""The reason of every metric where a model has come to nothing."""
+
 # DeepSEA's 919 outputs: accessibility, transcription factors, histone marks.
 _DEEPSEA = {"auroc_dhs": slice(0, 125), "auroc_tf": slice(125, 815), "auroc_hm": slice(815, 919)}
 
@@ -46,13 +49,15 @@ def measure(task: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[dict[st
         if name in _DEEPSEA and outputs.shape[1] != 919:
             continue
         try:
+            if not np.isfinite(outputs).all():
+                raise _UndefinedError(NOT_FINITE)
             value = _MEASURES[task](name, outputs, labels)
         except _UndefinedError as error:
             values[name], reasons[name] = None, str(error)
             continue
         values[name] = value
         if not math.isfinite(value):
-            values[name], reasons[name] = None, "the predictions hold no finite numbers"
+            values[name], reasons[name] = None, NOT_FINITE
     return values, reasons
 
 

@@ -56,7 +56,7 @@ def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) 
     parser.add_argument("--config", action="config", help="YAML file with values for the options below.")
     parser.add_class_arguments(kind)
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    lists = {f"--{field.name}" for field in fields if field.type == "list[str]"}
+    lists = {f"--{field.name}" for field in fields if field.type in ("list[str]", "list[Path]")}
     words = list(_words(argv, {*lists, "--config"}))
     for before, word in zip(["", *words], words, strict=False):
         if before == "--config":
@@ -65,8 +65,14 @@ def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) 
         [_as_list(word) if before in lists else word for before, word in zip(["", *words], words, strict=False)]
     )
     values = {field.name: parsed[field.name] for field in fields}
-    paths = {name: Path(value).expanduser() for name, value in values.items() if isinstance(value, os.PathLike)}
-    return kind(**values | paths), parsed
+    return kind(**{name: _expanded(value) for name, value in values.items()}), parsed
+
+
+def _expanded(value: Any) -> Any:
+    """A path, or a list with paths, with ``~`` as the folder that it stands for."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return Path(value).expanduser() if isinstance(value, os.PathLike) else value
 
 
 def _words(argv: Sequence[str], options: set[str]) -> Iterator[str]:

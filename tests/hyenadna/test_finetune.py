@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
+from collections.abc import Iterator
+from concurrent.futures import Future, as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,8 +146,12 @@ def test_runs_are_the_same_with_the_same_seed(config: FinetuneConfig, one_thread
     assert one["runs"] == two["runs"] != three["runs"]
 
 
-def test_jobs_side_by_side_give_what_one_after_another_gives(config: FinetuneConfig, one_thread: None) -> None:
+def test_jobs_side_by_side_give_what_one_after_another_gives(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
     config = replace(config, epochs=2, seeds=[0, 1])
+    # Ending in another order than that of the seeds changes nothing either.
+    monkeypatch.setattr(finetune_module, "as_completed", reversed)
     one, two = (finetune(replace(config, jobs=n, out=config.out / str(n)), progress=False) for n in (1, 2))
     for summary in (one, two):
         for run in summary["runs"]:
@@ -154,13 +161,50 @@ def test_jobs_side_by_side_give_what_one_after_another_gives(config: FinetuneCon
     assert files[0] == files[1]
 
 
-def test_what_stops_a_job_is_said(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    with pytest.raises(InputError, match="the loss is nan; lower --lr"):
-        finetune(replace(config, lr=1e30, seeds=[0, 1], jobs=2), progress=False)
+def test_an_error_ends_the_other_jobs_and_keeps_what_was_finished(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    futures: list[Future[bytes]] = []
+
+    def first_then_error(submitted: list[Future[bytes]]) -> Iterator[Future[bytes]]:
+        futures.extend(submitted)
+        yield next(as_completed(submitted))
+        raise InputError("out of luck")
+
+    monkeypatch.setattr(finetune_module, "as_completed", first_then_error)
+    config = replace(config, epochs=2, seeds=list(range(8)), jobs=2)
+    with pytest.raises(InputError, match=r"out of luck; the 1 runs finished before that are in .*partial\.jsonl"):
+        finetune(config, progress=False)
+    assert multiprocessing.active_children() == []
+    assert sum(not future.cancelled() and future.exception() is None for future in futures) < 8
+    rows = (config.out / "metrics.partial.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
+
+
+def test_a_process_that_dies_is_said(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune_module, "_start_worker", os._exit)
-    with pytest.raises(InputError, match="was ended from outside"):
+    with pytest.raises(InputError, match="a process of --jobs 2 ended before its run: out of memory"):
         finetune(replace(config, seeds=[0, 1], jobs=2), progress=False)
     assert not config.out.exists()
+
+
+def test_a_correlation_below_zero_stays_below_zero(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune_module, "score", lambda *args: ({"pearson": -0.25}, {}))
+    summary = finetune(replace(config, task="regression", label_columns=["share"], epochs=1), progress=False)
+    assert summary["runs"][0]["valid"] == -0.25
+
+
+def test_weights_that_the_last_step_ruins_are_said(config: FinetuneConfig) -> None:
+    """One batch an epoch: its loss is one of the weights before the step."""
+    with pytest.raises(InputError, match=r"the predictions hold no finite numbers\): lower --lr"):
+        finetune(replace(config, lr=1e30, batch_size=200, epochs=1), progress=False)
+
+
+def test_the_next_token_needs_a_head_that_reads_it(config: FinetuneConfig, tmp_path: Path) -> None:
+    model = HyenaDNAForSequenceClassification(HyenaDNAConfig(d_model=16, n_layer=1, filter_order=8, max_seq_len=64))
+    model.save_pretrained(tmp_path / "classifier")
+    with pytest.raises(InputError, match="--lm_weight needs a checkpoint with the head of a language model: "):
+        finetune(replace(config, model=tmp_path / "classifier", lm_weight=0.5), progress=False)
 
 
 def test_splits_are_drawn_once_and_do_not_overlap(config: FinetuneConfig) -> None:
@@ -364,7 +408,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"lr": 1e30}, "the loss is nan; lower --lr"),
         ({"jobs": 0}, "--jobs 0: must be at least 1"),
         ({"lm_weight": -1.0}, "--lm_weight -1.0: must be at least 0"),
-        ({"lm_weight": 0.5, "method": "frozen"}, "no --lm_weight"),
+        ({"lm_weight": 0.5, "method": "frozen"}, "--lm_weight is for --method full, lora and scratch"),
         ({"crop": -1}, "--crop -1: must be at least 0"),
         ({"crop": 2, "task": "token", "label_columns": ["tokens"]}, "leave it out for --task token"),
     ],
@@ -385,7 +429,9 @@ def test_runs_before_a_failure_are_kept_apart(config: FinetuneConfig, monkeypatc
         return original(config, data, seed, *rest)
 
     monkeypatch.setattr(finetune_module, "train", failing)
-    with pytest.raises(InputError, match=r"seed 1 fails; the 1 runs before that are in .*metrics\.partial\.jsonl"):
+    with pytest.raises(
+        InputError, match=r"seed 1 fails; the 1 runs finished before that are in .*metrics\.partial\.jsonl"
+    ):
         finetune(replace(config, seeds=[0, 1], epochs=1), progress=False)
     assert [path.name for path in config.out.iterdir()] == ["metrics.partial.jsonl"]
 

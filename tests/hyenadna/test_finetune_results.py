@@ -20,6 +20,7 @@ def write(tmp_path: Path) -> Any:
             "metric": "accuracy",
             "examples": {"train": 8, "valid": 1, "test": 2},
             "classes": ["0", "1"],
+            "split": {"split_seed": 0},
             "runs": [{"test": {"accuracy": value}} for value in accuracies],
         }
         (tmp_path / name).mkdir()
@@ -48,11 +49,14 @@ def test_rows_are_means_and_deviations_beside_the_yardsticks(write: Any, tmp_pat
         ({"examples": {"train": 9, "valid": 1, "test": 2}}, "other has the examples {'train': 9"),
         ({"classes": ["a", "b"]}, "other has the classes"),
         ({"runs": [{"test": {}}]}, "other: accuracy has no value in any run"),
+        ({"split": {"split_seed": 1}}, "other has the split {'split_seed': 1}, others {'split_seed': 0}"),
+        ({"yardstick": {"majority class": 0.6}}, "other: majority class reached 0.6, beside others 0.5: other data"),
+        ({"runs": [{"test": {"accuracy": 0.5}}, {}]}, "no results of hyenadna finetune"),
         ({"runs": []}, "no results of hyenadna finetune"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(write: Any, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    folders = [write("first", [0.8]), write("other", [0.7], **changes)]
+    folders = [write("first", [0.8], yardstick={"majority class": 0.5}), write("other", [0.7], **changes)]
     with pytest.raises(InputError) as caught:
         compare(folders, tmp_path / "p.png")
     assert message in str(caught.value)
@@ -63,5 +67,5 @@ def test_folders_without_results_or_of_one_name_are_refused(write: Any, tmp_path
     folder = write("first", [0.8])
     with pytest.raises(InputError, match=r"nothing/results\.json: no results of hyenadna finetune"):
         compare([folder, tmp_path / "nothing"], tmp_path / "p.png")
-    with pytest.raises(InputError, match="the same name"):
+    with pytest.raises(InputError, match="a folder is there twice"):
         compare([folder, folder], tmp_path / "p.png")

@@ -1,6 +1,6 @@
 """The C++ kernels against the published op sequence in plain PyTorch: one thread, processor time, taking turns.
 
-    python -m bench.cpp_aims                                  # everything, a quarter of an hour
+    python -m bench.cpp_aims                                  # everything, ten minutes
     python -m bench.cpp_aims --only fftconv project           # minutes
     HYENA_CPU_ISA=portable python -m bench.cpp_aims --only fftconv
 
@@ -250,7 +250,7 @@ def model_memory_records(_rounds: int) -> list[Record]:
 
 def threads_records(rounds: int) -> list[Record]:
     """The C++ kernels with a thread for each processor (``cpp_ms``) against one thread (``plain_ms``), wall time."""
-    most = len(os.sched_getaffinity(0))
+    most = os.cpu_count() or 1
     inputs = [x.requires_grad_() for x in fftconv_inputs(1, 128, MODEL_LENGTH).values() if x is not None]
     model, ids = _model(False), _tokens()
 
@@ -320,7 +320,8 @@ def main() -> None:
     for name in options.only:
         with use_backend(None if name.startswith("model") else "cpp"):
             found = COMPARISONS[name](options.rounds)
-        record = {**machine.describe("cpu"), "instruction_set": isa, "threads": 1, "rounds": options.rounds}
+        threads = os.cpu_count() if name == "threads" else 1
+        record = {**machine.describe("cpu"), "instruction_set": isa, "threads": threads, "rounds": options.rounds}
         records.write_json(out / f"cpp_aims_{isa}_{name}.json", record | {"records": found})
 
 

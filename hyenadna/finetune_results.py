@@ -142,7 +142,8 @@ def compare(folders: Sequence[Path], out: Path) -> str:
             lines.append(f"{name:<52} {mean['mean']:>8.4f} {mean['deviation']:>8.4f}  {mean['runs']}")
             axes.plot(values, [row] * len(values), "o", color="#0072B2", markersize=5, alpha=0.7)
             axes.plot([mean["mean"]] * 2, [row - 0.3, row + 0.3], color="#0072B2", linewidth=2.5)
-            axes.annotate(f"{mean['mean']:.4f}", (mean["mean"], row - 0.32), ha="center", fontsize=8.0)
+            text = axes.annotate(f"{mean['mean']:.4f}", (mean["mean"], row - 0.38), ha="center", fontsize=8.0)
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         for row, (name, value) in enumerate(yardsticks.items()):
             lines.append(f"{name:<52} {value:>8.4f}")
             axes.axvline(

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of one run and the names of the columns of the logits."""
+    """The splits of one run, the names of the columns of the logits, and whether the test was drawn from all examples.
+
+    A test set that we draw ourselves makes a demonstration, no benchmark: nobody else's figures are of it.
+    """
 
     train: Labelled
     valid: Labelled
     test: Labelled
     names: list[str]
+    demonstration: bool
 
 
 def read_data(config: FinetuneConfig) -> list[Data]:
@@ -55,7 +59,8 @@ def read_data(config: FinetuneConfig) -> list[Data]:
             runs.append({"train": rest[cut:], "valid": rest[:cut], "test": parts[fold]})
     else:
         runs = [_split(found, config, rng)]
-    return [_as_data(run, config) for run in runs]
+    demonstration = not config.folds and "" in found
+    return [_as_data(run, config, demonstration) for run in runs]
 
 
 def _split(
@@ -63,7 +68,6 @@ def _split(
 ) -> dict[str, list[Example]]:
     if "" in found:
         everything = [found[""][i] for i in rng.permutation(len(found[""]))]
-        # A demonstration split: 20% for the test.
         cut = round(0.8 * len(everything))
         held = round(0.1 * len(everything))
         return {"train": everything[: cut - held], "valid": everything[cut - held : cut], "test": everything[cut:]}
@@ -78,7 +82,7 @@ def _split(
     return found
 
 
-def _as_data(run: dict[str, list[Example]], config: FinetuneConfig) -> Data:
+def _as_data(run: dict[str, list[Example]], config: FinetuneConfig, demonstration: bool) -> Data:
     for split in ("train", "valid", "test"):
         if not run[split]:
             raise InputError(f"{config.data}: too few examples: none is left for {split}")
@@ -89,7 +93,7 @@ def _as_data(run: dict[str, list[Example]], config: FinetuneConfig) -> Data:
         width = len(first) if isinstance(first, tuple) else 1
         names = config.label_columns if len(config.label_columns) == width else [f"y{i}" for i in range(width)]
     splits = {split: to_labelled(run[split], config.task, names, split) for split in ("train", "valid", "test")}
-    return Data(**splits, names=names)
+    return Data(**splits, names=names, demonstration=demonstration)
 
 
 def _middle(example: Example, config: FinetuneConfig) -> Example:

@@ -37,6 +37,7 @@ def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str,
         "method": config.method,
         "model": str(config.model) if config.model else None,
         "split": {name: getattr(config, name) for name in ("split_seed", "valid_fraction", "folds", "length")},
+        "demonstration_split": first.demonstration,
         "examples": {split: len(getattr(first, split)) for split in ("train", "valid", "test")},
         "classes": first.names,
         "metric": config.metric or DEFAULT_METRIC[config.task],
@@ -169,6 +170,9 @@ def describe(summary: dict[str, Any]) -> str:
         lines.append(f"{name + ', accuracy':<52} {value:>8.4f}")
     for name, value in summary.get("published", {}).items():
         lines.append(f"{'published, ' + name:<52} {value:>8.4f}")
+    if summary["demonstration_split"]:
+        seed = summary["split"]["split_seed"]
+        lines.append(f"the test was drawn from all examples (--split_seed {seed}): a demonstration split, no benchmark")
     for result in summary["runs"][:1]:
         lines += [f"{name} has no value: {reason}" for name, reason in result["undefined"].items()]
     return "\n".join(lines)

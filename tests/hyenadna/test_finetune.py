@@ -131,6 +131,7 @@ def test_seeds_and_yardsticks_and_the_published_figure(config: FinetuneConfig) -
     assert min(logistic, tuned) > majority
     text = describe(summary)
     assert "majority class, accuracy" in text
+    assert text.endswith("drawn from all examples (--split_seed 0): a demonstration split, no benchmark")
     assert "published, accuracy                                    0.9660" in text
     rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 1), (0, 2), (1, 1), (1, 2)]
@@ -449,6 +450,7 @@ def test_an_output_that_is_undefined_on_the_validation_split_says_so(config: Fin
     lines += [f"{'ACGT' * 5}\t1\t{part}" for part in ("valid", "test", "valid", "test")]
     (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
     config = replace(config, data=tmp_path / "t.tsv", split_column="part", epochs=1)
+    assert not read_data(config)[0].demonstration
     with pytest.raises(
         InputError, match=r"mcc has no value on the validation split \(the split holds one class only\)"
     ):

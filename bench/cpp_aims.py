@@ -248,42 +248,37 @@ def model_memory_records(_rounds: int) -> list[Record]:
     return [{"op": "HyenaDNA small-32k", "shape": shape, "extra_bytes": extra, "extra_share": share}]
 
 
+def _with_threads(count: int, function: Callable[[], object], gradients: bool) -> Callable[[], object]:
+    def run() -> None:
+        torch.set_num_threads(count)
+        with torch.set_grad_enabled(gradients):
+            function()
+
+    return run
+
+
 def threads_records(rounds: int) -> list[Record]:
     """The C++ kernels with a thread for each processor (``cpp_ms``) against one thread (``plain_ms``), wall time."""
     most = os.cpu_count() or 1
-    inputs = [x.requires_grad_() for x in fftconv_inputs(1, 128, MODEL_LENGTH).values() if x is not None]
+    leaves = [x.requires_grad_() for x in fftconv_inputs(1, 128, MODEL_LENGTH).values() if x is not None]
     model, ids = _model(False), _tokens()
 
     def conv() -> Tensor:
-        u, k, D, pre, post = inputs
+        u, k, D, pre, post = leaves
         return fftconv(u, k, D, pre_gate=pre, post_gate=post)
 
-    cases: list[tuple[str, Callable[[], object], Callable[[], Tensor]]] = [
-        ("fftconv (1, 128, 32768)", conv, lambda: conv().square().mean()),
-        ("HyenaDNA small-32k", lambda: model(ids).logits, lambda: model(ids, labels=ids).loss),
-    ]
+    cases: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "fftconv (1, 128, 32768)": (conv, lambda: conv().square().mean().backward()),
+        "HyenaDNA small-32k": (lambda: model(ids).logits, lambda: model(ids, labels=ids).loss.backward()),
+    }
     found = []
-    for name, forward, loss in cases:
-
-        def with_threads(count: int, function: Callable[[], object], gradients: bool) -> Callable[[], object]:
-            def run() -> None:
-                torch.set_num_threads(count)
-                with torch.set_grad_enabled(gradients):
-                    function()
-
-            return run
-
-        def both(loss: Callable[[], Tensor] = loss) -> None:
-            loss().backward()
-
+    for name, functions in cases.items():
         record: Record = {"op": name, "processors": most}
-        for what, function, gradients in (("forward", forward, False), ("both", both, True)):
-            runs = [with_threads(count, function, gradients) for count in (most, 1)]
-            record[what] = alternate(runs[0], runs[1], rounds, time.perf_counter)
-        print(
-            f"{name}, {most} threads: "
-            + ", ".join(f"{what} {record[what]['ratio']:.2f}×" for what in ("forward", "both"))
-        )
+        for what, function in zip(("forward", "both"), functions, strict=True):
+            all_of_them, one = (_with_threads(count, function, what == "both") for count in (most, 1))
+            record[what] = alternate(all_of_them, one, rounds, time.perf_counter)
+        ratios = ", ".join(f"{what} {record[what]['ratio']:.2f}×" for what in ("forward", "both"))
+        print(f"{name}, {most} threads: {ratios}", flush=True)
         found.append(record)
     torch.set_num_threads(1)
     return found

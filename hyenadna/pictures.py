@@ -48,7 +48,7 @@ class PlotConfig:
         probe_by_contig: no contig in training and test of the probe at once.
         seed: of UMAP and of the probe's folds.
         metrics: metrics.jsonl of a pretraining run, for its curves.
-        results: folders of `hyenadna finetune` on the same examples, to compare what they reached.
+        results: folders of `hyenadna finetune` on the same split, to compare what they reached.
         model: language model, for the map of a mutagenesis.
         genome: genome of the region, a folder of `hyenadna prepare` or a FASTA.
         region: such as chrI:1000-1100, 1-based with both ends, of which every base is changed in turn.

@@ -29,6 +29,7 @@ from hyena_kernels.triton.filter_kernels import (
     filter_kernel,
     inputs_kernel,
     pack_kernel,
+    parameters_kernel,
     signal_kernel,
     weights_kernel,
 )
@@ -190,27 +191,15 @@ def forward(
 
 
 class _Sums:
-    """Sums over positions of the gradients of one layer after another, one row for each program."""
+    """Sums over positions of the gradients of one layer after another, one row for each program; not yet defined."""
 
     def __init__(self, network: _Network, z: Tensor, programs: int) -> None:
         H, layers = network.H, network.layers
-        self.sizes = [H * network.E, H, layers * H * H, layers * H, network.channels * H]
-        self.partial = z.new_zeros((programs, sum(self.sizes)))
-        self.w_in, self.b_in, self.w_hidden, self.b_hidden, self.w_out = self.partial.split(self.sizes, dim=1)
+        sizes = [H * network.E, H, layers * H * H, layers * H, network.channels * H]
+        partial = z.new_empty((programs, sum(sizes)))
+        self.parts = self.w_in, self.b_in, self.w_hidden, self.b_hidden, self.w_out = partial.split(sizes, dim=1)
         self.programs = programs
-        self.stride = self.partial.stride(0)
-
-    def totals(self, network: _Network) -> tuple[Tensor, ...]:
-        """Gradients of ``w_in``, ``b_in``, ``w_hidden``, ``b_hidden``, all without the frequencies, and ``w_out``."""
-        H, width = network.H, network.width
-        w_in, b_in, w_hidden, b_hidden, w_out = self.partial.sum(dim=0).split(self.sizes)
-        return (
-            w_in.view(H, network.E)[:width, : network.features],
-            b_in[:width],
-            w_hidden.view(-1, H, H)[:, :width, :width],
-            b_hidden.view(-1, H)[:, :width],
-            w_out.view(-1, H)[:, :width],
-        )
+        self.stride = partial.stride(0)
 
 
 def slices(length: int, layers: int, width: int, tile: int) -> list[slice]:
@@ -269,7 +258,10 @@ def backward(
             dk_piece, z_piece, t_piece = dk[:, piece], z[piece], None if t is None else t[piece]
             if any(needs[:7]):
                 dz_piece = grads[0][piece]
-                _slice_backward(network, sums, planes, dk_piece, z_piece, t_piece, deltas, shift, needs, dz_piece)
+                first = piece is pieces[0]
+                _slice_backward(
+                    network, sums, planes, dk_piece, z_piece, t_piece, deltas, shift, needs, dz_piece, first=first
+                )
             if t_piece is not None and deltas is not None and (needs[7] or needs[8]):
                 exponent = _filter(network, z_piece, t_piece, deltas, 0.0).mul_(dk_piece)
                 if needs[7]:
@@ -278,7 +270,8 @@ def backward(
                     ddeltas -= exponent.mul_(t_piece).sum(dim=1)
         if needs[8] and deltas is not None:
             ddeltas *= deltas.sign()
-    _write_parameter_gradients(network, sums, grads, needs)
+        if any(needs[1:7]):
+            _write_parameter_gradients(network, sums, grads, needs)
     return tuple(grads)
 
 
@@ -293,8 +286,10 @@ def _slice_backward(
     shift: float,
     needs: list[bool],
     dz: Tensor,
+    *,
+    first: bool,
 ) -> None:
-    """Adds the part of a slice of positions to the sums, and writes its ``dz``."""
+    """Adds the part of a slice of positions to the sums, which the first one begins, and writes its ``dz``."""
     x, dx = planes
     layers, length, columns = network.layers, z.shape[0], planes.shape[3]
     needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out = needs[:7]
@@ -315,7 +310,8 @@ def _slice_backward(
     of_plane = {**sizes, "OUTPUT": False, "HAS_WINDOW": False, "ROWS": min(network.H, CHANNELS)}
     if needs_w_out:
         args = (
-            dk, t, deltas, x[-1], sums.w_out, None, shift, dk_rows, length, columns, sums.stride, *dk_strides
+            dk, t, deltas, x[-1], sums.w_out, None, shift, dk_rows, length, int(first), columns, sums.stride,
+            *dk_strides,
         )  # fmt: skip
         grid = sums.programs, -(-network.channels // CHANNELS), 1
         launch(weights_kernel, grid, args, constants(**of_dk, POSITIONS=summed))
@@ -333,44 +329,29 @@ def _slice_backward(
         launch(signal_kernel, (tiles,), args, constants(**of_plane, POSITIONS=positions))
     if needs_hidden:
         args = (
-            dx[1:], None, None, x, sums.w_hidden, sums.b_hidden, 1.0, network.H, length, columns, sums.stride,
-            *plane_strides,
+            dx[1:], None, None, x, sums.w_hidden, sums.b_hidden, 1.0, network.H, length, int(first), columns,
+            sums.stride, *plane_strides,
         )  # fmt: skip
         grid = sums.programs, -(-network.H // CHANNELS), layers
         launch(weights_kernel, grid, args, constants(**of_plane, POSITIONS=summed))
     if needs_first:
         args = (
-            dx[0], z, network.freq, network.w_in, dz, sums.w_in, sums.b_in, length, network.width, network.features,
-            columns, sums.stride, *z.stride(),
+            dx[0], z, network.freq, network.w_in, dz, sums.w_in, sums.b_in, length, int(first), network.width,
+            network.features, columns, sums.stride, *z.stride(),
         )  # fmt: skip
         own = constants(**sizes, E=network.E, NEEDS_Z=needs_z, POSITIONS=summed)
         launch(inputs_kernel, (sums.programs,), args, own)
 
 
 def _write_parameter_gradients(network: _Network, sums: _Sums, grads: list[Tensor], needs: list[bool]) -> None:
-    """From the sums, which are gradients of ``freq * weight`` and ``freq * bias``, and of ``w_out``.
-
-    As the argument of a sine is linear in all of ``freq * weight`` and ``freq * bias``, the gradient of ``freq`` needs
-    no sum over positions of its own.
-    """
-    w_in, b_in, w_hidden, b_hidden, w_out = sums.totals(network)
-    freq = network.freq
-    _, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, _, _ = grads
-    if needs[1]:
-        torch.sum(w_in * network.w_in, dim=1, out=dfreq)
-        dfreq += b_in * network.b_in
-        dfreq += (w_hidden * network.w_hidden).sum(dim=(0, 2))
-        dfreq += (b_hidden * network.b_hidden).sum(dim=0)
-    for needed, grad, total, factor in (
-        (needs[2], dw_in, w_in, freq[:, None]),
-        (needs[3], db_in, b_in, freq),
-        (needs[4], dw_hidden, w_hidden, freq[:, None]),
-        (needs[5], db_hidden, b_hidden, freq),
-    ):
-        if needed:
-            torch.mul(total, factor, out=grad)
-    if needs[6]:
-        dw_out.copy_(w_out)
+    """Gradients of ``freq`` and of all weights and biases from the sums, in one launch."""
+    wanted = (grad if needed else None for grad, needed in zip(grads[1:7], needs[1:7], strict=True))
+    args = (
+        *sums.parts, network.freq, network.w_in, network.b_in, network.w_hidden, network.b_hidden, *wanted,
+        sums.programs, network.width, network.features, network.layers, sums.stride,
+    )  # fmt: skip
+    own = constants(H=network.H, E=network.E, PROGRAMS=triton.next_power_of_2(sums.programs), num_warps=4)
+    launch(parameters_kernel, (network.width + (network.channels if needs[6] else 0),), args, own)
 
 
 def aot_cases() -> list[Case]:
@@ -399,12 +380,13 @@ def aot_cases() -> list[Case]:
         _case("gradient of the output weights", weights_kernel, {"dbias": None, **summed, **filters}),
         _case("gradient of hidden weights", weights_kernel, {**summed, **plane}),
         _case("gradient of the input weights", inputs_kernel, {"E": E, "z_e_stride": 1, "NEEDS_Z": False, **summed}),
+        _case("gradients of the parameters", parameters_kernel, {"H": H, "E": E, "PROGRAMS": PROGRAMS}),
     ]
 
 
 def _case(name: str, kernel: Any, constexprs: dict[str, Any]) -> Case:
     """A case with sizes as the launch finds them: strides of what the launchers allocate are multiples of 16."""
-    integers = ("width", "features", "layers", "channels", "channels_padded", "rows")
+    integers = ("width", "features", "layers", "channels", "channels_padded", "rows", "first", "programs")
     multiples = ("low", "length", "columns", "packed_stride", "sums_stride", "dy_row_stride")
     unspecialised = {name for name in ("length",) if kernel is not filter_kernel}
     signature = dict.fromkeys(kernel.arg_names, "*fp32") | {"shift": "fp32"}

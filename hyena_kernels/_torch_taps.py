@@ -1,4 +1,7 @@
-"""The short convolution of one slice in plain PyTorch, shared by ``short_conv`` and ``hyena_mixer``."""
+"""The short convolution of one slice in plain PyTorch, shared by ``short_conv`` and ``hyena_mixer``.
+
+Beside it the end of what kernels do for the gradients of weight and bias, whose sums they leave in parts.
+"""
 
 from __future__ import annotations
 
@@ -43,3 +46,21 @@ def taps_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     for lag in range(1, min(last + 1, length)):
         dweight[:, last - lag] = (dy[..., lag:] * x[..., : length - lag]).sum(dim=(0, 2))
     return taps_signal_gradient(dy, weight), dweight, dy.sum(dim=(0, 2))
+
+
+def write_tap_gradients(sums: Tensor, dweight: Tensor | None, dbias: Tensor | None) -> None:
+    """Add up what kernels have summed over parts of the positions, in the order of the parts.
+
+    Args:
+        sums: ``(parts, N * (K + 1), C)`` in float32 of N convolutions with C channels each: the gradients of the taps
+            of each, then that of its bias.
+        dweight: ``(N, C, K)``, to be written, or None.
+        dbias: ``(N, C)``, likewise; one of the two at least is given.
+    """
+    like = dbias if dweight is None else dweight
+    assert like is not None
+    total = sums.sum(dim=0).unflatten(0, (like.shape[0], -1))
+    if dweight is not None:
+        dweight.copy_(total[:, :-1].transpose(1, 2))
+    if dbias is not None:
+        dbias.copy_(total[:, -1])

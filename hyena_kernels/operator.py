@@ -318,16 +318,17 @@ class HyenaFilter(nn.Module):
             w_hidden = first.weight.new_empty((0, width, width), dtype=dtype)
             b_hidden = first.weight.new_empty((0, width), dtype=dtype)
         modulate = self.modulation.modulate
+        # No dimension is taken by its index anywhere here: the gradient of that is two kernels, zeros and a copy.
         return implicit_filter(
-            z[0].to(dtype),
-            act.freq[0].to(dtype),
+            z.squeeze(0).to(dtype),
+            act.freq.squeeze(0).to(dtype),
             first.weight.to(dtype),
             first.bias.to(dtype),
             w_hidden,
             b_hidden,
             last.weight.to(dtype),
-            t[0, :, 0].to(dtype) if modulate else None,
-            self.modulation.deltas[0, 0].to(dtype) if modulate else None,
+            t.flatten().to(dtype) if modulate else None,
+            self.modulation.deltas.flatten().to(dtype) if modulate else None,
             self.modulation.shift,
             backend=backend,
         )
@@ -469,7 +470,7 @@ class HyenaOperator(nn.Module):
         # A wrapped convolution (LoRA) is more than its weight.
         is_plain = isinstance(self.short_filter, nn.Conv1d)
         if is_plain and not (self.training and self.dropout.p > 0):
-            weight = self.short_filter.weight[:, 0]
+            weight = self.short_filter.weight.squeeze(1)
             y = hyena_mixer(x, weight, self.short_filter.bias, k, D, backend=self.backend)
         else:
             y = self._recurrence_by_steps(x, k, D)
@@ -479,7 +480,7 @@ class HyenaOperator(nn.Module):
     def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
         """The recurrence of hyena_mixer op by op: dropout or a wrapped short filter keeps them from being fused."""
         if isinstance(self.short_filter, nn.Conv1d):
-            weight = self.short_filter.weight[:, 0]
+            weight = self.short_filter.weight.squeeze(1)
             p = short_conv(x.transpose(1, 2), weight, self.short_filter.bias, backend=self.backend)
         else:
             p = self.short_filter(x.transpose(1, 2))[..., : x.shape[1]]

@@ -272,22 +272,45 @@ def backward(
         return None if tensor is None or not needed else torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
     du, dk, dD, dpre, dpost = map(like, (u, k, D, pre_gate, post_gate), needs)
-    if u.numel():
-        call = _Call.of(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
-        skip = None if D is None else D.contiguous()
-        run = _backward_one_pass if call.plan.columns == 1 else _backward_passes
-        with torch.cuda.device_of(u):
-            run(call, dy, (u, k, skip, pre_gate, post_gate), (du, dk, dD, dpre, dpost), scratch_bytes)
-    else:
-        for tensor in (dk, dD):
-            if tensor is not None:
-                tensor.zero_()
-    results = (u.new_empty(0) if grad is None else grad for grad in (du, dk, dD, dpre, dpost))
-    return tuple(results)  # type: ignore[return-value]
+    grads = du, dk, dD, dpre, dpost
+    backward_into(grads, dy, (u, k, D, pre_gate, post_gate), causal, plan=plan, scratch_bytes=scratch_bytes)
+    return tuple(u.new_empty(0) if grad is None else grad for grad in grads)  # type: ignore[return-value]
 
 
 _Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 _Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def backward_into(
+    grads: _Grads,
+    dy: Tensor,
+    inputs: _Inputs,
+    causal: bool,
+    *,
+    plan: Plan | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> None:
+    """As :func:`backward`, into those of the five contiguous ``grads`` that are not None.
+
+    Args:
+        grads: of ``u``, ``k``, ``D``, ``pre_gate`` and ``post_gate``.
+        dy: see :func:`backward`.
+        inputs: the five.
+        causal: see :func:`backward`.
+        plan: see :func:`forward`.
+        scratch_bytes: see there.
+    """
+    u, k, D, pre_gate, post_gate = inputs
+    if not u.numel():
+        for tensor in grads[1:3]:
+            if tensor is not None:
+                tensor.zero_()
+        return
+    call = _Call.of(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
+    skip = None if D is None else D.contiguous()
+    run = _backward_one_pass if call.plan.columns == 1 else _backward_passes
+    with torch.cuda.device_of(u):
+        run(call, dy, (u, k, skip, pre_gate, post_gate), grads, scratch_bytes)
 
 
 def _backward_one_pass(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, scratch_bytes: int) -> None:

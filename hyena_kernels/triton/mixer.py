@@ -24,11 +24,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hyena_kernels._torch_taps import write_tap_gradients
 from hyena_kernels.mixer import _gradients_like
 from hyena_kernels.triton import fftconv
 from hyena_kernels.triton._resources import Case
 from hyena_kernels.triton.launch import constants, launch
-from hyena_kernels.triton.short_conv import CONFIGS, backward_case, convolve, convolve_backward, forward_case
+from hyena_kernels.triton.short_conv import (
+    CONFIGS,
+    backward_case,
+    convolve,
+    convolve_backward,
+    forward_case,
+    tap_sums,
+)
 
 # Temporary memory that one slice of channels may take beyond a quarter of the projections; what the long convolutions
 # take for themselves comes on top.
@@ -129,29 +137,24 @@ def backward(
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
     dx, dweight, dbias, dk, dD = grads = _gradients_like(x, weight, bias, k, D, needs)
-    needs_taps = needs[1] or needs[2]
-    needs_projections = needs[0] or needs_taps
-    if not any(needs):
+    wants_bias, wants_skip = needs[2] and bias is not None, needs[4] and D is not None
+    wants_taps = needs[1] or wants_bias
+    wants_projections = needs[0] or wants_taps
+    if not (wants_projections or needs[3] or wants_skip):
         return grads
 
-    def project_backward(grad: Tensor, part: int, c: slice, *, pair: bool) -> None:
+    def project_backward(grad: Tensor, part: int, c: slice, sums: Tensor | None, *, pair: bool) -> None:
         first = part * channels + c.start
-        sums = convolve_backward(
+        convolve_backward(
             grad,
             x.transpose(1, 2)[:, first:],
             weight[first:],
             None if bias is None else bias[first:],
             dx.transpose(1, 2)[:, first:] if needs[0] else None,
+            None if sums is None else sums[:, part * (weight.shape[1] + 1) :],
             channels,
             pair=pair,
-            needs_taps=needs_taps,
         )
-        for i in range(2 if pair else 1):
-            rows = slice(first + i * channels, first + i * channels + c.stop - c.start)
-            if needs[1] and sums is not None:
-                dweight[rows] = sums[:-1, i].t()
-            if needs[2] and sums is not None:
-                dbias[rows] = sums[-1, i]
 
     channel_bytes = (3 * steps + 2) * batch * _padded(length) * x.element_size() + k.shape[2] * k.element_size()
     for c in _slices(x, channels, channel_bytes):
@@ -163,23 +166,28 @@ def backward(
         rows = _padded(length)
         grad = x.new_empty((batch, c.stop - c.start, rows))[..., :length]
         _copy(dy[..., c].transpose(1, 2), grad, rows)
+        sums = tap_sums(grad, steps + 2, weight.shape[1]) if wants_taps else None
         for o in reversed(range(steps)):
             part = steps - 1 - o
-            wanted = [needs_projections or o > 0, needs[3], needs[4], False, needs_projections]
-            skip = None if D is None else D[o, c]
-            grad, filter_grad, skip_grad, _, gate_grad = fftconv.backward(
-                grad, values.pop(), k[o, c], skip, None, gates[part], True, wanted
+            value_grad = x.new_empty(grad.shape) if wants_projections or o > 0 else None
+            gate_grad = x.new_empty(grad.shape) if wants_projections else None
+            of_filter = dk[o, c] if needs[3] else None, dD[o, c] if wants_skip else None
+            inputs = values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part]
+            fftconv.backward_into((value_grad, *of_filter, None, gate_grad), grad, inputs, True)
+            if gate_grad is not None:
+                project_backward(gate_grad, part, c, sums, pair=False)
+            if value_grad is not None:
+                grad = value_grad
+        if wants_projections:
+            project_backward(grad, steps, c, sums, pair=True)
+        if sums is not None:
+            write_tap_gradients(
+                sums,
+                dweight.view(steps + 2, channels, -1)[:, c] if needs[1] else None,
+                dbias.view(steps + 2, channels)[:, c] if wants_bias else None,
             )
-            if needs[3]:
-                dk[o, c] = filter_grad
-            if needs[4]:
-                dD[o, c] = skip_grad
-            if needs_projections:
-                project_backward(gate_grad, part, c, pair=False)
-        if needs_projections:
-            project_backward(grad, steps, c, pair=True)
         # Or they would live on beside those of the next slice.
-        del gates, v, values, grad, filter_grad, skip_grad, gate_grad
+        del gates, v, values, grad, value_grad, gate_grad, inputs
     return grads
 
 

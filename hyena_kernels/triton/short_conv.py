@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hyena_kernels._torch_taps import write_tap_gradients
 from hyena_kernels.short_conv import _gradients_like
 from hyena_kernels.triton._resources import Case
 from hyena_kernels.triton.launch import constants, launch
@@ -221,6 +222,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     part_channels,
     batch,
     groups,
+    sums_stride,
     dy_b_stride,
     dy_c_stride,
     dy_t_stride,
@@ -243,11 +245,9 @@ def backward_kernel(  # type: ignore[no-untyped-def]
 ):
     """Gradients of one part of :func:`forward_kernel`, or of both factors of a pair, which is computed again.
 
-    One program goes over every ``groups``-th tile of its channels and writes its own sums of the taps' gradients,
-    ``sums (groups, K + 1, 1 or 2 parts, channels)``: their size does not depend on the length, nor their order on the
-    order in which programs run.
+    One program goes over every ``groups``-th tile of its channels and writes its own sums of the taps' gradients, see
+    :func:`tap_sums`: their size does not depend on the length, nor their order on the order in which programs run.
     """
-    PARTS: tl.constexpr = 2 if PAIR else 1
     pid = tl.program_id(0)
     c_tiles = tl.cdiv(channels, BLOCK_C)
     t_tiles = tl.cdiv(length, BLOCK_T)
@@ -301,10 +301,10 @@ def backward_kernel(  # type: ignore[no-untyped-def]
             totals = _add_tap_gradients(totals, grad, here, left, K)
         tile += groups
     if NEEDS_TAPS:
-        sums += group * ((K + 1) * PARTS * channels)
-        _store_totals(sums, totals, c, PARTS * channels, in_range, K)
+        sums += group * sums_stride
+        _store_totals(sums, totals, c, channels, in_range, K)
         if PAIR:
-            _store_totals(sums, other_totals, c + channels, PARTS * channels, in_range, K)
+            _store_totals(sums + (K + 1) * channels, other_totals, c, channels, in_range, K)
 
 
 def convolve(
@@ -335,17 +335,33 @@ def convolve(
         launch(forward_kernel, grid, args, own)
 
 
+def _groups(dy: Tensor) -> int:
+    """Programs of a tile of channels in :func:`convolve_backward`, each with sums of its own."""
+    batch, channels, length = dy.shape
+    block_t, block_c, _ = CONFIGS["narrow"]
+    return min(batch * -(-length // block_t), max(1, PROGRAMS // max(1, -(-channels // block_c))))
+
+
+def tap_sums(dy: Tensor, parts: int, taps: int) -> Tensor:
+    """Where :func:`convolve_backward` leaves sums for several parts, to be added up by ``write_tap_gradients``.
+
+    Returns:
+        ``(groups, parts * (K + 1), C)`` in float32, not yet defined: of each part the taps' gradients, then the bias's.
+    """
+    return torch.empty((_groups(dy), parts * (taps + 1), dy.shape[1]), dtype=torch.float32, device=dy.device)
+
+
 def convolve_backward(
     dy: Tensor,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     dx: Tensor | None,
+    sums: Tensor | None,
     part_channels: int,
     *,
     pair: bool,
-    needs_taps: bool,
-) -> Tensor | None:
+) -> None:
     """Gradients of one part, or of a pair: part 0 and part 1 of which the product was taken.
 
     Args:
@@ -354,39 +370,30 @@ def convolve_backward(
         weight: likewise.
         bias: likewise.
         dx: where the gradient of ``x`` is written, of the shape of ``x``; None if it is not needed.
+        sums: where those of ``weight`` and ``bias`` are, :func:`tap_sums` from the row of this part on, or None.
         part_channels: channels from one part to the next.
         pair: whether the result was a product.
-        needs_taps: whether the gradients of ``weight`` and ``bias`` are needed.
-
-    Returns:
-        ``(K + 1, 1 or 2 parts, C)`` in float32, the gradients of the taps and in the last row of the bias; None if
-        they are not needed.
     """
     batch, channels, length = dy.shape
-    taps = weight.shape[1]
     block_t, block_c, warps = CONFIGS["narrow"]
-    c_tiles = -(-channels // block_c)
-    groups = min(batch * -(-length // block_t), max(1, PROGRAMS // max(1, c_tiles)))
-    sums = None
-    if needs_taps:
-        sums = torch.empty((groups, taps + 1, 2 if pair else 1, channels), dtype=torch.float32, device=x.device)
+    groups = _groups(dy)
     args = (
-        dy, x, weight, bias, dx, sums, length, channels, part_channels, batch, groups, *dy.stride(), *x.stride(),
-        *weight.stride(), 0 if bias is None else bias.stride(0), *((0, 0, 0) if dx is None else dx.stride()),
+        dy, x, weight, bias, dx, sums, length, channels, part_channels, batch, groups,
+        0 if sums is None else sums.stride(0), *dy.stride(), *x.stride(), *weight.stride(),
+        0 if bias is None else bias.stride(0), *((0, 0, 0) if dx is None else dx.stride()),
     )  # fmt: skip
     own = constants(
-        K=taps,
+        K=weight.shape[1],
         HAS_BIAS=bias is not None,
         PAIR=pair,
         NEEDS_X=dx is not None,
-        NEEDS_TAPS=needs_taps,
+        NEEDS_TAPS=sums is not None,
         BLOCK_T=block_t,
         BLOCK_C=block_c,
         num_warps=warps,
     )
     with torch.cuda.device_of(x):
-        launch(backward_kernel, (groups * c_tiles,), args, own)
-    return None if sums is None else sums.sum(dim=0)
+        launch(backward_kernel, (groups * -(-channels // block_c),), args, own)
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -401,14 +408,12 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``short_conv_bwd``: ``(dx, dweight, dbias)``, contiguous; one of length 0 stands for each that is not needed."""
     dx, dweight, dbias = grads = _gradients_like(x, weight, bias, needs)
-    if any(needs):
-        sums = convolve_backward(
-            dy, x, weight, bias, dx if needs[0] else None, 0, pair=False, needs_taps=needs[1] or needs[2]
-        )
-        if needs[1] and sums is not None:
-            dweight.copy_(sums[:-1, 0].t())
-        if needs[2] and sums is not None:
-            dbias.copy_(sums[-1, 0])
+    wants_bias = needs[2] and bias is not None
+    if needs[0] or needs[1] or wants_bias:
+        sums = tap_sums(dy, 1, weight.shape[1]) if needs[1] or wants_bias else None
+        convolve_backward(dy, x, weight, bias, dx if needs[0] else None, sums, 0, pair=False)
+        if sums is not None:
+            write_tap_gradients(sums, dweight[None] if needs[1] else None, dbias[None] if wants_bias else None)
     return grads
 
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from hyena_kernels import _torch_fft
-from hyena_kernels.extension.cuda import fftconv
+from hyena_kernels._torch_taps import write_tap_gradients
+from hyena_kernels.extension.cuda import fftconv, short_conv
 from hyena_kernels.extension.cuda.schemas import ops
-from hyena_kernels.extension.cuda.short_conv import TILE_CHANNELS, tap_sums
+from hyena_kernels.extension.cuda.short_conv import TILE_CHANNELS
 from hyena_kernels.mixer import _gradients_like
 
 # Temporary rows begin at multiples of 16 bytes.
@@ -92,26 +93,21 @@ def backward(
     if not (wants_projections or needs[3] or wants_skip):
         return grads
 
-    def project_backward(grad: Tensor, part: int, c: slice, *, pair: bool) -> None:
+    rows_of_part = weight.shape[1] + 1
+
+    def project_backward(grad: Tensor, part: int, c: slice, sums: Tensor | None, *, pair: bool) -> None:
         first, last = part * channels + c.start, part * channels + c.stop
-        total = tap_sums(
+        rows = slice(part * rows_of_part, (part + 2 if pair else part + 1) * rows_of_part)
+        short_conv.backward_into(
             dx.transpose(1, 2)[:, first:last] if needs[0] else None,
+            None if sums is None else sums[:, rows],
             grad,
             x.transpose(1, 2)[:, first:last],
             weight[first:],
             None if bias is None else bias[first:],
             channels,
             pair=pair,
-            wants_taps=wants_taps,
         )
-        if total is None:
-            return
-        for i, part_sums in enumerate(total):
-            rows = slice(first + i * channels, last + i * channels)
-            if needs[1]:
-                dweight[rows] = part_sums[:-1].t()
-            if wants_bias:
-                dbias[rows] = part_sums[-1]
 
     for c in _slices(x, channels, (3 * steps + 2) * batch * _padded(length) * x.element_size()):
         *gates, v = _project(x, weight, bias, steps, channels, c)
@@ -122,6 +118,7 @@ def backward(
             fftconv.forward_into(values[o + 1], values[o], k[o, c], skip, None, gates[steps - 1 - o], True)
         grad = _rows(x, *v.shape)
         ops.transpose(grad, dy[..., c].transpose(1, 2))
+        sums = short_conv.tap_sums(grad, steps + 2, weight.shape[1]) if wants_taps else None
         for o in reversed(range(steps)):
             part = steps - 1 - o
             value_grad = _rows(x, *v.shape) if wants_projections or o > 0 else None
@@ -131,11 +128,17 @@ def backward(
                 grad, values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part], True,
             )  # fmt: skip
             if gate_grad is not None:
-                project_backward(gate_grad, part, c, pair=False)
+                project_backward(gate_grad, part, c, sums, pair=False)
             if value_grad is not None:
                 grad = value_grad
         if wants_projections:
-            project_backward(grad, steps, c, pair=True)
+            project_backward(grad, steps, c, sums, pair=True)
+        if sums is not None:
+            write_tap_gradients(
+                sums,
+                dweight.view(steps + 2, channels, -1)[:, c] if needs[1] else None,
+                dbias.view(steps + 2, channels)[:, c] if wants_bias else None,
+            )
         # Or they would live on beside those of the next slice.
         del gates, v, values, grad, value_grad, gate_grad
     return grads

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hyena_kernels._torch_taps import write_tap_gradients
 from hyena_kernels.extension.cuda import device as _device
 from hyena_kernels.extension.cuda.schemas import ops
 from hyena_kernels.short_conv import _gradients_like
@@ -37,20 +38,38 @@ def backward(
         for grad in grads[1:]:
             grad.zero_()
         return grads
-    wants_taps = needs[1] or (needs[2] and bias is not None)
-    if not (needs[0] or wants_taps):
-        return grads
-    total = tap_sums(dx if needs[0] else None, dy, x, weight, bias, 0, pair=False, wants_taps=wants_taps)
-    if total is not None:
-        if needs[1]:
-            dweight.copy_(total[0, :-1].t())
-        if needs[2] and bias is not None:
-            dbias.copy_(total[0, -1])
+    wants_bias = needs[2] and bias is not None
+    sums = tap_sums(x, 1, weight.shape[1]) if needs[1] or wants_bias else None
+    if needs[0] or sums is not None:
+        backward_into(dx if needs[0] else None, sums, dy, x, weight, bias, 0, pair=False)
+    if sums is not None:
+        write_tap_gradients(sums, dweight[None] if needs[1] else None, dbias[None] if wants_bias else None)
     return grads
 
 
-def tap_sums(
+def _spans(x: Tensor) -> int:
+    """Sums of a tile of channels of a batch entry, each of a span of positions."""
+    batch, count, length = x.shape
+    tiles = -(-length // TILE_POSITIONS)
+    columns = batch * -(-count // TILE_CHANNELS)
+    spans = min(tiles, max(1, -(-BLOCKS_PER_PROCESSOR * _device.processors(x.device) // columns)))
+    # As many spans as there are once each has a whole number of tiles: none is empty.
+    return -(-tiles // -(-tiles // spans))
+
+
+def tap_sums(x: Tensor, parts: int, taps: int) -> Tensor:
+    """Where :func:`backward_into` leaves sums for several parts, to be added up by ``write_tap_gradients``.
+
+    Returns:
+        ``(spans, parts * (K + 1), C)`` in float32, not yet defined: of each part the taps' gradients, then the bias's.
+    """
+    batch, count, _ = x.shape
+    return x.new_empty((batch * _spans(x), parts * (taps + 1), count), dtype=torch.float32)
+
+
+def backward_into(
     dx: Tensor | None,
+    sums: Tensor | None,
     dy: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -58,33 +77,19 @@ def tap_sums(
     channels: int,
     *,
     pair: bool,
-    wants_taps: bool,
-) -> Tensor | None:
+) -> None:
     """Gradients of a short convolution, or of the product of two, of which the other lies ``channels`` further on.
 
     Args:
         dx: ``(B, C, L)`` gradient of the first signal, to be written, or None. That of the other is behind it as in x.
+        sums: where those of weight and bias are, :func:`tap_sums` of one or two parts, or None.
         dy: ``(B, C, L)`` gradient of the result.
         x: ``(B, C, L)`` first signal.
         weight: ``(…, K)`` from the first row on.
         bias: ``(…,)`` or None.
         channels: channels between the two of a pair.
         pair: whether there are two.
-        wants_taps: whether the sums are needed.
-
-    Returns:
-        ``(1 or 2, K + 1, C)`` float32 gradients of weight and bias, or None.
     """
-    batch, count, length = x.shape
-    tiles = -(-length // TILE_POSITIONS)
-    columns = batch * -(-count // TILE_CHANNELS)
-    spans = min(tiles, max(1, -(-BLOCKS_PER_PROCESSOR * _device.processors(x.device) // columns)))
-    # As many spans as there are once each has a whole number of tiles: none is empty.
-    spans = -(-tiles // -(-tiles // spans))
-    sums = None
-    if wants_taps:
-        rows = (2 if pair else 1) * (weight.shape[1] + 1)
-        sums = x.new_empty((batch * spans, rows, count), dtype=torch.float32)
     dx_part = 0 if dx is None else channels * dx.stride(1)
-    ops.short_conv_tiles_backward(dx, sums, dy, x, weight, bias, channels * x.stride(1), channels, dx_part, spans, pair)
-    return None if sums is None else sums.sum(dim=0).view(2 if pair else 1, -1, count)
+    x_part, spans = channels * x.stride(1), _spans(x)
+    ops.short_conv_tiles_backward(dx, sums, dy, x, weight, bias, x_part, channels, dx_part, spans, pair)

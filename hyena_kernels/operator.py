@@ -76,6 +76,12 @@ class _AtLeastFloat32(nn.Module):
         return super()._apply(apply, recurse)
 
 
+def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a layer is what ``kind.forward`` computes: no wrapper, subclass or hook (LoRA) changes it."""
+    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
+    return type(layer).forward is kind.forward and "forward" not in layer.__dict__ and not any(hooks)
+
+
 def _linspace(start: float, stop: float, steps: int) -> Tensor:
     """``torch.linspace`` in the default dtype, or in float32 where that is narrower (a model made in bfloat16).
 
@@ -174,8 +180,9 @@ class HyenaFilter(nn.Module):
     is another filter.
 
     In ``eval()`` without gradients the filters of the last length are kept, up to :attr:`CACHE_BYTES`, until a
-    parameter or buffer changes. What PyTorch counts no version for is not noticed: writing into ``parameter.data`` in
-    place. ``train()`` drops them.
+    parameter or buffer changes. Fused optimizers change them without a trace, so nothing is kept while a parameter has
+    a gradient, nor after a call with gradients until ``train()`` or ``eval()`` is called, which drop what is kept.
+    Writing into ``parameter.data`` in place is not noticed.
 
     Args:
         d_model: number of channels D.
@@ -228,6 +235,7 @@ class HyenaFilter(nn.Module):
     ) -> None:
         super().__init__()
         self._kept: tuple[Any, Tensor] | None = None
+        self._may_keep = True
         if emb_dim % 2 == 0 or emb_dim < 3:
             raise ValueError(f"HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got {emb_dim}")
         _refuse("HyenaFilter", dropout=(dropout, 0.0), normalized=(normalized, False), channels=(channels, 1))
@@ -260,7 +268,7 @@ class HyenaFilter(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Change between training and inference; either way the filters are computed again."""
-        self._kept = None
+        self._kept, self._may_keep = None, True
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -268,11 +276,18 @@ class HyenaFilter(nn.Module):
 
     def _fingerprint(self, L: int, backend: str | None) -> Any:
         """What the filters depend on, or None where they are not to be kept."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.compiler.is_compiling():
+            return None
+        parameters = list(self.parameters())
+        if torch.is_grad_enabled():
+            if any(parameter.requires_grad for parameter in parameters):
+                self._kept, self._may_keep = None, False
+            return None
+        if not self._may_keep or any(parameter.grad is not None for parameter in parameters):
             return None
         if torch._C._are_functorch_transforms_active() or L * self.d_model * 4 > self.CACHE_BYTES:
             return None
-        tensors = [*self.parameters(), *self.buffers()]
+        tensors = [*parameters, *self.buffers()]
         # Neither the tensors of inference mode nor fake ones have both.
         try:
             states = [(id(t), t._version, t.data_ptr(), t.dtype, t.device) for t in tensors]
@@ -280,7 +295,7 @@ class HyenaFilter(nn.Module):
             return None
         if any(device.type == "meta" for *_, device in states):
             return None
-        return L, _backend.requested(backend), states
+        return L, _backend.requested(backend), self.modulation.modulate, self.modulation.shift, states
 
     def kernel(self, L: int, backend: str | None = None) -> Tensor:
         """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters have it.
@@ -334,8 +349,11 @@ class HyenaFilter(nn.Module):
         )
 
     def _has_plain_layers(self) -> bool:
-        """Whether the network is what `implicit_filter` computes: no Linear was wrapped or replaced (LoRA)."""
-        return all(isinstance(layer, nn.Linear) for layer in list(self.implicit_filter)[::2])
+        """Whether the network is what `implicit_filter` computes."""
+        layers = list(self.implicit_filter)
+        return all(_is_plain(layer, nn.Linear) for layer in layers[::2]) and all(
+            layer is layers[1] and _is_plain(layer, Sin) for layer in layers[1::2]
+        )
 
     def _kernel_by_layers(self, L: int) -> Tensor:
         """:meth:`kernel` through the layers' own ``forward``, in the dtype of their parameters."""
@@ -467,9 +485,7 @@ class HyenaOperator(nn.Module):
         x = self.in_proj(u)
         k = self.filter_fn.kernel(L, self.backend).view(self.order - 1, self.d_model, L)
         D = self.filter_fn.bias.view(self.order - 1, self.d_model) if self.filter_fn.use_bias else None
-        # A wrapped convolution (LoRA) is more than its weight.
-        is_plain = isinstance(self.short_filter, nn.Conv1d)
-        if is_plain and not (self.training and self.dropout.p > 0):
+        if _is_plain(self.short_filter, nn.Conv1d) and not (self.training and self.dropout.p > 0):
             weight = self.short_filter.weight.squeeze(1)
             y = hyena_mixer(x, weight, self.short_filter.bias, k, D, backend=self.backend)
         else:
@@ -479,7 +495,7 @@ class HyenaOperator(nn.Module):
 
     def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
         """The recurrence of hyena_mixer op by op: dropout or a wrapped short filter keeps them from being fused."""
-        if isinstance(self.short_filter, nn.Conv1d):
+        if _is_plain(self.short_filter, nn.Conv1d):
             weight = self.short_filter.weight.squeeze(1)
             p = short_conv(x.transpose(1, 2), weight, self.short_filter.bias, backend=self.backend)
         else:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hyena_kernels import HyenaFilter, HyenaOperator
+from hyena_kernels.operator import Sin
 
 
 class Counted:
@@ -49,16 +50,13 @@ def test_filters_are_kept_for_inference(kept: tuple[HyenaFilter, Counted]) -> No
     assert counted.calls == 4
 
 
-@pytest.mark.parametrize("change", ["optimizer", "in place", "data", "state_dict", "dtype", "buffer", "train"])
+@pytest.mark.parametrize("change", ["in place", "data", "state_dict", "dtype", "buffer", "shift", "modulate", "train"])
 def test_kept_filters_are_dropped_when_something_changes(kept: tuple[HyenaFilter, Counted], change: str) -> None:
     filters, counted = kept
     first = filters.implicit_filter[0]
     with torch.no_grad():
         before = filters.kernel(32).clone()
-    if change == "optimizer":
-        filters.kernel(32).sum().backward()
-        torch.optim.AdamW(filters.parameters(), lr=0.1).step()
-    elif change == "in place":
+    if change == "in place":
         with torch.no_grad():
             first.weight.add_(0.1)
     elif change == "data":
@@ -70,6 +68,10 @@ def test_kept_filters_are_dropped_when_something_changes(kept: tuple[HyenaFilter
     elif change == "buffer":
         with torch.no_grad():
             filters.modulation.deltas.mul_(2)
+    elif change == "shift":
+        filters.modulation.shift = 0.5
+    elif change == "modulate":
+        filters.modulation.modulate = False
     else:
         first.weight.data.add_(0.1)
         filters.train().eval()
@@ -81,6 +83,41 @@ def test_kept_filters_are_dropped_when_something_changes(kept: tuple[HyenaFilter
         assert after.dtype == torch.float64
     else:
         assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("zero_grad", [False, True], ids=["gradients left", "gradients dropped"])
+@pytest.mark.parametrize("looks", [False, True], ids=["", "looked at before the step"])
+@pytest.mark.parametrize("way", ["for-loop", "foreach", "fused"])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_kept_filters_are_dropped_by_an_optimizer(optimizer: Any, way: str, looks: bool, zero_grad: bool) -> None:
+    filters = HyenaFilter(4, emb_dim=3, order=8, seq_len=32).eval()
+    stepper = optimizer(filters.parameters(), lr=0.1, **({} if way == "for-loop" else {way: True}))
+    with torch.no_grad():
+        filters.kernel(32)
+    loss = filters.kernel(32).square().sum()
+    if looks:
+        with torch.no_grad():
+            filters.kernel(32)
+    loss.backward()
+    stepper.step()
+    if zero_grad:
+        stepper.zero_grad()
+    with torch.no_grad():
+        assert torch.equal(filters.kernel(32), copy.deepcopy(filters).kernel(32))
+
+
+def test_filters_are_kept_again_after_eval(kept: tuple[HyenaFilter, Counted]) -> None:
+    filters, counted = kept
+    filters.kernel(32)
+    with torch.no_grad():
+        filters.kernel(32)
+        filters.kernel(32)
+    assert counted.calls == 3
+    filters.eval()
+    with torch.no_grad():
+        filters.kernel(32)
+        filters.kernel(32)
+    assert counted.calls == 4
 
 
 def test_filters_above_the_bound_are_not_kept(
@@ -135,6 +172,60 @@ def test_layers_that_were_wrapped_compute_what_they_say(wrapped: str) -> None:
     operator(u).sum().backward()
     assert layer.added.grad is not None
     assert layer.added.grad.abs() > 0
+
+
+class Doubled(nn.Linear):
+    """A layer of a kind of its own, as loralib has them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class DoubledConv(nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class DoubledSin(Sin):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def _doubled(layer: nn.Module, way: str) -> None:
+    """Have a layer give twice what it gave, or, with the hook before it, what it gives for twice its input."""
+    plain = layer.forward
+    if way == "subclass":
+        kinds: dict[type, type] = {nn.Linear: Doubled, nn.Conv1d: DoubledConv, Sin: DoubledSin}
+        layer.__class__ = kinds[type(layer)]
+    elif way == "hook":
+        layer.register_forward_hook(lambda module, args, result: 2 * result)
+    elif way == "hook before":
+        layer.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    else:
+        layer.forward = lambda x: 2 * plain(x)
+
+
+@pytest.mark.parametrize("way", ["subclass", "hook", "hook before", "replaced"])
+@pytest.mark.parametrize("name", ["filter_fn.implicit_filter.0", "filter_fn.implicit_filter.5", "short_filter"])
+def test_layers_that_were_changed_compute_what_they_say(name: str, way: str) -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16).double().eval()
+    other = copy.deepcopy(operator)
+    u = torch.randn(2, 20, 8, dtype=torch.float64)
+    with torch.no_grad():
+        before = operator(u)
+        _doubled(operator.get_submodule(name), way)
+        parts = other.get_submodule(name), Scaled()
+        wrapped = nn.Sequential(*(reversed(parts) if way == "hook before" else parts))
+        # One Sin is all of them.
+        for place in ("1", "3", "5") if name.endswith("5") else (name[-1],):
+            other.set_submodule(name[:-1] + place, wrapped)
+        torch.testing.assert_close(operator(u), other(u), rtol=1e-12, atol=1e-12)
+        assert not torch.equal(operator(u), before)
+
+
+class Scaled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
 
 
 def test_a_wrapped_layer_gives_the_filter_of_the_layer_that_it_equals() -> None:

@@ -59,7 +59,7 @@ def define(
             with torch.autocast(device_type, enabled=False):
                 return run(*arguments)
         except Exception as error:
-            _backend.pass_over(name, arguments, requested, error)
+            _backend.pass_over(name, arguments, requested, run, error)
         # Inputs are never written to: the next backend finds them as they were.
         return choose(*args)
 

@@ -17,6 +17,7 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -258,7 +259,21 @@ def implementation(op: str, args: Sequence[Any], backend: str | None = None) -> 
     return function
 
 
-def pass_over(op: str, args: Sequence[Any], backend: str | None, error: Exception) -> None:
+# Of the same that torch has classes for Triton's driver raises a RuntimeError.
+_BEYOND_ANY_BACKEND = re.compile(
+    r"Triton Error \[CUDA\]: .*(out of memory|illegal|misaligned|launch failure|launch timed out|assert|ECC|captur)"
+)
+
+
+def _capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is captured on the current stream of ``device``, which need not be the current device."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+def pass_over(op: str, args: Sequence[Any], backend: str | None, ran: Implementation, error: Exception) -> None:
     """Let another backend run ``op`` from now on, after Triton has failed to compile or launch it with ``args``.
 
     Only compiling on the machine at hand, which Triton does at the first call, shows whether that works there: it takes
@@ -269,13 +284,15 @@ def pass_over(op: str, args: Sequence[Any], backend: str | None, error: Exceptio
         op: as for :func:`implementation`.
         args: as there.
         backend: as there.
+        ran: what it gave, which may be another than it gives now: several threads may fail at the same time.
         error: what was raised; raised again if there is no other backend to take.
     """
     device = args[0].device
     automatic = (requested(None) if backend is None else backend) == AUTO
     beyond = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", BackendError), BackendError)
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if not automatic or capturing or isinstance(error, beyond) or _fastest(op, device, args)[0] != "triton":
+    if not automatic or ran is not _implementations.get((op, "triton")):
+        raise error
+    if isinstance(error, beyond) or _BEYOND_ANY_BACKEND.search(str(error)) or _capturing(device):
         raise error
     _failed[op, "triton", device.type] = (
         f"failed to run here: {type(error).__name__}: {' '.join(str(error).split())[-500:]}"

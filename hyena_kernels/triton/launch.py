@@ -70,7 +70,7 @@ def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], constants:
         type(kernel) is not triton.JITFunction
         or kernel.pre_run_hooks
         or not _direct
-        or any(hook is not None and hook.calls for hook in hooks)
+        or any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
     ):
         kernel[grid](*args, **constants.values)
         return

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -134,14 +135,54 @@ def test_what_was_asked_for_is_not_passed_over(failing_triton: list[Exception], 
     assert recorded == []
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("too much"), BackendError("no")], ids=["memory", "backend"])
+def test_threads_that_fail_at_the_same_time_all_take_the_next_backend(
+    monkeypatch: pytest.MonkeyPatch, failing_triton: list[Exception], recorded: list[str]
+) -> None:
+    both = threading.Barrier(2)
+
+    def fail(*args: object) -> object:
+        both.wait(timeout=60)
+        raise failing_triton[0]
+
+    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "triton"), fail)
+    with ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(call) for _ in range(2)]
+        assert torch.equal(results[0].result(), results[1].result())
+    assert recorded == ["fftconv_fwd"] * 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("too much"),
+        BackendError("no"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+    ],
+    ids=["memory", "backend", "memory of Triton", "fault"],
+)
 def test_what_another_backend_would_not_mend_is_raised(
     failing_triton: list[Exception], recorded: list[str], error: Exception
 ) -> None:
     failing_triton[0] = error
-    with pytest.raises(type(error), match=str(error)):
+    with pytest.raises(type(error), match=re.escape(str(error))):
         call()
     assert recorded == []
+    failing_triton[0] = RuntimeError("Failed to find C compiler")
+    call()
+    assert recorded == ["fftconv_fwd"]
+
+
+def test_the_backend_that_was_taken_instead_may_fail(
+    monkeypatch: pytest.MonkeyPatch, failing_triton: list[Exception]
+) -> None:
+    def fail(*args: object) -> object:
+        raise RuntimeError("wrong")
+
+    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "torch"), fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="wrong"):
+            call()
 
 
 def test_an_error_of_another_backend_is_raised(monkeypatch: pytest.MonkeyPatch, recorded: list[str]) -> None:

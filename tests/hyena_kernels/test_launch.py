@@ -127,6 +127,18 @@ def test_hooks_of_triton_are_called() -> None:
     assert Launches.last[6:9] == (None, None, None)
 
 
+def test_a_function_in_the_place_of_hooks_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments()
+    launched(launch, args, PLAIN)
+
+    def hook(metadata: Any) -> None:
+        pass
+
+    monkeypatch.setattr(knobs.runtime, "launch_enter_hook", hook)
+    launch(scale_kernel, (1,), args, constants(**PLAIN))
+    assert Launches.last[7] is hook
+
+
 class Kernel:
     """What is no compiled kernel: interpreted, tunable."""
 

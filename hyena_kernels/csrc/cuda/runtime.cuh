@@ -24,8 +24,11 @@ void check_cuda(int error, const char* file, const char* function, int line);
 // More than 48 KB of shared memory a block have to be asked for, on each device.
 template <class Kernel>
 void launch_shared(Kernel kernel, int bytes, const char* file, const char* function, int line) {
-  if (bytes > 48 * 1024)
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), file, function, line);
+  if (bytes <= 48 * 1024) return;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  // Torch clears the error of its own runtime, not that of the one that is linked in here: the next launch would find it.
+  if (error != cudaSuccess) cudaGetLastError();
+  check_cuda(error, file, function, line);
 }
 
 }  // namespace hyena

@@ -1,8 +1,9 @@
 """Triton kernels of ``implicit_filter``: their pieces first, then the kernels in the order in which they run.
 
 A tile is features × positions, so that a layer is ``weight @ tile`` and the filter comes out as ``(D, L)``. Matrix
-products run on tensor cores as three products of TF32 parts (tf32x3), about as exact as float32; weights are split into
-parts once, by ``pack_kernel``. Launched by ``implicit_filter.py``.
+products run on tensor cores as three products of parts, about as exact as float32: of float16 parts where sines are
+multiplied, which are at most 1, and of TF32 parts (tf32x3) where features or gradients are. Weights are split
+into parts once, by ``pack_kernel``. Launched by ``implicit_filter.py``.
 """
 
 from __future__ import annotations
@@ -96,6 +97,38 @@ def _store_packed(packed, low, value):  # type: ignore[no-untyped-def]
     tl.store(packed + low, rest)
 
 
+@triton.jit
+def _halves(x):  # type: ignore[no-untyped-def]
+    """``x`` rounded to float16, which has the 11 bits of TF32 too, and the rest in it, for ``|x|`` up to 2^15.
+
+    The rest of a sine lacks less than 2^-25, half of what float32 does just below 1.
+    """
+    high = x.to(tl.float16)
+    return high, (x - high.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def _half_dot(halves, low, sine):  # type: ignore[no-untyped-def]
+    """Product of rows that :func:`_store_halves` has written, at pointers ``halves``, and :func:`_halves` of sines."""
+    a_high = tl.load(halves)
+    b_high, b_low = sine
+    product = tl.dot(tl.load(halves + low), b_high)
+    product = tl.dot(a_high, b_low, product)
+    return tl.dot(a_high, b_high, product)
+
+
+@triton.jit
+def _store_halves(halves, low, scale, value):  # type: ignore[no-untyped-def]
+    """Halves of rows times the power of two that takes their largest to 2^13 … 2^14, and its inverse ``scale``."""
+    exponent = tl.max(tl.abs(value), axis=1).to(tl.int32, bitcast=True) >> 23
+    exponent = tl.maximum(exponent - 13, 1)
+    up = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
+    high, rest = _halves(value * up[:, None])
+    tl.store(halves, high)
+    tl.store(halves + low, rest)
+    tl.store(scale, (exponent << 23).to(tl.float32, bitcast=True))
+
+
 @triton.jit(do_not_specialize=["width", "features", "layers", "channels", "channels_padded"])
 def pack_kernel(  # type: ignore[no-untyped-def]
     w_in,
@@ -103,7 +136,10 @@ def pack_kernel(  # type: ignore[no-untyped-def]
     w_out,
     freq,
     packed,
+    halves,
+    scales,
     low,
+    halves_low,
     width,
     features,
     layers,
@@ -114,17 +150,16 @@ def pack_kernel(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     TRANSPOSED: tl.constexpr,
 ):
-    """All weights, padded with zeros and split for :func:`_packed_dot`, so that no program has to do it again.
+    """All weights, padded with zeros and split for products, so that no program has to do it again.
 
-    ``packed`` has ``w_in (H, E)``, ``w_hidden (M, H, H)`` and ``w_out (D, H)``, then, if TRANSPOSED, what takes
-    gradients back through a layer: ``(freq w_hidden)^T (M, H, H)`` and ``w_out^T (H, D)``. The other parts are the same
-    again ``low`` elements behind. A program writes ROWS rows.
+    ``packed`` has ``w_in (H, E)`` and, if TRANSPOSED, what takes gradients back through a layer,
+    ``(freq w_hidden)^T (M, H, H)`` and ``w_out^T (H, D)``, for :func:`_packed_dot`; ``halves`` and ``scales`` have
+    ``w_hidden (M, H, H)`` and ``w_out (D, H)`` for :func:`_half_dot`. The other parts are the same again ``low`` and
+    ``halves_low`` elements behind. A program writes ROWS rows.
     """
     first = tl.program_id(0) * ROWS
     column = tl.arange(0, H)[None, :]
-    hidden = packed + H * E
-    out = hidden + layers * H * H
-    hidden_transposed = out + channels_padded * H
+    hidden_transposed = packed + H * E
     out_transposed = hidden_transposed + layers * H * H
     if first < H:
         input_row = first + tl.arange(0, ROWS)[:, None]
@@ -136,7 +171,8 @@ def pack_kernel(  # type: ignore[no-untyped-def]
         row = first % H + tl.arange(0, ROWS)[:, None]
         inside = (row < width) & (column < width)
         value = tl.load(w_hidden + (layer * width + row) * width + column, mask=inside, other=0.0)
-        _store_packed(hidden + (layer * H + row) * H + column, low, value)
+        place = first - H + tl.arange(0, ROWS)
+        _store_halves(halves + place[:, None] * H + column, halves_low, scales + place, value)
         if TRANSPOSED:
             value *= tl.load(freq + row, mask=row < width, other=0.0)
             _store_packed(hidden_transposed + (layer * H + column) * H + row, low, value)
@@ -144,7 +180,8 @@ def pack_kernel(  # type: ignore[no-untyped-def]
         row = first - H - layers * H + tl.arange(0, ROWS)[:, None]
         inside = (row < channels) & (column < width)
         value = tl.load(w_out + row * width + column, mask=inside, other=0.0)
-        _store_packed(out + row * H + column, low, value)
+        place = first - H + tl.arange(0, ROWS)
+        _store_halves(halves + place[:, None] * H + column, halves_low, scales + place, value)
         if TRANSPOSED:
             _store_packed(out_transposed + column * channels_padded + row, low, value)
 
@@ -171,23 +208,21 @@ def _first_argument(  # type: ignore[no-untyped-def]
     inside = (e < features)[:, None] & (position < length)[None, :]
     offset = position.to(tl.int64)[None, :] * z_l_stride + e[:, None] * z_e_stride
     value = tl.load(z + offset, mask=inside, other=0.0)
-    return _argument(_packed_dot(packed + row[:, None] * E + e[None, :], low, value), freq, b_in, width, H)
-
-
-@triton.jit
-def _argument(linear, freq, bias, width, H: tl.constexpr):  # type: ignore[no-untyped-def]
-    row = tl.arange(0, H)
+    linear = _packed_dot(packed + row[:, None] * E + e[None, :], low, value)
     f = tl.load(freq + row, mask=row < width, other=0.0)
-    b = tl.load(bias + row, mask=row < width, other=0.0)
+    b = tl.load(b_in + row, mask=row < width, other=0.0)
     return linear * f[:, None] + (f * b)[:, None]
 
 
 @triton.jit
-def _next_argument(h, freq, b_hidden, packed, low, layer, width, H: tl.constexpr, E: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``freq (w_hidden @ h + b_hidden)`` of a hidden layer."""
+def _next_argument(sine, freq, b_hidden, halves, scales, low, layer, width, H: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``freq (w_hidden @ h + b_hidden)`` of a hidden layer, from the halves of ``h``."""
     row = tl.arange(0, H)
-    weight = packed + H * E + (layer * H + row[:, None]) * H + row[None, :]
-    return _argument(_packed_dot(weight, low, h), freq, b_hidden + layer * width, width, H)
+    linear = _half_dot(halves + (layer * H + row[:, None]) * H + row[None, :], low, sine)
+    f = tl.load(freq + row, mask=row < width, other=0.0)
+    b = tl.load(b_hidden + layer * width + row, mask=row < width, other=0.0)
+    scale = f * tl.load(scales + layer * H + row)
+    return linear * scale[:, None] + (f * b)[:, None]
 
 
 @triton.jit
@@ -208,11 +243,14 @@ def filter_kernel(  # type: ignore[no-untyped-def]
     b_in,
     b_hidden,
     packed,
+    halves,
+    scales,
     t,
     deltas,
     k,
     shift,
     low,
+    halves_low,
     length,
     width,
     features,
@@ -236,16 +274,17 @@ def filter_kernel(  # type: ignore[no-untyped-def]
     position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     row = tl.arange(0, H)
     x = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
-    h = _sine(x)
+    sine = _halves(_sine(x))
     layer = 0
     while layer < layers:
-        h = _sine(_next_argument(h, freq, b_hidden, packed, low, layer, width, H, E))
+        sine = _halves(_sine(_next_argument(sine, freq, b_hidden, halves, scales, halves_low, layer, width, H)))
         layer += 1
-    out = packed + H * E + layers * H * H
+    out = halves + layers * H * H
     for repeat in tl.range(REPEATS, num_stages=1):
         channel = (tl.program_id(1) * REPEATS + repeat) * CHANNELS + tl.arange(0, CHANNELS)
         window = _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW)
-        value = _packed_dot(out + channel[:, None] * H + row[None, :], low, h) * window
+        scale = tl.load(scales + layers * H + channel)
+        value = _half_dot(out + channel[:, None] * H + row[None, :], halves_low, sine) * scale[:, None] * window
         offset = channel.to(tl.int64)[:, None] * length + position[None, :]
         tl.store(k + offset, value, mask=(channel < channels)[:, None] & (position < length)[None, :])
 
@@ -257,8 +296,11 @@ def arguments_kernel(  # type: ignore[no-untyped-def]
     b_in,
     b_hidden,
     packed,
+    halves,
+    scales,
     x,
     low,
+    halves_low,
     length,
     width,
     features,
@@ -278,7 +320,8 @@ def arguments_kernel(  # type: ignore[no-untyped-def]
     tl.store(out, value)
     layer = 0
     while layer < layers:
-        value = _next_argument(_sine(value), freq, b_hidden, packed, low, layer, width, H, E)
+        sine = _halves(_sine(value))
+        value = _next_argument(sine, freq, b_hidden, halves, scales, halves_low, layer, width, H)
         layer += 1
         tl.store(out + layer * H * columns, value)
 

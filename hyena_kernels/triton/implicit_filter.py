@@ -6,8 +6,8 @@ gradients, has a bounded size.
 
 Predicted for L = 2^20, D = 128, E = 5, H = 64, M = 2 on an H200 at 4.3 TB/s:
 
-- Forward moves 0.56 GB, 0.13 ms. Instructions bound it: 220 of a warp for each position, 0.25 ms at four a cycle and
-  0.45 ms at the two or so that are usual. Its 105 GFLOP on tensor cores (three times 35) run beside them.
+- Forward moves 0.56 GB, 0.13 ms. Instructions bound it: 188 of a warp for each position, 0.21 ms at four a cycle and
+  0.38 ms at the two or so that are usual. Its 105 GFLOP on tensor cores (three times 35) run beside them.
 - Backward of all parameters moves 5.9 GB, 1.4 ms, where the second level cache holds none of the planes, and takes
   720 instructions for each position, 0.8 ms at four a cycle: ``arguments_kernel`` 0.8 GB, ``signal_kernel`` 1.1 GB for
   the filters and 0.8 GB for each hidden layer, ``weights_kernel`` 1.1 GB for the filters and 0.5 GB for each hidden
@@ -57,7 +57,7 @@ CONFIGS = {
     16: Config(64, 32, 4),
     32: Config(64, 32, 4),
     64: Config(64, 32, 4),
-    128: Config(32, 32, 8),
+    128: Config(32, 16, 8),
 }
 
 MAX_WIDTH = max(CONFIGS)
@@ -116,17 +116,19 @@ class _Network:
         self.config = CONFIGS[self.H]
         self.channels_padded = _round_up(self.channels, CHANNELS)
         square, outer = self.layers * self.H * self.H, self.channels_padded * self.H
-        sizes = [self.H * self.E, square, outer, *([square, outer] if transposed else [])]
+        sizes = [self.H * self.E, *([square, outer] if transposed else [])]
         self.packed = z.new_empty((2, sum(sizes)))
+        self.halves = z.new_empty((2, square + outer), dtype=torch.float16)
+        self.scales = z.new_empty((square + outer) // self.H)
         grid = ((self.H * (1 + self.layers) + self.channels_padded) // PACKED_ROWS,)
         args = (
-            self.w_in, self.w_hidden, self.w_out, self.freq, self.packed, self.low, self.width, self.features,
-            self.layers, self.channels, self.channels_padded,
+            self.w_in, self.w_hidden, self.w_out, self.freq, self.packed, self.halves, self.scales, self.low,
+            self.halves.stride(0), self.width, self.features, self.layers, self.channels, self.channels_padded,
         )  # fmt: skip
         own = constants(H=self.H, E=self.E, ROWS=PACKED_ROWS, TRANSPOSED=transposed, num_warps=4)
         launch(pack_kernel, grid, args, own)
         if transposed:
-            hidden, self.out_transposed = self.packed[0].split(sizes)[3:]
+            hidden, self.out_transposed = self.packed[0].split(sizes)[1:]
             self.hidden_transposed = hidden.view(self.layers, self.H, self.H)
 
     @property
@@ -141,8 +143,9 @@ def _filter(network: _Network, z: Tensor, t: Tensor | None, deltas: Tensor | Non
     # A short filter has few tiles of positions: then each group of channels has a program that repeats the network.
     groups = network.channels_padded // CHANNELS if tiles < PROGRAMS else 1
     args = (
-        z, network.freq, network.b_in, network.b_hidden, network.packed, t, deltas, k, shift, network.low, z.shape[0],
-        network.width, network.features, network.layers, network.channels, *z.stride(), 1 if t is None else t.stride(0),
+        z, network.freq, network.b_in, network.b_hidden, network.packed, network.halves, network.scales, t, deltas, k,
+        shift, network.low, network.halves.stride(0), z.shape[0], network.width, network.features, network.layers,
+        network.channels, *z.stride(), 1 if t is None else t.stride(0),
     )  # fmt: skip
     own = constants(
         H=network.H,
@@ -299,8 +302,8 @@ def _slice_backward(
     positions, summed = network.config.positions, network.config.summed
     sizes = {"H": network.H, "num_warps": network.config.warps}
     args: tuple[Any, ...] = (
-        z, network.freq, network.b_in, network.b_hidden, network.packed, x, network.low, length, network.width,
-        network.features, layers, columns, *z.stride(),
+        z, network.freq, network.b_in, network.b_hidden, network.packed, network.halves, network.scales, x,
+        network.low, network.halves.stride(0), length, network.width, network.features, layers, columns, *z.stride(),
     )  # fmt: skip
     launch(arguments_kernel, (tiles,), args, constants(**sizes, E=network.E, POSITIONS=positions))
     # What the kernels take of dk and of a plane: window and shift, rows, strides, constants.
@@ -355,8 +358,12 @@ def _write_parameter_gradients(network: _Network, sums: _Sums, grads: list[Tenso
 
 
 def aot_cases() -> list[Case]:
-    """Configurations of the resource test: the published network, of width 64 with 5 features, and its window."""
-    config, H, E = CONFIGS[64], 64, 16
+    """Configurations of the resource test: networks of every width with 5 features, as published, and their window."""
+    return [case for width in CONFIGS for case in _cases_of_width(width)]
+
+
+def _cases_of_width(H: int) -> list[Case]:
+    config, E = CONFIGS[H], 16
     tile = {"H": H, "POSITIONS": config.positions}
     summed = {"H": H, "POSITIONS": config.summed}
     window = {"HAS_WINDOW": True, "t_stride": 1}
@@ -369,28 +376,28 @@ def aot_cases() -> list[Case]:
         "t_stride": 1,
     }
     plane |= {"t": None, "deltas": None}
-    return [
-        _case("pack", pack_kernel, {"H": H, "E": E, "ROWS": PACKED_ROWS, "TRANSPOSED": True}),
-        _case(
-            "forward", filter_kernel, {"E": E, "z_e_stride": 1, "CHANNELS": CHANNELS, "REPEATS": 2, **tile, **window}
-        ),
-        _case("arguments", arguments_kernel, {"E": E, "z_e_stride": 1, **tile}),
-        _case("gradient of the last layer", signal_kernel, {**tile, **filters}),
-        _case("gradient of a hidden layer", signal_kernel, {**tile, **plane}),
-        _case("gradient of the output weights", weights_kernel, {"dbias": None, **summed, **filters}),
-        _case("gradient of hidden weights", weights_kernel, {**summed, **plane}),
-        _case("gradient of the input weights", inputs_kernel, {"E": E, "z_e_stride": 1, "NEEDS_Z": False, **summed}),
-        _case("gradients of the parameters", parameters_kernel, {"H": H, "E": E, "PROGRAMS": PROGRAMS}),
+    features = {"E": E, "z_e_stride": 1}
+    kernels: list[tuple[str, Any, dict[str, Any]]] = [
+        ("pack", pack_kernel, {"H": H, "E": E, "ROWS": PACKED_ROWS, "TRANSPOSED": True}),
+        ("forward", filter_kernel, {**features, "CHANNELS": CHANNELS, "REPEATS": 2, **tile, **window}),
+        ("arguments", arguments_kernel, {**features, **tile}),
+        ("gradient of the last layer", signal_kernel, {**tile, **filters}),
+        ("gradient of a hidden layer", signal_kernel, {**tile, **plane}),
+        ("gradient of the output weights", weights_kernel, {"dbias": None, **summed, **filters}),
+        ("gradient of hidden weights", weights_kernel, {**summed, **plane}),
+        ("gradient of the input weights", inputs_kernel, {**features, "NEEDS_Z": False, **summed}),
+        ("gradients of the parameters", parameters_kernel, {"H": H, "E": E, "PROGRAMS": PROGRAMS}),
     ]
+    return [_case(f"H = {H}, {name}", kernel, constexprs, config.warps) for name, kernel, constexprs in kernels]
 
 
-def _case(name: str, kernel: Any, constexprs: dict[str, Any]) -> Case:
+def _case(name: str, kernel: Any, constexprs: dict[str, Any], warps: int) -> Case:
     """A case with sizes as the launch finds them: strides of what the launchers allocate are multiples of 16."""
     integers = ("width", "features", "layers", "channels", "channels_padded", "rows", "first", "programs")
-    multiples = ("low", "length", "columns", "packed_stride", "sums_stride", "dy_row_stride")
+    multiples = ("low", "halves_low", "length", "columns", "packed_stride", "sums_stride", "dy_row_stride")
     unspecialised = {name for name in ("length",) if kernel is not filter_kernel}
-    signature = dict.fromkeys(kernel.arg_names, "*fp32") | {"shift": "fp32"}
+    signature = dict.fromkeys(kernel.arg_names, "*fp32") | {"shift": "fp32", "halves": "*fp16"}
     signature |= dict.fromkeys((*integers, "z_l_stride", *unspecialised), "i32")
     signature |= dict.fromkeys(set(multiples) - unspecialised, "i32:16") | dict.fromkeys(constexprs, "constexpr")
     signature = {name: kind for name, kind in signature.items() if name in kernel.arg_names}
-    return Case(f"implicit_filter {name}", kernel, signature, constexprs, CONFIGS[64].warps)
+    return Case(f"implicit_filter {name}", kernel, signature, constexprs, warps)

@@ -105,17 +105,19 @@ __global__ void __launch_bounds__(256) short_conv_patches_kernel(const __grid_co
   const PatchPlace at = patch_place<G>(tiled.channel_tiles, tiled.position_tiles);
   const int64_t part = blockIdx.y, channels = a.x.size[1], length = a.x.size[2];
   const bool pair = a.pair && part == a.parts - 1;
+  const int own = G::group() * G::channels, reach = static_cast<int>(a.weight.size[1]) - 1;
+  const int64_t channel = at.channel + own, t = at.t * G::positions + G::row() * patch_positions;
+  // Before the weights and their barrier: otherwise a block would wait for memory twice.
+  const int64_t read = channel < channels ? length : 0;
+  Window<dtype, channels_last, G::channels, patch_reach, 0> x, factor;
+  x.load(patch_rows<dtype, channels_last>(a.x, at.b, channel, part * a.x_part), t, read, reach);
+  if (pair) factor.load(patch_rows<dtype, channels_last>(a.x, at.b, channel, (part + 1) * a.x_part), t, read, reach);
+
   float* taps = reinterpret_cast<float*>(shared);
   load_patch_taps(taps, a.weight, a.bias, part * a.row_part + at.channel, a.row_part, G::tile, channels - at.channel,
                   pair ? 2 : 1, G::threads);
   __syncthreads();
-  const int own = G::group() * G::channels, reach = static_cast<int>(a.weight.size[1]) - 1;
-  const int64_t channel = at.channel + own, t = at.t * G::positions + G::row() * patch_positions;
   if (channel >= channels || t >= length) return;
-
-  Window<dtype, channels_last, G::channels, patch_reach, 0> x, factor;
-  x.load(patch_rows<dtype, channels_last>(a.x, at.b, channel, part * a.x_part), t, length, reach);
-  if (pair) factor.load(patch_rows<dtype, channels_last>(a.x, at.b, channel, (part + 1) * a.x_part), t, length, reach);
   const PatchRows rows = patch_rows<dtype, false>(a.y, at.b, channel, part * a.y_part);
   unrolled<G::channels>([&](auto index) {
     constexpr int c = decltype(index)::value;

@@ -132,6 +132,8 @@ def cases(mangled: str) -> Iterator[Case]:
         row = RowPlan(int(plan[2]), int(plan[3]), tuple(map(int, re.findall(r"Li(\d+)E", plan[4]))))
         name = f"{plan[1]} {row.points} = {' · '.join(map(str, row.radices))}"
         if "columns" in plan[1]:
+            length = re.search(r"OfRows.*?EELi(\d+)E", mangled)
+            name += f", rows of {length[1]}" if length is not None and length[1] != "0" else ""
             yield Case(name, row.threads * row.rows, row.column_bytes)
             return
         for spectra, form in enumerate(_FORMS):

@@ -95,29 +95,46 @@ HYENA_DEVICE void store_element(const Row& row, int64_t i, float value) {
     static_cast<uint16_t*>(const_cast<void*>(row.data))[i * row.step] = to_bits(value, row.dtype);
 }
 
+template <int count>
+HYENA_DEVICE bool all_inside(int first, int distance, int length) {
+  return first >= 0 && first + (count - 1) * distance < length;
+}
+
 // value[j] = data[(first + j distance) step], zero outside 0 … length-1. Where neighbours lie side by side an address
-// takes one instruction.
-template <int count, class T>
+// takes one instruction, and with `asks` none of them asks again whether it is inside: at runtime distances that takes
+// as many instructions as the address.
+template <int count, bool asks, class T>
 HYENA_DEVICE void gather(T* value, const T* data, int64_t step, int first, int distance, int length) {
   const auto inside = [&](int j) { return static_cast<unsigned>(first + j * distance) < static_cast<unsigned>(length); };
   if (step == 1) {
     const T* from = data + first;
+    if (asks && all_inside<count>(first, distance, length)) {
+      HYENA_UNROLL
+      for (int j = 0; j < count; ++j, from += distance) value[j] = *from;
+      return;
+    }
     HYENA_UNROLL
-    for (int j = 0; j < count; ++j) value[j] = inside(j) ? from[j * distance] : T(0);
+    for (int j = 0; j < count; ++j, from += asks ? distance : 0)
+      value[j] = inside(j) ? from[asks ? 0 : j * distance] : T(0);
   } else {
     HYENA_UNROLL
     for (int j = 0; j < count; ++j) value[j] = inside(j) ? data[(first + j * distance) * step] : T(0);
   }
 }
 
-template <int count, class T>
+template <int count, bool asks, class T>
 HYENA_DEVICE void scatter(const T* value, T* data, int64_t step, int first, int distance, int length) {
   const auto inside = [&](int j) { return static_cast<unsigned>(first + j * distance) < static_cast<unsigned>(length); };
   if (step == 1) {
     T* to = data + first;
+    if (asks && all_inside<count>(first, distance, length)) {
+      HYENA_UNROLL
+      for (int j = 0; j < count; ++j, to += distance) *to = value[j];
+      return;
+    }
     HYENA_UNROLL
-    for (int j = 0; j < count; ++j)
-      if (inside(j)) to[j * distance] = value[j];
+    for (int j = 0; j < count; ++j, to += asks ? distance : 0)
+      if (inside(j)) to[asks ? 0 : j * distance] = value[j];
   } else {
     HYENA_UNROLL
     for (int j = 0; j < count; ++j)
@@ -126,12 +143,12 @@ HYENA_DEVICE void scatter(const T* value, T* data, int64_t step, int first, int 
 }
 
 // value[j] = row[first + j distance], zero outside 0 … length-1. The dtype is asked for once, not at each element.
-template <int count>
+template <int count, bool asks>
 HYENA_DEVICE void load_strided(float* value, const Row& row, int first, int distance, int length) {
   if (row.dtype == Dtype::f32)
-    return gather<count>(value, static_cast<const float*>(row.data), row.step, first, distance, length);
+    return gather<count, asks>(value, static_cast<const float*>(row.data), row.step, first, distance, length);
   uint16_t bits[count];
-  gather<count>(bits, static_cast<const uint16_t*>(row.data), row.step, first, distance, length);
+  gather<count, asks>(bits, static_cast<const uint16_t*>(row.data), row.step, first, distance, length);
   if (row.dtype == Dtype::bf16) {
     HYENA_UNROLL
     for (int j = 0; j < count; ++j) value[j] = bfloat_to_float(bits[j]);
@@ -141,11 +158,11 @@ HYENA_DEVICE void load_strided(float* value, const Row& row, int first, int dist
   }
 }
 
-template <int count>
+template <int count, bool asks>
 HYENA_DEVICE void store_strided(const float* value, const Row& row, int first, int distance, int length) {
   void* target = const_cast<void*>(row.data);
   if (row.dtype == Dtype::f32)
-    return scatter<count>(value, static_cast<float*>(target), row.step, first, distance, length);
+    return scatter<count, asks>(value, static_cast<float*>(target), row.step, first, distance, length);
   uint16_t bits[count];
   if (row.dtype == Dtype::bf16) {
     HYENA_UNROLL
@@ -154,7 +171,7 @@ HYENA_DEVICE void store_strided(const float* value, const Row& row, int first, i
     HYENA_UNROLL
     for (int j = 0; j < count; ++j) bits[j] = float_to_half(value[j]);
   }
-  scatter<count>(bits, static_cast<uint16_t*>(target), row.step, first, distance, length);
+  scatter<count, asks>(bits, static_cast<uint16_t*>(target), row.step, first, distance, length);
 }
 
 }  // namespace hyena

@@ -44,7 +44,7 @@ bool with_inner_plan(int64_t points, F&& f) {
   }
 }
 
-constexpr int64_t inner_sizes[] = {4096, 3072, 5120, 2560};
+constexpr int64_t inner_sizes[] = {4096, 3072, 5120, 2560}, shortest_inner = 2560;
 constexpr int64_t fewest_columns = 4, most_columns = 512;
 
 // Shared memory of a block of columns, which a single stage does without.
@@ -100,18 +100,46 @@ HYENA_DEVICE Place place_of_thread(const Columns<Tensors>& a) {
 }
 
 // f(value, index in the scratch of a row) for the spectrum of a column.
-template <class Plan, class F>
-HYENA_DEVICE void for_column(int thread, Complex<float>* v, const ColumnOf& at, F&& f) {
+template <class Plan, class At, class F>
+HYENA_DEVICE void for_column(int thread, Complex<float>* v, const At& at, F&& f) {
   for_butterflies<Plan, Plan::stages - 1>(thread, v, [&](int b, int, Complex<float>* x) {
     HYENA_UNROLL
     for (int j = 0; j < Plan::radix(Plan::stages - 1); ++j) f(x[j], at.place(b * Plan::radix(Plan::stages - 1) + j));
   });
 }
 
+// A plan for columns of so many rows, or of a number that is known at run time alone, 0. A constant saves instructions at
+// each address and takes registers, which plans of fewer values a thread would lose blocks for.
+template <class Plan, int Rows>
+struct OfRows : Plan {
+  static constexpr int column_rows = Rows;
+};
+
 template <class Plan>
-__global__ void __launch_bounds__(Plan::block) fftconv_columns_kernel(const __grid_constant__ Columns<ColumnSource> a) {
+constexpr bool takes_constant_rows = Plan::values == 16;
+
+// Blocks that a multiprocessor should hold: with constant rows a bound of 80 registers a thread, 0 is none.
+template <class Plan>
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int column_blocks = 0;
+#else
+constexpr int column_blocks = Plan::column_rows && Plan::block <= 256 ? 65536 / (80 * Plan::block) : 0;
+#endif
+
+template <class Plan>
+HYENA_DEVICE auto column_of(const ColumnOf& at) {
+  if constexpr (Plan::column_rows > 0)
+    return ColumnOfRows<Plan::column_rows>{at.column};
+  else
+    return at;
+}
+
+template <class Plan>
+__global__ void __launch_bounds__(Plan::block, column_blocks<Plan>)
+    fftconv_columns_kernel(const __grid_constant__ Columns<ColumnSource> a) {
   HYENA_DYNAMIC_SHARED(shared);
   const Place place = place_of_thread<Plan>(a);
+  const auto at = column_of<Plan>(place.at);
   const ColumnSource& tensor = a.tensors[place.tensor];
   const bool skips = place.tensor == 0 && a.skip.data;
   RowSource source = {row_of(tensor.row, place.b, place.c), row_of(tensor.gate, place.b, place.c),
@@ -121,11 +149,11 @@ __global__ void __launch_bounds__(Plan::block) fftconv_columns_kernel(const __gr
   const int thread = static_cast<int>(threadIdx.x) / Plan::rows;
   Complex<float>* planes = reinterpret_cast<Complex<float>*>(shared) + threadIdx.x % Plan::rows;
   Complex<float> v[Plan::values];
-  load_row<Plan>(thread, v, source, place.at);
-  transform<Plan>(thread, v, planes, place.at);
+  load_row<Plan>(thread, v, source, at);
+  transform<Plan>(thread, v, planes, at);
   Complex<float>* rows =
-      a.scratch[place.tensor] + (place.b * a.channels + place.c) * place.at.distance(Plan::points);
-  for_column<Plan>(thread, v, place.at, [&](const Complex<float>& value, int i) { rows[i] = value; });
+      a.scratch[place.tensor] + (place.b * a.channels + place.c) * at.distance(Plan::points);
+  for_column<Plan>(thread, v, at, [&](const Complex<float>& value, int i) { rows[i] = value; });
 }
 
 template <class Plan>
@@ -190,6 +218,21 @@ __global__ void __launch_bounds__(Plan::block, row_blocks<Plan>) fftconv_inner_k
                  reinterpret_cast<Complex<float>*>(shared + row_planes_bytes<Plan>));
 }
 
+// f(plan) with the plan of columns of so many rows.
+template <class Plan, class F>
+void with_column_rows(int rows, F&& f) {
+  if constexpr (takes_constant_rows<Plan>) {
+    const auto of_rows = [&](auto inner) {
+      constexpr int points = decltype(inner)::points;
+      // The shortest rows have the fewest columns alone: with more there are half as many of rows twice as long.
+      if constexpr (points != shortest_inner) f(OfRows<Plan, points>());
+    };
+    with_inner_plan(rows, of_rows);
+  } else {
+    f(OfRows<Plan, 0>());
+  }
+}
+
 template <class Tensors>
 void launch_columns(const Columns<Tensors>& columns, int64_t points, Stream stream) {
   int64_t rows = 0;
@@ -201,7 +244,10 @@ void launch_columns(const Columns<Tensors>& columns, int64_t points, Stream stre
     if (blocks > largest_grid) throw std::invalid_argument("fftconv: too many rows for one launch");
     const unsigned grid = static_cast<unsigned>(blocks);
     if constexpr (std::is_same_v<Tensors, ColumnSource>)
-      HYENA_LAUNCH(fftconv_columns_kernel<Plan>, grid, Plan::block, column_bytes<Plan>, stream, columns);
+      with_column_rows<Plan>(columns.rows, [&](auto rows_of_plan) {
+        HYENA_LAUNCH(fftconv_columns_kernel<decltype(rows_of_plan)>, grid, Plan::block, column_bytes<Plan>, stream,
+                     columns);
+      });
     else
       HYENA_LAUNCH(fftconv_uncolumns_kernel<Plan>, grid, Plan::block, column_bytes<Plan>, stream, columns);
   });

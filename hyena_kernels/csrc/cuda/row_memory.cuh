@@ -21,12 +21,21 @@ struct RowTarget {
   int length, shift;
 };
 
-template <int count>
+// Whether the points of a butterfly are asked once whether all of them lie in the row, see `gather`. The registers that
+// this takes cost blocks, or spill, where the distances are constants, with few values a thread and on GPUs after Hopper.
+template <class Plan, class At>
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool asks_for_all = false;
+#else
+constexpr bool asks_for_all = At::is_column && Plan::values == 16;
+#endif
+
+template <int count, bool asks>
 HYENA_DEVICE void load_gated(float* value, const RowSource& source, int first, int distance) {
-  load_strided<count>(value, source.row, first, distance, source.length);
+  load_strided<count, asks>(value, source.row, first, distance, source.length);
   if (source.gate.data) {
     float gate[count];
-    load_strided<count>(gate, source.gate, first, distance, source.length);
+    load_strided<count, asks>(gate, source.gate, first, distance, source.length);
     HYENA_UNROLL
     for (int j = 0; j < count; ++j) value[j] *= gate[j];
   }
@@ -39,13 +48,13 @@ HYENA_DEVICE void load_row(int thread, Complex<float>* v, const RowSource& sourc
   for_butterflies<Plan, 0>(thread, v, [&](int b, int, Complex<float>* x) {
     float re[S::radix], im[S::radix];
     const int first = at.place(b);
-    load_gated<S::radix>(re, source, first - source.shift, distance);
+    load_gated<S::radix, asks_for_all<Plan, At>>(re, source, first - source.shift, distance);
     HYENA_UNROLL
     for (int j = 0; j < S::radix; ++j) {
       if (first + j * distance == source.tap) re[j] += source.skip;
       im[j] = 0.0f;
     }
-    if (source.shift) load_gated<S::radix>(im, source, first - source.shift + points, distance);
+    if (source.shift) load_gated<S::radix, asks_for_all<Plan, At>>(im, source, first - source.shift + points, distance);
     unrolled<S::radix>([&](auto index) {
       constexpr int j = decltype(index)::value;
       // exp(2πi j m / 4P)
@@ -54,16 +63,16 @@ HYENA_DEVICE void load_row(int thread, Complex<float>* v, const RowSource& sourc
   });
 }
 
-template <int count>
+template <int count, bool asks>
 HYENA_DEVICE void store_product(const float* value, const Row& row, const Row& factor, int first, int distance,
                                 int length) {
   if (!row.data) return;
-  if (!factor.data) return store_strided<count>(value, row, first, distance, length);
+  if (!factor.data) return store_strided<count, asks>(value, row, first, distance, length);
   float product[count];
-  load_strided<count>(product, factor, first, distance, length);
+  load_strided<count, asks>(product, factor, first, distance, length);
   HYENA_UNROLL
   for (int j = 0; j < count; ++j) product[j] *= value[j];
-  store_strided<count>(product, row, first, distance, length);
+  store_strided<count, asks>(product, row, first, distance, length);
 }
 
 template <class Plan, class At = WholeRow>
@@ -80,8 +89,8 @@ HYENA_DEVICE void store_row(int thread, Complex<float>* v, const RowTarget& targ
       im[j] = z.im * scale;
     });
     const auto store = [&](const float* value, int first) {
-      store_product<S::radix>(value, target.row, target.factor, first, distance, target.length);
-      store_product<S::radix>(value, target.row2, target.factor2, first, distance, target.length);
+      store_product<S::radix, asks_for_all<Plan, At>>(value, target.row, target.factor, first, distance, target.length);
+      store_product<S::radix, asks_for_all<Plan, At>>(value, target.row2, target.factor2, first, distance, target.length);
     };
     const int start = at.place(b) - target.shift;
     store(re, start);

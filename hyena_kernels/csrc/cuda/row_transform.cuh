@@ -72,12 +72,14 @@ struct Unweighted : Plan {
 
 // Where the points of a plan lie in the transform: they are all of it.
 struct WholeRow {
+  static constexpr bool is_column = false;
   HYENA_DEVICE int place(int n) const { return n; }
   HYENA_DEVICE int distance(int n) const { return n; }
 };
 
 // They are a column, one of `rows`; `inverse` is 1 / rows.
 struct ColumnOf {
+  static constexpr bool is_column = true;
   int rows, column;
   float inverse;
 
@@ -85,6 +87,21 @@ struct ColumnOf {
   HYENA_DEVICE float turns(int i) const {
     // Below 2^24, so the product is the only rounding, and there is none with a power of two of rows.
     return static_cast<float>(place(i)) * (inverse * (1.0f / left));
+  }
+  HYENA_DEVICE int place(int n) const { return n * rows + column; }
+  HYENA_DEVICE int distance(int n) const { return n * rows; }
+};
+
+// The same where the number of rows is a constant: the points of a butterfly then lie at constant distances from its
+// first, which take no instructions.
+template <int rows>
+struct ColumnOfRows {
+  static constexpr bool is_column = true;
+  int column;
+
+  template <int left>
+  HYENA_DEVICE float turns(int i) const {
+    return static_cast<float>(place(i)) * (1.0f / static_cast<float>(rows) * (1.0f / left));
   }
   HYENA_DEVICE int place(int n) const { return n * rows + column; }
   HYENA_DEVICE int distance(int n) const { return n * rows; }
@@ -153,8 +170,8 @@ HYENA_DEVICE void twiddle(int i, Complex<float>* v, const WholeRow&) {
 
 // Those of columns are too many for a table. They are powers of two roots, of exponents 1 and 4: longer chains of
 // products would lose digits.
-template <class Plan, int s, bool inverse>
-HYENA_DEVICE void twiddle(int i, Complex<float>* v, const ColumnOf& at) {
+template <class Plan, int s, bool inverse, class Column>
+HYENA_DEVICE void twiddle(int i, Complex<float>* v, const Column& at) {
   using S = Stage<Plan, s>;
   constexpr bool weighted = s == 0 && Plan::weighted;
   const float turns = at.template turns<S::left>(i);

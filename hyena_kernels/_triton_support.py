@@ -133,17 +133,20 @@ def slower(op: str, args: Sequence[Any]) -> str | None:
     return "was measured to be slower at this length" if table.algorithm(length, args[0].device) == "torch" else None
 
 
+def _too_wide(z: Tensor, freq: Tensor) -> str | None:
+    if freq.shape[0] <= MAX_FILTER_WIDTH and z.shape[-1] <= MAX_FILTER_FEATURES:
+        return None
+    return (
+        f"takes networks of a width H up to {MAX_FILTER_WIDTH} and up to {MAX_FILTER_FEATURES} features E, "
+        "the inputs have more"
+    )
+
+
 def implicit_filter(z: Tensor, freq: Tensor, *args: Any) -> str | None:
     """As :func:`no_float64`; refuses networks above :data:`MAX_FILTER_WIDTH` and :data:`MAX_FILTER_FEATURES` too."""
-    too_wide = None
-    if freq.shape[0] > MAX_FILTER_WIDTH or z.shape[-1] > MAX_FILTER_FEATURES:
-        too_wide = (
-            f"takes networks of a width H up to {MAX_FILTER_WIDTH} and up to {MAX_FILTER_FEATURES} features E, "
-            "the inputs have more"
-        )
-    return _all_reasons(no_float64(z, freq, *args), too_wide)
+    return _all_reasons(no_float64(z, freq, *args), _too_wide(z, freq))
 
 
-def implicit_filter_backward(dk: Tensor, *args: Any) -> str | None:
+def implicit_filter_backward(dk: Tensor, z: Tensor, freq: Tensor, *args: Any) -> str | None:
     """As :func:`implicit_filter`, with the gradient in front."""
-    return no_float64(dk) or implicit_filter(*args)
+    return _all_reasons(no_float64(dk, z, freq, *args), _too_wide(z, freq))

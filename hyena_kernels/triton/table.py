@@ -300,7 +300,8 @@ def obstacle(length: int, device: torch.device) -> str | None:
     if not 1 <= length <= MAX_LENGTH:
         return None
     shared = device_class(device)
-    reasons = (_missing(key, shared) for key in keys(plan_for(length)))
+    plans = dict.fromkeys((plan_for(length), backward_plan(length, device)))
+    reasons = (_missing(key, shared) for plan in plans for key in keys(plan))
     return next((reason for reason in reasons if reason is not None), None)
 
 

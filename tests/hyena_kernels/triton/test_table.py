@@ -112,6 +112,12 @@ def test_a_missing_entry_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.obstacle(MAX_LENGTH + 1, CPU) is None
 
 
+def test_a_missing_entry_of_the_backward_plan_is_found_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert table.backward_plan(5000, CPU) == plan(8192)
+    monkeypatch.delitem(table.TABLES[99], ("rows_backward", 1, 512))
+    assert "has no entry for rows_backward of 1 × 512 points" in (table.obstacle(5000, CPU) or "")
+
+
 def test_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(table.TORCH_FASTER, 99, ((1, 256), (4097, 6144)))
     chosen = {length: table.algorithm(length, CPU) for length in (1, 256, 257, 4096, 4097, 6144, 6145)}

@@ -19,7 +19,7 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
         meaning: its shape in letters, such as ``"(B, D, L)"``.
 
     Raises:
-        TypeError: it is no tensor, or of no dtype of :data:`SIGNAL_DTYPES`.
+        TypeError: it is no tensor, a sparse one, or of no dtype of :data:`SIGNAL_DTYPES`.
         ValueError: it has another number of dimensions.
     """
     if not isinstance(tensor, torch.Tensor):
@@ -31,6 +31,8 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
             f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected float16, bfloat16, float32 or "
             "float64"
         )
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{op}: {name} {tuple(tensor.shape)} has layout {tensor.layout}, expected a dense tensor")
 
 
 def shape(op: str, name: str, tensor: Any, expected: tuple[int | torch.SymInt, ...], meaning: str) -> None:

@@ -182,7 +182,8 @@ def fftconv(
 
     Computed in float32, or in float64 if ``u`` or ``k`` has it, whatever the signal's dtype; equal to the definition
     up to rounding at every L. Under autocast signal and gates are cast to its dtype, ``k`` and ``D`` are left alone.
-    Differentiable once in every tensor.
+    Differentiable once in every tensor. A NaN or an infinity spoils all of its row, for transforms take a row whole,
+    and no other.
 
     Args:
         u: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides, any L ≥ 1.
@@ -197,7 +198,7 @@ def fftconv(
         ``(B, D, L)``, contiguous, of ``u``'s dtype.
 
     Raises:
-        TypeError: an argument is no tensor or has a dtype that is not named above.
+        TypeError: an argument is no tensor, sparse or of a dtype that is not named above, or ``causal`` is no bool.
         ValueError: shapes do not fit (the message gives them), tensors lie on several devices, or ``backend`` is no
             backend's name.
         BackendError: ``backend`` cannot run here.
@@ -211,8 +212,10 @@ def fftconv(
     if length < 1 or not 1 <= k.shape[1] <= length or k.shape[0] != channels:
         raise ValueError(
             f"fftconv: u (B, D, L) has shape {tuple(u.shape)} and k (D, K) {tuple(k.shape)}: "
-            "both need the same D, and 1 ≤ K ≤ L"
+            "both need the same D, and 1 ≤ K ≤ L (of a longer filter k[:, :L] is all that counts if it is causal)"
         )
+    if not isinstance(causal, bool):
+        raise TypeError(f"fftconv: causal must be True or False, got {causal!r}")
     gates = {"pre_gate": pre_gate, "post_gate": post_gate}
     if D is not None:
         _check.shape("fftconv", "D", D, (channels,), "(D,)")

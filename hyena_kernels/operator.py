@@ -8,6 +8,7 @@ the standalone file and 0.0 in the training code. Here it is 0.05.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Self, cast
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hyena_kernels import _check, backend as _backend
+from hyena_kernels._torch_taps import MAX_TAPS
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer
@@ -173,6 +175,9 @@ class ExponentialModulation(_AtLeastFloat32):
         return x * (torch.exp(-t * self.deltas.abs()) + self.shift) if self.modulate else x
 
 
+_MODULATION = frozenset(inspect.signature(ExponentialModulation).parameters) - {"d_model"}
+
+
 class HyenaFilter(nn.Module):
     """Implicit long filters: a sine network of the position under an exponential window.
 
@@ -205,7 +210,8 @@ class HyenaFilter(nn.Module):
         **modulation: arguments of :class:`ExponentialModulation`.
 
     Raises:
-        ValueError: ``emb_dim`` is even or below 3.
+        TypeError: there is no argument of such a name.
+        ValueError: ``emb_dim`` is even or below 3, or ``seq_len`` is below 1.
         NotImplementedError: an argument that must have a certain value has another.
     """
 
@@ -236,6 +242,11 @@ class HyenaFilter(nn.Module):
         super().__init__()
         self._kept: tuple[Any, Tensor] | None = None
         self._may_keep = True
+        unknown = modulation.keys() - _MODULATION
+        if unknown:
+            raise TypeError(f"HyenaFilter: unexpected argument {min(unknown)!r}")
+        if seq_len < 1:
+            raise ValueError(f"HyenaFilter: seq_len, the l_max of an operator, must be at least 1, got {seq_len}")
         if emb_dim % 2 == 0 or emb_dim < 3:
             raise ValueError(f"HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got {emb_dim}")
         _refuse("HyenaFilter", dropout=(dropout, 0.0), normalized=(normalized, False), channels=(channels, 1))
@@ -409,8 +420,9 @@ class HyenaOperator(nn.Module):
         **filter_args: arguments of :class:`HyenaFilter`.
 
     Raises:
-        ValueError: ``order`` is below 2, or ``activation`` is unknown; in forward, L is above ``l_max`` or the input is
-            not ``(B, L, D)``.
+        TypeError: there is no argument of such a name.
+        ValueError: ``order`` is below 2, ``l_max`` below 1, ``short_filter_order`` outside 1 … 8, or ``activation`` or
+            ``backend`` unknown; in forward, L is above ``l_max`` or the input is not ``(B, L, D)``.
         NotImplementedError: an argument that must have a certain value has another.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), algorithm 3; Nguyen et al., "HyenaDNA", 2023
@@ -444,6 +456,10 @@ class HyenaOperator(nn.Module):
         super().__init__()
         if order < 2:
             raise ValueError(f"HyenaOperator: order must be at least 2, got {order}")
+        if not 1 <= short_filter_order <= MAX_TAPS:
+            raise ValueError(f"HyenaOperator: short_filter_order must be 1 to {MAX_TAPS}, got {short_filter_order}")
+        if backend is not None:
+            _backend.requested(backend)
         if activation not in _ACTIVATIONS:
             raise ValueError(f"HyenaOperator: unknown activation {activation!r}: choose one of {sorted(_ACTIVATIONS)}")
         _refuse("HyenaOperator", num_heads=(num_heads, 1), inner_factor=(inner_factor, 1), num_blocks=(num_blocks, 1))

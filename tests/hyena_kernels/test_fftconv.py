@@ -164,6 +164,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "gate device": ({"pre_gate": U.to("meta")}, ValueError, "pre_gate (2, 3, 8) on meta"),
     "backend": ({"backend": "fast"}, ValueError, "unknown backend 'fast'"),
+    "u sparse": ({"u": U.to_sparse()}, TypeError, "fftconv: u (2, 3, 8) has layout torch.sparse_coo, expected a dense"),
+    "causal": ({"causal": "no"}, TypeError, "fftconv: causal must be True or False, got 'no'"),
 }
 
 

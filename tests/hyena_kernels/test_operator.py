@@ -215,6 +215,9 @@ def test_unsupported_arguments_are_named(option: str, value: Any) -> None:
     ("options", "message"),
     [
         ({"order": 1}, "HyenaOperator: order must be at least 2, got 1"),
+        ({"short_filter_order": 0}, "HyenaOperator: short_filter_order must be 1 to 8, got 0"),
+        ({"short_filter_order": 9}, "HyenaOperator: short_filter_order must be 1 to 8, got 9"),
+        ({"backend": "fast"}, "unknown backend 'fast'"),
         ({"activation": "mish"}, "HyenaOperator: unknown activation 'mish': choose one of ['gelu',"),
         ({"emb_dim": 4}, "HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got 4"),
         ({"emb_dim": 1}, "HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got 1"),
@@ -225,8 +228,13 @@ def test_impossible_arguments_are_refused(options: dict[str, Any], message: str)
         operator(**options)
 
 
+def test_a_length_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="HyenaFilter: seq_len, the l_max of an operator, must be at least 1, got 0"):
+        HyenaOperator(8, 0)
+
+
 def test_unknown_arguments_are_refused() -> None:
-    with pytest.raises(TypeError, match="no_such_argument"):
+    with pytest.raises(TypeError, match="HyenaFilter: unexpected argument 'no_such_argument'"):
         operator(no_such_argument=1)
 
 

@@ -1,4 +1,4 @@
-"""Backends that the tests of every op run on."""
+"""Backends that the tests of every op run on, and compilation that no other test has touched."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.skip(f"backend 'cpp' {reasons}")
     with use_backend(request.param):
         yield
+
+
+@pytest.fixture
+def fresh_dynamo() -> None:
+    """Forget what other tests compiled, and which sizes they changed."""
+    torch._dynamo.reset()

@@ -146,12 +146,6 @@ def test_backward_passes_opcheck(case: Case) -> None:
 LENGTHS = (33, 64, 100, 47, 256)
 
 
-@pytest.fixture
-def fresh_dynamo() -> None:
-    """Forget what other tests compiled, and which sizes they changed."""
-    torch._dynamo.reset()
-
-
 @every_op
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_dynamic_compilation_serves_every_length(op: str) -> None:

@@ -1,6 +1,6 @@
 """Registers, stack, shared memory and occupancy of every kernel configuration, compiled ahead of time without a GPU.
 
-    python -m hyena_kernels.triton._resources --arch 80 90 100 --out docs/kernels-resources.md
+    python -m hyena_kernels.triton._resources --arch 80 90 100 --out resources.md
     python -m hyena_kernels.triton._resources --arch 80 90 100 --check
 
 Triton's cache on disk is used as at run time: a configuration that has not changed since it was last compiled costs
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m hyena_kernels.triton._resources",
         description="Compile every kernel configuration ahead of time and report registers, stack, shared memory and "
         "occupancy. Ends with 1 if a configuration spills, or takes more shared memory than a block can have.",
-        epilog="example: python -m hyena_kernels.triton._resources --arch 80 90 100 --out docs/kernels-resources.md",
+        epilog="example: python -m hyena_kernels.triton._resources --arch 80 90 100 --out resources.md",
     )
     parser.add_argument(
         "--arch",

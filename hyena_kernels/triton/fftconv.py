@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import _torch_fft
+from hyena_kernels._gpu_resources import ARCHITECTURES
 from hyena_kernels.triton import autotune, passes, table
 from hyena_kernels.triton.launch import Constants, launch
 from hyena_kernels.triton.plan import (
@@ -74,8 +75,8 @@ class _Call:
     def sizes(self, channels: int) -> tuple[int, int, int, int]:
         return channels, self.length, self.taps, self.shift
 
-    def rows_per_program(self) -> int:
-        if self.plan.groups > 1:
+    def rows_per_program(self, kernel: str) -> int:
+        if self.plan.groups > 1 or not table.shares(kernel, self.plan.rows, self.device):
             return 1
         limit = min(_MAX_ROWS, max(1, self.batch * self.channels // _PROGRAMS))
         return _greatest_divisor(self.batch, limit)
@@ -110,13 +111,14 @@ class _Call:
         """Grid and constants of a pass over the rows of the scratch."""
         return (channels * self.plan.groups * self.plan.columns,), self.constants(kernel, **others)
 
-    def slice_sizes(self, scratch_bytes: int, fixed: int, each: int) -> tuple[int, int]:
-        """How much of the batch and how many channels are taken at a time.
+    def slice_sizes(self, kernel: str, scratch_bytes: int, fixed: int, each: int) -> tuple[int, int]:
+        """How much of the batch and how many channels are taken at a time, the rows by ``kernel``.
 
         A channel takes ``fixed + each * batch`` rows of scratch. The part of the batch divides it.
         """
         row_bytes = 8 * self.plan.size
-        batch = _greatest_divisor(self.batch, min(_MAX_ROWS, max(1, (scratch_bytes // row_bytes - fixed) // each)))
+        most = _MAX_ROWS if table.shares(kernel, self.plan.rows, self.device) else 1
+        batch = _greatest_divisor(self.batch, min(most, max(1, (scratch_bytes // row_bytes - fixed) // each)))
         return batch, min(self.channels, max(1, scratch_bytes // (row_bytes * (fixed + each * batch))))
 
     def scratch(self, rows: int) -> Tensor:
@@ -170,7 +172,7 @@ def forward(
     D = None if D is None else D.contiguous()
     with torch.cuda.device_of(u):
         if call.plan.columns == 1:
-            rows = call.rows_per_program()
+            rows = call.rows_per_program("row_forward")
             args = (
                 u, pre_gate, post_gate, k, D, y, t.group, t.digit, t.weighted, *call.sizes(call.channels),
                 *_strides(u, pre_gate, post_gate), *k.stride(), *y.stride(),
@@ -178,7 +180,7 @@ def forward(
             grid = (call.channels * call.batch // rows,)
             launch(passes.row_forward, grid, args, call.constants("row_forward", ROWS=rows))
             return y
-        batch, step = call.slice_sizes(scratch_bytes, fixed=1, each=1)
+        batch, step = call.slice_sizes("rows_forward", scratch_bytes, fixed=1, each=1)
         signal, filter = call.scratch(batch * step), call.scratch(step)
         for c in _torch_fft.slices(call.channels, step):
             channels = len(range(*c.indices(call.channels)))
@@ -319,7 +321,7 @@ def _backward_one_pass(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, 
     if all(grad is None for grad in grads):
         return
     t = call.tables
-    rows = call.rows_per_program()
+    rows = call.rows_per_program("row_backward")
     chunks = call.batch // rows
     # One sum over the batch for each program; they are added afterwards, in an order that is always the same.
     step = max(1, scratch_bytes // (4 * call.taps * chunks)) if chunks > 1 else call.channels
@@ -359,7 +361,7 @@ def _backward_passes(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, sc
     wants_signal = du is not None or dpre is not None
     if not (wants_filter or wants_signal or dpost is not None):
         return
-    batch, step = call.slice_sizes(scratch_bytes, fixed=2, each=2)
+    batch, step = call.slice_sizes("rows_backward", scratch_bytes, fixed=2, each=2)
     filter, filter_grad = call.scratch(step), call.scratch(step) if wants_filter else None
     signal, grad = call.scratch(batch * step), call.scratch(batch * step)
     for c in _torch_fft.slices(call.channels, step):
@@ -389,15 +391,22 @@ def _backward_passes(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, sc
 def aot_cases() -> list[Case]:
     """Every kernel of every plan, in the configuration of each table that has another, with all gates and results.
 
-    Signals are bfloat16, filters float32 and causal.
+    Signals are bfloat16, filters float32 and causal. Backward kernels, which take more registers, come with several
+    rows in a program as well.
     """
-    from hyena_kernels._gpu_resources import ARCHITECTURES
     from hyena_kernels.triton._resources import Case
 
     cases: list[Case] = []
     classes = {99: (86, 89, 120), 164: (80,), 227: (90, 100)}
 
-    def add(name: str, plan: Plan, points: int, form: str = "", **constants: Any) -> None:
+    def add(
+        name: str,
+        plan: Plan,
+        points: int,
+        form: str = "",
+        only: tuple[int, ...] = tuple(ARCHITECTURES),
+        **constants: Any,
+    ) -> None:
         kernel = getattr(passes, name)
         groups = constants.get("G", 1)
         configs = {shared: table.TABLES[shared][name, groups, points] for shared in classes}
@@ -420,7 +429,9 @@ def aot_cases() -> list[Case]:
                     config.warps,
                     num_stages=1,
                     maxnreg=config.registers,
-                    absent=tuple(arch for arch in ARCHITECTURES if not any(arch in classes[c] for c in taken)),
+                    absent=tuple(
+                        arch for arch in ARCHITECTURES if arch not in only or not any(arch in classes[c] for c in taken)
+                    ),
                 )
             )
 
@@ -447,13 +458,23 @@ def aot_cases() -> list[Case]:
         common = {"G": groups, "V": RADIX, "N": points}
         if name.startswith("row_"):
             add(name, plan, points, ROWS=1, CAUSAL=True, **common)
+            if name == "row_backward" and groups == 1:
+                add(name, plan, points, "several rows", _sharing(name, points), ROWS=2, CAUSAL=True, **common)
         elif name.startswith("columns"):
             absent = {"skip": None} if name == "columns_forward" else {}
             add(name, plan, points, ROWS=plan.rows, FILTER=False, CAUSAL=True, **common, **absent)
         else:
             wanted: dict[str, Any] = {"SIGNAL": True, "POST": True, "ADD": True} if name == "rows_backward" else {}
-            add(name, plan, points, BATCH=1, COLUMNS=plan.groups * plan.columns, N=points, V=RADIX, **wanted)
+            common = {"COLUMNS": plan.groups * plan.columns, "N": points, "V": RADIX, **wanted}
+            add(name, plan, points, BATCH=1, **common)
+            if name == "rows_backward":
+                add(name, plan, points, "several rows", _sharing(name, points), BATCH=2, **common)
     return cases
+
+
+def _sharing(kernel: str, points: int) -> tuple[int, ...]:
+    """Architectures on which several rows share a program of a kernel."""
+    return (90,) if (kernel, points) in table.SPILLING_SHARED else tuple(ARCHITECTURES)
 
 
 def _lengths() -> list[int]:

@@ -6,7 +6,7 @@ gradients, has a bounded size.
 
 Predicted for L = 2^20, D = 128, E = 5, H = 64, M = 2 on an H200 at 4.3 TB/s:
 
-- Forward moves 0.56 GB, 0.13 ms. Instructions bound it: 188 of a warp for each position, 0.21 ms at four a cycle and
+- Forward moves 0.56 GB, 0.13 ms. Instructions bound it: 189 of a warp for each position, 0.21 ms at four a cycle and
   0.38 ms at the two or so that are usual. Its 105 GFLOP on tensor cores (three times 35) run beside them.
 - Backward of all parameters moves 5.9 GB, 1.4 ms, where the second level cache holds none of the planes, and takes
   720 instructions for each position, 0.8 ms at four a cycle: ``arguments_kernel`` 0.8 GB, ``signal_kernel`` 1.1 GB for

@@ -222,6 +222,10 @@ SPILLING: dict[int, tuple[Plan, ...]] = {
 """Plans of one pass that are not taken backward, because the kernel spills registers there: compiled for 8.0, up to 48
 bytes a thread, which the transform of the next power of two may or may not be worth. No GPU has told yet."""
 
+SPILLING_SHARED = frozenset({("row_backward", 2048), ("row_backward", 4096), ("rows_backward", 4096)})
+"""Kernels and points of which several rows in a program, which share the filter's transform, spill registers: compiled
+for 8.0 and 10.0, up to 48 bytes a thread. For 9.0 none does."""
+
 TORCH_FASTER: dict[int, tuple[tuple[int, int], ...]] = {
     99: _TORCH_FASTER_99,
     164: _TORCH_FASTER_164,
@@ -258,6 +262,17 @@ def backward_plan(length: int, device: torch.device) -> Plan:
     """How signals of ``length`` are transformed backward on a device."""
     plan = plan_for(length)
     return plan_for(4 * plan.rows) if plan in SPILLING[device_class(device)] else plan
+
+
+def shares(kernel: str, points: int, device: torch.device) -> bool:
+    """Whether several rows of so many points may share a program of a kernel on a device."""
+    return (kernel, points) not in SPILLING_SHARED or (device.type == "cuda" and _is_hopper(_known(device.index)))
+
+
+@cache
+def _is_hopper(index: int) -> bool:
+    major: int = torch.cuda.get_device_properties(index).major
+    return major == 9
 
 
 def keys(plan: Plan) -> Iterator[Key]:

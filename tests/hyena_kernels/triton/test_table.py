@@ -37,6 +37,7 @@ def device_of_class(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.devi
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(**properties))
         monkeypatch.setattr(table, "_class_of", table._class_of.__wrapped__)
+        monkeypatch.setattr(table, "_is_hopper", table._is_hopper.__wrapped__)
         return torch.device("cuda", 0)
 
     return report
@@ -58,6 +59,25 @@ def test_class_without_the_shared_memory_is_that_of_the_capability(
 ) -> None:
     major, minor = capability
     assert table.device_class(device_of_class(major=major, minor=minor)) == expected
+
+
+@pytest.mark.parametrize(("major", "several"), [(8, False), (9, True), (10, False)])
+def test_rows_share_a_program_where_that_spills_no_registers(
+    major: int, several: bool, device_of_class: Callable[..., torch.device]
+) -> None:
+    device = device_of_class(shared_memory_per_block_optin=1 << 17, major=major, minor=0)
+    for kernel, points in table.SPILLING_SHARED:
+        assert table.shares(kernel, points, device) is several
+    assert table.shares("row_backward", 1024, device)
+    assert table.shares("row_forward", 4096, device)
+    call = fftconv._Call(8, 256, 4096, 4096, True, None, CPU)
+    assert call.rows_per_program("row_forward") == 8
+    assert call.rows_per_program("row_backward") == 1
+    assert fftconv._Call(8, 256, 1000, 1000, True, None, CPU).rows_per_program("row_backward") == 8
+    long = fftconv._Call(8, 1, 1 << 16, 1 << 16, True, None, CPU)
+    assert long.plan.rows == 4096
+    assert long.slice_sizes("rows_forward", 1 << 30, 1, 1)[0] == 8
+    assert long.slice_sizes("rows_backward", 1 << 30, 2, 2)[0] == 1
 
 
 def test_the_cpu_has_the_smallest_class() -> None:

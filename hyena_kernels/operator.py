@@ -400,7 +400,9 @@ def _refuse(owner: str, **arguments: tuple[Any, Any]) -> None:
 class HyenaOperator(nn.Module):
     """The Hyena operator, ``(B, L, D) → (B, L, D)``: in_proj, short convolution, gated long convolutions, out_proj.
 
-    Drop-in for the class of the same name in HyenaDNA: same arguments, same state_dict keys.
+    Drop-in for the class of the same name in HyenaDNA: same arguments, same state_dict keys. In ``eval()`` without
+    gradients its filters are kept until a parameter changes, see :class:`HyenaFilter`: after writing into
+    ``parameter.data`` in place, as some moving averages do, call ``eval()`` again.
 
     Args:
         d_model: width D of input and output.

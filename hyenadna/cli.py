@@ -45,7 +45,7 @@ def pretrain(argv: Sequence[str]) -> None:
         "  hyenadna pretrain --config run/config.yaml --resume",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="Go on from the newest checkpoint in --out, if there is one."
+        "--resume", type=bool, default=False, help="Go on from the newest checkpoint in --out, if there is one."
     )
     config, parsed = parse_config(parser, train.PretrainConfig, argv)
     result = train.pretrain(config, resume=parsed.resume)
@@ -137,7 +137,7 @@ def embed(argv: Sequence[str]) -> None:
     parser = make_parser(
         "embed",
         "Embed sequences (FASTA, intervals of a genome, table): the mean of the last hidden states over the bases, the "
-        "last one, or all. Streams, saves in parts, and goes on from them with --resume true.",
+        "last one, or all. Streams, saves in parts, and goes on from them with --resume.",
         "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
         "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from hyenadna import HyenaDNAForCausalLM, cli, train
+from hyenadna import HyenaDNAForCausalLM, cli, embed, train
 from hyenadna.errors import InputError
 from hyenadna.run_folder import plain, read_metrics
 from hyenadna.train import PretrainConfig
@@ -114,8 +114,36 @@ def test_every_verb_has_help_with_an_example(call: Callable[..., Outcome], verb:
 def test_every_option_of_a_configuration_is_told(call: Callable[..., Outcome]) -> None:
     told = " ".join(call("pretrain", "--help").out.split())
     assert "--lr LR peak learning rate. (type: float, default: 0.0006)" in told
+    assert "(required, type: Path)" in told
+    assert "<class" not in told
     for name in vars(PretrainConfig(genome=Path(), out=Path())):
         assert f"--{name} " in told
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--resume"], True),
+        (["--resume", "true"], True),
+        (["--resume=false"], False),
+        (["--resume", "--batch_size", "3"], True),
+        ([], False),
+    ],
+)
+@pytest.mark.parametrize(("verb", "module"), [("pretrain", train), ("embed", embed)])
+def test_resume_is_a_flag_and_takes_a_value(
+    call: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    module: Any,
+    words: list[str],
+    expected: bool,
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(module, verb, lambda config, **more: seen.append(more.get("resume", config)) or stop())
+    source = ["--genome", "g"] if verb == "pretrain" else ["--model", "m", "--fasta", "f"]
+    assert call(verb, "--out", "o", *source, *words) == Outcome(2, "", "error: stop\n")
+    assert getattr(seen[0], "resume", seen[0]) is expected
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

@@ -138,7 +138,7 @@ class RunFolder:
         pickled = io.BytesIO()
         torch.save(dict(state), pickled)
         with self._writing():
-            with _whole(final) as partial:
+            with whole(final) as partial:
                 model.save_pretrained(str(partial))
                 (partial / STATE_FILE).write_bytes(pickled.getbuffer())
             for old in self.checkpoints()[:-keep]:
@@ -151,7 +151,7 @@ class RunFolder:
         Raises:
             InputError: the folder cannot be written to; checkpoints stay as they are.
         """
-        with self._writing(), _whole(self.model) as partial:
+        with self._writing(), whole(self.model) as partial:
             model.save_pretrained(str(partial))
             tokenizer.save_pretrained(str(partial))
         return self.model
@@ -239,13 +239,13 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _whole(final: Path) -> Iterator[Path]:
+def whole(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``final`` when the block ends, in place of what is there; or vanishes."""
     partial = final.with_name(f".{final.name}.partial")
     try:
         partial.mkdir()
         yield partial
-        for file in partial.iterdir():
+        for file in partial.rglob("*"):
             _flush(file)
         _remove(final)
         partial.rename(final)

@@ -100,7 +100,7 @@ def test_long_sequences_need_windows(folder: Path, tmp_path: Path) -> None:
         InputError, match=r"long: 150 bases are longer .*; the 1 sequences before that are in .*partial"
     ):
         embed(config, progress=False)
-    with pytest.raises(InputError, match=r"holds parts of a run with other stride, window; remove the folder"):
+    with pytest.raises(InputError, match=r"of a run with other options \(stride: None there, 20 asked for; window:"):
         embed(replace(config, window=60, stride=20, resume=True), progress=False)
     embed(replace(config, window=60, stride=20, out=tmp_path / "u.npz"), progress=False)
     ids = np.array(["ACGT".index(base) + 7 for base in bases], dtype=np.uint8)

@@ -41,7 +41,7 @@ def pretrain(argv: Sequence[str]) -> None:
         "pretrain",
         "Train a HyenaDNA language model by next-nucleotide prediction. The folder --out receives config.yaml, "
         "splits.bed, metrics.jsonl, checkpoints and, at the end, model/.",
-        "hyenadna pretrain --genome genome --out run --valid_contigs chr14,chrX --steps 20000 --d_model 128\n"
+        "hyenadna pretrain --genome genome --out run --valid_contigs chrXIV,chrX --steps 20000 --d_model 128\n"
         "  hyenadna pretrain --config run/config.yaml --resume",
     )
     parser.add_argument(
@@ -65,7 +65,7 @@ def evaluate(argv: Sequence[str]) -> None:
         "evaluate",
         "Perplexity and accuracy of a checkpoint over held-out contigs, beside Markov models of order 0 to 8 fitted on "
         "the other contigs and their reverse complement, as JSON and PNGs.",
-        "hyenadna evaluate --model run/model --genome genome --contigs chr14 --out evaluation",
+        "hyenadna evaluate --model run/model --genome genome --contigs chrXIV --out evaluation",
     )
     config, _ = parse_config(parser, evaluation.EvaluateConfig, argv)
     row = evaluation.evaluate(config)
@@ -158,7 +158,7 @@ def plot(argv: Sequence[str]) -> None:
         "  hyenadna plot --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' --min_dist '[0.1, 0.5]' "
         "--out umap.png\n"
         "  hyenadna plot --results '[tuned, frozen, scratch]' --out methods.png\n"
-        "  hyenadna plot --model run/model --genome genome --region chrI:1000-1080 --out mutations.png",
+        "  hyenadna plot --model run/model --genome genome --region chrI:1001-1080 --out mutations.png",
     )
     config, _ = parse_config(parser, pictures.PlotConfig, argv)
     print(pictures.draw(config))

@@ -51,7 +51,7 @@ class PlotConfig:
         results: folders of `hyenadna finetune` on the same split, to compare what they reached.
         model: language model, for the map of a mutagenesis.
         genome: genome of the region, a folder of `hyenadna prepare` or a FASTA.
-        region: such as chrI:1000-1100, 1-based with both ends, of which every base is changed in turn.
+        region: such as chrI:1001-1080, 1-based with both ends, of which every base is changed in turn.
         window: bases around the region that the model reads; default 1024 or what it takes.
         batch_size: windows at a time.
         device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.

@@ -212,6 +212,30 @@ def test_resume(call: Callable[..., Outcome], run: Path, settings: Path) -> None
     assert read_metrics(run / "metrics.jsonl") == rows
 
 
+def test_tied_heads_go_into_the_original_format(call: Callable[..., Outcome], settings: Path, tmp_path: Path) -> None:
+    words = ("--steps", 1, "--model_fields", '{"tie_word_embeddings": true}', "--out", tmp_path / "run")
+    assert call("pretrain", "--config", settings, *words).code == 0
+    out = tmp_path / "original"
+    assert call("convert", tmp_path / "run" / "model", out, "--to", "original") == Outcome(0, f"{out}\n", "")
+
+
+def test_the_folder_of_a_run_is_no_model(call: Callable[..., Outcome], run: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "x.npz", "--device", "cpu")
+    (tmp_path / "t.tsv").write_text("sequence\tlabel\n" + 20 * "ACGT\ta\nACGA\tb\n")
+    (tmp_path / "f.fa").write_text(">a\nACGT\n")
+    for words in (
+        ("evaluate", "--genome", run, *out),
+        ("predict", "--fasta", tmp_path / "f.fa", *out),
+        ("score", "--fasta", tmp_path / "f.fa", *out),
+        ("generate", "--prompt", "ACGT", *out),
+        ("embed", "--fasta", tmp_path / "f.fa", *out),
+        ("finetune", "--data", tmp_path / "t.tsv", *out),
+    ):
+        failed = call(*words, "--model", run)
+        assert (failed.code, failed.out) == (2, "")
+        assert failed.err.endswith(f"; did you mean {run / 'model'}?\n"), failed.err
+
+
 WRONG_PRETRAIN = [
     ([], "required and missing: --genome, --out (see hyenadna pretrain --help)"),
     (["--genome", "g"], "required and missing: --out (see hyenadna pretrain --help)"),
@@ -289,7 +313,8 @@ def test_pretrain_refuses_bad_input_in_one_line(
         (["prepare", "protein.fa", "--out", "x"], "protein.fa:2: 'E' at position 2 of contig 'p' is no nucleotide"),
         (["prepare", "empty.fa", "--out", "x"], "empty.fa: "),
         (["evaluate"], "required and missing: --model, --genome (see hyenadna evaluate --help)"),
-        (["evaluate", "--model", "m", "--genome", "g", "--contigs", "1"], "g: no such folder; make it with"),
+        (["evaluate", "--model", "m", "--genome", "g"], "no checkpoint at m: no such file or folder"),
+        (["evaluate", "--model", "a/b", "--genome", "g", "--contigs", "1"], "g: no such folder; make it with"),
         (["convert", "a"], "required and missing: dst (see hyenadna convert --help)"),
         (["convert", "absent", "x"], "no checkpoint at absent: no such file or folder"),
         (["convert", "a", "b", "--to", "onnx"], "argument --to: invalid choice: 'onnx' (choose from "),

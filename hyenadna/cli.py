@@ -208,30 +208,48 @@ def convert(argv: Sequence[str]) -> None:
 
 def doctor(argv: Sequence[str]) -> None:
     """Tell what is installed and which backend runs."""
+    # With the standard library alone: what is missing is what it is asked for.
+    import argparse
     from importlib import metadata
 
-    from hyena_kernels.backend import describe
-    from hyenadna.options import make_parser
+    parser = argparse.ArgumentParser(
+        prog="hyenadna doctor",
+        allow_abbrev=False,
+        description="Tell what is installed, which backend runs and why others do not.",
+        epilog="example:\n  hyenadna doctor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if others := parser.parse_known_args(list(argv))[1]:
+        _fail(f"unrecognized arguments: {' '.join(others)} (see hyenadna doctor --help)")
+    try:
+        from hyena_kernels.backend import describe
 
-    description = "Tell what is installed, which backend runs and why others do not."
-    make_parser("doctor", description, "hyenadna doctor").parse_args(list(argv))
-    print(describe())
+        print(describe())
+    except ImportError as error:
+        print(f"hyena_kernels cannot be imported: {error}")
     print()
-    for name in (
-        "transformers",
-        "safetensors",
-        "jsonargparse",
-        "matplotlib",
-        "polars",
-        "scikit-learn",
-        "peft",
-        "tensorboard",
-    ):
+    for name in _PACKAGES:
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"{name} not installed")
 
+
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "transformers",
+    "safetensors",
+    "jsonargparse",
+    "PyYAML",
+    "tqdm",
+    "matplotlib",
+    "polars",
+    "scikit-learn",
+    "umap-learn",
+    "peft",
+    "tensorboard",
+)
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
@@ -262,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         missing = (error.name or "").split(".")[0]
         extras = ",".join(["dna", *([EXTRAS[missing]] if missing in EXTRAS else [])])
-        _fail(f"{argv[0]} needs {error.name}: pip install 'hyena-kernels[{extras}]'")
+        _fail(f"{argv[0]} needs {error.name}: pip install '.[{extras}]' in a checkout of hyena_kernels")
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {stopped}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)

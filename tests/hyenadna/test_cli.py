@@ -376,12 +376,12 @@ def test_evaluate_of_a_finished_run_refuses_what_it_cannot_do(
         (
             ImportError("no", name="transformers"),
             2,
-            "error: doctor needs transformers: pip install 'hyena-kernels[dna]'",
+            "error: doctor needs transformers: pip install '.[dna]' in a checkout of hyena_kernels",
         ),
         (
             ImportError("no", name="sklearn.metrics"),
             2,
-            "error: doctor needs sklearn.metrics: pip install 'hyena-kernels[dna,tasks]'",
+            "error: doctor needs sklearn.metrics: pip install '.[dna,tasks]' in a checkout of hyena_kernels",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("after step 3"), 130, "interrupted: after step 3"),
@@ -415,6 +415,37 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"error: absent.fa: no such file\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_tells_what_is_missing() -> None:
+    """Of a package that is absent neither the module nor its metadata is found."""
+    script = """
+import sys
+from importlib import metadata
+packages = {"yaml": "PyYAML", "jsonargparse": "jsonargparse", "tqdm": "tqdm", "transformers": "transformers"}
+for module in packages:
+    sys.modules[module] = None
+version = metadata.version
+def absent(name):
+    if name in packages.values():
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = absent
+sys.argv[0] = "hyenadna"
+from hyenadna.cli import main
+main(["doctor"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert {f"{name} not installed" for name in ("PyYAML", "jsonargparse", "tqdm", "transformers")} <= {*lines}
+    assert {name for name in ("torch", "numpy") if any(line.startswith(f"{name} ") for line in lines)} == {
+        "torch",
+        "numpy",
+    }
+    assert any(line.startswith("umap-learn ") for line in lines)
 
 
 def test_prepare_needs_neither_torch_nor_transformers(tiny_fasta: Path, tmp_path: Path) -> None:

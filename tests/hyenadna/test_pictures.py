@@ -91,7 +91,7 @@ def test_umap_has_a_panel_for_every_pair_of_settings(config: PlotConfig, monkeyp
 
 def test_umap_where_it_is_absent_names_the_extra(config: PlotConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ImportError, match=r"this needs umap .*: pip install 'hyena-kernels\[dna,umap\]'"):
+    with pytest.raises(ImportError, match=r"this needs umap .*: pip install '\.\[dna,umap\]' in a checkout"):
         draw(replace(config, method="umap"))
 
 

@@ -210,6 +210,8 @@ class FinetuneConfig:
             raise InputError(f"--lr {self.lr}: must be above 0")
         if not self.seeds or min(self.seeds) < 0:
             raise InputError("--seeds must be at least one, of 0 or more")
+        if len({*self.seeds}) < len(self.seeds):
+            raise InputError(f"--seeds {self.seeds}: one is there twice, which would count as a run of its own")
         if self.yardstick and self.task != "classification":
             raise InputError("--yardstick is for --task classification")
         if self.balanced and self.task != "classification":

@@ -452,6 +452,8 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"ema_decay": 1.0}, "--ema_decay 1.0: must be at least 0 and below 1"),
         ({"lr": 0.0}, "--lr 0.0: must be above 0"),
         ({"seeds": []}, "--seeds must be at least one"),
+        ({"seeds": [3, 1, 3]}, "--seeds [3, 1, 3]: one is there twice"),
+        ({"label_columns": ["share"]}, "no classes: say --task regression"),
         ({"task": "regression", "yardstick": True}, "--yardstick is for --task classification"),
         ({"task": "regression", "balanced": True}, "--balanced is for --task classification"),
         ({"task": "token", "reverse_complement": True}, "--reverse_complement: the labels of bases have a strand"),

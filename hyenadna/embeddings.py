@@ -50,6 +50,8 @@ class Embeddings:
                 columns = {name: frame[name].to_numpy() for name in COLUMNS}
                 vectors = frame["embedding"].to_numpy()
             else:
+                if not zipfile.is_zipfile(path):
+                    raise ValueError("it is no .npz")
                 with np.load(path, allow_pickle=False) as file:
                     columns = {name: file[name] for name in COLUMNS}
                     vectors = file["embedding"]
@@ -58,6 +60,8 @@ class Embeddings:
         except Exception as error:
             # numpy, zipfile and polars each have their own exceptions for a file that is another one.
             reason = (str(error).splitlines() or [""])[0]
+            if "allow_pickle" in reason:
+                reason = "it holds objects of Python"
             raise InputError(f"{path}: holds no embeddings of hyenadna embed ({reason})") from error
         text = {name: columns[name].astype(str) for name in ("name", "contig", "label")}
         return cls(vectors.astype(np.float32), **text, start=columns["start"], end=columns["end"])

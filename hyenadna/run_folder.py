@@ -116,15 +116,13 @@ class RunFolder:
             raise InputError(f"{saved}: damaged, holds no configuration; choose another --out")
         now = plain(config)
         free = {field.name for field in dataclasses.fields(config) if field.metadata.get("free")}
-        changed = [
-            f"{name}: {before.get(name)!r} there, {now.get(name)!r} asked for"
-            for name in sorted((before.keys() | now.keys()) - free)
-            if before.get(name) != now.get(name)
-        ]
+        changed = [n for n in sorted((before.keys() | now.keys()) - free) if before.get(n) != now.get(n)]
         if changed:
+            values = "; ".join(f"{n}: {before.get(n)!r} there, {now.get(n)!r} asked for" for n in changed)
+            options = ", ".join(f"--{name}" for name in changed)
             raise InputError(
-                f"{self.path}: holds a run of another configuration ({'; '.join(changed)}): pass --config "
-                f"{self.path / CONFIG_FILE} to go on with it, or choose another --out"
+                f"{self.path}: holds a run of another configuration ({values}): pass --config "
+                f"{self.path / CONFIG_FILE} and leave out {options} to go on with it, or choose another --out"
             )
 
     def save(self, step: int, model: Saves, state: Mapping[str, Any], *, keep: int) -> Path:

@@ -204,6 +204,9 @@ def test_resume(call: Callable[..., Outcome], run: Path, settings: Path) -> None
     other = call("pretrain", "--config", settings, "--resume", "--lr", "0.5")
     assert other.code == 2
     assert other.err.startswith(f"error: {run}: holds a run of another configuration (lr: 0.01 there, 0.5 asked for)")
+    assert other.err.endswith(
+        f": pass --config {run / 'config.yaml'} and leave out --lr to go on with it, or choose another --out\n"
+    )
     assert other.err.count("\n") == 1
     weights, rows = (run / "model" / "model.safetensors").read_bytes(), read_metrics(run / "metrics.jsonl")
     resumed = call("pretrain", "--config", run / "config.yaml", "--resume", "--workers", "1")

@@ -177,8 +177,17 @@ def test_what_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"nothing")
     np.savez(tmp_path / "y.npz", embedding=np.zeros((2, 2)))
     (tmp_path / "x.parquet").write_bytes(b"nothing")
-    for name in ("x.npz", "y.npz", "x.parquet"):
-        with pytest.raises(InputError, match="holds no embeddings of hyenadna embed"):
+    np.savez(tmp_path / "z.npz", name=np.array([{}], dtype=object))
+    for name, reason in (
+        ("x.npz", "it is no .npz"),
+        ("y.npz", "name is not a file"),
+        ("z.npz", "it holds objects of Python"),
+        ("x.parquet", ""),
+    ):
+        with pytest.raises(InputError) as caught:
             Embeddings.read(tmp_path / name)
+        assert f"{name}: holds no embeddings of hyenadna embed" in str(caught.value)
+        assert reason in str(caught.value)
+        assert "allow_pickle" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
         Embeddings.read(tmp_path / "absent.npz")

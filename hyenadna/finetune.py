@@ -44,7 +44,7 @@ from hyenadna.metrics import DEFAULT_METRIC, NAMES, NOT_FINITE, TASKS, measure
 from hyenadna.model import HyenaDNAForCausalLM
 from hyenadna.optim import learning_rate_factor, parameter_groups
 from hyenadna.presets import preset
-from hyenadna.progress import without_transformers_bars
+from hyenadna.progress import StepBar, without_transformers_bars
 from hyenadna.prompting import PromptedClassifier, make_prompted, save_prompted
 from hyenadna.run_folder import plain
 from hyenadna.sequences import reverse_complement, to_tensor
@@ -399,9 +399,7 @@ def train(
     warmup = math.ceil(config.lr_warmup * steps)
     rows: list[dict[str, Any]] = []
     best, best_state, step, started = -math.inf, dict[str, Tensor](), 0, time.perf_counter()
-    silent = not progress or config.jobs > 1
-    bar = tqdm(total=steps, unit="step", desc=name, disable=True if silent else None, dynamic_ncols=True)
-    with bar:
+    with StepBar(name, steps, progress=progress, alone=config.jobs == 1) as bar:
         for epoch in range(1, config.epochs + 1):
             trained.train()
             if config.method == "frozen":

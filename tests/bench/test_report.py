@@ -83,6 +83,25 @@ def test_readme_has_the_headline_of_the_committed_runs() -> None:
     assert text == report.filled(text, block), "run: python -m bench.report --readme README.md"
 
 
+@pytest.mark.parametrize(
+    ("isa", "words"), [("avx512", "with AVX-512"), ("avx2", "with AVX2"), ("portable", "with the")]
+)
+def test_readme_has_the_ratios_of_the_committed_convolutions(isa: str, words: str) -> None:
+    """Those at powers of two, of every machine."""
+    files = list(report.RESULTS.glob(f"*/cpp_aims_{isa}_fftconv.json"))
+    ratios = [
+        record[direction]["ratio"]
+        for file in files
+        for record in json.loads(file.read_text())["records"]
+        if record["shape"][2] & (record["shape"][2] - 1) == 0
+        for direction in ("forward", "both")
+    ]
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert re.search(
+        rf"{min(ratios):.1f} to {max(ratios):.1f} times( as fast as the published op sequence)? {words}", text
+    )
+
+
 # Headline ------------------------------------------------------------------------------------------------------------
 
 

@@ -180,9 +180,7 @@ def generate(argv: Sequence[str]) -> None:
 
 def convert(argv: Sequence[str]) -> None:
     """Turn a checkpoint of one published format into the other."""
-    from hyenadna import checkpoint
     from hyenadna.options import make_parser
-    from hyenadna.progress import without_transformers_bars
 
     parser = make_parser(
         "convert",
@@ -201,6 +199,9 @@ def convert(argv: Sequence[str]) -> None:
         "published ones, 0.0 for those of the original training code.",
     )
     args = parser.parse_args(list(argv))
+    from hyenadna import checkpoint
+    from hyenadna.progress import without_transformers_bars
+
     overrides = {} if args.modulation_shift is None else {"modulation_shift": args.modulation_shift}
     with without_transformers_bars():
         print(checkpoint.convert(args.src, args.dst, to=args.to, **overrides))

@@ -451,6 +451,16 @@ main(["doctor"])
     assert any(line.startswith("umap-learn ") for line in lines)
 
 
+@pytest.mark.parametrize("verb", ["prepare", "convert", "doctor"])
+def test_help_without_a_configuration_needs_no_torch(verb: str) -> None:
+    script = "import sys; sys.argv[0] = 'hyenadna'; from hyenadna.cli import main\n"
+    script += "try: main([sys.argv[1], '--help'])\n"
+    script += "finally: assert not {'torch', 'transformers'} & {*sys.modules}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script, verb], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_prepare_needs_neither_torch_nor_transformers(tiny_fasta: Path, tmp_path: Path) -> None:
     script = "import sys; sys.argv[0] = 'hyenadna'; from hyenadna.cli import main; main(sys.argv[1:]); "
     script += "sys.exit(len({'torch', 'transformers'} & {*sys.modules}))"

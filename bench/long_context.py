@@ -15,10 +15,12 @@ from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="large-1m")
-    parser.add_argument("--length", type=int, default=1_000_000)
-    parser.add_argument("--threads", type=int, default=None)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.long_context", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", default="large-1m", help="published configuration (default: %(default)s)")
+    parser.add_argument("--length", type=int, default=1_000_000, help="tokens of the sequence (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: PyTorch's number)")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -5,6 +5,7 @@ python -m bench.machine     prints the name of the device as results are filed u
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.metadata
 import os
@@ -122,5 +123,12 @@ def describe(device: torch.device | str = "cuda") -> dict[str, Any]:
     return facts
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m bench.machine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print(folder_name())
+
+
+if __name__ == "__main__":
+    main()

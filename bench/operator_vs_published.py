@@ -41,12 +41,19 @@ def setup(which: str, batch: int, length: int, width: int, threads: int) -> Call
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--length", type=int, default=32768)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.operator_vs_published",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, default, what in (
+        ("batch", 1, "sequences at a time"),
+        ("length", 32768, "positions of a sequence"),
+        ("width", 128, "channels"),
+        ("rounds", 7, "times that both are run in turns"),
+        ("threads", 1, "CPU threads"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
     args = parser.parse_args()
     shape = (args.batch, args.length, args.width, args.threads)
     ours, published = setup("ours", *shape), setup("published", *shape)

@@ -46,7 +46,8 @@ def _load() -> None:
         import transformers  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"hyenadna needs transformers ({error}): pip install 'hyena-kernels[dna]'", name=error.name
+            f"hyenadna needs transformers ({error}): pip install '.[dna]' in a checkout of hyena_kernels",
+            name=error.name,
         ) from error
     for module, names in _CLASSES.items():
         for name in names:

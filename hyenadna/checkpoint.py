@@ -62,7 +62,9 @@ def find(path: str | os.PathLike[str]) -> Source | None:
         found = [place / name for name in (*HF_WEIGHTS, ORIGINAL_WEIGHTS) if (place / name).exists()]
         found += [file for file in sorted(place.glob("*.ckpt")) if file not in found]
         if not found:
-            raise InputError(f"{place} holds no weights: expected {HF_WEIGHTS[0]} or {ORIGINAL_WEIGHTS} in it")
+            # The folder of a run, whose model is within it.
+            hint = f"; did you mean {place / 'model'}?" if (place / "model" / CONFIG).is_file() else ""
+            raise InputError(f"{place} holds no weights: expected {HF_WEIGHTS[0]} or {ORIGINAL_WEIGHTS} in it{hint}")
     elif place.is_file():
         if place.suffix not in _WEIGHT_SUFFIXES:
             raise InputError(f"{place} is no checkpoint: expected a folder or a file ending in {_WEIGHT_SUFFIXES}")
@@ -229,7 +231,8 @@ def hf_to_original(weights: Mapping[str, Tensor], num_inner_mlps: int) -> dict[s
     """
     if HEAD_KEY in weights and not torch.equal(weights[HEAD_KEY], weights[EMBEDDING_KEY]):
         raise InputError(
-            "this model's output head differs from its embedding; the original's format ties the two and cannot hold it"
+            "this model's output head differs from its embedding; the original's format ties the two and cannot hold "
+            """it: train with hyenadna pretrain --model_fields '{"tie_word_embeddings": true}' for one that it can"""
         )
     repeated = repeat_freq(weights, num_inner_mlps)
     return {f"model.{key.removeprefix('hyena.')}": tensor for key, tensor in repeated.items()}

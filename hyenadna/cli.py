@@ -41,11 +41,11 @@ def pretrain(argv: Sequence[str]) -> None:
         "pretrain",
         "Train a HyenaDNA language model by next-nucleotide prediction. The folder --out receives config.yaml, "
         "splits.bed, metrics.jsonl, checkpoints and, at the end, model/.",
-        "hyenadna pretrain --genome genome --out run --valid_contigs chr14,chrX --steps 20000 --d_model 128\n"
+        "hyenadna pretrain --genome genome --out run --valid_contigs chrXIV,chrX --steps 20000 --d_model 128\n"
         "  hyenadna pretrain --config run/config.yaml --resume",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="Go on from the newest checkpoint in --out, if there is one."
+        "--resume", type=bool, default=False, help="Go on from the newest checkpoint in --out, if there is one."
     )
     config, parsed = parse_config(parser, train.PretrainConfig, argv)
     result = train.pretrain(config, resume=parsed.resume)
@@ -65,7 +65,7 @@ def evaluate(argv: Sequence[str]) -> None:
         "evaluate",
         "Perplexity and accuracy of a checkpoint over held-out contigs, beside Markov models of order 0 to 8 fitted on "
         "the other contigs and their reverse complement, as JSON and PNGs.",
-        "hyenadna evaluate --model run/model --genome genome --contigs chr14 --out evaluation",
+        "hyenadna evaluate --model run/model --genome genome --contigs chrXIV --out evaluation",
     )
     config, _ = parse_config(parser, evaluation.EvaluateConfig, argv)
     row = evaluation.evaluate(config)
@@ -137,7 +137,7 @@ def embed(argv: Sequence[str]) -> None:
     parser = make_parser(
         "embed",
         "Embed sequences (FASTA, intervals of a genome, table): the mean of the last hidden states over the bases, the "
-        "last one, or all. Streams, saves in parts, and goes on from them with --resume true.",
+        "last one, or all. Streams, saves in parts, and goes on from them with --resume.",
         "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
         "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
     )
@@ -158,7 +158,7 @@ def plot(argv: Sequence[str]) -> None:
         "  hyenadna plot --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' --min_dist '[0.1, 0.5]' "
         "--out umap.png\n"
         "  hyenadna plot --results '[tuned, frozen, scratch]' --out methods.png\n"
-        "  hyenadna plot --model run/model --genome genome --region chrI:1000-1080 --out mutations.png",
+        "  hyenadna plot --model run/model --genome genome --region chrI:1001-1080 --out mutations.png",
     )
     config, _ = parse_config(parser, pictures.PlotConfig, argv)
     print(pictures.draw(config))
@@ -180,9 +180,7 @@ def generate(argv: Sequence[str]) -> None:
 
 def convert(argv: Sequence[str]) -> None:
     """Turn a checkpoint of one published format into the other."""
-    from hyenadna import checkpoint
     from hyenadna.options import make_parser
-    from hyenadna.progress import without_transformers_bars
 
     parser = make_parser(
         "convert",
@@ -201,6 +199,9 @@ def convert(argv: Sequence[str]) -> None:
         "published ones, 0.0 for those of the original training code.",
     )
     args = parser.parse_args(list(argv))
+    from hyenadna import checkpoint
+    from hyenadna.progress import without_transformers_bars
+
     overrides = {} if args.modulation_shift is None else {"modulation_shift": args.modulation_shift}
     with without_transformers_bars():
         print(checkpoint.convert(args.src, args.dst, to=args.to, **overrides))
@@ -208,30 +209,48 @@ def convert(argv: Sequence[str]) -> None:
 
 def doctor(argv: Sequence[str]) -> None:
     """Tell what is installed and which backend runs."""
+    # With the standard library alone: what is missing is what it is asked for.
+    import argparse
     from importlib import metadata
 
-    from hyena_kernels.backend import describe
-    from hyenadna.options import make_parser
+    parser = argparse.ArgumentParser(
+        prog="hyenadna doctor",
+        allow_abbrev=False,
+        description="Tell what is installed, which backend runs and why others do not.",
+        epilog="example:\n  hyenadna doctor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if others := parser.parse_known_args(list(argv))[1]:
+        _fail(f"unrecognized arguments: {' '.join(others)} (see hyenadna doctor --help)")
+    try:
+        from hyena_kernels.backend import describe
 
-    description = "Tell what is installed, which backend runs and why others do not."
-    make_parser("doctor", description, "hyenadna doctor").parse_args(list(argv))
-    print(describe())
+        print(describe())
+    except ImportError as error:
+        print(f"hyena_kernels cannot be imported: {error}")
     print()
-    for name in (
-        "transformers",
-        "safetensors",
-        "jsonargparse",
-        "matplotlib",
-        "polars",
-        "scikit-learn",
-        "peft",
-        "tensorboard",
-    ):
+    for name in _PACKAGES:
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"{name} not installed")
 
+
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "transformers",
+    "safetensors",
+    "jsonargparse",
+    "PyYAML",
+    "tqdm",
+    "matplotlib",
+    "polars",
+    "scikit-learn",
+    "umap-learn",
+    "peft",
+    "tensorboard",
+)
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
@@ -262,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         missing = (error.name or "").split(".")[0]
         extras = ",".join(["dna", *([EXTRAS[missing]] if missing in EXTRAS else [])])
-        _fail(f"{argv[0]} needs {error.name}: pip install 'hyena-kernels[{extras}]'")
+        _fail(f"{argv[0]} needs {error.name}: pip install '.[{extras}]' in a checkout of hyena_kernels")
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {stopped}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)

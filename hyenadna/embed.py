@@ -20,6 +20,7 @@ from hyenadna.hidden import hidden_states
 from hyenadna.intervals import read_bed
 from hyenadna.model import HyenaDNAModel
 from hyenadna.progress import without_transformers_bars
+from hyenadna.run_folder import plain
 from hyenadna.sequences import check_windows, encode, open_genome
 from hyenadna.tables import read_table
 
@@ -117,7 +118,7 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
     with ExitStack() as stack:
         total, items = _read(config, stack, progress)
         changing = ("batch_size", "resume", "device", "out")
-        settings = {name: str(value) for name, value in vars(config).items() if name not in changing}
+        settings = {name: value for name, value in plain(config).items() if name not in changing}
         parts = Parts(config.out, settings, resume=config.resume)
         done = parts.done()
         items = islice(items, done, None)
@@ -130,9 +131,7 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
                 parts.add(len(chunk), _embed_part(model, chunk, config))
                 bar.update(len(chunk))
         except (InputError, OSError) as error:
-            kept = parts.done()
-            if not kept:
-                parts.remove()
+            if not (kept := parts.done()):
                 raise
             raise InputError(f"{error}; the {kept:,} sequences before that are in {parts.folder}") from error
         except KeyboardInterrupt as stopped:

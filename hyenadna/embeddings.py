@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,9 +12,8 @@ import numpy as np
 
 from hyenadna.errors import InputError
 from hyenadna.extras import require
-from hyenadna.files import write_files
+from hyenadna.files import PartialFolder
 
-_SETTINGS = "settings.json"
 COLUMNS = ("name", "contig", "start", "end", "label")
 
 
@@ -53,6 +50,8 @@ class Embeddings:
                 columns = {name: frame[name].to_numpy() for name in COLUMNS}
                 vectors = frame["embedding"].to_numpy()
             else:
+                if not zipfile.is_zipfile(path):
+                    raise ValueError("it is no .npz")
                 with np.load(path, allow_pickle=False) as file:
                     columns = {name: file[name] for name in COLUMNS}
                     vectors = file["embedding"]
@@ -61,12 +60,14 @@ class Embeddings:
         except Exception as error:
             # numpy, zipfile and polars each have their own exceptions for a file that is another one.
             reason = (str(error).splitlines() or [""])[0]
+            if "allow_pickle" in reason:
+                reason = "it holds objects of Python"
             raise InputError(f"{path}: holds no embeddings of hyenadna embed ({reason})") from error
         text = {name: columns[name].astype(str) for name in ("name", "contig", "label")}
         return cls(vectors.astype(np.float32), **text, start=columns["start"], end=columns["end"])
 
 
-class Parts:
+class Parts(PartialFolder):
     """A folder ``OUT.partial`` of finished parts, which become ``OUT`` when the last one is there.
 
     Args:
@@ -83,21 +84,9 @@ class Parts:
             raise InputError(f"--out {out}: must end in .npz or .parquet")
         if out.suffix == ".parquet":
             require("polars")
-        self.out = out
-        self.folder = out.with_name(f"{out.name}.partial")
-        file = self.folder / _SETTINGS
-        known = json.loads(json.dumps(settings))
-        if not file.is_file():
-            if not out.absolute().parent.is_dir():
-                raise InputError(f"{out}: cannot be written (no folder {out.parent}); choose another place")
-            self.folder.mkdir(exist_ok=True)
-            write_files({file: json.dumps(known, indent=1).encode()})
-            return
-        if not resume:
-            raise InputError(f"{self.folder}: holds parts of a stopped run; go on with --resume, or remove the folder")
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if differs := sorted(name for name in known.keys() | stored.keys() if known.get(name) != stored.get(name)):
-            raise InputError(f"{self.folder}: holds parts of a run with other {', '.join(differs)}; remove the folder")
+        if not out.absolute().parent.is_dir():
+            raise InputError(f"{out}: cannot be written (no folder {out.parent}); choose another place")
+        super().__init__(out, settings, resume=resume)
 
     def files(self) -> list[Path]:
         """The parts so far, in order."""
@@ -109,6 +98,7 @@ class Parts:
 
     def add(self, sequences: int, columns: dict[str, np.ndarray]) -> None:
         """Write a part of so many sequences; ``columns`` are those of the file, ``embedding`` among them."""
+        self.begin()
         path = self.folder / f"part-{len(self.files()):08}-{sequences}{self.out.suffix}"
         draft = path.with_name(f".{path.name}")
         if self.out.suffix == ".parquet":
@@ -130,10 +120,6 @@ class Parts:
             _join_npz(self.files(), draft)
         draft.replace(self.out)
         self.remove()
-
-    def remove(self) -> None:
-        """Remove the folder with all parts."""
-        shutil.rmtree(self.folder)
 
 
 def _join_npz(parts: list[Path], out: Path) -> None:

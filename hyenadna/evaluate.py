@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from hyenadna import markov, plot
+from hyenadna import checkpoint, markov, plot
 from hyenadna.device import pick_device
 from hyenadna.errors import InputError
 from hyenadna.files import write_files
@@ -185,6 +185,8 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
         InputError: a checkpoint, genome, contig, BED or folder that does not fit.
     """
     config.check()
+    # Before the splits, which are looked for beside the model.
+    checkpoint.find(config.model)
     genome = Genome.open(config.genome)
     train, held_out = _read_splits(config, genome)
     beside = config.model.parent / METRICS_FILE

@@ -21,5 +21,6 @@ def require(module: str) -> Any:
     except ImportError as error:
         extra = EXTRAS.get(root, "dna")
         raise ImportError(
-            f"this needs {root} ({error}): pip install 'hyena-kernels[dna,{extra}]'", name=error.name or root
+            f"this needs {root} ({error}): pip install '.[dna,{extra}]' in a checkout of hyena_kernels",
+            name=error.name or root,
         ) from error

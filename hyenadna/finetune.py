@@ -10,13 +10,15 @@ import json
 import math
 import multiprocessing
 import pickle
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +29,14 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from hyenadna.checkpoint import whole_folder
 from hyenadna.config import HyenaDNAConfig
 from hyenadna.device import autocast, pick_device
 from hyenadna.errors import InputError
 from hyenadna.extras import require
 from hyenadna.files import write_files
 from hyenadna.finetune_data import Data, read_data
+from hyenadna.finetune_partial import FinishedRuns
 from hyenadna.finetune_results import RESULTS_FILE, as_lines, draw_curves, summarise
 from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.labelled import FORMATS, Labelled
@@ -40,8 +44,9 @@ from hyenadna.metrics import DEFAULT_METRIC, NAMES, NOT_FINITE, TASKS, measure
 from hyenadna.model import HyenaDNAForCausalLM
 from hyenadna.optim import learning_rate_factor, parameter_groups
 from hyenadna.presets import preset
-from hyenadna.progress import without_transformers_bars
+from hyenadna.progress import StepBar, without_transformers_bars
 from hyenadna.prompting import PromptedClassifier, make_prompted, save_prompted
+from hyenadna.run_folder import plain
 from hyenadna.sequences import reverse_complement, to_tensor
 from hyenadna.tokenizer import DNATokenizer
 from hyenadna.vocab import PAD_ID
@@ -54,6 +59,8 @@ _PROBLEMS = {
     "regression": "regression",
     "token": None,
 }
+# Options that say how the runs are carried out, and may change on --resume.
+_FREE = ("out", "resume", "jobs", "threads", "device")
 
 
 @dataclass
@@ -63,7 +70,8 @@ class FinetuneConfig:
     Args:
         data: a table (CSV, TSV, Parquet), a folder of GenomicBenchmarks (train/CLASS/*.txt), of the Nucleotide
             Transformer (train.fna, test.fna), of DeepSEA's coordinates (*train*.csv) or of species.
-        out: folder for results.json, metrics.jsonl, training.png and the best model.
+        out: folder for results.json, metrics.jsonl, training.png and the best model, at the end; until then the
+            finished runs are in OUT.partial.
         model: checkpoint to start from; none for --method scratch.
         method: full, frozen (the head alone), lora, scratch, soft-prompt (vectors before a frozen language model, which
             answers with a letter), or few-shot (demonstrations in its context, the model trained to use them).
@@ -112,6 +120,7 @@ class FinetuneConfig:
         seeds: one run for each.
         jobs: runs of seeds and folds at a time, each in a process of its own with its share of the threads. Small
             models gain little from a second thread and much from a second run. On a GPU they share it.
+        resume: go on with the seeds and folds that a stopped run, with the same options, has not finished.
         yardstick: compare with logistic regression on 5-mer counts and the commonest class.
         device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
         autocast: auto is bfloat16 on a GPU and off on a CPU; or bfloat16, float16, off.
@@ -160,6 +169,7 @@ class FinetuneConfig:
     model_fields: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     jobs: int = 1
+    resume: bool = False
     yardstick: bool = False
     device: str = "auto"
     autocast: str = "auto"
@@ -200,6 +210,8 @@ class FinetuneConfig:
             raise InputError(f"--lr {self.lr}: must be above 0")
         if not self.seeds or min(self.seeds) < 0:
             raise InputError("--seeds must be at least one, of 0 or more")
+        if len({*self.seeds}) < len(self.seeds):
+            raise InputError(f"--seeds {self.seeds}: one is there twice, which would count as a run of its own")
         if self.yardstick and self.task != "classification":
             raise InputError("--yardstick is for --task classification")
         if self.balanced and self.task != "classification":
@@ -387,9 +399,7 @@ def train(
     warmup = math.ceil(config.lr_warmup * steps)
     rows: list[dict[str, Any]] = []
     best, best_state, step, started = -math.inf, dict[str, Tensor](), 0, time.perf_counter()
-    silent = not progress or config.jobs > 1
-    bar = tqdm(total=steps, unit="step", desc=name, disable=True if silent else None, dynamic_ncols=True)
-    with bar:
+    with StepBar(name, steps, progress=progress, alone=config.jobs == 1) as bar:
         for epoch in range(1, config.epochs + 1):
             trained.train()
             if config.method == "frozen":
@@ -487,12 +497,11 @@ def _train_pickled(config: FinetuneConfig, run: _Run, device: torch.device, prog
 
 
 def _train_all(
-    config: FinetuneConfig, runs: list[_Run], device: torch.device, progress: bool
+    config: FinetuneConfig, runs: Mapping[int, _Run], jobs: int, device: torch.device, progress: bool
 ) -> Iterator[tuple[int, _Outcome]]:
-    """The number of each run and what :func:`train` returns, as they end."""
-    jobs = min(config.jobs, len(runs))
+    """The number of each run and what :func:`train` returns, as they end; ``jobs`` at a time share the threads."""
     if jobs == 1:
-        for number, run in enumerate(runs):
+        for number, run in runs.items():
             yield number, train(config, run.data, run.seed, device, run.name, progress)
         return
     threads = max(1, torch.get_num_threads() // jobs)
@@ -501,9 +510,7 @@ def _train_all(
         jobs, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(threads,)
     )
     try:
-        numbers = {
-            pool.submit(_train_pickled, config, run, device, progress): number for number, run in enumerate(runs)
-        }
+        numbers = {pool.submit(_train_pickled, config, run, device, progress): number for number, run in runs.items()}
         for future in as_completed(list(numbers)):
             # Taken out, for a future keeps its result, a whole model.
             yield numbers.pop(future), pickle.loads(future.result())
@@ -529,55 +536,59 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     ``if __name__ == "__main__":``.
 
     Raises:
-        InputError: data, a checkpoint or options that do not fit. The epochs of runs that were finished before it are
-            kept in ``metrics.partial.jsonl`` of the folder.
+        InputError: data, a checkpoint or options that do not fit. The runs that were finished before it are kept in
+            ``OUT.partial``, from which ``resume`` goes on.
     """
     config = apply_preset(config)
     config.check()
+    metric = config.metric or DEFAULT_METRIC[config.task]
+    settings = {name: value for name, value in plain(config).items() if name not in _FREE}
+    kept = FinishedRuns(config.out, settings, resume=config.resume, lower_is_better=metric == "mse")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     folds = read_data(config)
-    metric = config.metric or DEFAULT_METRIC[config.task]
     runs = [
         _Run(data, seed, fold if config.folds else 0, f"seed {seed}" + (f", fold {fold}" if config.folds else ""))
         for fold, data in enumerate(folds, start=1)
         for seed in config.seeds
     ]
-    found: dict[int, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
-    best: tuple[float, int, Any] | None = None
+    if kept.found and progress:
+        print(f"{len(kept.found)} of {len(runs)} runs are finished, going on with the others")
+    left = {number: run for number, run in enumerate(runs) if number not in kept.found}
     try:
-        for number, (model, rows, result) in _train_all(config, runs, device, progress):
+        for number, (model, rows, result) in _train_all(config, left, min(config.jobs, len(runs)), device, progress):
             if fold := runs[number].fold:
                 result["fold"] = fold
                 rows = [{"fold": fold, **row} for row in rows]
-            found[number] = rows, result
-            value = -result["valid"] if metric == "mse" else result["valid"]
-            if best is None or (value, -number) > best[:2]:
-                best = value, -number, model
+            kept.add(number, partial(_save_model, model), rows, result)
+        curves, results = map(list, zip(*(kept.found[number] for number in range(len(runs))), strict=True))
+        summary = summarise(config, folds, results)
+        with whole_folder(config.out) as draft:
+            write_files(
+                {
+                    draft / RESULTS_FILE: (json.dumps(summary, indent=1) + "\n").encode(),
+                    draft / "metrics.jsonl": as_lines(curves),
+                }
+            )
+            draw_curves(curves, f"valid_{metric}", summary, draft / "training.png")
+            shutil.copytree(kept.best_model(), draft / "model")
     except (InputError, OSError, KeyboardInterrupt) as error:
-        if not found:
-            raise
-        partial = config.out / "metrics.partial.jsonl"
-        write_files({partial: as_lines([found[number][0] for number in sorted(found)])}, make_folders=True)
         kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
+        if not kept.found:
+            raise kind(str(error) or "no run was finished, nothing is kept") from error
         reason = f"{error}; " if str(error) else ""
-        raise kind(f"{reason}the {len(found)} runs finished before that are in {partial}") from error
-    assert best is not None
-    curves, results = map(list, zip(*(found[number] for number in range(len(runs))), strict=True))
-    summary = summarise(config, folds, results)
-    write_files(
-        {
-            config.out / RESULTS_FILE: (json.dumps(summary, indent=1) + "\n").encode(),
-            config.out / "metrics.jsonl": as_lines(curves),
-        },
-        make_folders=True,
-    )
-    draw_curves(curves, f"valid_{metric}", summary, config.out / "training.png")
-    model = best[2]
-    if isinstance(model, PromptedClassifier):
-        save_prompted(model, config.out / "model")
-    else:
-        model.save_pretrained(config.out / "model")
-        DNATokenizer(model_max_length=model.config.max_seq_len).save_pretrained(config.out / "model")
+        raise kind(
+            f"{reason}{len(kept.found)} of {len(runs)} runs are finished and kept in {kept.folder}: the same command "
+            "with --resume goes on with the others"
+        ) from error
+    kept.remove()
     return summary
+
+
+def _save_model(model: Any, folder: Path) -> None:
+    if isinstance(model, PromptedClassifier):
+        save_prompted(model, folder)
+    else:
+        model.save_pretrained(folder)
+        DNATokenizer(model_max_length=model.config.max_seq_len).save_pretrained(folder)

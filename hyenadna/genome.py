@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import gzip
 import hashlib
@@ -27,6 +28,8 @@ TOKENS_FILE = "tokens.u8"
 INDEX_FILE = "index.json"
 
 _CHUNK = 1 << 20
+# Names of contigs that a message lists, at most.
+_MOST_LISTED = 30
 _WHITESPACE = b" \t\r\n\v\f"
 _FASTA_TABLE = BYTE_TO_ID.tobytes()
 _N = bytes([N_ID])
@@ -103,7 +106,7 @@ class Genome:
         return sum(contig.length for contig in self.contigs)
 
     def contig(self, name: str) -> Contig:
-        """The contig of that name; an InputError that lists some known names where there is none."""
+        """The contig of that name; an InputError that lists known names, or the nearest, where there is none."""
         found = self._by_name.get(name)
         if found is None:
             raise InputError(f"unknown contig {name!r}; {self._name_hint(name)}")
@@ -142,7 +145,10 @@ class Genome:
         for other in (f"chr{name}", name.removeprefix("chr")):
             if other != name and other in self._by_name:
                 return f"the genome calls it {other!r}: names must match, 'chr' prefix included"
-        listed = ", ".join(self.names[:5]) + (", ..." if len(self.names) > 5 else "")
+        if len(self.names) <= _MOST_LISTED:
+            return f"the genome has {len(self.names):,}: {', '.join(self.names)}"
+        near = difflib.get_close_matches(name, self.names, n=5)
+        listed = f"the nearest are {', '.join(near)}" if near else f"{', '.join(self.names[:5])}, ..."
         return f"the genome has {len(self.names):,}: {listed}"
 
 

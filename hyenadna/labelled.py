@@ -229,14 +229,27 @@ def _number(text: str | None, where: str) -> float:
     return value
 
 
+def _fraction(labels: Sequence[str]) -> str | None:
+    """The first label that is no whole number, where all are numbers; None otherwise."""
+    try:
+        values = [float(label) for label in labels]
+    except ValueError:
+        return None
+    if not np.isfinite(values).all():
+        return None
+    return next((label for label, value in zip(labels, values, strict=True) if not value.is_integer()), None)
+
+
 def class_names(examples: Sequence[Example], task: str) -> list[str]:
     """The classes of the training examples: numbers in their order, else names in theirs.
 
     Raises:
-        InputError: fewer than two.
+        InputError: fewer than two, or values, which are no classes.
     """
     labels = [str(example.label) for example in examples]
     names = set("".join(labels)) if task == "token" else set(labels)
+    if task == "classification" and (value := _fraction(labels)):
+        raise InputError(f"the labels are numbers such as {value}, no classes: say --task regression")
     if len(names) < 2:
         raise InputError(f"the training examples hold one class only, {names.pop()!r}: there is nothing to tell apart")
     is_numeric = all(name.lstrip("-").isdigit() for name in names)

@@ -248,6 +248,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         with_info = kwargs.pop("output_loading_info", False)
         allow_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
         weights = checkpoint.load_weights(source)
+        if cls.can_generate() and any(key.startswith("score.") for key in weights):
+            raise InputError(f"{path}: is fine-tuned and has no language head: use the model it was tuned from")
         with _without_load_report():
             loaded: Any = super().from_pretrained(
                 None,

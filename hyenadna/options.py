@@ -36,6 +36,13 @@ class OptionParser(ArgumentParser):
         self.exit(2, f"error: {line} (see {self.prog} --help)\n")
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter, ArgumentParser().formatter_class):  # type: ignore[misc]
+    """Types by their names: Path, not ``<class 'Path'>``."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return re.sub(r"<class '(\w+)'>", r"\1", super()._expand_help(action))
+
+
 def make_parser(verb: str, description: str, example: str) -> OptionParser:
     """The parser of one verb, with an example at the end of its help."""
     return OptionParser(
@@ -43,7 +50,7 @@ def make_parser(verb: str, description: str, example: str) -> OptionParser:
         allow_abbrev=False,
         description=textwrap.fill(description, 100),
         epilog=f"example:\n  {example}",
-        formatter_class=type("Formatter", (argparse.RawDescriptionHelpFormatter, ArgumentParser().formatter_class), {}),
+        formatter_class=_Formatter,
     )
 
 
@@ -55,6 +62,10 @@ def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) 
     """
     parser.add_argument("--config", action="config", help="YAML file with values for the options below.")
     parser.add_class_arguments(kind)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            # A flag as well: --resume is --resume true.
+            action.nargs, action.const = "?", True
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     lists = {f"--{field.name}" for field in fields if field.type in ("list[str]", "list[Path]")}
     words = list(_words(argv, {*lists, "--config"}))

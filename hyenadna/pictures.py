@@ -51,7 +51,7 @@ class PlotConfig:
         results: folders of `hyenadna finetune` on the same split, to compare what they reached.
         model: language model, for the map of a mutagenesis.
         genome: genome of the region, a folder of `hyenadna prepare` or a FASTA.
-        region: such as chrI:1000-1100, 1-based with both ends, of which every base is changed in turn.
+        region: such as chrI:1001-1080, 1-based with both ends, of which every base is changed in turn.
         window: bases around the region that the model reads; default 1024 or what it takes.
         batch_size: windows at a time.
         device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
@@ -78,6 +78,8 @@ class PlotConfig:
 
     def check(self) -> None:
         """Raise InputError for values that draw nothing."""
+        if self.out.suffix.lower() != ".png":
+            raise InputError(f"--out {self.out}: must end in .png")
         if sum(map(bool, (self.embeddings, self.metrics, self.results, self.region))) != 1:
             raise InputError("give one of --embeddings, --metrics, --results and --region to draw")
         if self.region is not None and (self.model is None or self.genome is None):
@@ -203,15 +205,24 @@ def _draw_mutations(config: PlotConfig, progress: bool) -> str:
     assert config.region is not None
     contig, _, positions = config.region.rpartition(":")
     first, _, last = positions.replace(",", "").partition("-")
-    if not (contig and first.isdigit() and last.isdigit()):
-        raise InputError(f"--region {config.region}: expected a contig and positions from 1, such as chrI:1000-1100")
+    if not (contig and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise InputError(
+            f"--region {config.region}: expected a contig and its first and last position, counted from 1, such as "
+            "chrI:1001-1080"
+        )
     start, end = int(first) - 1, int(last)
     with open_genome(config.genome, progress=progress) as genome:
         model = load_language_model(config.model, config.device, "float64")
-        longest = model.config.max_seq_len
+        longest, length = model.config.max_seq_len, genome.contig(contig).length
+        if end > length:
+            raise InputError(f"--region {config.region}: {contig} ends at {length:,}")
         size = min(1024, longest) if config.window is None else config.window
         if not 2 <= size <= longest:
             raise InputError(f"--window {size}: must be within 2 and the {longest} tokens that the model is made for")
+        if end - start > size:
+            raise InputError(
+                f"--region {config.region}: holds {end - start:,} bases, the window that the model reads only {size:,}"
+            )
         effects = mutation_map(Likelihood(model, batch_size=config.batch_size), genome, contig, start, end, size)
         letters = ["ACGTN"[i - 7] for i in genome.tokens(contig, start, end).tolist()]
     with partial_table(config.out.with_suffix(".tsv"), ["contig", "position", "base", *BASES]) as write:

@@ -219,7 +219,7 @@ def png_figure(out: str | Path, width: float, height: float) -> Iterator[Figure]
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            f"plots need matplotlib ({error}): pip install 'hyena-kernels[dna]'", name=error.name
+            f"plots need matplotlib ({error}): pip install '.[dna]' in a checkout of hyena_kernels", name=error.name
         ) from error
     with style.context(["default", _STYLE]):
         figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")

@@ -101,8 +101,9 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
             for _, where, ids in batch:
                 if len(ids) > longest:
                     raise InputError(
-                        f"{where}: {len(ids):,} bases are longer than the {longest:,} that the model is made for: "
-                        "cut it into overlapping windows, or use a checkpoint made for longer sequences"
+                        f"{where}: {len(ids):,} bases are longer than the {longest:,} that the model is made for, and "
+                        f"predict takes sequences whole: give windows of at most {longest}, such as those of seqkit "
+                        f"sliding -g -W {longest} -s {max(1, longest // 2)} of a FASTA"
                     )
             sequences = [ids for _, _, ids in batch]
             with torch.no_grad():

@@ -116,15 +116,13 @@ class RunFolder:
             raise InputError(f"{saved}: damaged, holds no configuration; choose another --out")
         now = plain(config)
         free = {field.name for field in dataclasses.fields(config) if field.metadata.get("free")}
-        changed = [
-            f"{name}: {before.get(name)!r} there, {now.get(name)!r} asked for"
-            for name in sorted((before.keys() | now.keys()) - free)
-            if before.get(name) != now.get(name)
-        ]
+        changed = [n for n in sorted((before.keys() | now.keys()) - free) if before.get(n) != now.get(n)]
         if changed:
+            values = "; ".join(f"{n}: {before.get(n)!r} there, {now.get(n)!r} asked for" for n in changed)
+            options = ", ".join(f"--{name}" for name in changed)
             raise InputError(
-                f"{self.path}: holds a run of another configuration ({'; '.join(changed)}): pass --config "
-                f"{self.path / CONFIG_FILE} to go on with it, or choose another --out"
+                f"{self.path}: holds a run of another configuration ({values}): pass --config "
+                f"{self.path / CONFIG_FILE} and leave out {options} to go on with it, or choose another --out"
             )
 
     def save(self, step: int, model: Saves, state: Mapping[str, Any], *, keep: int) -> Path:
@@ -138,7 +136,7 @@ class RunFolder:
         pickled = io.BytesIO()
         torch.save(dict(state), pickled)
         with self._writing():
-            with _whole(final) as partial:
+            with whole(final) as partial:
                 model.save_pretrained(str(partial))
                 (partial / STATE_FILE).write_bytes(pickled.getbuffer())
             for old in self.checkpoints()[:-keep]:
@@ -151,7 +149,7 @@ class RunFolder:
         Raises:
             InputError: the folder cannot be written to; checkpoints stay as they are.
         """
-        with self._writing(), _whole(self.model) as partial:
+        with self._writing(), whole(self.model) as partial:
             model.save_pretrained(str(partial))
             tokenizer.save_pretrained(str(partial))
         return self.model
@@ -239,13 +237,13 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _whole(final: Path) -> Iterator[Path]:
+def whole(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``final`` when the block ends, in place of what is there; or vanishes."""
     partial = final.with_name(f".{final.name}.partial")
     try:
         partial.mkdir()
         yield partial
-        for file in partial.iterdir():
+        for file in partial.rglob("*"):
             _flush(file)
         _remove(final)
         partial.rename(final)

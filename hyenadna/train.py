@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from hyenadna.config import HyenaDNAConfig
 from hyenadna.device import autocast, pick_device
@@ -31,7 +30,7 @@ from hyenadna.genome import Genome
 from hyenadna.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction, write_bed
 from hyenadna.model import HyenaDNAForCausalLM
 from hyenadna.optim import learning_rate_factor, parameter_groups
-from hyenadna.progress import without_transformers_bars
+from hyenadna.progress import StepBar, without_transformers_bars
 from hyenadna.run_folder import FINAL_KEY, RunFolder
 from hyenadna.tokenizer import DNATokenizer
 from hyenadna.vocab import N_ID, PAD_ID
@@ -376,9 +375,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     model.train()
     with (
         _tensorboard(config.out, step) as show,
-        tqdm(
-            total=config.steps, initial=step, unit="step", disable=None if progress else True, dynamic_ncols=True
-        ) as bar,
+        StepBar("pretrain", config.steps, initial=step, progress=progress) as bar,
     ):
         with _stop_between_steps() as stop:
             for batch in _batches(loader):

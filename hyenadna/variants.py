@@ -77,8 +77,10 @@ def read_vcf(path: Path, genome: Genome) -> Iterator[Variant]:
         if line.startswith("#") or not line.strip():
             continue
         fields = line.split("\t")
-        if len(fields) < 5 or not fields[1].isdigit():
+        if len(fields) < 5:
             raise InputError(f"{path}:{number}: is no record of a VCF: expected {' '.join(COLUMNS)}, tabs between")
+        if not fields[1].isdecimal():
+            raise InputError(f"{path}:{number}: POS {fields[1]!r} is no number")
         contig = names.get(fields[0], "")
         for alt in fields[4].split(","):
             kept = (*fields[:4], alt, *fields[5:])

@@ -83,6 +83,25 @@ def test_readme_has_the_headline_of_the_committed_runs() -> None:
     assert text == report.filled(text, block), "run: python -m bench.report --readme README.md"
 
 
+@pytest.mark.parametrize(
+    ("isa", "words"), [("avx512", "with AVX-512"), ("avx2", "with AVX2"), ("portable", "with the")]
+)
+def test_readme_has_the_ratios_of_the_committed_convolutions(isa: str, words: str) -> None:
+    """Those at powers of two, of every machine."""
+    files = list(report.RESULTS.glob(f"*/cpp_aims_{isa}_fftconv.json"))
+    ratios = [
+        record[direction]["ratio"]
+        for file in files
+        for record in json.loads(file.read_text())["records"]
+        if record["shape"][2] & (record["shape"][2] - 1) == 0
+        for direction in ("forward", "both")
+    ]
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    assert re.search(
+        rf"{min(ratios):.1f} to {max(ratios):.1f} times( as fast as the published op sequence)? {words}", text
+    )
+
+
 # Headline ------------------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +111,27 @@ def test_headline_table(run: Run) -> None:
     assert measured[2:6] == ["23.2 ms, SDPA flash", "2.83×", "41.0 ms", "5.00×"]
     assert measured[6:] == ["7.81 MiB", "15.6 MiB", "31.2 MiB"]
     assert "hyena_kernels is faster than the fastest attention from L ≈ 2,900 on." in text
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_published_peer_that_was_refused_is_explained(
+    made_up: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    refused = [
+        made_up.record(length=length, peer="published", status="refused", error=error, error_budget=0.0202, reason="y")
+        for length, error in ((1024, 0.0722), (2048, 0.2312))
+    ]
+    ours = [made_up.record(length=length, seconds=1.0) for length in (1024, 2048)]
+    run = read_run(made_up.write_run(tmp_path / "suite.json", [*ours, *refused]))
+    monkeypatch.setattr(report, "CAUSES", {run.commit[:10]: "its filters err"} if known else {})
+    because = " because its filters err" if known else ""
+    line = f"Published Hyena failed its check{because}: its logits are off by 0.07 to 0.23, 0.02 is allowed."
+    assert f"\n\n{line}\n\n" in report.section(run, [])
+    assert f"\n\n{line}\n\n" in report.readme_block([run], "report")
+
+
+def test_nothing_is_explained_where_nothing_was_refused(run: Run) -> None:
+    assert "failed its check" not in report.section(run, [])
 
 
 def test_what_was_stopped_is_extrapolated_and_never_printed_as_measured(run: Run) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAModel, InputError
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAModel, InputError
 from hyenadna.checkpoint import convert, hf_to_original, load_original
 
 IDS = torch.tensor([[7, 8, 9, 10, 11, 4, 1, 7]])
@@ -247,6 +247,24 @@ def test_pickled_weights_of_the_hf_format(model: HyenaDNAForCausalLM, tmp_path: 
     assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(tmp_path)), logits(model))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_fine_tuned_model_is_no_language_model(tmp_path: Path, tied: bool) -> None:
+    config = HyenaDNAConfig(d_model=16, max_seq_len=32, num_labels=2, tie_word_embeddings=tied)
+    HyenaDNAForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="is fine-tuned and has no language head: use the model it was tuned from"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)
+
+
+def test_the_folder_of_a_run_points_to_its_model(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    model.save_pretrained(tmp_path / "run" / "model")
+    for name, hint in (("empty", ""), ("run", f"; did you mean {tmp_path / 'run' / 'model'}?")):
+        with pytest.raises(InputError) as caught:
+            HyenaDNAModel.from_pretrained(tmp_path / name)
+        wanted = f"{tmp_path / name} holds no weights: expected model.safetensors or weights.ckpt in it{hint}"
+        assert str(caught.value) == wanted
+
+
 def test_missing_head_of_the_hf_format_is_listed(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
     HyenaDNAModel(model.config).save_pretrained(tmp_path / "headless")
     with pytest.raises(InputError, match=r"1 keys are missing: lm_head\.weight"):
@@ -360,7 +378,9 @@ def test_convert_refuses_what_it_cannot_do(model: HyenaDNAForCausalLM, original:
         convert("a/b", tmp_path / "out")
     untied = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, max_seq_len=32))
     untied.save_pretrained(tmp_path / "untied")
-    with pytest.raises(InputError, match="head differs from its embedding"):
+    with pytest.raises(
+        InputError, match=r"head differs from its embedding.*--model_fields '{\"tie_word_embeddings\": true}'"
+    ):
         convert(tmp_path / "untied", tmp_path / "out", to="original")
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from hyenadna import HyenaDNAForCausalLM, cli, train
+from hyenadna import HyenaDNAForCausalLM, cli, embed, train
 from hyenadna.errors import InputError
 from hyenadna.run_folder import plain, read_metrics
 from hyenadna.train import PretrainConfig
@@ -114,8 +114,36 @@ def test_every_verb_has_help_with_an_example(call: Callable[..., Outcome], verb:
 def test_every_option_of_a_configuration_is_told(call: Callable[..., Outcome]) -> None:
     told = " ".join(call("pretrain", "--help").out.split())
     assert "--lr LR peak learning rate. (type: float, default: 0.0006)" in told
+    assert "(required, type: Path)" in told
+    assert "<class" not in told
     for name in vars(PretrainConfig(genome=Path(), out=Path())):
         assert f"--{name} " in told
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--resume"], True),
+        (["--resume", "true"], True),
+        (["--resume=false"], False),
+        (["--resume", "--batch_size", "3"], True),
+        ([], False),
+    ],
+)
+@pytest.mark.parametrize(("verb", "module"), [("pretrain", train), ("embed", embed)])
+def test_resume_is_a_flag_and_takes_a_value(
+    call: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    module: Any,
+    words: list[str],
+    expected: bool,
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(module, verb, lambda config, **more: seen.append(more.get("resume", config)) or stop())
+    source = ["--genome", "g"] if verb == "pretrain" else ["--model", "m", "--fasta", "f"]
+    assert call(verb, "--out", "o", *source, *words) == Outcome(2, "", "error: stop\n")
+    assert getattr(seen[0], "resume", seen[0]) is expected
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -176,12 +204,39 @@ def test_resume(call: Callable[..., Outcome], run: Path, settings: Path) -> None
     other = call("pretrain", "--config", settings, "--resume", "--lr", "0.5")
     assert other.code == 2
     assert other.err.startswith(f"error: {run}: holds a run of another configuration (lr: 0.01 there, 0.5 asked for)")
+    assert other.err.endswith(
+        f": pass --config {run / 'config.yaml'} and leave out --lr to go on with it, or choose another --out\n"
+    )
     assert other.err.count("\n") == 1
     weights, rows = (run / "model" / "model.safetensors").read_bytes(), read_metrics(run / "metrics.jsonl")
     resumed = call("pretrain", "--config", run / "config.yaml", "--resume", "--workers", "1")
     assert (resumed.code, resumed.err) == (0, "")
     assert (run / "model" / "model.safetensors").read_bytes() == weights
     assert read_metrics(run / "metrics.jsonl") == rows
+
+
+def test_tied_heads_go_into_the_original_format(call: Callable[..., Outcome], settings: Path, tmp_path: Path) -> None:
+    words = ("--steps", 1, "--model_fields", '{"tie_word_embeddings": true}', "--out", tmp_path / "run")
+    assert call("pretrain", "--config", settings, *words).code == 0
+    out = tmp_path / "original"
+    assert call("convert", tmp_path / "run" / "model", out, "--to", "original") == Outcome(0, f"{out}\n", "")
+
+
+def test_the_folder_of_a_run_is_no_model(call: Callable[..., Outcome], run: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "x.npz", "--device", "cpu")
+    (tmp_path / "t.tsv").write_text("sequence\tlabel\n" + 20 * "ACGT\ta\nACGA\tb\n")
+    (tmp_path / "f.fa").write_text(">a\nACGT\n")
+    for words in (
+        ("evaluate", "--genome", run, *out),
+        ("predict", "--fasta", tmp_path / "f.fa", *out),
+        ("score", "--fasta", tmp_path / "f.fa", *out),
+        ("generate", "--prompt", "ACGT", *out),
+        ("embed", "--fasta", tmp_path / "f.fa", *out),
+        ("finetune", "--data", tmp_path / "t.tsv", *out),
+    ):
+        failed = call(*words, "--model", run)
+        assert (failed.code, failed.out) == (2, "")
+        assert failed.err.endswith(f"; did you mean {run / 'model'}?\n"), failed.err
 
 
 WRONG_PRETRAIN = [
@@ -261,7 +316,8 @@ def test_pretrain_refuses_bad_input_in_one_line(
         (["prepare", "protein.fa", "--out", "x"], "protein.fa:2: 'E' at position 2 of contig 'p' is no nucleotide"),
         (["prepare", "empty.fa", "--out", "x"], "empty.fa: "),
         (["evaluate"], "required and missing: --model, --genome (see hyenadna evaluate --help)"),
-        (["evaluate", "--model", "m", "--genome", "g", "--contigs", "1"], "g: no such folder; make it with"),
+        (["evaluate", "--model", "m", "--genome", "g"], "no checkpoint at m: no such file or folder"),
+        (["evaluate", "--model", "a/b", "--genome", "g", "--contigs", "1"], "g: no such folder; make it with"),
         (["convert", "a"], "required and missing: dst (see hyenadna convert --help)"),
         (["convert", "absent", "x"], "no checkpoint at absent: no such file or folder"),
         (["convert", "a", "b", "--to", "onnx"], "argument --to: invalid choice: 'onnx' (choose from "),
@@ -323,12 +379,12 @@ def test_evaluate_of_a_finished_run_refuses_what_it_cannot_do(
         (
             ImportError("no", name="transformers"),
             2,
-            "error: doctor needs transformers: pip install 'hyena-kernels[dna]'",
+            "error: doctor needs transformers: pip install '.[dna]' in a checkout of hyena_kernels",
         ),
         (
             ImportError("no", name="sklearn.metrics"),
             2,
-            "error: doctor needs sklearn.metrics: pip install 'hyena-kernels[dna,tasks]'",
+            "error: doctor needs sklearn.metrics: pip install '.[dna,tasks]' in a checkout of hyena_kernels",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("after step 3"), 130, "interrupted: after step 3"),
@@ -362,6 +418,47 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"error: absent.fa: no such file\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_tells_what_is_missing() -> None:
+    """Of a package that is absent neither the module nor its metadata is found."""
+    script = """
+import sys
+from importlib import metadata
+packages = {"yaml": "PyYAML", "jsonargparse": "jsonargparse", "tqdm": "tqdm", "transformers": "transformers"}
+for module in packages:
+    sys.modules[module] = None
+version = metadata.version
+def absent(name):
+    if name in packages.values():
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = absent
+sys.argv[0] = "hyenadna"
+from hyenadna.cli import main
+main(["doctor"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert {f"{name} not installed" for name in ("PyYAML", "jsonargparse", "tqdm", "transformers")} <= {*lines}
+    assert {name for name in ("torch", "numpy") if any(line.startswith(f"{name} ") for line in lines)} == {
+        "torch",
+        "numpy",
+    }
+    assert any(line.startswith("umap-learn ") for line in lines)
+
+
+@pytest.mark.parametrize("verb", ["prepare", "convert", "doctor"])
+def test_help_without_a_configuration_needs_no_torch(verb: str) -> None:
+    script = "import sys; sys.argv[0] = 'hyenadna'; from hyenadna.cli import main\n"
+    script += "try: main([sys.argv[1], '--help'])\n"
+    script += "finally: assert not {'torch', 'transformers'} & {*sys.modules}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script, verb], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_prepare_needs_neither_torch_nor_transformers(tiny_fasta: Path, tmp_path: Path) -> None:

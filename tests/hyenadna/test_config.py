@@ -119,7 +119,7 @@ def test_missing_transformers_names_the_extra() -> None:
     done = run("import sys; sys.modules['transformers'] = None; import hyenadna")
     assert done.returncode != 0
     assert "ImportError: hyenadna needs transformers" in done.stderr
-    assert "pip install 'hyena-kernels[dna]'" in done.stderr
+    assert "pip install '.[dna]' in a checkout" in done.stderr
 
 
 def test_command_line_imports_no_torch_before_a_verb_needs_it() -> None:

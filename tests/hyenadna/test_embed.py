@@ -100,7 +100,7 @@ def test_long_sequences_need_windows(folder: Path, tmp_path: Path) -> None:
         InputError, match=r"long: 150 bases are longer .*; the 1 sequences before that are in .*partial"
     ):
         embed(config, progress=False)
-    with pytest.raises(InputError, match=r"holds parts of a run with other stride, window; remove the folder"):
+    with pytest.raises(InputError, match=r"of a run with other options \(stride: None there, 20 asked for; window:"):
         embed(replace(config, window=60, stride=20, resume=True), progress=False)
     embed(replace(config, window=60, stride=20, out=tmp_path / "u.npz"), progress=False)
     ids = np.array(["ACGT".index(base) + 7 for base in bases], dtype=np.uint8)
@@ -177,8 +177,17 @@ def test_what_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.npz").write_bytes(b"nothing")
     np.savez(tmp_path / "y.npz", embedding=np.zeros((2, 2)))
     (tmp_path / "x.parquet").write_bytes(b"nothing")
-    for name in ("x.npz", "y.npz", "x.parquet"):
-        with pytest.raises(InputError, match="holds no embeddings of hyenadna embed"):
+    np.savez(tmp_path / "z.npz", name=np.array([{}], dtype=object))
+    for name, reason in (
+        ("x.npz", "it is no .npz"),
+        ("y.npz", "name is not a file"),
+        ("z.npz", "it holds objects of Python"),
+        ("x.parquet", ""),
+    ):
+        with pytest.raises(InputError) as caught:
             Embeddings.read(tmp_path / name)
+        assert f"{name}: holds no embeddings of hyenadna embed" in str(caught.value)
+        assert reason in str(caught.value)
+        assert "allow_pickle" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
         Embeddings.read(tmp_path / "absent.npz")

@@ -174,12 +174,69 @@ def test_an_error_ends_the_other_jobs_and_keeps_what_was_finished(
 
     monkeypatch.setattr(finetune_module, "as_completed", first_then_error)
     config = replace(config, epochs=2, seeds=list(range(8)), jobs=2)
-    with pytest.raises(InputError, match=r"out of luck; the 1 runs finished before that are in .*partial\.jsonl"):
+    with pytest.raises(
+        InputError, match=r"out of luck; 1 of 8 runs are finished and kept in .*out\.partial: the same "
+    ):
         finetune(config, progress=False)
     assert multiprocessing.active_children() == []
     assert sum(not future.cancelled() and future.exception() is None for future in futures) < 8
-    rows = (config.out / "metrics.partial.jsonl").read_text().splitlines()
-    assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
+    assert not config.out.exists()
+    (run,) = config.out.with_name("out.partial").glob("run-*/run.json")
+    assert [row["epoch"] for row in json.loads(run.read_text())["epochs"]] == [1, 2]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_stopped_run_goes_on_with_what_is_left(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None, jobs: int, capsys: Any
+) -> None:
+    """Seeds of two folds; the best of the four runs is among the first two, or not."""
+    config = replace(config, epochs=1, folds=2, seeds=[0, 1], jobs=jobs)
+    whole = finetune(replace(config, out=config.out.with_name("whole")), progress=False)
+    train_all = finetune_module._train_all
+    asked: list[list[int]] = []
+
+    def stopped_after_two(config: FinetuneConfig, runs: Any, *rest: Any) -> Iterator[Any]:
+        asked.append(sorted(runs))
+        for done, outcome in enumerate(train_all(config, runs, *rest), start=1):
+            yield outcome
+            if done == 2 and len(asked) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune_module, "_train_all", stopped_after_two)
+    kept = config.out.with_name("out.partial")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        finetune(config, progress=False)
+    assert str(caught.value) == (
+        f"2 of 4 runs are finished and kept in {kept}: the same command with --resume goes on with the others"
+    )
+    assert len(list(kept.glob("run-*/model"))) == 1
+    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; go on with --resume, or remove"):
+        finetune(config, progress=False)
+    with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 asked for\): give the same to go on"):
+        finetune(replace(config, lr=0.02, resume=True), progress=False)
+    # As a kill leaves a run that was being written.
+    (kept / ".run-0003.partial").mkdir()
+    resumed = finetune(replace(config, resume=True), progress=True)
+    assert "2 of 4 runs are finished, going on with the others" in capsys.readouterr().out
+    assert len(asked[1]) == 2
+    for run in (*whole["runs"], *resumed["runs"]):
+        run.pop("seconds")
+    assert resumed == whole
+    files = [
+        {path.name: path.read_bytes() for path in (config.out.with_name(name) / "model").iterdir()}
+        for name in ("whole", "out")
+    ]
+    assert files[0] == files[1]
+    assert sorted(path.name for path in config.out.parent.iterdir()) == ["out", "whole"]
+
+
+def test_a_run_stopped_before_anything_is_finished_leaves_nothing(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune_module, "train", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt, match="no run was finished, nothing is kept"):
+        finetune(config, progress=False)
+    assert list(config.out.parent.iterdir()) == []
 
 
 def test_a_process_that_dies_is_said(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,6 +452,8 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"ema_decay": 1.0}, "--ema_decay 1.0: must be at least 0 and below 1"),
         ({"lr": 0.0}, "--lr 0.0: must be above 0"),
         ({"seeds": []}, "--seeds must be at least one"),
+        ({"seeds": [3, 1, 3]}, "--seeds [3, 1, 3]: one is there twice"),
+        ({"label_columns": ["share"]}, "no classes: say --task regression"),
         ({"task": "regression", "yardstick": True}, "--yardstick is for --task classification"),
         ({"task": "regression", "balanced": True}, "--balanced is for --task classification"),
         ({"task": "token", "reverse_complement": True}, "--reverse_complement: the labels of bases have a strand"),
@@ -418,7 +477,7 @@ def test_bad_input_is_refused_and_leaves_nothing(config: FinetuneConfig, change:
     with pytest.raises(InputError) as caught:
         finetune(replace(config, **change), progress=False)
     assert message in str(caught.value)
-    assert not config.out.exists()
+    assert list(config.out.parent.iterdir()) == []
 
 
 def test_runs_before_a_failure_are_kept_apart(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,10 +490,10 @@ def test_runs_before_a_failure_are_kept_apart(config: FinetuneConfig, monkeypatc
 
     monkeypatch.setattr(finetune_module, "train", failing)
     with pytest.raises(
-        InputError, match=r"seed 1 fails; the 1 runs finished before that are in .*metrics\.partial\.jsonl"
+        InputError, match=r"seed 1 fails; 1 of 2 runs are finished and kept in .*out\.partial: the same command with"
     ):
         finetune(replace(config, seeds=[0, 1], epochs=1), progress=False)
-    assert [path.name for path in config.out.iterdir()] == ["metrics.partial.jsonl"]
+    assert [path.name for path in config.out.parent.iterdir()] == ["out.partial"]
 
 
 def test_long_sequences_are_cut_to_their_middle_if_asked(config: FinetuneConfig) -> None:

@@ -288,6 +288,21 @@ def test_unknown_contig_hints_at_the_chr_prefix(tmp_path: Path, asked: str, held
         genome.contig(asked)
 
 
+@pytest.mark.parametrize(
+    ("count", "asked", "hint"),
+    [
+        (30, "scaffold_5", ", ".join(f"scaffold{i:02}" for i in range(30))),
+        (31, "scaffold_05", "the nearest are scaffold05, "),
+        (31, "z", "scaffold00, scaffold01, scaffold02, scaffold03, scaffold04, ..."),
+    ],
+)
+def test_unknown_contig_names_all_or_the_nearest(tmp_path: Path, count: int, asked: str, hint: str) -> None:
+    fasta = write(tmp_path / "g.fa", "".join(f">scaffold{i:02}\nACGT\n" for i in range(count)).encode())
+    with pytest.raises(InputError) as caught:
+        prepare(fasta, tmp_path / "g", progress=False).contig(asked)
+    assert f"unknown contig '{asked}'; the genome has {count}: {hint}" in str(caught.value)
+
+
 def edit_index(**changes: Any) -> Callable[[Path], object]:
     def edit(folder: Path) -> None:
         index = json.loads((folder / "index.json").read_text())

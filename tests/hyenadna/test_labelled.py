@@ -77,6 +77,25 @@ def test_deepsea_coordinates(tmp_path: Path) -> None:
         read(tmp_path / "d")
 
 
+@pytest.mark.parametrize(
+    ("labels", "refused"),
+    [
+        (["0.25", "1", "-2e-3"], "0.25"),
+        (["0.0", "1.0"], ""),
+        (["1", "2"], ""),
+        (["a", "0.5"], ""),
+        (["nan", "0.5"], ""),
+    ],
+)
+def test_values_are_no_classes(labels: list[str], refused: str) -> None:
+    examples = [Example("", np.zeros(1, np.uint8), label) for label in labels]
+    if not refused:
+        assert class_names(examples, "classification") == sorted(labels)
+        return
+    with pytest.raises(InputError, match=f"numbers such as {refused}, no classes: say --task regression"):
+        class_names(examples, "classification")
+
+
 def test_species_by_chromosome(tmp_path: Path) -> None:
     bases = {"one": "ACGT", "two": "GGCT"}
     chromosomes = {"1": 40, "2": 60, "5": 50}

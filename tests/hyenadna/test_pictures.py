@@ -91,7 +91,7 @@ def test_umap_has_a_panel_for_every_pair_of_settings(config: PlotConfig, monkeyp
 
 def test_umap_where_it_is_absent_names_the_extra(config: PlotConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ImportError, match=r"this needs umap .*: pip install 'hyena-kernels\[dna,umap\]'"):
+    with pytest.raises(ImportError, match=r"this needs umap .*: pip install '\.\[dna,umap\]' in a checkout"):
         draw(replace(config, method="umap"))
 
 
@@ -153,6 +153,8 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
         ({"neighbors": [1]}, "--neighbors must be at least 2"),
         ({"position_bins": 0}, "--position_bins and --batch_size must be at least 1"),
         ({"embeddings": Path("absent.npz")}, "absent.npz: no such file"),
+        ({"out": Path("b.xyz")}, "--out b.xyz: must end in .png"),
+        ({"embeddings": None, "metrics": Path("x"), "out": Path("b")}, "--out b: must end in .png"),
     ],
 )
 def test_bad_input_is_refused(config: PlotConfig, change: dict[str, Any], message: str) -> None:
@@ -165,12 +167,13 @@ def test_bad_input_is_refused(config: PlotConfig, change: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("region", "message"),
     [
-        ("a", "--region a: expected a contig and positions from 1"),
+        ("a", "--region a: expected a contig and its first and last position, counted from 1"),
         ("a:5", "--region a:5: expected"),
+        ("a:0-10", "--region a:0-10: expected a contig and its first and last position, counted from 1"),
         ("z:1-5", "unknown contig 'z'"),
-        ("b:899-901", "b:898-901 is not within contig 'b' of length 900"),
-        ("b:1-100", "region b:0-100: must hold 1 to 64 bases"),
-        ("b:9-5", "region b:8-5: must hold 1 to 64 bases"),
+        ("b:899-901", "--region b:899-901: b ends at 900"),
+        ("b:1-100", "--region b:1-100: holds 100 bases, the window that the model reads only 64"),
+        ("b:9-5", "--region b:9-5: expected"),
     ],
 )
 def test_regions_that_cannot_be_drawn(

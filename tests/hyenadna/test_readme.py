@@ -5,14 +5,14 @@ from __future__ import annotations
 import gzip
 import re
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM, cli
-from hyenadna.genome import Genome
+from hyenadna.config import PUBLISHED_SIZES
+from hyenadna.genome import prepare
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -27,23 +27,30 @@ def blocks(heading: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, tiny_genome: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with what the README's commands name, in small."""
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=512))
+def workplace(tmp_path: Path, tiny_fasta: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with what the README's commands name, in small; promoters and the model as long as published."""
+    longest = PUBLISHED_SIZES["tiny-1k"]["max_seq_len"]
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=longest))
     model.save_pretrained(tmp_path / "run" / "model")
-    DNATokenizer(model_max_length=512).save_pretrained(tmp_path / "run" / "model")
-    shutil.copytree(tiny_genome, tmp_path / "genome")
-    genome = Genome.open(tiny_genome)
+    DNATokenizer(model_max_length=longest).save_pretrained(tmp_path / "run" / "model")
+    text = tiny_fasta.read_text()
+    for name, chromosome in (("a", "chrI"), ("b", "chrXIV"), ("c", "chrX")):
+        text = text.replace(f">{name}\n", f">{chromosome}\n")
+    (tmp_path / "genome.fa").write_text(text)
+    genome = prepare(tmp_path / "genome.fa", tmp_path / "genome", progress=False)
     decode = DNATokenizer().decode
     bases = {name: decode(genome.tokens(name).tolist()).replace(" ", "") for name in genome.names}
-    (tmp_path / "genes.fa").write_text(f">g1\n{bases['b']}\n>g2\n{bases['c'][:300]}\n")
-    rows = [f"{base * 12}\t{'01'[base in 'GC']}\n" for base in 30 * ("A", "C", "G", "T", "AT")]
+    (tmp_path / "genes.fa").write_text(f">g1\n{bases['chrXIV']}\n>g2\n{bases['chrX'][:300]}\n")
+    rows = [f"{(base * 251)[:251]}\t{'01'[base in 'GC']}\n" for base in 30 * ("A", "C", "G", "T", "AT")]
     (tmp_path / "promoters.tsv").write_text("seq\tlabel\n" + "".join(rows))
-    kinds = [f"{'bc'[i % 2]}\t{20 * i}\t{20 * i + 60}\t{('gene', 'intergenic')[i % 2]}\n" for i in range(20)]
-    (tmp_path / "genes.bed").write_text("".join(kinds))
+    kinds = 10 * [("chrXIV", "gene"), ("chrX", "intergenic")]
+    intervals = [f"{contig}\t{20 * i}\t{20 * i + 60}\t{kind}\n" for i, (contig, kind) in enumerate(kinds)]
+    (tmp_path / "genes.bed").write_text("".join(intervals))
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "perplexity": 4.0}\n{"step": 2, "perplexity": 3.9}\n')
     (tmp_path / "prompts.fa").write_text(">p1\nGATTACA\n>p2\nACGT\n")
-    records = [f"b\t{p}\t.\t{bases['b'][p - 1]}\t{'C' if bases['b'][p - 1] == 'A' else 'A'}" for p in (100, 250, 400)]
+    places = (100, 250, 400)
+    there = [bases["chrXIV"][p - 1] for p in places]
+    records = [f"chrXIV\t{p}\t.\t{base}\t{'A' if base != 'A' else 'C'}" for p, base in zip(places, there, strict=True)]
     header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\n"
     (tmp_path / "variants.vcf.gz").write_bytes(gzip.compress((header + "\n".join(records) + "\n").encode()))
     monkeypatch.chdir(tmp_path)

@@ -83,7 +83,8 @@ def test_resume_refuses_another_configuration_and_names_the_fields(folder: RunFo
     where = folder.path / "config.yaml"
     assert str(caught.value) == (
         f"{folder.path}: holds a run of another configuration (lr: 0.001 there, 0.5 asked for; "
-        f"names: ['1', 'b'] there, ['1'] asked for): pass --config {where} to go on with it, or choose another --out"
+        f"names: ['1', 'b'] there, ['1'] asked for): pass --config {where} and leave out --lr, --names to go on with "
+        "it, or choose another --out"
     )
 
 

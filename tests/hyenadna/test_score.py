@@ -305,7 +305,9 @@ def test_bad_input_is_refused(
         ("", "is no VCF: no line begins with #CHROM"),
         ("#CHROM\tPOS\n", "its columns are not those of a VCF"),
         (HEADER, "holds no variant"),
-        (HEADER + "b\tx\t.\tA\tC\n", ":3: is no record of a VCF"),
+        (HEADER + "b\t5\t.\tA\n", ":3: is no record of a VCF"),
+        (HEADER + "b\tx\t.\tA\tC\n", ":3: POS 'x' is no number"),
+        (HEADER + "b\t²\t.\tA\tC\n", ":3: POS '²' is no number"),
         (HEADER + "z\t5\t.\tA\tC\n", "none of its contigs is in tiny.fa, which has a, b, c"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 MAX_TAPS = 8
+ALL = slice(None)
 
 
 def taps_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -48,19 +49,26 @@ def taps_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor
     return taps_signal_gradient(dy, weight), dweight, dy.sum(dim=(0, 2))
 
 
-def write_tap_gradients(sums: Tensor, dweight: Tensor | None, dbias: Tensor | None) -> None:
+def write_tap_gradients(
+    sums: Tensor,
+    dweight: Tensor | None,
+    dbias: Tensor | None,
+    *,
+    convolutions: int = 1,
+    channels: slice = ALL,
+) -> None:
     """Add up what kernels have summed over parts of the positions, in the order of the parts.
 
     Args:
-        sums: ``(parts, N * (K + 1), C)`` in float32 of N convolutions with C channels each: the gradients of the taps
-            of each, then that of its bias.
-        dweight: ``(N, C, K)``, to be written, or None.
-        dbias: ``(N, C)``, likewise; one of the two at least is given.
+        sums: ``(parts, N * (K + 1), C)`` in float32 of N convolutions: the gradients of the taps of each, then that of
+            its bias.
+        dweight: ``(N * D, K)``, to be written, or None.
+        dbias: ``(N * D,)``, likewise.
+        convolutions: N.
+        channels: which C of the D channels of each the sums are for.
     """
-    like = dbias if dweight is None else dweight
-    assert like is not None
-    total = sums.sum(dim=0).unflatten(0, (like.shape[0], -1))
+    total = sums.sum(dim=0).unflatten(0, (convolutions, -1))
     if dweight is not None:
-        dweight.copy_(total[:, :-1].transpose(1, 2))
+        dweight.unflatten(0, (convolutions, -1))[:, channels].copy_(total[:, :-1].transpose(1, 2))
     if dbias is not None:
-        dbias.copy_(total[:, -1])
+        dbias.unflatten(0, (convolutions, -1))[:, channels].copy_(total[:, -1])

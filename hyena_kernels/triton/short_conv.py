@@ -413,7 +413,7 @@ def backward(
         sums = tap_sums(dy, 1, weight.shape[1]) if needs[1] or wants_bias else None
         convolve_backward(dy, x, weight, bias, dx if needs[0] else None, sums, 0, pair=False)
         if sums is not None:
-            write_tap_gradients(sums, dweight[None] if needs[1] else None, dbias[None] if wants_bias else None)
+            write_tap_gradients(sums, dweight if needs[1] else None, dbias if wants_bias else None)
     return grads
 
 

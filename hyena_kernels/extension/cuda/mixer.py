@@ -134,11 +134,8 @@ def backward(
         if wants_projections:
             project_backward(grad, steps, c, sums, pair=True)
         if sums is not None:
-            write_tap_gradients(
-                sums,
-                dweight.view(steps + 2, channels, -1)[:, c] if needs[1] else None,
-                dbias.view(steps + 2, channels)[:, c] if wants_bias else None,
-            )
+            of_taps = dweight if needs[1] else None, dbias if wants_bias else None
+            write_tap_gradients(sums, *of_taps, convolutions=steps + 2, channels=c)
         # Or they would live on beside those of the next slice.
         del gates, v, values, grad, value_grad, gate_grad
     return grads

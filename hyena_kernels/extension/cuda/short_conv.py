@@ -43,7 +43,7 @@ def backward(
     if needs[0] or sums is not None:
         backward_into(dx if needs[0] else None, sums, dy, x, weight, bias, 0, pair=False)
     if sums is not None:
-        write_tap_gradients(sums, dweight[None] if needs[1] else None, dbias[None] if wants_bias else None)
+        write_tap_gradients(sums, dweight if needs[1] else None, dbias if wants_bias else None)
     return grads
 
 

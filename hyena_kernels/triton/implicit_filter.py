@@ -1,4 +1,4 @@
-"""``implicit_filter`` on Triton: launchers of the kernels in ``filter_kernels.py``, and cases for the resource test.
+"""``implicit_filter`` on Triton: launchers of ``filter_kernels.py`` and ``filter_sums.py``, cases of the resource test.
 
 Forward is ``filter_kernel``: of its tiles nothing but the filters goes to memory. Backward goes over slices of the
 positions. What it keeps of one between its kernels, planes ``(H, slice)`` with the arguments of the sines and their
@@ -29,10 +29,10 @@ from hyena_kernels.triton.filter_kernels import (
     filter_kernel,
     inputs_kernel,
     pack_kernel,
-    parameters_kernel,
     signal_kernel,
     weights_kernel,
 )
+from hyena_kernels.triton.filter_sums import parameters_kernel
 from hyena_kernels.triton.launch import constants, launch
 
 

@@ -1,4 +1,4 @@
-"""Backends that the tests of every op run on, and compilation that no other test has touched."""
+"""Backends that the tests of every op run on, a choice of backends and a compilation that no other test has touched."""
 
 from __future__ import annotations
 
@@ -32,3 +32,28 @@ def each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
 def fresh_dynamo() -> None:
     """Forget what other tests compiled, and which sizes they changed."""
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def unforced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start without a forced backend or an interpreter and with nothing logged yet, and leave no trace."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(_backend, "_forced", None)
+    monkeypatch.setattr(_backend, "_announced", set())
+    for registry in ("_implementations", "_supports", "_broken", "_failed"):
+        monkeypatch.setattr(_backend, registry, dict(getattr(_backend, registry)))
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of the registered ops as their plain PyTorch implementations are called."""
+    calls: list[str] = []
+    for (op, name), function in _backend._implementations.items():
+        if name == "torch":
+
+            def record(*args: object, op: str = op, function: _backend.Implementation = function) -> object:
+                calls.append(op)
+                return function(*args)
+
+            monkeypatch.setitem(_backend._implementations, (op, name), record)
+    return calls

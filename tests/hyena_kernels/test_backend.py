@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 import hyena_kernels
-from hyena_kernels import BackendError, _extension_support, _triton_support, backend, fftconv, set_backend, use_backend
+from hyena_kernels import BackendError, _triton_support, backend, fftconv, set_backend, use_backend
 from hyena_kernels.testing import OPS, fftconv_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,29 +26,7 @@ REGISTERED = [f"{op}_{suffix}" for op in OPS for suffix in ("fwd", "bwd")]
 ABSENT = ["triton", "cuda"]
 
 
-@pytest.fixture(autouse=True)
-def unforced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start without a forced backend or an interpreter and with nothing logged yet, and leave no trace."""
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(backend, "_forced", None)
-    monkeypatch.setattr(backend, "_announced", set())
-    for registry in ("_implementations", "_supports", "_broken", "_failed"):
-        monkeypatch.setattr(backend, registry, dict(getattr(backend, registry)))
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names of the registered ops as their plain PyTorch implementations are called."""
-    calls: list[str] = []
-    for (op, name), function in backend._implementations.items():
-        if name == "torch":
-
-            def record(*args: object, op: str = op, function: backend.Implementation = function) -> object:
-                calls.append(op)
-                return function(*args)
-
-            monkeypatch.setitem(backend._implementations, (op, name), record)
-    return calls
+pytestmark = pytest.mark.usefixtures("unforced")
 
 
 def call(name: str | None = None) -> torch.Tensor:
@@ -92,108 +69,6 @@ def test_the_fastest_that_can_run_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "cpp"), lambda *args: marker)
     assert torch.equal(call(), marker)
     assert not torch.equal(call("torch"), marker)
-
-
-@pytest.fixture
-def failing_triton(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
-    """Let Triton come first on the CPU and raise what is in the list when it is called."""
-    errors: list[Exception] = [RuntimeError("Failed to find C compiler.\nPlease specify via CC")]
-
-    def fail(*args: object) -> object:
-        raise errors[0]
-
-    monkeypatch.setattr(_triton_support, "obstacles", lambda device: [])
-    monkeypatch.setitem(backend.PREFERENCE, "cpu", ("triton", "torch"))
-    for op in REGISTERED:
-        monkeypatch.setitem(backend._implementations, (op, "triton"), fail)
-        monkeypatch.setitem(backend._supports, (op, "triton"), lambda *args: None)
-    return errors
-
-
-def test_what_fails_to_compile_is_passed_over_and_told_once(
-    failing_triton: list[Exception], recorded: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, "hyena_kernels"):
-        for _ in range(2):
-            call().sum().backward()
-    assert recorded == ["fftconv_fwd", "fftconv_bwd"] * 2
-    told = [record for record in caplog.records if "runs on backend 'torch'" in record.message]
-    assert [record.levelno for record in told] == [logging.WARNING] * 2
-    reason = "not on 'triton': failed to run here: RuntimeError: Failed to find C compiler. Please specify via CC"
-    assert all(reason in record.message for record in told)
-    assert "triton                 not for fftconv_bwd, fftconv_fwd: failed to run here" in backend.describe()
-    with use_backend("triton"):
-        assert "failed to run here" not in backend.describe()
-
-
-def test_what_was_asked_for_is_not_passed_over(failing_triton: list[Exception], recorded: list[str]) -> None:
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="Failed to find C compiler"):
-            call("triton")
-    with use_backend("triton"), pytest.raises(RuntimeError, match="Failed to find C compiler"):
-        call()
-    assert recorded == []
-
-
-def test_threads_that_fail_at_the_same_time_all_take_the_next_backend(
-    monkeypatch: pytest.MonkeyPatch, failing_triton: list[Exception], recorded: list[str]
-) -> None:
-    both = threading.Barrier(2)
-
-    def fail(*args: object) -> object:
-        both.wait(timeout=60)
-        raise failing_triton[0]
-
-    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "triton"), fail)
-    with ThreadPoolExecutor(2) as pool:
-        results = [pool.submit(call) for _ in range(2)]
-        assert torch.equal(results[0].result(), results[1].result())
-    assert recorded == ["fftconv_fwd"] * 2
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("too much"),
-        BackendError("no"),
-        RuntimeError("Triton Error [CUDA]: out of memory"),
-        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
-    ],
-    ids=["memory", "backend", "memory of Triton", "fault"],
-)
-def test_what_another_backend_would_not_mend_is_raised(
-    failing_triton: list[Exception], recorded: list[str], error: Exception
-) -> None:
-    failing_triton[0] = error
-    with pytest.raises(type(error), match=re.escape(str(error))):
-        call()
-    assert recorded == []
-    failing_triton[0] = RuntimeError("Failed to find C compiler")
-    call()
-    assert recorded == ["fftconv_fwd"]
-
-
-def test_the_backend_that_was_taken_instead_may_fail(
-    monkeypatch: pytest.MonkeyPatch, failing_triton: list[Exception]
-) -> None:
-    def fail(*args: object) -> object:
-        raise RuntimeError("wrong")
-
-    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "torch"), fail)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="wrong"):
-            call()
-
-
-def test_an_error_of_another_backend_is_raised(monkeypatch: pytest.MonkeyPatch, recorded: list[str]) -> None:
-    def fail(*args: object) -> object:
-        raise RuntimeError("wrong")
-
-    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "cpp"), fail)
-    monkeypatch.setattr(_extension_support, "obstacles", lambda backend, device: [])
-    with pytest.raises(RuntimeError, match="wrong"):
-        call()
-    assert recorded == []
 
 
 def test_a_device_without_backends_of_its_own_runs_torch() -> None:
@@ -373,7 +248,7 @@ def test_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def gpu(monkeypatch: pytest.MonkeyPatch, unforced: None) -> Iterator[None]:
     """A machine with an A100 and no extension, and an implementation that Triton need not be imported for."""
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -186,8 +186,8 @@ class HyenaFilter(nn.Module):
 
     In ``eval()`` without gradients the filters of the last length are kept, up to :attr:`CACHE_BYTES`, until a
     parameter or buffer changes. Fused optimizers change them without a trace, so nothing is kept while a parameter has
-    a gradient, nor after a call with gradients until ``train()`` or ``eval()`` is called, which drop what is kept.
-    Writing into ``parameter.data`` in place is not noticed.
+    a gradient, nor after a call with gradients until ``train()`` or ``eval()`` is called, which drop what is kept; nor
+    in a process group or while a CUDA graph is captured. Writing into ``parameter.data`` in place is not noticed.
 
     Args:
         d_model: number of channels D.
@@ -240,7 +240,8 @@ class HyenaFilter(nn.Module):
         **modulation: Any,
     ) -> None:
         super().__init__()
-        self._kept: tuple[Any, Tensor] | None = None
+        # What they depend on, the filters, and that alive: an address that is free could be another tensor's.
+        self._kept: tuple[Any, Tensor, list[Tensor]] | None = None
         self._may_keep = True
         unknown = modulation.keys() - _MODULATION
         if unknown:
@@ -296,6 +297,12 @@ class HyenaFilter(nn.Module):
             return None
         if not self._may_keep or any(parameter.grad is not None for parameter in parameters):
             return None
+        # A graph would replay with filters that are gone by then; shards are gathered into a parameter without a trace.
+        on_gpu = parameters[0].device.type == "cuda"
+        if on_gpu and torch.cuda.is_current_stream_capturing():
+            return None
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return None
         if torch._C._are_functorch_transforms_active() or L * self.d_model * 4 > self.CACHE_BYTES:
             return None
         tensors = [*parameters, *self.buffers()]
@@ -306,7 +313,8 @@ class HyenaFilter(nn.Module):
             return None
         if any(device.type == "meta" for *_, device in states):
             return None
-        return L, _backend.requested(backend), self.modulation.modulate, self.modulation.shift, states
+        stream = torch.cuda.current_stream(parameters[0].device).cuda_stream if on_gpu else None
+        return L, _backend.requested(backend), self.modulation.modulate, self.modulation.shift, stream, states
 
     def kernel(self, L: int, backend: str | None = None) -> Tensor:
         """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters have it.
@@ -327,7 +335,8 @@ class HyenaFilter(nn.Module):
             return self._computed_kernel(L, backend)
         if self._kept is None or self._kept[0] != fingerprint:
             self._kept = None
-            self._kept = fingerprint, self._computed_kernel(L, backend)
+            alive = [alias for t in (*self.parameters(), *self.buffers()) for alias in (t, t.detach())]
+            self._kept = fingerprint, self._computed_kernel(L, backend), alive
         return self._kept[1]
 
     def _computed_kernel(self, L: int, backend: str | None) -> Tensor:

@@ -132,10 +132,14 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
                 bar.update(len(chunk))
         except (InputError, OSError) as error:
             if not (kept := parts.done()):
+                parts.remove()
                 raise
             raise InputError(f"{error}; the {kept:,} sequences before that are in {parts.folder}") from error
         except KeyboardInterrupt as stopped:
-            raise KeyboardInterrupt(f"{parts.done():,} sequences are saved; go on with --resume") from stopped
+            if not (kept := parts.done()):
+                parts.remove()
+                raise KeyboardInterrupt("no part was finished, nothing is saved") from stopped
+            raise KeyboardInterrupt(f"{kept:,} sequences are saved; go on with --resume") from stopped
         if not parts.files():
             raise InputError("there is no sequence to embed")
         parts.finish()

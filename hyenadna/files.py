@@ -61,7 +61,7 @@ class PartialFolder:
         resume: go on with what is there.
 
     Raises:
-        InputError: there is such a folder and no ``resume``, or it is of a run with other settings.
+        InputError: there is such a folder and no ``resume``, it is of a run with other settings, or of no run.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -71,6 +71,10 @@ class PartialFolder:
         self._file = self.folder / "settings.json"
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
         if not self._file.is_file():
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+                raise InputError(
+                    f"{self.folder}: is in the way, and no run has made it; remove it, or choose another --out"
+                )
             return
         if not resume:
             raise InputError(f"{self.folder}: holds parts of a stopped run; go on with --resume, or remove the folder")

@@ -576,6 +576,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     except (InputError, OSError, KeyboardInterrupt) as error:
         kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
         if not kept.found:
+            kept.remove()
             raise kind(str(error) or "no run was finished, nothing is kept") from error
         reason = f"{error}; " if str(error) else ""
         raise kind(

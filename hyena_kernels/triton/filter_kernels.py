@@ -101,7 +101,7 @@ def _store_packed(packed, low, value):  # type: ignore[no-untyped-def]
 def _halves(x):  # type: ignore[no-untyped-def]
     """``x`` rounded to float16, which has the 11 bits of TF32 too, and the rest in it, for ``|x|`` up to 2^15.
 
-    The rest of a sine lacks less than 2^-25, half of what float32 does just below 1.
+    The rest of a sine lacks at most 2^-24, twice what float32 does just below 1.
     """
     high = x.to(tl.float16)
     return high, (x - high.to(tl.float32)).to(tl.float16)
@@ -119,7 +119,10 @@ def _half_dot(halves, low, sine):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _store_halves(halves, low, scale, value):  # type: ignore[no-untyped-def]
-    """Halves of rows times the power of two that takes their largest to 2^13 … 2^14, and its inverse ``scale``."""
+    """Halves of rows times the power of two that takes their largest to 2^13 … 2^14, and its inverse ``scale``.
+
+    Of an infinity the rest is NaN, and so are its products.
+    """
     exponent = tl.max(tl.abs(value), axis=1).to(tl.int32, bitcast=True) >> 23
     exponent = tl.maximum(exponent - 13, 1)
     up = ((254 - exponent) << 23).to(tl.float32, bitcast=True)

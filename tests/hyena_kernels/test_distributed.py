@@ -43,6 +43,14 @@ def steps(module: nn.Module, optimizer: torch.optim.Optimizer, u: Tensor) -> lis
 
 
 @pytest.mark.usefixtures("one_process")
+def test_no_filters_are_kept_where_shards_may_change_them() -> None:
+    operator = HyenaOperator(6, 32, emb_dim=3, filter_order=8).eval()
+    with torch.no_grad():
+        operator(torch.randn(1, 20, 6))
+    assert operator.filter_fn._kept is None
+
+
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
 @pytest.mark.parametrize("kind", ["ddp", "fsdp", "fsdp, each layer", "fsdp, each linear"])
 def test_steps_are_those_of_one_process(kind: str) -> None:

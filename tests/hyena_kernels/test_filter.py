@@ -106,6 +106,18 @@ def test_kept_filters_are_dropped_by_an_optimizer(optimizer: Any, way: str, look
         assert torch.equal(filters.kernel(32), copy.deepcopy(filters).kernel(32))
 
 
+def test_kept_filters_are_those_of_their_own_weights() -> None:
+    """Weights that are dropped leave their addresses to the next ones."""
+    operator = HyenaOperator(8, 32, emb_dim=3, filter_order=16).eval()
+    u, name = torch.randn(1, 32, 8), "filter_fn.implicit_filter.6.weight"
+    base = operator.get_parameter(name).detach().clone()
+    with torch.no_grad():
+        found = [torch.func.functional_call(operator, {name: base * (1 + i)}, (u,)) for i in range(50)]
+        for i, one in enumerate(found):
+            operator.eval()
+            assert torch.equal(one, torch.func.functional_call(operator, {name: base * (1 + i)}, (u,))), i
+
+
 def test_filters_are_kept_again_after_eval(kept: tuple[HyenaFilter, Counted]) -> None:
     filters, counted = kept
     filters.kernel(32)

@@ -185,12 +185,11 @@ def test_an_error_ends_the_other_jobs_and_keeps_what_was_finished(
     assert [row["epoch"] for row in json.loads(run.read_text())["epochs"]] == [1, 2]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_stopped_run_goes_on_with_what_is_left(
-    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None, jobs: int, capsys: Any
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None, capsys: Any
 ) -> None:
     """Seeds of two folds; the best of the four runs is among the first two, or not."""
-    config = replace(config, epochs=1, folds=2, seeds=[0, 1], jobs=jobs)
+    config = replace(config, epochs=1, folds=2, seeds=[0, 1])
     whole = finetune(replace(config, out=config.out.with_name("whole")), progress=False)
     train_all = finetune_module._train_all
     asked: list[list[int]] = []
@@ -237,6 +236,25 @@ def test_a_run_stopped_before_anything_is_finished_leaves_nothing(
     with pytest.raises(KeyboardInterrupt, match="no run was finished, nothing is kept"):
         finetune(config, progress=False)
     assert list(config.out.parent.iterdir()) == []
+
+
+def test_a_run_that_cannot_be_kept_leaves_nothing_in_the_way(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune_module, "_save_model", full)
+        with pytest.raises(InputError, match="No space left"):
+            finetune(replace(config, epochs=1), progress=False)
+    assert list(config.out.parent.iterdir()) == []
+    foreign = config.out.with_name("out.partial")
+    (foreign / "run-0000").mkdir(parents=True)
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"out\.partial: is in the way, and no run has made it"):
+            finetune(replace(config, epochs=1, resume=resume), progress=False)
+    assert (foreign / "run-0000").is_dir()
 
 
 def test_a_process_that_dies_is_said(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,10 @@ void with_column_rows(int rows, F&& f) {
     const auto of_rows = [&](auto inner) {
       constexpr int points = decltype(inner)::points;
       // The shortest rows have the fewest columns alone: with more there are half as many of rows twice as long.
-      if constexpr (points != shortest_inner) f(OfRows<Plan, points>());
+      if constexpr (points != shortest_inner)
+        f(OfRows<Plan, points>());
+      else
+        throw std::invalid_argument("fftconv: no columns of rows of " + std::to_string(points) + " points");
     };
     with_inner_plan(rows, of_rows);
   } else {

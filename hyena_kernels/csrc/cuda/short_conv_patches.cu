@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(256) short_conv_patches_kernel(const __grid_co
   const int own = G::group() * G::channels, reach = static_cast<int>(a.weight.size[1]) - 1;
   const int64_t channel = at.channel + own, t = at.t * G::positions + G::row() * patch_positions;
   // Before the weights and their barrier: otherwise a block would wait for memory twice.
-  const int64_t read = channel < channels ? length : 0;
+  const int64_t read = channel < channels && t < length ? length : 0;
   Window<dtype, channels_last, G::channels, patch_reach, 0> x, factor;
   x.load(patch_rows<dtype, channels_last>(a.x, at.b, channel, part * a.x_part), t, read, reach);
   if (pair) factor.load(patch_rows<dtype, channels_last>(a.x, at.b, channel, (part + 1) * a.x_part), t, read, reach);

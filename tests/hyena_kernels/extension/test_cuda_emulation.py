@@ -8,6 +8,7 @@ has to give the same bits: a missing barrier shows.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import re
 import shutil
@@ -423,6 +424,24 @@ def test_float64_is_refused_where_there_are_no_kernels(emulation: Emulation) -> 
             OPS[op].function(**inputs)
     with pytest.raises(backend.BackendError, match="up to 128"):
         OPS["implicit_filter"].function(**implicit_filter_inputs(2, 9, width=129))
+
+
+def test_patches_read_nothing_behind_a_row(emulation: Emulation) -> None:
+    """A row that ends where memory does, in the middle of a patch: the child that reads on does not live."""
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 2 * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + page), page, 0) == 0
+    # In multiples of 16 bytes, without which no patches are taken.
+    for length in (4, 12, 124):
+        x = torch.frombuffer(memory, dtype=FP32, count=length, offset=page - 4 * length)
+        x, weight = x.view(1, 1, length), torch.ones(1, 3)
+        if (child := os.fork()) == 0:
+            OPS["short_conv"].function(x, weight)
+            # Not through autograd, which has threads of its own.
+            torch.ops.hyena_kernels.short_conv_bwd(x, x, weight, None, [True, True, False], "cuda")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0, length
 
 
 def test_resource_table_has_the_launches(emulation: Emulation) -> None:

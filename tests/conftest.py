@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SEED = 20230627
 
 # Test tensors are small: beyond a few threads the hand-over costs more than it saves, on a large machine many times.
-torch.set_num_threads(min(torch.get_num_threads(), 4))
+THREADS = min(torch.get_num_threads(), 4)
+torch.set_num_threads(THREADS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def fixed_seed() -> None:
     """Start every test from the same random state, whatever ran before it."""
     torch.manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    """Several threads where ops run on the CPU, one elsewhere: kernels are compiled beside, and idle threads spin."""
+    place = request.path.relative_to(ROOT / "tests").parts
+    on_cpu = place[0] == "hyena_kernels" and "triton" not in place and not place[-1].startswith("test_cuda")
+    torch.set_num_threads(THREADS if on_cpu else 1)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Begin to compile all kernels beside the other tests, which leave a core idle: alone it would take minutes."""
     if session.config.option.collectonly or not any(map(_compiles_everything, session.items)):
         return
-    command = [sys.executable, "-m", "hyena_kernels.triton._resources", "--arch", "80", "90", "100", "--check"]
+    command = [
+        sys.executable,
+        "-m",
+        "hyena_kernels.triton._resources",
+        "--arch",
+        "80",
+        "90",
+        "100",
+        "--check",
+        "--quick",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     session.stash[_compilation] = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

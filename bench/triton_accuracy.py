@@ -24,6 +24,7 @@ import triton
 from bench.interpreter import as_on_a_gpu
 from hyena_kernels import fftconv, implicit_filter
 from hyena_kernels.testing import (
+    Inputs,
     error_budget,
     fftconv_inputs,
     implicit_filter_inputs,
@@ -36,6 +37,17 @@ from hyena_kernels.testing import (
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def _errors(ours: Inputs, plain: Inputs, exact: Inputs) -> dict[str, dict[str, float]]:
+    return {
+        name: {
+            "triton": relative_error(ours[name], value),
+            "plain": relative_error(plain[name], value),
+            "budget": error_budget(plain[name], value),
+        }
+        for name, value in exact.items()
+    }
+
+
 def measure(length: int, dtype: torch.dtype, device: str) -> dict[str, dict[str, float]]:
     """Relative L2 errors of ours and of plain PyTorch, and the budget, by result."""
     inputs = fftconv_inputs(1, 1, length, dtype=dtype, device=device)
@@ -44,15 +56,7 @@ def measure(length: int, dtype: torch.dtype, device: str) -> dict[str, dict[str,
     plain = value_and_gradients(reference_fftconv, inputs, dy)
     wide = {name: None if x is None else x.double() for name, x in inputs.items()}
     exact = value_and_gradients(fftconv, wide, dy.to(dtype), backend="torch")
-    return {
-        name: {
-            "triton": relative_error(ours[name], exact[name]),
-            "plain": relative_error(plain[name], exact[name]),
-            "budget": error_budget(plain[name], exact[name]),
-        }
-        for name in exact
-        if name != "dD"
-    }
+    return _errors(ours, plain, {name: value for name, value in exact.items() if name != "dD"})
 
 
 def measure_filters(length: int, device: str) -> dict[str, dict[str, float]]:
@@ -63,14 +67,7 @@ def measure_filters(length: int, device: str) -> dict[str, dict[str, float]]:
     plain = value_and_gradients(reference_implicit_filter, inputs, dy, shift=0.05)
     wide = {name: None if x is None else x.double() for name, x in inputs.items()}
     exact = value_and_gradients(implicit_filter, wide, dy.double(), shift=0.05, backend="torch")
-    return {
-        name: {
-            "triton": relative_error(ours[name], exact[name]),
-            "plain": relative_error(plain[name], exact[name]),
-            "budget": error_budget(plain[name], exact[name]),
-        }
-        for name in exact
-    }
+    return _errors(ours, plain, exact)
 
 
 def main() -> None:

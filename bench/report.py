@@ -35,11 +35,6 @@ STATUS_WORDS = {
     "stopped": "stopped",
     "out_of_memory": "out of memory",
 }
-# What docs/LOG.md found to be why the published peer was refused, by the commit of the run.
-CAUSES = {
-    "f9c7492efd": "its filter networks err in bfloat16 autocast (docs/LOG.md, 2026-11-27, "
-    '"Published filter networks under bf16 autocast")'
-}
 NOTHING = "-"
 """In place of a figure that there is none of."""
 MARK = "\\*"
@@ -155,8 +150,8 @@ def _extrapolation_notes(found: Case, lengths: Sequence[int] | None = None) -> l
     return ["", *lines] if lines else []
 
 
-def _refusal_lines(run: Run, found: Case) -> list[str]:
-    """A sentence on why the published peer has no times, where its check failed."""
+def _refusal_lines(found: Case) -> list[str]:
+    """A sentence on how wrong the published peer was, where its check failed and it has no times."""
     records = [record for length in found.lengths if (record := found.at("published", length)) is not None]
     wrong = [record for record in records if record["status"] == "refused" and record.get("error_budget")]
     if not wrong:
@@ -164,9 +159,7 @@ def _refusal_lines(run: Run, found: Case) -> list[str]:
     errors = [record["error"] for record in wrong]
     span = " to ".join(dict.fromkeys(f"{error:.2f}" for error in (min(errors), max(errors))))
     allowed = max(record["error_budget"] for record in wrong)
-    cause = CAUSES.get(run.commit[:10])
-    because = f" because {cause}" if cause else ""
-    return ["", f"Published Hyena failed its check{because}: its logits are off by {span}, {allowed:.2f} is allowed."]
+    return ["", f"Published Hyena failed its check: its logits are off by {span}, {allowed:.2f} is allowed."]
 
 
 def _crossing_line(found: Case) -> str:
@@ -329,7 +322,7 @@ def section(run: Run, drawn: Iterable[str]) -> str:
     parts = [f"## {run.key}", "", *_facts(run)]
     if found is not None:
         parts += ["", f"### The 2-layer model: {found.title}", "", *headline_table(found)]
-        parts += [*_refusal_lines(run, found), "", _crossing_line(found)]
+        parts += [*_refusal_lines(found), "", _crossing_line(found)]
         parts += picture("headline", "time and speed-up against length") + picture("memory", "memory against length")
     parts += ["", "### Times", "", "Medians ± half of the interquartile range; in brackets the time over ours."]
     for each in curves.cases(run):
@@ -396,7 +389,7 @@ def readme_block(runs: Sequence[Run], pictures: str) -> str:
             f"**{run.name}**, {found.title}, commit `{run.commit[:10]}`, {run.started[:10]}{cut}:",
             "",
             *headline_table(found, lengths),
-            *_refusal_lines(run, found),
+            *_refusal_lines(found),
             "",
             _crossing_line(found),
             "",

@@ -80,7 +80,7 @@ def test_installed_metadata_and_console_script() -> None:
         pytest.skip("hyena-kernels is not installed, only importable")
     assert installed.version == __version__
     (script,) = installed.entry_points.select(group="console_scripts")
-    assert (script.name, script.value) == ("hyenadna", "hyenadna.cli:main")
+    assert (script.name, script.value) == ("hyenadna", "hyenadna.cli.main:main")
     assert callable(script.load())
 
 

@@ -1,4 +1,4 @@
-// The CPU kernels as implementations of the ops that hyena_kernels/extension/schemas.py defines.
+// The CPU kernels as implementations of the ops that hyena_kernels/backends/cpp/schemas.py defines.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

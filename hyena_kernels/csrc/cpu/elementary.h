@@ -3,7 +3,7 @@
 // Sine and cosine differ from those of the angle by less than 1.2e-7 in float32 and 4e-16 in float64, for angles of any
 // size: those beyond Elementary<T>::largest_angle have to go through libm_sine() and libm_cosine(). The exponential is
 // good to 1.5 units in the last place, down to subnormal results.
-// tests/hyena_kernels/extension/test_implicit_filter.py measures them.
+// tests/hyena_kernels/backends/cpp/test_implicit_filter.py measures them.
 #pragma once
 
 #include "simd.h"

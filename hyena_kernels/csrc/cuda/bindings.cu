@@ -1,4 +1,4 @@
-// The CUDA kernels as implementations of the ops that hyena_kernels/extension/cuda/schemas.py defines. All of them run
+// The CUDA kernels as implementations of the ops that hyena_kernels/backends/cuda/schemas.py defines. All of them run
 // on the current stream of the tensors' device, allocate nothing and wait for nothing.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

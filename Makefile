@@ -20,7 +20,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no
 STAMP := $(VENV)/.installed
 # The compiled extension, in the checkout; what it is made from.
 EXT   := $(VENV)/.extension
-CSRC  := $(shell find hyena_kernels/csrc -type f) hyena_kernels/_build.py setup.py
+CSRC  := $(shell find csrc -type f) hyena_kernels/_build.py setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test pytest sanitize gpu lint typecheck wheel clean distclean

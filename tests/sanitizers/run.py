@@ -54,7 +54,7 @@ def copy_of_the_checkout(folder: Path) -> None:
     """The packages and their tests, without libraries."""
     shutil.rmtree(folder, ignore_errors=True)
     unwanted = shutil.ignore_patterns("*.so", "__pycache__", _build.REPORT)
-    for name in ("hyena_kernels", "tests", "bench"):
+    for name in ("csrc", "hyena_kernels", "tests", "bench"):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     shutil.copy(ROOT / "pyproject.toml", folder)
 

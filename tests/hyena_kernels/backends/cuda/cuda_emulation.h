@@ -1,4 +1,4 @@
-// Runs CUDA kernels on the CPU, for tests: hyena_kernels/csrc/cuda/runtime.cuh includes this where the compiler is not
+// Runs CUDA kernels on the CPU, for tests: csrc/cuda/runtime.cuh includes this where the compiler is not
 // nvcc. Every thread of a block is a fiber that runs to its next barrier, one after the other, so that what a kernel
 // does is exactly what is checked, with its own launch geometry. A block's shared memory holds NaN at first, and has a
 // guard behind it. Threads take turns in ascending or descending order (`descending`): where a barrier is missing the

@@ -185,7 +185,7 @@ def commands(folder: Path) -> Iterator[Case]:
     def start(command: str) -> None:
         verb = command.split()[0]
         arguments = [sys.executable, "-m", "hyenadna", verb, *COMMANDS[command]]
-        ended = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
+        ended = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=1200)
         if ended.returncode:
             last = " ".join(ended.stderr.split())[-500:]
             raise RuntimeError(f"hyenadna {' '.join(arguments[3:])}: exit code {ended.returncode}: {last}")
@@ -326,7 +326,7 @@ def run_worker(worker: str, pattern: str, folder: Path) -> tuple[dict[str, str],
     """The cases of one of ``ENVIRONMENTS``, in a process of its own."""
     out = folder / f"{worker}.json"
     arguments = [sys.executable, __file__, "--worker", worker, "--only", pattern, "--out", str(out)]
-    code = subprocess.run(arguments, env=environment(**ENVIRONMENTS[worker]), timeout=300).returncode
+    code = subprocess.run(arguments, env=environment(**ENVIRONMENTS[worker]), timeout=1200).returncode
     if not out.is_file():
         return {}, [f"{worker} (exit code {code})"]
     written = json.loads(out.read_text())

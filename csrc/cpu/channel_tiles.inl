@@ -1,4 +1,7 @@
 // Tiles of a channel-last tensor, and their way to channel-first rows and back.
+//
+// A tile holds one vector of channels for each of its positions, so a tap needs no shift within vectors. Blocks of as many
+// positions as a vector has lanes are transposed on the way to rows.
 #pragma once
 
 #include "rows.h"
@@ -10,7 +13,8 @@ namespace {
 template <class T>
 constexpr int width = Simd<T>::width;
 
-// Rows of a tile before its first position, and rows whose gradients reach back into a tile: max_taps - 1 or more.
+// Positions in front of a tile that its taps read, and positions behind it whose gradients reach into it. At least
+// max_taps - 1.
 constexpr std::int64_t history = 8;
 constexpr std::int64_t tile_rows = 64;
 
@@ -27,13 +31,13 @@ bool plain(const View& v) {
   return v.dtype == dtype_of<T>() && v.stride[2] == 1;
 }
 
-// Channels c, c + 1, … of one position of a channel-last tensor, as a row.
+// Channels c, c + 1, … of one position of a channel-last tensor, as a row
 Row lanes_at(const View& v, std::int64_t b, std::int64_t t, std::int64_t c) {
   const std::int64_t at = b * v.stride[0] + t * v.stride[1] + c * v.stride[2];
   return {static_cast<char*>(v.data) + at * bytes_of(v.dtype), v.dtype, v.stride[2]};
 }
 
-// Vector r of the tile holds channels c … c + lanes - 1 of position first + r; zero outside of the sequence.
+// Vector r of the tile receives channels c … c + lanes - 1 of position first + r. It is zero outside the sequence.
 template <class T>
 void fill_tile(T* tile, const View& x, std::int64_t b, std::int64_t c, std::int64_t lanes, std::int64_t first,
                std::int64_t rows) {
@@ -46,7 +50,7 @@ void fill_tile(T* tile, const View& x, std::int64_t b, std::int64_t c, std::int6
     } else if (fast) {
       const T* from = static_cast<const T*>(x.data) + b * x.stride[0] + t * x.stride[1] + c;
       store(tile + r * W, load_unaligned(from));
-      // Rows are far apart, each a cache line of its own that the processor does not see coming.
+      // Rows are far apart in memory, and the processor does not foresee their cache lines.
       __builtin_prefetch(from + tile_rows * x.stride[1]);
     } else {
       store(tile + r * W, Vec<T>{});
@@ -69,7 +73,7 @@ HYENA_INLINE void put_lanes(const View& y, bool fast, std::int64_t b, std::int64
   }
 }
 
-// `rows` vectors of a tile, which hold channels, to rows c … of a channel-first tensor, from position t on.
+// Writes `rows` vectors of a tile to rows c … of a channel-first tensor, from position t on.
 template <class T>
 void put_rows(const View& v, std::int64_t b, std::int64_t c, std::int64_t lanes, std::int64_t t, const T* tile,
               std::int64_t rows) {
@@ -95,7 +99,7 @@ void put_rows(const View& v, std::int64_t b, std::int64_t c, std::int64_t lanes,
   }
 }
 
-// The way back; zero behind the end of the rows. Writes whole blocks, up to rows rounded up to the vector width.
+// Reads them back, with zeros behind the end of the rows. It fills whole blocks: `rows` is rounded up to the vector width.
 template <class T>
 void get_rows(const View& v, std::int64_t b, std::int64_t c, std::int64_t lanes, std::int64_t t, T* tile,
               std::int64_t rows) {

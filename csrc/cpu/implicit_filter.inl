@@ -1,9 +1,7 @@
-// Implicit filters, forward and backward: a tile of positions at a time goes through the whole network in the cache.
+// Implicit filters: the forward pass, and the kernels of this instruction set.
 //
-// Activations of a tile are rows of positions, one for each unit, so that lanes of vectors are positions. Products with
-// weights keep a panel of rows times two vectors of positions in registers; weights are packed in the order in which
-// they are met there. Gradients of weights are products of the same form whose lanes are the layer's inputs, with the
-// activations transposed. They are summed in the type of the inputs over a group of tiles, and in float64 from there.
+// One tile of positions at a time goes through the whole network, so its activations stay in the cache. The network is
+// in sine_network.inl, its products are in products.inl, and the gradients are in implicit_filter_backward.inl.
 #include "implicit_filter_backward.inl"
 #include "sine_network.inl"
 

@@ -1,4 +1,7 @@
-// Gradients of implicit filters.
+// Gradients of implicit filters. Each tile of positions runs forward again, then backward.
+//
+// Gradients of weights are products in which the lanes of vectors are the layer's inputs, so activations are transposed
+// first. The gradients are summed in the type of the inputs over a group of tiles, and then in float64.
 #pragma once
 
 #include "sine_network.inl"
@@ -6,12 +9,12 @@
 namespace hyena {
 namespace {
 
-constexpr std::int64_t group_tiles = 8;   // tiles between additions in float64
+constexpr std::int64_t group_tiles = 8;   // tiles between two additions in float64
 
-constexpr std::int64_t block_panels = 8;  // panels of channels that backward takes at a time
+constexpr std::int64_t block_panels = 8;  // panels of channels that are processed together
 
 
-// Rows of positions become rows of units, `lanes` elements each; lanes that no unit fills are zero.
+// Turns rows of positions into rows of units with `lanes` elements each. Lanes without a unit are zero.
 template <class T>
 void transpose_rows(const T* in, std::int64_t rows, T* out, std::int64_t lanes) {
   for (std::int64_t i = 0; i < lanes; i += width<T>) {
@@ -24,7 +27,7 @@ void transpose_rows(const T* in, std::int64_t rows, T* out, std::int64_t lanes) 
   }
 }
 
-// The sum of the lanes, in an order of its own.
+// The sum of the lanes: each half is added to the other until one lane is left.
 template <class T>
 HYENA_INLINE T sum_of_lanes(Vec<T> v) {
   T lanes[Simd<T>::width];
@@ -35,8 +38,8 @@ HYENA_INLINE T sum_of_lanes(Vec<T> v) {
   return lanes[0];
 }
 
-// A gradient that is a sum over positions: what a group of tiles adds to it, in rows of `lanes`, and the place in a row
-// of the sums over chunks.
+// A gradient that is a sum over positions: the sum over a group of tiles, in rows of `lanes` elements. `place` is where
+// the gradient starts in a row of `ImplicitFilterBackward::sums`.
 template <class T>
 struct Sum {
   T* data = nullptr;
@@ -60,7 +63,7 @@ struct BackwardWork {
   Network<T> network;
   Packed<T> input, hidden, output;  // transposed
   double* wide_features;
-  T *features, *t, *dt, *linear, *sines, *cosines;  // the last three of all layers
+  T *features, *t, *dt, *linear, *sines, *cosines;  // the last three hold all layers
   T *transposed, *dsine, *dlinear, *rows, *drows, *decays, *dfeatures;
   Sum<T> dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, ddeltas;
   T* sums;
@@ -100,8 +103,9 @@ struct BackwardWork {
     dfreq = sum(arrays, 1, 1, shape.units, shape.units, place);
     dw_in = sum(arrays, shape.unit_rows, shape.units, shape.features, shape.feature_lanes, place);
     db_in = sum(arrays, 1, 1, shape.units, shape.units, place);
-    // Rows of one hidden layer lie right after those of the one before; what a product adds to rows that pad its last
-    // panel is zero (or NaN, where all of the layer above is NaN too), and there is room for it at the end.
+    // The rows of a hidden layer follow those of the layer before without a gap. A product also adds to the rows that
+    // pad its last panel, which belong to the next layer. It adds zero there, or NaN where the layer above is all NaN.
+    // The last layer has room for this padding.
     dw_hidden = sum(arrays, shape.hidden * shape.units + panel, shape.hidden * shape.units, shape.units,
                     shape.unit_lanes, place);
     db_hidden = sum(arrays, shape.hidden, shape.hidden, shape.units, shape.units, place);
@@ -138,7 +142,7 @@ struct Backward {
   const Shape<T>& shape;
   const bool window;
   const std::int64_t layers, layer_size;
-  std::int64_t lowest;  // the first layer whose pre-activations need a gradient; `layers` if none does
+  std::int64_t lowest;  // the first layer whose pre-activations need a gradient, or `layers` if none does
 
   explicit Backward(const ImplicitFilterBackward& args)
       : args(args),
@@ -156,7 +160,7 @@ struct Backward {
   Backward& operator=(const Backward&) = delete;
   ~Backward() { trim_scratch(For::rows); }
 
-  // Σ over the tile's positions of left[r] · (transposed activations), added to rows of `sum`.
+  // Adds Σ over the tile's positions of left[r] · (transposed activations) to the rows of `sum`.
   void add_products(const T* left, std::int64_t rows, std::int64_t lanes, T* sum) const {
     Product<T> product{work.transposed, lanes, tile, lanes, sum, lanes};
     product.add = true;
@@ -186,7 +190,7 @@ struct Backward {
     if (args.dt) write(Row{static_cast<char*>(args.dt.data), args.dt.dtype, 1}, first, work.dt, count);
   }
 
-  // From the gradient of the filters to that of the last sines, a block of channels at a time.
+  // Computes the gradient of the last sines from the gradient of the filters, one block of channels at a time.
   void output_layer(std::int64_t first, std::int64_t count) const {
     const T* sines = work.sines + (layers - 1) * layer_size;
     const bool exponent = window && (args.dt || args.ddeltas);
@@ -207,7 +211,7 @@ struct Backward {
         const std::int64_t valid = r < rows ? count : 0;
         if (valid) {
           const Row from = row(args.dk, begin + r);
-          // The next tile's part of the row lies far from everything that is read in between.
+          // The processor does not foresee the next tile's part of the row: other rows are read in between.
           for (std::int64_t n = 0; from.stride == 1 && n < tile * static_cast<std::int64_t>(sizeof(T)); n += 64)
             __builtin_prefetch(from.data + (first + tile) * static_cast<std::int64_t>(sizeof(T)) + n);
           read<With::set>(gradient, from, first, valid);
@@ -224,7 +228,7 @@ struct Backward {
     }
   }
 
-  // Multiplies the gradient of channel d by its window; `values` are the channel's filter without it.
+  // Multiplies the gradient of channel d with its window. `values` is the channel's filter without the window.
   void window_row(std::int64_t d, const T* values, T* gradient, bool exponent) const {
     const T delta = network.deltas[d], size = delta < 0 ? -delta : delta, shift = static_cast<T>(in.shift);
     decay(work.t, delta, work.decays);
@@ -242,7 +246,7 @@ struct Backward {
       store(gradient + n, (load(work.decays + n) + shift) * load(gradient + n));
   }
 
-  // From the gradient of a layer's sines to that of its pre-activations, and of the sines below.
+  // Computes the gradient of a layer's pre-activations from that of its sines, then the gradient of the sines below.
   void hidden_layer(std::int64_t l) const {
     const T *linear = work.linear + l * layer_size, *cosines = work.cosines + l * layer_size;
     T* dbias = l ? work.db_hidden.data + (l - 1) * shape.units : work.db_in.data;

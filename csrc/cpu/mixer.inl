@@ -1,4 +1,5 @@
-// The mixer of a Hyena operator.
+// The mixer of a Hyena operator. A few channels at a time go through all of its steps: projections to gates and signal,
+// long convolutions in place, and back to channel-last. It needs no array of the size of the input.
 #pragma once
 
 #include "fftconv.h"
@@ -7,7 +8,7 @@
 namespace hyena {
 namespace {
 
-// Rows, channels and positions of contiguous memory as a tensor (batch, channels, length).
+// Memory as a tensor (batch, channels, length)
 template <class T>
 View memory_view(T* data, std::int64_t batch, std::int64_t channels, std::int64_t length, std::int64_t row_stride) {
   View v;
@@ -18,20 +19,21 @@ View memory_view(T* data, std::int64_t batch, std::int64_t channels, std::int64_
   return v;
 }
 
-// The same tensor from one index of its second dimension on.
+// The same tensor, from one index of its second dimension on
 View from_channel(View v, std::int64_t channel, std::int64_t channels) {
   if (v) v.data = static_cast<char*>(v.data) + channel * v.stride[1] * bytes_of(v.dtype);
   v.size[1] = channels;
   return v;
 }
 
-// How many channels and batch rows a mixer takes at a time, so that its arrays of rows stay below a bound.
+// How many channels and batch rows are processed at a time, so that their arrays stay below `bytes`.
 struct Slice {
   static constexpr std::int64_t bytes = std::int64_t{64} << 20;
   std::int64_t channels, batch, row_stride;
 
   Slice(std::int64_t batch_size, std::int64_t length, std::int64_t arrays, std::int64_t number) {
-    // Whole vectors, and an odd number of cache lines so that the rows of a block do not compete for one place.
+    // Whole vectors, and an odd number of cache lines. Otherwise the rows of a block would compete for the same places
+    // of the cache.
     row_stride = ((length * number + 63) / 64 | 1) * 64 / number;
     const std::int64_t row_bytes = arrays * row_stride * number;
     channels = group_channels;
@@ -40,7 +42,7 @@ struct Slice {
   }
 };
 
-// Filter o of the channels from c on, (channels, K).
+// Filter o of channels c …, as a tensor (channels, K)
 View filters(const View& k, std::int64_t o, std::int64_t c, std::int64_t channels) {
   View v;
   if (!k) return v;
@@ -80,7 +82,7 @@ void mixer_forward(const MixerForward& args, std::int64_t first_group, std::int6
       for (std::int64_t i = 0; i < count; ++i)
         project(in, b + i, c, channels, value, gates, channels, i, 0, tiles);
       for (std::int64_t o = 0; o < steps; ++o) {
-        // A row is read to its end before the result is written, so that it can take its place.
+        // fftconv reads a row to its end before it writes the result, so the result can take the row's place.
         const View gate = from_channel(gates, (steps - 1 - o) * channels, channels);
         HYENA_KERNELS(fftconv).forward(
             convolution<T>(value, gate, value, filters(args.k, o, c, channels), filters(args.skip, o, c, channels)), 0,
@@ -115,7 +117,7 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
       For::mixer, (sum_count + steps * filter_count) * sizeof(double) +
                       ((2 * steps + 1) * rows + filter_count + tile_numbers<T>(in) + 16) * sizeof(T)));
   double* filter_sums = sums + sum_count;
-  // The scratch starts at a cache line, and so should the vectors behind the sums.
+  // The scratch memory starts at a cache line. The vectors behind the sums have to do so too.
   T* memory = reinterpret_cast<T*>((reinterpret_cast<std::uintptr_t>(filter_sums + steps * filter_count) + 63) / 64 * 64);
   T *value_rows = memory, *gate_rows = value_rows + steps * rows, *grad_rows = gate_rows + steps * rows;
   T *tiles = grad_rows + rows, *filter_part = tiles + tile_numbers<T>(in);
@@ -149,7 +151,7 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
         FftconvBackward step;
         step.dy = grad, step.u = value(o), step.k = k(o), step.skip = skip(o), step.post_gate = gate(o);
         step.wide = sizeof(T) == 8;
-        // Gradients take the places of what they are gradients of: each is written when that has been read.
+        // Each gradient takes the place of its tensor, which has been read by then.
         if (for_projections || o > 0) step.du = value(o);
         if (for_projections) step.dpost_gate = gate(o);
         const View part = memory_view(filter_part, 1, slice.channels, taps, taps);

@@ -1,4 +1,7 @@
-// Products of small matrices, the left one packed in panels of rows.
+// Products of small matrices. The left one is packed in panels of rows. The lanes of vectors are columns of the right one.
+//
+// A panel of rows times two vectors of columns stays in registers. Weights are packed in the order in which the loop
+// reads them.
 #pragma once
 
 #include "simd.h"
@@ -7,7 +10,7 @@ namespace hyena {
 namespace {
 
 #if HYENA_VECTOR_BYTES == 64
-constexpr int panel = 8;  // rows of a product that registers hold beside each other: 8 × 2 sums
+constexpr int panel = 8;  // rows of a product that are in registers together: 8 × 2 sums
 #elif HYENA_VECTOR_BYTES == 32
 constexpr int panel = 6;
 #else
@@ -21,7 +24,7 @@ HYENA_INLINE std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (
 
 HYENA_INLINE std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// Arrays one after the other in memory that begins at `base`; without one it only counts.
+// Hands out arrays one after the other from the memory at `base`. With a null base it only counts the bytes.
 struct Arrays {
   char* base;
   std::size_t used = 0;
@@ -34,7 +37,7 @@ struct Arrays {
   }
 };
 
-// sum[r][v] = Σ_k left[r, k] · right[k, v], where element (r, k) of left lies at r row + k step.
+// sum[r][v] += Σ_k left[r, k] · right[k, v]. Element (r, k) of left is at index r row + k step.
 template <int vectors, int row, int step, class T>
 HYENA_INLINE void multiply_panel(const T* left, const T* right, std::int64_t right_stride, std::int64_t depth,
                                  Vec<T> (&sum)[panel][vectors]) {
@@ -51,15 +54,15 @@ HYENA_INLINE void multiply_panel(const T* left, const T* right, std::int64_t rig
   }
 }
 
-// A product's right side and where it goes; strides are of rows, in elements.
+// The right matrix of a product, and where the result goes. Strides lie between rows and count elements.
 template <class T>
 struct Product {
   const T* right;
   std::int64_t right_stride, depth, columns;
   T* out;
   std::int64_t out_stride;
-  const T* bias = nullptr;  // of each row
-  bool add = false;         // add to what is in `out`
+  const T* bias = nullptr;  // one number per row
+  bool add = false;         // add the product to `out`
 };
 
 template <int vectors, int row, int step, class T>
@@ -71,7 +74,7 @@ HYENA_INLINE void multiply_columns(const T* left, const Product<T>& p, const T* 
     for (int v = 0; v < vectors; ++v) sum[r][v] = Vec<T>{};
   }
   if (bias) {
-    // Sums that go through a sine with a high frequency: in parts, whose rounding errors are smaller.
+    // These sums are arguments of a sine with a high frequency. Adding them up in parts makes rounding errors smaller.
     constexpr std::int64_t part = 16;
     for (std::int64_t k = 0; k < p.depth; k += part) {
       Vec<T> some[panel][vectors] = {};
@@ -89,7 +92,7 @@ HYENA_INLINE void multiply_columns(const T* left, const Product<T>& p, const T* 
     T* to = out + r * p.out_stride + column;
 #pragma GCC unroll 4
     for (int v = 0; v < vectors; ++v) {
-      // As plain PyTorch does, the bias comes last.
+      // The bias comes last, as in plain PyTorch.
       if (bias) sum[r][v] += bias[r];
       if (p.add) sum[r][v] += load(to + v * width<T>);
       store(to + v * width<T>, sum[r][v]);
@@ -97,7 +100,7 @@ HYENA_INLINE void multiply_columns(const T* left, const Product<T>& p, const T* 
   }
 }
 
-// Panels of rows of left, `left_panel` elements from one to the next, times the right side.
+// Multiplies several panels of left with the right matrix. Panels are `left_panel` elements apart.
 template <int row, int step, class T>
 __attribute__((noinline)) void multiply(const T* left, std::int64_t left_panel, std::int64_t panels,
                                         const Product<T>& p) {
@@ -112,7 +115,7 @@ __attribute__((noinline)) void multiply(const T* left, std::int64_t left_panel, 
   }
 }
 
-// A matrix in panels: for each `panel` rows, their elements of column 0, those of column 1, ….
+// A matrix in panels of `panel` rows. A panel holds its elements of column 0, then those of column 1, and so on.
 template <class T>
 struct Packed {
   T* data;
@@ -134,7 +137,7 @@ struct Packed {
     }
   }
 
-  // Columns first … first + p.depth - 1 times p's right side.
+  // Multiplies columns first … first + p.depth - 1 with p's right matrix.
   void times(const Product<T>& p, std::int64_t first = 0) const {
     multiply<1, panel>(data + first * panel, depth * panel, panels(), p);
   }

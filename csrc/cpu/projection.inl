@@ -1,4 +1,5 @@
-// Short convolutions of channel-last projections, and their gradients.
+// Short convolutions of channel-last projections, which give the gates and the signal of a Hyena operator, and their
+// gradients. Lanes of vectors are channels.
 #pragma once
 
 #include "channel_tiles.inl"
@@ -7,7 +8,7 @@
 namespace hyena {
 namespace {
 
-// Number of taps known when compiling, or 0.
+// `taps` is the number of taps if the compiler knows it, else 0.
 template <int taps, class T>
 void convolve(const T* tile, const T* weights, int count, T* out, std::int64_t rows) {
   constexpr int W = width<T>;
@@ -23,7 +24,7 @@ void convolve(const T* tile, const T* weights, int count, T* out, std::int64_t r
   }
 }
 
-// The same taps in reverse, over what follows a position: the gradient of convolve() in its input.
+// The gradient of convolve() with respect to its input: the same taps in reverse, over the positions that follow.
 template <int taps, class T>
 void correlate(const T* in, const T* weights, int count, T* out, std::int64_t rows) {
   constexpr int W = width<T>;
@@ -37,12 +38,12 @@ void correlate(const T* in, const T* weights, int count, T* out, std::int64_t ro
   }
 }
 
-// Adds to `sums` (max_taps + 1, width) the gradients of the taps, and of the bias, which is a tap on ones.
+// Adds the gradients of the taps and the bias to `sums` (max_taps + 1, width). The bias is a tap whose input is one.
 template <int taps, class T>
 void add_products(const T* grad, const T* tile, int count, double* sums, std::int64_t rows) {
   constexpr int W = width<T>;
   const int K = taps ? taps : count;
-  // Side by side: one sum at a time would wait for itself at every row.
+  // All sums at once: each addition to a single sum would wait for the one before.
   Vec<T> products[taps ? taps : max_taps] = {}, total{};
   const T* in = tile + (history - (K - 1)) * W;
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -55,7 +56,8 @@ void add_products(const T* grad, const T* tile, int count, double* sums, std::in
   for (int lane = 0; lane < W; ++lane) sums[max_taps * W + lane] += total[lane];
 }
 
-// Short filters of some channels of every part, as vectors of channels: (parts, max_taps + 1, width), the bias last.
+// Packs the short filters of some channels of every part as vectors of channels: (parts, max_taps + 1, width). The bias
+// comes last.
 template <class T>
 void pack_weights(const View& weight, const View& bias, std::int64_t parts, std::int64_t part_channels, std::int64_t c,
                   std::int64_t lanes, T* out) {
@@ -72,7 +74,7 @@ void pack_weights(const View& weight, const View& bias, std::int64_t parts, std:
   }
 }
 
-// Projections x (B, L, parts * channels) of one Hyena operator with their short filters.
+// The projections x (B, L, parts * channels) of a Hyena operator, and their short filters
 struct Projection {
   View x, weight, bias;
   std::int64_t parts, channels, length;
@@ -90,10 +92,10 @@ void convolve_part(const Projection& in, const T* tile, const T* weights, std::i
   in.taps() == 3 ? convolve<3>(tile, weights, 3, out, rows) : convolve<0>(tile, weights, in.taps(), out, rows);
 }
 
-// Numbers of packed short filters, or of sums for their gradients, before those of channel `lane` of a group.
+// Where channel `lane` of a group starts in packed short filters, and in the sums for their gradients
 HYENA_INLINE std::int64_t packed(const Projection& in, std::int64_t lane) { return in.parts * (max_taps + 1) * lane; }
 
-// Numbers of the computing type that project() and project_gradients() work in.
+// Size of the memory of project() and project_gradients(), in elements
 template <class T>
 std::int64_t tile_numbers(const Projection& in) {
   return packed(in, group_channels) + (2 * in.parts + 2) * (history + tile_rows) * width<T>;
@@ -112,9 +114,9 @@ void pack_group(const Projection& in, std::int64_t c, std::int64_t channels, T* 
   });
 }
 
-// Channels c … of one batch row, at most a group: p_N * p_{N-1} to channels `to` … of `first`, p_j to channels
-// j * gate_channels + to … of `gates`, both at their own batch row. A group is the cache line that all of its vectors are
-// parts of, so they take turns at each tile.
+// Projects channels c … of batch row b, at most a group. p_N * p_{N-1} goes to channels `to` … of `first`, and p_j to
+// channels j * gate_channels + to … of `gates`, both in batch row `to_batch`. The vectors of a group share cache lines,
+// so they take turns at each tile.
 template <class T>
 void project(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t channels, const View& first,
              const View& gates, std::int64_t gate_channels, std::int64_t to_batch, std::int64_t to, T* memory) {
@@ -143,8 +145,8 @@ void project(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t 
   }
 }
 
-// From the gradients of what project() gives to those of the projections at positions t … t + rows - 1 of a vector of
-// channels c … and, added to `sums` (parts, max_taps + 1, width), of the short filters and their bias.
+// Computes the gradients of the projections from those of project()'s results, for one vector of channels c … and the
+// positions t … t + rows - 1. Adds those of the short filters and their bias to `sums` (parts, max_taps + 1, width).
 template <class T>
 void tile_gradients(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t lanes, std::int64_t t,
                     std::int64_t rows, const View& dfirst, const View& dgates, std::int64_t gate_channels,
@@ -188,7 +190,7 @@ void tile_gradients(const Projection& in, std::int64_t b, std::int64_t c, std::i
   }
 }
 
-// The same of at most a group of channels of one batch row, as in project().
+// The same for channels c … of batch row b, at most a group, with the indices of project().
 template <class T>
 void project_gradients(const Projection& in, std::int64_t b, std::int64_t c, std::int64_t channels, const View& dfirst,
                        const View& dgates, std::int64_t gate_channels, std::int64_t from_batch, std::int64_t from,
@@ -225,7 +227,7 @@ void write_group_sums(const Projection& in, const View& dweight, const View& dbi
   });
 }
 
-// A mixer or projection, whose channels come in groups.
+// Both take a range of groups of channels.
 template <class T>
 void project_forward(const ProjectForward& args, std::int64_t first_group, std::int64_t last_group) {
   const Projection in(args.x, args.weight, args.bias, args.gates.size[1] / args.first.size[1] + 2);

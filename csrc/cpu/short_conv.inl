@@ -1,4 +1,4 @@
-// Short convolutions of rows.
+// Short convolutions of rows. Lanes of vectors are positions.
 #pragma once
 
 #include "channel_tiles.inl"
@@ -6,10 +6,10 @@
 namespace hyena {
 namespace {
 
-// Rows of a short convolution that are worked on at a time.
+// Positions of a row that are processed at a time
 constexpr std::int64_t stretch = 512;
 
-// out[i] = elements first - history + i of a row, zero outside of it, for history + n elements.
+// out[i] = element first - history + i of a row, zero outside the row, for history + n elements.
 template <class T>
 void read_stretch(T* out, const Row& in, std::int64_t length, std::int64_t first, std::int64_t n) {
   const std::int64_t before = most(0, history - first), end = least(history + n, length - first + history);
@@ -53,10 +53,10 @@ void short_conv_backward(const ShortConvBackward& args, std::int64_t first, std:
     double sums[max_taps + 1] = {};
     for (std::int64_t b = 0; b < args.x.size[0]; ++b) {
       for (std::int64_t t = 0; t < length; t += stretch) {
-        // Both hold a little more than the stretch: what is added there is not written, or is zero.
+        // x and g are longer than the stretch. Results behind its end are not written, and gradients there are zero.
         alignas(64) T x[history + stretch], g[history + stretch + history], out[stretch];
         const std::int64_t n = least(stretch, length - t);
-        // The gradient of a position comes from the positions behind it.
+        // The gradient of a position depends on the positions behind it.
         read_stretch(g, row(args.dy, b, d), length, t, stretch + history);
         if (args.dx) {
           for (std::int64_t i = 0; i < n; i += W) {

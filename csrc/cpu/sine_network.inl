@@ -1,4 +1,6 @@
 // The sine network of an implicit filter, for one tile of positions at a time.
+//
+// Activations of a tile are rows of positions, one row per unit, so that the lanes of vectors are positions.
 #pragma once
 
 #include "elementary.h"
@@ -41,8 +43,8 @@ void copy(const View& v, T* out, std::int64_t a = -1) {
   read<With::set>(out, from, 0, v.size[a < 0 ? 0 : 1]);
 }
 
-// Positions first … first + count - 1 of z as rows of features. The last position fills up the tile: what is computed
-// there is as finite as what is computed for that position.
+// Positions first … first + count - 1 of z as rows of features. The rest of the tile repeats the last position, so that
+// nothing is infinite there unless it is infinite for that position.
 template <class T>
 void read_features(const View& z, std::int64_t first, std::int64_t count, T* out) {
   for (std::int64_t e = 0; e < z.size[1]; ++e) {
@@ -59,7 +61,7 @@ void read_times(const View& t, std::int64_t first, std::int64_t count, T* out) {
   for (std::int64_t n = count; n < tile; ++n) out[n] = out[count - 1];
 }
 
-// Sines of angles, or of linear · freq if there is `freq`, and cosines if there is somewhere to put them.
+// Sines of the input, times freq with `with_freq`. Also the cosines with `with_cosines`.
 template <bool with_freq, bool with_cosines, class T>
 void activate(const T* in, const T* freq, std::int64_t units, T* sines, T* cosines) {
   Bits<T> far{};
@@ -85,8 +87,8 @@ void activate(const T* in, const T* freq, std::int64_t units, T* sines, T* cosin
   }
 }
 
-// Rows of float64 pre-activations, without bias, to pre-activations and to angles between -π and π, or any angle if it
-// is so large that activate() takes it to libm.
+// Adds the bias to rows of float64 pre-activations. Writes the result in float32, and its angles between -π and π. Angles
+// that are too large to reduce stay as they are: activate() passes them to libm.
 void reduce_rows(const double* sums, const float* bias, const float* freq, std::int64_t rows, float* linear,
                  float* angles) {
   typedef float Half __attribute__((vector_size(HYENA_VECTOR_BYTES / 2)));
@@ -104,14 +106,14 @@ void reduce_rows(const double* sums, const float* bias, const float* freq, std::
   }
 }
 
-// Weights and biases as the products of forward take them. Layer 0 is the input layer.
+// Weights and biases, packed for the products of the forward pass. Layer 0 is the input layer.
 template <class T>
 struct Network {
   Shape<T> shape;
   T *freq, *bias, *deltas;
   Packed<double> input;
-  Packed<T> hidden, output;  // hidden: all layers above each other, each padded to whole panels
-  // Of the input layer, on their way to its sines.
+  Packed<T> hidden, output;  // hidden: all layers one after the other, each padded to whole panels
+  // Work arrays of the input layer.
   double* sums;
   T* angles;
 
@@ -145,8 +147,8 @@ struct Network {
     return weights;
   }
 
-  // The input layer's pre-activations without their frequency, its sines, and cosines if there is a place for them.
-  // Computed in float64, for these errors are the ones that the layers above multiply most, and cost little to avoid.
+  // The input layer's pre-activations before they are multiplied with the frequency, its sines and, with `with_cosines`,
+  // its cosines. It computes in float64: the layers above amplify errors of this layer most, and it is a small product.
   template <bool with_cosines>
   void run_input(const double* features, T* linear, T* sines, T* cosines) const {
     if constexpr (sizeof(T) == sizeof(double)) {
@@ -166,7 +168,7 @@ struct Network {
   }
 };
 
-// exp(-t |delta|) for the positions of a tile.
+// exp(-t |delta|) for the positions of a tile
 template <class T>
 HYENA_INLINE void decay(const T* t, T delta, T* out) {
   const T rate = delta < 0 ? delta : -delta;

@@ -1,8 +1,5 @@
-// Short convolutions. Along a row they are vectors of positions; in channel-last projections they are vectors of channels,
-// where the taps need no shifts, and results turn channel-first in blocks of as many positions as a vector is wide.
-//
-// A mixer takes a few channels at a time through everything: projections to gates and signal, long convolutions in the
-// scratch rows they were written to, and back to channel-last. Nothing of the size of the input is made on the way.
+// The kernels of short convolutions for this instruction set: of rows (short_conv.inl), of channel-last projections
+// (projection.inl), and of the mixer (mixer.inl).
 #include "mixer.inl"
 #include "projection.inl"
 #include "short_conv.inl"

@@ -1,7 +1,7 @@
 // Tiles of a channel-last tensor, and their way to channel-first rows and back.
 //
-// A tile holds one vector of channels for each of its positions, so a tap needs no shift within vectors. Blocks of as many
-// positions as a vector has lanes are transposed on the way to rows.
+// A tile holds one vector of channels for each of its positions, so a tap needs no shift within vectors. Blocks of as
+// many positions as a vector has lanes are transposed on the way to rows.
 #pragma once
 
 #include "rows.h"
@@ -99,7 +99,8 @@ void put_rows(const View& v, std::int64_t b, std::int64_t c, std::int64_t lanes,
   }
 }
 
-// Reads them back, with zeros behind the end of the rows. It fills whole blocks: `rows` is rounded up to the vector width.
+// Reads them back, with zeros behind the end of the rows. It fills whole blocks: `rows` is rounded up to the vector
+// width.
 template <class T>
 void get_rows(const View& v, std::int64_t b, std::int64_t c, std::int64_t lanes, std::int64_t t, T* tile,
               std::int64_t rows) {

@@ -1,7 +1,7 @@
 // The first pass of the transform, which reads rows of tensors, and the last pass back, which writes rows.
 //
-// The pass combines R blocks. A short tile of each block is read into a buffer of the type that kernels compute in, which
-// stays in the first-level cache. Dtypes, strides, gates and the zeros behind the end are handled there.
+// The pass combines R blocks. A short tile of each block is read into a buffer of the type that kernels compute in,
+// which stays in the first-level cache. Dtypes, strides, gates and the zeros behind the end are handled there.
 #pragma once
 
 #include "transform.inl"
@@ -104,8 +104,8 @@ void first_pass(const Plan<T>& plan, const Input& in, T* data) {
   }
 }
 
-// Rows that receive the coefficients shift, shift + 1, … of a polynomial of degree below 2P, each times its factor if it
-// has one.
+// Rows that receive the coefficients shift, shift + 1, … of a polynomial of degree below 2P, each times its factor if
+// it has one.
 struct Output {
   struct Target {
     Row row;

@@ -1,8 +1,8 @@
 // Sine, cosine and exponential of vectors.
 //
 // The error of sine and cosine is below 1.2e-7 in float32 and 4e-16 in float64, for angles of any size. Angles beyond
-// Elementary<T>::largest_angle have to go through libm_sine() and libm_cosine(). The error of the exponential is at most
-// 1.5 units in the last place, also where the result is subnormal.
+// Elementary<T>::largest_angle have to go through libm_sine() and libm_cosine(). The error of the exponential is at
+// most 1.5 units in the last place, also where the result is subnormal.
 // tests/hyena_kernels/backends/cpp/test_implicit_filter.py measures these errors.
 #pragma once
 

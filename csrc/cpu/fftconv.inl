@@ -1,9 +1,9 @@
 // Gated long convolutions of rows, forward and backward: one row at a time, with work arrays that stay in the cache.
 //
-// A channel's filter is transformed once for the whole batch. The first pass reads a row of the signal and gates it. Each
-// part of the row is then transformed, multiplied with the filter's spectrum and transformed back before the next part
-// starts (transform.inl). The last pass gates the row and writes it. Backward transforms signal, gradient and filter
-// again. It sums the filter's gradient over the batch as a spectrum, in the order of the batch.
+// A channel's filter is transformed once for the whole batch. The first pass reads a row of the signal and gates it.
+// Each part of the row is then transformed, multiplied with the filter's spectrum and transformed back before the next
+// part starts (transform.inl). The last pass gates the row and writes it. Backward transforms signal, gradient and
+// filter again. It sums the filter's gradient over the batch as a spectrum, in the order of the batch.
 #include "edges.inl"
 #include "fftconv.h"
 #include "scratch.h"

@@ -1,5 +1,5 @@
-// k[:, n] = (w_out @ h_n) * (exp(-t[n] |deltas|) + shift), where h_n is a sine network of position n, and its gradients.
-// There is one set of kernels for each instruction set.
+// k[:, n] = (w_out @ h_n) * (exp(-t[n] |deltas|) + shift), where h_n is a sine network of position n, and its
+// gradients. There is one set of kernels for each instruction set.
 #pragma once
 
 #include "view.h"
@@ -22,9 +22,9 @@ struct ImplicitFilterForward {
   ImplicitFilterInputs in;
 };
 
-// A gradient with a null pointer is not computed. All gradients but dz and dt are sums over positions. `backward` adds up
-// each chunk of `chunk` positions into its own row of `sums`, and `add_chunks` adds up the rows. The chunks do not depend
-// on the number of threads, so the results do not either.
+// A gradient with a null pointer is not computed. All gradients but dz and dt are sums over positions. `backward` adds
+// up each chunk of `chunk` positions into its own row of `sums`, and `add_chunks` adds up the rows. The chunks do not
+// depend on the number of threads, so the results do not either.
 struct ImplicitFilterBackward {
   View dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas;  // contiguous
   View dk;  // (D, L)

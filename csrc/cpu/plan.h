@@ -28,8 +28,8 @@ struct Plan {
 constexpr int leaf_exponents(int width) { return width == 16 ? 6 : width == 8 ? 4 : width - 1; }
 constexpr int leaf_exponent(int index) { return index < 3 ? index + 1 : 4 * (index - 2); }
 
-// The plan for signals of up to `length` points and vectors of `width` lanes. Plans are kept for later calls while all of
-// them together stay below a bound. Every plan has to be released.
+// The plan for signals of up to `length` points and vectors of `width` lanes. Plans are kept for later calls while all
+// of them together stay below a bound. Every plan has to be released.
 template <class T>
 const Plan<T>* acquire_plan(std::int64_t length, int width);
 

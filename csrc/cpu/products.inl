@@ -1,4 +1,5 @@
-// Products of small matrices. The left one is packed in panels of rows. The lanes of vectors are columns of the right one.
+// Products of small matrices. The left one is packed in panels of rows. The lanes of vectors are columns of the right
+// one.
 //
 // A panel of rows times two vectors of columns stays in registers. Weights are packed in the order in which the loop
 // reads them.

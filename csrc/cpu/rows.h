@@ -1,4 +1,5 @@
-// Reads rows of tensors of any dtype and stride into short buffers of the type that kernels compute in, and writes them.
+// Reads rows of tensors of any dtype and stride into short buffers of the type that kernels compute in, and writes
+// them.
 #pragma once
 
 #include "simd.h"

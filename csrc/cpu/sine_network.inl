@@ -87,8 +87,8 @@ void activate(const T* in, const T* freq, std::int64_t units, T* sines, T* cosin
   }
 }
 
-// Adds the bias to rows of float64 pre-activations. Writes the result in float32, and its angles between -π and π. Angles
-// that are too large to reduce stay as they are: activate() passes them to libm.
+// Adds the bias to rows of float64 pre-activations. Writes the result in float32, and its angles between -π and π.
+// Angles that are too large to reduce stay as they are: activate() passes them to libm.
 void reduce_rows(const double* sums, const float* bias, const float* freq, std::int64_t rows, float* linear,
                  float* angles) {
   typedef float Half __attribute__((vector_size(HYENA_VECTOR_BYTES / 2)));
@@ -147,8 +147,9 @@ struct Network {
     return weights;
   }
 
-  // The input layer's pre-activations before they are multiplied with the frequency, its sines and, with `with_cosines`,
-  // its cosines. It computes in float64: the layers above amplify errors of this layer most, and it is a small product.
+  // The input layer's pre-activations before they are multiplied with the frequency, its sines and, with
+  // `with_cosines`, its cosines. It computes in float64: the layers above amplify errors of this layer most, and it is
+  // a small product.
   template <bool with_cosines>
   void run_input(const double* features, T* linear, T* sines, T* cosines) const {
     if constexpr (sizeof(T) == sizeof(double)) {

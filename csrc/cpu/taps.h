@@ -21,8 +21,8 @@ struct ShortConvBackward {
   bool wide = false;
 };
 
-// p is the short convolution of x along L, split into N + 1 parts p_0 … p_N of d channels. first = p_N * p_{N-1}, and the
-// gates are p_0 … p_{N-2}. All results are channel-first.
+// p is the short convolution of x along L, split into N + 1 parts p_0 … p_N of d channels. first = p_N * p_{N-1}, and
+// the gates are p_0 … p_{N-2}. All results are channel-first.
 struct ProjectForward {
   View first;                // (B, d, L)
   View gates;                // (B, (N-1) d, L), p_0 in front
@@ -53,8 +53,8 @@ struct MixerBackward {
 // Channels of one task of a mixer or projection: about a cache line of a channel-last row.
 constexpr std::int64_t group_channels = 16;
 
-// Each takes a range of tasks, and ranges may run in parallel. A task is a channel of a short convolution, else a group of
-// channels.
+// Each takes a range of tasks, and ranges may run in parallel. A task is a channel of a short convolution, else a group
+// of channels.
 struct TapsKernels {
   void (*short_conv_forward)(const ShortConvForward&, std::int64_t first, std::int64_t last);
   void (*short_conv_backward)(const ShortConvBackward&, std::int64_t first, std::int64_t last);

@@ -3,14 +3,14 @@
 // Signals of at most P points are polynomials in z. Their linear convolution is a polynomial c of degree below 2P, and
 // c modulo z^P - i is c[n] + i c[n + P]. The real parts and the imaginary parts together are all of c.
 //
-// A residue modulo z^(Rm) - r^R splits into R residues modulo z^m - r w^j, where w = exp(2πi/R). Residue j is the sum over
-// s of r^s w^(js) times the s-th block of m coefficients. So each node of the tree of residues has its own factors r^s,
-// which are the same for all of its m coefficients. The tables of plan.h hold them, and nothing is ever reordered.
+// A residue modulo z^(Rm) - r^R splits into R residues modulo z^m - r w^j, where w = exp(2πi/R). Residue j is the sum
+// over s of r^s w^(js) times the s-th block of m coefficients. So each node of the tree of residues has its own factors
+// r^s, which are the same for all of its m coefficients. The tables of plan.h hold them, and nothing is ever reordered.
 //
 // At the leaves, blocks have as many points as a vector has lanes. Many of them are transposed together, and the last
-// splits take place between vectors. The spectrum stays in the order of the leaves: products are taken in this order, and
-// the inverse starts from it. Complex numbers are stored as a vector of real parts followed by the vector of imaginary
-// parts.
+// splits take place between vectors. The spectrum stays in the order of the leaves: products are taken in this order,
+// and the inverse starts from it. Complex numbers are stored as a vector of real parts followed by the vector of
+// imaginary parts.
 //
 // The transform is known as the right-angle convolution: z^P = i, where a cyclic convolution has z^P = 1.
 #pragma once
@@ -36,7 +36,8 @@ HYENA_INLINE void store_complex(T* p, Complex<T> v) {
   store(p + width<T>, v.im);
 }
 
-// One pass over `nodes` neighbouring nodes with R blocks of `length` points each. The inverse undoes it up to a factor R.
+// One pass over `nodes` neighbouring nodes with R blocks of `length` points each. The inverse undoes it up to a factor
+// R.
 template <int R, bool inverse, class T>
 void pass(T* data, std::int64_t nodes, std::int64_t length, const T* twiddles) {
   for (std::int64_t node = 0; node < nodes; ++node, data += 2 * R * length, twiddles += 2 * (R - 1)) {

@@ -1,5 +1,5 @@
-// Tensors as the kernels see them: a pointer, a dtype, and sizes and strides in elements. This needs no header of torch,
-// so any program can compile and run the kernels.
+// Tensors as the kernels see them: a pointer, a dtype, and sizes and strides in elements. This needs no header of
+// torch, so any program can compile and run the kernels.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,186 @@
+"""Pages of the site that are not files of ``docs/``: made from the code, or kept elsewhere in the repository.
+
+- The command line: a page for every verb, from the parser that the verb itself uses.
+- The API: a page for every room of the two packages; mkdocstrings fills it from the docstrings.
+- README, CONTRIBUTING, CHANGELOG, the examples and the report of the benchmarks, with their pictures.
+
+Links between files work in the repository and on the site: here they are rewritten for the site.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "examples/yeast/README.md": "examples/yeast.md",
+    "examples/promoters/README.md": "examples/promoters.md",
+    "bench/results/report/report.md": "results/report.md",
+}
+"""Files of the repository and where they are on the site."""
+PICTURES = {"examples/yeast": "examples/yeast", "examples/promoters": "examples/promoters"} | {
+    "bench/results/report": "results"
+}
+"""Folders whose pictures are on the site, and where."""
+API = {
+    "hyena_kernels": ("hyena_kernels", "hyena_kernels.backend", "hyena_kernels.testing"),
+    "hyenadna": ("hyenadna",),
+}
+"""Pages of the API that have one module; the rooms of hyenadna follow by themselves."""
+
+_LINK = re.compile(r"(?<=\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+_TYPE = re.compile(r"^(?P<text>.*?)\s*\((?P<required>required)?(?:, )?(?:type: (?P<type>.*?))?(?:, )?(?:default: (?P<default>.*))?\)$", re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Put the generated pages into the navigation."""
+    places = {"CLI reference": list(_cli_pages()), "API": list(_api_pages())}
+    for entry in config.nav or []:
+        for title in places.keys() & entry.keys():
+            entry[title] = [{_nav_title(uri): uri} for uri in places[title]]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what is not in ``docs/``."""
+    for source, uri in PAGES.items():
+        files.append(File.generated(config, uri, content=(ROOT / source).read_text(encoding="utf-8")))
+    for source, uri in _pictures():
+        files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
+    for uri, content in {**_cli_pages(), **_api_pages()}.items():
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn links to files of the repository into links to their pages."""
+    return site_links(markdown, page.file.src_uri)
+
+
+# Links ---------------------------------------------------------------------------------------------------------------
+
+
+def site_links(markdown: str, uri: str) -> str:
+    """The links of a page, as they are on the site. ``uri``: where the page is there."""
+    source = {page: file for file, page in PAGES.items()}.get(uri, f"docs/{uri}")
+    there = PAGES | dict(_pictures())
+
+    def rewritten(match: re.Match[str]) -> str:
+        target, rest = match.groups()
+        if ":" in target:
+            return match[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        found = there.get(path, path.removeprefix("docs/") if path.startswith("docs/") else None)
+        return match[0] if found is None else posixpath.relpath(found, posixpath.dirname(uri) or ".") + rest
+
+    return _LINK.sub(rewritten, markdown)
+
+
+def _pictures() -> Iterator[tuple[str, str]]:
+    for folder, place in PICTURES.items():
+        for file in sorted((ROOT / folder).iterdir()):
+            if file.suffix in (".png", ".svg"):
+                yield f"{folder}/{file.name}", f"{place}/{file.name}"
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+
+def _nav_title(uri: str) -> str:
+    name = posixpath.basename(uri).removesuffix(".md")
+    return "All verbs" if uri == "cli/index.md" else name
+
+
+def _cli_pages() -> dict[str, str]:
+    from hyenadna.cli import VERBS
+
+    summaries = {verb: (function.__doc__ or "").splitlines()[0] for verb, function in VERBS.items()}
+    rows = "".join(f"| [`hyenadna {verb}`]({verb}.md) | {text} |\n" for verb, text in summaries.items())
+    index = f"# Command line\n\nMade from the parsers. `hyenadna VERB --help` prints the same.\n\n| verb | what it does |\n|---|---|\n{rows}"
+    return {"cli/index.md": index} | {f"cli/{verb}.md": _verb_page(verb) for verb in VERBS}
+
+
+def _verb_page(verb: str) -> str:
+    parser = parser_of([verb])
+    return "\n".join(_sections(parser, f"hyenadna {verb}", 1))
+
+
+def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser that ``hyenadna WORDS --help`` uses."""
+    from hyenadna.cli import main
+
+    found: list[argparse.ArgumentParser] = []
+    with (
+        mock.patch.object(argparse.ArgumentParser, "print_help", lambda parser, file=None: found.append(parser)),
+        contextlib.suppress(SystemExit),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        main([*words, "--help"])
+    return found[0]
+
+
+def _sections(parser: argparse.ArgumentParser, command: str, level: int) -> Iterator[str]:
+    """Markdown of one parser, and of its sub-commands after it."""
+    yield f"{'#' * level} {command}\n"
+    yield f"{' '.join((parser.description or '').split())}\n"
+    examples = [line.strip() for line in (parser.epilog or "").removeprefix("example:").splitlines() if line.strip()]
+    if examples:
+        yield "\n".join(["```sh", *examples, "```\n"])
+    rows, children = [], {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            children = dict(action.choices)
+        elif action.help != argparse.SUPPRESS and action.dest not in ("help", "print_config"):
+            rows.append(_row(parser, action))
+    if rows:
+        yield "\n".join(["| option | values | default | meaning |", "|---|---|---|---|", *rows, ""])
+    for name, child in children.items():
+        yield from _sections(child, f"{command} {name}", level + 1)
+
+
+def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    name = action.option_strings[0] if action.option_strings else action.dest
+    text = parser._get_formatter()._expand_help(action)
+    found = _TYPE.match(text)
+    values = (found["type"] if found else None) or ""
+    default = (found["default"] if found else None) or ""
+    if action.choices:
+        values = ", ".join(map(str, action.choices))
+    elif isinstance(action, argparse._StoreTrueAction):
+        values = "flag"
+    cells = [f"`{name}`", _code(values), "**required**" if found and found["required"] else _code(default)]
+    meaning = " ".join((found["text"] if found else text).split())
+    return "| " + " | ".join([*cells, f"{meaning[:1].upper()}{meaning[1:]}".replace("|", r"\|")]) + " |"
+
+
+def _code(text: str) -> str:
+    return f"`{' '.join(text.split())}`".replace("|", "or") if text else ""
+
+
+# The API -------------------------------------------------------------------------------------------------------------
+
+
+def _api_pages() -> dict[str, str]:
+    single = {module: module for modules in API.values() for module in modules}
+    pages = {f"api/{name}.md": f"# {name}\n\n::: {name}\n" for name in single}
+    for room in sorted(path.parent for path in (ROOT / "hyenadna").glob("*/__init__.py")):
+        modules = sorted(file.stem for file in room.glob("*.py") if not file.stem.startswith("_"))
+        name = f"hyenadna.{room.name}"
+        blocks = "\n".join(f"::: {name}.{module}\n" for module in modules)
+        pages[f"api/{name}.md"] = f"# {name}\n\n{blocks}"
+    return pages

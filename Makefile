@@ -20,7 +20,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no
 STAMP := $(VENV)/.installed
 # The compiled extension, in the checkout; what it is made from.
 EXT   := $(VENV)/.extension
-CSRC  := $(shell find hyena_kernels/csrc -type f) hyena_kernels/_build.py setup.py
+CSRC  := $(shell find csrc -type f) hyena_kernels/_build.py setup.py
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test pytest sanitize gpu lint typecheck wheel clean distclean
@@ -54,7 +54,7 @@ $(EXT): $(STAMP) $(CSRC)
 	@touch $@
 
 demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-out]
-	@$(BIN)/python -m hyenadna.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
+	@$(BIN)/python -m hyenadna.cli.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
 
 test: $(EXT) lint ## lint, check types, run the tests
 	@# Side by side: the tests leave a core idle for much of their time.
@@ -69,7 +69,7 @@ sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and t
 
 # Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
 gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune aims"]
-	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
+	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.kernels.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 
 lint: $(STAMP) ## ruff: rules and formatting
 	$(BIN)/ruff check .

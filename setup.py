@@ -1,4 +1,4 @@
-"""The compiled extension of the distribution; everything else is in pyproject.toml.
+"""The packages of the distribution and its compiled extension; everything else is in pyproject.toml.
 
 Each library that this machine can compile is compiled. One that it cannot is left out, and the package keeps the
 reason, which ``python -m hyena_kernels`` tells. ``HYENA_SKIP_EXT=1`` compiles nothing; ``HYENA_FORCE_CUDA=1`` gives the
@@ -13,12 +13,19 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "hyena_kernels"
+# Tools that only this project's own tests use.
+NOT_SHIPPED = f"{PACKAGE}.testing.resources"
+PACKAGES = find_packages(
+    ROOT, include=[PACKAGE, f"{PACKAGE}.*", "hyenadna", "hyenadna.*"], exclude=[NOT_SHIPPED, f"{NOT_SHIPPED}.*"]
+)
+# csrc is installed inside the package: hyena_kernels.build_ext() compiles it where the wheel brought no libraries.
+SOURCES = [f"{PACKAGE}.csrc.{folder.name}" for folder in sorted((ROOT / "csrc").iterdir()) if folder.is_dir()]
 
 spec = importlib.util.spec_from_file_location("_build", ROOT / PACKAGE / "_build.py")
 _build = importlib.util.module_from_spec(spec)
@@ -99,6 +106,9 @@ if FORCE_CUDA and (unbuildable := obstacle("cuda")) is not None:
 # The libraries use no interface of Python. Free-threaded Pythons refuse the tag that says so.
 stable = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"py_limited_api": "cp311"}
 setup(
+    packages=[*PACKAGES, *SOURCES],
+    package_dir={f"{PACKAGE}.csrc": "csrc"},
+    package_data={PACKAGE: ["py.typed"], "hyenadna": ["py.typed"], **{folder: ["*"] for folder in SOURCES}},
     ext_modules=[Extension(f"{PACKAGE}.{name.split('.')[0]}", []) for name in _build.LIBRARIES.values()],
     cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel},
     options={"bdist_wheel": stable},

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bench.cases import published_sizes
-from bench.suite import Suite
+from bench.suite.cases import published_sizes
+from bench.suite.suite import Suite
 
 STARTED = time.monotonic()
 """Collecting the tests, with what they import, is part of the time of the suite."""

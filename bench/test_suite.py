@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from bench.cases import Case, cases
-from bench.suite import Suite, device_of
+from bench.suite.cases import Case, cases
+from bench.suite.suite import Suite, device_of
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

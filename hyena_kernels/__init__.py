@@ -6,9 +6,10 @@
 """
 
 from hyena_kernels import backend
-from hyena_kernels._extension_support import build_ext
 from hyena_kernels._version import __version__
-from hyena_kernels.backend import BackendError, set_backend, use_backend
+from hyena_kernels.backend import set_backend, use_backend
+from hyena_kernels.backends.extension import build_ext
+from hyena_kernels.errors import BackendError
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from hyena_kernels._build import BuildError
-from hyena_kernels._extension_support import build_ext
 from hyena_kernels.backend import describe
+from hyena_kernels.backends.extension import build_ext
 
 
 def main(argv: Sequence[str] | None = None) -> int:

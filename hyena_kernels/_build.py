@@ -21,7 +21,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-CSRC = Path(__file__).resolve().parent / "csrc"
+_PACKAGE = Path(__file__).resolve().parent
+
+CSRC = _PACKAGE / "csrc" if (_PACKAGE / "csrc" / "cpu").is_dir() else _PACKAGE.parent / "csrc"
+"""The C++ and CUDA sources. They lie in an installed package, and beside the package in a checkout."""
 
 LIBRARIES = {"cpp": "_C.abi3.so", "cuda": "_cuda.abi3.so"}
 """File name of the library of each compiled backend."""

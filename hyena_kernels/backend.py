@@ -18,14 +18,17 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from hyena_kernels import _extension_support, _triton_support
 from hyena_kernels._version import __version__
+from hyena_kernels.backends import extension
+from hyena_kernels.backends.triton import support as triton_support
+from hyena_kernels.errors import BackendError
 
 log = logging.getLogger("hyena_kernels")
 
@@ -59,10 +62,6 @@ _announced: set[tuple[str, str, str, Skipped]] = set()
 _MISSING = f"hyena_kernels {__version__} has no implementation for it"
 
 
-class BackendError(RuntimeError):
-    """The backend that was asked for cannot run here; the message gives the reason."""
-
-
 def register(op: str, backend: str, function: Implementation | str, supports: Supports | None = None) -> None:
     """Make ``function`` the implementation of ``op`` on ``backend``. Each op file calls this for its own.
 
@@ -80,6 +79,34 @@ def register(op: str, backend: str, function: Implementation | str, supports: Su
         _supports.pop((op, backend), None)
     else:
         _supports[op, backend] = supports
+
+
+def register_op(
+    op: str,
+    plain: ModuleType,
+    *,
+    supports: Mapping[str, Supports],
+    supports_backward: Mapping[str, Supports] | None = None,
+) -> None:
+    """Register ``<op>_fwd`` and ``<op>_bwd`` on every backend.
+
+    Every backend has a module of the same stem with ``forward`` and ``backward``. That of plain PyTorch is imported
+    already; the others are imported on first use.
+
+    Args:
+        op: name of the op without its direction, such as ``"fftconv"``.
+        plain: the module of the backend ``"torch"``.
+        supports: the ``supports`` of :func:`register` by backend, for both directions.
+        supports_backward: those of the backward pass, where they differ.
+    """
+    stem = plain.__name__.rpartition(".")[2]
+    of_direction = {"forward": supports, "backward": supports_backward or supports}
+    for direction, suffix in (("forward", "fwd"), ("backward", "bwd")):
+        for name in BACKENDS:
+            place = (
+                getattr(plain, direction) if name == "torch" else f"hyena_kernels.backends.{name}.{stem}:{direction}"
+            )
+            register(f"{op}_{suffix}", name, place, of_direction[direction].get(name))
 
 
 def _check_name(name: str, source: str = "") -> str:
@@ -135,9 +162,9 @@ def _obstacles(op: str, backend: str, device: torch.device) -> list[str]:
         return []
     found = []
     if backend == "triton":
-        found += _triton_support.obstacles(device)
+        found += triton_support.obstacles(device)
     else:
-        found += _extension_support.obstacles(backend, device)
+        found += extension.obstacles(backend, device)
     if (op, backend) not in _implementations:
         found.append(_MISSING)
     return found
@@ -190,7 +217,7 @@ def _order(op: str, device_type: str) -> tuple[str, ...]:
 
 def _slower(op: str, name: str, args: Sequence[Any]) -> str | None:
     """Why nobody who does not ask for a backend should get it with these arguments, if another is left; or None."""
-    support = {"triton": _triton_support, "cuda": _extension_support}.get(name)
+    support = {"triton": triton_support, "cuda": extension}.get(name)
     return None if support is None else support.slower(op, args)
 
 
@@ -316,7 +343,7 @@ def describe() -> str:
         f"hyena_kernels {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not built in'}",
         f"triton {_installed('triton')}",
-        *_extension_support.describe(),
+        *extension.describe(),
     ]
     devices = ["cpu"]
     if torch.cuda.is_available():
@@ -336,7 +363,7 @@ def describe() -> str:
         lines.append("no backend is forced: each op takes the first that can run")
     else:
         lines.append(f"backend {forced!r} is forced (set_backend or HYENA_BACKEND)")
-    if _triton_support.interpreting():
+    if triton_support.interpreting():
         lines.append("TRITON_INTERPRET is set: triton interprets its kernels, on the CPU too where it is asked for")
     ops = sorted({op for op, _ in _implementations})
     for place in map(torch.device, devices):

@@ -1,6 +1,6 @@
 """``fftconv``: a long convolution of every channel with its own filter, with a skip and a gate on either side.
 
-In reading order: forward, backward, registration, public function. The mathematics is the convolution theorem:
+In reading order: registration, fake, autograd, public function. The mathematics is the convolution theorem:
 with transforms of a size N at which nothing wraps around, ``y = irfft(rfft(u) * rfft(k))``, the gradient of ``u`` is
 the correlation of ``dy`` with ``k`` and the gradient of ``k`` that of ``dy`` with ``u``, summed over the batch. Only
 inputs are saved for backward; spectra are computed again: keeping them would cost 2 GB a layer at L = 2^20, D = 128.
@@ -13,108 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import _check, _library, _torch_fft, _triton_support, backend as _backend
+from hyena_kernels import backend as _backend
+from hyena_kernels.backends.torch import fftconv as torch_fftconv
+from hyena_kernels.backends.triton import support as triton_support
+from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.registration import checks, library
 
-
-def _row_bytes(size: int, dtype: torch.dtype, buffers: int) -> int:
-    return size * dtype.itemsize * buffers
-
-
-def _forward(
-    u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, causal: bool
-) -> Tensor:
-    batch, channels, length = u.shape
-    dtype = _torch_fft.accumulator(u, k)
-    tap = _torch_fft.centre(k.shape[1], causal)
-    size = _torch_fft.fft_size(length, k.shape[1], tap)
-    y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    batch_step, channel_step = _torch_fft.tile(batch, channels, _row_bytes(size, dtype, 3), u.device)
-    for c in _torch_fft.slices(channels, channel_step):
-        filter_f = _torch_fft.filter_spectrum(k[c], None if D is None else D[c], size, tap, dtype)
-        for b in _torch_fft.slices(batch, batch_step):
-            x = u[b, c].to(dtype)
-            if pre_gate is not None:
-                x = x * pre_gate[b, c]
-            signal_f = torch.fft.rfft(x, n=size).mul_(filter_f)
-            out = torch.fft.irfft(signal_f, n=size)[..., :length]
-            y[b, c] = out if post_gate is None else out.mul_(post_gate[b, c])
-    return y
-
-
-def _backward(
-    dy: Tensor,
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    causal: bool,
-    needs: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, channels, length = u.shape
-    dtype = _torch_fft.accumulator(u, k)
-    tap = _torch_fft.centre(k.shape[1], causal)
-    size = _torch_fft.fft_size(length, k.shape[1], tap)
-    du, dk, dD, dpre, dpost = grads = _gradients_like(u, k, D, pre_gate, post_gate, needs)
-    needs_filter = needs[1] or needs[2]
-    needs_signal = needs[0] or needs[3]
-    batch_step, channel_step = _torch_fft.tile(batch, channels, _row_bytes(size, dtype, 6), u.device)
-    for c in _torch_fft.slices(channels, channel_step):
-        filter_f = _torch_fft.filter_spectrum(k[c], None if D is None else D[c], size, tap, dtype)
-        # A lazy conjugate inside a registered op gives wrong results under torch.compile.
-        filter_f_conj = torch.conj_physical(filter_f) if needs_signal else filter_f
-        filter_grad_f = torch.zeros_like(filter_f) if needs_filter else filter_f
-        for b in _torch_fft.slices(batch, batch_step):
-            signal = u[b, c].to(dtype)
-            x = signal if pre_gate is None else signal * pre_gate[b, c]
-            grad = dy[b, c].to(dtype)
-            signal_f = torch.fft.rfft(x, n=size) if needs_filter or needs[4] else filter_f
-            if needs[4]:
-                dpost[b, c] = torch.fft.irfft(signal_f * filter_f, n=size)[..., :length].mul_(grad)
-            if post_gate is not None:
-                grad = grad * post_gate[b, c]
-            if not (needs_filter or needs_signal):
-                continue
-            grad_f = torch.fft.rfft(grad, n=size)
-            if needs_filter:
-                filter_grad_f += signal_f.conj_physical_().mul_(grad_f).sum(dim=0)
-            if needs_signal:
-                dx = torch.fft.irfft(grad_f.mul_(filter_f_conj), n=size)[..., :length]
-                if needs[3]:
-                    dpre[b, c] = dx * signal
-                if needs[0]:
-                    du[b, c] = dx if pre_gate is None else dx.mul_(pre_gate[b, c])
-        if needs_filter:
-            taps = _torch_fft.filter_gradient(filter_grad_f, size, tap, k.shape[1])
-            if needs[1]:
-                dk[c] = taps
-            if needs[2]:
-                dD[c] = taps[:, tap]
-    return grads
-
-
-def _gradients_like(
-    u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, needs: list[bool]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Uninitialised contiguous gradients; one of length 0 stands for each that is not needed."""
-
-    def like(tensor: Tensor | None, needed: bool) -> Tensor:
-        if tensor is None or not needed:
-            return u.new_empty(0)
-        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-    du, dk, dD, dpre, dpost = map(like, (u, k, D, pre_gate, post_gate), needs)
-    return du, dk, dD, dpre, dpost
-
-
-_backend.register("fftconv_fwd", "torch", _forward)
-_backend.register("fftconv_bwd", "torch", _backward)
-_backend.register("fftconv_fwd", "triton", "hyena_kernels.triton.fftconv:forward", _triton_support.fftconv)
-_backend.register("fftconv_bwd", "triton", "hyena_kernels.triton.fftconv:backward", _triton_support.fftconv)
-_backend.register("fftconv_fwd", "cpp", "hyena_kernels.extension.fftconv:forward")
-_backend.register("fftconv_bwd", "cpp", "hyena_kernels.extension.fftconv:backward")
-_backend.register("fftconv_fwd", "cuda", "hyena_kernels.extension.cuda.fftconv:forward")
-_backend.register("fftconv_bwd", "cuda", "hyena_kernels.extension.cuda.fftconv:backward")
+_backend.register_op("fftconv", torch_fftconv, supports={"triton": triton_support.fftconv})
 
 
 def _forward_fake(
@@ -129,12 +34,12 @@ def _forward_fake(
     return torch.empty_like(u, memory_format=torch.contiguous_format)
 
 
-def _backward_fake(dy: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _backward_fake(dy: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     u, k, D, pre_gate, post_gate, _, needs, _ = inputs
-    return _gradients_like(u, k, D, pre_gate, post_gate, needs)
+    return gradients_like((u, k, D, pre_gate, post_gate), needs)
 
 
-_fftconv_bwd = _library.define(
+_fftconv_bwd = library.define(
     "fftconv_bwd",
     "(Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, bool causal, bool[] needs, "
     "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -154,7 +59,7 @@ def _autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None, None
 
 
-_fftconv_fwd = _library.define(
+_fftconv_fwd = library.define(
     "fftconv_fwd",
     "(Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, bool causal, str backend) -> Tensor",
     _forward_fake,
@@ -206,8 +111,8 @@ def fftconv(
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), section 3; ``fftconv`` of HyenaDNA
     (arXiv 2306.15794).
     """
-    _check.rank("fftconv", "u", u, "(B, D, L)")
-    _check.rank("fftconv", "k", k, "(D, K)")
+    checks.rank("fftconv", "u", u, "(B, D, L)")
+    checks.rank("fftconv", "k", k, "(D, K)")
     channels, length = u.shape[1], u.shape[2]
     if length < 1 or not 1 <= k.shape[1] <= length or k.shape[0] != channels:
         raise ValueError(
@@ -218,16 +123,16 @@ def fftconv(
         raise TypeError(f"fftconv: causal must be True or False, got {causal!r}")
     gates = {"pre_gate": pre_gate, "post_gate": post_gate}
     if D is not None:
-        _check.shape("fftconv", "D", D, (channels,), "(D,)")
+        checks.shape("fftconv", "D", D, (channels,), "(D,)")
     for name, gate in gates.items():
         if gate is not None:
-            _check.shape("fftconv", name, gate, tuple(u.shape), "(B, D, L)")
-    _check.same_device("fftconv", u=u, k=k, D=D, **gates)
-    u = _library.to_autocast(u)
-    pre_gate, post_gate = (None if gate is None else _library.to_autocast(gate) for gate in gates.values())
+            checks.shape("fftconv", name, gate, tuple(u.shape), "(B, D, L)")
+    checks.same_device("fftconv", u=u, k=k, D=D, **gates)
+    u = library.to_autocast(u)
+    pre_gate, post_gate = (None if gate is None else library.to_autocast(gate) for gate in gates.values())
     for name, tensor in (("k", k), ("D", D)):
         if tensor is not None:
-            _check.filter_dtype("fftconv", name, tensor, u)
+            checks.filter_dtype("fftconv", name, tensor, u)
     for name, gate in (("pre_gate", pre_gate), ("post_gate", post_gate)):
         if gate is not None and gate.dtype != u.dtype:
             raise TypeError(

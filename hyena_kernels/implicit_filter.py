@@ -1,6 +1,6 @@
 """``implicit_filter``: long filters from a sine network of the position, under an exponential window.
 
-In reading order: forward, backward, registration, public function. Positions are processed in slices, transposed,
+In reading order: registration, fake, autograd, public function. Positions are processed in slices, transposed,
 so that no tensor of all positions times the width of the network is ever made and the filter comes out as
 ``(D, L)``. Backward runs the network again.
 """
@@ -12,127 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import _check, _cuda_support, _library, _torch_fft, _triton_support, backend as _backend
+from hyena_kernels import backend as _backend
+from hyena_kernels.backends.cuda import support as cuda_support
+from hyena_kernels.backends.torch import implicit_filter as torch_implicit_filter
+from hyena_kernels.backends.triton import support as triton_support
+from hyena_kernels.registration import checks, library
 
-# Positions computed at a time: on a CPU the activations of a network of width 64 should stay in its own cache.
-_POSITIONS = {"cpu": 2048}
-_POSITIONS_ELSEWHERE = 1 << 18
-
-
-def _position_slices(z: Tensor) -> Any:
-    return _torch_fft.slices(z.shape[0], _POSITIONS.get(z.device.type, _POSITIONS_ELSEWHERE))
-
-
-def _window(t: Tensor, deltas: Tensor, shift: float) -> Tensor:
-    """``(D, L)`` window ``exp(-t |delta|) + shift``."""
-    return torch.outer(deltas.abs().neg(), t).exp_().add_(shift)
-
-
-def _forward(
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-) -> Tensor:
-    k = z.new_empty((w_out.shape[0], z.shape[0]))
-    for rows in _position_slices(z):
-        h = torch.addmm(b_in[:, None], w_in, z[rows].t()).mul_(freq[:, None]).sin_()
-        for weight, bias in zip(w_hidden, b_hidden, strict=True):
-            h = torch.addmm(bias[:, None], weight, h).mul_(freq[:, None]).sin_()
-        part = w_out @ h
-        if t is not None and deltas is not None:
-            part.mul_(_window(t[rows], deltas, shift))
-        k[:, rows] = part
-    return k
-
-
-def _backward(
-    dk: Tensor,
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
-    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads = tuple(
-        z.new_empty(0)
-        if tensor is None or not needed
-        else torch.zeros_like(tensor, memory_format=torch.contiguous_format)
-        for tensor, needed in zip((z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas), needs, strict=True)
-    )
-    for rows in _position_slices(z):
-        # linear[i] is the network's i-th pre-activation without its frequency, sines[i] the input of its i-th layer.
-        linear, sines = [torch.addmm(b_in[:, None], w_in, z[rows].t())], [z[rows].t()]
-        for weight, bias in zip(w_hidden, b_hidden, strict=True):
-            sines.append((linear[-1] * freq[:, None]).sin_())
-            linear.append(torch.addmm(bias[:, None], weight, sines[-1]))
-        sines.append((linear[-1] * freq[:, None]).sin_())
-
-        dh = dk[:, rows]
-        if t is not None and deltas is not None:
-            decay = _window(t[rows], deltas, 0.0)
-            if needs[7] or needs[8]:
-                dexponent = (w_out @ sines[-1]).mul_(dh).mul_(decay)
-                if needs[7]:
-                    dt[rows] = -(deltas.abs() @ dexponent)
-                if needs[8]:
-                    ddeltas -= deltas.sign() * (dexponent @ t[rows])
-            dh = decay.add_(shift).mul_(dh)
-        if needs[6]:
-            dw_out += dh @ sines[-1].t()
-        dsine = w_out.t() @ dh
-        for layer in reversed(range(len(linear))):
-            dsine.mul_((linear[layer] * freq[:, None]).cos_())
-            if needs[1]:
-                dfreq += (dsine * linear[layer]).sum(dim=1)
-            dlinear = dsine.mul_(freq[:, None])
-            weight = w_hidden[layer - 1] if layer else w_in
-            dweight, dbias = (dw_hidden, db_hidden) if layer else (dw_in, db_in)
-            if needs[4 if layer else 2]:
-                (dweight[layer - 1] if layer else dweight).addmm_(dlinear, sines[layer].t())
-            if needs[5 if layer else 3]:
-                (dbias[layer - 1] if layer else dbias).add_(dlinear.sum(dim=1))
-            if layer:
-                dsine = weight.t() @ dlinear
-            elif needs[0]:
-                dz[rows] = (weight.t() @ dlinear).t()
-    return grads
-
-
-_backend.register("implicit_filter_fwd", "torch", _forward)
-_backend.register("implicit_filter_bwd", "torch", _backward)
-_backend.register(
-    "implicit_filter_fwd", "triton", "hyena_kernels.triton.implicit_filter:forward", _triton_support.implicit_filter
+_backend.register_op(
+    "implicit_filter",
+    torch_implicit_filter,
+    supports={"triton": triton_support.implicit_filter, "cuda": cuda_support.implicit_filter},
+    supports_backward={
+        "triton": triton_support.implicit_filter_backward,
+        "cuda": cuda_support.implicit_filter_backward,
+    },
 )
-_backend.register(
-    "implicit_filter_bwd",
-    "triton",
-    "hyena_kernels.triton.implicit_filter:backward",
-    _triton_support.implicit_filter_backward,
-)
-_backend.register(
-    "implicit_filter_fwd", "cuda", "hyena_kernels.extension.cuda.implicit_filter:forward", _cuda_support.implicit_filter
-)
-_backend.register(
-    "implicit_filter_bwd",
-    "cuda",
-    "hyena_kernels.extension.cuda.implicit_filter:backward",
-    _cuda_support.implicit_filter_backward,
-)
-_backend.register("implicit_filter_fwd", "cpp", "hyena_kernels.extension.implicit_filter:forward")
-_backend.register("implicit_filter_bwd", "cpp", "hyena_kernels.extension.implicit_filter:backward")
 
 
 def _forward_fake(z: Tensor, *inputs: Any) -> Tensor:
@@ -154,7 +48,7 @@ _INPUTS = (
     "Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden, Tensor b_hidden, Tensor w_out, Tensor? t, "
     "Tensor? deltas, float shift"
 )
-_implicit_filter_bwd = _library.define(
+_implicit_filter_bwd = library.define(
     "implicit_filter_bwd",
     f"(Tensor dk, {_INPUTS}, bool[] needs, str backend) -> ({', '.join(['Tensor'] * 9)})",
     _backward_fake,
@@ -172,7 +66,7 @@ def _autograd(ctx: Any, dk: Tensor) -> tuple[Tensor | None, ...]:
     return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None, None
 
 
-_implicit_filter_fwd = _library.define(
+_implicit_filter_fwd = library.define(
     "implicit_filter_fwd",
     f"({_INPUTS}, str backend) -> Tensor",
     _forward_fake,
@@ -226,9 +120,9 @@ def implicit_filter(
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), section 3.3 and appendix D; the filter of HyenaDNA
     (arXiv 2306.15794).
     """
-    _check.rank("implicit_filter", "z", z, "(L, E)")
-    _check.rank("implicit_filter", "w_out", w_out, "(D, H)")
-    _check.rank("implicit_filter", "w_hidden", w_hidden, "(M, H, H)")
+    checks.rank("implicit_filter", "z", z, "(L, E)")
+    checks.rank("implicit_filter", "w_out", w_out, "(D, H)")
+    checks.rank("implicit_filter", "w_hidden", w_hidden, "(M, H, H)")
     if (t is None) != (deltas is None):
         raise ValueError("implicit_filter: t and deltas make the window together: give both or neither")
     length, features = z.shape
@@ -250,13 +144,13 @@ def implicit_filter(
     for name, (tensor, expected, meaning) in tensors.items():
         if tensor is None:
             continue
-        _check.shape("implicit_filter", name, tensor, expected, meaning)
+        checks.shape("implicit_filter", name, tensor, expected, meaning)
         if tensor.dtype != z.dtype or tensor.dtype not in (torch.float32, torch.float64):
             raise TypeError(
                 f"implicit_filter: {name} {tuple(tensor.shape)} has dtype {tensor.dtype} and z {tuple(z.shape)} has "
                 f"{z.dtype}: all tensors must be float32, or all float64"
             )
-    _check.same_device("implicit_filter", **{name: tensor for name, (tensor, _, _) in tensors.items()})
+    checks.same_device("implicit_filter", **{name: tensor for name, (tensor, _, _) in tensors.items()})
     result: Tensor = _implicit_filter_fwd(
         z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas, shift, _backend.requested(backend)
     )

@@ -16,11 +16,12 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from hyena_kernels import _check, backend as _backend
-from hyena_kernels._torch_taps import MAX_TAPS
+from hyena_kernels import backend as _backend
+from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.registration import checks
 from hyena_kernels.short_conv import short_conv
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -498,7 +499,7 @@ class HyenaOperator(nn.Module):
 
     def forward(self, u: Tensor, *args: Any, **kwargs: Any) -> Any:
         """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``."""
-        _check.rank("HyenaOperator", "input", u, "(B, L, D)")
+        checks.rank("HyenaOperator", "input", u, "(B, L, D)")
         if u.shape[2] != self.d_model:
             raise ValueError(
                 f"HyenaOperator: input has shape {tuple(u.shape)}, expected (B, L, D) with D = {self.d_model}"

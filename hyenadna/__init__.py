@@ -13,14 +13,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyenadna.errors import InputError
+from hyenadna.common.errors import InputError
 
 if TYPE_CHECKING:
     from hyena_kernels import __version__
-    from hyenadna.config import HyenaDNAConfig
-    from hyenadna.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
-    from hyenadna.model import HyenaDNAForCausalLM, HyenaDNAModel
-    from hyenadna.tokenizer import DNATokenizer
+    from hyenadna.model.config import HyenaDNAConfig
+    from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
+    from hyenadna.model.modeling import HyenaDNAForCausalLM, HyenaDNAModel
+    from hyenadna.model.tokenizer import DNATokenizer
 
 __all__ = [
     "DNATokenizer",
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 _CLASSES = {
-    "hyenadna.config": ["HyenaDNAConfig"],
-    "hyenadna.model": ["HyenaDNAForCausalLM", "HyenaDNAModel"],
-    "hyenadna.heads": ["HyenaDNAForSequenceClassification", "HyenaDNAForTokenClassification"],
-    "hyenadna.tokenizer": ["DNATokenizer"],
+    "hyenadna.model.config": ["HyenaDNAConfig"],
+    "hyenadna.model.modeling": ["HyenaDNAForCausalLM", "HyenaDNAModel"],
+    "hyenadna.model.heads": ["HyenaDNAForSequenceClassification", "HyenaDNAForTokenClassification"],
+    "hyenadna.model.tokenizer": ["DNATokenizer"],
 }
 
 

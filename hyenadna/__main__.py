@@ -1,6 +1,6 @@
 """``python -m hyenadna`` is the command ``hyenadna``."""
 
-from hyenadna.cli import main
+from hyenadna.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -62,7 +62,7 @@ class Attention(nn.Module):
 
     Args:
         width: D, a multiple of 64.
-        peer: which attention, a name of ``bench.run_file.ATTENTION``.
+        peer: which attention, a name of ``bench.common.run_file.ATTENTION``.
     """
 
     def __init__(self, width: int, peer: str) -> None:

@@ -5,7 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from bench import long_context, machine, operator_vs_published
+from bench.common import machine
+from bench.kernels import long_context, operator_vs_published
 
 
 @pytest.mark.parametrize("module", [long_context, machine, operator_vs_published], ids=lambda m: m.__name__)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from hyena_kernels import _extension_support, backend as _backend, use_backend
+from hyena_kernels import backend as _backend, use_backend
+from hyena_kernels.backends import extension
 
 
 @pytest.fixture(params=["torch", "cpp"])
@@ -15,7 +16,7 @@ def each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
     """Run a test on plain PyTorch, and on the C++ kernels where they are and have the op."""
     if request.param == "cpp":
         cpu = torch.device("cpu")
-        reasons = "; ".join(_extension_support.obstacles("cpp", cpu))
+        reasons = "; ".join(extension.obstacles("cpp", cpu))
         # The op is a parameter, the first of a parameter, or in the name of the test or of its file.
         params = request.node.callspec.params
         named = " ".join((request.node.nodeid, params.get("op", ""), str(params.get("case", ("",))[0])))

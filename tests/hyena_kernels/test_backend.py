@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import hyena_kernels
-from hyena_kernels import BackendError, _triton_support, backend, fftconv, set_backend, use_backend
+from hyena_kernels import BackendError, backend, fftconv, set_backend, use_backend
+from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.testing import OPS, fftconv_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,7 +235,7 @@ def test_an_implementation_that_cannot_be_imported_is_passed_over_with_one_warni
 
 
 def test_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_triton_support, "_installed", lambda: False)
+    monkeypatch.setattr(triton_support, "_installed", lambda: False)
     monkeypatch.delitem(backend._implementations, ("fftconv_fwd", "triton"))
     inputs = fftconv_inputs(1, 2, 8, dtype=torch.float64)
     expected = (
@@ -254,13 +255,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch, unforced: None) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (8, 0))
-    monkeypatch.setattr(_triton_support, "_installed", lambda: True)
-    backend.register("fftconv_fwd", "triton", torch.add, _triton_support.fftconv)
+    monkeypatch.setattr(triton_support, "_installed", lambda: True)
+    backend.register("fftconv_fwd", "triton", torch.add, triton_support.fftconv)
     backend._implementations.pop(("fftconv_fwd", "cuda"), None)
     monkeypatch.setattr(backend, "FASTEST", {})
-    _triton_support._unfit.cache_clear()
+    triton_support._unfit.cache_clear()
     yield
-    _triton_support._unfit.cache_clear()
+    triton_support._unfit.cache_clear()
 
 
 @pytest.mark.usefixtures("gpu")
@@ -288,7 +289,7 @@ def test_triton_runs_first_on_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
             "7.1",
             f"is made for NVIDIA GPUs so far, and torch {torch.__version__} is built for ROCm",
         ),
-        (_triton_support, "_installed", lambda: False, "needs the package triton, which is not installed"),
+        (triton_support, "_installed", lambda: False, "needs the package triton, which is not installed"),
     ],
     ids=["old GPU", "no GPU", "ROCm", "no triton"],
 )
@@ -314,10 +315,10 @@ def test_a_machine_that_triton_does_not_run_on(
 def test_the_interpreter_takes_cpu_tensors_where_it_is_asked_for(
     value: str, monkeypatch: pytest.MonkeyPatch, recorded: list[str]
 ) -> None:
-    monkeypatch.setattr(_triton_support, "_installed", lambda: True)
+    monkeypatch.setattr(triton_support, "_installed", lambda: True)
     monkeypatch.delitem(backend._implementations, ("fftconv_fwd", "cpp"), raising=False)
     marker = torch.full((1, 2, 8), 7.0)
-    backend.register("fftconv_fwd", "triton", lambda *args: marker, _triton_support.fftconv)
+    backend.register("fftconv_fwd", "triton", lambda *args: marker, triton_support.fftconv)
     monkeypatch.setenv("TRITON_INTERPRET", value)
     assert "TRITON_INTERPRET is set" in backend.describe()
     assert torch.equal(call("triton"), marker)
@@ -461,20 +462,20 @@ def test_the_fastest_backend_of_an_op_comes_first(monkeypatch: pytest.MonkeyPatc
     assert backend._order("fftconv_fwd", "mps") == ()
     monkeypatch.setattr(backend, "_refusals", lambda *args: ([], []))
     monkeypatch.setattr(backend, "_order", lambda *args: ("cuda", "torch"))
-    for length, chosen in ((100, "cuda"), (backend._extension_support.MAX_FAST_LENGTH + 1, "torch")):
+    for length, chosen in ((100, "cuda"), (backend.extension.MAX_FAST_LENGTH + 1, "torch")):
         u = torch.empty(1, 1, length, device="meta")
         assert backend._choose("fftconv_fwd", u.device, "auto", [u]) == chosen
         assert backend._choose("fftconv_fwd", u.device, "cuda", [u]) == "cuda"
 
 
 def test_a_length_at_which_triton_is_slower_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hyena_kernels.triton import table
+    from hyena_kernels.backends.triton import table
 
     monkeypatch.setattr(table, "TORCH_FASTER", {99: ((16, 31),), 164: (), 227: ()})
     for length, reason in ((15, None), (16, "was measured to be slower at this length"), (32, None)):
-        assert backend._triton_support.slower("fftconv_fwd", [torch.zeros(1, 2, length)]) == reason
-        assert backend._triton_support.slower("hyena_mixer_bwd", [torch.zeros(1, length, 2)]) == reason
-        assert backend._triton_support.slower("short_conv_fwd", [torch.zeros(1, 2, length)]) is None
+        assert backend.triton_support.slower("fftconv_fwd", [torch.zeros(1, 2, length)]) == reason
+        assert backend.triton_support.slower("hyena_mixer_bwd", [torch.zeros(1, length, 2)]) == reason
+        assert backend.triton_support.slower("short_conv_fwd", [torch.zeros(1, 2, length)]) is None
     monkeypatch.setattr(backend, "_refusals", lambda *args: ([], []))
     u = torch.zeros(1, 2, 16)
     monkeypatch.setitem(backend.PREFERENCE, "cpu", ("triton", "torch"))

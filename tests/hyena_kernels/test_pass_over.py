@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from hyena_kernels import BackendError, _extension_support, _triton_support, backend, fftconv, use_backend
+from hyena_kernels import BackendError, backend, fftconv, use_backend
+from hyena_kernels.backends import extension
+from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.testing import OPS, fftconv_inputs
 
 pytestmark = pytest.mark.usefixtures("unforced")
@@ -29,7 +31,7 @@ def failing_triton(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     def fail(*args: object) -> object:
         raise errors[0]
 
-    monkeypatch.setattr(_triton_support, "obstacles", lambda device: [])
+    monkeypatch.setattr(triton_support, "obstacles", lambda device: [])
     monkeypatch.setitem(backend.PREFERENCE, "cpu", ("triton", "torch"))
     for op in (f"{op}_{suffix}" for op in OPS for suffix in ("fwd", "bwd")):
         monkeypatch.setitem(backend._implementations, (op, "triton"), fail)
@@ -117,7 +119,7 @@ def test_an_error_of_another_backend_is_raised(monkeypatch: pytest.MonkeyPatch, 
         raise RuntimeError("wrong")
 
     monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "cpp"), fail)
-    monkeypatch.setattr(_extension_support, "obstacles", lambda backend, device: [])
+    monkeypatch.setattr(extension, "obstacles", lambda backend, device: [])
     with pytest.raises(RuntimeError, match="wrong"):
         call()
     assert recorded == []

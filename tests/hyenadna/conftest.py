@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna.genome import prepare
-from hyenadna.train import PretrainConfig
+from hyenadna.data.genome import prepare
+from hyenadna.pretraining.train import PretrainConfig
 
 
 @pytest.fixture

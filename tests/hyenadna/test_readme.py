@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM, cli
-from hyenadna.config import PUBLISHED_SIZES
-from hyenadna.genome import prepare
+from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.cli import main as cli
+from hyenadna.data.genome import prepare
+from hyenadna.model.config import PUBLISHED_SIZES
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

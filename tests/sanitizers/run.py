@@ -31,20 +31,20 @@ THREAD_FLAGS = ["-std=c++17", "-fsanitize=thread", "-fno-omit-frame-pointer", "-
 
 # Each kernel, forward and backward, with every dtype and kind of stride, at the sizes at which it takes another way.
 TESTS = [
-    "tests/hyena_kernels/extension/test_fftconv.py::test_sizes_of_one_part",
-    "tests/hyena_kernels/extension/test_fftconv.py::test_sizes_of_many_parts",
-    "tests/hyena_kernels/extension/test_implicit_filter.py::test_lengths_at_the_edges_of_tiles",
-    "tests/hyena_kernels/extension/test_implicit_filter.py::test_sizes_that_no_vector_divides",
+    "tests/hyena_kernels/backends/cpp/test_fftconv.py::test_sizes_of_one_part",
+    "tests/hyena_kernels/backends/cpp/test_fftconv.py::test_sizes_of_many_parts",
+    "tests/hyena_kernels/backends/cpp/test_implicit_filter.py::test_lengths_at_the_edges_of_tiles",
+    "tests/hyena_kernels/backends/cpp/test_implicit_filter.py::test_sizes_that_no_vector_divides",
     "tests/hyena_kernels/test_fftconv.py::test_dtypes_gates_and_skip",
     "tests/hyena_kernels/test_short_conv.py::test_dtypes",
     "tests/hyena_kernels/test_short_conv.py::test_error_is_within_budget",
     "tests/hyena_kernels/test_mixer.py::test_dtypes_bias_and_skip",
     "tests/hyena_kernels/test_mixer.py::test_short_filters",
     "tests/hyena_kernels/test_mixer.py::test_error_is_within_budget",
-    "tests/hyena_kernels/test_library.py::test_strides_do_not_matter",
-    "tests/hyena_kernels/test_library.py::test_each_tensor_alone_gets_the_gradient_that_it_gets_among_others",
-    "tests/hyena_kernels/test_library.py::test_every_element_is_written",
-    "tests/hyena_kernels/test_library.py::test_empty_batch_or_no_channels",
+    "tests/hyena_kernels/registration/test_library.py::test_strides_do_not_matter",
+    "tests/hyena_kernels/registration/test_library.py::test_each_tensor_alone_gets_the_gradient_that_it_gets_among_others",
+    "tests/hyena_kernels/registration/test_library.py::test_every_element_is_written",
+    "tests/hyena_kernels/registration/test_library.py::test_empty_batch_or_no_channels",
 ]
 # Plain PyTorch is no kernel of ours.
 LEFT_OUT = "not [torch"
@@ -54,7 +54,7 @@ def copy_of_the_checkout(folder: Path) -> None:
     """The packages and their tests, without libraries."""
     shutil.rmtree(folder, ignore_errors=True)
     unwanted = shutil.ignore_patterns("*.so", "__pycache__", _build.REPORT)
-    for name in ("hyena_kernels", "tests", "bench"):
+    for name in ("csrc", "hyena_kernels", "tests", "bench"):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     shutil.copy(ROOT / "pyproject.toml", folder)
 

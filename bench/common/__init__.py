@@ -1,0 +1,1 @@
+"""What all measurements share: clocks, memory, the machine, files and number formats."""

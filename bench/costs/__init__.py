@@ -1,0 +1,1 @@
+"""Bytes and operations of every op, and the times that they predict."""

@@ -1,0 +1,1 @@
+"""Measurements of single kernels: accuracy, targets, tuning, launch overhead."""

@@ -1,0 +1,82 @@
+"""HyenaOperator against the published op sequence: time alternating in one process, peak memory in fresh ones.
+
+python -m bench.kernels.operator_vs_published --batch 1 --length 32768 --width 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from bench.baselines.published import PublishedHyenaOperator
+from bench.common.memory import peak_rss
+from hyena_kernels import HyenaOperator
+
+
+def setup(which: str, batch: int, length: int, width: int, threads: int) -> Callable[[], tuple[float, float]]:
+    """A function that runs forward and backward once and returns the seconds of both."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    operator = HyenaOperator(width, length, emb_dim=5, w=10, lr_pos_emb=0.0)
+    module = operator if which == "ours" else PublishedHyenaOperator(operator)
+    x = torch.randn(batch, length, width, requires_grad=True)
+    dy = torch.randn(batch, length, width)
+    # With one thread processor time is the steadier clock; with several it would add up their waiting.
+    clock = time.process_time if threads == 1 else time.perf_counter
+
+    def run() -> tuple[float, float]:
+        operator.zero_grad(set_to_none=True)
+        x.grad = None
+        start = clock()
+        y = module(x)
+        middle = clock()
+        y.backward(dy)
+        return middle - start, clock() - middle
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.kernels.operator_vs_published",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, default, what in (
+        ("batch", 1, "sequences at a time"),
+        ("length", 32768, "positions of a sequence"),
+        ("width", 128, "channels"),
+        ("rounds", 7, "times that both are run in turns"),
+        ("threads", 1, "CPU threads"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
+    args = parser.parse_args()
+    shape = (args.batch, args.length, args.width, args.threads)
+    ours, published = setup("ours", *shape), setup("published", *shape)
+    ours(), published()
+    times = [(ours(), published()) for _ in range(args.rounds)]
+    print(
+        f"HyenaOperator (B, L, D) = {shape[:3]}, {args.threads} thread(s), medians of {args.rounds} alternating rounds"
+    )
+    for name, pick in (("forward", lambda t: t[0]), ("backward", lambda t: t[1]), ("both", sum)):
+        mine, theirs = (statistics.median(pick(pair[i]) for pair in times) for i in (0, 1))
+        ratio = statistics.median(pick(b) / pick(a) for a, b in times)
+        print(f"  {name:<9} ours {mine:.3f} s, published {theirs:.3f} s, ratio {ratio:.2f}")
+    extra, whole = {}, {}
+    for which in ("ours", "published"):
+        before, after = peak_rss(setup, which, *shape)
+        extra[which], whole[which] = after - before, after
+    share = extra["ours"] / extra["published"]
+    print(
+        f"  peak memory beyond inputs and weights: ours {extra['ours'] / 2**20:.0f} MiB, published "
+        f"{extra['published'] / 2**20:.0f} MiB, {share:.0%} (of the whole process, torch included: "
+        f"{whole['ours'] / 2**20:.0f} and {whole['published'] / 2**20:.0f} MiB)"
+    )
+
+
+if __name__ == "__main__":
+    main()

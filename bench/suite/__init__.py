@@ -1,0 +1,1 @@
+"""The benchmark suite: cases, workloads, checks and the run itself."""

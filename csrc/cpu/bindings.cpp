@@ -1,0 +1,192 @@
+// The CPU kernels as implementations of the ops that hyena_kernels/backends/cpp/schemas.py defines.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <optional>
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "fftconv.h"
+#include "implicit_filter.h"
+#include "taps.h"
+#include "view.h"
+
+namespace hyena {
+namespace {
+
+using torch::stable::Tensor;
+
+Dtype dtype_of(const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case torch::headeronly::ScalarType::Half: return Dtype::f16;
+    case torch::headeronly::ScalarType::BFloat16: return Dtype::bf16;
+    case torch::headeronly::ScalarType::Float: return Dtype::f32;
+    case torch::headeronly::ScalarType::Double: return Dtype::f64;
+    default: throw std::runtime_error("hyena_kernels: a tensor has a dtype that the C++ kernels do not take");
+  }
+}
+
+View view(const Tensor& tensor) {
+  View v;
+  v.data = tensor.data_ptr();
+  v.dtype = dtype_of(tensor);
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    v.size[i] = tensor.size(i);
+    v.stride[i] = tensor.stride(i);
+  }
+  return v;
+}
+
+View view(const std::optional<Tensor>& tensor) { return tensor ? view(*tensor) : View(); }
+
+bool wide(const View& a, const View& b) { return a.dtype == Dtype::f64 || b.dtype == Dtype::f64; }
+
+// Channels that a thread should take at least: about 30 µs of work, for handing it over costs some.
+int64_t grain(const View& u) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, u.size[0] * u.size[2])); }
+
+const FftconvKernels& fftconv_kernels() { return choose(fftconv_avx512, fftconv_avx2, fftconv_portable); }
+
+void fftconv_fwd(Tensor y, Tensor u, Tensor k, std::optional<Tensor> skip, std::optional<Tensor> pre_gate,
+                 std::optional<Tensor> post_gate, int64_t tap) {
+  FftconvForward args{view(y), view(u), view(k), view(skip), view(pre_gate), view(post_gate), tap, false};
+  args.wide = wide(args.u, args.k);
+  const auto& kernels = fftconv_kernels();
+  torch::stable::parallel_for(0, args.u.size[1], grain(args.u),
+                              [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
+}
+
+void fftconv_bwd(std::optional<Tensor> du, std::optional<Tensor> dk, std::optional<Tensor> dskip,
+                 std::optional<Tensor> dpre_gate, std::optional<Tensor> dpost_gate, Tensor dy, Tensor u, Tensor k,
+                 std::optional<Tensor> skip, std::optional<Tensor> pre_gate, std::optional<Tensor> post_gate,
+                 int64_t tap) {
+  FftconvBackward args{view(du), view(dk), view(dskip), view(dpre_gate), view(dpost_gate), view(dy),
+                       view(u),  view(k),  view(skip),  view(pre_gate),  view(post_gate),  tap,
+                       false};
+  args.wide = wide(args.u, args.k);
+  const auto& kernels = fftconv_kernels();
+  torch::stable::parallel_for(0, args.u.size[1], grain(args.u),
+                              [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
+}
+
+const TapsKernels& taps_kernels() { return choose(taps_avx512, taps_avx2, taps_portable); }
+
+int64_t groups(int64_t channels) { return (channels + group_channels - 1) / group_channels; }
+
+void short_conv_fwd(Tensor y, Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  ShortConvForward args{view(y), view(x), view(weight), view(bias)};
+  args.wide = wide(args.x, args.weight);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, args.x.size[1], grain(args.x), [&](int64_t first, int64_t last) {
+    kernels.short_conv_forward(args, first, last);
+  });
+}
+
+void short_conv_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std::optional<Tensor> dbias, Tensor dy,
+                    Tensor x, Tensor weight) {
+  ShortConvBackward args{view(dx), view(dweight), view(dbias), view(dy), view(x), view(weight)};
+  args.wide = wide(args.x, args.weight);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, args.x.size[1], grain(args.x), [&](int64_t first, int64_t last) {
+    kernels.short_conv_backward(args, first, last);
+  });
+}
+
+void project_fwd(Tensor first_value, Tensor gates, Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  ProjectForward args{view(first_value), view(gates), view(x), view(weight), view(bias)};
+  args.wide = wide(args.x, args.weight);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.first.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.project_forward(args, first, last);
+  });
+}
+
+void project_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std::optional<Tensor> dbias, Tensor dfirst,
+                 Tensor dgates, Tensor x, Tensor weight, std::optional<Tensor> bias) {
+  ProjectBackward args{view(dx), view(dweight), view(dbias), view(dfirst),
+                       view(dgates), view(x), view(weight), view(bias)};
+  args.wide = wide(args.x, args.weight);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.dfirst.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.project_backward(args, first, last);
+  });
+}
+
+void hyena_mixer_fwd(Tensor y, Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor k,
+                     std::optional<Tensor> skip) {
+  MixerForward args{view(y), view(x), view(weight), view(bias), view(k), view(skip)};
+  args.wide = wide(args.x, args.weight) || wide(args.x, args.k);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.k.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.mixer_forward(args, first, last);
+  });
+}
+
+void hyena_mixer_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std::optional<Tensor> dbias,
+                     std::optional<Tensor> dk, std::optional<Tensor> dskip, Tensor dy, Tensor x, Tensor weight,
+                     std::optional<Tensor> bias, Tensor k, std::optional<Tensor> skip) {
+  MixerBackward args{view(dx), view(dweight), view(dbias), view(dk), view(dskip), view(dy),
+                     view(x),  view(weight),  view(bias),  view(k),  view(skip)};
+  args.wide = wide(args.x, args.weight) || wide(args.x, args.k);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.k.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.mixer_backward(args, first, last);
+  });
+}
+
+ImplicitFilterInputs implicit_filter_inputs(const Tensor& z, const Tensor& freq, const Tensor& w_in, const Tensor& b_in,
+                                            const Tensor& w_hidden, const Tensor& b_hidden, const Tensor& w_out,
+                                            const std::optional<Tensor>& t, const std::optional<Tensor>& deltas,
+                                            double shift) {
+  return {view(z),        view(freq),  view(w_in), view(b_in),   view(w_hidden),
+          view(b_hidden), view(w_out), view(t),    view(deltas), shift};
+}
+
+const ImplicitFilterKernels& implicit_filter_kernels() {
+  return choose(implicit_filter_avx512, implicit_filter_avx2, implicit_filter_portable);
+}
+
+void implicit_filter_fwd(Tensor k, Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden, Tensor b_hidden,
+                         Tensor w_out, std::optional<Tensor> t, std::optional<Tensor> deltas, double shift) {
+  const ImplicitFilterForward args{
+      view(k), implicit_filter_inputs(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas, shift)};
+  const auto& kernels = implicit_filter_kernels();
+  const int64_t tiles = (args.in.z.size[0] + kernels.tile - 1) / kernels.tile;
+  torch::stable::parallel_for(0, tiles, 1, [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
+}
+
+void implicit_filter_bwd(std::optional<Tensor> dz, std::optional<Tensor> dfreq, std::optional<Tensor> dw_in,
+                         std::optional<Tensor> db_in, std::optional<Tensor> dw_hidden, std::optional<Tensor> db_hidden,
+                         std::optional<Tensor> dw_out, std::optional<Tensor> dt, std::optional<Tensor> ddeltas,
+                         Tensor sums, Tensor dk, Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden,
+                         Tensor b_hidden, Tensor w_out, std::optional<Tensor> t, std::optional<Tensor> deltas,
+                         double shift, int64_t chunk) {
+  const ImplicitFilterBackward args{
+      view(dz),        view(dfreq),  view(dw_in), view(db_in),   view(dw_hidden),
+      view(db_hidden), view(dw_out), view(dt),    view(ddeltas), view(dk),
+      implicit_filter_inputs(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas, shift),
+      view(sums),      chunk};
+  const auto& kernels = implicit_filter_kernels();
+  torch::stable::parallel_for(0, args.sums.size[0], 1,
+                              [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
+  torch::stable::parallel_for(0, args.sums.size[1], 4096,
+                              [&](int64_t first, int64_t last) { kernels.add_chunks(args, first, last); });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
+  m.impl("fftconv_fwd", TORCH_BOX(&fftconv_fwd));
+  m.impl("fftconv_bwd", TORCH_BOX(&fftconv_bwd));
+  m.impl("short_conv_fwd", TORCH_BOX(&short_conv_fwd));
+  m.impl("short_conv_bwd", TORCH_BOX(&short_conv_bwd));
+  m.impl("project_fwd", TORCH_BOX(&project_fwd));
+  m.impl("project_bwd", TORCH_BOX(&project_bwd));
+  m.impl("hyena_mixer_fwd", TORCH_BOX(&hyena_mixer_fwd));
+  m.impl("hyena_mixer_bwd", TORCH_BOX(&hyena_mixer_bwd));
+  m.impl("implicit_filter_fwd", TORCH_BOX(&implicit_filter_fwd));
+  m.impl("implicit_filter_bwd", TORCH_BOX(&implicit_filter_bwd));
+}
+
+}  // namespace hyena

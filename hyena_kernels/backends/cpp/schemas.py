@@ -1,0 +1,53 @@
+"""Schemas of what the compiled extension implements, and the loading of its libraries.
+
+The ops of ``hyena_kernels_ext`` write into tensors that they are given: results are allocated in Python, where tests
+can poison them, and workspace comes from torch's allocator. Nobody calls them but the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hyena_kernels.backends import extension
+
+_LIBRARY = torch.library.Library("hyena_kernels_ext", "DEF")
+
+_LIBRARY.define(
+    "fftconv_fwd(Tensor(a!) y, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, int tap) -> ()"
+)
+_LIBRARY.define(
+    "fftconv_bwd(Tensor(a!)? du, Tensor(b!)? dk, Tensor(c!)? dD, Tensor(d!)? dpre_gate, Tensor(e!)? dpost_gate, "
+    "Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, int tap) -> ()"
+)
+_LIBRARY.define("short_conv_fwd(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias) -> ()")
+_LIBRARY.define(
+    "short_conv_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor dy, Tensor x, Tensor weight) -> ()"
+)
+_LIBRARY.define(
+    "hyena_mixer_fwd(Tensor(a!) y, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D) -> ()"
+)
+_LIBRARY.define(
+    "hyena_mixer_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor(d!)? dk, Tensor(e!)? dD, "
+    "Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D) -> ()"
+)
+_LIBRARY.define(
+    "project_fwd(Tensor(a!) first, Tensor(b!) gates, Tensor x, Tensor short_weight, Tensor? short_bias) -> ()"
+)
+_LIBRARY.define(
+    "project_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor dfirst, Tensor dgates, "
+    "Tensor x, Tensor short_weight, Tensor? short_bias) -> ()"
+)
+_IMPLICIT_FILTER = (
+    "Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden, Tensor b_hidden, Tensor w_out, Tensor? t, "
+    "Tensor? deltas, float shift"
+)
+_LIBRARY.define(f"implicit_filter_fwd(Tensor(a!) k, {_IMPLICIT_FILTER}) -> ()")
+_LIBRARY.define(
+    "implicit_filter_bwd(Tensor(a!)? dz, Tensor(b!)? dfreq, Tensor(c!)? dw_in, Tensor(d!)? db_in, "
+    "Tensor(e!)? dw_hidden, Tensor(f!)? db_hidden, Tensor(g!)? dw_out, Tensor(h!)? dt, Tensor(i!)? ddeltas, "
+    f"Tensor(j!) sums, Tensor dk, {_IMPLICIT_FILTER}, int chunk) -> ()"
+)
+
+extension.load_libraries()
+
+ops = torch.ops.hyena_kernels_ext

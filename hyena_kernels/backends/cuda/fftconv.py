@@ -1,0 +1,255 @@
+"""``fftconv`` on CUDA: one kernel for lengths whose transform fits on chip, three up to 2.6M, cuFFT for the rest.
+
+The transform has P ≥ L points and is weighted: modulo z^P - i the product of two real polynomials of degree below P
+keeps every coefficient of the linear convolution, the first P as real parts and the next P as imaginary ones. So
+nothing is padded to 2L, a two-sided convolution takes its outputs from both parts, and the gradient of its result goes
+in as a complex row. On chip P is 2^n, 3 · 2^n or 5 · 2^n up to 8192, and forward and backward are one launch each.
+Above, P = C · R: a launch transforms columns of C points from the tensors into scratch, one does rows of R there, with
+the products between them, and one goes back. The plans of all of them are in ``csrc/cuda``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from hyena_kernels.backends.cuda import device as _device, long_fftconv
+from hyena_kernels.backends.cuda.schemas import ops
+from hyena_kernels.common import sizes
+from hyena_kernels.common.gradients import gradients_like
+
+# Blocks that a launch should have for each multiprocessor, if the batch has as many chunks; a chunk of n entries
+# transforms the filter once for n signals.
+BLOCKS_PER_PROCESSOR = 4
+
+# Scratch of the three launches, whose channels (or, of a single one, batch entries) are taken in slices that fit.
+PASSES_SCRATCH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a call is computed; ``points`` is 0 where cuFFT has to do it."""
+
+    points: int
+    chunk: int
+    """Batch entries of a block, which transforms the filter once for them."""
+    passes: bool = False
+
+    def launch(
+        self,
+        result: Tensor | None,
+        du: Tensor | None,
+        dpre_gate: Tensor | None,
+        sums: Tensor | None,
+        u: Tensor,
+        pre_gate: Tensor | None,
+        k: Tensor,
+        D: Tensor | None,
+        dy: Tensor | None,
+        post_gate: Tensor | None,
+        factor: Tensor | None,
+        tap: int,
+    ) -> None:
+        """Write what is not None of the first four, as ``csrc/cuda/fftconv_rows.h`` says."""
+        if not self.passes:
+            ops.fftconv_rows(
+                result, du, dpre_gate, sums, u, pre_gate, k, D, dy, post_gate, factor, tap, self.points, self.chunk
+            )
+            return
+        batch, channels = u.shape[:2]
+        rows = _rows_of_channel(self.chunk, backward=dy is not None)
+        rows *= min(channels, max(1, PASSES_SCRATCH_BYTES // (rows * _row_bytes(self.points))))
+        scratch = u.new_empty((rows, 2 * self.points), dtype=torch.float32)
+        for i, b in enumerate(sizes.slices(batch, self.chunk)):
+            ops.fftconv_passes(
+                _entries(result, b), _entries(du, b), _entries(dpre_gate, b), _entries(sums, slice(i, i + 1)),
+                u[b], _entries(pre_gate, b), k, D, _entries(dy, b), _entries(post_gate, b), _entries(factor, b),
+                scratch, tap, self.points,
+            )  # fmt: skip
+
+
+def forward(
+    u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, causal: bool
+) -> Tensor:
+    """As ``hyena_kernels::fftconv_fwd``."""
+    y = torch.empty_like(u, memory_format=torch.contiguous_format)
+    forward_into(y, u, k, D, pre_gate, post_gate, causal)
+    return y
+
+
+def forward_into(
+    y: Tensor,
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    causal: bool,
+) -> None:
+    """As :func:`forward`, into ``y``, which may have any strides."""
+    if not u.numel():
+        return
+    tap = sizes.centre(k.shape[1], causal)
+    plan = _plan(u, k, backward=False, wants_filter=False)
+    if plan.points:
+        plan.launch(y, None, None, None, u, pre_gate, k, D, None, None, post_gate, tap)
+    else:
+        long_fftconv.forward(y, u, k, D, pre_gate, post_gate, tap)
+
+
+def backward(
+    dy: Tensor,
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    causal: bool,
+    needs: list[bool],
+) -> tuple[Tensor, ...]:
+    """As ``hyena_kernels::fftconv_bwd``."""
+    grads = gradients_like((u, k, D, pre_gate, post_gate), needs)
+    inputs = (u, k, D, pre_gate, post_gate)
+    du, dk, dD, dpre_gate, dpost_gate = (
+        grad if needed and tensor is not None else None
+        for grad, needed, tensor in zip(grads, needs, inputs, strict=True)
+    )
+    backward_into(du, dk, dD, dpre_gate, dpost_gate, dy, u, k, D, pre_gate, post_gate, causal)
+    return grads
+
+
+def backward_into(
+    du: Tensor | None,
+    dk: Tensor | None,
+    dD: Tensor | None,
+    dpre_gate: Tensor | None,
+    dpost_gate: Tensor | None,
+    dy: Tensor,
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    causal: bool,
+) -> None:
+    """As :func:`backward`, into those of the first five that are not None, which may have any strides."""
+    if not u.numel():
+        for grad in (dk, dD):
+            if grad is not None:
+                grad.zero_()
+        return
+    if all(grad is None for grad in (du, dk, dD, dpre_gate, dpost_gate)):
+        return
+    tap = sizes.centre(k.shape[1], causal)
+    wants_filter = dk is not None or dD is not None
+    plan = _plan(u, k, backward=True, wants_filter=wants_filter)
+    if not plan.points:
+        long_fftconv.backward(du, dk, dD, dpre_gate, dpost_gate, dy, u, k, D, pre_gate, post_gate, tap)
+        return
+    chunks = -(-u.shape[0] // plan.chunk)
+    channels, taps = k.shape
+    direct = wants_filter and chunks == 1 and dk is not None and dk.dtype == torch.float32
+    step = channels
+    if wants_filter and not direct:
+        step = max(1, min(channels, sizes.SCRATCH_BYTES_ELSEWHERE // (4 * taps * chunks)))
+    for c in sizes.slices(channels, step):
+        sums = None
+        if direct and dk is not None:
+            sums = dk[c][None]
+        elif wants_filter:
+            sums = u.new_empty((chunks, c.stop - c.start, taps), dtype=torch.float32)
+        plan.launch(
+            _part(dpost_gate, c), _part(du, c), _part(dpre_gate, c), sums, u[:, c], _part(pre_gate, c), k[c],
+            None if D is None else D[c], dy[:, c], _part(post_gate, c), dy[:, c], tap,
+        )  # fmt: skip
+        if sums is not None:
+            filter_gradients(sums, tap, None if dk is None else dk[c], None if dD is None else dD[c])
+
+
+def filter_gradients(sums: Tensor, tap: int, dk: Tensor | None, dD: Tensor | None) -> None:
+    """Write the gradients of filter and skip.
+
+    Args:
+        sums: ``(chunks, D, K)`` gradients of parts of the batch, in the order in which they are added.
+        tap: index of the tap of zero lag, to which the skip was added.
+        dk: ``(D, K)``; may be ``sums[0]``.
+        dD: ``(D,)``.
+    """
+    total = sums[0] if sums.shape[0] == 1 else sums.sum(dim=0)
+    if dk is not None and dk.data_ptr() != total.data_ptr():
+        dk.copy_(total)
+    if dD is not None:
+        dD.copy_(total[:, tap])
+
+
+def _part(tensor: Tensor | None, channels: slice) -> Tensor | None:
+    return None if tensor is None else tensor[:, channels]
+
+
+def _entries(tensor: Tensor | None, batch: slice) -> Tensor | None:
+    return None if tensor is None else tensor[batch]
+
+
+def _row_bytes(points: int) -> int:
+    """Scratch of a complex row."""
+    return 8 * points
+
+
+def _rows_of_channel(batch: int, *, backward: bool) -> int:
+    """Rows of scratch for a channel: filter, signals and gradients."""
+    return 1 + (2 if backward else 1) * batch
+
+
+@lru_cache(maxsize=4096)
+def _row_points(length: int, spectra: int, shared_bytes: int) -> int:
+    """Points of the on-chip transform for a length, 0 if none fits with so many spectra put aside."""
+    points: int = ops.fftconv_row_points(length)
+    return points if points and ops.fftconv_row_bytes(points, spectra) <= shared_bytes else 0
+
+
+@lru_cache(maxsize=4096)
+def _passes_points(length: int, spectra: int, shared_bytes: int) -> int:
+    """Points of the transform in passes for a length, 0 likewise or if it is too long."""
+    points: int = ops.fftconv_passes_points(length)
+    return points if points and ops.fftconv_passes_bytes(points, spectra) <= shared_bytes else 0
+
+
+def _plan(u: Tensor, k: Tensor, *, backward: bool, wants_filter: bool) -> _Plan:
+    """On chip if there is room for it, else in passes, with fewer of the batch to a block if need be."""
+    if sizes.accumulator(u, k) == torch.float64:
+        return _Plan(0, 1)
+    batch, channels, length = u.shape
+    shared_bytes = _device.shared_bytes(u.device)
+    points = _row_points(length, 0, shared_bytes)
+    if points:
+        most = _chunk(batch, channels, points, _device.processors(u.device))
+        # With an entry to a block, the sum over the batch needs no room beside the spectrum of the signal.
+        for chunk in (most, 1):
+            points = _row_points(length, _spectra(chunk, wants_filter), shared_bytes)
+            if points:
+                return _Plan(points, chunk)
+    points = _passes_points(length, 0, shared_bytes)
+    if points:
+        rows = PASSES_SCRATCH_BYTES // _row_bytes(points)
+        most = min(batch, max(1, (rows - 1) // (2 if backward else 1)))
+        for chunk in (most, 1):
+            points = _passes_points(length, _spectra(chunk, wants_filter), shared_bytes)
+            if points:
+                return _Plan(points, chunk, passes=True)
+    return _Plan(0, 1)
+
+
+def _spectra(chunk: int, wants_filter: bool) -> int:
+    """Spectra that a block puts aside: that of the signal, and that of the sum over the batch."""
+    return 0 if not wants_filter else 1 if chunk == 1 else 2
+
+
+def _chunk(batch: int, channels: int, points: int, processors: int) -> int:
+    """Batch entries of a block: few enough that there are blocks for every multiprocessor."""
+    # Short rows share a block.
+    blocks = -(-channels // max(1, 2048 // points))
+    chunks = min(batch, -(-BLOCKS_PER_PROCESSOR * processors // blocks))
+    return -(-batch // chunks)

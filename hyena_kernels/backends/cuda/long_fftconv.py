@@ -1,0 +1,142 @@
+"""``fftconv`` on CUDA for what does not fit on chip, and for float64: cuFFT between fused elementwise kernels.
+
+The transforms are ``torch.fft`` of complex rows of P points, P the least even 2^a 3^b 5^c that is no less than L. Torch
+keeps cuFFT's plans in a cache for each device, bounded and the user's to set, runs them on the current stream and gives
+them workspace from its own allocator: there is nothing left for plans of our own to do. ``norm="forward"`` asks for no
+factor in the inverse transform, where ``fftconv_unweight`` multiplies anyway; an ``out=`` argument would be a copy of
+the result, not a place for it.
+
+What surrounds the transforms is one kernel each: gate, weight and padding before; product with the spectrum, or with
+its conjugate, and the sum over the batch between; inverse weight, gate and rounding behind. Channels are taken in
+slices, so that the complex rows of one stay within 256 MiB.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyena_kernels.backends.cuda.schemas import ops
+from hyena_kernels.common import sizes
+
+# Complex rows that exist at a time for each row of the signal: before and after a transform, and cuFFT's workspace;
+# backward has those of the gradient too. Those of the filter are counted as if the batch were one.
+_FORWARD_BUFFERS, _BACKWARD_BUFFERS = 4, 6
+
+
+def _real(rows: Tensor) -> Tensor:
+    """Complex ``(…, P)`` as the kernels take it, ``(…, 2 P)``."""
+    return torch.view_as_real(rows).flatten(-2)
+
+
+class _Transforms:
+    """Size, dtype and slices of the transforms of a call."""
+
+    def __init__(self, u: Tensor, k: Tensor, tap: int, buffers: int) -> None:
+        self.batch, self.channels, self.length = u.shape
+        self.tap = tap
+        self.dtype = torch.complex128 if sizes.accumulator(u, k) == torch.float64 else torch.complex64
+        self.points = sizes.fft_size(self.length, 1, 0)
+        row_bytes = self.points * self.dtype.itemsize * buffers
+        self.batch_step, self.channel_step = sizes.tile(self.batch, self.channels, row_bytes, u.device)
+
+    def spectrum(self, signal: Tensor, gate: Tensor | None, D: Tensor | None = None, shift: int = 0) -> Tensor:
+        """Complex ``(B, C, P)`` from ``(B, C, L)``."""
+        rows = torch.empty((*signal.shape[:2], self.points), dtype=self.dtype, device=signal.device)
+        ops.fftconv_weight(_real(rows), signal, gate, D, self.tap, shift)
+        return torch.fft.fft(rows)
+
+    def filter_spectrum(self, k: Tensor, D: Tensor | None) -> Tensor:
+        """Complex ``(C, P)`` from ``(C, K)``."""
+        return self.spectrum(k[None], None, D)[0]
+
+    def signal(
+        self, spectrum: Tensor, y: Tensor, factor: Tensor | None, y2: Tensor | None, factor2: Tensor | None, shift: int
+    ) -> None:
+        """Write ``(B, C, L)`` from the spectrum, times one factor and times another."""
+        rows = torch.fft.ifft(spectrum, norm="forward")
+        ops.fftconv_unweight(_real(rows), y, factor, y2, factor2, shift)
+
+
+def _part(tensor: Tensor | None, b: slice, c: slice) -> Tensor | None:
+    return None if tensor is None else tensor[b, c]
+
+
+def _optional_real(rows: Tensor | None) -> Tensor | None:
+    return None if rows is None else _real(rows)
+
+
+def forward(
+    y: Tensor, u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, tap: int
+) -> None:
+    """Write ``y``, of :func:`hyena_kernels.fftconv` with the tap of zero lag at ``tap``."""
+    transforms = _Transforms(u, k, tap, _FORWARD_BUFFERS)
+    for c in sizes.slices(transforms.channels, transforms.channel_step):
+        filter_spectrum = transforms.filter_spectrum(k[c], None if D is None else D[c])
+        for b in sizes.slices(transforms.batch, transforms.batch_step):
+            spectrum = transforms.spectrum(u[b, c], _part(pre_gate, b, c))
+            ops.fftconv_product(_real(spectrum), None, _real(filter_spectrum), None, False, True, False)
+            transforms.signal(spectrum, y[b, c], _part(post_gate, b, c), None, None, tap)
+            # Or it would live on beside those of the next slice.
+            del spectrum
+
+
+def backward(
+    du: Tensor | None,
+    dk: Tensor | None,
+    dD: Tensor | None,
+    dpre_gate: Tensor | None,
+    dpost_gate: Tensor | None,
+    dy: Tensor,
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None,
+    pre_gate: Tensor | None,
+    post_gate: Tensor | None,
+    tap: int,
+) -> None:
+    """Write the gradients that are not None, of which there is at least one."""
+    wants_filter = dk is not None or dD is not None
+    wants_signal = du is not None or dpre_gate is not None
+    wants_post = dpost_gate is not None
+    transforms = _Transforms(u, k, tap, _BACKWARD_BUFFERS)
+    for c in sizes.slices(transforms.channels, transforms.channel_step):
+        filter_spectrum = None
+        if wants_signal or wants_post:
+            filter_spectrum = transforms.filter_spectrum(k[c], None if D is None else D[c])
+        size = (c.stop - c.start, transforms.points)
+        sums = torch.empty(size, dtype=transforms.dtype, device=u.device) if wants_filter else None
+        for b in sizes.slices(transforms.batch, transforms.batch_step):
+            signal = transforms.spectrum(u[b, c], _part(pre_gate, b, c)) if wants_filter or wants_post else None
+            grad = None
+            if wants_filter or wants_signal:
+                grad = transforms.spectrum(dy[b, c], _part(post_gate, b, c), shift=tap)
+            ops.fftconv_product(
+                _optional_real(signal), _optional_real(grad), _optional_real(filter_spectrum), _optional_real(sums),
+                b.start > 0, wants_post, wants_signal,
+            )  # fmt: skip
+            if dpost_gate is not None and signal is not None:
+                transforms.signal(signal, dpost_gate[b, c], dy[b, c], None, None, tap)
+            del signal
+            if wants_signal and grad is not None:
+                targets = [(du, pre_gate), (dpre_gate, u)]
+                (y, factor), (y2, factor2) = targets if du is not None else targets[::-1]
+                assert y is not None, "one of the two is wanted"
+                transforms.signal(grad, y[b, c], _part(factor, b, c), _part(y2, b, c), _part(factor2, b, c), 0)
+            del grad
+        if sums is not None:
+            _write_filter_gradients(transforms, sums, None if dk is None else dk[c], None if dD is None else dD[c], k)
+
+
+def _write_filter_gradients(
+    transforms: _Transforms, sums: Tensor, dk: Tensor | None, dD: Tensor | None, k: Tensor
+) -> None:
+    real = torch.float64 if transforms.dtype == torch.complex128 else torch.float32
+    # A skip in 16 bits is not rounded twice.
+    direct = dk is not None and (dD is None or dk.dtype == real)
+    taps = dk if direct and dk is not None else k.new_empty((sums.shape[0], k.shape[1]), dtype=real)
+    transforms.signal(sums[None], taps[None], None, None, None, 0)
+    if dk is not None and not direct:
+        dk.copy_(taps)
+    if dD is not None:
+        dD.copy_(taps[:, transforms.tap])

@@ -1,0 +1,141 @@
+"""``hyena_mixer`` on CUDA: short convolution, split and first gate in one kernel, then long convolutions with gates.
+
+The channel-last projections are read in tiles and turned round on the way: one launch writes the gates and the product
+``v * x_{N-1}`` channel-first, as the long convolutions read them. The last of these multiplies with gate 0, and its
+result is turned back. Backward goes the same way round: it computes the product again, and the kernel that takes the
+gradients of gates and product to those of the projections writes channel-last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from hyena_kernels.backends.cuda import fftconv, short_conv
+from hyena_kernels.backends.cuda.schemas import ops
+from hyena_kernels.backends.cuda.short_conv import TILE_CHANNELS
+from hyena_kernels.common import sizes
+from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.taps import write_tap_gradients
+
+# Temporary rows begin at multiples of 16 bytes.
+ROW_ALIGNMENT = 8
+
+
+def _padded(length: int) -> int:
+    return -(-length // ROW_ALIGNMENT) * ROW_ALIGNMENT
+
+
+def _rows(like: Tensor, *shape: int) -> Tensor:
+    """An empty tensor whose rows begin where vectors can be read and written, whatever its length."""
+    return like.new_empty((*shape[:-1], _padded(shape[-1])))[..., : shape[-1]]
+
+
+def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:
+    """Slices of channels, whole tiles of them, whose temporary tensors of ``channel_bytes`` a channel stay bounded.
+
+    What the long convolutions take for themselves comes on top.
+    """
+    limit = sizes.SCRATCH_BYTES_ELSEWHERE + x.nbytes // 4
+    step = max(TILE_CHANNELS, limit // max(1, channel_bytes) // TILE_CHANNELS * TILE_CHANNELS)
+    return sizes.slices(channels, step)
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None, steps: int, channels: int, c: slice) -> Tensor:
+    """Gates ``x_0`` … ``x_{N-2}`` and the product ``v * x_{N-1}`` of a slice of channels, ``(N, B, C, L)``."""
+    batch, length, _ = x.shape
+    parts = _rows(x, steps + 1, batch, c.stop - c.start, length)
+    signal = x.transpose(1, 2)[:, c]
+    offset = None if bias is None else bias[c.start :]
+    x_part, y_part = channels * x.stride(2), parts.stride(0)
+    ops.short_conv_tiles(parts[0], signal, weight[c.start :], offset, steps + 1, x_part, channels, y_part, True)
+    return parts
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
+    """As ``hyena_kernels::hyena_mixer_fwd``.
+
+    Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once;
+    what lies between is in float32.
+    """
+    batch, length, _ = x.shape
+    steps, channels = k.shape[:2]
+    y = x.new_empty((batch, length, channels))
+    if not y.numel():
+        return y
+    for c in _slices(x, channels, (2 * steps + 1) * batch * _padded(length) * x.element_size()):
+        *gates, v = _project(x, weight, bias, steps, channels, c)
+        for o in range(steps):
+            skip, result = None if D is None else D[o, c], _rows(x, *v.shape)
+            fftconv.forward_into(result, v, k[o, c], skip, None, gates[steps - 1 - o], True)
+            v = result
+        ops.transpose(y[..., c].transpose(1, 2), v)
+        # Or they would live on beside those of the next slice.
+        del gates, v, result
+    return y
+
+
+def backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
+) -> tuple[Tensor, ...]:
+    """As ``hyena_kernels::hyena_mixer_bwd``."""
+    batch, length, _ = x.shape
+    steps, channels = k.shape[:2]
+    dx, dweight, dbias, dk, dD = grads = gradients_like((x, weight, bias, k, D), needs)
+    if not (x.numel() and k.numel()):
+        for grad in grads:
+            grad.zero_()
+        return grads
+    wants_bias, wants_skip = needs[2] and bias is not None, needs[4] and D is not None
+    wants_taps = needs[1] or wants_bias
+    wants_projections = needs[0] or wants_taps
+    if not (wants_projections or needs[3] or wants_skip):
+        return grads
+
+    rows_of_part = weight.shape[1] + 1
+
+    def project_backward(grad: Tensor, part: int, c: slice, sums: Tensor | None, *, pair: bool) -> None:
+        first, last = part * channels + c.start, part * channels + c.stop
+        rows = slice(part * rows_of_part, (part + 2 if pair else part + 1) * rows_of_part)
+        short_conv.backward_into(
+            dx.transpose(1, 2)[:, first:last] if needs[0] else None,
+            None if sums is None else sums[:, rows],
+            grad,
+            x.transpose(1, 2)[:, first:last],
+            weight[first:],
+            None if bias is None else bias[first:],
+            channels,
+            pair=pair,
+        )
+
+    for c in _slices(x, channels, (3 * steps + 2) * batch * _padded(length) * x.element_size()):
+        *gates, v = _project(x, weight, bias, steps, channels, c)
+        values = [v]
+        for o in range(steps - 1):
+            skip = None if D is None else D[o, c]
+            values.append(_rows(x, *v.shape))
+            fftconv.forward_into(values[o + 1], values[o], k[o, c], skip, None, gates[steps - 1 - o], True)
+        grad = _rows(x, *v.shape)
+        ops.transpose(grad, dy[..., c].transpose(1, 2))
+        sums = short_conv.tap_sums(grad, steps + 2, weight.shape[1]) if wants_taps else None
+        for o in reversed(range(steps)):
+            part = steps - 1 - o
+            value_grad = _rows(x, *v.shape) if wants_projections or o > 0 else None
+            gate_grad = _rows(x, *v.shape) if wants_projections else None
+            fftconv.backward_into(
+                value_grad, dk[o, c] if needs[3] else None, dD[o, c] if wants_skip else None, None, gate_grad,
+                grad, values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part], True,
+            )  # fmt: skip
+            if gate_grad is not None:
+                project_backward(gate_grad, part, c, sums, pair=False)
+            if value_grad is not None:
+                grad = value_grad
+        if wants_projections:
+            project_backward(grad, steps, c, sums, pair=True)
+        if sums is not None:
+            of_taps = dweight if needs[1] else None, dbias if wants_bias else None
+            write_tap_gradients(sums, *of_taps, convolutions=steps + 2, channels=c)
+        # Or they would live on beside those of the next slice.
+        del gates, v, values, grad, value_grad, gate_grad
+    return grads

@@ -1,0 +1,1 @@
+"""The ops in plain PyTorch: the reference semantics, which run everywhere."""

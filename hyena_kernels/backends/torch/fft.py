@@ -1,0 +1,35 @@
+"""Spectra of filters, and their gradients, in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+
+def filter_spectrum(k: torch.Tensor, D: torch.Tensor | None, size: int, tap: int, dtype: torch.dtype) -> torch.Tensor:
+    """Spectrum of a filter with the skip folded into its tap of zero lag.
+
+    Args:
+        k: ``(D, K)``.
+        D: ``(D,)`` or None.
+        size: transform size N.
+        tap: index of the tap of zero lag; it is moved to index 0, earlier taps wrap to the end.
+        dtype: float32 or float64.
+
+    Returns:
+        ``(D, N // 2 + 1)``, complex.
+    """
+    padded = k.new_zeros((k.shape[0], size), dtype=dtype)
+    padded[:, : k.shape[1] - tap] = k[:, tap:]
+    if tap:
+        padded[:, size - tap :] = k[:, :tap]
+    if D is not None:
+        padded[:, 0] += D
+    return torch.fft.rfft(padded)
+
+
+def filter_gradient(spectrum: torch.Tensor, size: int, tap: int, filter_length: int) -> torch.Tensor:
+    """Transpose of :func:`filter_spectrum`: from ``(D, N // 2 + 1)`` back to taps ``(D, K)``."""
+    taps = torch.fft.irfft(spectrum, n=size)
+    if tap == 0:
+        return taps[:, :filter_length]
+    return torch.cat((taps[:, size - tap :], taps[:, : filter_length - tap]), dim=1)

@@ -1,0 +1,115 @@
+"""``hyena_mixer`` in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyena_kernels.backends.torch import fft
+from hyena_kernels.backends.torch.taps import taps_backward, taps_forward, taps_signal_gradient
+from hyena_kernels.common import sizes
+from hyena_kernels.common.gradients import gradients_like
+
+
+def _project(
+    x: Tensor, weight: Tensor, bias: Tensor | None, part: int, channels: int, b: slice, c: slice, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Projection ``part`` of one slice, ``(B, D, L)``, before and after the short convolution."""
+    rows = slice(part * channels + c.start, part * channels + c.stop)
+    signal = x[b, :, rows].transpose(1, 2).to(dtype, memory_format=torch.contiguous_format, copy=True)
+    offset = None if bias is None else bias[rows].to(dtype)
+    return signal, taps_forward(signal, weight[rows].to(dtype), offset)
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
+    """As ``hyena_kernels::hyena_mixer_fwd``."""
+    batch, length, _ = x.shape
+    steps, channels = k.shape[0], k.shape[1]
+    dtype = sizes.accumulator(x, weight, k)
+    size = sizes.fft_size(length, k.shape[2], 0)
+    y = x.new_empty((batch, length, channels))
+    row_bytes = (3 * size + 2 * length) * dtype.itemsize
+    batch_step, channel_step = sizes.tile(batch, channels, row_bytes, x.device)
+    for c in sizes.slices(channels, channel_step):
+        filters_f = [fft.filter_spectrum(k[o, c], None if D is None else D[o, c], size, 0, dtype) for o in range(steps)]
+        for b in sizes.slices(batch, batch_step):
+            _, v = _project(x, weight, bias, steps + 1, channels, b, c, dtype)
+            for o in range(steps):
+                v = v.mul_(_project(x, weight, bias, steps - o, channels, b, c, dtype)[1])
+                v = torch.fft.irfft(torch.fft.rfft(v, n=size).mul_(filters_f[o]), n=size)[..., :length]
+            y[b, :, c] = v.mul_(_project(x, weight, bias, 0, channels, b, c, dtype)[1]).transpose(1, 2)
+    return y
+
+
+def backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
+) -> tuple[Tensor, ...]:
+    """As ``hyena_kernels::hyena_mixer_bwd``."""
+    batch, length, width = x.shape
+    steps, channels = k.shape[0], k.shape[1]
+    dtype = sizes.accumulator(x, weight, k)
+    size = sizes.fft_size(length, k.shape[2], 0)
+    dx, dweight, dbias, dk, dD = grads = gradients_like((x, weight, bias, k, D), needs)
+    needs_taps = needs[1] or needs[2]
+    needs_projections = needs[0] or needs_taps
+    needs_filters = needs[3] or needs[4]
+    if not (needs_projections or needs_filters):
+        return grads
+    weight_sum = torch.zeros_like(weight, dtype=dtype)
+    bias_sum = torch.zeros(width, dtype=dtype, device=x.device)
+    row_bytes = ((4 + 2 * steps) * size + (4 + 4 * steps) * length) * dtype.itemsize
+    batch_step, channel_step = sizes.tile(batch, channels, row_bytes, x.device)
+    for c in sizes.slices(channels, channel_step):
+        filters_f = [fft.filter_spectrum(k[o, c], None if D is None else D[o, c], size, 0, dtype) for o in range(steps)]
+        # A lazy conjugate inside a registered op gives wrong results under torch.compile.
+        filters_f_conj = [torch.conj_physical(filter_f) for filter_f in filters_f]
+        filter_grads_f = [torch.zeros_like(filter_f) for filter_f in filters_f] if needs_filters else []
+        for b in sizes.slices(batch, batch_step):
+            signals, gates = zip(
+                *(_project(x, weight, bias, part, channels, b, c, dtype) for part in range(steps + 2)), strict=True
+            )
+            values, spectra = [gates[steps + 1]], []
+            for o in range(steps):
+                spectrum = torch.fft.rfft(values[o] * gates[steps - o], n=size)
+                if needs_filters:
+                    spectra.append(spectrum)
+                # The last value is the partner of gate 0 in the result: only that gate's gradient needs it.
+                if needs_projections or o < steps - 1:
+                    values.append(torch.fft.irfft(spectrum * filters_f[o], n=size)[..., :length])
+            grad = dy[b, :, c].transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)
+            gate_grads = {0: values[steps].mul_(grad)} if needs_projections else {}
+            grad = grad * gates[0]
+            for o in reversed(range(steps)):
+                grad_f = torch.fft.rfft(grad, n=size)
+                if needs_filters:
+                    filter_grads_f[o] += spectra[o].conj_physical_().mul_(grad_f).sum(dim=0)
+                if not needs_projections and o == 0:
+                    break
+                grad = torch.fft.irfft(grad_f.mul_(filters_f_conj[o]), n=size)[..., :length]
+                if needs_projections:
+                    gate_grads[steps - o] = grad * values[o]
+                grad = grad.mul_(gates[steps - o])
+            if needs_projections:
+                gate_grads[steps + 1] = grad
+            for part, gate_grad in gate_grads.items():
+                rows = slice(part * channels + c.start, part * channels + c.stop)
+                taps = weight[rows].to(dtype)
+                if needs_taps:
+                    signal_grad, weight_part, bias_part = taps_backward(gate_grad, signals[part], taps)
+                    weight_sum[rows] += weight_part
+                    bias_sum[rows] += bias_part
+                else:
+                    signal_grad = taps_signal_gradient(gate_grad, taps)
+                if needs[0]:
+                    dx[b, :, rows] = signal_grad.transpose(1, 2)
+        for o, filter_grad_f in enumerate(filter_grads_f):
+            filter_grad = fft.filter_gradient(filter_grad_f, size, 0, k.shape[2])
+            if needs[3]:
+                dk[o, c] = filter_grad
+            if needs[4]:
+                dD[o, c] = filter_grad[:, 0]
+    if needs[1]:
+        dweight.copy_(weight_sum)
+    if needs[2]:
+        dbias.copy_(bias_sum)
+    return grads

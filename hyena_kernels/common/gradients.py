@@ -1,0 +1,28 @@
+"""Gradients that a backward pass allocates before it writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def gradients_like(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Uninitialised contiguous gradients of ``tensors``, in their order.
+
+    Args:
+        tensors: the inputs of an op, the first of which is always present. None stands for an absent one.
+        needs: for each input whether its gradient is needed.
+
+    Returns:
+        A tensor of the input's shape and dtype, or one of length 0 where none is needed.
+    """
+    first = tensors[0]
+    assert first is not None, "the first input of an op is its signal"
+    return tuple(
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        if tensor is not None and needed
+        else first.new_empty(0)
+        for tensor, needed in zip(tensors, needs, strict=True)
+    )

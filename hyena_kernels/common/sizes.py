@@ -1,0 +1,64 @@
+"""Pieces of the plain PyTorch backend: transform sizes, slices that bound memory, spectra of filters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+# Scratch that one slice of rows may take, in bytes. On a CPU it should stay in the last-level cache; elsewhere
+# it only bounds memory. Measured in docs/LOG.md.
+SCRATCH_BYTES = {"cpu": 24 << 20}
+SCRATCH_BYTES_ELSEWHERE = 256 << 20
+
+
+def accumulator(*tensors: torch.Tensor | None) -> torch.dtype:
+    """The dtype in which transforms are computed: float64 if any tensor has it, else float32."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def centre(filter_length: int, causal: bool) -> int:
+    """Index of the filter tap of zero lag."""
+    return 0 if causal else (filter_length - 1) // 2
+
+
+def fft_size(length: int, filter_length: int, tap: int) -> int:
+    """Smallest even ``2^a 3^b 5^c`` at which the kept part of a linear convolution does not wrap onto itself.
+
+    Args:
+        length: length L of the signal and of the output.
+        filter_length: length K of the filter.
+        tap: index of the filter's tap of zero lag, which is also the first output kept.
+    """
+    needed = max(length + filter_length - 1 - tap, length + tap, 2)
+    best = 1 << (needed - 1).bit_length()
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            quotient = -(-needed // three)
+            size = three << max(1, (quotient - 1).bit_length())
+            best = min(best, size)
+            three *= 3
+        five *= 5
+    return best
+
+
+def slices(total: int, step: int) -> Iterator[slice]:
+    """Slices of at most ``step`` that cover ``range(total)``."""
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
+
+
+def tile(batch: int, channels: int, row_bytes: int, device: torch.device) -> tuple[int, int]:
+    """How many batch entries and channels to transform at a time so that scratch stays bounded.
+
+    Args:
+        batch: batch size B.
+        channels: number of channels D.
+        row_bytes: scratch of one row (one channel of one batch entry).
+        device: where the tensors are.
+    """
+    rows = max(1, SCRATCH_BYTES.get(device.type, SCRATCH_BYTES_ELSEWHERE) // row_bytes)
+    channel_step = max(1, min(channels, rows // max(batch, 1)))
+    return max(1, min(batch, rows // channel_step)), channel_step

@@ -1,0 +1,7 @@
+"""Errors that users of the package may want to catch."""
+
+from __future__ import annotations
+
+
+class BackendError(RuntimeError):
+    """The requested backend cannot run here. The message gives every reason."""

@@ -1,0 +1,1 @@
+"""How an op is registered with torch: argument checks, schemas, dispatch of eager calls."""

@@ -1,0 +1,1 @@
+"""Every configuration of every Triton kernel, one module for each op."""

@@ -1,7 +1,0 @@
-"""Triton kernels of the ops and what launches them, one module for each op's file of the same name.
-
-A kernel module holds its kernels first, then ``forward`` and ``backward`` with the arguments of the op's plain PyTorch
-implementation, and ``aot_cases()``, the configurations that ``python -m hyena_kernels.triton._resources`` compiles
-ahead of time. Nothing is imported here: ``hyena_kernels.backend`` imports a kernel module at the first call that it
-runs, so that ``import hyena_kernels`` neither needs Triton nor waits for it.
-"""

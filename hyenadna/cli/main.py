@@ -1,0 +1,313 @@
+"""``hyenadna VERB …``: every verb is a function of Python with its arguments as options.
+
+Bad input is one line on stderr and exit code 2. Modules that take long to import are imported by the verb that needs
+them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from hyenadna.common.errors import InputError
+
+
+def prepare(argv: Sequence[str]) -> None:
+    """Tokenise a FASTA once into a folder that training reads from."""
+    from hyenadna.cli.options import make_parser
+
+    parser = make_parser(
+        "prepare",
+        "Tokenise a FASTA (plain, gzip or bgzip) once, into a folder of memory-mapped tokens and an index. Lower case "
+        "is read as upper case, IUPAC ambiguity codes become N and are counted.",
+        "hyenadna prepare genome.fa.gz --out genome",
+    )
+    parser.add_argument("fasta", type=str, help="FASTA with the genome.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace a genome that the folder already holds.")
+    args = parser.parse_args(list(argv))
+    from hyenadna.data import genome
+
+    made = genome.prepare(args.fasta, args.out, overwrite=args.overwrite)
+    print(made.describe())
+
+
+def pretrain(argv: Sequence[str]) -> None:
+    """Train a language model on a prepared genome."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.pretraining.config import PretrainConfig
+
+    parser = make_parser(
+        "pretrain",
+        "Train a HyenaDNA language model by next-nucleotide prediction. The folder --out receives config.yaml, "
+        "splits.bed, metrics.jsonl, checkpoints and, at the end, model/.",
+        "hyenadna pretrain --genome genome --out run --valid_contigs chrXIV,chrX --steps 20000 --d_model 128\n"
+        "  hyenadna pretrain --config run/config.yaml --resume",
+    )
+    parser.add_argument(
+        "--resume", type=bool, default=False, help="Go on from the newest checkpoint in --out, if there is one."
+    )
+    config, parsed = parse_config(parser, PretrainConfig, argv)
+    from hyenadna.pretraining import train
+
+    result = train.pretrain(config, resume=parsed.resume)
+    score = result.valid.score
+    print(
+        f"{result.steps:,} steps in {result.seconds:,.0f} s; validation perplexity {score.perplexity:.4f}, accuracy "
+        f"{score.accuracy:.4f} over {score.count:,} positions; model in {result.model}"
+    )
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Score a model on held-out contigs, beside Markov models."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.evaluation.config import EvaluateConfig
+
+    parser = make_parser(
+        "evaluate",
+        "Perplexity and accuracy of a checkpoint over held-out contigs, beside Markov models of order 0 to 8 fitted on "
+        "the other contigs and their reverse complement, as JSON and PNGs.",
+        "hyenadna evaluate --model run/model --genome genome --contigs chrXIV --out evaluation",
+    )
+    config, _ = parse_config(parser, EvaluateConfig, argv)
+    from hyenadna.evaluation import evaluate as evaluation
+
+    row = evaluation.evaluate(config)
+    print(f"{'':<12} perplexity  accuracy")
+    for order, score in row["markov"].items():
+        print(f"Markov {order:<5} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}")
+    print(f"{'model':<12} {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}")
+    print(f"{row['positions']:,} positions; pictures in {config.out}")
+
+
+def finetune(argv: Sequence[str]) -> None:
+    """Train a model on labelled sequences."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.finetuning.config import FinetuneConfig
+
+    parser = make_parser(
+        "finetune",
+        "Train on labelled sequences: classes, several labels, values, or a class for each base; from a checkpoint "
+        "(all of it, the head alone, or LoRA) or from scratch. The test split is looked at once, at the end.",
+        "hyenadna finetune --data promoters.tsv --sequence_column seq --model run/model --out tuned "
+        "--seeds '[0, 1, 2]' --jobs 2\n"
+        "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters --model tiny-1k --out tuned",
+    )
+    config, _ = parse_config(parser, FinetuneConfig, argv)
+    from hyenadna.finetuning import train as tuning
+    from hyenadna.finetuning.results import describe
+
+    print(describe(tuning.finetune(config)))
+    print(f"model, curves and results in {config.out}")
+
+
+def predict(argv: Sequence[str]) -> None:
+    """What a fine-tuned model says about new sequences."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.inference.config import PredictConfig
+
+    parser = make_parser(
+        "predict",
+        "Predict classes, labels or values of sequences (FASTA, table) with a model of hyenadna finetune. Writes a TSV "
+        "with the input's columns first.",
+        "hyenadna predict --model tuned/model --fasta new.fa --out predictions.tsv",
+    )
+    config, _ = parse_config(parser, PredictConfig, argv)
+    from hyenadna.inference import predict as prediction
+
+    print(f"{prediction.predict(config):,} rows in {config.out}")
+
+
+def score(argv: Sequence[str]) -> None:
+    """Log-likelihood of sequences, and what variants do to it."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.inference.config import ScoreConfig
+
+    parser = make_parser(
+        "score",
+        "Log-likelihood of sequences (FASTA, table), or what variants (VCF) change in it: over a window, at the site "
+        "alone, or as a distance of embeddings. Writes a TSV with the input's columns first.",
+        "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
+        "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
+    )
+    config, _ = parse_config(parser, ScoreConfig, argv)
+    from hyenadna.inference import score as scoring
+
+    result = scoring.score(config)
+    print(f"{result.scored:,} of {result.rows:,} rows with a score in {config.out}")
+    for problem, count in sorted(result.problems.items(), key=lambda item: -item[1]):
+        print(f"{count:,} without: {problem}")
+
+
+def embed(argv: Sequence[str]) -> None:
+    """What a model makes of sequences, as vectors in a file."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.inference.config import EmbedConfig
+
+    parser = make_parser(
+        "embed",
+        "Embed sequences (FASTA, intervals of a genome, table): the mean of the last hidden states over the bases, the "
+        "last one, or all. Streams, saves in parts, and goes on from them with --resume.",
+        "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
+        "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
+    )
+    config, _ = parse_config(parser, EmbedConfig, argv)
+    from hyenadna.inference import embed as embedding
+
+    print(f"{embedding.embed(config):,} sequences in {config.out}")
+
+
+def plot(argv: Sequence[str]) -> None:
+    """Maps of embeddings, training curves, fine-tunings compared, the map of a mutagenesis."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.cli.plot_config import PlotConfig
+
+    parser = make_parser(
+        "plot",
+        "Draw embeddings (PCA, UMAP) with the accuracy of simple classifiers on them, the curves of a training run, "
+        "what several fine-tunings reached, or what every change of every base of a region does to its likelihood.",
+        "hyenadna plot --embeddings genes.npz --out genes.png\n"
+        "  hyenadna plot --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' --min_dist '[0.1, 0.5]' "
+        "--out umap.png\n"
+        "  hyenadna plot --results '[tuned, frozen, scratch]' --out methods.png\n"
+        "  hyenadna plot --model run/model --genome genome --region chrI:1001-1080 --out mutations.png",
+    )
+    config, _ = parse_config(parser, PlotConfig, argv)
+    from hyenadna.cli import plot as pictures
+
+    print(pictures.draw(config))
+
+
+def generate(argv: Sequence[str]) -> None:
+    """Sequences that go on from a prompt."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.inference.config import GenerateConfig
+
+    parser = make_parser(
+        "generate",
+        "Sample sequences base by base from a language model, going on from a prompt, into a FASTA.",
+        "hyenadna generate --model run/model --prompt_fasta prompts.fa --length 500 --top_p 0.95 --out new.fa",
+    )
+    config, _ = parse_config(parser, GenerateConfig, argv)
+    from hyenadna.inference import generate as generation
+
+    print(f"{generation.generate(config):,} sequences in {config.out}")
+
+
+def convert(argv: Sequence[str]) -> None:
+    """Turn a checkpoint of one published format into the other."""
+    from hyenadna.cli.options import make_parser
+
+    parser = make_parser(
+        "convert",
+        "Convert a checkpoint between the two published formats: hf (config.json and model.safetensors) and original "
+        "(config.json and weights.ckpt). No code that a pickle may hold is ever run.",
+        "hyenadna convert hyenadna-tiny-1k-seqlen tiny-1k-hf --to hf",
+    )
+    parser.add_argument("src", type=str, help="Folder or file of either format.")
+    parser.add_argument("dst", type=str, help="Folder to write.")
+    parser.add_argument("--to", choices=("hf", "original"), default="hf", help="Format to write.")
+    parser.add_argument(
+        "--modulation_shift",
+        type=float,
+        default=None,
+        help="Window shift that the weights were trained with, where the checkpoint does not say: 0.05 for the "
+        "published ones, 0.0 for those of the original training code.",
+    )
+    args = parser.parse_args(list(argv))
+    from hyenadna.model.convert import convert as convert_checkpoint
+    from hyenadna.model.loading import without_transformers_bars
+
+    overrides = {} if args.modulation_shift is None else {"modulation_shift": args.modulation_shift}
+    with without_transformers_bars():
+        print(convert_checkpoint(args.src, args.dst, to=args.to, **overrides))
+
+
+def doctor(argv: Sequence[str]) -> None:
+    """Tell what is installed and which backend runs."""
+    # With the standard library alone: what is missing is what it is asked for.
+    import argparse
+    from importlib import metadata
+
+    parser = argparse.ArgumentParser(
+        prog="hyenadna doctor",
+        allow_abbrev=False,
+        description="Tell what is installed, which backend runs and why others do not.",
+        epilog="example:\n  hyenadna doctor",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if others := parser.parse_known_args(list(argv))[1]:
+        _fail(f"unrecognized arguments: {' '.join(others)} (see hyenadna doctor --help)")
+    try:
+        from hyena_kernels.backend import describe
+
+        print(describe())
+    except ImportError as error:
+        print(f"hyena_kernels cannot be imported: {error}")
+    print()
+    for name in _PACKAGES:
+        try:
+            print(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"{name} not installed")
+
+
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "transformers",
+    "safetensors",
+    "jsonargparse",
+    "PyYAML",
+    "tqdm",
+    "matplotlib",
+    "polars",
+    "scikit-learn",
+    "umap-learn",
+    "peft",
+    "tensorboard",
+)
+
+VERBS: dict[str, Callable[[Sequence[str]], None]] = {
+    verb.__name__: verb
+    for verb in (prepare, pretrain, evaluate, finetune, predict, score, embed, generate, plot, convert, doctor)
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one verb; exit code 2 and one line on bad input, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: hyenadna VERB …\n\nSingle-nucleotide genomic language models.\n")
+        for name, verb in VERBS.items():
+            print(f"  {name:<10} {(verb.__doc__ or '').splitlines()[0]}")
+        print("\nhyenadna VERB --help tells a verb's options.\n")
+        print("example:\n  hyenadna prepare genome.fa.gz --out genome")
+        return
+    if argv[0] not in VERBS:
+        _fail(f"unknown verb {argv[0]!r}: choose one of {', '.join(VERBS)} (see hyenadna --help)")
+    try:
+        VERBS[argv[0]](argv[1:])
+    except (InputError, OSError) as error:
+        _fail(str(error))
+    except ImportError as error:
+        if (error.name or "").split(".")[0] in ("", "hyenadna", "hyena_kernels"):
+            raise
+        from hyenadna.common.extras import EXTRAS
+
+        missing = (error.name or "").split(".")[0]
+        extras = ",".join(["dna", *([EXTRAS[missing]] if missing in EXTRAS else [])])
+        _fail(f"{argv[0]} needs {error.name}: pip install '.[{extras}]' in a checkout of hyena_kernels")
+    except KeyboardInterrupt as stopped:
+        print(f"interrupted{f': {stopped}' if str(stopped) else ''}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

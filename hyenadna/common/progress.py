@@ -1,0 +1,47 @@
+"""Progress: one bar at a time, only those that say something about the work, and lines where no bar can be drawn."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm.auto import tqdm
+
+_SECONDS = 30.0
+
+
+class StepBar(tqdm):  # type: ignore[type-arg]
+    """A bar of training steps, on a terminal; else a plain line on stderr about every 30 seconds.
+
+    Args:
+        name: of the run; what a line begins with.
+        total: steps of the run.
+        initial: steps that were done before.
+        progress: show anything at all.
+        alone: no other run draws a bar beside this one; if one does, all write lines.
+    """
+
+    def __init__(self, name: str, total: int, *, initial: int = 0, progress: bool = True, alone: bool = True) -> None:
+        disable = None if progress and alone else True
+        super().__init__(total=total, initial=initial, unit="step", desc=name, disable=disable, dynamic_ncols=True)
+        self._name, self._total = name, total
+        self._writes = bool(progress and self.disable)
+        self._step = self._first = initial
+        self._started = self._written = time.monotonic()
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count ``n`` steps."""
+        drawn = super().update(n)
+        self._step += int(n or 0)
+        now = time.monotonic()
+        if self._writes and now - self._written >= _SECONDS:
+            self._written = now
+            spent = now - self._started
+            left = spent / (self._step - self._first) * (self._total - self._step)
+            # In one piece, so that lines of jobs side by side do not run into each other.
+            sys.stderr.write(
+                f"{self._name}: step {self._step:,} of {self._total:,}, {tqdm.format_interval(spent)} so far, about "
+                f"{tqdm.format_interval(left)} left\n"
+            )
+            sys.stderr.flush()
+        return drawn

@@ -1,0 +1,48 @@
+"""Names of the files of a training run, and how its metrics are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from hyenadna.common.errors import InputError
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.jsonl"
+SPLITS_FILE = "splits.bed"
+STATE_FILE = "state.pt"
+FINAL_KEY = "final_valid_perplexity"
+"""Key of the metrics' last row, the validation of the finished model."""
+MODEL_FOLDER = "model"
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file of metrics; a last line that a kill cut short is left out.
+
+    Raises:
+        InputError: the file is missing or holds no rows of metrics.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; hyenadna pretrain writes one into its --out folder")
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise InputError(f"{path}:{number}: is no JSON ({error.msg}); give a metrics.jsonl") from error
+            break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise InputError(f"{path}:{number}: is no row of metrics (step is missing); give a metrics.jsonl")
+        rows.append(row)
+    return rows
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A dataclass as a dict of what YAML knows: paths become strings."""
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()
+    }

@@ -1,0 +1,1 @@
+"""Genomes, intervals, windows, sequences, variants and tables."""

@@ -1,0 +1,201 @@
+"""Which parts of a genome are for training, validation and test: from a BED, by contig name, or by fraction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hyenadna.common.choices import SPLITS
+from hyenadna.common.errors import InputError
+from hyenadna.common.files import write_files
+from hyenadna.data.genome import Genome, read_chunks
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Positions ``[start, end)`` of a contig, 0-based; ``split`` is train, valid, test or None where nothing says.
+
+    ``name`` is the fourth column of a BED as it is there.
+    """
+
+    contig: str
+    start: int
+    end: int
+    split: str | None = None
+    # No part of what an interval is: runs are compared by their intervals.
+    name: str | None = field(default=None, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        return self.end - self.start
+
+
+def read_bed(path: str | Path, genome: Genome) -> list[Interval]:
+    """Read a BED, plain or gzip: contig, start, end and optionally, as HyenaDNA's own BED has it, the split.
+
+    A fourth column is the split if it is train, valid or test in any line, and then it must be in every line;
+    otherwise it is a name alone. Further columns, comments, ``track`` and ``browser`` lines are
+    skipped.
+
+    Returns:
+        The intervals in the order of the file, each within its contig.
+
+    Raises:
+        InputError: the file is missing, damaged or without intervals; or, with file and line: fewer than three
+            columns, an unknown contig, coordinates that are no integers, an interval that is empty or not within its
+            contig, a split that is none where other lines have one.
+    """
+    path = Path(path)
+    text = b"".join(read_chunks(path)).decode("utf-8", "backslashreplace")
+    rows = [
+        (number, line.split())
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip() and not line.startswith("#") and line.split()[0] not in ("track", "browser")
+    ]
+    if not rows:
+        raise InputError(f"{path}: holds no interval; a line of a BED is: contig, start, end")
+    has_split = any(len(fields) > 3 and fields[3] in SPLITS for _, fields in rows)
+    return [_parse_row(f"{path}:{number}", fields, genome, has_split) for number, fields in rows]
+
+
+def split_bed(intervals: Sequence[Interval]) -> dict[str, list[Interval]]:
+    """Group the intervals of `read_bed` by their split.
+
+    Returns:
+        The keys train, valid and test, the last two possibly empty.
+
+    Raises:
+        InputError: the intervals have no split, none is for training, or two of different splits overlap (they
+            are named); neighbours that only touch do not.
+    """
+    if any(interval.split is None for interval in intervals):
+        raise InputError(f"the BED has no split column; write {_choices()} as the fourth column of every line")
+    split: dict[str, list[Interval]] = {name: [i for i in intervals if i.split == name] for name in SPLITS}
+    _with_train(split, "no line of the BED has train in its fourth column")
+    _check_disjoint(intervals)
+    return split
+
+
+def write_bed(intervals: Sequence[Interval], path: Path) -> None:
+    """Write intervals with their split in the fourth column, as `read_bed` reads them.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    rows = (f"{i.contig}\t{i.start}\t{i.end}\t{i.split}\n" for i in intervals)
+    write_files({path: "".join(rows).encode()})
+
+
+def split_contigs(genome: Genome, valid: Sequence[str] = (), test: Sequence[str] = ()) -> dict[str, list[Interval]]:
+    """Hold out whole contigs by name; the others are for training.
+
+    Returns:
+        The keys train, valid and test, each a list of whole contigs in the order of the genome.
+
+    Raises:
+        InputError: an unknown name, a contig in both lists, or no contig left for training.
+    """
+    for name in (*valid, *test):
+        genome.contig(name)
+    if both := sorted(set(valid) & set(test)):
+        raise InputError(f"contig {both[0]!r} is both for validation and for test; choose one")
+    held_out = dict.fromkeys(valid, "valid") | dict.fromkeys(test, "test")
+    split: dict[str, list[Interval]] = {name: [] for name in SPLITS}
+    for contig in genome.contigs:
+        name = held_out.get(contig.name, "train")
+        split[name].append(Interval(contig.name, 0, contig.length, name))
+    return _with_train(split, "every contig is held out; leave at least one")
+
+
+def split_fraction(genome: Genome, valid: float, test: float) -> dict[str, list[Interval]]:
+    """Hold out the end of every contig: of n positions the last ``floor(test·n)`` and the ``floor(valid·n)`` before.
+
+    Three contiguous blocks a contig, the same at every call; a window lies within one interval, so none crosses a
+    border. Neighbouring blocks share repeats and chromosome ends: `split_contigs` is the stricter test.
+
+    Returns:
+        The keys train, valid and test, each a list in the order of the genome.
+
+    Raises:
+        InputError: a fraction below 0, a sum of 1 or above, or a fraction above 0 that gives no position.
+    """
+    if not (valid >= 0 and test >= 0 and valid + test < 1):
+        raise InputError(
+            f"held-out fractions {valid:g} (valid) and {test:g} (test) must be >= 0 and sum to less than 1"
+        )
+    split: dict[str, list[Interval]] = {name: [] for name in SPLITS}
+    for contig in genome.contigs:
+        valid_end = contig.length - math.floor(test * contig.length)
+        train_end = valid_end - math.floor(valid * contig.length)
+        for name, start, end in zip(
+            SPLITS, (0, train_end, valid_end), (train_end, valid_end, contig.length), strict=True
+        ):
+            if end > start:
+                split[name].append(Interval(contig.name, start, end, name))
+    for name, fraction in (("valid", valid), ("test", test)):
+        if fraction > 0 and not split[name]:
+            raise InputError(f"the {name} fraction {fraction:g} is less than one position of every contig; raise it")
+    return split
+
+
+def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -> Interval:
+    if len(fields) < 3:
+        raise InputError(f"{where}: {len(fields)} columns where a BED has at least 3: contig, start, end")
+    name = fields[0]
+    try:
+        contig = genome.contig(name)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    for text in fields[1:3]:
+        if not (text.isascii() and text.removeprefix("-").isdigit()):
+            raise InputError(f"{where}: {text!r} is no integer; start and end are positions, 0-based")
+    start, end = int(fields[1]), int(fields[2])
+    if start < 0:
+        raise InputError(f"{where}: start {start} is negative; BED positions are 0-based")
+    if start >= end:
+        raise InputError(f"{where}: start {start} is not below end {end}")
+    if end > contig.length:
+        raise InputError(
+            f"{where}: end {end} is beyond the end of contig {name!r} ({contig.length}); is it another assembly's BED?"
+        )
+    label = fields[3] if len(fields) > 3 else None
+    if not has_split:
+        return Interval(name, start, end, name=label)
+    if len(fields) < 4 or fields[3] not in SPLITS:
+        got = repr(fields[3]) if len(fields) > 3 else "nothing"
+        raise InputError(f"{where}: {got} in the split column; write {_choices()}, as other lines have it")
+    return Interval(name, start, end, fields[3], name=label)
+
+
+def _check_disjoint(intervals: Sequence[Interval]) -> None:
+    """Raise InputError if a position is in intervals of two splits."""
+    furthest: dict[tuple[str, str | None], Interval] = {}
+    for interval in sorted(intervals, key=lambda i: (i.contig, i.start)):
+        for name in SPLITS:
+            # Of those that start before, the one that ends last overlaps if any does.
+            before = furthest.get((interval.contig, name))
+            if before is None:
+                continue
+            if name != interval.split and before.end > interval.start:
+                first, second = (
+                    f"{i.contig}:{i.start}-{i.end} ({i.split})"
+                    for i in sorted((before, interval), key=lambda i: SPLITS.index(str(i.split)))
+                )
+                raise InputError(
+                    f"intervals {first} and {second} of the BED overlap: a position may be in one split only"
+                )
+        own = (interval.contig, interval.split)
+        if own not in furthest or interval.end > furthest[own].end:
+            furthest[own] = interval
+
+
+def _choices() -> str:
+    return f"{', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
+
+
+def _with_train(split: dict[str, list[Interval]], otherwise: str) -> dict[str, list[Interval]]:
+    if not split["train"]:
+        raise InputError(f"nothing is left for training: {otherwise}")
+    return split

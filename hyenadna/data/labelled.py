@@ -1,0 +1,297 @@
+"""Labelled sequences from the formats of the field, checked before anything is trained on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hyenadna.common.choices import SPLITS
+from hyenadna.common.errors import InputError
+from hyenadna.data.genome import Genome, read_chunks
+from hyenadna.data.sequences import encode, open_genome
+from hyenadna.data.tables import read_table
+
+# Whole chromosomes that the published species task holds out; the others are for training.
+SPECIES_VALID = ("1", "3", "12", "13")
+SPECIES_TEST = ("5", "7", "9", "10", "11")
+_DEEPSEA_FILES = {"train": "train", "valid": "val", "test": "test"}
+
+
+class Example(NamedTuple):
+    """A sequence, where it is from, and its label as the file has it: a text, or numbers of several outputs."""
+
+    where: str
+    ids: np.ndarray
+    label: str | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Sequences and labels of one split, as a task needs them.
+
+    ``labels``: int64 ``(n,)`` classes, float32 ``(n, outputs)``, or for tokens a list of int64 ``(L,)``.
+    """
+
+    sequences: list[np.ndarray]
+    labels: np.ndarray | list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Labelled:
+        """The examples at ``rows``."""
+        labels = self.labels
+        chosen = [labels[i] for i in rows] if isinstance(labels, list) else labels[np.asarray(rows)]
+        return Labelled([self.sequences[i] for i in rows], chosen)
+
+
+def read_examples(
+    data: Path,
+    kind: str,
+    *,
+    sequence_column: str,
+    label_columns: Sequence[str],
+    split_column: str | None,
+    genome: Path | None,
+    length: int | None,
+    windows: int,
+    seed: int,
+) -> dict[str, list[Example]]:
+    """Examples by split: train, valid and test as the data have them, or all under ``""`` where they say nothing.
+
+    Args:
+        data: file or folder.
+        kind: one of ``FORMATS``; "auto" goes by what is there.
+        sequence_column: of a table.
+        label_columns: of a table; several for several outputs.
+        split_column: of a table, with train, valid or test; None for none.
+        genome: of DeepSEA's coordinates.
+        length: bases of a window of DeepSEA's coordinates or a species; else unused.
+        windows: windows of each species in training, and a tenth as many in validation and test.
+        seed: of the places of these windows.
+
+    Raises:
+        InputError: the data are of none of the formats, or damaged.
+    """
+    kind = _detect(data) if kind == "auto" else kind
+    if kind == "table":
+        return _read_table(data, sequence_column, label_columns, split_column)
+    if kind == "genomic-benchmarks":
+        return _read_folders(data)
+    if kind == "fna":
+        return {split: list(_read_fna(data / f"{split}.fna")) for split in ("train", "test")}
+    if kind == "deepsea":
+        if genome is None:
+            raise InputError(f"{data}: DeepSEA's coordinates need the --genome that they are of (hg19)")
+        with open_genome(genome) as opened:
+            return _read_deepsea(data, opened, length)
+    return _read_species(data, length or 1024, windows, seed)
+
+
+def _detect(data: Path) -> str:
+    if data.is_file():
+        return "table"
+    if not data.is_dir():
+        raise InputError(f"{data}: no such file or folder")
+    if (data / "train.fna").is_file():
+        return "fna"
+    if (data / "train").is_dir():
+        return "genomic-benchmarks"
+    if list(data.glob("*train*.csv")):
+        return "deepsea"
+    if any(_fastas(folder) for folder in data.iterdir() if folder.is_dir()):
+        return "species"
+    raise InputError(
+        f"{data}: is of no format known here: expected train/CLASS/*.txt and test/CLASS/*.txt (GenomicBenchmarks), "
+        "train.fna and test.fna (Nucleotide Transformer), a *train*.csv (DeepSEA), a folder of FASTA for each "
+        "species, or a table as a file"
+    )
+
+
+def _read_table(
+    data: Path, sequence_column: str, label_columns: Sequence[str], split_column: str | None
+) -> dict[str, list[Example]]:
+    if not label_columns:
+        raise InputError("name the --label_columns of the table")
+    columns = read_table(data, [sequence_column, *label_columns, *([split_column] if split_column else [])])
+    found: dict[str, list[Example]] = {}
+    several = len(label_columns) > 1
+    for row, sequence in enumerate(columns[sequence_column]):
+        where = f"{data}: row {row + 1}"
+        labels = [columns[name][row] for name in label_columns]
+        for name, label in zip(label_columns, labels, strict=True):
+            if label is None:
+                missing = sum(value is None for value in columns[name])
+                raise InputError(f"{where}: column {name!r} is empty there (and in {missing - 1:,} more rows)")
+        split = columns[split_column][row] if split_column else ""
+        if split_column and split not in SPLITS:
+            raise InputError(f"{where}: column {split_column!r} holds {split!r}; write {', '.join(SPLITS)}")
+        value = tuple(_number(label, where) for label in labels) if several else str(labels[0])
+        found.setdefault(split or "", []).append(Example(where, encode(sequence, where), value))
+    return found
+
+
+def _read_folders(data: Path) -> dict[str, list[Example]]:
+    found: dict[str, list[Example]] = {}
+    for split in SPLITS:
+        if not (data / split).is_dir():
+            continue
+        for folder in sorted(path for path in (data / split).iterdir() if path.is_dir()):
+            for file in sorted(folder.glob("*.txt")):
+                text = file.read_text(encoding="utf-8", errors="replace").strip()
+                found.setdefault(split, []).append(Example(str(file), encode(text, str(file)), folder.name))
+    if not found.get("train"):
+        raise InputError(f"{data}: holds no sequence: expected train/CLASS/*.txt")
+    return found
+
+
+def _read_fna(path: Path) -> Iterator[Example]:
+    # Headers repeat in these files, and a label stands at their end: no FASTA of contigs.
+    text = b"".join(read_chunks(path)).decode("utf-8", "backslashreplace")
+    for number, record in enumerate(text.split(">")[1:], start=1):
+        header, _, body = record.partition("\n")
+        where = f"{path}: sequence {number}"
+        if "|" not in header:
+            raise InputError(f"{where}: its header has no label: expected it after the last '|'")
+        yield Example(where, encode("".join(body.split()), where), header.rsplit("|", 1)[1].strip())
+
+
+def _read_deepsea(data: Path, genome: Genome, length: int | None) -> dict[str, list[Example]]:
+    files = {split: sorted(data.glob(f"*{name}*.csv")) for split, name in _DEEPSEA_FILES.items()}
+    if data.is_file():
+        files = {"": [data]}
+    found: dict[str, list[Example]] = {}
+    for split, paths in files.items():
+        for path in paths[:1]:
+            columns = read_table(path, ["Chr_No", "Start", "End"])
+            outputs = [name for name in columns if name.startswith("y_")]
+            if not outputs:
+                raise InputError(f"{path}: has no output: expected columns y_…")
+            rows = zip(*(columns[name] for name in ("Chr_No", "Start", "End", *outputs)), strict=True)
+            for row, (number, first, last, *labels) in enumerate(rows, start=1):
+                where = f"{path}: row {row}"
+                chromosome, start, end = (int(_number(text, where)) for text in (number, first, last))
+                name = f"chr{chromosome + 1}" if chromosome < 22 else "chrX" if chromosome == 22 else "chrY"
+                if length is not None:
+                    start = max(0, (start + end - length) // 2)
+                    end = min(start + length, genome.contig(name).length)
+                values = tuple(_number(label, where) for label in labels)
+                found.setdefault(split, []).append(Example(where, np.array(genome.tokens(name, start, end)), values))
+    if not found:
+        raise InputError(f"{data}: holds no coordinates: expected files *train*.csv, *val*.csv and *test*.csv")
+    return found
+
+
+def _read_species(data: Path, length: int, windows: int, seed: int) -> dict[str, list[Example]]:
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    folders = sorted(path for path in data.iterdir() if path.is_dir() and _fastas(path))
+    for folder in folders:
+        contigs: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+        for file in _fastas(folder):
+            with open_genome(file) as genome:
+                for contig in genome.contigs:
+                    bare = contig.name.removeprefix("chr")
+                    split = "valid" if bare in SPECIES_VALID else "test" if bare in SPECIES_TEST else "train"
+                    if contig.length >= length:
+                        contigs[split].append(np.array(genome.tokens(contig.name)))
+        for split, sequences in contigs.items():
+            if not sequences:
+                raise InputError(f"{folder}: no chromosome of {length:,} bases or more for {split}")
+            places = np.array([len(ids) - length + 1 for ids in sequences], dtype=np.float64)
+            for _ in range(windows if split == "train" else max(1, windows // 10)):
+                ids = sequences[rng.choice(len(sequences), p=places / places.sum())]
+                start = int(rng.integers(len(ids) - length + 1))
+                found[split].append(Example(str(folder), ids[start : start + length], folder.name))
+    if len(folders) < 2:
+        raise InputError(f"{data}: holds {len(folders)} species; two at least are needed to tell apart")
+    return found
+
+
+def _fastas(folder: Path) -> list[Path]:
+    endings = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz")
+    return sorted(path for path in folder.iterdir() if path.name.endswith(endings))
+
+
+def _number(text: str | None, where: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise InputError(f"{where}: {text!r} is no number")
+    return value
+
+
+def _fraction(labels: Sequence[str]) -> str | None:
+    """The first label that is no whole number, where all are numbers; None otherwise."""
+    try:
+        values = [float(label) for label in labels]
+    except ValueError:
+        return None
+    if not np.isfinite(values).all():
+        return None
+    return next((label for label, value in zip(labels, values, strict=True) if not value.is_integer()), None)
+
+
+def class_names(examples: Sequence[Example], task: str) -> list[str]:
+    """The classes of the training examples: numbers in their order, else names in theirs.
+
+    Raises:
+        InputError: fewer than two, or values, which are no classes.
+    """
+    labels = [str(example.label) for example in examples]
+    names = set("".join(labels)) if task == "token" else set(labels)
+    if task == "classification" and (value := _fraction(labels)):
+        raise InputError(f"the labels are numbers such as {value}, no classes: say --task regression")
+    if len(names) < 2:
+        raise InputError(f"the training examples hold one class only, {names.pop()!r}: there is nothing to tell apart")
+    is_numeric = all(name.lstrip("-").isdigit() for name in names)
+    return sorted(names, key=lambda name: (int(name), name) if is_numeric else (0, name))
+
+
+def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], split: str) -> Labelled:
+    """Labels as numbers.
+
+    Raises:
+        InputError: a class that training has not; a label that is no number, or not 0 or 1 where outputs are labels;
+            a text of token labels that is not as long as its sequence.
+    """
+    sequences = [example.ids for example in examples]
+    number = {name: i for i, name in enumerate(classes)}
+    if task in ("classification", "token"):
+        unseen = Counter(
+            name
+            for example in examples
+            for name in (str(example.label) if task == "token" else [str(example.label)])
+            if name not in number
+        )
+        if unseen:
+            name, count = unseen.most_common(1)[0]
+            raise InputError(f"the {split} examples hold the class {name!r} ({count:,} times), which training has not")
+    if task == "classification":
+        return Labelled(sequences, np.array([number[str(example.label)] for example in examples]))
+    if task == "token":
+        labels = []
+        for example in examples:
+            if len(str(example.label)) != len(example.ids):
+                found, needed = len(str(example.label)), len(example.ids)
+                raise InputError(f"{example.where}: {found} token labels for a sequence of {needed}: one letter each")
+            labels.append(np.array([number[letter] for letter in str(example.label)]))
+        return Labelled(sequences, labels)
+    values = [
+        example.label if isinstance(example.label, tuple) else (_number(example.label, example.where),)
+        for example in examples
+    ]
+    array = np.array(values, dtype=np.float32)
+    if task == "multilabel" and not np.isin(array, (0.0, 1.0)).all():
+        row = int(np.flatnonzero(~np.isin(array, (0.0, 1.0)).all(axis=1))[0])
+        raise InputError(
+            f"{examples[row].where}: outputs of several labels are 0 or 1; for values say --task regression"
+        )
+    return Labelled(sequences, array)

@@ -1,0 +1,299 @@
+"""Windows of a genome: random ones for training, in a schedule that resumes anywhere, and a tiling for evaluation."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import COMPLEMENT, N_ID, PAD_ID
+from hyenadna.data.genome import Genome
+from hyenadna.data.intervals import Interval
+
+WindowKey = tuple[int, int]
+"""(index of the sample in the whole run, window length)"""
+
+_MAX_DRAWS = 1000
+_UINT64 = (1 << 64) - 1
+
+
+def reverse_complement(ids: np.ndarray) -> np.ndarray:
+    """Reverse complement along the last axis: uint8 ids (..., L) to a new array of the same shape.
+
+    A and T, C and G change places; N and the special tokens stay what they are.
+    """
+    return np.take(COMPLEMENT, ids[..., ::-1])
+
+
+class TrainWindows(Dataset[torch.Tensor]):
+    """Random windows of the training intervals, each a pure function of (seed, index, length).
+
+    The key of an item is ``(index, length)``. A window starts with equal probability at any position from which it
+    fits into its interval; intervals shorter than the window are not used, and positions that two intervals share
+    count twice. It is drawn again while its share of N is above ``max_n_fraction``.
+
+    Args:
+        genome: the prepared genome.
+        intervals: where windows may lie.
+        seed: of the counter-based generator (Philox, keyed with seed and index).
+        max_n_fraction: greatest share of N in a window.
+        reverse_complement: give the reverse complement of half of the windows.
+        n_to_pad: replace N by [PAD], as the pretraining of the published weights did.
+
+    Raises:
+        InputError: no interval, or a ``max_n_fraction`` outside 0 to 1.
+    """
+
+    def __init__(
+        self,
+        genome: Genome,
+        intervals: Sequence[Interval],
+        *,
+        seed: int,
+        max_n_fraction: float = 0.1,
+        reverse_complement: bool = False,
+        n_to_pad: bool = True,
+    ) -> None:
+        if not intervals:
+            raise InputError("no interval to draw training windows from; give at least one")
+        if not 0 <= max_n_fraction <= 1:
+            raise InputError(f"max_n_fraction {max_n_fraction:g} is not within 0 to 1")
+        self.genome = genome
+        self.intervals = list(intervals)
+        self.seed = seed
+        self.max_n_fraction = max_n_fraction
+        self.reverse_complement = reverse_complement
+        self.n_to_pad = n_to_pad
+        self._ends_by_length: dict[int, list[int]] = {}
+        self._philox = np.random.Philox(key=[seed & _UINT64, 0])
+        self._philox_state = self._philox.state
+
+    def __getitem__(self, key: WindowKey) -> torch.Tensor:
+        """The window of a key: token ids, uint8 (length,).
+
+        Raises:
+            InputError: no interval is that long, or windows within the cap on N are too rare to be found.
+        """
+        index, length = key
+        ends = self._ends_by_length.get(length)
+        if ends is None:
+            ends = self._ends_by_length[length] = self._count_starts(length)
+        self._rekey(index, length)
+        for _ in range(_MAX_DRAWS):
+            draw, coin = self._philox.random_raw(2).tolist()
+            # The high half of a 64 by 64 bit product: uniform up to a bias of 2**-64 a position.
+            start = draw * ends[-1] >> 64
+            i = bisect_right(ends, start)
+            interval = self.intervals[i]
+            offset = interval.start + start - (ends[i - 1] if i else 0)
+            ids = self.genome.tokens(interval.contig, offset, offset + length)
+            is_n = ids == N_ID
+            n_count = np.count_nonzero(is_n)
+            if n_count <= self.max_n_fraction * length:
+                break
+        else:
+            raise InputError(
+                f"no window of length {length} with at most {self.max_n_fraction:.0%} N was found in {_MAX_DRAWS} "
+                "draws; raise max_n_fraction, shorten the windows or choose other intervals"
+            )
+        ids = np.where(is_n, np.uint8(PAD_ID), ids) if self.n_to_pad and n_count else ids.copy()
+        if self.reverse_complement and coin & 1:
+            ids = reverse_complement(ids)
+        return torch.from_numpy(ids)
+
+    def check(self, length: int) -> None:
+        """Raise, before a worker process would, the InputError that drawing windows of this length leads to."""
+        self[0, length]
+
+    def _count_starts(self, length: int) -> list[int]:
+        """Running total, interval by interval, of the positions from which a window fits."""
+        if length < 1:
+            raise InputError(f"window length {length} is not positive")
+        ends = list(accumulate(max(0, len(interval) - length + 1) for interval in self.intervals))
+        if ends[-1] == 0:
+            longest = max(self.intervals, key=len)
+            raise InputError(
+                f"windows of length {length} fit into no training interval; the longest is "
+                f"{longest.contig}:{longest.start}-{longest.end} ({len(longest)}): shorten the windows"
+            )
+        return ends
+
+    def _rekey(self, index: int, length: int) -> None:
+        # Setting the state takes a third of the time of constructing a generator.
+        state = self._philox_state["state"]
+        state["key"][1] = index
+        state["counter"][:] = (0, 0, 0, length)
+        self._philox.state = self._philox_state
+
+
+class Stage(NamedTuple):
+    """From step ``first_step`` on, batches of ``batch_size`` windows of ``length``."""
+
+    first_step: int
+    length: int
+    batch_size: int
+
+
+def warmup_stages(
+    length: int, batch_size: int, *, start_length: int | None = None, steps_per_stage: int = 0
+) -> list[Stage]:
+    """Sequence-length warm-up: double the window length stage by stage at constant tokens per step.
+
+    Args:
+        length: the final window length.
+        batch_size: at the final length; a shorter stage has ``batch_size * length // stage_length``.
+        start_length: of the first stage; None for no warm-up.
+        steps_per_stage: steps of each stage but the last, which does not end.
+
+    Returns:
+        The stages in order, the last one of ``length`` and ``batch_size``.
+
+    Raises:
+        InputError: a length, batch size or number of steps below 1, or a start above ``length``.
+    """
+    if length < 1 or batch_size < 1:
+        raise InputError(f"window length {length} and batch size {batch_size} must be at least 1")
+    if start_length is None:
+        return [Stage(0, length, batch_size)]
+    if not 1 <= start_length <= length:
+        raise InputError(f"start length {start_length} of the warm-up is not within 1 to the window length {length}")
+    if steps_per_stage < 1:
+        raise InputError(f"the warm-up needs at least 1 step per stage, not {steps_per_stage}")
+    lengths = []
+    while start_length < length:
+        lengths.append(start_length)
+        start_length *= 2
+    lengths.append(length)
+    return [Stage(i * steps_per_stage, n, batch_size * length // n) for i, n in enumerate(lengths)]
+
+
+class BatchSchedule(Sampler[list[WindowKey]]):
+    """The keys of every batch of a run: a pure function of the step, so a run resumes anywhere.
+
+    Use as ``DataLoader(train_windows, batch_sampler=BatchSchedule(...))``. Samples are numbered through from step 0,
+    so no two steps share one.
+
+    Args:
+        stages: as `warmup_stages` gives them, the first from step 0.
+        start_step: first step to yield.
+        end_step: one past the last step to yield.
+
+    Raises:
+        InputError: no stage, stages that do not begin at step 0 or do not ascend, or steps that do not either.
+    """
+
+    def __init__(self, stages: Sequence[Stage | tuple[int, int, int]], start_step: int, end_step: int) -> None:
+        self.stages = [Stage(*stage) for stage in stages]
+        firsts = [stage.first_step for stage in self.stages]
+        if not firsts or firsts[0] != 0 or any(a >= b for a, b in pairwise(firsts)):
+            raise InputError(f"stages must begin at step 0 and ascend, not {firsts}")
+        if not 0 <= start_step <= end_step:
+            raise InputError(f"steps {start_step} to {end_step} do not ascend from 0")
+        self.start_step = start_step
+        self.end_step = end_step
+        sizes = [(stage.first_step - before.first_step) * before.batch_size for before, stage in pairwise(self.stages)]
+        self._first_samples = list(accumulate(sizes, initial=0))
+        self._first_steps = firsts
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return self.end_step - self.start_step
+
+    def __iter__(self) -> Iterator[list[WindowKey]]:
+        """Yield the keys of each step in order."""
+        return (self.keys(step) for step in range(self.start_step, self.end_step))
+
+    def keys(self, step: int) -> list[WindowKey]:
+        """The keys ``(sample index, length)`` of the batch of one step."""
+        i = bisect_right(self._first_steps, step) - 1
+        first_step, length, batch_size = self.stages[i]
+        first = self._first_samples[i] + (step - first_step) * batch_size
+        return [(index, length) for index in range(first, first + batch_size)]
+
+
+class EvalBatch(NamedTuple):
+    """Windows of equal length: ``ids`` uint8 (B, T + 1), and the contig and first position of each."""
+
+    ids: torch.Tensor
+    windows: list[tuple[str, int]]
+
+
+class EvalWindows:
+    """Tiling of intervals in which every position but the first of an interval is predicted exactly once.
+
+    A window of T inputs spans T + 1 tokens: inputs ``ids[:, :-1]``, targets ``ids[:, 1:]``. T is ``length`` but for the
+    last window of an interval, which takes what remains. Targets that are N (or [PAD] in its place) are the consumer's
+    to mask.
+
+    Args:
+        genome: the prepared genome.
+        intervals: what to evaluate on; positions that two intervals share are predicted twice.
+        length: greatest number of inputs in a window.
+        n_to_pad: replace N by [PAD], as in training.
+        max_windows: take only so many windows, evenly spaced over the tiling.
+
+    Raises:
+        InputError: ``length`` or ``max_windows`` below 1, or intervals without a position to predict.
+    """
+
+    def __init__(
+        self,
+        genome: Genome,
+        intervals: Sequence[Interval],
+        length: int,
+        *,
+        n_to_pad: bool = True,
+        max_windows: int | None = None,
+    ) -> None:
+        if length < 1 or (max_windows is not None and max_windows < 1):
+            raise InputError(f"window length {length} and number of windows {max_windows} must be at least 1")
+        usable = [interval for interval in intervals if len(interval) > 1]
+        if not usable:
+            raise InputError("the intervals hold no position to predict; give at least one of 2 positions or more")
+        self.genome = genome
+        self.n_to_pad = n_to_pad
+        self._contigs = [interval.contig for interval in usable]
+        starts = [np.arange(i.start, i.end - 1, length, dtype=np.int64) for i in usable]
+        sizes = [np.minimum(length, i.end - 1 - s) for i, s in zip(usable, starts, strict=True)]
+        owner = np.repeat(np.arange(len(usable)), [len(s) for s in starts])
+        table = np.stack([owner, np.concatenate(starts), np.concatenate(sizes)], axis=1)
+        if max_windows is not None and max_windows < len(table):
+            table = table[np.arange(max_windows) * len(table) // max_windows]
+        # Equal lengths side by side, the genome's order within a length.
+        self._table = table[np.argsort(-table[:, 2], kind="stable")]
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self._table)
+
+    @property
+    def n_targets(self) -> int:
+        """Number of predicted positions, N among them."""
+        return int(self._table[:, 2].sum())
+
+    def batches(self, batch_size: int) -> Iterator[EvalBatch]:
+        """Yield batches of at most ``batch_size`` windows of equal length, the longest windows first.
+
+        Raises:
+            InputError: ``batch_size`` below 1.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size} must be at least 1")
+        borders = np.flatnonzero(np.diff(self._table[:, 2])) + 1
+        for group in np.split(self._table, borders):
+            for first in range(0, len(group), batch_size):
+                yield self._batch(group[first : first + batch_size])
+
+    def _batch(self, rows: np.ndarray) -> EvalBatch:
+        windows = [(self._contigs[owner], start) for owner, start, _ in rows.tolist()]
+        span = int(rows[0, 2]) + 1
+        ids = np.stack([self.genome.tokens(contig, start, start + span) for contig, start in windows])
+        if self.n_to_pad:
+            ids[ids == N_ID] = PAD_ID
+        return EvalBatch(torch.from_numpy(ids), windows)

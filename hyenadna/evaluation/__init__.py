@@ -1,0 +1,1 @@
+"""Perplexity, Markov baselines, metrics, baselines and probes."""

@@ -1,0 +1,198 @@
+"""Perplexity and accuracy of a model over held-out intervals, with Markov models as the yardstick beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.files import write_files
+from hyenadna.common.run_layout import METRICS_FILE, SPLITS_FILE, read_metrics
+from hyenadna.common.score import Score
+from hyenadna.common.vocab import N_ID, PAD_ID
+from hyenadna.data.genome import Genome
+from hyenadna.data.intervals import Interval, read_bed, split_bed, split_contigs
+from hyenadna.data.windows import EvalWindows
+from hyenadna.drawing import figures as plot
+from hyenadna.evaluation import markov
+from hyenadna.evaluation.config import EvaluateConfig
+from hyenadna.model import checkpoint
+from hyenadna.model.device import pick_device
+from hyenadna.model.loading import without_transformers_bars
+from hyenadna.model.modeling import HyenaDNAForCausalLM
+
+# exp of more is no float64.
+_MOST_NATS = 700.0
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on held-out windows.
+
+    ``score``: perplexity ``exp(mean nats)``, accuracy and number of positions. ``position_nats``: float64 ``(L,)``,
+    mean nats at each position of the window, NaN where nothing was scored.
+    """
+
+    score: Score
+    position_nats: np.ndarray
+
+
+def evaluate_windows(
+    model: torch.nn.Module, windows: EvalWindows, *, batch_size: int, progress: bool = True
+) -> Evaluation:
+    """Score every position of ``windows`` that is not N, each exactly once, in float64 sums.
+
+    The model is put into ``eval()`` for it and back; weights and random states are left as they are.
+
+    Args:
+        model: gives ``.logits (B, L, V)`` for ids ``(B, L)``.
+        windows: the tiling to score.
+        batch_size: windows at a time.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: no position to score but N, windows longer than the model takes, or a model that gives no numbers.
+    """
+    device = next(model.parameters()).device
+    nats = hits = count = torch.zeros(0, dtype=torch.float64, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        with (
+            torch.no_grad(),
+            tqdm(
+                total=len(windows),
+                unit="window",
+                desc="evaluate",
+                disable=None if progress else True,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
+            for batch in windows.batches(batch_size):
+                ids = batch.ids.to(device, torch.long)
+                inputs, targets = ids[:, :-1], ids[:, 1:]
+                scored = (targets != PAD_ID) & (targets != N_ID)
+                logits = model(inputs).logits
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").double()
+                right = logits.argmax(dim=-1) == targets
+                # The longest windows come first, so the first batch has every position.
+                if not len(count):
+                    nats, hits, count = (torch.zeros(targets.shape[1]).to(losses) for _ in range(3))
+                nats[: targets.shape[1]] += (losses * scored).sum(dim=0)
+                hits[: targets.shape[1]] += (right & scored).sum(dim=0)
+                count[: targets.shape[1]] += scored.sum(dim=0)
+                bar.update(len(ids))
+    finally:
+        model.train(was_training)
+    total = float(count.sum())
+    if total == 0:
+        raise InputError("the held-out intervals hold nothing but N; choose others")
+    mean = float(nats.sum()) / total
+    if not mean < _MOST_NATS:
+        raise InputError(
+            f"the model's mean loss on the held-out windows is {mean:g} nats: its weights are damaged or have "
+            "diverged; use another checkpoint, or train with a lower --lr"
+        )
+    score = Score(perplexity=math.exp(mean), accuracy=float(hits.sum()) / total, count=int(total))
+    return Evaluation(score, (nats / count).cpu().numpy())
+
+
+def fit_and_score_markov(
+    genome: Genome, train: Sequence[Interval], windows: EvalWindows, max_order: int
+) -> dict[int, Score]:
+    """Markov models of order 0 to ``max_order``, fitted on ``train`` and its reverse complement.
+
+    They are scored on the positions that a model is scored on, given the same ``windows``, but with the bases before
+    a window as further context: a yardstick must not suffer from where windows are cut.
+    """
+    models = markov.fit((genome.tokens(i.contig, i.start, i.end) for i in train), max_order)
+    return markov.evaluate(models, _with_context(genome, windows, max_order), first_target=max_order + 1)
+
+
+def _with_context(genome: Genome, windows: EvalWindows, context: int) -> Iterator[np.ndarray]:
+    """Each window with ``context`` tokens before it; where the contig has not so many, the first are [PAD]."""
+    for batch in windows.batches(1024):
+        for contig, start in batch.windows:
+            first = max(0, start - context)
+            tokens = genome.tokens(contig, first, start + batch.ids.shape[1])
+            yield np.pad(tokens, (context - (start - first), 0), constant_values=PAD_ID)
+
+
+@without_transformers_bars()
+def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]:
+    """Evaluate as ``config`` says; write ``evaluation.json`` and PNGs, and return what the JSON holds.
+
+    Raises:
+        InputError: a checkpoint, genome, contig, BED or folder that does not fit.
+    """
+    config.check()
+    # Before the splits, which are looked for beside the model.
+    checkpoint.find(config.model)
+    genome = Genome.open(config.genome)
+    train, held_out = _read_splits(config, genome)
+    beside = config.model.parent / METRICS_FILE
+    metrics = config.metrics or (beside if beside.is_file() else None)
+    curves = read_metrics(metrics) if metrics is not None else []
+    device = pick_device(config.device)
+    model = HyenaDNAForCausalLM.from_pretrained(config.model).to(device)
+    longest = model.config.max_seq_len
+    length = min(1024, longest) if config.length is None else config.length
+    if length > longest:
+        raise InputError(f"--length {length}: the model in {config.model} is made for {longest} tokens; shorten it")
+    windows = EvalWindows(genome, held_out, length, n_to_pad=config.n_to_pad, max_windows=config.max_windows)
+    result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
+    yardsticks: dict[int, Score] = {}
+    if config.markov_order >= 0:
+        yardsticks = fit_and_score_markov(genome, train, windows, config.markov_order)
+
+    row: dict[str, Any] = {
+        "model": str(config.model),
+        "genome": genome.source,
+        "held_out": [f"{i.contig}:{i.start}-{i.end}" for i in held_out],
+        "length": length,
+        "windows": len(windows),
+        "perplexity": result.score.perplexity,
+        "accuracy": result.score.accuracy,
+        "positions": result.score.count,
+        "markov": {str(order): asdict(score) for order, score in yardsticks.items()},
+    }
+    best = min((score.perplexity for score in yardsticks.values()), default=None)
+    lines = {order: score.perplexity for order, score in yardsticks.items()}
+    with tempfile.TemporaryDirectory() as draft:
+        folder = Path(draft)
+        plot.perplexity_by_position(np.exp(result.position_nats), folder / "perplexity_by_position.png", best)
+        if yardsticks:
+            plot.evaluation_bars(result.score, yardsticks, folder / "evaluation.png")
+        if curves:
+            plot.training_curves(curves, folder / "training.png", lines)
+        contents = {config.out / file.name: file.read_bytes() for file in folder.iterdir()}
+    contents[config.out / EVALUATION_FILE] = (json.dumps(row, indent=1) + "\n").encode()
+    write_files(contents, make_folders=True)
+    return row
+
+
+def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval], list[Interval]]:
+    """What Markov models are fitted on, and what is held out."""
+    beside = config.model.parent / SPLITS_FILE
+    bed = config.bed or (beside if beside.is_file() and not config.contigs else None)
+    if bed is not None:
+        splits = split_bed(read_bed(bed, genome))
+        if not splits[config.split]:
+            raise InputError(f"{bed}: no interval is of the split {config.split!r}; choose another --split")
+        return splits["train"], splits[config.split]
+    if not config.contigs:
+        raise InputError("nothing to score on: name the held-out --contigs, or a --bed with a split column")
+    splits = split_contigs(genome, config.exclude, config.contigs)
+    return splits["train"], splits["test"]

@@ -1,0 +1,193 @@
+"""Markov models of DNA of order 0 to 8: the honest yardstick beside a neural model's perplexity.
+
+An order-k model gives the next nucleotide from the k before it. Fitting is counting, so a genome takes seconds, and
+a neural model that does not beat the best of them has learnt nothing that needs context.
+
+Every position is tallied once, under the longest context it has; the counts of all orders, of the other strand and
+the scores follow from that tally by summing out the oldest bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyenadna.common.choices import MAX_MARKOV_ORDER
+from hyenadna.common.errors import InputError
+from hyenadna.common.score import Score
+from hyenadna.common.vocab import NUCLEOTIDE_IDS
+
+_FIRST_ID = NUCLEOTIDE_IDS["A"]
+_BREAK = 4
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class MarkovModels:
+    """Counts of the models of order 0 to ``max_order``, and how they are smoothed.
+
+    ``counts[k]``: int64 ``(4**k, 4)``, how often each nucleotide (A, C, G, T) follows each context of k; the context's
+    row is its bases as digits to base 4, the oldest first.
+    """
+
+    counts: tuple[np.ndarray, ...]
+    prior_strength: float
+
+    @property
+    def max_order(self) -> int:
+        """The longest context, in bases."""
+        return len(self.counts) - 1
+
+    def probabilities(self) -> list[np.ndarray]:
+        """float64 ``(4**k, 4)`` for each order k, rows summing to 1.
+
+        Interpolated back-off: ``p_k = (counts + s * p_{k-1}) / (sum(counts) + s)`` with s = ``prior_strength`` and a
+        uniform ``p_{-1}``, so a context never seen gives what the next shorter one gives.
+        """
+        tables: list[np.ndarray] = []
+        shorter = np.full((1, 4), 0.25)
+        for counts in self.counts:
+            prior = np.tile(shorter, (len(counts) // len(shorter), 1))
+            shorter = (counts + self.prior_strength * prior) / (counts.sum(axis=1, keepdims=True) + self.prior_strength)
+            tables.append(shorter)
+        return tables
+
+
+def fit(
+    segments: Iterable[np.ndarray],
+    max_order: int = 8,
+    reverse_complement: bool = True,
+    *,
+    prior_strength: float = 1.0,
+) -> MarkovModels:
+    """Counts every window of ``k + 1`` bases within the segments, for each order k from 0 to ``max_order``.
+
+    Args:
+        segments: token ids, integer ``(length,)`` each (whole contigs, or parts of them). Only A, C, G, T count: a
+            window never spans any other id (N, padding, ...) nor the border of two segments.
+        max_order: 0 to 12; memory grows as ``4**(max_order + 1)``.
+        reverse_complement: also counts the other strand.
+        prior_strength: weight, in observations, of the next shorter context (see ``MarkovModels.probabilities``).
+
+    Raises:
+        InputError: an order out of range, a strength that is not positive, a segment that is not a 1-d integer
+            array, or no nucleotide at all.
+    """
+    if not 0 <= max_order <= MAX_MARKOV_ORDER:
+        raise InputError(f"markov: max_order must lie between 0 and {MAX_MARKOV_ORDER}, got {max_order}")
+    if not prior_strength > 0:
+        raise InputError(f"markov: prior_strength must be positive, got {prior_strength}")
+    counts = _windows(_tally(segments, max_order, first_target=0))
+    if reverse_complement:
+        counts = [forward + _other_strand(forward) for forward in counts]
+    if not counts[0].any():
+        raise InputError("markov: no A, C, G or T in the training segments: give contigs that hold sequence")
+    return MarkovModels(tuple(table.reshape(-1, 4) for table in counts), prior_strength)
+
+
+def evaluate(models: MarkovModels, segments: Iterable[np.ndarray], first_target: int = 1) -> dict[int, Score]:
+    """Scores each order on the same held-out positions, in float64.
+
+    Every A, C, G, T at index ``first_target`` or later of its segment is scored exactly once by every order. Where
+    fewer than k bases stand before it (near a segment's start, or after an N) the order-k model falls back to the
+    longest order that fits. With windows as segments and ``first_target=1`` these are the positions that a
+    next-token model scores on the same windows.
+
+    Raises:
+        InputError: a negative ``first_target``, a segment that is not a 1-d integer array, or nothing to score.
+    """
+    if first_target < 0:
+        raise InputError(f"markov: first_target must not be negative, got {first_target}")
+    tallies = _tally(segments, models.max_order, first_target)
+    count = int(sum(tally.sum() for tally in tallies))
+    if count == 0:
+        raise InputError("markov: no A, C, G or T to score in the held-out segments: give contigs that hold sequence")
+    scores = {}
+    short_nats, short_hits = 0.0, 0
+    for order, (table, tally, windows) in enumerate(
+        zip(models.probabilities(), tallies, _windows(tallies), strict=True)
+    ):
+        nats = -np.log(table).ravel()
+        choices = np.arange(len(table)) * 4 + table.argmax(axis=1)
+        scores[order] = Score(
+            perplexity=float(np.exp((short_nats + windows @ nats) / count)),
+            accuracy=float((short_hits + windows[choices].sum()) / count),
+            count=count,
+        )
+        short_nats += float(tally @ nats)
+        short_hits += int(tally[choices].sum())
+    return scores
+
+
+def _blocks(
+    segments: Iterable[np.ndarray], max_order: int, first_target: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Segments end to end, a break after each, in blocks of about ``_BLOCK`` bases.
+
+    Yields:
+        int32 ``(n,)``: 0 to 3, or ``_BREAK``; and bool ``(n,)``: whether the position is tallied in this block (what
+        is repeated from the block before, as context, is not).
+    """
+    bases: list[np.ndarray] = []
+    wanted: list[np.ndarray] = []
+    size = 0
+    for segment in segments:
+        ids = np.asarray(segment)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise InputError(f"markov: a segment must be a 1-d array of token ids, got {ids.dtype} {ids.shape}")
+        for start in range(0, len(ids), _BLOCK):
+            context_start = max(0, start - max_order)
+            piece = ids[context_start : start + _BLOCK].astype(np.int32) - _FIRST_ID
+            piece[(piece < 0) | (piece > 3)] = _BREAK
+            bases += [piece, np.array([_BREAK], dtype=np.int32)]
+            wanted += [
+                np.arange(context_start, context_start + len(piece)) >= max(start, first_target),
+                np.array([False]),
+            ]
+            size += len(piece)
+            if size >= _BLOCK:
+                yield np.concatenate(bases), np.concatenate(wanted)
+                bases, wanted, size = [], [], 0
+    if size:
+        yield np.concatenate(bases), np.concatenate(wanted)
+
+
+def _tally(segments: Iterable[np.ndarray], max_order: int, first_target: int) -> list[np.ndarray]:
+    """For d from 0 to ``max_order``: int64 ``(4**(d + 1),)``, how often each window of d + 1 bases stands.
+
+    Counted are the windows that end at a position whose longest context is d (at ``max_order``: d or more), so each
+    position falls in exactly one tally.
+    """
+    tallies = [np.zeros(4 ** (depth + 1), dtype=np.int64) for depth in range(max_order + 1)]
+    for bases, wanted in _blocks(segments, max_order, first_target):
+        index = np.arange(len(bases), dtype=np.int32)
+        is_break = bases == _BREAK
+        depth = np.minimum(index - 1 - np.maximum.accumulate(np.where(is_break, index, -1)), max_order)
+        digits = np.where(is_break, 0, bases)
+        code = digits.copy()
+        for back in range(1, min(max_order, len(bases) - 1) + 1):
+            code[back:] |= digits[:-back] << (2 * back)
+        wanted = wanted & ~is_break
+        deepest = wanted & (depth == max_order)
+        tallies[max_order] += np.bincount(code[deepest], minlength=4 ** (max_order + 1))
+        shallow = np.flatnonzero(wanted & ~deepest)
+        for d in range(max_order):
+            chosen = code[shallow[depth[shallow] == d]]
+            tallies[d] += np.bincount(chosen & (4 ** (d + 1) - 1), minlength=4 ** (d + 1))
+    return tallies
+
+
+def _windows(tallies: list[np.ndarray]) -> list[np.ndarray]:
+    """For each order k: int64 ``(4**(k + 1),)``, all windows of k + 1 bases, the older bases summed out."""
+    windows = [tallies[-1]]
+    for tally in reversed(tallies[:-1]):
+        windows.append(windows[-1].reshape(4, -1).sum(axis=0) + tally)
+    return windows[::-1]
+
+
+def _other_strand(windows: np.ndarray) -> np.ndarray:
+    """Counts of the reverse complements: base b becomes 3 - b (a flip of every axis), read backwards (a transpose)."""
+    length = (windows.size.bit_length() - 1) // 2
+    return np.flip(windows.reshape((4,) * length)).transpose().ravel()

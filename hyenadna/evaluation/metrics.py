@@ -1,0 +1,121 @@
+"""Metrics of predictions over a whole split; one that is undefined there says why."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hyenadna.common.choices import METRICS
+from hyenadna.common.extras import require
+
+NOT_FINITE = "the predictions hold no finite numbers"
+"""The reason of every metric where a model has come to nothing."""
+
+# DeepSEA's 919 outputs: accessibility, transcription factors, histone marks.
+_DEEPSEA = {"auroc_dhs": slice(0, 125), "auroc_tf": slice(125, 815), "auroc_hm": slice(815, 919)}
+
+
+def measure(task: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Every metric of a task.
+
+    Args:
+        task: one of ``TASKS``.
+        outputs: float ``(n, columns)``: logits of classes (for tokens, a row for each), logits of outputs, or values.
+        labels: int ``(n,)`` classes; float ``(n, columns)`` of 0 and 1; or float ``(n, columns)`` values.
+
+    Returns:
+        Values by name, None where undefined, and the reason of each that is.
+    """
+    values: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    for name in METRICS[task]:
+        if name in _DEEPSEA and outputs.shape[1] != 919:
+            continue
+        try:
+            if not np.isfinite(outputs).all():
+                raise _UndefinedError(NOT_FINITE)
+            value = _MEASURES[task](name, outputs, labels)
+        except _UndefinedError as error:
+            values[name], reasons[name] = None, str(error)
+            continue
+        values[name] = value
+        if not math.isfinite(value):
+            values[name], reasons[name] = None, NOT_FINITE
+    return values, reasons
+
+
+class _UndefinedError(Exception):
+    """A metric has no value on a split; the message says why."""
+
+
+def _classification(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
+    metrics = require("sklearn.metrics")
+    guessed = logits.argmax(axis=1)
+    columns = logits.shape[1]
+    if name == "accuracy":
+        return float((guessed == labels).mean())
+    if name == "f1_macro":
+        return float(metrics.f1_score(labels, guessed, average="macro", labels=range(columns), zero_division=0))
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise _UndefinedError("the split holds one class only")
+    if name == "mcc":
+        return float(metrics.matthews_corrcoef(labels, guessed))
+    if name == "f1_binary":
+        if columns != 2:
+            raise _UndefinedError(f"it is of two classes, and there are {columns}")
+        return float(metrics.f1_score(labels, guessed, zero_division=0))
+    if len(present) < columns:
+        raise _UndefinedError(f"the split holds {len(present)} of {columns} classes")
+    chances = _softmax(logits)
+    if columns == 2:
+        score = metrics.roc_auc_score if name == "auroc" else metrics.average_precision_score
+        return float(score(labels, chances[:, 1]))
+    if name == "auroc":
+        return float(metrics.roc_auc_score(labels, chances, multi_class="ovr", average="macro"))
+    return float(metrics.average_precision_score(np.eye(columns)[labels], chances, average="macro"))
+
+
+def _multilabel(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
+    metrics = require("sklearn.metrics")
+    if name == "accuracy":
+        return float(((logits > 0) == (labels > 0.5)).mean())
+    if name in _DEEPSEA:
+        return _multilabel("auroc", logits[:, _DEEPSEA[name]], labels[:, _DEEPSEA[name]])
+    if name == "f1_macro":
+        return float(metrics.f1_score(labels > 0.5, logits > 0, average="macro", zero_division=0))
+    score = metrics.roc_auc_score if name == "auroc" else metrics.average_precision_score
+    usable = [i for i in range(labels.shape[1]) if 0 < labels[:, i].sum() < len(labels)]
+    if not usable:
+        raise _UndefinedError("every output has one value only in the split")
+    # The median over the outputs, as DeepSEA reports it; an output that never or always occurs has no value.
+    return float(np.median([score(labels[:, i], logits[:, i]) for i in usable]))
+
+
+def _regression(name: str, outputs: np.ndarray, labels: np.ndarray) -> float:
+    stats = require("scipy.stats")
+    if name == "mse":
+        return float(((outputs - labels) ** 2).mean())
+    if len(labels) < 2 or any((side == side[0]).all() for side in (*labels.T, *outputs.T)):
+        raise _UndefinedError("values or predictions are all the same")
+    correlate = stats.pearsonr if name == "pearson" else stats.spearmanr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(np.mean([correlate(a, b).statistic for a, b in zip(labels.T, outputs.T, strict=True)]))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp((logits - logits.max(axis=1, keepdims=True)).astype(np.float64))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+_MEASURES: dict[str, Callable[[str, Any, Any], float]] = {
+    "classification": _classification,
+    "multilabel": _multilabel,
+    "regression": _regression,
+    "token": _classification,
+}

@@ -1,0 +1,147 @@
+"""Embeddings in files: parts that a stopped run goes on from, one ``.npz`` or Parquet in the end."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.extras import require
+from hyenadna.common.files import PartialFolder
+
+COLUMNS = ("name", "contig", "start", "end", "label")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings and what they are of.
+
+    ``vectors`` float32 ``(n, D)``; ``name``, ``contig`` and ``label`` str ``(n,)``, the label "" where there is none;
+    ``start`` and ``end`` int64 ``(n,)``, 0-based positions within the contig.
+    """
+
+    vectors: np.ndarray
+    name: np.ndarray
+    contig: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    label: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @classmethod
+    def read(cls, path: Path) -> Embeddings:
+        """Read what `hyenadna embed` wrote.
+
+        Raises:
+            InputError: no such file, or none of embeddings.
+        """
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; hyenadna embed writes one")
+        try:
+            if path.suffix == ".parquet":
+                frame = require("polars").read_parquet(path)
+                columns = {name: frame[name].to_numpy() for name in COLUMNS}
+                vectors = frame["embedding"].to_numpy()
+            else:
+                if not zipfile.is_zipfile(path):
+                    raise ValueError("it is no .npz")
+                with np.load(path, allow_pickle=False) as file:
+                    columns = {name: file[name] for name in COLUMNS}
+                    vectors = file["embedding"]
+        except ImportError:
+            raise
+        except Exception as error:
+            # numpy, zipfile and polars each have their own exceptions for a file that is another one.
+            reason = (str(error).splitlines() or [""])[0]
+            if "allow_pickle" in reason:
+                reason = "it holds objects of Python"
+            raise InputError(f"{path}: holds no embeddings of hyenadna embed ({reason})") from error
+        text = {name: columns[name].astype(str) for name in ("name", "contig", "label")}
+        return cls(vectors.astype(np.float32), **text, start=columns["start"], end=columns["end"])
+
+
+class Parts(PartialFolder):
+    """A folder ``OUT.partial`` of finished parts, which become ``OUT`` when the last one is there.
+
+    Args:
+        out: ``.npz`` or ``.parquet``.
+        settings: whatever decides what the embeddings are; a stopped run goes on only with the same.
+        resume: go on from the parts there are.
+
+    Raises:
+        InputError: another ending; parts of a stopped run and no ``resume``; parts of other settings.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], *, resume: bool) -> None:
+        if out.suffix not in (".npz", ".parquet"):
+            raise InputError(f"--out {out}: must end in .npz or .parquet")
+        if out.suffix == ".parquet":
+            require("polars")
+        if not out.absolute().parent.is_dir():
+            raise InputError(f"{out}: cannot be written (no folder {out.parent}); choose another place")
+        super().__init__(out, settings, resume=resume)
+
+    def files(self) -> list[Path]:
+        """The parts so far, in order."""
+        return sorted(self.folder.glob(f"part-*{self.out.suffix}"))
+
+    def done(self) -> int:
+        """Number of sequences in the parts so far."""
+        return sum(int(file.stem.split("-")[2]) for file in self.files())
+
+    def add(self, sequences: int, columns: dict[str, np.ndarray]) -> None:
+        """Write a part of so many sequences; ``columns`` are those of the file, ``embedding`` among them."""
+        self.begin()
+        path = self.folder / f"part-{len(self.files()):08}-{sequences}{self.out.suffix}"
+        draft = path.with_name(f".{path.name}")
+        if self.out.suffix == ".parquet":
+            polars = require("polars")
+            width = columns["embedding"].shape[1]
+            kinds = {"embedding": polars.Array(polars.Float32, width)}
+            polars.DataFrame(columns, schema_overrides=kinds).write_parquet(draft)
+        else:
+            with draft.open("wb") as file:
+                np.savez(file, **columns)  # type: ignore[arg-type]
+        draft.replace(path)
+
+    def finish(self) -> None:
+        """Join the parts into the file, one part in memory at a time, and remove them."""
+        draft = self.folder / f"whole{self.out.suffix}"
+        if self.out.suffix == ".parquet":
+            require("polars").scan_parquet(self.files()).sink_parquet(draft)
+        else:
+            _join_npz(self.files(), draft)
+        draft.replace(self.out)
+        self.remove()
+
+
+def _join_npz(parts: list[Path], out: Path) -> None:
+    with np.load(parts[0]) as first:
+        names = list(first)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name in names:
+            shapes, kinds = zip(*((array.shape, array.dtype) for array in _arrays(parts, name)), strict=True)
+            # Strings of the parts may have different widths.
+            kind = np.result_type(*kinds)
+            header = {
+                "descr": np.lib.format.dtype_to_descr(kind),
+                "fortran_order": False,
+                "shape": (sum(shape[0] for shape in shapes), *shapes[0][1:]),
+            }
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_2_0(file, header)
+                for array in _arrays(parts, name):
+                    file.write(array.astype(kind, copy=False).tobytes())
+
+
+def _arrays(parts: Iterable[Path], name: str) -> Iterator[np.ndarray]:
+    for part in parts:
+        with np.load(part) as file:
+            yield file[name]

@@ -1,0 +1,96 @@
+"""Log-likelihood of sequences under a language model, base by base; batches never change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import N_ID
+from hyenadna.data.sequences import per_position, to_tensor
+from hyenadna.model.device import pick_device
+from hyenadna.model.loading import without_transformers_bars
+from hyenadna.model.modeling import HyenaDNAForCausalLM
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@without_transformers_bars()
+def load_language_model(path: Path, device: str, precision: str) -> HyenaDNAForCausalLM:
+    """A checkpoint in ``eval()``, on its device and in ``"float64"`` or ``"float32"``.
+
+    Raises:
+        InputError: no checkpoint, no such device or precision, or a checkpoint without the head of a language model.
+    """
+    if precision not in DTYPES:
+        raise InputError(f"--precision {precision}: choose {' or '.join(DTYPES)}")
+    place = pick_device(device)
+    return HyenaDNAForCausalLM.from_pretrained(path, dtype=DTYPES[precision]).to(place)
+
+
+class Likelihood:
+    """Log-probability of every base of sequences given what stands before it.
+
+    Args:
+        model: a language model in ``eval()``.
+        batch_size: windows at a time.
+        window: windows that longer sequences are read in, see :func:`hyenadna.data.sequences.cut`.
+        stride: bases between their starts.
+        n_to_pad: N is shown to the model as [PAD], as in its pretraining.
+    """
+
+    def __init__(
+        self,
+        model: HyenaDNAForCausalLM,
+        *,
+        batch_size: int = 16,
+        window: int | None = None,
+        stride: int | None = None,
+        n_to_pad: bool = True,
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.window = window
+        self.stride = stride
+        self.n_to_pad = n_to_pad
+
+    def __call__(self, sequences: Iterable[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
+        """Nats of each base, for each sequence in order.
+
+        Args:
+            sequences: a name for messages, and uint8 token ids ``(L,)``.
+
+        Yields:
+            float64 ``(L,)``; NaN where there is no score: at the first base, before which stands nothing, and at N.
+
+        Raises:
+            InputError: a sequence is longer than the model takes, or the model gives no finite number.
+        """
+        return per_position(
+            sequences,
+            self._score,
+            batch_size=self.batch_size,
+            longest=self.model.config.max_seq_len,
+            window=self.window,
+            stride=self.stride,
+        )
+
+    def _score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
+        ids = to_tensor(rows, self.model.device, n_to_pad=self.n_to_pad)
+        with torch.no_grad():
+            logits = self.model(ids).logits[:, :-1]
+            wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+            nats = wide.gather(2, ids[:, 1:, None])[..., 0].double().cpu().numpy()
+        scores = []
+        for row, values in zip(rows, nats, strict=True):
+            score = np.concatenate([[np.nan], values[: len(row) - 1]])
+            if not np.isfinite(score[1:]).all():
+                raise InputError(
+                    "the model gives no finite likelihoods: its weights are damaged; use another checkpoint"
+                )
+            score[row == N_ID] = np.nan
+            scores.append(score)
+        return scores

@@ -1,0 +1,223 @@
+"""``hyenadna score``: log-likelihood of sequences, and what variants do to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice, tee
+from typing import TypeVar
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hyenadna.common.choices import SCORES
+from hyenadna.common.errors import InputError
+from hyenadna.data import variants
+from hyenadna.data.genome import Genome
+from hyenadna.data.sequences import check_windows, encode, open_genome, reverse_complement
+from hyenadna.data.tables import partial_table, read_table
+from hyenadna.data.variants import MISMATCH, Variant
+from hyenadna.inference.config import ScoreConfig
+from hyenadna.inference.hidden import mean_states
+from hyenadna.inference.likelihood import Likelihood, load_language_model
+
+Item = TypeVar("Item")
+Rows = Iterator[tuple[list[str | None], str, np.ndarray]]
+_MOST_MISMATCHES = 0.05
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """Rows written, rows among them with a score, and how often each reason against one occurred."""
+
+    rows: int
+    scored: int
+    problems: dict[str, int]
+
+
+def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
+    """Score as ``config`` says and write the TSV.
+
+    Raises:
+        InputError: a checkpoint, sequence, VCF, genome or option that does not fit. Rows written before it stay in
+            ``OUT.partial``, which the message names.
+    """
+    config.check()
+    return _score_sequences(config, progress) if config.vcf is None else _score_variants(config, progress)
+
+
+def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
+    model = load_language_model(config.model, config.device, config.precision)
+    check_windows(config.window, config.stride, model.config.max_seq_len)
+    likelihood = Likelihood(
+        model,
+        batch_size=config.batch_size,
+        window=config.window,
+        stride=config.stride,
+        n_to_pad=config.n_to_pad,
+    )
+    with ExitStack() as stack:
+        header, total, rows = _read_sequences(config, stack, progress)
+        rows, again = tee(rows)
+        both = config.strands == "both"
+        nats = likelihood((name, ids) for _, name, forward in again for ids in _strands(forward, both))
+        added = ["bases", "log_likelihood", "per_base", "perplexity"]
+        write = stack.enter_context(partial_table(config.out, [*header, *added]))
+        scored = done = 0
+        for fields, _, _ in _bar(rows, total, "sequence", progress):
+            values = np.concatenate(list(islice(nats, 1 + both)))
+            count = int(np.isfinite(values).sum()) // (1 + both)
+            total_nats = float(np.nansum(values)) / (1 + both)
+            mean = total_nats / count if count else None
+            write([*fields, count, total_nats, mean, None if mean is None else float(np.exp(-mean))])
+            done += 1
+            scored += bool(count)
+    return ScoreResult(done, scored, {"no base to score": done - scored} if done > scored else {})
+
+
+def _read_sequences(config: ScoreConfig, stack: ExitStack, progress: bool) -> tuple[list[str], int, Rows]:
+    """Header, number of rows and rows: the fields to keep, a name for messages, token ids."""
+    if config.fasta is not None:
+        if config.fasta.is_dir():
+            raise InputError(f"--fasta {config.fasta}: is a folder; give the FASTA")
+        genome = stack.enter_context(open_genome(config.fasta, progress=progress))
+        rows: Rows = (([name], f"{config.fasta}: {name}", genome.tokens(name)) for name in genome.names)
+        return ["name"], len(genome.names), rows
+    assert config.table is not None
+    columns = read_table(config.table, [config.sequence_column])
+    sequences = columns[config.sequence_column]
+    where = [f"{config.table}: row {number}" for number in range(1, len(sequences) + 1)]
+    # All are looked at before the first is scored.
+    encoded = [encode(sequence, name) for sequence, name in zip(sequences, where, strict=True)]
+    fields = zip(*columns.values(), strict=True)
+    rows = ((list(kept), name, ids) for kept, name, ids in zip(fields, where, encoded, strict=True))
+    return list(columns), len(sequences), rows
+
+
+def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
+    assert config.vcf is not None
+    assert config.genome is not None
+    with open_genome(config.genome, progress=progress) as genome:
+        columns = variants.read_header(config.vcf)
+        total = _check_reference(config, genome)
+        model = load_language_model(config.model, config.device, config.precision)
+        longest = model.config.max_seq_len
+        size = min(1024, longest) if config.window is None else config.window
+        if not 2 <= size <= longest:
+            raise InputError(
+                f"--window {size}: must be within 2 and the {longest} tokens that the model is made for; shorten it, "
+                "or use a checkpoint made for longer sequences"
+            )
+        both = config.strands == "both"
+        rows, again = tee(_fitting(variants.read_vcf(config.vcf, genome), size))
+        inputs = (
+            (f"{config.vcf}:{variant.line}", ids)
+            for variant in again
+            if not variant.problem
+            for reverse in ((False, True) if both else (False,))
+            for ids in variants.windows(variant, genome, size, reverse=reverse)
+        )
+        if config.mode == "embedding":
+            outputs = mean_states(model, inputs, batch_size=config.batch_size, n_to_pad=config.n_to_pad)
+        else:
+            outputs = Likelihood(model, batch_size=config.batch_size, n_to_pad=config.n_to_pad)(inputs)
+        names = SCORES[config.mode]
+        done = scored = 0
+        problems: Counter[str] = Counter()
+        with partial_table(config.out, [*columns, *names, "note"]) as write:
+            for variant in _bar(rows, total, "variant", progress):
+                problem, values = variant.problem, None
+                if not problem:
+                    pair = list(islice(outputs, 2 + 2 * both))
+                    values = _compare(config.mode, pair, variant, genome, size)
+                    problem = "" if values is not None else "no base stands before it"
+                if problem:
+                    problems[problem] += 1
+                if problem == MISMATCH and config.ref_mismatch == "skip":
+                    continue
+                write([*variant.fields, *(values or [None] * len(names)), problem])
+                done += 1
+                scored += not problem
+    return ScoreResult(done, scored, dict(problems))
+
+
+def _check_reference(config: ScoreConfig, genome: Genome) -> int:
+    """Number of alleles; InputError where the VCF belongs to another genome."""
+    problems: Counter[str] = Counter()
+    total = known = 0
+    assert config.vcf is not None
+    for variant in variants.read_vcf(config.vcf, genome):
+        total += 1
+        known += bool(variant.contig)
+        problems[variant.problem] += 1
+        if variant.problem == MISMATCH and config.ref_mismatch == "fail":
+            raise InputError(
+                f"{config.vcf}:{variant.line}: REF {variant.fields[3]} is not what {genome.source} holds at "
+                f"{variant.contig}:{variant.start + 1}; wrong genome build? (--ref_mismatch note scores the others)"
+            )
+    if not total:
+        raise InputError(f"{config.vcf}: holds no variant")
+    if not known:
+        raise InputError(
+            f"{config.vcf}: none of its contigs is in {genome.source}, which has {', '.join(genome.names[:5])}"
+        )
+    if problems[MISMATCH] > _MOST_MISMATCHES * known:
+        raise InputError(
+            f"{config.vcf}: REF differs from {genome.source} in {problems[MISMATCH]:,} of {known:,} alleles "
+            f"({problems[MISMATCH] / known:.0%}): wrong genome build?"
+        )
+    return total
+
+
+def _fitting(found: Iterable[Variant], size: int) -> Iterator[Variant]:
+    """The variants, those whose alleles leave no room for context in a window with a problem."""
+    for variant in found:
+        longest = max(len(variant.ref), len(variant.alt))
+        if not variant.problem and longest > size // 2:
+            yield Variant(
+                variant.line,
+                variant.fields,
+                variant.contig,
+                variant.start,
+                variant.ref,
+                variant.alt,
+                "an allele is longer than half the window",
+            )
+        else:
+            yield variant
+
+
+def _compare(
+    mode: str, outputs: list[np.ndarray], variant: Variant, genome: Genome, size: int
+) -> tuple[float, ...] | None:
+    """Columns of a mode from what the model gave for reference and alternative, one or two strands of each."""
+    pairs = list(zip(outputs[::2], outputs[1::2], strict=True))
+    if mode == "embedding":
+        norms = [float(np.linalg.norm(alt - ref)) for ref, alt in pairs]
+        cosines = [1 - float(ref @ alt / np.linalg.norm(ref) / np.linalg.norm(alt)) for ref, alt in pairs]
+        return float(np.mean(norms)), float(np.mean(cosines))
+    if mode == "likelihood":
+        before, after = (float(np.mean([np.nansum(pair[side]) for pair in pairs])) for side in (0, 1))
+        return before, after, after - before
+    count = max(len(variant.ref), len(variant.alt))
+    scores = []
+    for reverse, (ref, alt) in enumerate(pairs):
+        reference, changed = variants.windows(variant, genome, size, reverse=bool(reverse))
+        # In a repeat the first base that differs stands behind the place that the record names.
+        differs = np.flatnonzero(reference != changed)
+        if not differs.size or differs[0] == 0:
+            return None
+        site = slice(int(differs[0]), int(differs[0]) + count)
+        scores.append(float(np.nansum(alt[site]) - np.nansum(ref[site])))
+    return (float(np.mean(scores)),)
+
+
+def _strands(ids: np.ndarray, both: bool) -> list[np.ndarray]:
+    return [ids, reverse_complement(ids)] if both else [ids]
+
+
+def _bar(rows: Iterable[Item], total: int, unit: str, progress: bool) -> Iterable[Item]:
+    disable = None if progress else True
+    return tqdm(rows, total=total, unit=unit, desc="score", disable=disable, dynamic_ncols=True, delay=0.2)

@@ -1,0 +1,1 @@
+"""The model: configuration, transformers classes, tokenizer, checkpoints."""

@@ -1,0 +1,307 @@
+"""The two published checkpoint formats, in and out, without ever running code that a checkpoint brings.
+
+- ``-hf``: a folder with ``config.json`` and ``model.safetensors``; keys ``hyena.backbone.…`` and ``lm_head.weight``.
+- original: a folder with ``config.json`` and ``weights.ckpt``, a PyTorch Lightning pickle; keys ``model.backbone.…``
+  and ``model.lm_head.weight`` under ``state_dict``, the head tied to the embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers.utils.hub import cached_file
+
+from hyenadna.common.errors import InputError
+from hyenadna.model.config import PUBLISHED_SIZES
+
+CONFIG = "config.json"
+HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+ORIGINAL_WEIGHTS = "weights.ckpt"
+_WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+EMBEDDING_KEY = "hyena.backbone.embeddings.word_embeddings.weight"
+HEAD_KEY = "lm_head.weight"
+_FREQ = re.compile(r"(.*\.implicit_filter\.)(\d+)(\.freq)")
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint on this machine: its format and its two files."""
+
+    format: Literal["hf", "original"]
+    config_file: Path
+    weights_file: Path
+
+
+def find(path: str | os.PathLike[str]) -> Source | None:
+    """The checkpoint at a folder or weights file; None where ``path`` can only be a name on the Hugging Face Hub.
+
+    Raises:
+        InputError: there is something at ``path``, or its parent folder, but no checkpoint of either format.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        config_file = place / CONFIG
+        found = [place / name for name in (*HF_WEIGHTS, ORIGINAL_WEIGHTS) if (place / name).exists()]
+        found += [file for file in sorted(place.glob("*.ckpt")) if file not in found]
+        if not found:
+            # The folder of a run, whose model is within it.
+            hint = f"; did you mean {place / 'model'}?" if (place / "model" / CONFIG).is_file() else ""
+            raise InputError(f"{place} holds no weights: expected {HF_WEIGHTS[0]} or {ORIGINAL_WEIGHTS} in it{hint}")
+    elif place.is_file():
+        if place.suffix not in _WEIGHT_SUFFIXES:
+            raise InputError(f"{place} is no checkpoint: expected a folder or a file ending in {_WEIGHT_SUFFIXES}")
+        config_file, found = place.parent / CONFIG, [place]
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", os.fspath(path)) and not place.parent.is_dir():
+        return None
+    else:
+        raise InputError(f"no checkpoint at {place}: no such file or folder")
+    if not config_file.is_file():
+        raise InputError(f"{config_file} is missing: a checkpoint needs its configuration beside the weights")
+    is_original = "layer" in read_json(config_file)
+    weights = [file for file in found if (file.suffix in (".ckpt", ".pt", ".pth")) == is_original]
+    if not weights:
+        raise InputError(f"{config_file} and {found[0].name} belong to different formats")
+    return Source("original" if is_original else "hf", config_file, weights[0])
+
+
+def download(name: str, **hub: Any) -> Source:
+    """The checkpoint of a repository on the Hugging Face Hub, such as ``LongSafari/hyenadna-tiny-1k-seqlen-hf``.
+
+    Args:
+        name: the repository, of either format.
+        hub: those of ``HUB_ARGUMENTS``, as in transformers.
+
+    Raises:
+        OSError: no such repository, or no way to it; the message is that of transformers.
+    """
+    config_file = Path(str(cached_file(name, CONFIG, **hub)))
+    is_original = "layer" in read_json(config_file)
+    weights_file = Path(str(cached_file(name, ORIGINAL_WEIGHTS if is_original else HF_WEIGHTS[0], **hub)))
+    return Source("original" if is_original else "hf", config_file, weights_file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InputError: the file cannot be read or is none.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected a JSON object, found a {type(content).__name__}")
+    return content
+
+
+class _Stub:
+    """Stands for every class of a pickle that is not a tensor's: takes anything, keeps and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Stub:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _plain_dict(*args: Any) -> dict[Any, Any]:
+    return {}
+
+
+def _unpickle(file: Path) -> Any:
+    """``torch.load`` by the restricted unpickler, with a stub in the place of every class that it refuses.
+
+    PyTorch's ``weights_only`` unpickler calls nothing but its own list of tensor functions; what a checkpoint names
+    beyond these (omegaconf objects in the published ones, anything at all in a hostile one) is never imported, for
+    the name is answered with a class of ours. The old format without a zip archive gets no stubs: all it may hold is
+    tensors.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except ValueError:
+        names = []
+    stubs: list[Any] = [
+        (_plain_dict if name in ("builtins.dict", "collections.defaultdict") else type("Stub", (_Stub,), {}), name)
+        for name in names
+    ]
+    with torch.serialization.safe_globals(stubs), warnings.catch_warnings():
+        # Another pickle protocol than torch.save's own is no news: it loads, or is refused below.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def load_original(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and configuration of a checkpoint in the original's format, as they are in its files.
+
+    Args:
+        path: the folder, or the ``.ckpt`` file with ``config.json`` beside it.
+
+    Returns:
+        ``state_dict`` (keys ``model.…``, tensors on the CPU) and the content of ``config.json``.
+
+    Raises:
+        InputError: no such checkpoint, or its pickle holds what the restricted unpickler refuses.
+    """
+    source = find(path)
+    if source is None or source.format != "original":
+        raise InputError(
+            f"{path} is no checkpoint in the original's format ({CONFIG} with a 'layer', {ORIGINAL_WEIGHTS})"
+        )
+    return _pickled_weights(source.weights_file), read_json(source.config_file)
+
+
+def _pickled_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        content = _unpickle(file)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+    except Exception as error:
+        # A damaged or hostile pickle can make the unpickler fail in any way; none of them is this program's fault.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        detail = next((line for line in reason if "GLOBAL" in line or "global" in line), reason[0]).strip()
+        raise InputError(f"{file}: refused, not a checkpoint of tensors alone ({detail})") from error
+    weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise InputError(f"{file}: holds no state_dict")
+    tensors = {key: value for key, value in weights.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise InputError(f"{file}: its state_dict holds no tensors")
+    return tensors
+
+
+def original_to_hf(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the keys of an original ``state_dict`` to those of the ``-hf`` format.
+
+    Dropped are metrics and the copies of the one ``freq`` that three sines share; ``.layer.``, left by training with
+    checkpointing, goes; an absent head is the embedding, to which the original ties it.
+
+    Raises:
+        InputError: the sines of one filter have different frequencies, which no original model has.
+    """
+    renamed: dict[str, Tensor] = {}
+    copies: dict[str, Tensor] = {}
+    for key, tensor in weights.items():
+        if "torchmetrics" in key:
+            continue
+        bare = re.sub(r"\.(mixer|mlp)\.layer\.", r".\1.", key.removeprefix("model."))
+        new_key = bare if bare == HEAD_KEY else f"hyena.{bare}"
+        match = _FREQ.fullmatch(new_key)
+        (copies if match and match[2] != "1" else renamed)[new_key] = tensor
+    for key, tensor in copies.items():
+        first = renamed.setdefault(_FREQ.sub(r"\g<1>1\g<3>", key), tensor)
+        if not torch.equal(first, tensor):
+            raise InputError(
+                f"{key} differs from the filter's first freq: the sines of one filter share their frequency"
+            )
+    head = renamed.get(HEAD_KEY, renamed.get(EMBEDDING_KEY))
+    if head is not None:
+        # The pickle stores a tied head as a second name of the embedding's memory: without a copy the head of an
+        # untied model would be trained as part of the embedding.
+        renamed[HEAD_KEY] = head.clone()
+    return renamed
+
+
+def hf_to_original(weights: Mapping[str, Tensor], num_inner_mlps: int) -> dict[str, Tensor]:
+    """Rename the keys of the ``-hf`` format to those of an original ``state_dict``.
+
+    Raises:
+        InputError: the head differs from the embedding, to which the original ties it.
+    """
+    if HEAD_KEY in weights and not torch.equal(weights[HEAD_KEY], weights[EMBEDDING_KEY]):
+        raise InputError(
+            "this model's output head differs from its embedding; the original's format ties the two and cannot hold "
+            """it: train with hyenadna pretrain --model_fields '{"tie_word_embeddings": true}' for one that it can"""
+        )
+    repeated = repeat_freq(weights, num_inner_mlps)
+    return {f"model.{key.removeprefix('hyena.')}": tensor for key, tensor in repeated.items()}
+
+
+def repeat_freq(weights: Mapping[str, Tensor], num_inner_mlps: int) -> dict[str, Tensor]:
+    """``weights`` with each filter's one ``freq`` under the names of all sines that share it."""
+    repeated: dict[str, Tensor] = {}
+    for key, tensor in weights.items():
+        match = _FREQ.fullmatch(key)
+        sines = range(1, 2 * num_inner_mlps + 2, 2)
+        repeated |= {f"{match[1]}{i}{match[3]}": tensor for i in sines} if match else {key: tensor}
+    return repeated
+
+
+def load_weights(source: Source) -> dict[str, Tensor]:
+    """The weights at ``source`` under the keys of the ``-hf`` format, on the CPU.
+
+    Raises:
+        InputError: the file is damaged or refused.
+    """
+    if source.format == "original":
+        return original_to_hf(_pickled_weights(source.weights_file))
+    if source.weights_file.suffix == ".bin":
+        return _pickled_weights(source.weights_file)
+    try:
+        return load_file(source.weights_file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{source.weights_file}: not a readable safetensors file ({error})") from error
+
+
+def listed(keys: Iterable[str]) -> str:
+    """The first ten keys in order, and how many more there are."""
+    ordered = sorted(keys)
+    more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
+    return ", ".join(ordered[:_LISTED]) + more
+
+
+def published_size(shapes: Mapping[str, Iterable[int]]) -> str | None:
+    """Which published size has weights of these shapes (keys of the ``-hf`` format); None if none has."""
+    if EMBEDDING_KEY not in shapes:
+        return None
+    width = list(shapes[EMBEDDING_KEY])[1]
+    depth = len({match[1] for key in shapes if (match := re.search(r"\.layers\.(\d+)\.", key))})
+    length = next((list(shape)[1] for key, shape in shapes.items() if key.endswith("pos_emb.z")), None)
+    names = [
+        name
+        for name, size in PUBLISHED_SIZES.items()
+        if (size["d_model"], size["n_layer"]) == (width, depth) and length in (None, size["max_seq_len"])
+    ]
+    return " or ".join(names) or None
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside ``target`` whose files go to ``target`` when the block ends, and nowhere if it fails.
+
+    Raises:
+        InputError: the files cannot be written: a full disk, no permission.
+    """
+    partial: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        yield partial
+        target.mkdir(exist_ok=True)
+        for file in partial.iterdir():
+            file.replace(target / file.name)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {target}: {error}") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)

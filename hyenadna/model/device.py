@@ -1,0 +1,38 @@
+"""Where a model computes, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+from hyenadna.common.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """``"auto"`` is a GPU if torch sees one; other names as torch knows them.
+
+    Raises:
+        InputError: neither a CPU nor a CUDA device, or a CUDA device that torch does not see.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: torch knows no such device; choose auto, cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: only CPUs and CUDA devices are supported; choose auto, cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: torch sees no CUDA device here; choose cpu, or auto")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices, numbered from 0")
+    return device
+
+
+def autocast(name: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The context of ``"bfloat16"``, ``"float16"``, ``"off"``, or ``"auto"``: bfloat16 on a GPU, off on a CPU."""
+    if name == "off" or (name == "auto" and device.type == "cpu"):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.float16 if name == "float16" else torch.bfloat16)

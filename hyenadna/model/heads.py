@@ -1,0 +1,182 @@
+"""Heads on the backbone: one prediction a sequence, one prediction a position."""
+
+# transformers declares its class attributes without ClassVar, and a subclass cannot add it.
+# ruff: noqa: RUF012
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.models.auto import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers.utils.generic import can_return_tuple
+
+from hyenadna.common.errors import InputError
+from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.modeling import HyenaDNAModel, HyenaDNAPreTrainedModel, check_labels
+
+
+def pool(hidden: Tensor, real: Tensor, how: str) -> Tensor:
+    """One vector a sequence.
+
+    Args:
+        hidden: ``(B, L, D)``.
+        real: bool ``(B, L)``, False at pads.
+        how: ``"mean"`` over the real positions, the ``"last"`` or the ``"first"`` real one.
+
+    Returns:
+        ``(B, D)`` in the dtype of ``hidden``. A row without a real position gives 0 as its mean, and position 0 else.
+    """
+    if how == "mean":
+        weights = real.to(torch.promote_types(hidden.dtype, torch.float32))
+        weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=1)).to(hidden.dtype)
+        return torch.bmm(weights[:, None], hidden)[:, 0]
+    position = torch.arange(real.shape[1], device=real.device)
+    index = (position * real).argmax(dim=1) if how == "last" else real.to(torch.uint8).argmax(dim=1)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
+
+
+def _real_positions(
+    config: HyenaDNAConfig, input_ids: Tensor | None, attention_mask: Tensor | None, hidden: Tensor
+) -> Tensor:
+    """Bool ``(B, L)``: by the mask, else by the pads among the ids, else all."""
+    if attention_mask is not None:
+        real = attention_mask.to(hidden.device) != 0
+        if real.shape != hidden.shape[:2]:
+            raise InputError(f"attention_mask {tuple(real.shape)} must be (B, L), here {tuple(hidden.shape[:2])}")
+        return real
+    if input_ids is not None:
+        return input_ids != config.pad_token_id
+    return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+
+
+class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
+    """One prediction a sequence: positions pooled as ``config.pooling`` says, then a linear head.
+
+    The mean and the last position are taken over real positions only; the original's mean counts pads.
+    """
+
+    _new_heads = ("score.",)
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__(config)
+        self.hyena = HyenaDNAModel(config)
+        self.score = nn.Linear(config.d_model, config.num_labels or 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits of every sequence, and their loss.
+
+        Args:
+            input_ids: as in :meth:`HyenaDNAModel.forward`.
+            attention_mask: ``(B, L)``, non-zero at real positions. Without it, real is what is not ``pad_token_id``;
+                with ``inputs_embeds``, everything.
+            inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
+            output_hidden_states: as there.
+            labels: ``(B,)`` class indices; ``(B, num_labels)`` floats of 0 and 1 for several labels at once; or
+                ``(B,)`` or ``(B, num_labels)`` floats for regression. Which of them: ``config.problem_type``, or
+                else, as in transformers, regression for one label, classes for integers, several labels for floats.
+            kwargs: ``return_dict``, ``num_items_in_batch``; others are ignored.
+
+        Returns:
+            ``logits (B, num_labels)``; ``loss`` if there are ``labels``; ``hidden_states`` if asked for.
+
+        Raises:
+            InputError: as in :meth:`HyenaDNAModel.forward`; a mask of another shape; on the CPU, a class index that
+                is neither a column of the logits nor -100.
+        """
+        output = self.hyena(
+            input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
+        )
+        hidden = output.last_hidden_state
+        real = _real_positions(self.config, input_ids, attention_mask, hidden)
+        logits = self.score(pool(hidden, real, self.config.pooling))
+        loss = None
+        if labels is not None:
+            kind = self.config.problem_type or (logits.shape[1] > 1 and "single_label_classification")
+            if kind == "single_label_classification" and not labels.is_floating_point():
+                check_labels(labels, logits.shape[1])
+            extra = {"num_items_in_batch": kwargs["num_items_in_batch"]} if "num_items_in_batch" in kwargs else {}
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **extra)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+
+
+class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
+    """One prediction a position: a linear head on the hidden states.
+
+    The model is causal: the prediction of a position knows what stands left of it, and nothing of what follows.
+    """
+
+    _new_heads = ("score.",)
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__(config)
+        self.hyena = HyenaDNAModel(config)
+        self.score = nn.Linear(config.d_model, config.num_labels or 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Logits of every position, and their loss.
+
+        Args:
+            input_ids: as in :meth:`HyenaDNAModel.forward`.
+            attention_mask: ``(B, L)``; positions where it is 0 are left out of the loss.
+            inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
+            output_hidden_states: as there.
+            labels: ``(B, L)`` class indices, not shifted; -100 leaves a position out of the loss.
+            kwargs: ``return_dict``; ``num_items_in_batch``, by which the summed loss is divided in place of the mean
+                (transformers' Trainer); others are ignored.
+
+        Returns:
+            ``logits (B, L, num_labels)``; ``loss``, a scalar in float32 or better, if there are ``labels``;
+            ``hidden_states`` if asked for.
+
+        Raises:
+            InputError: as in :meth:`HyenaDNAModel.forward`; labels or a mask of another shape; on the CPU, a label
+                that is neither a column of the logits nor -100.
+        """
+        output = self.hyena(
+            input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
+        )
+        logits = self.score(output.last_hidden_state)
+        loss = None
+        if labels is not None:
+            if labels.shape != logits.shape[:2]:
+                raise InputError(f"labels {tuple(labels.shape)} must be (B, L), here {tuple(logits.shape[:2])}")
+            check_labels(labels, logits.shape[2])
+            if attention_mask is not None:
+                real = _real_positions(self.config, input_ids, attention_mask, logits)
+                labels = labels.masked_fill(~real.to(labels.device), -100)
+            wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+            targets = labels.flatten().to(logits.device, torch.long)
+            items = kwargs.get("num_items_in_batch")
+            loss = F.cross_entropy(wide, targets, reduction="mean" if items is None else "sum")
+            loss = loss if items is None else loss / torch.as_tensor(items, device=loss.device)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+
+
+AutoModelForSequenceClassification.register(HyenaDNAConfig, HyenaDNAForSequenceClassification)
+AutoModelForTokenClassification.register(HyenaDNAConfig, HyenaDNAForTokenClassification)

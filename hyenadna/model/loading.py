@@ -1,0 +1,20 @@
+"""Loading checkpoints without the bars of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
+
+@contextmanager
+def without_transformers_bars() -> Iterator[None]:
+    """No bars of transformers, which for every checkpoint would say "writing model shards". A decorator too."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()

@@ -1,0 +1,566 @@
+"""HyenaDNA as transformers classes: backbone and language model; the classifiers are in ``heads.py``.
+
+Names of modules are those of the published ``-hf`` checkpoints. The residual stream is float32 whatever the
+weights are, and float64 in a float64 model.
+"""
+
+# transformers declares its class attributes without ClassVar, and a subclass cannot add it.
+# ruff: noqa: RUF012
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recomputed
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, initialization as init
+from transformers.loss.loss_utils import fixed_cross_entropy
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.models.auto import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.generic import can_return_tuple
+
+from hyena_kernels import HyenaFilter, HyenaOperator
+from hyenadna.common.errors import InputError
+from hyenadna.model import checkpoint
+from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.tokenizer import DNATokenizer, HyenaDNATokenizer
+
+logger = logging.getLogger(__name__)
+
+# Positions that the MLP takes at a time where no gradient is needed: its hidden layer is four times as wide as the
+# model, 4 GB for 1,000,000 positions of a width of 256.
+_MLP_POSITIONS = 1 << 15
+
+# Positions that it takes at a time on a CPU where gradients are needed, a few MB of hidden layer. Backward computes
+# them anew: what that costs is less than what memory does whose every page the system has to hand out first.
+_MLP_POSITIONS_CPU = 1 << 11
+
+
+class HyenaDNALayerNorm(nn.LayerNorm):
+    """LayerNorm of the residual, which may have a wider dtype than the weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x (…, D)`` normalised in its own dtype, returned in the weights'."""
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
+
+
+class HyenaDNAEmbeddings(nn.Module):
+    """Embedding of the tokens; there is none of their positions."""
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.d_model)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """``input_ids (B, L)`` to ``(B, L, D)``."""
+        # Any integer dtype will do, the uint8 of a tokenised genome included; the embedding itself takes two.
+        return self.word_embeddings(input_ids.long())
+
+
+class HyenaDNAMLP(nn.Module):
+    """Two Linear layers with a tanh GELU between them."""
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.d_model, config.d_inner)
+        self.fc2 = nn.Linear(config.d_inner, config.d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x (…, D)`` to ``(…, D)``, through ``(…, d_inner)``."""
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class HyenaDNABlock(GradientCheckpointingLayer):
+    """Hyena operator and MLP, each behind a LayerNorm and added to the residual."""
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__()
+        self.norm1 = HyenaDNALayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.mixer = HyenaOperator(
+            config.d_model,
+            config.max_seq_len,
+            order=config.hyena_order,
+            filter_order=config.filter_order,
+            dropout=config.hyena_dropout,
+            filter_dropout=config.hyena_filter_dropout,
+            short_filter_order=config.short_filter_order,
+            emb_dim=config.emb_dim,
+            num_inner_mlps=config.num_inner_mlps,
+            w=config.activation_freq,
+            train_freq=config.train_freq,
+            bias=config.use_bias,
+            shift=config.modulation_shift,
+            lr=None,
+            lr_pos_emb=0.0,
+        )
+        self.norm2 = HyenaDNALayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+        self.mlp = HyenaDNAMLP(config)
+        # Read by _init_weights, which sees one module at a time.
+        self.mixer.out_proj.adds_to_residual = True  # type: ignore[assignment]
+        self.mlp.fc2.adds_to_residual = True  # type: ignore[assignment]
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``."""
+        residual = residual + self.mixer(self.norm1(residual))
+        if not torch.is_grad_enabled():
+            for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
+                rows += self.mlp(self.norm2(rows))
+            return residual
+        if not self._recomputes(residual):
+            return self._add_mlp(residual)
+        slices = residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS_CPU)
+        return torch.cat([recomputed(self._add_mlp, rows, use_reentrant=False) for rows in slices]).view_as(residual)
+
+    def _add_mlp(self, residual: Tensor) -> Tensor:
+        return residual + self.mlp(self.norm2(residual))
+
+    def _recomputes(self, residual: Tensor) -> bool:
+        """Whether the MLP is to be computed in slices, and again in backward."""
+        if residual.device.type != "cpu" or residual.numel() <= _MLP_POSITIONS_CPU * residual.shape[-1]:
+            return False
+        # A compiler decides for itself what it computes again, torch.func has no hooks for what is saved, and hooks of
+        # modules (of a user, of what shards weights) count on one call for all positions.
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return False
+        modules = (self.norm2, *self.mlp.modules())
+        return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+
+
+class HyenaDNABackbone(nn.Module):
+    """Embedding, blocks, final LayerNorm."""
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__()
+        self.embeddings = HyenaDNAEmbeddings(config)
+        self.embed_dropout = nn.Dropout(config.embed_dropout)
+        self.layers = nn.ModuleList(HyenaDNABlock(config) for _ in range(config.n_layer))
+        self.ln_f = HyenaDNALayerNorm(config.d_model, eps=config.layer_norm_epsilon)
+
+    def forward(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, output_hidden_states: bool
+    ) -> BaseModelOutput:
+        """As :meth:`HyenaDNAModel.forward`, with inputs that it has checked."""
+        # Embedded here, not by the caller, whose reference would keep 1 GB alive at 1,000,000 positions.
+        residual = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        residual = self.embed_dropout(residual).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
+        states = [residual] if output_hidden_states else []
+        for layer in self.layers:
+            residual = layer(residual)
+            if output_hidden_states:
+                states.append(residual)
+        last = self.ln_f(residual)
+        return BaseModelOutput(
+            last_hidden_state=last, hidden_states=(*states[:-1], last) if output_hidden_states else None
+        )
+
+
+class HyenaDNAPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving, common to all HyenaDNA models."""
+
+    config_class = HyenaDNAConfig
+    config: HyenaDNAConfig
+    base_model_prefix = "hyena"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HyenaDNABlock"]
+    # Sines of a frequency of 10 and more, over up to 1,000,000 positions, do not survive 16 bits.
+    _keep_in_fp32_modules_strict = ["filter_fn"]
+    _keys_to_ignore_on_load_missing = [r"filter_fn\.pos_emb\.[zt]$", r"filter_fn\.modulation\.deltas$"]
+    # Heads that a checkpoint without them may be loaded into.
+    _new_heads: tuple[str, ...] = ()
+
+    if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
+        # The first releases of transformers 5 know it by its older name alone.
+        activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
+
+    @property
+    def embeddings(self) -> HyenaDNAEmbeddings:
+        """The backbone's embeddings, where peft looks for them: its other guess is a matrix of vocab_size rows."""
+        backbone: HyenaDNABackbone = self.base_model.backbone  # type: ignore[assignment]
+        return backbone.embeddings
+
+    def _init_weights(self, module: Any) -> None:
+        """New weights as HyenaDNA starts them; transformers leaves out those that were loaded.
+
+        Every Linear and the embedding N(0, initializer_range) with zero bias, those that write into the residual
+        smaller by √(2 n_layer); the short convolution PyTorch's default; the skip N(0, 1); frequencies their start.
+        """
+        if isinstance(module, nn.Conv1d):
+            module.reset_parameters()
+            return
+        super()._init_weights(module)
+        if getattr(module, "adds_to_residual", False):
+            std = self.config.initializer_range / math.sqrt(2 * self.config.n_layer)
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, HyenaFilter):
+            init.normal_(module.bias)
+        elif hasattr(module, "reset_buffers"):
+            # from_pretrained makes modules on the meta device: buffers that the checkpoint lacks hold nothing yet.
+            module.reset_buffers()
+        elif hasattr(module, "freq"):
+            init.constant_(module.freq, self.config.activation_freq)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a checkpoint of either published format, or one from the Hugging Face Hub.
+
+        Args:
+            pretrained_model_name_or_path: a folder with ``config.json`` and ``model.safetensors`` (``-hf``) or
+                ``weights.ckpt`` (original); one of these weights files, with ``config.json`` beside it; or the name
+                of a repository on the Hub.
+            model_args: as in transformers.
+            kwargs: fields of ``HyenaDNAConfig`` to override, such as ``modulation_shift=0.0``, and the arguments of
+                ``transformers.PreTrainedModel.from_pretrained``, such as ``dtype`` and ``device_map``.
+
+        Returns:
+            The model in ``eval()`` mode.
+
+        Raises:
+            InputError: no checkpoint there; keys missing or left over (listed), or of another shape; a file that is
+                damaged or would run code; ``max_seq_len`` overridden, by name or in a ``config``.
+        """
+        path = pretrained_model_name_or_path
+        if path is None or kwargs.get("state_dict") is not None or (Path(path) / "adapter_config.json").exists():
+            return super().from_pretrained(path, *model_args, **kwargs)
+        source = checkpoint.find(path)
+        if source is None:
+            hub = {key: kwargs.pop(key) for key in checkpoint.HUB_ARGUMENTS if key in kwargs}
+            source = checkpoint.download(str(path), **hub)
+        config = kwargs.pop("config", None)
+        if isinstance(config, HyenaDNAConfig):
+            # What transformers' Auto classes hand over, with the overrides they were given already in it.
+            _check_length(source, _stored_config(source), config.max_seq_len)
+        else:
+            config, kwargs = _read_config(source, kwargs)
+        with_info = kwargs.pop("output_loading_info", False)
+        allow_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
+        weights = checkpoint.load_weights(source)
+        if cls.can_generate() and any(key.startswith("score.") for key in weights):
+            raise InputError(f"{path}: is fine-tuned and has no language head: use the model it was tuned from")
+        with _without_load_report():
+            loaded: Any = super().from_pretrained(
+                None,
+                *model_args,
+                config=config,
+                state_dict=_as_loaded(weights, config),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
+            )
+        model, info = loaded
+        new = {key for key in info["missing_keys"] if key.startswith(cls._new_heads)}
+        mismatched = () if allow_mismatch else info["mismatched_keys"]
+        _check_loaded(source, weights, set(info["missing_keys"]) - new, info["unexpected_keys"], mismatched)
+        if new:
+            logger.warning("%s: new weights, to be trained before use: %s", path, checkpoint.listed(new))
+        model.config.name_or_path = model.name_or_path = str(path)
+        generation = source.config_file.with_name("generation_config.json")
+        if model.can_generate() and generation.exists():
+            model.generation_config = GenerationConfig.from_pretrained(generation.parent)
+        return (model, info) if with_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write ``config.json`` and ``model.safetensors`` as the published ``-hf`` folders have them.
+
+        Each file is whole: all are written beside ``save_directory`` first, and if that fails nothing there changes.
+        Then they replace those of the same name one by one, so that a crash in between leaves new files among old
+        ones; other files in the folder stay.
+
+        Raises:
+            InputError: the files cannot be written: a full disk, no permission.
+        """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed or kwargs.get("push_to_hub"):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        with checkpoint.whole_folder(Path(save_directory)) as partial:
+            super().save_pretrained(partial, *args, **kwargs)
+
+    def _check_input(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
+        """Raise InputError unless exactly one is given, and the model can take it."""
+        if input_ids is not None and inputs_embeds is None:
+            self._check_ids(input_ids)
+            length = input_ids.shape[1]
+        elif inputs_embeds is not None and input_ids is None:
+            if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != self.config.d_model:
+                width = self.config.d_model
+                raise InputError(f"inputs_embeds must be (B, L, {width}), got shape {tuple(inputs_embeds.shape)}")
+            length = inputs_embeds.shape[1]
+        else:
+            raise InputError("give either input_ids or inputs_embeds, and not both")
+        longest = self.config.max_seq_len
+        if length > longest:
+            raise InputError(
+                f"a sequence of {length} tokens is longer than this model's max_seq_len of {longest}: cut it into "
+                f"windows of at most {longest}, or load a checkpoint made for longer sequences"
+            )
+
+    def _check_ids(self, input_ids: Tensor) -> None:
+        if input_ids.dim() != 2 or input_ids.numel() == 0:
+            raise InputError(f"input_ids must be (B, L) and not empty, got shape {tuple(input_ids.shape)}")
+        if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
+            raise InputError(f"input_ids must be integers, got {input_ids.dtype}")
+        # On a GPU the check would wait for all work in flight; there the embedding's device-side assert reports it.
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            least, most = (int(bound) for bound in torch.aminmax(input_ids))
+            rows = self.config.padded_vocab_size
+            if least < 0 or most >= rows:
+                wrong = most if most >= rows else least
+                raise InputError(f"input_ids hold the id {wrong}: the embedding has {rows} rows, ids 0 to {rows - 1}")
+
+
+class HyenaDNAModel(HyenaDNAPreTrainedModel):
+    """The backbone without a head: token ids to hidden states."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^score\."]
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__(config)
+        self.backbone = HyenaDNABackbone(config)
+        # The sines of one filter are one module: saving keeps its first name, as the published files do.
+        first = "backbone.layers.{}.mixer.filter_fn.implicit_filter.{}.freq"
+        self._tied_weights_keys = {
+            first.format(layer, sine): first.format(layer, 1)
+            for layer in range(config.n_layer if config.train_freq else 0)
+            for sine in range(3, 2 * config.num_inner_mlps + 2, 2)
+        }
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The embedding of the tokens."""
+        return self.backbone.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: Any) -> None:
+        """Put another embedding in its place."""
+        self.backbone.embeddings.word_embeddings = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Hidden states of every position.
+
+        Args:
+            input_ids: ``(B, L)``, integers from 0 to 15, L ≤ max_seq_len. Ids 12 to 15 are no tokens but rows of
+                padding that the embedding has. On a GPU an id out of range is a device-side assert, no InputError.
+            attention_mask: accepted and not needed: the model is causal, so what stands right of a position never
+                changes it. Padding on the right is exact; padding on the left, the original's, changes the result.
+            inputs_embeds: ``(B, L, D)`` in the place of ``input_ids``.
+            output_hidden_states: return all states.
+            kwargs: ``return_dict``; others are accepted and ignored, as transformers' utilities need.
+
+        Returns:
+            ``last_hidden_state (B, L, D)`` after the final LayerNorm and, if asked for, ``hidden_states``: a tuple of
+            n_layer + 1 tensors ``(B, L, D)``, the embedding, then the residual after each block, the last of them
+            replaced by ``last_hidden_state``.
+
+        Raises:
+            InputError: shapes, dtypes or ids that the model cannot take; a sequence above max_seq_len.
+        """
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        self._check_input(input_ids, inputs_embeds)
+        return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states))
+
+
+class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
+    """Next-nucleotide language model."""
+
+    _tied_weights_keys = {"lm_head.weight": checkpoint.EMBEDDING_KEY}
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__(config)
+        self.hyena = HyenaDNAModel(config)
+        self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutput:
+        """Logits of the next token at every position, and their loss.
+
+        Args:
+            input_ids: as in :meth:`HyenaDNAModel.forward`.
+            attention_mask: as there: accepted and not needed.
+            inputs_embeds: as there.
+            output_hidden_states: as there.
+            labels: ``(B, L)``, the same ids as ``input_ids``: the shift by one happens here. -100 leaves a position
+                out of the loss; pads count unless they are -100. On a GPU a label out of range is a device-side assert.
+            logits_to_keep: only the last so many positions get logits, or those in a 1-D tensor of indices; 0 is all.
+            kwargs: ``return_dict``; ``num_items_in_batch``, by which the summed loss is divided in place of the mean
+                (transformers' Trainer); others are ignored.
+
+        Returns:
+            ``logits (B, L, 16)``: 12 tokens and 4 rows of padding; ``loss``, a scalar in float32 or better, if there
+            are ``labels``; ``hidden_states`` if asked for.
+
+        Raises:
+            InputError: as in :meth:`HyenaDNAModel.forward`; labels of another shape, or with ``logits_to_keep``;
+                on the CPU, labels that are neither an id from 0 to 15 nor -100.
+        """
+        output = self.hyena(
+            input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
+        )
+        hidden = output.last_hidden_state
+        if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            if labels is not None:
+                raise InputError("labels need the logits of all positions: leave out logits_to_keep")
+            hidden = hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
+        logits = self.lm_head(hidden)
+        loss = None
+        if labels is not None:
+            loss = self._next_token_loss(logits, labels, kwargs.get("num_items_in_batch"))
+        return CausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+
+    @staticmethod
+    def _next_token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Any) -> Tensor:
+        if labels.shape != logits.shape[:2]:
+            raise InputError(f"labels {tuple(labels.shape)} must have the shape of input_ids {tuple(logits.shape[:2])}")
+        check_labels(labels, logits.shape[2])
+        # transformers' own causal loss would cast a float64 model's logits down.
+        logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
+        targets = labels[:, 1:].to(logits.device, torch.long)
+        return fixed_cross_entropy(logits.flatten(0, 1), targets.flatten(), num_items_in_batch)
+
+    # What mypy sees of the base class depends on which optional packages transformers finds.
+    def prepare_inputs_for_generation(  # type: ignore[override, unused-ignore]
+        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The whole sequence so far at every step: a long convolution has no cache of keys and values."""
+        kept: dict[str, Any] = {k: kwargs[k] for k in ("logits_to_keep", "output_hidden_states") if k in kwargs}
+        if inputs_embeds is None:
+            return {"input_ids": input_ids, **kept}
+        generated = self.get_input_embeddings()(input_ids)
+        return {"inputs_embeds": torch.cat((inputs_embeds, generated.to(inputs_embeds.dtype)), dim=1), **kept}
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As the base class; ``lm_head.weight`` is written also where it is tied, as published files have it."""
+        if self.config.tie_word_embeddings:
+            weights = dict(kwargs.get("state_dict") or self.state_dict())
+            weights[checkpoint.HEAD_KEY] = weights[checkpoint.EMBEDDING_KEY].clone()
+            kwargs["state_dict"] = weights
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _stored_config(source: checkpoint.Source) -> HyenaDNAConfig:
+    content = checkpoint.read_json(source.config_file)
+    return HyenaDNAConfig.from_original(content) if source.format == "original" else HyenaDNAConfig.from_dict(content)
+
+
+def _check_length(source: checkpoint.Source, stored: HyenaDNAConfig, length: Any) -> None:
+    """Raise InputError unless ``length`` is the ``max_seq_len`` that the checkpoint was made for."""
+    if length != stored.max_seq_len:
+        raise InputError(
+            f"{source.config_file.parent}: max_seq_len is {stored.max_seq_len} and cannot be {length}: the filters are "
+            "made for one length, and these weights belong to it; load a checkpoint made for longer sequences"
+        )
+
+
+def check_labels(labels: Tensor, columns: int) -> None:
+    """Raise InputError where a label is neither a column of the logits nor -100, which the loss leaves out."""
+    # On a GPU the check would wait for all work in flight, as that of the ids.
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels != -100) & ((labels < 0) | (labels >= columns))]
+        if wrong.numel():
+            raise InputError(
+                f"labels hold the id {int(wrong[0])}: the logits have {columns} columns, ids 0 to {columns - 1}, and "
+                "-100 leaves a position out"
+            )
+
+
+def _read_config(source: checkpoint.Source, kwargs: dict[str, Any]) -> tuple[HyenaDNAConfig, dict[str, Any]]:
+    """The configuration at ``source`` with the overrides among ``kwargs``, and what of ``kwargs`` is left."""
+    stored = _stored_config(source)
+    _check_length(source, stored, kwargs.get("max_seq_len", stored.max_seq_len))
+    # The dtype to load in is for the model, and "auto" is none that a configuration can hold.
+    dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
+    config, unused = HyenaDNAConfig.from_dict(stored.to_dict(), return_unused_kwargs=True, **kwargs)
+    config.check()
+    return config, unused | dtypes
+
+
+def _as_loaded(weights: dict[str, Tensor], config: HyenaDNAConfig) -> dict[str, Tensor]:
+    """``weights`` as transformers wants them: every sine with its frequency, a tied head left out.
+
+    Raises:
+        InputError: the head is to be tied and differs from the embedding.
+    """
+    weights = checkpoint.repeat_freq(weights, config.num_inner_mlps)
+    if config.tie_word_embeddings:
+        head, embedding = weights.pop(checkpoint.HEAD_KEY, None), weights.get(checkpoint.EMBEDDING_KEY)
+        if head is not None and embedding is not None and not torch.equal(head, embedding):
+            raise InputError("tie_word_embeddings is true, but the checkpoint's head differs from its embedding")
+    return weights
+
+
+def _check_loaded(
+    source: checkpoint.Source, weights: dict[str, Tensor], missing: set[str], unexpected: set[str], mismatched: Any
+) -> None:
+    """Raise InputError unless every key of the model, and none else, was in the checkpoint in the right shape."""
+    if not (missing or unexpected or mismatched):
+        return
+    problems = []
+    if mismatched:
+        key, found, expected = sorted(mismatched)[0]
+        more = f" (and {len(mismatched) - 1} more keys differ)" if len(mismatched) > 1 else ""
+        problems.append(f"{key} has shape {tuple(found)} where the configuration asks for {tuple(expected)}{more}")
+    if missing:
+        problems.append(f"{len(missing)} keys are missing: {checkpoint.listed(missing)}")
+    if unexpected:
+        problems.append(f"{len(unexpected)} keys are unexpected: {checkpoint.listed(unexpected)}")
+    size = checkpoint.published_size({key: tensor.shape for key, tensor in weights.items()})
+    hint = f"; the weights have the size of {size}" if size else ""
+    raise InputError(f"{source.weights_file} does not fit {source.config_file.name}: {'; '.join(problems)}{hint}")
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Drop transformers' table of missing and unexpected keys: one line of our own says the same."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    theirs = logging.getLogger("transformers.modeling_utils")
+    theirs.addFilter(is_other)
+    try:
+        yield
+    finally:
+        theirs.removeFilter(is_other)
+
+
+AutoConfig.register(HyenaDNAConfig.model_type, HyenaDNAConfig)
+AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
+AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
+# Published tokenizer folders ask for the second name, those saved by this package for the first.
+AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=HyenaDNATokenizer, exist_ok=True)
+AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=DNATokenizer, exist_ok=True)

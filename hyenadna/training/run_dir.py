@@ -1,0 +1,242 @@
+"""The folder of a training run: its configuration, metrics and checkpoints, each written whole or not at all.
+
+``config.yaml``, ``splits.bed``, ``metrics.jsonl``, ``step-XXXXXXXX/`` (the newest checkpoints: the model in the ``-hf``
+format and ``state.pt``), and ``model/`` once the run has ended. What begins with a dot was being written when a run was
+killed; the next start removes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.files import write_files
+from hyenadna.common.run_layout import (
+    CONFIG_FILE,
+    FINAL_KEY,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    SPLITS_FILE,
+    STATE_FILE,
+    plain,
+    read_metrics,
+)
+
+# Folders while they are written or removed (two dots: what save_pretrained makes within them), and drafts of files.
+_LEFTOVER = re.compile(
+    rf"\.\.?(step-\d{{8,}}|{MODEL_FOLDER})\.(partial|old)(\..*)?|\.({CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE})\.[0-9a-f]{{32}}\.tmp"
+)
+
+
+class Saves(Protocol):
+    """A model or tokenizer of transformers."""
+
+    def save_pretrained(self, save_directory: str, /) -> Any:
+        """Write its files into a folder."""
+
+
+class RunFolder:
+    """A training run's folder; see the module's docstring for what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def metrics(self) -> Path:
+        """The JSONL file of metrics: a row every few steps, and for every validation."""
+        return self.path / METRICS_FILE
+
+    @property
+    def splits(self) -> Path:
+        """BED of the training, validation and test intervals."""
+        return self.path / SPLITS_FILE
+
+    @property
+    def model(self) -> Path:
+        """Where the finished model lies."""
+        return self.path / MODEL_FOLDER
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, oldest first. A folder has this name only while it is complete."""
+        found = [p for p in self.path.glob("step-*") if p.name[5:].isdigit() and p.is_dir()]
+        return sorted(found, key=lambda p: int(p.name[5:]))
+
+    def start(self, config: Any, *, resume: bool) -> Path | None:
+        """Make the folder ready for a run of ``config``, a dataclass.
+
+        Returns:
+            The checkpoint to go on from, or None for a run from the start.
+
+        Raises:
+            InputError: the folder holds a run and ``resume`` is False, or one of another configuration (the
+                differences are named), or parts of a run without its configuration, or cannot be written to.
+        """
+        with self._writing():
+            saved = self.path / CONFIG_FILE
+            if saved.exists():
+                if not resume:
+                    raise InputError(f"{self.path}: already holds a run; go on with --resume, or choose another --out")
+                self._check_same(config)
+            elif self.path.exists():
+                names = {entry.name for entry in self.path.iterdir() if not _LEFTOVER.fullmatch(entry.name)}
+                if {METRICS_FILE, MODEL_FOLDER} & names or self.checkpoints() or (resume and names):
+                    raise InputError(
+                        f"{self.path}: holds files, but no run to go on with ({CONFIG_FILE} is missing); choose "
+                        "another --out"
+                    )
+            self.path.mkdir(parents=True, exist_ok=True)
+            for leftover in self.path.iterdir():
+                if _LEFTOVER.fullmatch(leftover.name):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            if not saved.exists():
+                write_files({saved: yaml.safe_dump(plain(config), sort_keys=False).encode()})
+            found = self.checkpoints()
+        return found[-1] if found else None
+
+    def _check_same(self, config: Any) -> None:
+        saved = self.path / CONFIG_FILE
+        try:
+            before = yaml.safe_load(saved.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError):
+            before = None
+        if not isinstance(before, dict):
+            raise InputError(f"{saved}: damaged, holds no configuration; choose another --out")
+        now = plain(config)
+        free = {field.name for field in dataclasses.fields(config) if field.metadata.get("free")}
+        changed = [n for n in sorted((before.keys() | now.keys()) - free) if before.get(n) != now.get(n)]
+        if changed:
+            values = "; ".join(f"{n}: {before.get(n)!r} there, {now.get(n)!r} asked for" for n in changed)
+            options = ", ".join(f"--{name}" for name in changed)
+            raise InputError(
+                f"{self.path}: holds a run of another configuration ({values}): pass --config "
+                f"{self.path / CONFIG_FILE} and leave out {options} to go on with it, or choose another --out"
+            )
+
+    def save(self, step: int, model: Saves, state: Mapping[str, Any], *, keep: int) -> Path:
+        """Write the checkpoint of ``step`` and remove all but the newest ``keep``.
+
+        Raises:
+            InputError: the folder cannot be written to (a full disk); earlier checkpoints stay as they are.
+        """
+        final = self.path / f"step-{step:08d}"
+        # Through memory, for torch's own zip writer reports a full disk as a RuntimeError.
+        pickled = io.BytesIO()
+        torch.save(dict(state), pickled)
+        with self._writing():
+            with whole(final) as partial:
+                model.save_pretrained(str(partial))
+                (partial / STATE_FILE).write_bytes(pickled.getbuffer())
+            for old in self.checkpoints()[:-keep]:
+                _remove(old)
+        return final
+
+    def save_model(self, model: Saves, tokenizer: Saves) -> Path:
+        """Write the finished model and its tokenizer, in place of one that is there.
+
+        Raises:
+            InputError: the folder cannot be written to; checkpoints stay as they are.
+        """
+        with self._writing(), whole(self.model) as partial:
+            model.save_pretrained(str(partial))
+            tokenizer.save_pretrained(str(partial))
+        return self.model
+
+    def load_state(self, checkpoint: Path) -> dict[str, Any]:
+        """The state saved with a checkpoint.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            state: dict[str, Any] = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise InputError(
+                f"{checkpoint / STATE_FILE}: damaged ({type(error).__name__}); remove {checkpoint} to go on from an "
+                "earlier checkpoint"
+            ) from error
+        return state
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a row to the metrics. What is no finite number becomes null, which JSON knows.
+
+        Raises:
+            InputError: the file cannot be written to.
+        """
+        line = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        with self._writing(), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the rows that a run resumed after ``step`` will write again: later ones, and the final validation's.
+
+        Raises:
+            InputError: the file is damaged or cannot be written to.
+        """
+        if self.metrics.exists():
+            rows = [r for r in read_metrics(self.metrics) if r["step"] <= step and FINAL_KEY not in r]
+            with self._writing():
+                write_files({self.metrics: "".join(json.dumps(row) + "\n" for row in rows).encode()})
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn failures to write, and what others made of them, into one InputError with advice."""
+        try:
+            yield
+        except (OSError, InputError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(reason, OSError | SafetensorError):
+                raise
+            text = getattr(reason, "strerror", None) or str(reason)
+            advice = "choose another --out"
+            if getattr(reason, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in text:
+                text, advice = os.strerror(errno.ENOSPC), "free some space and go on with --resume"
+            raise InputError(f"{self.path}: cannot be written to ({text}); {advice}") from error
+
+
+@contextmanager
+def whole(final: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``final`` when the block ends, in place of what is there; or vanishes."""
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        partial.mkdir()
+        yield partial
+        for file in partial.rglob("*"):
+            _flush(file)
+        _remove(final)
+        partial.rename(final)
+        _flush(final.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, if there is one, so that a kill leaves it whole or under another name."""
+    if folder.exists():
+        shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old")))
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file or folder to the disk, lest a power failure leave a checkpoint with holes."""
+    if os.name == "nt":
+        # Windows flushes only what is open for writing, and no folders.
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

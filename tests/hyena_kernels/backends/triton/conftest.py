@@ -1,0 +1,143 @@
+"""Run the Triton kernels on CPU tensors, in Triton's interpreter, beside tests that know nothing of it.
+
+Whether a kernel is interpreted or compiled is settled when its module is imported, by the environment variable
+``TRITON_INTERPRET``. Torch imports Triton before any file here is collected, so Triton's own functions, such as
+``tl.sum``, are compiled ones, which interpreted kernels cannot call. The context manager :func:`interpreting` sets the
+variable and exchanges these functions, while a file here is imported and while a test here runs, and never longer.
+
+Where there is a GPU the kernels are compiled: tests marked ``gpu`` run, and the others are skipped unless
+``TRITON_INTERPRET=1`` is set, which turns it round.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.kernels.interpreter import as_on_a_gpu
+from hyena_kernels.backends.triton import support as triton_support
+
+ROOT = Path(__file__).resolve().parents[4]
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+INTERPRETED = not torch.cuda.is_available() or triton_support.interpreting()
+
+
+class Untested(pytest.File):
+    """Stands for a test file whose imports would fail."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        pytest.skip("needs triton, which is not installed", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Skip every file where there is no Triton."""
+    return None if HAS_TRITON else Untested.from_parent(parent, path=module_path)
+
+
+_compilation = pytest.StashKey[subprocess.Popen[str]]()
+
+
+def _compiles_everything(item: pytest.Item) -> bool:
+    return "compilation" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the test that waits for all kernels to be compiled last."""
+    items.sort(key=_compiles_everything)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin to compile all kernels beside the other tests, which leave a core idle: alone it would take minutes."""
+    if session.config.option.collectonly or not any(map(_compiles_everything, session.items)):
+        return
+    command = [
+        sys.executable,
+        "-m",
+        "hyena_kernels.testing.resources.triton",
+        "--arch",
+        "80",
+        "90",
+        "100",
+        "--check",
+        "--quick",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    session.stash[_compilation] = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: os.nice(10),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def compilation(request: pytest.FixtureRequest) -> tuple[int, str]:
+    """Exit status and output of compiling every configuration of every kernel."""
+    process = request.session.stash[_compilation]
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave nothing running behind, whatever ended the session."""
+    process = session.stash.get(_compilation, None)
+    if process is not None and process.poll() is None:
+        process.kill()
+
+
+@contextmanager
+def interpreting() -> Iterator[None]:
+    """Have kernels that are imported here interpreted, and those that were imported so run."""
+    import triton.language
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    modules = [module for name, module in sys.modules.items() if name.split(".")[:2] == ["triton", "language"]]
+    # By identity: what a JITFunction hashes to is its source with everything that it calls.
+    twins: dict[int, InterpretedFunction] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        for owner in (*modules, triton.language.tensor):
+            for name, function in list(vars(owner).items()):
+                if isinstance(function, JITFunction):
+                    twin = twins.setdefault(id(function), InterpretedFunction(function.fn))
+                    # A method has to be a function, for Python to hand it the tensor.
+                    patch.setattr(owner, name, _function(twin) if owner is triton.language.tensor else twin)
+        with as_on_a_gpu():
+            yield
+
+
+def _function(interpreted: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: interpreted(*args, **kwargs)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Import the test files, and with them the kernels."""
+    if not HAS_TRITON or not INTERPRETED:
+        return (yield)
+    with interpreting():
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def interpreter(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Interpret the kernels that a test calls; for a test that calls none, to be overridden in its file."""
+    on_gpu = request.node.get_closest_marker("gpu") is not None
+    if on_gpu and INTERPRETED:
+        pytest.skip("needs compiled kernels, and TRITON_INTERPRET=1 has them interpreted: unset it")
+    if on_gpu:
+        yield
+        return
+    if not INTERPRETED:
+        pytest.skip("needs interpreted kernels, and a process with a GPU compiles them: set TRITON_INTERPRET=1")
+    with interpreting():
+        yield

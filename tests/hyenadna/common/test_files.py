@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.files import write_files
+
+
+def fail_on_the_second(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    write_bytes = Path.write_bytes
+
+    def write(self: Path, data: bytes) -> int:
+        write_bytes(self, data[:2])
+        if ".new." in self.name:
+            raise error
+        return len(data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+
+
+def test_writes_every_file_and_replaces_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"before")
+    write_files({tmp_path / "a": b"after", tmp_path / "b": b""})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"after", "b": b""}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(b"before")
+    fail_on_the_second(monkeypatch, error)
+    with pytest.raises((InputError, KeyboardInterrupt)) as caught:
+        write_files({old: b"after", new: b"after"})
+    if isinstance(error, OSError):
+        assert (
+            str(caught.value)
+            == f"{new}: cannot be written (No space left on device); free some space or choose another place"
+        )
+    else:
+        assert caught.value is error
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert old.read_bytes() == b"before"
+
+
+def test_refuses_a_missing_folder_unless_asked_to_make_it(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    with pytest.raises(InputError, match=r"file: cannot be written \(No such file or directory\)"):
+        write_files({path: b"x"})
+    write_files({path: b"x"}, make_folders=True)
+    assert path.read_bytes() == b"x"
+
+
+def test_folders_that_were_made_go_again_on_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_on_the_second(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    folder = tmp_path / "a" / "b"
+    with pytest.raises(InputError, match="free some space"):
+        write_files({folder / "old": b"x", folder / "new": b"x"}, make_folders=True)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hyenadna.common.errors import InputError
+from hyenadna.data.genome import Genome
+from hyenadna.data.labelled import Example, class_names, read_examples, to_labelled
+
+
+def read(data: Path, kind: str = "auto", **options: Any) -> dict[str, list[Example]]:
+    defaults: dict[str, Any] = {
+        "sequence_column": "seq",
+        "label_columns": ["label"],
+        "split_column": None,
+        "genome": None,
+        "length": None,
+        "windows": 20,
+        "seed": 0,
+    }
+    return read_examples(data, kind, **defaults | options)
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def test_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text("seq\tlabel\tpart\tother\nACGT\tx\ttrain\t0.5\nGG\ty\ttest\t1\n")
+    assert [(e.ids.tolist(), e.label) for e in read(path)[""]] == [([7, 8, 9, 10], "x"), ([9, 9], "y")]
+    split = read(path, split_column="part")
+    assert {name: len(part) for name, part in split.items()} == {"train": 1, "test": 1}
+    path.write_text("seq\ta\tb\nACGT\t1\t0\n")
+    assert read(path, label_columns=["a", "b"])[""][0].label == (1.0, 0.0)
+
+
+def test_genomic_benchmarks_in_folders_by_sorted_class(tmp_path: Path) -> None:
+    files = {"train__z__1_dot_txt": "AC\n", "train__a__1_dot_txt": "GGT", "test__a__9_dot_txt": "T"}
+    write(tmp_path, **files)
+    found = read(tmp_path)
+    assert [(e.ids.tolist(), e.label) for e in found["train"]] == [([9, 9, 10], "a"), ([7, 8], "z")]
+    assert class_names(found["train"], "classification") == ["a", "z"]
+    assert len(found["test"]) == 1
+
+
+def test_nucleotide_transformer(tmp_path: Path) -> None:
+    write(tmp_path, train_dot_fna=">s|1\nACG\nT\n>s|0\nGG\n", test_dot_fna=">chr1:2-5|x|1\nA\n")
+    found = read(tmp_path)
+    assert [(e.ids.tolist(), e.label) for e in found["train"]] == [([7, 8, 9, 10], "1"), ([9, 9], "0")]
+    assert found["test"][0].label == "1"
+    write(tmp_path, test_dot_fna=">no label\nA\n")
+    with pytest.raises(InputError, match=r"test\.fna: sequence 1: its header has no label"):
+        read(tmp_path)
+
+
+def test_deepsea_coordinates(tmp_path: Path) -> None:
+    (tmp_path / "g.fa").write_text(f">chr1\n{'ACGT' * 50}\n>chrX\n{'GGCC' * 50}\n")
+    header = "Chr_No,Start,End,y_a,y_b\n"
+    write(tmp_path / "d", train_dot_csv=header + "0,10,20,1,0\n22,100,110,0,0\n", test_dot_csv=header + "0,0,4,0,1\n")
+    found = read(tmp_path / "d", genome=tmp_path / "g.fa")
+    first, second = found["train"]
+    assert first.ids.tolist() == [9, 10, 7, 8, 9, 10, 7, 8, 9, 10]
+    assert (first.label, second.label) == ((1.0, 0.0), (0.0, 0.0))
+    assert set(second.ids.tolist()) == {8, 9}
+    assert list(found) == ["train", "test"]
+    wider = read(tmp_path / "d", genome=tmp_path / "g.fa", length=20)["train"][0]
+    assert len(wider.ids) == 20
+    assert wider.ids[5:15].tolist() == first.ids.tolist()
+    with pytest.raises(InputError, match="need the --genome that they are of"):
+        read(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("labels", "refused"),
+    [
+        (["0.25", "1", "-2e-3"], "0.25"),
+        (["0.0", "1.0"], ""),
+        (["1", "2"], ""),
+        (["a", "0.5"], ""),
+        (["nan", "0.5"], ""),
+    ],
+)
+def test_values_are_no_classes(labels: list[str], refused: str) -> None:
+    examples = [Example("", np.zeros(1, np.uint8), label) for label in labels]
+    if not refused:
+        assert class_names(examples, "classification") == sorted(labels)
+        return
+    with pytest.raises(InputError, match=f"numbers such as {refused}, no classes: say --task regression"):
+        class_names(examples, "classification")
+
+
+def test_species_by_chromosome(tmp_path: Path) -> None:
+    bases = {"one": "ACGT", "two": "GGCT"}
+    chromosomes = {"1": 40, "2": 60, "5": 50}
+    for name, letters in bases.items():
+        text = "".join(f">chr{c}\n{letters[int(c) % 4] * n}\n" for c, n in chromosomes.items())
+        write(tmp_path, **{f"{name}__genome_dot_fa": text})
+    found = read(tmp_path, length=16)
+    assert {split: len(part) for split, part in found.items()} == {"train": 40, "valid": 4, "test": 4}
+    for split, chromosome in (("train", 2), ("valid", 1), ("test", 5)):
+        for example in found[split]:
+            letter = bases[str(example.label)][chromosome % 4]
+            assert example.ids.tolist() == 16 * ["ACGT".index(letter) + 7]
+    with pytest.raises(InputError, match=r"no chromosome of 45 bases or more for valid"):
+        read(tmp_path, length=45)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("seq\tlabel\nAC\t\nAC\t\n", {}, "row 1: column 'label' is empty there (and in 1 more rows)"),
+        ("seq\tlabel\nAC\t1\n\t1\n", {}, "row 2: the sequence is empty"),
+        ("seq\tlabel\nAXC\t1\n", {}, "row 1: 'X' at position 2 is no nucleotide code"),
+        ("seq\tlabel\nAC\t1\n", {"sequence_column": "dna"}, "has no column 'dna'; it has 'seq', 'label'"),
+        ("seq\tlabel\nAC\t1\n", {"label_columns": []}, "name the --label_columns of the table"),
+        ("seq\tlabel\nAC\t1\n", {"split_column": "label"}, "row 1: column 'label' holds '1'; write train, valid, test"),
+        ("seq\ta\tb\nAC\t1\tx\n", {"label_columns": ["a", "b"]}, "row 1: 'x' is no number"),
+    ],
+)
+def test_tables_that_do_not_fit(tmp_path: Path, content: str, options: dict[str, Any], message: str) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        read(path, **options)
+    assert message in str(caught.value)
+
+
+def test_what_is_of_no_format_says_what_would_be(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        read(tmp_path / "absent")
+    with pytest.raises(InputError, match=r"is of no format known here: expected train/CLASS"):
+        read(tmp_path)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(InputError, match=r"holds no sequence: expected train/CLASS/\*\.txt"):
+        read(tmp_path)
+
+
+def example(label: Any, letters: int = 3) -> Example:
+    return Example("row 1", np.full(letters, 7, dtype=np.uint8), label)
+
+
+def test_classes_are_in_order_of_their_numbers() -> None:
+    assert class_names([example(label) for label in ("10", "9", "-1")], "classification") == ["-1", "9", "10"]
+    assert class_names([example("EIN")], "token") == ["E", "I", "N"]
+    found = to_labelled([example("b"), example("a")], "classification", ["a", "b"], "train")
+    assert np.asarray(found.labels).tolist() == [1, 0]
+    tokens = to_labelled([example("EIN"), example("NN", 2)], "token", ["E", "I", "N"], "train")
+    assert [row.tolist() for row in tokens.labels] == [[0, 1, 2], [2, 2]]
+    values = to_labelled([example("0.5"), example("-1")], "regression", ["y"], "train")
+    assert np.asarray(values.labels).tolist() == [[0.5], [-1.0]]
+
+
+@pytest.mark.parametrize(
+    ("examples", "task", "classes", "message"),
+    [
+        (
+            [example("z"), example("z")],
+            "classification",
+            ["a", "b"],
+            "hold the class 'z' (2 times), which training has not",
+        ),
+        ([example("EEX")], "token", ["E", "I"], "hold the class 'X' (1 times)"),
+        ([example("EE")], "token", ["E", "I"], "row 1: 2 token labels for a sequence of 3"),
+        ([example("high")], "regression", ["y"], "row 1: 'high' is no number"),
+        ([example("nan")], "regression", ["y"], "row 1: 'nan' is no number"),
+        ([example((0.0, 0.5))], "multilabel", ["a", "b"], "row 1: outputs of several labels are 0 or 1"),
+    ],
+)
+def test_labels_that_do_not_fit(examples: list[Example], task: str, classes: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        to_labelled(examples, task, classes, "test")
+    assert message in str(caught.value)
+
+
+def test_one_class_is_nothing_to_tell_apart() -> None:
+    with pytest.raises(InputError, match="the training examples hold one class only, 'a'"):
+        class_names([example("a"), example("a")], "classification")
+
+
+def test_a_genome_that_is_prepared_serves_too(tiny_genome: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("Chr_No,Start,End,y_a\n0,10,20,1\n")
+    with pytest.raises(InputError, match="unknown contig 'chr1'"):
+        read(tmp_path / "c.csv", "deepsea", genome=tiny_genome)
+    assert Genome.open(tiny_genome).names == ["a", "b", "c"]

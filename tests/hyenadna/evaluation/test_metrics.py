@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+from hyenadna.evaluation.metrics import _multilabel, measure
+
+
+def test_classes() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 50)
+    logits = rng.normal(size=(50, 2)) + np.eye(2)[labels]
+    values, reasons = measure("classification", logits, labels)
+    guessed = logits.argmax(1)
+    difference = logits[:, 1] - logits[:, 0]
+    assert reasons == {}
+    assert values == pytest.approx(
+        {
+            "accuracy": (guessed == labels).mean(),
+            "mcc": reference.matthews_corrcoef(labels, guessed),
+            "f1_macro": reference.f1_score(labels, guessed, average="macro"),
+            "f1_binary": reference.f1_score(labels, guessed),
+            "auroc": reference.roc_auc_score(labels, difference),
+            "auprc": reference.average_precision_score(labels, difference),
+        }
+    )
+
+
+def test_several_classes_and_several_labels() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    values, reasons = measure("classification", 9 * np.eye(3)[labels], labels)
+    assert reasons == {"f1_binary": "it is of two classes, and there are 3"}
+    assert [values[name] for name in ("accuracy", "mcc", "f1_macro", "auroc", "auprc")] == pytest.approx([1.0] * 5)
+
+    outputs = (rng.random((60, 4)) < 0.3).astype(np.float32)
+    outputs[:, 3] = 0
+    logits = rng.normal(size=(60, 4))
+    values, reasons = measure("multilabel", logits, outputs)
+    assert reasons == {}
+    each = [reference.roc_auc_score(outputs[:, i], logits[:, i]) for i in range(3)]
+    assert values["auroc"] == pytest.approx(np.median(each))
+    assert "auroc_tf" not in values
+
+
+def test_groups_of_deepsea() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((12, 919)) < 0.5).astype(np.float32)
+    logits = np.where(np.arange(919) < 125, 2 * labels - 1, np.where(np.arange(919) < 815, 1 - 2 * labels, 0.0))
+    values = [_multilabel(name, logits, labels) for name in ("auroc_dhs", "auroc_tf", "auroc_hm")]
+    assert values == [1.0, 0.0, 0.5]
+
+
+def test_values() -> None:
+    labels = np.array([[1.0], [2.0], [3.0], [4.0]])
+    values, reasons = measure("regression", labels**3, labels)
+    assert reasons == {}
+    assert values["spearman"] == pytest.approx(1.0)
+    assert values["pearson"] == pytest.approx(np.corrcoef(labels[:, 0] ** 3, labels[:, 0])[0, 1])
+    assert values["mse"] == pytest.approx(((labels**3 - labels) ** 2).mean())
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "labels", "undefined"),
+    [
+        ("classification", np.eye(2), np.array([1, 1]), {"mcc", "f1_binary", "auroc", "auprc"}),
+        ("classification", np.eye(3)[:2], np.array([0, 1]), {"f1_binary", "auroc", "auprc"}),
+        ("multilabel", np.zeros((3, 2)), np.zeros((3, 2)), {"auroc", "auprc"}),
+        ("regression", np.zeros((3, 1)), np.arange(3.0)[:, None], {"pearson", "spearman"}),
+        ("regression", np.full((3, 1), np.nan), np.arange(3.0)[:, None], {"pearson", "spearman", "mse"}),
+    ],
+)
+def test_what_is_undefined_says_why(task: str, outputs: np.ndarray, labels: np.ndarray, undefined: set[str]) -> None:
+    values, reasons = measure(task, outputs, labels)
+    assert {name for name, value in values.items() if value is None} == set(reasons) == undefined
+    assert all(reasons.values())
+    assert all(np.isfinite(value) for value in values.values() if value is not None)

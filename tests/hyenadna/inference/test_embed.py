@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAModel
+from hyenadna.common.errors import InputError
+from hyenadna.data.genome import Genome
+from hyenadna.inference import embed as embed_module
+from hyenadna.inference.embed import EmbedConfig, embed
+from hyenadna.inference.embeddings import Embeddings
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=64))
+    path = tmp_path_factory.mktemp("embed") / "model"
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def config(folder: Path, tiny_genome: Path, tmp_path: Path) -> EmbedConfig:
+    bed = tmp_path / "b.bed"
+    lines = [f"b\t{i * 40}\t{i * 40 + 30 + i}\t{'odd' if i % 2 else 'even number'[:4]}\n" for i in range(11)]
+    bed.write_text("".join(lines) + "a\t980\t1040\teven\n")
+    return EmbedConfig(
+        model=folder, out=tmp_path / "e.npz", bed=bed, genome=tiny_genome, batch_size=3, part_size=5, device="cpu"
+    )
+
+
+def states(folder: Path, ids: np.ndarray) -> np.ndarray:
+    batch = torch.from_numpy(ids.astype(np.int64))[None]
+    model = HyenaDNAModel.from_pretrained(folder)
+    with torch.no_grad():
+        return model(torch.where(batch == 11, 4, batch)).last_hidden_state[0].numpy()
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "token"])
+def test_vectors_are_those_of_each_sequence_alone(
+    config: EmbedConfig, folder: Path, tiny_genome: Path, pooling: str, ending: str
+) -> None:
+    config = replace(config, pooling=pooling, out=config.out.with_suffix(f".{ending}"))
+    assert embed(config, progress=False) == 12
+    found = Embeddings.read(config.out)
+    genome = Genome.open(tiny_genome)
+    row = 0
+    for number in range(12):
+        contig, start = ("a", 980) if number == 11 else ("b", 40 * number)
+        end = 1040 if number == 11 else 40 * number + 30 + number
+        whole = states(folder, genome.tokens(contig, start, end))
+        label = "even" if number in (11, 0, 2, 4, 6, 8, 10) else "odd"
+        expected = {"mean": whole.mean(0, keepdims=True), "last": whole[-1:], "token": whole}[pooling]
+        rows = slice(row, row + len(expected))
+        np.testing.assert_allclose(found.vectors[rows], expected, rtol=0, atol=2e-6)
+        assert set(found.name[rows]) == {f"{contig}:{start}-{end}"}
+        assert set(found.contig[rows]) == {contig}
+        assert set(found.label[rows]) == {label}
+        places = range(start, end) if pooling == "token" else [start]
+        assert found.start[rows].tolist() == list(places)
+        assert found.end[rows].tolist() == ([p + 1 for p in places] if pooling == "token" else [end])
+        row += len(expected)
+    assert row == len(found)
+    assert found.vectors.dtype == np.float32
+    assert sorted(p.name for p in config.out.parent.iterdir()) == ["b.bed", config.out.name]
+
+
+def test_a_table_and_a_fasta(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("seq\tkind\nACGT\tx\nGATTACA\t\n")
+    (tmp_path / "f.fa").write_text(">one\nACGT\n>two\nGATTACA\n")
+    out = tmp_path / "t.npz"
+    embed(
+        EmbedConfig(
+            model=folder, out=out, table=tmp_path / "t.tsv", sequence_column="seq", label_column="kind", device="cpu"
+        ),
+        progress=False,
+    )
+    table = Embeddings.read(out)
+    assert table.label.tolist() == ["x", ""]
+    embed(EmbedConfig(model=folder, out=out, fasta=tmp_path / "f.fa", device="cpu"), progress=False)
+    fasta = Embeddings.read(out)
+    assert np.array_equal(fasta.vectors, table.vectors)
+    assert fasta.name.tolist() == ["one", "two"]
+    assert fasta.end.tolist() == [4, 7]
+
+
+def test_long_sequences_need_windows(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    bases = "".join(rng.choice(list("ACGT"), 150))
+    (tmp_path / "f.fa").write_text(f">short\nACGT\n>long\n{bases}\n")
+    config = EmbedConfig(model=folder, out=tmp_path / "t.npz", fasta=tmp_path / "f.fa", part_size=1, device="cpu")
+    with pytest.raises(
+        InputError, match=r"long: 150 bases are longer .*; the 1 sequences before that are in .*partial"
+    ):
+        embed(config, progress=False)
+    with pytest.raises(InputError, match=r"of a run with other options \(stride: None there, 20 asked for; window:"):
+        embed(replace(config, window=60, stride=20, resume=True), progress=False)
+    embed(replace(config, window=60, stride=20, out=tmp_path / "u.npz"), progress=False)
+    ids = np.array(["ACGT".index(base) + 7 for base in bases], dtype=np.uint8)
+    parts = [states(folder, ids[:60])]
+    parts += [states(folder, ids[i : i + 60])[40:] for i in range(20, 101, 20)]
+    np.testing.assert_allclose(
+        Embeddings.read(tmp_path / "u.npz").vectors[1], np.concatenate(parts).mean(axis=0), atol=2e-6
+    )
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(config: EmbedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    embed(replace(config, out=config.out.with_name("whole.npz")), progress=False)
+    original: Callable[..., Any] = embed_module._embed_part
+    calls = []
+
+    def stopping(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(embed_module, "_embed_part", stopping)
+    with pytest.raises(KeyboardInterrupt, match="5 sequences are saved; go on with --resume"):
+        embed(config, progress=False)
+    assert not config.out.exists()
+    with pytest.raises(InputError, match="holds parts of a stopped run; go on with --resume"):
+        embed(config, progress=False)
+    calls = [1, 1]
+    embed(replace(config, resume=True, batch_size=7), progress=False)
+    assert len(calls) == 4
+    whole, resumed = (Embeddings.read(config.out.with_name(name)) for name in ("whole.npz", "e.npz"))
+    np.testing.assert_allclose(resumed.vectors, whole.vectors, atol=2e-6)
+    assert np.array_equal(resumed.name, whole.name)
+
+
+def test_random_weights_are_another_model_of_the_same_shape(config: EmbedConfig) -> None:
+    embed(config, progress=False)
+    own = Embeddings.read(config.out)
+    found = []
+    for seed in (0, 0, 1):
+        embed(replace(config, random_weights=True, seed=seed), progress=False)
+        found.append(Embeddings.read(config.out).vectors)
+    assert found[0].shape == own.vectors.shape
+    assert np.array_equal(found[0], found[1])
+    assert not np.allclose(found[0], found[2])
+    assert not np.allclose(found[0], own.vectors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bed": None, "genome": None}, "give one of --fasta, --bed and --table to embed"),
+        ({"fasta": Path("x")}, "give one of --fasta, --bed and --table to embed"),
+        ({"genome": None}, "--bed and --genome go together"),
+        ({"label_column": "x"}, "--label_column belongs to a --table"),
+        ({"pooling": "max"}, "--pooling max: choose mean, last, token"),
+        ({"part_size": 0}, "--part_size 0: must be at least 1"),
+        ({"out": Path("x.csv")}, "--out x.csv: must end in .npz or .parquet"),
+        ({"out": Path("absent/x.npz")}, "absent/x.npz: cannot be written (no folder absent)"),
+        ({"window": 32}, "--window and --stride go together"),
+        ({"window": 100, "stride": 50}, "--window 100: must be within 2 and the 64 tokens"),
+        ({"model": Path("absent")}, "no checkpoint at absent"),
+        ({"bed": Path("absent.bed")}, "absent.bed: no such file"),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_nothing(config: EmbedConfig, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        embed(replace(config, **change), progress=False)
+    assert str(caught.value).startswith(message)
+    assert [p.name for p in config.out.parent.iterdir()] == ["b.bed"]
+
+
+def test_what_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(b"nothing")
+    np.savez(tmp_path / "y.npz", embedding=np.zeros((2, 2)))
+    (tmp_path / "x.parquet").write_bytes(b"nothing")
+    np.savez(tmp_path / "z.npz", name=np.array([{}], dtype=object))
+    for name, reason in (
+        ("x.npz", "it is no .npz"),
+        ("y.npz", "name is not a file"),
+        ("z.npz", "it holds objects of Python"),
+        ("x.parquet", ""),
+    ):
+        with pytest.raises(InputError) as caught:
+            Embeddings.read(tmp_path / name)
+        assert f"{name}: holds no embeddings of hyenadna embed" in str(caught.value)
+        assert reason in str(caught.value)
+        assert "allow_pickle" not in str(caught.value)
+    with pytest.raises(InputError, match="no such file"):
+        Embeddings.read(tmp_path / "absent.npz")

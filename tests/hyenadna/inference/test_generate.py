@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.common.errors import InputError
+from hyenadna.inference.generate import GenerateConfig, generate
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that likes N and [SEP] best, and rows that are no tokens even more."""
+    torch.manual_seed(1)
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=64))
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    last = model.hyena.backbone.ln_f
+    last.bias.data[0] = 3.0
+    model.lm_head.weight.data[:, 0] = 0.0
+    for token, logit in ((1, 0.5), (11, 1.0), (13, 3.0)):
+        model.lm_head.weight.data[token, 0] = logit
+    path = tmp_path_factory.mktemp("generate") / "model"
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def config(folder: Path, tmp_path: Path) -> GenerateConfig:
+    return GenerateConfig(model=folder, out=tmp_path / "out.fa", prompt="ACGTT", length=30, count=5, batch_size=2)
+
+
+def sequences(path: Path) -> dict[str, str]:
+    records = path.read_text().split(">")[1:]
+    return {record.split("\n")[0]: "".join(record.split("\n")[1:]) for record in records}
+
+
+def test_sequences_of_nucleotides_after_the_prompt(config: GenerateConfig) -> None:
+    assert generate(config, progress=False) == 5
+    found = sequences(config.out)
+    assert list(found) == [f"prompt_{i}" for i in range(1, 6)]
+    assert all(bases.startswith("ACGTT") and len(bases) == 35 and set(bases) <= set("ACGT") for bases in found.values())
+    assert len(set(found.values())) == 5
+    first = config.out.read_text()
+    generate(config, progress=False)
+    assert config.out.read_text() == first
+    generate(replace(config, seed=1), progress=False)
+    assert config.out.read_text() != first
+    generate(replace(config, new_only=True), progress=False)
+    assert {name: bases[5:] for name, bases in found.items()} == sequences(config.out)
+
+
+def test_other_tokens_come_only_if_asked_for(config: GenerateConfig) -> None:
+    generate(replace(config, nucleotides_only=False, count=20), progress=False)
+    found = sequences(config.out).values()
+    assert set("".join(found)) == set("ACGTN")
+    assert min(map(len, found)) < 35
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-6}])
+def test_every_way_of_sharpening_ends_at_the_likeliest_bases(config: GenerateConfig, change: dict[str, Any]) -> None:
+    model = HyenaDNAForCausalLM.from_pretrained(config.model)
+    ids = [7, 8, 9, 10, 10]
+    with torch.no_grad():
+        for _ in range(30):
+            ids.append(7 + int(model(torch.tensor([ids])).logits[0, -1, 7:11].argmax()))
+    generate(replace(config, **change), progress=False)
+    assert set(sequences(config.out).values()) == {"".join("ACGT"[i - 7] for i in ids)}
+
+
+def test_sampling_follows_the_model(config: GenerateConfig) -> None:
+    model = HyenaDNAForCausalLM.from_pretrained(config.model)
+    with torch.no_grad():
+        expected = model(torch.tensor([[7, 8, 9, 10, 10]])).logits[0, -1, 7:11].softmax(0).numpy()
+    generate(replace(config, length=1, count=4000, batch_size=4000, new_only=True), progress=False)
+    letters = "".join(sequences(config.out).values())
+    counts = np.array([letters.count(base) for base in "ACGT"])
+    # Chi-squared with 3 degrees of freedom: above 21.1 once in 10,000.
+    assert ((counts - 4000 * expected) ** 2 / (4000 * expected)).sum() < 21.1
+
+
+def test_prompts_of_a_fasta(config: GenerateConfig, tmp_path: Path) -> None:
+    (tmp_path / "p.fa").write_text(">x words\nACGT\n>y\nGG\n")
+    config = replace(config, prompt=None, prompt_fasta=tmp_path / "p.fa", count=1)
+    assert generate(config, progress=False) == 2
+    found = sequences(config.out)
+    assert (found["x_1"][:4], found["y_1"][:2]) == ("ACGT", "GG")
+    assert [len(bases) for bases in found.values()] == [34, 32]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": None}, "give --prompt or --prompt_fasta"),
+        ({"prompt_fasta": Path("x")}, "give --prompt or --prompt_fasta"),
+        ({"prompt": ""}, "--prompt: the sequence is empty"),
+        ({"prompt": "ACX"}, "--prompt: 'X' at position 3 is no nucleotide code"),
+        ({"length": 60}, "prompt: 5 bases and --length 60 are more than the 64 that the model is made for"),
+        ({"length": 0}, "--length 0: must be at least 1"),
+        ({"count": 0}, "--count 0: must be at least 1"),
+        ({"temperature": -1.0}, "--temperature -1.0: must be at least 0"),
+        ({"temperature": float("nan")}, "--temperature nan: must be at least 0"),
+        ({"top_p": 0.0}, "--top_p 0.0: must be above 0"),
+        ({"top_k": -1}, "--top_k -1: must be at least 0"),
+        ({"model": Path("absent")}, "no checkpoint at absent"),
+        ({"prompt": None, "prompt_fasta": Path("absent.fa")}, "absent.fa: no such file"),
+    ],
+)
+def test_bad_input_is_refused(config: GenerateConfig, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        generate(replace(config, **change), progress=False)
+    assert str(caught.value).startswith(message)
+    assert not config.out.exists()

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hyenadna import (
+    HyenaDNAConfig,
+    HyenaDNAForCausalLM,
+    HyenaDNAForSequenceClassification,
+    HyenaDNAForTokenClassification,
+)
+from hyenadna.common.errors import InputError
+from hyenadna.data.sequences import encode
+from hyenadna.inference.predict import PredictConfig, predict
+
+SEQUENCES = ["ACGTACGTA", "GATTACA", "GG", "TTTTTTTTTTTTTTTTT"]
+
+
+def small(**fields: Any) -> HyenaDNAConfig:
+    return HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=32, **fields)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PredictConfig:
+    table = tmp_path / "t.tsv"
+    table.write_text("id\tsequence\n" + "".join(f"{i}\t{s}\n" for i, s in enumerate(SEQUENCES)))
+    return PredictConfig(model=tmp_path / "model", out=tmp_path / "o.tsv", table=table, batch_size=3, device="cpu")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
+def test_rows_hold_what_the_model_says_of_each_alone(config: PredictConfig, problem: str) -> None:
+    labels = {0: "low", 1: "high"}
+    model = HyenaDNAForSequenceClassification(small(id2label=labels, problem_type=problem)).eval()
+    model.save_pretrained(config.model)
+    assert predict(config, progress=False) == 4
+    for row, sequence in zip(rows(config.out), SEQUENCES, strict=True):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(encode(sequence, ""))[None]).logits[0]
+        if problem == "single_label_classification":
+            assert row.pop("class") == labels[int(logits.argmax())]
+        change = {"single_label_classification": logits.softmax(0), "regression": logits}
+        expected = change.get(problem, logits.sigmoid())
+        assert list(row) == ["id", "sequence", "low", "high"]
+        assert [float(row["low"]), float(row["high"])] == pytest.approx(expected.tolist(), abs=2e-6)
+
+
+def test_both_strands_give_the_same(config: PredictConfig, tmp_path: Path) -> None:
+    HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
+    (tmp_path / "f.fa").write_text(">a\nACGGT\n>b\nACCGT\n")
+    predict(replace(config, table=None, fasta=tmp_path / "f.fa", reverse_complement=True), progress=False)
+    one, two = rows(config.out)
+    assert (one.pop("name"), two.pop("name")) == ("a", "b")
+    assert one == two
+
+
+def test_bases_have_a_letter_each(config: PredictConfig) -> None:
+    model = HyenaDNAForTokenClassification(small(id2label={0: "E", 1: "I"})).eval()
+    model.save_pretrained(config.model)
+    predict(config, progress=False)
+    for row, sequence in zip(rows(config.out), SEQUENCES, strict=True):
+        with torch.no_grad():
+            classes = model(torch.from_numpy(encode(sequence, ""))[None]).logits[0].argmax(1).tolist()
+        assert row["tokens"] == "".join("EI"[i] for i in classes)
+    with pytest.raises(InputError, match="classes of bases have a strand"):
+        predict(replace(config, reverse_complement=True), progress=False)
+
+
+def test_a_checkpoint_without_a_head_is_refused(config: PredictConfig) -> None:
+    HyenaDNAForCausalLM(small()).save_pretrained(config.model)
+    with pytest.raises(InputError, match="has no trained head to predict with; make one with hyenadna finetune"):
+        predict(config, progress=False)
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"table": None}, "give --fasta or --table to predict"),
+        ({"fasta": Path("x")}, "give --fasta or --table to predict"),
+        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
+        ({"sequence_column": "seq"}, "has no column 'seq'"),
+        ({"model": Path("absent")}, "no checkpoint at absent"),
+        ({"table": None, "fasta": Path("absent.fa")}, "absent.fa: no such file"),
+    ],
+)
+def test_bad_input_is_refused(config: PredictConfig, change: dict[str, Any], message: str) -> None:
+    HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
+    with pytest.raises(InputError, match=message):
+        predict(replace(config, **change), progress=False)
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("", "row 5: the sequence is empty"),
+        ("A" * 33, "row 5: 33 bases are .* windows of at most 32, such as those of seqkit sliding -g -W 32 -s 16"),
+    ],
+)
+def test_rows_before_a_failure_are_kept_apart(config: PredictConfig, last: str, message: str) -> None:
+    HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
+    config.table.write_text(config.table.read_text() + f"4\t{last}\n")
+    with pytest.raises(InputError, match=message + r".*; the [34] rows before that are in .*o\.tsv\.partial"):
+        predict(config, progress=False)
+    assert not config.out.exists()

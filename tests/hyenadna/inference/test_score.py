@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import NUCLEOTIDE_IDS
+from hyenadna.data import variants
+from hyenadna.data.genome import Genome
+from hyenadna.data.sequences import encode, reverse_complement
+from hyenadna.inference.likelihood import Likelihood
+from hyenadna.inference.score import ScoreConfig, score
+
+LETTERS = {i: letter for letter, i in NUCLEOTIDE_IDS.items()}
+HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=2, filter_order=8, max_seq_len=64))
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    path = tmp_path_factory.mktemp("score") / "model"
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> HyenaDNAForCausalLM:
+    return HyenaDNAForCausalLM.from_pretrained(folder, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def genome(tiny_genome: Path) -> Genome:
+    return Genome.open(tiny_genome)
+
+
+def letters(genome: Genome, contig: str, start: int, end: int) -> str:
+    return "".join(LETTERS[i] for i in genome.tokens(contig, start, end).tolist())
+
+
+def turn(text: str) -> str:
+    """Reverse complement."""
+    return text[::-1].translate(str.maketrans("ACGT", "TGCA"))
+
+
+def other(base: str) -> str:
+    return "ACGT"[("ACGT".index(base) + 1) % 4]
+
+
+@pytest.fixture
+def write_vcf(tmp_path: Path) -> Callable[..., Path]:
+    def write(*records: tuple[str, int, str, str], name: str = "v.vcf") -> Path:
+        lines = [f"{contig}\t{position}\tid\t{ref}\t{alt}\t.\tPASS\tX=1\n" for contig, position, ref, alt in records]
+        path = tmp_path / name
+        path.write_text(HEADER + "".join(lines))
+        return path
+
+    return write
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def nats(model: HyenaDNAForCausalLM, ids: np.ndarray) -> np.ndarray:
+    """Log-probability of each base by the model alone."""
+    batch = torch.from_numpy(ids.astype(np.int64))[None]
+    logits = model(torch.where(batch == 11, 4, batch)).logits[0].log_softmax(-1)
+    return np.array([np.nan, *(logits[i, batch[0, i + 1]].item() for i in range(len(ids) - 1))])
+
+
+def test_likelihood_is_that_of_each_base_whatever_the_batch(model: HyenaDNAForCausalLM) -> None:
+    sequences = [encode(text, "") for text in ("ACGTNACGATTA" * 4, "AC", "G", "TTTNGA", "GATTACA" * 9)]
+    for size in (1, 2, 5):
+        found = list(Likelihood(model, batch_size=size)(("x", ids) for ids in sequences))
+        for ids, values in zip(sequences, found, strict=True):
+            expected = nats(model, ids)
+            expected[ids == NUCLEOTIDE_IDS["N"]] = np.nan
+            np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+
+
+def test_windows_of_a_long_sequence_have_their_overlap_as_context(model: HyenaDNAForCausalLM, genome: Genome) -> None:
+    ids = genome.tokens("b", 0, 150)
+    (found,) = Likelihood(model, window=60, stride=20)([("b", ids)])
+    np.testing.assert_allclose(found[:60], nats(model, ids[:60]), atol=1e-12)
+    np.testing.assert_allclose(found[60:80], nats(model, ids[20:80])[40:], atol=1e-12)
+    np.testing.assert_allclose(found[-10:], nats(model, ids[100:])[-10:], atol=1e-12)
+    with pytest.raises(InputError, match=r"b: 150 bases are longer than the 64"):
+        list(Likelihood(model)([("b", ids)]))
+
+
+def test_a_model_that_has_diverged_is_refused(folder: Path) -> None:
+    broken = HyenaDNAForCausalLM.from_pretrained(folder)
+    broken.lm_head.weight.data[7] = float("nan")
+    with pytest.raises(InputError, match="no finite likelihoods: its weights are damaged"):
+        list(Likelihood(broken)([("x", encode("ACGT", ""))]))
+
+
+def test_sequences_of_a_fasta(folder: Path, model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    (tmp_path / "s.fa").write_text(">one words\nACGTNACGT\n>two\nGATTACA\n>three\nA\n")
+    config = ScoreConfig(model=folder, out=tmp_path / "out.tsv", fasta=tmp_path / "s.fa")
+    result = score(config, progress=False)
+    assert (result.rows, result.scored, result.problems) == (3, 2, {"no base to score": 1})
+    one, two, three = rows(config.out)
+    values = nats(model, encode("GATTACA", ""))[1:]
+    assert two == {
+        "name": "two",
+        "bases": "6",
+        "log_likelihood": f"{values.sum():.6f}",
+        "per_base": f"{values.mean():.6f}",
+        "perplexity": f"{np.exp(-values.mean()):.6f}",
+    }
+    assert (one["name"], one["bases"]) == ("one", "7")
+    assert (three["bases"], three["per_base"], three["perplexity"]) == ("0", "", "")
+    score(replace(config, out=tmp_path / "again.tsv", batch_size=1), progress=False)
+    assert (tmp_path / "again.tsv").read_text() == config.out.read_text()
+
+
+def test_a_table_keeps_its_columns_and_both_strands_agree(folder: Path, tmp_path: Path) -> None:
+    forward = "ACGTTAGCATNGGA"
+    backward = "".join(LETTERS[i] for i in reverse_complement(encode(forward, "")).tolist())
+    (tmp_path / "t.csv").write_text(f"id,dna,colour\n1,{forward},red\n2,{backward},\n")
+    config = ScoreConfig(
+        model=folder, out=tmp_path / "out.tsv", table=tmp_path / "t.csv", sequence_column="dna", strands="both"
+    )
+    score(config, progress=False)
+    one, two = rows(config.out)
+    assert list(one)[:3] == ["id", "dna", "colour"]
+    assert (two["id"], two["dna"], two["colour"]) == ("2", backward, "")
+    # Not within a tolerance: the mean over both strands is of the same two numbers.
+    assert one["log_likelihood"] == two["log_likelihood"]
+    score(replace(config, strands="forward"), progress=False)
+    one, two = rows(config.out)
+    assert one["log_likelihood"] != two["log_likelihood"]
+
+
+def test_windows_hold_the_allele_in_the_middle_of_equally_many_bases(genome: Genome, write_vcf: Any) -> None:
+    deleted = letters(genome, "b", 299, 303)
+    base = letters(genome, "b", 399, 400)
+    path = write_vcf(
+        ("b", 300, deleted, deleted[0]), ("b", 400, base, base + "GGG"), ("b", 1, letters(genome, "b", 0, 1), "N")
+    )
+    deletion, insertion, first = variants.read_vcf(path, genome)
+    assert (deletion.start, len(deletion.ref), len(deletion.alt)) == (300, 3, 0)
+    before, after = ("".join(LETTERS[i] for i in ids.tolist()) for ids in variants.windows(deletion, genome, 21))
+    assert before == letters(genome, "b", 291, 312)
+    assert after == letters(genome, "b", 291, 300) + letters(genome, "b", 303, 315)
+    assert insertion.start >= 400 - 1
+    assert len(insertion.alt) == 3
+    before, after = variants.windows(insertion, genome, 20)
+    assert len(before) == len(after) == 20
+    assert len(variants.windows(first, genome, 20)[0]) == 20
+
+
+@pytest.mark.parametrize("mode", ["likelihood", "site", "embedding"])
+@pytest.mark.parametrize("strands", ["forward", "both"])
+def test_variants(
+    folder: Path, model: HyenaDNAForCausalLM, genome: Genome, write_vcf: Any, tmp_path: Path, mode: str, strands: str
+) -> None:
+    base = letters(genome, "b", 199, 200)
+    pair = letters(genome, "b", 249, 251)
+    records = [
+        ("b", 200, base, other(base)),
+        ("chrb", 250, pair, other(pair[0]) + other(pair[1])),
+        ("b", 300, letters(genome, "b", 299, 303), letters(genome, "b", 299, 300)),
+        ("b", 200, base, base + "GATTACA"),
+        ("b", 200, base, "<DEL>"),
+        ("b", 200, base, f"{other(base)},*"),
+        ("z", 200, base, other(base)),
+        ("b", 900, letters(genome, "b", 899, 900), "A" * 40),
+    ]
+    config = ScoreConfig(
+        model=folder, out=tmp_path / "o.tsv", vcf=write_vcf(*records), genome=genome.folder, mode=mode, strands=strands
+    )
+    result = score(config, progress=False)
+    found = rows(config.out)
+    assert [row["note"] for row in found] == [
+        *4 * [""],
+        "symbolic allele",
+        "",
+        "symbolic allele",
+        "the genome has no contig z",
+        "an allele is longer than half the window",
+    ]
+    assert (result.rows, result.scored) == (9, 5)
+    assert list(found[0])[:8] == HEADER.splitlines()[1].split("\t")
+    assert found[5]["ALT"] == other(base)
+    assert found[6]["ALT"] == "*"
+    name = "distance" if mode == "embedding" else "score"
+    assert found[0][name] == found[5][name] != found[1][name]
+    assert found[4][name] == ""
+    for size in (1, 3, 64):
+        score(replace(config, out=tmp_path / "again.tsv", batch_size=size), progress=False)
+        assert (tmp_path / "again.tsv").read_text() == config.out.read_text()
+
+    variant = next(iter(variants.read_vcf(config.vcf, genome)))
+    before, after = variants.windows(variant, genome, 64)
+    if mode == "embedding" or strands == "both":
+        return
+    change = nats(model, after) - nats(model, before)
+    site = int(np.flatnonzero(before != after)[0])
+    expected = change[site] if mode == "site" else np.nansum(change)
+    assert float(found[0]["score"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_effect_on_both_strands_is_that_of_the_other_strand(
+    folder: Path, genome: Genome, write_vcf: Any, tmp_path: Path
+) -> None:
+    """The same variant in the reverse complement of its contig has the same score."""
+    turned = tmp_path / "turned.fa"
+    bases = turn(letters(genome, "b", 0, 899))
+    straight = tmp_path / "straight.fa"
+    straight.write_text(f">b\n{letters(genome, 'b', 0, 899)}\n")
+    turned.write_text(f">b\n{bases}\n")
+    base, three = letters(genome, "b", 449, 450), letters(genome, "b", 449, 452)
+    config = ScoreConfig(
+        model=folder,
+        out=tmp_path / "o.tsv",
+        vcf=write_vcf(("b", 450, base, other(base)), ("b", 450, three, base), ("b", 450, base, base + "GCA")),
+        genome=straight,
+        window=63,
+        strands="both",
+    )
+    far = len(bases) + 1 - 450
+    there = write_vcf(
+        ("b", far, turn(base), turn(other(base))),
+        ("b", far - 2, turn(three), turn(base)),
+        ("b", far, turn(base), turn(base + "GCA")),
+        name="turned.vcf",
+    )
+    for mode in ("likelihood", "site", "embedding"):
+        score(replace(config, mode=mode), progress=False)
+        score(replace(config, mode=mode, vcf=there, genome=turned, out=tmp_path / "t.tsv"), progress=False)
+        names = list(rows(config.out)[0])[8:-1]
+        for name in names:
+            assert [row[name] for row in rows(config.out)] == [row[name] for row in rows(tmp_path / "t.tsv")]
+
+
+def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_path: Path) -> None:
+    good = [("b", p, letters(genome, "b", p - 1, p), other(letters(genome, "b", p - 1, p))) for p in range(100, 130)]
+    wrong = ("b", 300, other(letters(genome, "b", 299, 300)), letters(genome, "b", 299, 300))
+    config = ScoreConfig(
+        model=folder, out=tmp_path / "o.tsv", vcf=write_vcf(*good, wrong), genome=genome.folder, window=8
+    )
+    result = score(config, progress=False)
+    assert (result.rows, result.scored, result.problems) == (31, 30, {"REF differs from the genome": 1})
+    assert rows(config.out)[-1]["note"] == "REF differs from the genome"
+    result = score(replace(config, ref_mismatch="skip"), progress=False)
+    assert (result.rows, result.scored, result.problems) == (30, 30, {"REF differs from the genome": 1})
+    config.out.unlink()
+    with pytest.raises(InputError, match=r"v\.vcf:33: REF . is not what tiny\.fa holds at b:300; wrong genome build\?"):
+        score(replace(config, ref_mismatch="fail"), progress=False)
+    few = write_vcf(*good[:18], wrong)
+    with pytest.raises(InputError, match=r"REF differs from tiny\.fa in 1 of 19 alleles \(5%\): wrong genome build\?"):
+        score(replace(config, vcf=few), progress=False)
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"fasta": Path("x"), "table": Path("y"), "vcf": None, "genome": None},
+            "give one of --fasta, --table and --vcf",
+        ),
+        ({"vcf": None, "genome": None}, "give one of --fasta, --table and --vcf"),
+        ({"genome": None}, "--vcf and --genome go together"),
+        ({"mode": "x"}, "--mode x: choose likelihood, site, embedding"),
+        ({"strands": "x"}, "--strands x: choose forward, both"),
+        ({"ref_mismatch": "x"}, "--ref_mismatch x: choose note, skip, fail"),
+        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
+        ({"stride": 2}, "--stride belongs to long sequences"),
+        ({"window": 65}, "--window 65: must be within 2 and the 64 tokens"),
+        ({"precision": "float16"}, "--precision float16: choose float64 or float32"),
+        ({"model": Path("absent")}, "no checkpoint at absent"),
+        ({"vcf": Path("absent.vcf")}, "absent.vcf: no such file"),
+        ({"genome": Path("absent")}, "absent: no such file"),
+    ],
+)
+def test_bad_input_is_refused(
+    folder: Path, genome: Genome, write_vcf: Any, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    base = letters(genome, "b", 199, 200)
+    path = write_vcf(("b", 200, base, other(base)))
+    config = ScoreConfig(model=folder, out=tmp_path / "o.tsv", vcf=path, genome=genome.folder)
+    with pytest.raises(InputError) as caught:
+        score(replace(config, **change), progress=False)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is no VCF: no line begins with #CHROM"),
+        ("#CHROM\tPOS\n", "its columns are not those of a VCF"),
+        (HEADER, "holds no variant"),
+        (HEADER + "b\t5\t.\tA\n", ":3: is no record of a VCF"),
+        (HEADER + "b\tx\t.\tA\tC\n", ":3: POS 'x' is no number"),
+        (HEADER + "b\t²\t.\tA\tC\n", ":3: POS '²' is no number"),
+        (HEADER + "z\t5\t.\tA\tC\n", "none of its contigs is in tiny.fa, which has a, b, c"),
+    ],
+)
+def test_what_is_no_vcf_is_refused(folder: Path, genome: Genome, tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "v.vcf"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        score(ScoreConfig(model=folder, out=tmp_path / "o.tsv", vcf=path, genome=genome.folder), progress=False)
+    assert message in str(caught.value)
+
+
+def test_a_failure_on_the_way_keeps_what_was_scored(folder: Path, tmp_path: Path) -> None:
+    sequences = "".join(f">s{i}\nACGTACGT\n" for i in range(20)) + f">long\n{'A' * 100}\n"
+    (tmp_path / "s.fa").write_text(sequences)
+    config = ScoreConfig(model=folder, out=tmp_path / "o.tsv", fasta=tmp_path / "s.fa", batch_size=1)
+    with pytest.raises(
+        InputError, match=r"long: 100 bases are longer .*; the 16 rows before that are in .*o\.tsv\.partial"
+    ):
+        score(config, progress=False)
+    assert not config.out.exists()
+    assert len(rows(tmp_path / "o.tsv.partial")) == 16
+    assert score(replace(config, window=32, stride=16), progress=False).scored == 21

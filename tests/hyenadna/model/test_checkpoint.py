@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import json
+import os
+import pickle
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAModel, InputError
+from hyenadna.model.checkpoint import hf_to_original, load_original
+from hyenadna.model.convert import convert
+
+IDS = torch.tensor([[7, 8, 9, 10, 11, 4, 1, 7]])
+
+
+@pytest.fixture
+def model() -> HyenaDNAForCausalLM:
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, max_seq_len=32, tie_word_embeddings=True)).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture
+def original(model: HyenaDNAForCausalLM, tmp_path: Path) -> Path:
+    """A folder in the original's format, as its trainer leaves it."""
+    folder = tmp_path / "original"
+    folder.mkdir()
+    weights = hf_to_original(model.state_dict(), model.config.num_inner_mlps)
+    torch.save({"state_dict": weights, "epoch": 3}, folder / "weights.ckpt")
+    (folder / "config.json").write_text(json.dumps(model.config.to_original()))
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    content = torch.load(folder / "weights.ckpt", weights_only=True)
+    change(content["state_dict"])
+    torch.save(content, folder / "weights.ckpt")
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def test_original_format_loads(model: HyenaDNAForCausalLM, original: Path) -> None:
+    for path in (original, original / "weights.ckpt", str(original)):
+        loaded = HyenaDNAForCausalLM.from_pretrained(path)
+        assert torch.equal(logits(loaded), logits(model))
+        assert not loaded.training
+        assert loaded.name_or_path == loaded.config.name_or_path == str(path)
+
+
+def test_untied_head_shares_no_memory_with_the_embedding(original: Path) -> None:
+    loaded = HyenaDNAForCausalLM.from_pretrained(original)
+    loaded.lm_head.weight.data += 1
+    assert not torch.equal(loaded.lm_head.weight, loaded.get_input_embeddings().weight)
+
+
+def test_tolerated_differences_of_original_checkpoints(model: HyenaDNAForCausalLM, original: Path) -> None:
+    def change(weights: dict[str, Tensor]) -> None:
+        for key in list(weights):
+            tensor = weights.pop(key)
+            absent = key.endswith(("pos_emb.z", "pos_emb.t", "modulation.deltas", "3.freq", "lm_head.weight"))
+            if not absent:
+                weights[key.replace(".mixer.", ".mixer.layer.").replace(".mlp.", ".mlp.layer.")] = tensor
+        weights["train_torchmetrics.num_tokens.count"] = torch.tensor(5)
+
+    rewrite(original, change)
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(original)), logits(model))
+
+
+def test_load_original_gives_both_files_as_they_are(shared: Path) -> None:
+    for name in ("weights.ckpt", "weights_omegaconf.ckpt"):
+        weights, config = load_original(shared / "fixtures" / "micro-L128" / "orig" / name)
+        assert len(weights) == 63
+        assert all(isinstance(tensor, Tensor) for tensor in weights.values())
+        assert config["layer"]["l_max"] == 130
+    with pytest.raises(InputError, match="no checkpoint in the original's format"):
+        load_original(shared / "fixtures" / "micro-L128" / "hf")
+
+
+class Payload:
+    """Pickles as a call of ``function`` with ``arguments``."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+class Holder:
+    """Pickles with ``state`` handed to BUILD."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def payloads(marker: Path) -> dict[str, Any]:
+    write = f"__import__('pathlib').Path({str(marker)!r}).write_text('ran')"
+    system = Payload(os.system, f"echo ran > '{marker}'")
+    evaluate = Payload(builtins.eval, write)
+    return {
+        "os.system": system,
+        "builtins.eval": evaluate,
+        "builtins.exec": Payload(builtins.exec, write),
+        "subprocess": Payload(subprocess.run, ["touch", str(marker)]),
+        "open": Payload(builtins.open, str(marker), "w"),
+        "in a state": Holder(evaluate),
+        "in a state of a state": Holder([Holder({"a": (system, evaluate)})]),
+        "as a key": {evaluate: 1},
+        "as an argument": Payload(dict, [("a", evaluate)]),
+        "unpickler within": Payload(pickle.loads, pickle.dumps(evaluate)),
+    }
+
+
+KINDS = sorted(payloads(Path("marker")))
+
+
+@pytest.mark.parametrize("place", ["beside", "in the state_dict", "alone"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_code_of_a_checkpoint_runs(original: Path, tmp_path: Path, kind: str, form: str, place: str) -> None:
+    marker = tmp_path / "marker"
+    payload = payloads(marker)[kind]
+    content = torch.load(original / "weights.ckpt", weights_only=True)
+    if place == "beside":
+        content = {"hyper_parameters": payload} | content
+    elif place == "in the state_dict":
+        content["state_dict"]["model.extra"] = payload
+    else:
+        content = payload
+    file = original / "weights.ckpt"
+    if form == "bare pickle":
+        file.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=form == "zip")
+
+    weights: dict[str, Tensor] = {}
+    with contextlib.suppress(InputError):
+        weights, _ = load_original(original)
+    assert not marker.exists()
+    # Passed over, with a stub in its place, is only what stands beside tensors in torch's present format.
+    assert not weights or (form == "zip" and place != "alone")
+    assert all(isinstance(tensor, Tensor) for tensor in weights.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_these_payloads_do_run_in_an_ordinary_unpickler(tmp_path: Path, kind: str) -> None:
+    marker = tmp_path / "marker"
+    data = pickle.dumps(payloads(marker)[kind])
+    # What a payload returns may not fit where it stands: it has run all the same.
+    with contextlib.suppress(TypeError):
+        pickle.loads(data)
+    assert marker.exists()
+
+
+def test_published_style_objects_are_stubbed(shared: Path) -> None:
+    folder = shared / "fixtures" / "micro-L128" / "orig"
+    loaded = HyenaDNAForCausalLM.from_pretrained(folder / "weights_omegaconf.ckpt")
+    assert torch.equal(logits(loaded), logits(HyenaDNAForCausalLM.from_pretrained(folder)))
+
+
+def drop(*ends: str) -> Callable[[dict[str, Tensor]], None]:
+    def change(weights: dict[str, Tensor]) -> None:
+        for key in [key for key in weights if key.endswith(ends)]:
+            del weights[key]
+
+    return change
+
+
+def add(weights: dict[str, Tensor]) -> None:
+    weights["model.backbone.colour"] = torch.zeros(1)
+
+
+def unshare(weights: dict[str, Tensor]) -> None:
+    key = "model.backbone.layers.0.mixer.filter_fn.implicit_filter.3.freq"
+    weights[key] = weights[key] + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (drop("layers.1.mlp.fc1.weight"), ["1 keys are missing: hyena.backbone.layers.1.mlp.fc1.weight"]),
+        (drop(".bias"), ["23 keys are missing", "and 13 more"]),
+        (drop(".freq"), ["6 keys are missing", "implicit_filter.1.freq"]),
+        (add, ["1 keys are unexpected: hyena.backbone.colour"]),
+        (unshare, ["implicit_filter.3.freq differs"]),
+    ],
+    ids=["missing", "many missing", "no freq at all", "unexpected", "unshared freq"],
+)
+def test_keys_that_do_not_fit_are_listed(
+    original: Path, change: Callable[[dict[str, Tensor]], None], words: list[str]
+) -> None:
+    rewrite(original, change)
+    with pytest.raises(InputError) as error:
+        HyenaDNAForCausalLM.from_pretrained(original)
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_a_head_that_differs_cannot_be_tied(tmp_path: Path) -> None:
+    HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, max_seq_len=32)).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="head differs from its embedding"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path, tie_word_embeddings=True)
+
+
+@pytest.mark.parametrize("layout", ["hf", "orig"])
+def test_a_name_on_the_hub_is_downloaded(shared: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    folder = shared / "fixtures" / "micro-L128" / layout
+    asked = []
+
+    def cached_file(name: str, file: str, **hub: Any) -> str:
+        asked.append((name, file, hub))
+        return str(folder / file)
+
+    monkeypatch.setattr("hyenadna.model.checkpoint.cached_file", cached_file)
+    loaded = HyenaDNAForCausalLM.from_pretrained("LongSafari/some-model", revision="v2", modulation_shift=0.0)
+    assert loaded.config.modulation_shift == 0.0
+    assert torch.equal(logits(loaded), logits(HyenaDNAForCausalLM.from_pretrained(folder, modulation_shift=0.0)))
+    weights_file = "model.safetensors" if layout == "hf" else "weights.ckpt"
+    assert asked == [("LongSafari/some-model", file, {"revision": "v2"}) for file in ("config.json", weights_file)]
+
+
+def test_pickled_weights_of_the_hf_format(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(tmp_path)), logits(model))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_fine_tuned_model_is_no_language_model(tmp_path: Path, tied: bool) -> None:
+    config = HyenaDNAConfig(d_model=16, max_seq_len=32, num_labels=2, tie_word_embeddings=tied)
+    HyenaDNAForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="is fine-tuned and has no language head: use the model it was tuned from"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)
+
+
+def test_the_folder_of_a_run_points_to_its_model(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    model.save_pretrained(tmp_path / "run" / "model")
+    for name, hint in (("empty", ""), ("run", f"; did you mean {tmp_path / 'run' / 'model'}?")):
+        with pytest.raises(InputError) as caught:
+            HyenaDNAModel.from_pretrained(tmp_path / name)
+        wanted = f"{tmp_path / name} holds no weights: expected model.safetensors or weights.ckpt in it{hint}"
+        assert str(caught.value) == wanted
+
+
+def test_missing_head_of_the_hf_format_is_listed(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    HyenaDNAModel(model.config).save_pretrained(tmp_path / "headless")
+    with pytest.raises(InputError, match=r"1 keys are missing: lm_head\.weight"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path / "headless", tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize("layout", ["hf", "original"])
+def test_weights_of_another_size_are_named(tmp_path: Path, layout: Any) -> None:
+    convert_from = tmp_path / "small"
+    small = HyenaDNAForCausalLM(HyenaDNAConfig.named("tiny-1k", tie_word_embeddings=True))
+    small.save_pretrained(convert_from)
+    folder = convert(convert_from, tmp_path / "copy", to=layout)
+    config = HyenaDNAConfig.named("tiny-1k-d256")
+    content = config.to_original() if layout == "original" else config.to_dict()
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError) as error:
+        HyenaDNAForCausalLM.from_pretrained(folder)
+    for words in ("has shape (16, 128)", "asks for (16, 256)", "the weights have the size of tiny-1k"):
+        assert words in str(error.value)
+
+
+def test_another_max_seq_len_is_refused(original: Path) -> None:
+    with pytest.raises(InputError, match="max_seq_len is 32 and cannot be 64"):
+        HyenaDNAForCausalLM.from_pretrained(original, max_seq_len=64)
+    # A configuration that lies about it does not fit the positions that the checkpoint stores.
+    content = json.loads((original / "config.json").read_text())
+    content["layer"]["l_max"] = 64
+    (original / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"pos_emb\.t has shape \(1, 32, 1\)"):
+        HyenaDNAForCausalLM.from_pretrained(original)
+
+
+def damage(folder: Path, name: str, content: bytes | None) -> None:
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.json", None, "is missing"),
+        ("config.json", b"{", "cannot be read as JSON"),
+        ("config.json", b"[]", "expected a JSON object"),
+        ("weights.ckpt", None, "holds no weights"),
+        ("weights.ckpt", b"", "refused"),
+        ("weights.ckpt", b"PK\x03\x04 and then nothing", "refused"),
+        ("weights.ckpt", b"not a pickle", "refused"),
+    ],
+)
+def test_damaged_original_folders(original: Path, name: str, content: bytes | None, words: str) -> None:
+    damage(original, name, content)
+    with pytest.raises(InputError, match=words) as error:
+        HyenaDNAForCausalLM.from_pretrained(original)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+@pytest.mark.parametrize("keep", [0, 4, 2000])
+def test_truncated_safetensors(model: HyenaDNAForCausalLM, tmp_path: Path, keep: int, form: str) -> None:
+    model.save_pretrained(tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        HyenaDNAForCausalLM.from_pretrained(file if form == "file" else file.parent)
+
+
+def test_a_path_that_does_not_exist_is_no_name_on_the_hub(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing", "nothing", tmp_path / "weights.ckpt", "./a/b"):
+        with pytest.raises(InputError, match="no such file or folder"):
+            HyenaDNAForCausalLM.from_pretrained(path)
+
+
+@pytest.mark.parametrize("fixture", ["micro-L128", "tiny-1k-L1024"])
+def test_round_trip_of_the_published_formats(shared: Path, tmp_path: Path, fixture: str) -> None:
+    folder = shared / "fixtures" / fixture
+    as_hf = convert(folder / "orig", tmp_path / "hf")
+    written, published = load_file(as_hf / "model.safetensors"), load_file(folder / "hf" / "model.safetensors")
+    assert written.keys() == published.keys()
+    assert all(torch.equal(written[key], published[key]) for key in published)
+    config, reference = (json.loads((path / "config.json").read_text()) for path in (as_hf, folder / "hf"))
+    assert config.pop("modulation_shift") == 0.05
+    for key in reference.keys() - {"auto_map", "torch_dtype", "transformers_version"}:
+        assert config[key] == reference[key], key
+
+    back, _ = load_original(convert(as_hf, tmp_path / "orig", to="original"))
+    weights, _ = load_original(folder / "orig")
+    expected = {
+        key.replace("mixer.layer.", "mixer.").replace("mlp.layer.", "mlp."): tensor
+        for key, tensor in weights.items()
+        if "torchmetrics" not in key
+    }
+    assert back.keys() == expected.keys()
+    assert all(torch.equal(back[key], expected[key]) for key in expected)
+
+
+def test_convert_carries_the_shift(original: Path, tmp_path: Path) -> None:
+    as_hf = convert(original, tmp_path / "hf", modulation_shift=0.0)
+    assert json.loads((as_hf / "config.json").read_text())["modulation_shift"] == 0.0
+    back = convert(as_hf, tmp_path / "back", to="original")
+    assert HyenaDNAForCausalLM.from_pretrained(back).config.modulation_shift == 0.0
+
+
+def test_convert_refuses_what_it_cannot_do(model: HyenaDNAForCausalLM, original: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists: choose a folder"):
+        convert(original, original)
+    with pytest.raises(InputError, match="no format 'onnx'"):
+        convert(original, tmp_path / "out", to="onnx")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no such file or folder"):
+        convert("a/b", tmp_path / "out")
+    untied = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, max_seq_len=32))
+    untied.save_pretrained(tmp_path / "untied")
+    with pytest.raises(
+        InputError, match=r"head differs from its embedding.*--model_fields '{\"tie_word_embeddings\": true}'"
+    ):
+        convert(tmp_path / "untied", tmp_path / "out", to="original")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["hf", "original"])
+def test_a_full_disk_leaves_nothing_behind(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match="No space left on device"):
+        convert(original, tmp_path / "out", to=to)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_failed_save_keeps_the_checkpoint_that_was_there(
+    model: HyenaDNAForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    model.save_pretrained(folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
+    model.lm_head.weight.data += 1
+    with pytest.raises(InputError, match="No space left on device"):
+        model.save_pretrained(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_save_and_load_is_bit_identical(tmp_path: Path, tied: bool) -> None:
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, max_seq_len=32, tie_word_embeddings=tied)).eval()
+    model.save_pretrained(tmp_path / "a")
+    loaded = HyenaDNAForCausalLM.from_pretrained(tmp_path / "a")
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == tied
+    assert "lm_head.weight" in load_file(tmp_path / "a" / "model.safetensors")
+    loaded.save_pretrained(tmp_path / "b")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_weights_file_without_the_folder_around_it(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "hf")
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    shutil.copy(tmp_path / "hf" / "model.safetensors", moved / "best.safetensors")
+    with pytest.raises(InputError, match=r"config\.json is missing"):
+        HyenaDNAForCausalLM.from_pretrained(moved / "best.safetensors")
+    shutil.copy(tmp_path / "hf" / "config.json", moved)
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(moved / "best.safetensors")), logits(model))
+
+
+def test_unexpected_keys_of_the_hf_format_are_listed(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors") | {"hyena.backbone.colour": torch.zeros(1)}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 keys are unexpected: hyena\.backbone\.colour"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)

@@ -107,7 +107,7 @@ def _nav_title(uri: str) -> str:
 
 
 def _cli_pages() -> dict[str, str]:
-    from hyenadna.cli import VERBS
+    from hyenadna.cli.main import VERBS
 
     summaries = {verb: (function.__doc__ or "").splitlines()[0] for verb, function in VERBS.items()}
     rows = "".join(f"| [`hyenadna {verb}`]({verb}.md) | {text} |\n" for verb, text in summaries.items())
@@ -122,7 +122,7 @@ def _verb_page(verb: str) -> str:
 
 def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser that ``hyenadna WORDS --help`` uses."""
-    from hyenadna.cli import main
+    from hyenadna.cli.main import main
 
     found: list[argparse.ArgumentParser] = []
     with (

@@ -131,7 +131,7 @@ def test_backward_skips_what_is_not_needed(
 
         return call
 
-    mixer = sys.modules["hyena_kernels.mixer"]
+    mixer = sys.modules["hyena_kernels.backends.torch.mixer"]
     monkeypatch.setattr(torch.fft, "irfft", counted(torch.fft.irfft, "inverse"))
     monkeypatch.setattr(mixer, "taps_backward", counted(mixer.taps_backward, "sums"))
     tensors = hyena_mixer_inputs(2, 37, 3).values()

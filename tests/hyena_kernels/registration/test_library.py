@@ -258,7 +258,7 @@ def test_every_element_is_written(op: str, monkeypatch: pytest.MonkeyPatch) -> N
 def force_slices(monkeypatch: pytest.MonkeyPatch, scratch: int) -> None:
     """Let one slice take ``scratch`` bytes, or a single row, or 7 positions of an implicit filter."""
     monkeypatch.setitem(sizes.SCRATCH_BYTES, "cpu", scratch)
-    monkeypatch.setitem(sys.modules["hyena_kernels.implicit_filter"]._POSITIONS, "cpu", 7)
+    monkeypatch.setitem(sys.modules["hyena_kernels.backends.torch.implicit_filter"]._POSITIONS, "cpu", 7)
 
 
 @every_op

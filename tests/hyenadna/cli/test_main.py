@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from hyenadna import HyenaDNAForCausalLM
-from hyenadna.cli import main as cli
+from hyenadna.cli.main import main as cli
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import plain, read_metrics
 from hyenadna.inference import embed
@@ -438,7 +438,7 @@ def absent(name):
     return version(name)
 metadata.version = absent
 sys.argv[0] = "hyenadna"
-from hyenadna.cli import main
+from hyenadna.cli.main import main
 main(["doctor"])
 """
     done = subprocess.run(

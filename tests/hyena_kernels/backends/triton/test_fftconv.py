@@ -18,6 +18,7 @@ from hyena_kernels import BackendError, fftconv
 from hyena_kernels.backends.triton import fftconv as launcher, passes, plan as plans, table
 from hyena_kernels.backends.triton.plan import Plan
 from hyena_kernels.testing import check, error_budget, fftconv_inputs, oracle_fftconv, reference_fftconv, relative_error
+from hyena_kernels.testing.resources.triton_cases import fftconv as cases
 
 ONE = Plan(1, 1, 64)
 ONE_BY_THREE = Plan(3, 1, 16)
@@ -286,7 +287,7 @@ def test_a_plan_that_is_too_short_is_refused() -> None:
 
 
 def test_kernels_are_compiled_for_every_plan() -> None:
-    names = {case.name.split(",")[0] for case in launcher.aot_cases()}
+    names = {case.name.split(",")[0] for case in cases.aot_cases()}
     for length in [*range(1, 7000, 61), *(2**n + d for n in range(12, 24) for d in (-1, 0, 1)), 2**24]:
         for plan in (plans.plan(length), table.backward_plan(length, torch.device("cpu"))):
             assert plan.size >= length

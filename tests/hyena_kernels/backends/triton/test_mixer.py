@@ -6,7 +6,6 @@ own, and the interpreter takes its time.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import hyena_mixer, use_backend
+from hyena_kernels.backends.torch import fftconv as plain
 from hyena_kernels.backends.triton import mixer as kernels, short_conv as short_conv_kernels
 from hyena_kernels.testing import check, hyena_mixer_inputs, value_and_gradients
 
@@ -31,15 +31,13 @@ def triton_backend() -> Iterator[None]:
 
 @pytest.fixture
 def plain_fftconv(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = sys.modules["hyena_kernels.fftconv"]
-
     def backward_into(grads: Any, dy: torch.Tensor, inputs: Any, causal: bool) -> None:
         needs = [grad is not None for grad in grads]
-        for grad, result in zip(grads, plain._backward(dy, *inputs, causal, needs), strict=True):
+        for grad, result in zip(grads, plain.backward(dy, *inputs, causal, needs), strict=True):
             if grad is not None:
                 grad.copy_(result)
 
-    monkeypatch.setattr(kernels, "fftconv", SimpleNamespace(forward=plain._forward, backward_into=backward_into))
+    monkeypatch.setattr(kernels, "fftconv", SimpleNamespace(forward=plain.forward, backward_into=backward_into))
 
 
 @pytest.fixture

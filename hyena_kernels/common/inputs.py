@@ -1,0 +1,49 @@
+"""The tensors of each op, in the order of its schema. Every backend takes them as one argument."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class FftconvInputs(NamedTuple):
+    """Tensors of ``fftconv``; shapes as in :func:`hyena_kernels.fftconv`."""
+
+    u: Tensor
+    k: Tensor
+    D: Tensor | None
+    pre_gate: Tensor | None
+    post_gate: Tensor | None
+
+
+class ShortConvInputs(NamedTuple):
+    """Tensors of ``short_conv``; shapes as in :func:`hyena_kernels.short_conv`."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+class ImplicitFilterInputs(NamedTuple):
+    """Tensors of ``implicit_filter``; shapes as in :func:`hyena_kernels.implicit_filter`."""
+
+    z: Tensor
+    freq: Tensor
+    w_in: Tensor
+    b_in: Tensor
+    w_hidden: Tensor
+    b_hidden: Tensor
+    w_out: Tensor
+    t: Tensor | None
+    deltas: Tensor | None
+
+
+class MixerInputs(NamedTuple):
+    """Tensors of ``hyena_mixer``; shapes as in :func:`hyena_kernels.hyena_mixer`."""
+
+    x: Tensor
+    short_weight: Tensor
+    short_bias: Tensor | None
+    k: Tensor
+    D: Tensor | None

@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -39,13 +37,29 @@ PICTURES = {"examples/yeast": "examples/yeast", "examples/promoters": "examples/
 }
 """Folders whose pictures are on the site, and where."""
 API = {
-    "hyena_kernels": ("hyena_kernels", "hyena_kernels.backend", "hyena_kernels.testing"),
+    # The functions have the names of their modules, which hides them from a list of the package's members.
+    "hyena_kernels": (
+        "hyena_kernels",
+        "hyena_kernels.fftconv.fftconv",
+        "hyena_kernels.short_conv.short_conv",
+        "hyena_kernels.implicit_filter.implicit_filter",
+    ),
+    "hyena_kernels.backend": ("hyena_kernels.backend",),
+    "hyena_kernels.testing": ("hyena_kernels.testing",),
     "hyenadna": ("hyenadna",),
 }
-"""Pages of the API that have one module; the rooms of hyenadna follow by themselves."""
+"""What is on the pages of the public modules; the rooms of hyenadna follow by themselves."""
 
+WIDTH = 78
+"""Characters of a line of code that a page has room for."""
+
+_SHELL = re.compile(r"^```sh\n.*?^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
-_TYPE = re.compile(r"^(?P<text>.*?)\s*\((?P<required>required)?(?:, )?(?:type: (?P<type>.*?))?(?:, )?(?:default: (?P<default>.*))?\)$", re.DOTALL)
+_ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(?=<code>|<a )")
+_TYPE = re.compile(
+    r"^(?P<text>.*?)\s*\((?P<required>required)?(?:, )?(?:type: (?P<type>.*?))?(?:, )?(?:default: (?P<default>.*))?\)$",
+    re.DOTALL,
+)
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -68,8 +82,27 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links to files of the repository into links to their pages."""
-    return site_links(markdown, page.file.src_uri)
+    """Turn links to files of the repository into links to their pages, and fold commands wider than a page."""
+    text = site_links(markdown, page.file.src_uri)
+    return _SHELL.sub(lambda block: "\n".join(map(folded, block[0].splitlines())), text)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave out the roles of reStructuredText, which docstrings use to say what a name is."""
+    return _ROLE.sub("", html)
+
+
+def folded(line: str) -> str:
+    """A command in lines of at most ``WIDTH`` characters, broken before options as far as that does it."""
+    first, *rest = re.split(r" (?=--)", line)
+    lines = [first]
+    for word in rest:
+        if len(line) <= WIDTH or len(f"{lines[-1]} {word} \\") <= WIDTH or not lines[-1].strip():
+            lines[-1] += f" {word}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"    {word}")
+    return "\n".join(lines)
 
 
 # Links ---------------------------------------------------------------------------------------------------------------
@@ -111,7 +144,8 @@ def _cli_pages() -> dict[str, str]:
 
     summaries = {verb: (function.__doc__ or "").splitlines()[0] for verb, function in VERBS.items()}
     rows = "".join(f"| [`hyenadna {verb}`]({verb}.md) | {text} |\n" for verb, text in summaries.items())
-    index = f"# Command line\n\nMade from the parsers. `hyenadna VERB --help` prints the same.\n\n| verb | what it does |\n|---|---|\n{rows}"
+    head = "# Command line\n\nMade from the parsers. `hyenadna VERB --help` prints the same.\n\n"
+    index = f"{head}| verb | what it does |\n|---|---|\n{rows}"
     return {"cli/index.md": index} | {f"cli/{verb}.md": _verb_page(verb) for verb in VERBS}
 
 
@@ -164,8 +198,8 @@ def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     elif isinstance(action, argparse._StoreTrueAction):
         values = "flag"
     cells = [f"`{name}`", _code(values), "**required**" if found and found["required"] else _code(default)]
-    meaning = " ".join((found["text"] if found else text).split())
-    return "| " + " | ".join([*cells, f"{meaning[:1].upper()}{meaning[1:]}".replace("|", r"\|")]) + " |"
+    meaning = re.sub(r"([*_<>|])", r"\\\1", " ".join((found["text"] if found else text).split()))
+    return "| " + " | ".join([*cells, f"{meaning[:1].upper()}{meaning[1:]}"]) + " |"
 
 
 def _code(text: str) -> str:
@@ -176,11 +210,17 @@ def _code(text: str) -> str:
 
 
 def _api_pages() -> dict[str, str]:
-    single = {module: module for modules in API.values() for module in modules}
-    pages = {f"api/{name}.md": f"# {name}\n\n::: {name}\n" for name in single}
+    pages = {f"api/{name}.md": _api_page(name, parts) for name, parts in API.items()}
     for room in sorted(path.parent for path in (ROOT / "hyenadna").glob("*/__init__.py")):
-        modules = sorted(file.stem for file in room.glob("*.py") if not file.stem.startswith("_"))
         name = f"hyenadna.{room.name}"
-        blocks = "\n".join(f"::: {name}.{module}\n" for module in modules)
-        pages[f"api/{name}.md"] = f"# {name}\n\n{blocks}"
+        modules = sorted(file.stem for file in room.glob("*.py") if not file.stem.startswith("_"))
+        pages[f"api/{name}.md"] = _api_page(name, [f"{name}.{module}" for module in modules])
     return pages
+
+
+def _api_page(name: str, parts: Sequence[str]) -> str:
+    if name == parts[0]:
+        # The module's own heading is the page's.
+        first = f"::: {name}\n    options:\n      heading_level: 1\n"
+        return "\n".join([first, *(f"::: {part}\n" for part in parts[1:])])
+    return "\n".join([f"# {name}\n", *(f"::: {part}\n" for part in parts)])

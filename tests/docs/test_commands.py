@@ -34,7 +34,7 @@ NOT_RUN = {
     "pip install": "downloads; tests/test_packaging.py builds and installs wheels",
     "curl -O": "downloads",
     "hf download": "downloads",
-    "python -c \"from genomic_benchmarks": "downloads",
+    'python -c "from genomic_benchmarks': "downloads",
     "make": "each target is minutes of work, or needs a GPU; `make -n` says that it exists",
     "pytest bench/": "minutes; tests/bench/suite runs it at small sizes",
     ".venv/bin/": "runs this very test suite, or reformats the tree",
@@ -43,10 +43,10 @@ NOT_RUN = {
     "python -m bench.kernels.cpp_targets": "measures for minutes",
     "python -m bench.kernels.cpp_accuracy": "measures for minutes",
     "python -m bench.kernels.triton_targets": "needs a GPU",
-    "TRITON_INTERPRET=1 python -m bench.kernels.triton_accuracy": "has to be interpreted in a fresh process, for minutes",
+    "TRITON_INTERPRET=1 python -m bench.kernels.triton_accuracy": "interpreted in a fresh process, for minutes",
     "python -m bench.kernels.long_context": "a forward pass of minutes over 8 GiB",
     "python -m bench.kernels.operator_vs_published": "measures for a minute",
-    "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares what it would write",
+    "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
     "hyenadna plot --embeddings genes.npz --method umap": "needs umap-learn, which compiles for many seconds",
 }
@@ -63,7 +63,6 @@ SMALLER = {
 MADE = {"examples/yeast/README.md": {"runs"}}
 """What a page makes without naming it in a command."""
 SCRATCH = "--d_model 8 --n_layer 1 --max_seq_len 256 --model_fields {}"
-NOT_RESUMED = re.compile(r"--resume\b")
 
 
 class Command(NamedTuple):
@@ -112,7 +111,7 @@ def run(command: Command, where: Path) -> None:
     words = shlex.split(command.text)
     if words[0] == "hyenadna" and "|" not in words:
         verb = words[1]
-        extra = SMALLER.get(verb, "").split() if not NOT_RESUMED.search(command.text) else []
+        extra = SMALLER.get(verb, "").split() if "--resume" not in words else []
         if "scratch" in words:
             extra += SCRATCH.split()
         cli.main([*words[1:], *extra])
@@ -125,15 +124,16 @@ def run(command: Command, where: Path) -> None:
 
 def run_module(module: str, arguments: list[str]) -> str:
     """``python -m`` in this process; its output."""
-    before, out = sys.argv, io.StringIO()
+    before, out, code = sys.argv, io.StringIO(), None
     sys.argv = [module, *arguments]
     try:
         with contextlib.redirect_stdout(out):
             runpy.run_module(module, run_name="__main__", alter_sys=False)
     except SystemExit as ended:
-        assert ended.code in (0, None), (module, arguments, ended.code)
+        code = ended.code
     finally:
         sys.argv = before
+    assert code in (0, None), (module, arguments, code)
     return out.getvalue()
 
 

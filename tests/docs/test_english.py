@@ -18,7 +18,9 @@ PAGES = [
 MOST_WORDS = 35
 MOST_WORDS_ON_AVERAGE = 20
 
-_NOT_PROSE = re.compile(r"^```.*?^```$|<!--.*?-->|^\|.*?$|^#.*?$|!\[[^\]]*\]\([^)]*\)|^:::.*?$", re.MULTILINE | re.DOTALL)
+_NOT_PROSE = re.compile(
+    r"^```.*?^```$|<!--.*?-->|^\|.*?$|^#.*?$|!\[[^\]]*\]\([^)]*\)|^:::.*?$", re.MULTILINE | re.DOTALL
+)
 # A paragraph, or one item of a list.
 _BLOCK_ENDS = re.compile(r"\n\s*\n|\n\s*(?=(?:[-*]|\d+\.) )")
 
@@ -41,7 +43,8 @@ def length(sentence: str) -> int:
 
 
 def test_sentences_are_found() -> None:
-    page = "# A heading\n\nOne two `a b c`. Three [four five](x.md) 0.5 six!\n\n- seven:\n- eight\n\n```sh\nnine\n```\n| ten |\n"
+    prose = "# Heading\n\nOne two `a b c`. Three [four five](x.md) 0.5 six!\n\n- seven:\n- eight\n\n"
+    page = prose + "```sh\nno\n```\n| no |\n"
     assert [length(sentence) for sentence in sentences(page)] == [3, 5, 1, 1]
 
 

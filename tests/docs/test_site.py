@@ -18,6 +18,11 @@ PAGES = [
     *sorted((ROOT / "examples").glob("*/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+FOLDERS = ("bench", "csrc", "docs", "examples", "hyena_kernels", "hyenadna", "tests")
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +81,21 @@ def test_links_of_the_repository_become_links_of_the_site(hooks: ModuleType) -> 
     assert hooks.site_links("[a](https://example.org/x.md)", "index.md") == "[a](https://example.org/x.md)"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_to_files_of_the_repository(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         path = (page.parent / target).resolve()
         made = path.parent in (ROOT / "docs" / "cli", ROOT / "docs" / "api")
         assert made or path.exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "LOG.md"], ids=name)
+def test_files_that_a_page_names_are_in_the_repository(page: Path) -> None:
+    """Paths from the top, and names of sources wherever they are; ``*`` and ``<op>`` stand for anything."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for span in re.findall(r"`([^`\s]+)`", text):
+        pattern = re.sub(r"<\w+>", "*", span).rstrip("/")
+        if re.match(rf"({'|'.join(FOLDERS)})/", span):
+            assert list(ROOT.glob(pattern)), span
+        elif re.fullmatch(r"[\w*]+\.(py|h|inl|cpp|cu|cuh)", span):
+            assert any(list((ROOT / folder).rglob(pattern)) for folder in FOLDERS) or (ROOT / span).is_file(), span

@@ -84,7 +84,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links to files of the repository into links to their pages, and fold commands wider than a page."""
     text = site_links(markdown, page.file.src_uri)
-    return _SHELL.sub(lambda block: "\n".join(map(folded, block[0].splitlines())), text)
+    return _SHELL.sub(lambda block: folded(block[0]), text)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -92,12 +92,29 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     return _ROLE.sub("", html)
 
 
-def folded(line: str) -> str:
-    """A command in lines of at most ``WIDTH`` characters, broken before options as far as that does it."""
+def folded(block: str) -> str:
+    """A block of commands in lines of at most ``WIDTH`` characters, as far as breaks before options can do that.
+
+    If a line is too wide with the comment after it, every comment of the block goes above its command.
+    """
+    lines = [re.fullmatch(r"(?P<command>.*?)(?:\s{2,}(?P<comment># .*))?", line) for line in block.splitlines()]
+    above = any(line["comment"] and len(line[0]) > WIDTH for line in lines if line)
+    found = []
+    for line in filter(None, lines):
+        if not above:
+            found.append(_broken(line[0]))
+        else:
+            found += ([line["comment"]] if line["comment"] else []) + [_broken(line["command"])]
+    return "\n".join(found)
+
+
+def _broken(line: str) -> str:
+    if len(line) <= WIDTH:
+        return line
     first, *rest = re.split(r" (?=--)", line)
     lines = [first]
     for word in rest:
-        if len(line) <= WIDTH or len(f"{lines[-1]} {word} \\") <= WIDTH or not lines[-1].strip():
+        if len(f"{lines[-1]} {word} \\") <= WIDTH or not lines[-1].strip():
             lines[-1] += f" {word}"
         else:
             lines[-1] += " \\"

@@ -70,6 +70,7 @@ def test_a_wide_command_is_folded_and_stays_the_same(hooks: ModuleType) -> None:
     assert all(len(part) <= hooks.WIDTH for part in folded.splitlines())
     assert " ".join(folded.replace("\\\n", " ").split()) == line
     assert hooks.folded("make demo   # trains") == "make demo   # trains"
+    assert hooks.folded(f"make demo   # {80 * 'a'}\nmake test  # b") == f"# {80 * 'a'}\nmake demo\n# b\nmake test"
 
 
 def test_links_of_the_repository_become_links_of_the_site(hooks: ModuleType) -> None:

@@ -14,7 +14,7 @@ from hyenadna.common.run_layout import read_metrics
 from hyenadna.data.sequences import open_genome
 from hyenadna.data.tables import partial_table
 from hyenadna.drawing import figures as plot
-from hyenadna.drawing.figures import png_figure
+from hyenadna.drawing.style import png_figure
 from hyenadna.evaluation.probe import probe
 from hyenadna.finetuning.results import compare
 from hyenadna.inference.embeddings import Embeddings

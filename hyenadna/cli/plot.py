@@ -11,7 +11,7 @@ from hyenadna.cli.plot_config import PlotConfig
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
 from hyenadna.common.run_layout import read_metrics
-from hyenadna.data.sequences import open_genome
+from hyenadna.data.genome import open_genome
 from hyenadna.data.tables import partial_table
 from hyenadna.drawing import figures as plot
 from hyenadna.drawing.style import png_figure

@@ -16,7 +16,7 @@ from hyenadna.data.sequences import encode, open_genome, reverse_complement, to_
 from hyenadna.data.tables import partial_table, read_table
 from hyenadna.inference.config import PredictConfig
 from hyenadna.inference.prompted import PROMPT_FILE, PromptedClassifier, SoftPrompt
-from hyenadna.model import checkpoint
+from hyenadna.model import checkpoint, locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.loading import without_transformers_bars
@@ -93,12 +93,12 @@ def load_classifier(path: Path) -> Classifier:
     Raises:
         InputError: there is none, or it has no head: it was never fine-tuned.
     """
-    source = checkpoint.find(path)
+    source = locate.find(path)
     if source is None:
         raise InputError(f"no checkpoint at {path}: no such file or folder")
     if (path / PROMPT_FILE).is_file():
         return SoftPrompt.load(path)
-    stored = checkpoint.read_json(source.config_file)
+    stored = locate.read_json(source.config_file)
     is_token = HyenaDNAForTokenClassification.__name__ in (stored.get("architectures") or [])
     if not any(key.startswith("score.") for key in checkpoint.load_weights(source)):
         raise InputError(f"{path}: has no trained head to predict with; make one with hyenadna finetune --model {path}")

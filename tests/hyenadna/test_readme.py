@@ -13,7 +13,7 @@ import pytest
 from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.cli import main as cli
 from hyenadna.data.genome import prepare
-from hyenadna.model.config import PUBLISHED_SIZES
+from hyenadna.model.sizes import PUBLISHED_SIZES
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -26,7 +26,7 @@ from hyenadna.data.windows import EvalWindows
 from hyenadna.drawing import figures as plot
 from hyenadna.evaluation import markov
 from hyenadna.evaluation.config import EvaluateConfig
-from hyenadna.model import checkpoint
+from hyenadna.model import locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.modeling import HyenaDNAForCausalLM
@@ -130,7 +130,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
     """
     config.check()
     # Before the splits, which are looked for beside the model.
-    checkpoint.find(config.model)
+    locate.find(config.model)
     genome = Genome.open(config.genome)
     train, held_out = _read_splits(config, genome)
     beside = config.model.parent / METRICS_FILE

@@ -18,7 +18,7 @@ from hyenadna.data.sources import open_sequences
 from hyenadna.data.tables import partial_table
 from hyenadna.inference.config import PredictConfig
 from hyenadna.inference.prompted import PROMPT_FILE, PromptedClassifier, SoftPrompt
-from hyenadna.model import checkpoint
+from hyenadna.model import checkpoint, locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.loading import without_transformers_bars
@@ -92,12 +92,12 @@ def load_classifier(path: Path) -> Classifier:
     Raises:
         InputError: there is none, or it has no head: it was never fine-tuned.
     """
-    source = checkpoint.find(path)
+    source = locate.find(path)
     if source is None:
         raise InputError(f"no checkpoint at {path}: no such file or folder")
     if (path / PROMPT_FILE).is_file():
         return SoftPrompt.load(path)
-    stored = checkpoint.read_json(source.config_file)
+    stored = locate.read_json(source.config_file)
     is_token = HyenaDNAForTokenClassification.__name__ in (stored.get("architectures") or [])
     if not any(name.startswith("score.") for name in _weight_names(source)):
         raise InputError(f"{path}: has no trained head to predict with; make one with hyenadna finetune --model {path}")
@@ -108,7 +108,7 @@ def load_classifier(path: Path) -> Classifier:
     return model
 
 
-def _weight_names(source: checkpoint.Source) -> list[str]:
+def _weight_names(source: locate.Source) -> list[str]:
     try:
         with safe_open(source.weights_file, framework="pt") as file:
             return list(file.keys())

@@ -101,7 +101,7 @@ def test_bad_input_leaves_nothing_and_an_earlier_demo_as_it_was(tmp_path: Path, 
     for fasta, steps, message in (
         (tmp_path / "protein.fa", 1, "is not a nucleotide code"),
         (tmp_path / "absent.fa", 1, "no such file"),
-        (None, 0, "--steps 0: must be at least 1"),
+        (None, 0, "`steps` 0: must be at least 1"),
     ):
         with pytest.raises(InputError, match=message):
             demo.run(tmp_path / "new", fasta, steps=steps)

@@ -85,9 +85,9 @@ def test_a_checkpoint_without_a_head_is_refused(config: PredictConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"table": None}, "give --fasta or --table to predict"),
-        ({"fasta": Path("x")}, "give --fasta or --table to predict"),
-        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
+        ({"table": None}, "give one of `fasta` and `table` to predict"),
+        ({"fasta": Path("x")}, "give one of `fasta` and `table` to predict"),
+        ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
         ({"sequence_column": "seq"}, "has no column 'seq'"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"table": None, "fasta": Path("absent.fa")}, "absent.fa: no such file"),

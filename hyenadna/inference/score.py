@@ -21,7 +21,7 @@ from hyenadna.data.tables import partial_table
 from hyenadna.data.variants import MISMATCH, Variant
 from hyenadna.inference.config import ScoreConfig
 from hyenadna.inference.hidden import mean_states
-from hyenadna.inference.likelihood import Likelihood, load_language_model
+from hyenadna.inference.likelihood import LogLikelihoodScorer, load_language_model
 
 _MOST_MISMATCHES = 0.05
 
@@ -49,7 +49,7 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
 def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
     model = load_language_model(config.model, config.device, config.precision)
     check_windows(config.window, config.stride, model.config.max_seq_len)
-    likelihood = Likelihood(
+    likelihood = LogLikelihoodScorer(
         model,
         batch_size=config.batch_size,
         window=config.window,
@@ -107,7 +107,7 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
         if config.mode == "embedding":
             outputs = mean_states(model, inputs, batch_size=config.batch_size, n_to_pad=config.n_to_pad)
         else:
-            outputs = Likelihood(model, batch_size=config.batch_size, n_to_pad=config.n_to_pad)(inputs)
+            outputs = LogLikelihoodScorer(model, batch_size=config.batch_size, n_to_pad=config.n_to_pad)(inputs)
         names = SCORES[config.mode]
         done = scored = 0
         problems: Counter[str] = Counter()

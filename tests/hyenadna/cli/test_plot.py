@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
-from hyenadna.cli.plot import colour_classes, draw_embeddings, draw_mutagenesis, draw_training, project
+from hyenadna.cli.plot import draw_embeddings, draw_mutagenesis, draw_training
 from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, TrainingPlot
 from hyenadna.common.errors import InputError
 from hyenadna.data.genome import Genome
-from hyenadna.inference.embeddings import COLUMNS, Embeddings
-from hyenadna.inference.likelihood import Likelihood
-from hyenadna.inference.mutagenesis import mutation_map
+from hyenadna.inference.embeddings import COLUMNS
+from hyenadna.inference.likelihood import LogLikelihoodScorer
+from hyenadna.inference.mutagenesis import saturation_mutagenesis
 
 
 @pytest.fixture
@@ -49,22 +49,6 @@ def test_a_map_comes_with_a_number(config: EmbeddingsPlot, colour: str) -> None:
 def test_the_probe_says_why_there_is_no_number(config: EmbeddingsPlot) -> None:
     line = draw_embeddings(replace(config, colour="contig", probe_by_contig=True))
     assert line.startswith("a probe needs two classes in every fold: the groups hold one class each")
-
-
-def test_bins_go_along_each_contig(config: EmbeddingsPlot) -> None:
-    found = Embeddings.read(config.embeddings)
-    bins = colour_classes(found, "position", 3)
-    assert bins[:30].tolist() == 10 * ["0% to 33%"] + 10 * ["33% to 67%"] + 10 * ["67% to 100%"]
-    assert bins[30:].tolist() == bins[:30].tolist()
-
-
-def test_components_are_those_of_the_standardised_columns(config: EmbeddingsPlot) -> None:
-    vectors = Embeddings.read(config.embeddings).vectors.astype(np.float64)
-    [(title, points)] = project(vectors * [1, 10, 100, 1, 1, 1], config)
-    scaled = (vectors - vectors.mean(0)) / vectors.std(0)
-    left, values, _ = np.linalg.svd(scaled, full_matrices=False)
-    np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * values[:2]), atol=1e-9)
-    assert title == f"PCA, {(values[:2] ** 2).sum() / (values**2).sum():.0%} of the variance"
 
 
 class Umap:
@@ -117,7 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
     model = HyenaDNAForCausalLM.from_pretrained(folder, dtype=torch.float64)
     genome = Genome.open(tiny_genome)
-    effects = mutation_map(Likelihood(model, batch_size=4), genome, "a", 995, 1003, 32)
+    effects = saturation_mutagenesis(LogLikelihoodScorer(model, batch_size=4), genome, "a", 995, 1003, 32)
     region = genome.tokens("a", 995, 1003)
     window = np.array(genome.tokens("a", 983, 1015))
     assert np.isnan(effects[:, region == 11]).all()
@@ -125,7 +109,7 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
         assert effects[base - 7, column] == 0
 
     def total(ids: np.ndarray) -> float:
-        return float(np.nansum(next(Likelihood(model)([("x", ids)]))))
+        return float(np.nansum(next(LogLikelihoodScorer(model)([("x", ids)]))))
 
     for row, column in ((0, 1), (3, 4)):
         changed = window.copy()
@@ -188,9 +172,3 @@ def test_regions_that_cannot_be_drawn(
         draw_mutagenesis(config, progress=False)
     assert str(caught.value).startswith(message)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_embeddings_without_labels_say_so(config: EmbeddingsPlot) -> None:
-    found = Embeddings.read(config.embeddings)
-    with pytest.raises(InputError, match="the embeddings have no labels: choose another `colour`"):
-        colour_classes(replace(found, label=np.full(60, "")), "label", 10)

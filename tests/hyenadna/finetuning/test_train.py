@@ -24,7 +24,7 @@ from hyenadna import (
 )
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import reverse_complement
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import encode
 from hyenadna.evaluation.baselines import kmer_counts
 from hyenadna.finetuning import train as finetune_module
@@ -307,7 +307,7 @@ def test_folds_test_every_example_once(config: FinetuneConfig) -> None:
 
 
 def test_balanced_batches_draw_every_class_equally_often(config: FinetuneConfig) -> None:
-    data = Labelled([np.zeros(3, np.uint8)] * 1000, np.array([0] * 900 + [1] * 100))
+    data = LabelledDataset([np.zeros(3, np.uint8)] * 1000, np.array([0] * 900 + [1] * 100))
     rng = np.random.default_rng(0)
     plain = np.concatenate(list(finetune_module._batches(data, config, rng)))
     drawn = np.concatenate(list(finetune_module._batches(data, replace(config, balanced=True), rng)))
@@ -432,7 +432,7 @@ def test_predictions_do_not_depend_on_batches_or_strand(config: FinetuneConfig, 
     cpu = torch.device("cpu")
     one, many = (predict(model, data, replace(config, batch_size=size), cpu) for size in (1, 24))
     np.testing.assert_allclose(one, many, atol=1e-6)
-    turned = Labelled([reverse_complement(ids) for ids in data.sequences], data.labels)
+    turned = LabelledDataset([reverse_complement(ids) for ids in data.sequences], data.labels)
     both = replace(config, reverse_complement=True)
     np.testing.assert_allclose(predict(model, data, both, cpu), predict(model, turned, both, cpu), atol=1e-6)
     assert not np.allclose(predict(model, turned, config, cpu), one, atol=1e-6)

@@ -16,7 +16,7 @@ from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
 from hyenadna.data import variants
 from hyenadna.data.genome import Genome
 from hyenadna.data.sequences import encode
-from hyenadna.inference.likelihood import Likelihood
+from hyenadna.inference.likelihood import LogLikelihoodScorer
 from hyenadna.inference.score import ScoreConfig, score
 
 LETTERS = {i: letter for letter, i in NUCLEOTIDE_IDS.items()}
@@ -83,7 +83,7 @@ def nats(model: HyenaDNAForCausalLM, ids: np.ndarray) -> np.ndarray:
 def test_likelihood_is_that_of_each_base_whatever_the_batch(model: HyenaDNAForCausalLM) -> None:
     sequences = [encode(text, "") for text in ("ACGTNACGATTA" * 4, "AC", "G", "TTTNGA", "GATTACA" * 9)]
     for size in (1, 2, 5):
-        found = list(Likelihood(model, batch_size=size)(("x", ids) for ids in sequences))
+        found = list(LogLikelihoodScorer(model, batch_size=size)(("x", ids) for ids in sequences))
         for ids, values in zip(sequences, found, strict=True):
             expected = nats(model, ids)
             expected[ids == NUCLEOTIDE_IDS["N"]] = np.nan
@@ -92,19 +92,19 @@ def test_likelihood_is_that_of_each_base_whatever_the_batch(model: HyenaDNAForCa
 
 def test_windows_of_a_long_sequence_have_their_overlap_as_context(model: HyenaDNAForCausalLM, genome: Genome) -> None:
     ids = genome.tokens("b", 0, 150)
-    (found,) = Likelihood(model, window=60, stride=20)([("b", ids)])
+    (found,) = LogLikelihoodScorer(model, window=60, stride=20)([("b", ids)])
     np.testing.assert_allclose(found[:60], nats(model, ids[:60]), atol=1e-12)
     np.testing.assert_allclose(found[60:80], nats(model, ids[20:80])[40:], atol=1e-12)
     np.testing.assert_allclose(found[-10:], nats(model, ids[100:])[-10:], atol=1e-12)
     with pytest.raises(InputError, match=r"b: 150 bases are longer than the 64"):
-        list(Likelihood(model)([("b", ids)]))
+        list(LogLikelihoodScorer(model)([("b", ids)]))
 
 
 def test_a_model_that_has_diverged_is_refused(folder: Path) -> None:
     broken = HyenaDNAForCausalLM.from_pretrained(folder)
     broken.lm_head.weight.data[7] = float("nan")
     with pytest.raises(InputError, match="no finite likelihoods: its weights are damaged"):
-        list(Likelihood(broken)([("x", encode("ACGT", ""))]))
+        list(LogLikelihoodScorer(broken)([("x", encode("ACGT", ""))]))
 
 
 def test_sequences_of_a_fasta(folder: Path, model: HyenaDNAForCausalLM, tmp_path: Path) -> None:

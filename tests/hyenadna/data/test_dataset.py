@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hyenadna.common.errors import InputError
+from hyenadna.data.dataset import Example, class_names, read_examples, to_dataset
 from hyenadna.data.genome import Genome
-from hyenadna.data.labelled import Example, class_names, read_examples, to_labelled
 
 
 def read(data: Path, kind: str = "auto", **options: Any) -> dict[str, list[Example]]:
@@ -149,11 +149,11 @@ def example(label: Any, letters: int = 3) -> Example:
 def test_classes_are_in_order_of_their_numbers() -> None:
     assert class_names([example(label) for label in ("10", "9", "-1")], "classification") == ["-1", "9", "10"]
     assert class_names([example("EIN")], "token") == ["E", "I", "N"]
-    found = to_labelled([example("b"), example("a")], "classification", ["a", "b"], "train")
+    found = to_dataset([example("b"), example("a")], "classification", ["a", "b"], "train")
     assert np.asarray(found.labels).tolist() == [1, 0]
-    tokens = to_labelled([example("EIN"), example("NN", 2)], "token", ["E", "I", "N"], "train")
+    tokens = to_dataset([example("EIN"), example("NN", 2)], "token", ["E", "I", "N"], "train")
     assert [row.tolist() for row in tokens.labels] == [[0, 1, 2], [2, 2]]
-    values = to_labelled([example("0.5"), example("-1")], "regression", ["y"], "train")
+    values = to_dataset([example("0.5"), example("-1")], "regression", ["y"], "train")
     assert np.asarray(values.labels).tolist() == [[0.5], [-1.0]]
 
 
@@ -175,7 +175,7 @@ def test_classes_are_in_order_of_their_numbers() -> None:
 )
 def test_labels_that_do_not_fit(examples: list[Example], task: str, classes: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        to_labelled(examples, task, classes, "test")
+        to_dataset(examples, task, classes, "test")
     assert message in str(caught.value)
 
 

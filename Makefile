@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Installed ahead of everything else, so that no other package's bare "torch" picks a version. May be any arguments of
 # `pip install` that give torch, such as a path to a wheel.
 TORCH  ?= torch==2.13.0
-# The Triton whose resources docs/kernels.md lists; a torch for CUDA brings its own, which is then kept.
+# The Triton whose resources docs/kernels/resources.md lists; a torch for CUDA brings its own, which is then kept.
 TRITON ?= triton==3.6.0
 FASTA  ?=
 OUT    ?= demo-out

@@ -223,7 +223,7 @@ def _order(name: str) -> tuple[str, int, str]:
 
 
 def markdown(table: dict[str, dict[int, Resources | None]], archs: Sequence[int]) -> str:
-    """The table of ``docs/kernels.md``."""
+    """The table of ``docs/kernels/resources.md``."""
     lines = [
         f"| kernel | threads | {' | '.join(f'sm_{arch}' for arch in archs)} |",
         "|---|---" + "|---" * len(archs) + "|",

@@ -9,7 +9,8 @@ configuration of every kernel in them that has not been measured is timed on the
 over its launches. Configurations are compiled beforehand, in several processes. Then the whole op is timed against
 plain PyTorch, for the table's choice of algorithm. The JSON file is complete after every kernel: a run that is stopped,
 by --time-limit or by hand, is taken up again where it ended. With --write-table the entries of this GPU's device class
-are replaced in hyena_kernels/backends/triton/table.py; entries that have not been measured stay as they are.
+are replaced in hyena_kernels/backends/triton/table.py; entries that have not been measured stay as they are. The file
+only names the entries that differ from the formula.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def label(key: Key) -> str:
 def options_of(key: Key, shared: int) -> list[Config]:
     """Configurations to measure: the present entry and the candidates."""
     kernel, _, points = key
-    present = table.TABLES[shared].get(key, table.formula(kernel, points))
+    present = table.TABLES[shared][key]
     return list(dict.fromkeys((present, *autotune.candidates(kernel, points))))
 
 
@@ -268,19 +269,20 @@ def _config_source(config: Config) -> str:
 
 
 def block(shared: int, entries: Mapping[Key, Config], ranges: Sequence[tuple[int, int]], origin: str) -> str:
-    """The lines of ``table.py`` for one device class, first and last line included."""
+    """The lines of ``table.py`` for one device class, first and last line included: entries unlike the formula."""
     lines = [
         f"# Table for {shared} KB, written by bench.kernels.tune_triton.",
         *(f"# {line}" for line in origin.splitlines()),
     ]
-    lines.append(f"_TABLE_{shared}: dict[Key, Config] = {{")
-    lines += [
+    different = [
         f'    ("{kernel}", {groups}, {points}): {_config_source(config)},'
         for (kernel, groups, points), config in entries.items()
+        if config != table.formula(kernel, points)
     ]
-    lines.append("}")
+    # As ruff formats it, and the ranges below too.
+    table_name = f"_TABLE_{shared}: dict[Key, Config] ="
+    lines += [f"{table_name} {{", *different, "}"] if different else [f"{table_name} {{}}"]
     name = f"_TORCH_FASTER_{shared}: tuple[tuple[int, int], ...] ="
-    # As ruff formats it.
     if len(ranges) < 2:
         lines.append(f"{name} {tuple(map(tuple, ranges))!r}")
     else:
@@ -314,7 +316,7 @@ def write_table(path: Path, results: Mapping[str, Any], shared: int) -> int:
     lacking = len(entries) - len(measured)
     origin = f"Measured on {host['device']} with torch {host['torch']} and triton {host['triton']}."
     if lacking:
-        origin += f"\n{lacking} entries have not been measured and are as they were."
+        origin += f"\n{lacking} of {len(entries)} entries have not been measured and are as before."
     ranges = torch_faster(results) if "algorithm" in results else table.TORCH_FASTER[shared]
     records.write(path, rewritten(path.read_text(encoding="utf-8"), shared, entries, ranges, origin))
     return len(measured)

@@ -117,7 +117,7 @@ def test_table_and_cache(toy: str, tmp_path: Path) -> None:
     assert first.stdout == ""
     assert re.search(r"^\[4/4\] .* sm_\d+: \d+ registers, 0 bytes of stack, 0 KB shared, ", first.stderr, re.MULTILINE)
     text = out.read_text()
-    assert "| configuration | threads | sm_80 | sm_90 |\n|---|---|---|---|\n| scale 512 | 128 | " in text
+    assert "| kernel | threads | sm_80 | sm_90 |\n|---|---|---|---|\n| scale 512 | 128 | " in text
     registers, stack, shared, share = re.search(r"^\| one warp \| 32 \| (.*?) \|", text, re.MULTILINE)[1].split(" / ")
     # 512 values in 32 threads, each with an address: more than the 16 registers of the values themselves.
     assert 16 < int(registers) <= 128

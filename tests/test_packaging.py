@@ -80,7 +80,7 @@ def test_installed_metadata_and_console_script() -> None:
         pytest.skip("hyena-kernels is not installed, only importable")
     assert installed.version == __version__
     (script,) = installed.entry_points.select(group="console_scripts")
-    assert (script.name, script.value) == ("hyenadna", "hyenadna.cli.main:main")
+    assert (script.name, script.value) == ("hyenadna", "hyenadna_command:main")
     assert callable(script.load())
 
 
@@ -95,7 +95,7 @@ def source(tmp_path: Path) -> Path:
     """A copy of what a build reads, so that it leaves nothing in the checkout, with next to nothing to compile."""
     folder = tmp_path / "source"
     folder.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "hyenadna_command.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "_build_report.json")
     for name in ("hyena_kernels", "hyenadna", "tests", "bench"):
@@ -135,6 +135,7 @@ def files_of(source: Path) -> set[str]:
     csrc = [path for path in (source / "csrc").rglob("*") if path.is_file()]
     return (
         modules
+        | {"hyenadna_command.py"}
         | {str("hyena_kernels" / path.relative_to(source)) for path in csrc}
         | {"hyena_kernels/_build_report.json"}
     )
@@ -153,7 +154,7 @@ def test_wheel_with_the_library_is_for_this_platform_and_every_python(source: Pa
     name, files, report = build_wheel(source)
     assert re.fullmatch(rf"hyena_kernels-{re.escape(__version__)}-cp311-abi3-\w+\.whl", name)
     assert files == files_of(source) | {"hyena_kernels/_C.abi3.so"}
-    assert {file.split("/")[0] for file in files} == {"hyena_kernels", "hyenadna"}
+    assert {file.split("/")[0] for file in files} == {"hyena_kernels", "hyenadna", "hyenadna_command.py"}
     assert report == {"cuda": "this version has no CUDA sources"}
 
     # A later build in the same folder takes over nothing of this one.

@@ -1,4 +1,4 @@
-"""``hyenadna plot``: embeddings as maps, training curves, fine-tunings compared, and the map of a mutagenesis."""
+"""``hyenadna plot``: maps of embeddings, training curves, comparisons of fine-tunings, maps of a mutagenesis."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyenadna.cli.plot_config import PlotConfig
+from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, ResultsPlot, TrainingPlot
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
 from hyenadna.common.run_layout import read_metrics
-from hyenadna.data.sequences import open_genome
+from hyenadna.data.genome import open_genome
 from hyenadna.data.tables import partial_table
 from hyenadna.drawing import figures as plot
-from hyenadna.drawing.figures import png_figure
+from hyenadna.drawing.style import png_figure
 from hyenadna.evaluation.probe import probe
 from hyenadna.finetuning.results import compare
 from hyenadna.inference.embeddings import Embeddings
@@ -29,22 +29,35 @@ _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MOST_CLASSES = 20
 
 
-def draw(config: PlotConfig, *, progress: bool = True) -> str:
-    """Draw as ``config`` says; returns a line on what the picture shows, or its table.
+def draw_training(config: TrainingPlot) -> str:
+    """Draw the curves of a pretraining run; returns a line on the picture.
 
     Raises:
-        InputError: a file, region or option that does not fit.
+        InputError: a file or option that does not fit.
+    """
+    config.check()
+    plot.training_curves(read_metrics(config.metrics), config.out)
+    return f"training curves in {config.out}"
+
+
+def draw_results(config: ResultsPlot) -> str:
+    """Draw what several fine-tunings reached; returns their table.
+
+    Raises:
+        InputError: a folder or option that does not fit.
+    """
+    config.check()
+    return f"{compare(config.results, config.out)}\npicture in {config.out}"
+
+
+def draw_embeddings(config: EmbeddingsPlot) -> str:
+    """Draw a map of embeddings; returns a line on what it shows.
+
+    Raises:
+        InputError: a file or option that does not fit.
         ImportError: a package is absent; the message names the extra.
     """
     config.check()
-    if config.metrics is not None:
-        plot.training_curves(read_metrics(config.metrics), config.out)
-        return f"training curves in {config.out}"
-    if config.results:
-        return f"{compare(config.results, config.out)}\npicture in {config.out}"
-    if config.region is not None:
-        return _draw_mutations(config, progress)
-    assert config.embeddings is not None
     found = Embeddings.read(config.embeddings)
     if len(found) < 3:
         raise InputError(f"{config.embeddings}: {len(found)} vectors are no map; embed at least 3 sequences")
@@ -86,12 +99,12 @@ def colour_classes(found: Embeddings, colour: str, bins: int) -> np.ndarray:
         return np.array([f"{i / bins:.0%} to {(i + 1) / bins:.0%}" for i in range(bins)])[place]
     if not (found.label != "").any():
         raise InputError(
-            "the embeddings have no labels: choose another --colour, or embed with --label_column or a BED"
+            "the embeddings have no labels: choose another `colour`, or embed with --label_column or a BED"
         )
     return found.label
 
 
-def project(vectors: np.ndarray, config: PlotConfig) -> list[tuple[str, np.ndarray]]:
+def project(vectors: np.ndarray, config: EmbeddingsPlot) -> list[tuple[str, np.ndarray]]:
     """Titles and points ``(n, 2)``: the first two principal components, or UMAP for each pair of settings.
 
     Vectors are standardised first, column by column.
@@ -102,7 +115,7 @@ def project(vectors: np.ndarray, config: PlotConfig) -> list[tuple[str, np.ndarr
         points = pca.fit_transform(scaled)
         return [(f"PCA, {pca.explained_variance_ratio_.sum():.0%} of the variance", points)]
     if max(config.neighbors) >= len(vectors):
-        raise InputError(f"--neighbors {max(config.neighbors)}: must be below the {len(vectors)} vectors there are")
+        raise InputError(f"`neighbors` {max(config.neighbors)}: must be below the {len(vectors)} vectors there are")
     umap = require("umap").UMAP
     return [
         (
@@ -134,29 +147,25 @@ def _scatter(axes: Axes, points: np.ndarray, classes: np.ndarray, *, ordered: bo
     axes.spines[["left", "bottom"]].set_visible(False)
 
 
-def _draw_mutations(config: PlotConfig, progress: bool) -> str:
-    assert config.model is not None
-    assert config.genome is not None
-    assert config.region is not None
-    contig, _, positions = config.region.rpartition(":")
-    first, _, last = positions.replace(",", "").partition("-")
-    if not (contig and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise InputError(
-            f"--region {config.region}: expected a contig and its first and last position, counted from 1, such as "
-            "chrI:1001-1080"
-        )
-    start, end = int(first) - 1, int(last)
+def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
+    """Draw what every change of every base of a region does to its likelihood; returns a line on the picture.
+
+    Raises:
+        InputError: a checkpoint, genome, region or option that does not fit.
+    """
+    config.check()
+    contig, start, end = config.interval()
     with open_genome(config.genome, progress=progress) as genome:
         model = load_language_model(config.model, config.device, "float64")
         longest, length = model.config.max_seq_len, genome.contig(contig).length
         if end > length:
-            raise InputError(f"--region {config.region}: {contig} ends at {length:,}")
+            raise InputError(f"`region` {config.region}: {contig} ends at {length:,}")
         size = min(1024, longest) if config.window is None else config.window
         if not 2 <= size <= longest:
-            raise InputError(f"--window {size}: must be within 2 and the {longest} tokens that the model is made for")
+            raise InputError(f"`window` {size}: must be within 2 and the {longest} tokens that the model is made for")
         if end - start > size:
             raise InputError(
-                f"--region {config.region}: holds {end - start:,} bases, the window that the model reads only {size:,}"
+                f"`region` {config.region}: holds {end - start:,} bases, the window that the model reads only {size:,}"
             )
         effects = mutation_map(Likelihood(model, batch_size=config.batch_size), genome, contig, start, end, size)
         letters = ["ACGTN"[i - 7] for i in genome.tokens(contig, start, end).tolist()]

@@ -13,7 +13,7 @@ import torch
 
 from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.data.genome import prepare
-from hyenadna.model.config import PUBLISHED_SIZES
+from hyenadna.model.sizes import PUBLISHED_SIZES
 from hyenadna.model.convert import convert
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""Options of the suite, and the run that its tests share."""
+"""Options of the suite, and the run that its tests kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--bench-max-length", type=int, help="default: all")
     group.addoption("--bench-min-length", type=int, default=1, help="default: 1")
     group.addoption("--bench-workload", default="", help="names separated by commas (default: all)")
-    group.addoption("--bench-peer", default="", help="likewise of peers; those named run on a CPU too")
+    group.addoption(
+        "--bench-implementation", default="", help="likewise of implementations; those named run on a CPU too"
+    )
     group.addoption("--bench-threads", type=int, default=1, help="of the CPU (default: 1)")
     group.addoption("--bench-l2", choices=("cold", "warm"), default="cold", help="what an op finds in a GPU's L2 cache")
 

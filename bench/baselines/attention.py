@@ -33,14 +33,14 @@ _PACKAGES = {
 """Modules of its versions, all with ``flash_attn_func``; several can be installed beside each other."""
 
 
-def function_of(peer: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def function_of(implementation: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """``q, k, v (B, H, L, 64)`` → ``(B, H, L, 64)``, causal.
 
     Raises:
         ImportError: that version of flash-attn is not installed.
     """
-    if peer in _PACKAGES:
-        flash = imported(_PACKAGES[peer], "flash_attn_func")
+    if implementation in _PACKAGES:
+        flash = imported(_PACKAGES[implementation], "flash_attn_func")
 
         def packaged(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             found = flash(*(t.transpose(1, 2) for t in (q, k, v)), causal=True)
@@ -48,7 +48,7 @@ def function_of(peer: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
             return (found[0] if isinstance(found, tuple) else found).transpose(1, 2)
 
         return packaged
-    kernel = _SDPA[peer]
+    kernel = _SDPA[implementation]
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(kernel):
@@ -62,14 +62,14 @@ class Attention(nn.Module):
 
     Args:
         width: D, a multiple of 64.
-        peer: which attention, a name of ``bench.common.run_file.ATTENTION``.
+        implementation: which attention, a name of ``bench.common.run_file.ATTENTION``.
     """
 
-    def __init__(self, width: int, peer: str) -> None:
+    def __init__(self, width: int, implementation: str) -> None:
         super().__init__()
         self.heads = width // HEAD
         self.in_proj, self.out_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.attend = function_of(peer)
+        self.attend = function_of(implementation)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, L, D)`` → ``(B, L, D)``."""
@@ -79,12 +79,12 @@ class Attention(nn.Module):
 
 
 def error_at_some_queries(
-    peer: str, batch: int, width: int, length: int, device: torch.device, dtype: torch.dtype
+    implementation: str, batch: int, width: int, length: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[float, float]:
     """Error of an attention against float64, and its budget, at some queries of a sequence of any length."""
     q, k, v = (torch.randn(batch, width // HEAD, length, HEAD, device=device).to(dtype) for _ in range(3))
     with torch.no_grad():
-        found = function_of(peer)(q, k, v)
+        found = function_of(implementation)(q, k, v)
     at = torch.linspace(0, length - 1, min(QUERIES, length), device=device).long()
     mask = torch.arange(length, device=device) > at[:, None]
 

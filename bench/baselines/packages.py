@@ -22,7 +22,7 @@ LARGEST_FLASHFFTCONV = 1 << 22
 
 
 class Unavailable(Exception):
-    """A peer that cannot run here; the message is the reason."""
+    """An implementation that cannot run here; the message is the reason."""
 
 
 def imported(module: str, name: str) -> Any:
@@ -106,6 +106,6 @@ ADAPTERS: dict[str, tuple[str, Adapter]] = {
     "cudnn_fft_causal_conv1d": ("fftconv", cudnn_fft_causal_conv1d),
     "causal_conv1d": ("short_conv", causal_conv1d),
 }
-"""The op that a peer has, and its adapter."""
+"""The op that an implementation has, and its adapter."""
 FILTERS_LIKE_SIGNALS = ("cudnn_fft_causal_conv1d",)
-"""Peers that take filters in the dtype of the signals alone: they get such ones, and are checked with them."""
+"""Implementations that need filters in the dtype of the signals. They are checked with such filters too."""

@@ -236,7 +236,7 @@ class Model:
     order: int
     layers: int
     triton: bool
-    peer: str
+    implementation: str
     checkpointed: bool
 
     @property
@@ -258,11 +258,13 @@ class Model:
     def _attention(self, backward: bool) -> list[Stage]:
         into = _linear("qkv", self.tokens, self.width, 3 * self.width, self.item, backward)
         out = _linear("out_proj", self.tokens, self.width, self.width, self.item, backward)
-        middle = attention(self.batch, self.width, self.length, self.item, backward, scores=self.peer == "sdpa_math")
+        middle = attention(
+            self.batch, self.width, self.length, self.item, backward, scores=self.implementation == "sdpa_math"
+        )
         return [out, middle, into] if backward else [into, middle, out]
 
     def _mixer(self, backward: bool) -> list[Stage]:
-        return self.operator(backward) if self.peer == OURS else self._attention(backward)
+        return self.operator(backward) if self.implementation == OURS else self._attention(backward)
 
     def _norm(self, backward: bool) -> Stage:
         elements = self.tokens * self.width

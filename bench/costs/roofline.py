@@ -1,11 +1,11 @@
-"""What a workload has to read, write and compute, counted from its shapes, and the time that ceilings make of it.
+"""What a workload has to read, write and compute, counted from its shapes, and the time that peak_rates make of it.
 
 python -m bench.costs.roofline --workload fftconv --variant gated --batch 1 --width 128 --length 1048576 --dtype
 bfloat16 python -m bench.costs.roofline --workload two_layer_model --variant checkpointed --direction both --length
 65536 \
     --run bench/results/nvidia-h200/suite.json
 
-prints the stages of a workload with the time predicted for each, on the ceilings of a run or, without one, on those
+prints the stages of a workload with the time predicted for each, on the peak_rates of a run or, without one, on those
 measured here. A stage takes at least as long as its bytes at the rate of a copy, its matrix products at the rate of a
 large product, and its other arithmetic at the float32 rate; stages follow one another. So a measured time above the
 predicted one is lost in some stage, and one below means that a cache held what is counted as moved.
@@ -43,38 +43,38 @@ WORKLOADS = (
     "fftconv", "short_conv", "implicit_filter", "hyena_mixer", "hyena_operator", "two_layer_model", "hyenadna",
     "training_step",
 )  # fmt: skip
-COUNTED_PEERS = (OURS, *ATTENTION)
-"""Peers whose cost is known: the others do the same work in ways of their own."""
+COUNTED = (OURS, *ATTENTION)
+"""Implementations whose cost is known: the others do the same work in ways of their own."""
 # Prediction ----------------------------------------------------------------------------------------------------------
 
 
-def stage_seconds(stage: Stage, ceilings: Mapping[str, float | None]) -> float:
+def stage_seconds(stage: Stage, peak_rates: Mapping[str, float | None]) -> float:
     """Least time of a stage; see :func:`predict`."""
-    matmul = ceilings.get("matmul_flops_per_s") or math.inf
-    float32 = ceilings.get("float32_flops_per_s") or matmul
+    matmul = peak_rates.get("matmul_flops_per_s") or math.inf
+    float32 = peak_rates.get("float32_flops_per_s") or matmul
     # Three 16-bit products have the accuracy of one in float32.
     exact = math.inf if math.inf in (matmul, float32) else max(float32, matmul / 3)
-    copy = ceilings["copy_bytes_per_s"]
+    copy = peak_rates["copy_bytes_per_s"]
     if not copy:
-        raise ValueError("no time can be predicted without copy_bytes_per_s among the ceilings")
+        raise ValueError("no time can be predicted without copy_bytes_per_s among the peak_rates")
     return max(stage.bytes / copy, stage.products / matmul, stage.exact / exact, stage.vector / float32)
 
 
-def predict(cost: Cost, ceilings: Mapping[str, float | None]) -> float:
+def predict(cost: Cost, peak_rates: Mapping[str, float | None]) -> float:
     """Seconds of a workload whose every stage reaches the ceiling that binds it.
 
     Args:
         cost: what it moves and computes.
-        ceilings: ``copy_bytes_per_s``, and ``matmul_flops_per_s`` and ``float32_flops_per_s`` where they are known;
-            see :func:`measure_ceilings`. Arithmetic whose rate is not known takes no time.
+        peak_rates: ``copy_bytes_per_s``, and ``matmul_flops_per_s`` and ``float32_flops_per_s`` where they are known;
+            see :func:`measure_peak_rates`. Arithmetic whose rate is not known takes no time.
 
     Raises:
         ValueError: the copy rate is missing.
     """
-    return sum(stage_seconds(stage, ceilings) for stage in cost.stages)
+    return sum(stage_seconds(stage, peak_rates) for stage in cost.stages)
 
 
-# Ceilings ------------------------------------------------------------------------------------------------------------
+# Peak rates ----------------------------------------------------------------------------------------------------------
 
 
 def _best_seconds(function: Callable[[], object], device: torch.device, rounds: int) -> float:
@@ -120,8 +120,8 @@ def matmul_flops_per_s(
     return 2 * size**3 / _best_seconds(lambda: torch.mm(a, b, out=product), place, rounds)
 
 
-def measure_ceilings(device: torch.device | str, dtype: torch.dtype) -> dict[str, float]:
-    """The ceilings that :func:`predict` takes, measured now; one to three seconds.
+def measure_peak_rates(device: torch.device | str, dtype: torch.dtype) -> dict[str, float]:
+    """The peak_rates that :func:`predict` takes, measured now; one to three seconds.
 
     The float32 rate is that of a product in float32, which neither a processor nor, with TF32 off, a GPU computes
     otherwise than by fused multiply-adds.
@@ -153,7 +153,7 @@ def cost(
     length: int,
     itemsize: int,
     order: int = 2,
-    peer: str = OURS,
+    implementation: str = OURS,
     backend: str | None = None,
     layers: int | None = None,
     checkpointed: bool | None = None,
@@ -170,27 +170,27 @@ def cost(
         length: of the sequence, and of the filters.
         itemsize: bytes of an element of the signals; filters and the residual of a model are float32.
         order: of the operator.
-        peer: one of :data:`COUNTED_PEERS`: an attention stands for the Transformer of the same width and depth.
+        implementation: one of :data:`COUNTED`: an attention stands for the Transformer of the same width and depth.
         backend: ``"triton"`` counts what its launches move; every other what no implementation can do without.
         layers: of a model; default 2 or the configuration's.
         checkpointed: whether a model computes its blocks again in backward; default by the variant.
 
     Raises:
-        ValueError: a workload, direction, variant or peer that is not known.
+        ValueError: a workload, direction, variant or implementation that is not known.
     """
     if workload not in WORKLOADS:
         raise ValueError(f"no workload is called {workload!r}: choose one of {', '.join(WORKLOADS)}")
     if direction not in ("forward", "both"):
         raise ValueError(f"direction is {direction!r}: choose forward or both")
-    if peer not in COUNTED_PEERS:
-        raise ValueError(f"the cost of {peer!r} is not known: choose one of {', '.join(COUNTED_PEERS)}")
+    if implementation not in COUNTED:
+        raise ValueError(f"the cost of {implementation!r} is not known: choose one of {', '.join(COUNTED)}")
     if min(batch, width, length, itemsize) < 1 or order < 2:
         raise ValueError(
             f"batch {batch}, width {width}, length {length}, itemsize {itemsize} go from 1 and order {order} from 2"
         )
     is_model = workload in ("two_layer_model", "hyenadna", "training_step")
-    if peer != OURS and not is_model:
-        raise ValueError(f"{peer} has no {workload}: attention stands in models alone")
+    if implementation != OURS and not is_model:
+        raise ValueError(f"{implementation} has no {workload}: attention stands in models alone")
     triton = backend == "triton"
     backward = direction == "both"
     shape = batch, width, length, itemsize
@@ -215,7 +215,7 @@ def cost(
         layers = 2 if workload in ("two_layer_model", "hyena_operator") else _layers_of(variant)
     if checkpointed is None:
         checkpointed = variant == "checkpointed"
-    model = Model(batch, width, length, itemsize, order, layers, triton, peer, checkpointed)
+    model = Model(batch, width, length, itemsize, order, layers, triton, implementation, checkpointed)
     if workload == "hyena_operator":
         return Cost((*model.operator(False), *(model.operator(True) if backward else ())))
     stages = [*model.forward(), *(model.backward() if backward else ())]
@@ -248,12 +248,12 @@ def _merged(stages: Iterable[Stage]) -> dict[str, list[Stage]]:
     return found
 
 
-def table(counted: Cost, ceilings: Mapping[str, float | None]) -> str:
+def table(counted: Cost, peak_rates: Mapping[str, float | None]) -> str:
     """Markdown table of the stages, the same ones of all layers added up."""
-    total = predict(counted, ceilings)
+    total = predict(counted, peak_rates)
     lines = ["| stage | times | GB | GFLOP | ms | share |", "|---|--:|--:|--:|--:|--:|"]
     for name, stages in _merged(counted.stages).items():
-        seconds = sum(stage_seconds(stage, ceilings) for stage in stages)
+        seconds = sum(stage_seconds(stage, peak_rates) for stage in stages)
         moved, flops = (sum(getattr(stage, what) for stage in stages) / 1e9 for what in ("bytes", "flops"))
         lines.append(
             f"| {name} | {len(stages)} | {moved:.4g} | {flops:.4g} | {1e3 * seconds:.4g} | {seconds / total:.1%} |"
@@ -273,13 +273,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workload", choices=WORKLOADS, required=True)
     parser.add_argument("--variant", help="default: gated, checkpointed or tiny-1k, as the workload has it")
     parser.add_argument("--direction", choices=("forward", "both"), default="both")
-    parser.add_argument("--peer", choices=COUNTED_PEERS, default=OURS)
+    parser.add_argument("--implementation", choices=COUNTED, default=OURS)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--length", type=int, default=1 << 16)
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="float32")
     parser.add_argument("--backend", default=None, help="triton: what its launches move")
-    parser.add_argument("--run", type=Path, metavar="JSON", help="take the ceilings of this run")
+    parser.add_argument("--run", type=Path, metavar="JSON", help="take the peak_rates of this run")
     options = parser.parse_args(arguments)
     dtype = getattr(torch, options.dtype)
     defaults = {
@@ -292,15 +292,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         counted = cost(
             options.workload, variant, options.direction, batch=options.batch, width=options.width,
-            length=options.length, itemsize=dtype.itemsize, peer=options.peer, backend=options.backend,
+            length=options.length, itemsize=dtype.itemsize, implementation=options.implementation,
+            backend=options.backend,
         )  # fmt: skip
-        ceilings: Mapping[str, float | None]
+        peak_rates: Mapping[str, float | None]
         if options.run:
-            ceilings = read_run(options.run).ceilings
+            peak_rates = read_run(options.run).peak_rates
         else:
-            ceilings = measure_ceilings("cuda" if torch.cuda.is_available() else "cpu", dtype)
-        print(", ".join(f"{name} {value:.4g}" for name, value in ceilings.items() if value is not None))
-        print(table(counted, ceilings))
+            peak_rates = measure_peak_rates("cuda" if torch.cuda.is_available() else "cpu", dtype)
+        print(", ".join(f"{name} {value:.4g}" for name, value in peak_rates.items() if value is not None))
+        print(table(counted, peak_rates))
     except (ValueError, BadRun) as error:
         parser.error(str(error))
     return 0

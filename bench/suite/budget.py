@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from bench.suite.cases import Case
 
-SHARES = {"headline": 0.5, "rest": 0.5}
+FRACTIONS = {"headline": 0.5, "rest": 0.5}
 """Part of the time of each kind of case; what one leaves over when it has no more cases is the other's."""
 LINEAR, QUADRATIC = 1.1, 2.0
 """Exponents of the length with which the time of a case is expected to grow: of attention the second."""
@@ -19,7 +19,7 @@ class Budget:
 
     Args:
         seconds: in all, from now on.
-        open_cases: number of comparisons to come, by share.
+        open_cases: number of comparisons to come, by kind.
         clock: monotonic seconds.
     """
 
@@ -29,25 +29,25 @@ class Budget:
         self.clock = clock
         self.end = clock() + seconds
         self.open_cases = dict(open_cases)
-        self.kept = {share: seconds * part for share, part in SHARES.items()}
+        self.kept = {kind: seconds * part for kind, part in FRACTIONS.items()}
 
-    def left(self, share: str) -> float:
-        """Seconds that a case of this share may take, without those that are kept for cases of the others."""
-        others = (self.kept[each] for each in SHARES if each != share and self.open_cases.get(each, 0) > 0)
+    def left(self, kind: str) -> float:
+        """Seconds that a case of this kind may take, without those that are kept for cases of the others."""
+        others = (self.kept[each] for each in FRACTIONS if each != kind and self.open_cases.get(each, 0) > 0)
         return self.end - self.clock() - sum(others)
 
     @contextlib.contextmanager
-    def spending(self, share: str) -> Iterator[None]:
-        """What happens inside is a comparison of this share."""
+    def spending(self, kind: str) -> Iterator[None]:
+        """What happens inside is a comparison of this kind."""
         start = self.clock()
         try:
             yield
         finally:
-            self.kept[share] = max(0.0, self.kept[share] - (self.clock() - start))
-            self.open_cases[share] = self.open_cases.get(share, 1) - 1
+            self.kept[kind] = max(0.0, self.kept[kind] - (self.clock() - start))
+            self.open_cases[kind] = self.open_cases.get(kind, 1) - 1
 
 
-class Experience:
+class TimeEstimator:
     """What cases took, and what they will take at greater lengths."""
 
     def __init__(self) -> None:

@@ -57,25 +57,31 @@ class Case:
 
     workload: str
     variant: str
-    peer: str
+    implementation: str
     direction: str
     batch: int
     width: int
     length: int
 
     def __str__(self) -> str:
-        parts = (self.workload, self.variant, self.peer, self.direction, f"{self.batch}x{self.width}x{self.length}")
+        parts = (
+            self.workload,
+            self.variant,
+            self.implementation,
+            self.direction,
+            f"{self.batch}x{self.width}x{self.length}",
+        )
         return "-".join(filter(None, parts))
 
     @property
     def comparison(self) -> tuple[str, str, str, int, int, int]:
-        """What is measured, without by whom: peers with the same are measured in alternation."""
+        """What is measured, without by whom: implementations with the same are measured in alternation."""
         return self.workload, self.variant, self.direction, self.batch, self.width, self.length
 
     @property
     def series(self) -> tuple[str, str, str, str, int, int]:
         """The same at other lengths."""
-        return self.workload, self.variant, self.peer, self.direction, self.batch, self.width
+        return self.workload, self.variant, self.implementation, self.direction, self.batch, self.width
 
     @property
     def is_headline(self) -> bool:
@@ -83,10 +89,10 @@ class Case:
 
     @property
     def is_attention(self) -> bool:
-        return self.peer in ATTENTION
+        return self.implementation in ATTENTION
 
 
-def peers(workload: str, variant: str, direction: str, length: int) -> tuple[str, ...]:
+def implementations(workload: str, variant: str, direction: str, length: int) -> tuple[str, ...]:
     """Everyone who could run a workload, ours first."""
     ours: tuple[str, ...] = (OURS, "published")
     if workload == "short_conv":
@@ -106,7 +112,7 @@ def peers(workload: str, variant: str, direction: str, length: int) -> tuple[str
 PLAIN_ATTENTION_UP_TO = 1 << 12
 """On a CPU: beyond, it takes the time of everything else, and the checkpointed model has it at all lengths."""
 ON_CPU = (OURS, "published", "sdpa_flash", "sdpa_math")
-"""Peers that run on a CPU without being asked for by name: the others need a GPU, or a minute to compile."""
+"""Implementations that run on a CPU without being asked for by name: the others need a GPU, or a minute to compile."""
 
 
 def _shapes(device: str, workloads: Collection[str]) -> Iterator[tuple[str, str, tuple[str, ...], int, int, int]]:
@@ -142,23 +148,23 @@ def cases(device: str, named: Collection[str] = (), workloads: Collection[str] =
 
     Args:
         device: ``"cuda"`` or ``"cpu"``.
-        named: peers that are asked for by name: they alone, on a CPU too.
+        named: implementations that are asked for by name: they alone, on a CPU too.
         workloads: likewise.
     """
 
     def runs(case: Case) -> bool:
         if named:
-            return case.peer in named
+            return case.implementation in named
         if device == "cuda":
             return True
         too_long = case.is_attention and case.variant == "plain" and case.length > PLAIN_ATTENTION_UP_TO
-        return case.peer in ON_CPU and not too_long
+        return case.implementation in ON_CPU and not too_long
 
     shapes = sorted(_shapes(device, workloads), key=lambda shape: shape[-1])
     found = (
-        Case(workload, variant, peer, direction, batch, width, length)
+        Case(workload, variant, implementation, direction, batch, width, length)
         for workload, variant, directions, batch, width, length in shapes
         for direction in directions
-        for peer in peers(workload, variant, direction, length)
+        for implementation in implementations(workload, variant, direction, length)
     )
     return list(filter(runs, found))

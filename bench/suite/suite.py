@@ -1,8 +1,4 @@
-"""A run of the suite: peers of a comparison are set up and checked, then timed in turns, and written down.
-
-In every round each peer has its turn, so that what changes the speed of a machine between two rounds changes that of
-all, and a ratio is taken within a round. Whatever failed its check is not timed.
-"""
+"""A run of the suite: implementations of a comparison are set up and checked, then timed in turns, and written down."""
 
 from __future__ import annotations
 
@@ -20,24 +16,24 @@ import pytest
 import torch
 from pytest_benchmark.stats import Stats
 
-from bench.common import json_io as records, machine
+from bench.common import json_io, machine
 from bench.common.memory import peak_rss
 from bench.common.run_file import FORMAT, OURS
 from bench.common.stopwatch import Stopwatch, stopwatch
-from bench.costs.roofline import COUNTED_PEERS, cost, measure_ceilings, predict
-from bench.suite.budget import Budget, Experience
+from bench.costs.roofline import COUNTED, cost, measure_peak_rates, predict
+from bench.suite.budget import Budget, TimeEstimator
 from bench.suite.cases import Case
-from bench.suite.workloads import OP_NAMES, Shared, Unavailable, Work, build
+from bench.suite.workloads import OP_NAMES, PreparedCase, Shared, Unavailable, build
 
 CASE_SECONDS = {"cuda": 15.0, "cpu": 120.0}
-"""Longest wall time of one call that is waited for; a peer that is expected to take longer is stopped."""
+"""Longest wall time of one call that is waited for; an implementation that is expected to take longer is stopped."""
 ROUND_SECONDS = 0.5
-"""Time for all rounds of a peer."""
+"""Time for all rounds of an implementation."""
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 25
 LONG_CALL = 5.0
 """Seconds of a call that needs no warm-up, and of which there are fewer rounds where time is short."""
 OF_WHAT_IS_LEFT = 0.1
-"""Part of the time left that the rounds of one peer may take, but for one round."""
+"""Part of the time left that the rounds of one implementation may take, but for one round."""
 # Where nothing shorter was run: how many times as long as predicted a call takes, and its checks in calls.
 OVER_PREDICTED, CHECK_CALLS = {OURS: 3.0}, 8.0
 OVER_PREDICTED_OTHERS = 6.0
@@ -64,10 +60,10 @@ class Outcome:
 
 @dataclass
 class _Runner:
-    """A peer that passed its check."""
+    """An implementation that passed its check."""
 
     case: Case
-    work: Work
+    work: PreparedCase
     outcome: Outcome
     overhead: float
     waited: list[float] = field(default_factory=list)
@@ -120,13 +116,13 @@ class Suite:
         self.comparisons: dict[tuple[Any, ...], list[Case]] = {}
         for case in to_come:
             self.comparisons.setdefault(case.comparison, []).append(case)
-        shares = [_share(cases[0]) for cases in self.comparisons.values()]
-        self.budget = Budget(option("--bench-seconds") - spent, {share: shares.count(share) for share in shares})
+        kinds = [_kind(cases[0]) for cases in self.comparisons.values()]
+        self.budget = Budget(option("--bench-seconds") - spent, {kind: kinds.count(kind) for kind in kinds})
         self.case_seconds = option("--bench-case-seconds") or CASE_SECONDS[self.device.type]
         self.cold = option("--bench-l2") == "cold"
         if not self.on_gpu:
             torch.set_num_threads(option("--bench-threads"))
-        self.experience = Experience()
+        self.estimator = TimeEstimator()
         self.watches: dict[bool, Stopwatch] = {}
         self.outcomes: dict[Case, Outcome] = {}
         self.content: dict[str, Any] = {
@@ -142,7 +138,7 @@ class Suite:
                 "threads": None if self.on_gpu else torch.get_num_threads(),
                 "l2": option("--bench-l2") if self.on_gpu else None,
             },
-            "ceilings": measure_ceilings(self.device, self.dtype),
+            "peak_rates": measure_peak_rates(self.device, self.dtype),
             "records": [],
         }
 
@@ -155,55 +151,55 @@ class Suite:
         return self.outcomes[case]
 
     def _compare(self, cases: Sequence[Case]) -> None:
-        share = _share(cases[0])
-        with self.budget.spending(share):
-            for case in self._within_time(cases, share):
+        kind = _kind(cases[0])
+        with self.budget.spending(kind):
+            for case in self._within_time(cases, kind):
                 self.outcomes[case] = Outcome("measured")
             try:
-                self._measure([case for case in cases if self.outcomes[case].status == "measured"], share)
+                self._measure([case for case in cases if self.outcomes[case].status == "measured"], kind)
             finally:
                 self._free()
                 for case in cases:
                     self._record(case, self.outcomes[case])
-                records.write_json(self.path, self.content)
+                json_io.write_json(self.path, self.content)
 
-    def _within_time(self, cases: Sequence[Case], share: str) -> list[Case]:
-        """The cases that there is time for; the slowest peers go first, ours last."""
-        left = self.budget.left(share)
+    def _within_time(self, cases: Sequence[Case], kind: str) -> list[Case]:
+        """The cases that there is time for; the slowest implementations go first, ours last."""
+        left = self.budget.left(kind)
         going: dict[Case, float] = {}
         for case in cases:
             call, other = self._expected(case) or (0.0, 0.0)
             if call > self.case_seconds:
                 reason = f"about {call:.0f} s a call, above the {self.case_seconds:.0f} s of a case"
-                self.outcomes[case] = Outcome("stopped", reason)
+                self.outcomes[case] = Outcome("timed_out", reason)
             else:
                 going[case] = call + other
         while going and (left <= 0 or sum(going.values()) > left):
-            slowest = max(going, key=lambda case: (case.peer != OURS, going[case]))
+            slowest = max(going, key=lambda case: (case.implementation != OURS, going[case]))
             reason = "the time of the suite was up"
             if left > 0:
                 reason = f"about {sum(going.values()):.0f} s with its check, and {left:.0f} s were left of the suite"
-            self.outcomes[slowest] = Outcome("stopped", reason)
+            self.outcomes[slowest] = Outcome("timed_out", reason)
             del going[slowest]
         return list(going)
 
     def _expected(self, case: Case) -> tuple[float, float] | None:
         """Seconds of a call and of all else, from a shorter length or, of a model without one, as predicted."""
-        known = self.experience.expect(case)
+        known = self.estimator.expect(case)
         if known is not None or case.workload not in ("hyenadna", "training_step"):
             return known
-        counted = predict(self._cost(case, OURS, None), self.content["ceilings"])
-        call = OVER_PREDICTED.get(case.peer, OVER_PREDICTED_OTHERS) * counted
+        counted = predict(self._cost(case, OURS, None), self.content["peak_rates"])
+        call = OVER_PREDICTED.get(case.implementation, OVER_PREDICTED_OTHERS) * counted
         return call, CHECK_CALLS * call
 
-    def _measure(self, cases: Sequence[Case], share: str) -> None:
+    def _measure(self, cases: Sequence[Case], kind: str) -> None:
         shared: Shared = {}
         runners = [runner for case in cases if (runner := self._ready(case, shared)) is not None]
         shared.clear()
         self._free()
         watch = self._watch(cases)
         for runner in runners:
-            expected = self.experience.expect(runner.case)
+            expected = self.estimator.expect(runner.case)
             # Compiles, fills caches, and tells how long a call takes.
             for _ in range(0 if expected is not None and expected[0] > LONG_CALL else 2):
                 if not runner.waited or runner.waited[-1] < ROUND_SECONDS / FEWEST_ROUNDS:
@@ -213,21 +209,21 @@ class Suite:
         gc.collect()
         gc.disable()
         try:
-            self._rounds(runners, watch, share)
+            self._rounds(runners, watch, kind)
         finally:
             gc.enable()
         for runner in runners:
             if runner.outcome.status == "measured":
                 call = statistics.median(runner.waited[-len(runner.outcome.samples) :])
-                self.experience.learn(runner.case, call, runner.overhead)
+                self.estimator.learn(runner.case, call, runner.overhead)
                 with self._survived(runner):
-                    runner.outcome.facts["peak_bytes"] = self._peak_bytes(runner, call, share)
+                    runner.outcome.facts["peak_bytes"] = self._peak_bytes(runner, call, kind)
 
-    def _rounds(self, runners: Sequence[_Runner], watch: Stopwatch, share: str) -> None:
-        """Rounds in which each peer has its turn, as many as each of them wants."""
+    def _rounds(self, runners: Sequence[_Runner], watch: Stopwatch, kind: str) -> None:
+        """Rounds in which each implementation has its turn, as many as each of them wants."""
         number = 0
         while True:
-            left = self.budget.left(share)
+            left = self.budget.left(kind)
             turn = [
                 runner
                 for runner in runners
@@ -243,7 +239,7 @@ class Suite:
             number += 1
 
     def _ready(self, case: Case, shared: Shared) -> _Runner | None:
-        """A peer that is built and passed its check; None, and an outcome, of any other."""
+        """An implementation that is built and passed its check; None, and an outcome, of any other."""
         outcome = self.outcomes[case]
         start = time.monotonic()
         try:
@@ -257,17 +253,17 @@ class Suite:
             outcome.facts = {"error": error, "error_budget": budget, "backend": work.backend}
             if error <= budget:
                 return _Runner(case, work, outcome, time.monotonic() - start)
-            outcome.status, outcome.reason = "refused", f"error {error:.3g} above its budget of {budget:.3g}"
+            outcome.status, outcome.reason = "failed_check", f"error {error:.3g} above its budget of {budget:.3g}"
         self._free()
         return None
 
     @staticmethod
     def _fail(case: Case, outcome: Outcome, failure: Exception) -> None:
-        """What an error means: memory, a kernel of a peer that does not run here, or a fault of ours."""
+        """What an error means: memory, a kernel of an implementation that does not run here, or a fault of ours."""
         outcome.reason = _text(failure)
         if isinstance(failure, torch.OutOfMemoryError):
             outcome.status = "out_of_memory"
-        elif case.peer != OURS:
+        elif case.implementation != OURS:
             # Some attention kernels refuse a dtype, a device or a build with an error.
             outcome.status = "skipped"
         else:
@@ -275,7 +271,7 @@ class Suite:
 
     @contextlib.contextmanager
     def _survived(self, runner: _Runner) -> Any:
-        """What a peer raises inside is its outcome, and does not end the others."""
+        """What an implementation raises inside is its outcome, and does not end the others."""
         try:
             yield
         except Exception as failure:
@@ -287,7 +283,7 @@ class Suite:
             self.watches[is_op] = stopwatch(self.device, is_op=is_op, cold=self.cold)
         return self.watches[is_op]
 
-    def _peak_bytes(self, runner: _Runner, call: float, share: str) -> int | None:
+    def _peak_bytes(self, runner: _Runner, call: float, kind: str) -> int | None:
         """What one call holds beyond its inputs and weights; None where no time is left for it."""
         if self.on_gpu:
             torch.cuda.empty_cache()
@@ -296,7 +292,7 @@ class Suite:
             runner.work.run()
             torch.cuda.synchronize()
             return torch.cuda.max_memory_allocated() - before
-        if call > self.budget.left(share) or runner.case.peer == "published_compiled":
+        if call > self.budget.left(kind) or runner.case.implementation == "published_compiled":
             return None
         dtype = str(self.dtype).removeprefix("torch.")
         before, after = peak_rss(_setup, runner.case, self.device.type, dtype, torch.get_num_threads())
@@ -309,10 +305,10 @@ class Suite:
 
     # Writing down ----------------------------------------------------------------------------------------------------
 
-    def _cost(self, case: Case, peer: str, backend: str | None) -> Any:
+    def _cost(self, case: Case, implementation: str, backend: str | None) -> Any:
         return cost(
             case.workload, case.variant, case.direction, batch=case.batch, width=case.width, length=case.length,
-            itemsize=self.dtype.itemsize, peer=peer, backend=backend,
+            itemsize=self.dtype.itemsize, implementation=implementation, backend=backend,
         )  # fmt: skip
 
     def _record(self, case: Case, outcome: Outcome) -> None:
@@ -336,18 +332,18 @@ class Suite:
         if measured:
             made |= _figures("seconds", outcome.samples) | {"rounds": len(outcome.samples)}
             made |= self._ratios(case, outcome)
-            if case.peer in COUNTED_PEERS:
-                counted = self._cost(case, case.peer, made["backend"])
+            if case.implementation in COUNTED:
+                counted = self._cost(case, case.implementation, made["backend"])
                 made |= {
                     "bytes": counted.bytes,
                     "flops": counted.flops,
-                    "predicted_seconds": predict(counted, self.content["ceilings"]),
+                    "predicted_seconds": predict(counted, self.content["peak_rates"]),
                 }
         self.content["records"].append(made)
 
     def _ratios(self, case: Case, outcome: Outcome) -> dict[str, float]:
-        """Median and spread of a peer's time over ours in the same round."""
-        ours = next((each for each in self.comparisons[case.comparison] if each.peer == OURS), None)
+        """Median and spread of an implementation's time over ours in the same round."""
+        ours = next((each for each in self.comparisons[case.comparison] if each.implementation == OURS), None)
         if ours is None or ours == case or self.outcomes[ours].status != "measured":
             return {}
         mine = self.outcomes[ours].samples
@@ -357,7 +353,7 @@ class Suite:
     def finish(self) -> None:
         """Write down that the run went to its end."""
         self.content["finished"] = _now()
-        records.write_json(self.path, self.content)
+        json_io.write_json(self.path, self.content)
 
 
 def device_of(config: pytest.Config) -> str:
@@ -373,7 +369,7 @@ def _figures(name: str, samples: Sequence[float]) -> dict[str, float]:
     return {name: stats.median, f"{name}_min": stats.min, f"{name}_iqr": stats.iqr}
 
 
-def _share(case: Case) -> str:
+def _kind(case: Case) -> str:
     return "headline" if case.is_headline else "rest"
 
 

@@ -1,4 +1,4 @@
-"""What the suite measures: each workload of each peer, built once for its check, its time and its memory.
+"""What the suite measures: each workload of each implementation, built once for its check, its time and its memory.
 
 :func:`build` gives the function that is timed and the check of the same function at the same shape. A check holds a
 result against float64: of an op on some channels, of the operator and the models with the published op sequence in
@@ -48,11 +48,11 @@ LEARNING_RATE, WEIGHT_DECAY = 6e-4, 0.1
 
 
 Shared = MutableMapping[str, Any]
-"""What the peers of a comparison have in common: inputs of an op, and what a model gives in float64."""
+"""What the implementations of a comparison have in common: inputs of an op, and what a model gives in float64."""
 
 
 @dataclass(frozen=True)
-class Work:
+class PreparedCase:
     """What :func:`build` gives.
 
     Args:
@@ -66,17 +66,17 @@ class Work:
     backend: str | None = None
 
 
-def build(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared | None = None) -> Work:
+def build(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared | None = None) -> PreparedCase:
     """Inputs, weights and functions of a case.
 
     Args:
         case: which.
         device: where.
         dtype: of the signals; models and the operator have float32 weights and run under autocast to it.
-        shared: filled by the first and used by every peer of a comparison.
+        shared: filled by the first and used by every implementation of a comparison.
 
     Raises:
-        Unavailable: the peer has nothing that runs this.
+        Unavailable: the implementation has nothing that runs this.
         ImportError: a package is not installed.
     """
     torch.manual_seed(0)
@@ -122,11 +122,11 @@ def _published_fftconv(u: Tensor, k: Tensor, D: Tensor, pre_gate: Tensor | None,
 
 
 def _function(case: Case, device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """What a peer has for an op, with the op's arguments."""
-    if case.peer == OURS:
+    """What an implementation has for an op, with the op's arguments."""
+    if case.implementation == OURS:
         return OPS[case.workload].function
-    if case.peer in packages.ADAPTERS:
-        workload, adapter = packages.ADAPTERS[case.peer]
+    if case.implementation in packages.ADAPTERS:
+        workload, adapter = packages.ADAPTERS[case.implementation]
         if workload != case.workload:
             raise Unavailable(f"has no {case.workload}")
         if device.type != "cuda":
@@ -135,20 +135,20 @@ def _function(case: Case, device: torch.device, dtype: torch.dtype) -> Callable[
     published: Callable[..., Tensor] = OPS[case.workload].reference
     if case.workload == "fftconv":
         published = _published_fftconv
-    if case.peer == "published":
+    if case.implementation == "published":
         return published
-    if case.peer == "published_compiled":
+    if case.implementation == "published_compiled":
         return packages.compiled(published)
     raise Unavailable(f"has no {case.workload}")
 
 
-def _op(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared) -> Work:
+def _op(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared) -> PreparedCase:
     function = _function(case, device, dtype)
-    chosen = backend.resolve(f"{case.workload}_fwd", device) if case.peer == OURS else None
+    chosen = backend.resolve(f"{case.workload}_fwd", device) if case.implementation == OURS else None
     if "inputs" not in shared:
         shared["inputs"] = _inputs(case, device, dtype)
     inputs, dy = shared["inputs"]
-    if case.peer in packages.FILTERS_LIKE_SIGNALS:
+    if case.implementation in packages.FILTERS_LIKE_SIGNALS:
         inputs = {**inputs, "k": inputs["k"].to(dtype)}
     # Positions and times are the same for every step, and no gradient of them is asked for.
     fixed = ("z", "t", "deltas")
@@ -172,7 +172,7 @@ def _op(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared) ->
         gradient = dy if case.direction == "both" else None
         return _worst(errors_on_channels(case.workload, plain, gradient, channels, function))
 
-    return Work(forward if case.direction == "forward" else both, check, chosen)
+    return PreparedCase(forward if case.direction == "forward" else both, check, chosen)
 
 
 # Operator and models -------------------------------------------------------------------------------------------------
@@ -182,14 +182,14 @@ def _autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCo
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def _mixer(case: Case, *, peer: str, length: int) -> Callable[[], torch.nn.Module]:
-    """What makes one mixer of a peer; all of them draw their weights alike."""
+def _mixer(case: Case, *, implementation: str, length: int) -> Callable[[], torch.nn.Module]:
+    """What makes one mixer of an implementation; all of them draw their weights alike."""
 
     def make() -> torch.nn.Module:
-        if peer in ATTENTION:
-            return Attention(case.width, peer)
+        if implementation in ATTENTION:
+            return Attention(case.width, implementation)
         operator = HyenaOperator(case.width, length, **FILTER)
-        if peer == OURS:
+        if implementation == OURS:
             return operator
         return ExactFilter(operator)
 
@@ -208,22 +208,22 @@ class _Logits(torch.nn.Module):
         return self.model(ids).logits
 
 
-def _published_model(case: Case, peer: str) -> torch.nn.Module:
+def _published_model(case: Case, implementation: str) -> torch.nn.Module:
     from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 
     model = HyenaDNAForCausalLM(HyenaDNAConfig.named(case.variant, max_seq_len=case.length, embed_dropout=0.0))
-    if peer != OURS:
+    if implementation != OURS:
         backbone = model.hyena.backbone
         backbone.layers = torch.nn.ModuleList(PublishedBlock(block, ExactFilter) for block in backbone.layers)
     return _Logits(model)
 
 
-def _model(case: Case, peer: str, device: torch.device) -> torch.nn.Module:
-    """The module of a peer, with the weights that every peer has."""
+def _model(case: Case, implementation: str, device: torch.device) -> torch.nn.Module:
+    """The module of an implementation, with the weights that every implementation has."""
     torch.manual_seed(0)
     if case.workload in ("hyenadna", "training_step"):
-        return _published_model(case, peer).to(device)
-    make = _mixer(case, peer=peer, length=case.length)
+        return _published_model(case, implementation).to(device)
+    make = _mixer(case, implementation=implementation, length=case.length)
     if case.workload == "hyena_operator":
         return make().to(device)
     return TwoLayerModel(make, case.width, VOCABULARY, checkpointed=case.variant == "checkpointed").to(device)
@@ -240,14 +240,14 @@ def _optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameter_groups(model, WEIGHT_DECAY), lr=LEARNING_RATE)
 
 
-def _module(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared) -> Work:
+def _module(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared) -> PreparedCase:
     is_model = case.workload in MODELS
-    if case.peer in ATTENTION and case.workload != "two_layer_model":
+    if case.implementation in ATTENTION and case.workload != "two_layer_model":
         raise Unavailable("attention stands in the 2-layer model alone")
-    if case.peer not in (OURS, "published", "published_compiled", *ATTENTION):
+    if case.implementation not in (OURS, "published", "published_compiled", *ATTENTION):
         raise Unavailable("has no operator and no model here")
-    model = _model(case, case.peer, device)
-    called: Callable[..., Tensor] = packages.compiled(model) if case.peer == "published_compiled" else model
+    model = _model(case, case.implementation, device)
+    called: Callable[..., Tensor] = packages.compiled(model) if case.implementation == "published_compiled" else model
     if is_model:
         x = torch.randint(VOCABULARY, (case.batch, case.length), device=device)
     else:
@@ -294,8 +294,8 @@ def _module(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared
         return results(module, autocast, module)
 
     def check() -> tuple[float, float]:
-        if case.peer in ATTENTION:
-            return error_at_some_queries(case.peer, case.batch, case.width, case.length, device, dtype)
+        if case.implementation in ATTENTION:
+            return error_at_some_queries(case.implementation, case.batch, case.width, case.length, device, dtype)
         if "oracle" not in shared:
             shared["oracle"] = exact(torch.float64, torch.float32)
             shared["plain"] = exact(torch.float32, dtype)
@@ -307,6 +307,6 @@ def _module(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared
             }
         )
 
-    chosen = backend.resolve("hyena_mixer_fwd", device) if case.peer == OURS else None
+    chosen = backend.resolve("hyena_mixer_fwd", device) if case.implementation == OURS else None
     run = step if optimizer is not None else forward if case.direction == "forward" else both
-    return Work(run, check, chosen)
+    return PreparedCase(run, check, chosen)

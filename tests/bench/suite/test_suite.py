@@ -25,9 +25,9 @@ from bench.common.run_file import OURS, read_run
 from bench.costs.roofline import WORKLOADS
 from bench.suite import suite
 from bench.suite.accuracy import errors_on_channels, faults
-from bench.suite.budget import Budget, Experience
+from bench.suite.budget import Budget, TimeEstimator
 from bench.suite.cases import Case, cases
-from bench.suite.workloads import Work, build
+from bench.suite.workloads import PreparedCase, build
 from hyena_kernels.testing import fftconv_inputs, short_conv_inputs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,13 +62,13 @@ published.published_fftconv = lambda u, k, D: 1.001 * right(u, k, D)
         tmp_path / "suite.json", "-k", "gated-published or gated-hyena_kernels", "--bench-seconds=100", wrong=wrong
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    found = {(record["peer"], record["status"]) for record in read_run(tmp_path / "suite.json").records}
-    assert found == {(OURS, "measured"), ("published", "refused")}
+    found = {(record["implementation"], record["status"]) for record in read_run(tmp_path / "suite.json").records}
+    assert found == {(OURS, "measured"), ("published", "failed_check")}
     records = read_run(tmp_path / "suite.json").records
     assert all(record["ratio"] is None for record in records)
     for record in records:
-        assert (record["seconds"] is None) == (record["status"] == "refused")
-        assert (record["error"] > record["error_budget"]) == (record["status"] == "refused")
+        assert (record["seconds"] is None) == (record["status"] == "failed_check")
+        assert (record["error"] > record["error_budget"]) == (record["status"] == "failed_check")
 
 
 def test_a_killed_run_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_what_the_time_is_up_for_is_stopped_and_said_so(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     records = read_run(tmp_path / "suite.json").records
     assert len(records) == 8
-    assert {(record["status"], record["seconds"]) for record in records} == {("stopped", None)}
+    assert {(record["status"], record["seconds"]) for record in records} == {("timed_out", None)}
 
 
 def test_attention_that_sees_the_future_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_attention_that_sees_the_future_is_found(monkeypatch: pytest.MonkeyPatch
     error, budget = error_at_some_queries("sdpa_math", 1, 64, 100, cpu, torch.float32)
     assert error <= budget
     right = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(attention, "function_of", lambda peer: right)
+    monkeypatch.setattr(attention, "function_of", lambda implementation: right)
     error, budget = error_at_some_queries("sdpa_math", 1, 64, 100, cpu, torch.float32)
     assert error > budget
 
@@ -118,15 +118,15 @@ def test_cases_are_unlike_the_shortest_come_first_and_peers_stand_together(devic
     assert len(set(map(str, found))) == len(found)
     changes = sum(a.comparison != b.comparison for a, b in pairwise(found))
     assert changes + 1 == len({case.comparison for case in found})
-    ours = {case.comparison for case in found if case.peer == OURS}
+    ours = {case.comparison for case in found if case.implementation == OURS}
     assert ours == {case.comparison for case in found}
     assert {case.workload for case in found} == set(WORKLOADS)
 
 
 def test_peers_that_a_cpu_leaves_out_run_there_when_named() -> None:
-    assert {case.peer for case in cases("cpu")} == {OURS, "published", "sdpa_flash", "sdpa_math"}
-    assert {case.peer for case in cases("cpu", {"published_compiled"})} == {"published_compiled"}
-    assert {case.peer for case in cases("cpu", {"flashfftconv", OURS})} == {"flashfftconv", OURS}
+    assert {case.implementation for case in cases("cpu")} == {OURS, "published", "sdpa_flash", "sdpa_math"}
+    assert {case.implementation for case in cases("cpu", {"published_compiled"})} == {"published_compiled"}
+    assert {case.implementation for case in cases("cpu", {"flashfftconv", OURS})} == {"flashfftconv", OURS}
 
 
 def small(case: Case) -> Case:
@@ -140,7 +140,7 @@ def test_every_workload_of_ours_passes_its_check_and_runs() -> None:
     found = {
         (case.workload, case.variant, case.direction): case
         for case in cases("cpu")
-        if case.peer == OURS and (case.workload != "hyenadna" or case.variant == "tiny-1k")
+        if case.implementation == OURS and (case.workload != "hyenadna" or case.variant == "tiny-1k")
     }
     for case in found.values():
         work = build(small(case), cpu, torch.float32)
@@ -162,8 +162,8 @@ def test_peers_are_timed_in_turns_and_a_slow_one_ends_earlier(monkeypatch: pytes
     seconds = {OURS: 0.05, "published": 0.06, "sdpa_flash": 10.0}
     called: list[str] = []
 
-    def made(case: Case, *_: object) -> Work:
-        return Work(lambda: called.append(case.peer), lambda: (0.1, 0.2), None)
+    def made(case: Case, *_: object) -> PreparedCase:
+        return PreparedCase(lambda: called.append(case.implementation), lambda: (0.1, 0.2), None)
 
     now = [0.0]
 
@@ -183,21 +183,25 @@ def test_peers_are_timed_in_turns_and_a_slow_one_ends_earlier(monkeypatch: pytes
     monkeypatch.setattr(suite, "build", made)
     monkeypatch.setattr(suite, "stopwatch", lambda *_, **__: Counting())
     monkeypatch.setattr(suite.Suite, "_peak_bytes", lambda *_: None)
-    monkeypatch.setattr(suite, "measure_ceilings", lambda *_: {"copy_bytes_per_s": 1e9})
+    monkeypatch.setattr(suite, "measure_peak_rates", lambda *_: {"copy_bytes_per_s": 1e9})
     options = {
         "--bench-device": "cpu", "--bench-json": tmp_path / "suite.json", "--bench-seconds": 100.0,
         "--bench-case-seconds": None, "--bench-l2": "cold", "--bench-threads": torch.get_num_threads(),
     }  # fmt: skip
-    together = [Case("two_layer_model", "checkpointed", peer, "both", 1, 128, 1024) for peer in seconds]
+    together = [
+        Case("two_layer_model", "checkpointed", implementation, "both", 1, 128, 1024) for implementation in seconds
+    ]
     run = suite.Suite(SimpleNamespace(getoption=options.get), together)
-    rounds = {peer: len(run.outcome(case).samples) for peer, case in zip(seconds, together, strict=True)}
+    rounds = {
+        implementation: len(run.outcome(case).samples) for implementation, case in zip(seconds, together, strict=True)
+    }
     assert rounds == {OURS: 5, "published": 4, "sdpa_flash": 1}
     # After the calls for warming up.
     timed = called[-sum(rounds.values()) :]
     assert timed == [*seconds, *3 * (OURS, "published"), OURS]
     # By the clock on the wall, not that of the calls: more of them would not have fitted.
-    assert run.experience.expect(together[2]) == (20.0, 0.0)
-    ratios = {record["peer"]: record["ratio"] for record in read_run(tmp_path / "suite.json").records}
+    assert run.estimator.expect(together[2]) == (20.0, 0.0)
+    ratios = {record["implementation"]: record["ratio"] for record in read_run(tmp_path / "suite.json").records}
     assert ratios == {OURS: None, "published": pytest.approx(1.2), "sdpa_flash": pytest.approx(200)}
 
 
@@ -207,8 +211,8 @@ def test_an_error_of_a_peer_is_a_reason_and_one_of_ours_a_failure() -> None:
     for each, error in (
         (case, RuntimeError("No available kernel")),
         (case, torch.OutOfMemoryError("too large")),
-        (replace(case, peer=OURS), torch.OutOfMemoryError("too large")),
-        (replace(case, peer=OURS), RuntimeError("a fault")),
+        (replace(case, implementation=OURS), torch.OutOfMemoryError("too large")),
+        (replace(case, implementation=OURS), RuntimeError("a fault")),
     ):
         outcome = suite.Outcome("measured")
         suite.Suite._fail(each, outcome, error)
@@ -233,9 +237,9 @@ def test_each_kind_of_case_keeps_its_share_and_long_calls_are_foreseen() -> None
         now[0] = 40.0
     # No more of the headline is to come.
     assert budget.left("rest") == 60
-    learned = Experience()
+    learned = TimeEstimator()
     ours = Case("two_layer_model", "plain", OURS, "both", 1, 128, 1024)
-    attention = replace(ours, peer="sdpa_flash")
+    attention = replace(ours, implementation="sdpa_flash")
     assert learned.expect(ours) is None
     for case in (ours, attention):
         learned.learn(case, 1.0, 2.0)
@@ -305,17 +309,17 @@ class FakeFlashFFTConv:
         return (causal(u * before, k) * after).to(u.dtype)
 
 
-@pytest.mark.parametrize("peer", ["flashfftconv", "cudnn_fft_causal_conv1d"])
+@pytest.mark.parametrize("implementation", ["flashfftconv", "cudnn_fft_causal_conv1d"])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("length", [256, 301])
 def test_packages_for_long_convolutions_give_the_op(
-    monkeypatch: pytest.MonkeyPatch, peer: str, gated: bool, length: int
+    monkeypatch: pytest.MonkeyPatch, implementation: str, gated: bool, length: int
 ) -> None:
     fake(monkeypatch, "flashfftconv", FlashFFTConv=FakeFlashFFTConv)
     fake(monkeypatch, "cudnn")
     fake(monkeypatch, "cudnn.ops", fft_causal_conv1d=lambda x, weight: causal(x, weight).to(x.dtype))
-    workload, adapter = packages.ADAPTERS[peer]
-    filters = torch.bfloat16 if peer in packages.FILTERS_LIKE_SIGNALS else torch.float32
+    workload, adapter = packages.ADAPTERS[implementation]
+    filters = torch.bfloat16 if implementation in packages.FILTERS_LIKE_SIGNALS else torch.float32
     inputs = fftconv_inputs(1, 16, length, dtype=torch.bfloat16, filter_dtype=filters, pre_gate=gated, post_gate=gated)
     function = adapter(16, length, torch.bfloat16, torch.device("cpu"))
     errors = errors_on_channels(workload, inputs, torch.ones(1, 16, length, dtype=torch.bfloat16), range(16), function)
@@ -335,29 +339,31 @@ def test_a_package_for_short_convolutions_gives_the_op(monkeypatch: pytest.Monke
     assert not faults(errors_on_channels(workload, short_conv_inputs(1, 16, 100), None, range(16), function))
 
 
-@pytest.mark.parametrize("peer", ["flash_attn", "flash_attn_3", "flash_attn_4"])
-def test_versions_of_flash_attn_take_heads_last(monkeypatch: pytest.MonkeyPatch, peer: str) -> None:
+@pytest.mark.parametrize("implementation", ["flash_attn", "flash_attn_3", "flash_attn_4"])
+def test_versions_of_flash_attn_take_heads_last(monkeypatch: pytest.MonkeyPatch, implementation: str) -> None:
     def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> object:
         assert causal
         assert q.shape[-2:] == (1, 64)
         heads_first = (t.transpose(1, 2) for t in (q, k, v))
         y = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True).transpose(1, 2)
-        return y if peer == "flash_attn" else (y, None)
+        return y if implementation == "flash_attn" else (y, None)
 
     for module in ("flash_attn", "flash_attn_interface", "flash_attn.cute"):
         fake(monkeypatch, module, flash_attn_func=flash_attn_func)
-    error, budget = error_at_some_queries(peer, 1, 64, 100, torch.device("cpu"), torch.float32)
+    error, budget = error_at_some_queries(implementation, 1, 64, 100, torch.device("cpu"), torch.float32)
     assert error <= budget
 
 
-@pytest.mark.parametrize("peer", [*packages.ADAPTERS, "flash_attn_3"])
+@pytest.mark.parametrize("implementation", [*packages.ADAPTERS, "flash_attn_3"])
 def test_a_package_that_is_missing_or_has_no_such_op_is_skipped_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, peer: str
+    monkeypatch: pytest.MonkeyPatch, implementation: str
 ) -> None:
-    workload = packages.ADAPTERS.get(peer, ("two_layer_model", None))[0]
-    case = Case(workload, "plain", peer, "both", 1, 64, 100)
-    monkeypatch.setattr(packages, "ADAPTERS", {peer: (workload, lambda *_: packages.imported("torch", "no_such_op"))})
-    if peer == "flash_attn_3":
+    workload = packages.ADAPTERS.get(implementation, ("two_layer_model", None))[0]
+    case = Case(workload, "plain", implementation, "both", 1, 64, 100)
+    monkeypatch.setattr(
+        packages, "ADAPTERS", {implementation: (workload, lambda *_: packages.imported("torch", "no_such_op"))}
+    )
+    if implementation == "flash_attn_3":
         monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
         with pytest.raises(ImportError, match="flash_attn_interface"):
             build(case, torch.device("cpu"), torch.float32)

@@ -11,7 +11,7 @@ from typing import Any
 FORMAT = 2
 OURS = "hyena_kernels"
 ATTENTION = (
-    "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flash_attn", "flash_attn_3", "flash_attn_4",
+    "flash_attn", "flash_attn_3", "flash_attn_4", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math",
 )  # fmt: skip
 """Implementations that are, in a model, a Transformer with that attention."""
 IMPLEMENTATIONS = {

@@ -29,7 +29,7 @@ from bench.report.curves import direction_name
 
 _MATTERS = (
     "name", "device", "driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit", "torch", "cuda", "triton",
-    "instruction_set", "threads", "l2",
+    "instruction_set", "cpu_isa", "threads", "l2", "launch", "interpreted",
 )  # fmt: skip
 """Facts of the machine and settings of the run that affect times."""
 _LOST = ("failed_check", "timed_out", "out_of_memory")

@@ -80,7 +80,6 @@ def test_launches_of_the_triton_kernels() -> None:
     assert forward == points * ((4 + 8) + (4 + 8) + (16 + 8) + (8 + 2 + 2))
     both = cost("fftconv", "gated", "both", **million).bytes
     assert both - forward == points * (2 * (4 + 8) + (4 + 8) + (24 + 24) + (8 + 4 + 4) + (8 + 2 + 2) + (8 + 4))
-    assert (forward, both - forward) == costs.fftconv_bytes(1, 128, 1 << 20, 2)
     # Without gates: u and dy transformed, one inverse each of du and dk.
     both = cost("fftconv", "plain", "both", **million).bytes
     forward = cost("fftconv", "plain", "forward", **million).bytes
@@ -97,9 +96,15 @@ def test_launches_of_the_triton_kernels() -> None:
 
 def test_several_programs_of_one_pass_add_up_their_sums() -> None:
     # 4 rows of 1000 points of 2 channels: a program each, for they fill no device otherwise.
-    forward, backward = costs.fftconv_bytes(4, 2, 1000, 2)
+    shape: dict[str, Any] = {"batch": 4, "width": 2, "length": 1000, "itemsize": 2, "backend": "triton"}
+    forward, both = (cost("fftconv", "gated", direction, **shape).bytes for direction in ("forward", "both"))
     assert forward == 2 * 1000 * (4 * 4 * 2 + 4 * 4)
-    assert backward == 2 * 1000 * (4 * 7 * 2 + 4 * 4 + 4 * 4 + (4 * 4 + 4) + 2 * 4)
+    assert both - forward == 2 * 1000 * (4 * 7 * 2 + 4 * 4 + 4 * 4 + (4 * 4 + 4) + 2 * 4)
+
+
+def test_one_program_per_row_reads_its_filter_once() -> None:
+    found = cost("fftconv", "gated", "forward", batch=3, width=1, length=3000, itemsize=4, backend="triton")
+    assert found.bytes == 3 * (4 * 4 * 3000 + 4 * 3000)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="the constant is in a file that imports triton")
@@ -244,7 +249,7 @@ def test_what_is_not_known_is_refused(arguments: tuple[str, str, str], message: 
 def test_peers_without_a_cost_are_refused() -> None:
     with pytest.raises(ValueError, match="the cost of 'published' is not known"):
         cost("fftconv", "gated", "both", implementation="published", **SMALL)
-    with pytest.raises(ValueError, match="attention stands in models alone"):
+    with pytest.raises(ValueError, match="attention is part of models only"):
         cost("fftconv", "gated", "both", implementation="sdpa_flash", **SMALL)
 
 

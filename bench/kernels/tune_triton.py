@@ -8,7 +8,8 @@ The lengths come in order of use. At each length a forward and a backward pass a
 kernel in them is timed on its arguments, as the sum over its launches. Several processes compile the configurations
 ahead. Then the whole op is timed against plain PyTorch, for the table's choice of algorithm. The JSON file is complete
 after every kernel, so a run that was stopped can be continued. With --write-table the entries of this GPU's device
-class are replaced in hyena_kernels/backends/triton/table.py. Entries that were not measured stay as they are.
+class are replaced in hyena_kernels/backends/triton/table.py. Entries that were not measured stay as they are. The
+file names only the entries that differ from the formula.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 import torch
 
-from bench.common import json_io as records, machine
+from bench.common import json_io, machine
 from bench.common.compile_pool import CompilePool
 from bench.common.timing import EventTimer, in_turns
 from hyena_kernels.backends.triton import autotune, table
@@ -88,7 +89,7 @@ def label(key: Key) -> str:
 def options_of(key: Key, shared: int) -> list[Config]:
     """Configurations to measure: first the present entry, then the candidates."""
     kernel, _, points = key
-    present = table.TABLES[shared].get(key, table.formula(kernel, points))
+    present = table.TABLES[shared][key]
     return list(dict.fromkeys((present, *autotune.candidates(kernel, points))))
 
 
@@ -226,19 +227,20 @@ def _config_source(config: Config) -> str:
 
 
 def block(shared: int, entries: Mapping[Key, Config], ranges: Sequence[tuple[int, int]], origin: str) -> str:
-    """The lines of ``table.py`` for one device class, first and last line included."""
+    """The lines of ``table.py`` for one device class, first and last line included: entries unlike the formula."""
     lines = [
         f"# Table for {shared} KB, written by bench.kernels.tune_triton.",
         *(f"# {line}" for line in origin.splitlines()),
     ]
-    lines.append(f"_TABLE_{shared}: dict[Key, Config] = {{")
-    lines += [
+    different = [
         f'    ("{kernel}", {groups}, {points}): {_config_source(config)},'
         for (kernel, groups, points), config in entries.items()
+        if config != table.formula(kernel, points)
     ]
-    lines.append("}")
+    # As ruff formats it, and the ranges below too.
+    table_name = f"_TABLE_{shared}: dict[Key, Config] ="
+    lines += [f"{table_name} {{", *different, "}"] if different else [f"{table_name} {{}}"]
     name = f"_TORCH_FASTER_{shared}: tuple[tuple[int, int], ...] ="
-    # As ruff formats it.
     if len(ranges) < 2:
         lines.append(f"{name} {tuple(map(tuple, ranges))!r}")
     else:
@@ -272,9 +274,9 @@ def write_table(path: Path, results: Mapping[str, Any], shared: int) -> int:
     lacking = len(entries) - len(measured)
     origin = f"Measured on {host['device']} with torch {host['torch']} and triton {host['triton']}."
     if lacking:
-        origin += f"\n{lacking} entries have not been measured and are as they were."
+        origin += f"\n{lacking} of {len(entries)} entries have not been measured and are as before."
     ranges = torch_faster(results) if "algorithm" in results else table.TORCH_FASTER[shared]
-    records.write(path, rewritten(path.read_text(encoding="utf-8"), shared, entries, ranges, origin))
+    json_io.write(path, rewritten(path.read_text(encoding="utf-8"), shared, entries, ranges, origin))
     return len(measured)
 
 
@@ -368,7 +370,7 @@ class _Run:
             "launches": sum(count for _, count in launches),
             "candidates": [asdict(each) for each in measured],
         }
-        records.write_json(self.out, self.results)
+        json_io.write_json(self.out, self.results)
         best = autotune.best(measured[0].config, measured)
         text = "nothing can be launched" if best is None else f"{_config_source(best.config)} {best.ms:.4f} ms"
         present = "none" if measured[0].ms is None else f"{measured[0].ms:.4f} ms"
@@ -391,7 +393,7 @@ class _Run:
         with autotune.handling(lambda launch: launch.with_config(configs[launch.key][0]).run()):
             times = time_backends(item, self.device)
         self.results["algorithm"][str(item.length)] = times
-        records.write_json(self.out, self.results)
+        json_io.write_json(self.out, self.results)
         print(f"  forward and backward: triton {times['triton']:.3f} ms, torch {times['torch']:.3f} ms", flush=True)
 
     def all(self, items: Sequence[Work]) -> None:
@@ -483,7 +485,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.all(items)
     finally:
         run.compilers.close()
-    records.write_json(out, run.results)
+    json_io.write_json(out, run.results)
     measured = len(run.results["kernels"])
     print(f"{out}: {measured} kernels and sizes measured")
     if options.write_table:

@@ -131,6 +131,11 @@ def test_table_is_rewritten_for_one_class_alone() -> None:
             key: str(entry) for key, entry in table.TABLES[shared].items()
         }
     assert "# Measured on a GPU.\n# All of it.\n" in text
+    # Of all entries only those that differ from the formula are written.
+    assert len(names["_TABLE_227"]) == 1 + len(table._TABLE_227)
+    assert {key: names["_TABLE_227"][key].warps for key in table._TABLE_227} == {
+        key: entry.warps for key, entry in table._TABLE_227.items()
+    }
     # What was rewritten can be rewritten again.
     again = tune_triton.rewritten(text, 227, entries, [(1, 256), (4097, 6144)], "Measured on a GPU.\nAll of it.")
     assert again == text
@@ -139,7 +144,7 @@ def test_table_is_rewritten_for_one_class_alone() -> None:
 @pytest.mark.skipif(shutil.which("ruff") is None, reason="needs ruff")
 @pytest.mark.parametrize("ranges", [[], [(1, 256)], [(1 << bits, 3 << bits) for bits in range(12)]], ids=len)
 def test_rewritten_table_is_formatted(ranges: list[tuple[int, int]]) -> None:
-    entries = {key: Config(32, tile=4096, registers=128) for key in table.TABLES[99]}
+    entries = {key: Config(32, tile=4096, registers=128) for key in table.TABLES[99]} if ranges else table._FORMULA
     text = tune_triton.rewritten(SOURCE.read_text(encoding="utf-8"), 99, entries, ranges, "Measured.")
     for command in (["format", "--check"], ["check"]):
         done = subprocess.run(

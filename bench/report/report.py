@@ -393,8 +393,6 @@ def readme_block(runs: Sequence[Run], figures: str) -> str:
             "",
             _crossover_line(found),
             "",
-            f"![Time and speed-up against length on {run.name}]({figures}/{run.key}-headline.svg)",
-            "",
         ]
     if not parts:
         return _NO_RUNS

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from hyenadna import HyenaDNAForCausalLM
-from hyenadna.cli.main import main as cli
+from hyenadna.cli import main as cli
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import plain, read_metrics
 from hyenadna.inference import embed

@@ -20,7 +20,7 @@ ARCHS = (80, 90)
 
 _SCRIPT = f"""
 import pickle, sys
-from hyena_kernels.extension import _resources
+from hyena_kernels.testing.resources import cuda as _resources
 sys.stdout.buffer.write(pickle.dumps(_resources.measure({ARCHS}, workers=1)))
 """
 _compilation = pytest.StashKey[subprocess.Popen[bytes]]()

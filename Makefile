@@ -10,7 +10,7 @@ FASTA  ?=
 OUT    ?= demo-out
 # Of `make gpu`: seconds for all steps, which of them, and where the folder of the GPU goes.
 TIME    ?= 1500
-STEPS   ?= test suite tune aims
+STEPS   ?= test suite tune targets
 RESULTS ?= bench/results
 
 VENV  := .venv
@@ -27,7 +27,7 @@ CSRC  := $(shell find csrc -type f) hyena_kernels/_build.py setup.py
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test suite tune aims'"
+	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test suite tune targets'"
 
 venv: $(EXT) ## install everything into .venv, and compile the extension
 
@@ -68,7 +68,7 @@ sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and t
 	@$(BIN)/python tests/sanitizers/run.py
 
 # Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
-gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune aims"]
+gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune targets"]
 	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.kernels.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 
 lint: $(STAMP) ## ruff: rules and formatting

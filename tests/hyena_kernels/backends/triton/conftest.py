@@ -12,7 +12,6 @@ Where there is a GPU the kernels are compiled: tests marked ``gpu`` run, and the
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager

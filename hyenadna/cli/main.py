@@ -84,7 +84,7 @@ def evaluate(argv: Sequence[str]) -> None:
     for order, score in row["markov"].items():
         print(f"Markov {order:<5} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}")
     print(f"{'model':<12} {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}")
-    print(f"{row['positions']:,} positions; pictures in {config.out}")
+    print(f"{row['positions']:,} positions; figures in {config.out}")
 
 
 def finetune(argv: Sequence[str]) -> None:

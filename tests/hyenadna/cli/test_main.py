@@ -90,7 +90,7 @@ def test_the_whole_way(
         "             perplexity  accuracy",
         *(f"Markov {k:<5} {v['perplexity']:>10.4f} {v['accuracy']:>9.4f}" for k, v in row["markov"].items()),
         f"model        {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}",
-        "499 positions; pictures in result",
+        "499 positions; figures in result",
     ]
     assert list(row["markov"]) == ["0", "1", "2"]
 

@@ -43,9 +43,9 @@ def test_a_map_comes_with_a_number(config: EmbeddingsPlot, colour: str) -> None:
     line = draw_embeddings(replace(config, colour=colour))
     classes = 10 if colour == "position" else 2
     assert line.startswith(f"60 sequences of {classes} classes, 5 folds: nearest neighbours ")
-    assert line.endswith(f"picture in {config.out}")
+    assert line.endswith(f"figure in {config.out}")
     assert is_png(config.out)
-    assert draw_embeddings(replace(config, colour=colour, probe=False)) == f"60 sequences; picture in {config.out}"
+    assert draw_embeddings(replace(config, colour=colour, probe=False)) == f"60 sequences; figure in {config.out}"
 
 
 def test_the_probe_says_why_there_is_no_number(config: EmbeddingsPlot) -> None:
@@ -115,7 +115,7 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
     config = MutagenesisPlot(
         out=tmp_path / "m.png", model=folder, genome=tiny_genome, region="a:996-1,003", window=32, device="cpu"
     )
-    assert draw_mutagenesis(config, progress=False).startswith("24 changes of a:996-1003; picture in ")
+    assert draw_mutagenesis(config, progress=False).startswith("24 changes of a:996-1003; figure in ")
     assert is_png(config.out)
     with (tmp_path / "m.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -156,7 +156,7 @@ def test_curves_go_into_a_png(tmp_path: Path) -> None:
         ("a:0-10", "`region` a:0-10: expected a contig and its first and last position, counted from 1"),
         ("z:1-5", "unknown contig 'z'"),
         ("b:899-901", "`region` b:899-901: b ends at 900"),
-        ("b:1-100", "`region` b:1-100: holds 100 bases, the window that the model reads only 64"),
+        ("b:1-100", "`region` b:1-100: holds 100 bases, more than the 64 of the window"),
         ("b:9-5", "`region` b:9-5: expected"),
     ],
 )

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import gzip
 import hashlib
 import json
-import shutil
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.files import atomic_dir
 from hyenadna.common.vocab import BYTE_TO_ID, IUPAC_AMBIGUITY, N_ID, UNK_ID
 
 FORMAT = "hyenadna-genome"
@@ -170,24 +167,10 @@ def prepare(fasta: str | Path, out: str | Path, *, overwrite: bool = False, prog
             or sequence or twice the same name; ``out`` exists already or cannot be written.
     """
     fasta, out = Path(fasta), Path(out)
-    target = out.resolve()
-    missing_parents = [parent for parent in target.parents if not parent.exists()]
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with atomic_dir(out) as draft:
         _check_target(out, overwrite)
-        draft.mkdir(parents=True)
         index = _write_tokens(fasta, draft / TOKENS_FILE, progress)
         (draft / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-        _move_into_place(draft, target)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        for parent in missing_parents:
-            with suppress(OSError):
-                parent.rmdir()
-        if isinstance(error, OSError):
-            advice = "free some space or choose" if error.errno == errno.ENOSPC else "choose"
-            raise InputError(f"{out}: cannot be written ({error.strerror or error}); {advice} another place") from error
-        raise
     return Genome.open(out)
 
 
@@ -252,20 +235,6 @@ def _check_target(out: Path, overwrite: bool) -> None:
             f"{out}: holds a prepared genome already; overwrite it (--overwrite, overwrite=True) or choose another "
             "folder"
         )
-
-
-def _move_into_place(draft: Path, target: Path) -> None:
-    if not target.exists():
-        draft.rename(target)
-        return
-    old = draft.with_suffix(".old")
-    target.rename(old)
-    try:
-        draft.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

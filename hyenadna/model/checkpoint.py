@@ -10,11 +10,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -283,25 +280,3 @@ def published_size(shapes: Mapping[str, Iterable[int]]) -> str | None:
         if (size["d_model"], size["n_layer"]) == (width, depth) and length in (None, size["max_seq_len"])
     ]
     return " or ".join(names) or None
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` whose files go to ``target`` when the block ends, and nowhere if it fails.
-
-    Raises:
-        InputError: the files cannot be written: a full disk, no permission.
-    """
-    partial: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        yield partial
-        target.mkdir(exist_ok=True)
-        for file in partial.iterdir():
-            file.replace(target / file.name)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {target}: {error}") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 
 from hyenadna.common.errors import InputError
-from hyenadna.model.checkpoint import CONFIG, ORIGINAL_WEIGHTS, find, hf_to_original, whole_folder
+from hyenadna.common.files import atomic_dir
+from hyenadna.model.checkpoint import CONFIG, ORIGINAL_WEIGHTS, find, hf_to_original
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
 
@@ -51,7 +52,7 @@ def convert(
         model.save_pretrained(target)
         return target
     renamed = hf_to_original(model.state_dict(), model.config.num_inner_mlps)
-    with whole_folder(target) as partial:
+    with atomic_dir(target) as partial:
         # Through memory, for torch's own zip writer reports a full disk as a RuntimeError.
         pickled = io.BytesIO()
         torch.save({"state_dict": renamed}, pickled)

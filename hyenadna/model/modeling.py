@@ -30,6 +30,7 @@ from transformers.utils.generic import can_return_tuple
 
 from hyena_kernels import HyenaFilter, HyenaOperator
 from hyenadna.common.errors import InputError
+from hyenadna.common.files import atomic_dir
 from hyenadna.model import checkpoint
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.tokenizer import DNATokenizer, HyenaDNATokenizer
@@ -286,7 +287,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         if distributed or kwargs.get("push_to_hub"):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
-        with checkpoint.whole_folder(Path(save_directory)) as partial:
+        with atomic_dir(Path(save_directory), merge=True) as partial:
             super().save_pretrained(partial, *args, **kwargs)
 
     def _check_input(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:

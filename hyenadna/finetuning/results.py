@@ -17,12 +17,12 @@ from hyenadna.finetuning.presets import preset
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
-    from hyenadna.finetuning.data import Data
+    from hyenadna.finetuning.data import Splits
 
 RESULTS_FILE = "results.json"
 
 
-def summarise(config: FinetuneConfig, folds: list[Data], results: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(config: FinetuneConfig, folds: list[Splits], results: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and deviation of every metric over the runs, beside the yardsticks and the published figure."""
     metrics: dict[str, Any] = {}
     for name in NAMES[config.task]:

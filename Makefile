@@ -23,7 +23,7 @@ EXT   := $(VENV)/.extension
 CSRC  := $(shell find csrc -type f) hyena_kernels/_build.py setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test pytest sanitize gpu lint typecheck wheel clean distclean
+.PHONY: help venv demo test pytest sanitize gpu lint typecheck docs wheel clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -56,9 +56,9 @@ $(EXT): $(STAMP) $(CSRC)
 demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-out]
 	@$(BIN)/python -m hyenadna.cli.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
 
-test: $(EXT) lint ## lint, check types, run the tests
+test: $(EXT) lint ## lint, check types, build the documentation, run the tests
 	@# Side by side: the tests leave a core idle for much of their time.
-	@$(MAKE) --no-print-directory --jobs=2 typecheck pytest
+	@$(MAKE) --no-print-directory --jobs=2 typecheck docs pytest
 
 pytest: $(EXT)
 	$(BIN)/python -m pytest --durations=10
@@ -77,6 +77,10 @@ lint: $(STAMP) ## ruff: rules and formatting
 
 typecheck: $(STAMP) ## mypy on the two packages
 	$(BIN)/mypy
+
+# Strict: a link to a page, a heading or a name that does not exist is an error.
+docs: $(STAMP) ## build the site of the documentation into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 wheel: $(STAMP) ## build a wheel into dist/, with the extension for this platform
 	@# Without isolation the build sees the torch of .venv, which the extension is compiled against.

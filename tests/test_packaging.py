@@ -80,7 +80,7 @@ def test_installed_metadata_and_console_script() -> None:
         pytest.skip("hyena-kernels is not installed, only importable")
     assert installed.version == __version__
     (script,) = installed.entry_points.select(group="console_scripts")
-    assert (script.name, script.value) == ("hyenadna", "hyenadna.cli.main:main")
+    assert (script.name, script.value) == ("hyenadna", "hyenadna_command:main")
     assert callable(script.load())
 
 
@@ -95,7 +95,7 @@ def source(tmp_path: Path) -> Path:
     """A copy of what a build reads, so that it leaves nothing in the checkout, with next to nothing to compile."""
     folder = tmp_path / "source"
     folder.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "hyenadna_command.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "_build_report.json")
     for name in ("hyena_kernels", "hyenadna", "tests", "bench"):
@@ -135,6 +135,7 @@ def files_of(source: Path) -> set[str]:
     csrc = [path for path in (source / "csrc").rglob("*") if path.is_file()]
     return (
         modules
+        | {"hyenadna_command.py"}
         | {str("hyena_kernels" / path.relative_to(source)) for path in csrc}
         | {"hyena_kernels/_build_report.json"}
     )
@@ -153,7 +154,7 @@ def test_wheel_with_the_library_is_for_this_platform_and_every_python(source: Pa
     name, files, report = build_wheel(source)
     assert re.fullmatch(rf"hyena_kernels-{re.escape(__version__)}-cp311-abi3-\w+\.whl", name)
     assert files == files_of(source) | {"hyena_kernels/_C.abi3.so"}
-    assert {file.split("/")[0] for file in files} == {"hyena_kernels", "hyenadna"}
+    assert {file.split("/")[0] for file in files} == {"hyena_kernels", "hyenadna", "hyenadna_command.py"}
     assert report == {"cuda": "this version has no CUDA sources"}
 
     # A later build in the same folder takes over nothing of this one.
@@ -179,8 +180,11 @@ def test_wheel_of_sources_that_do_not_compile_is_pure_python(source: Path) -> No
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        ("raise ModuleNotFoundError('No module named torch', name='torch')", "torch was not there to compile against"),
-        ("__version__ = '2.6.0'", "torch 2.10 or newer is needed, and 2.6.0 is installed"),
+        (
+            "raise ModuleNotFoundError('No module named torch', name='torch')",
+            "torch was not found when the package was built",
+        ),
+        ("__version__ = '2.6.0'", "torch 2.10 or newer is needed, but 2.6.0 is installed"),
         ("raise OSError('libcudart.so is missing')", "torch cannot be imported: libcudart.so is missing"),
     ],
     ids=["none", "old", "broken"],
@@ -274,11 +278,11 @@ def fake_compiler(path: Path, body: str, version: int = 12) -> Path:
     return path
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 @pytest.mark.parametrize(
     ("body", "version", "reason"),
     [
-        ("exit 0", 7, "is GCC 7, 9 is needed"),
+        ("exit 0", 7, "is GCC 7, but GCC 9 or newer is needed"),
         ("echo 'tiny.s: fatal error: No space left on device'; exit 1", 12, "fatal error: No space left on device"),
         ("kill -9 $$", 12, "failed: exit status -9"),
     ],
@@ -293,7 +297,7 @@ def test_wheel_by_a_bad_compiler_is_pure_python(
     assert report["cpp"].endswith(reason)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 def test_toolkit_of_another_major_version(source: Path, tmp_path: Path) -> None:
     (source / "csrc" / "cuda").mkdir()
     (source / "csrc" / "cuda" / "tiny.cu").write_text(TINY, encoding="utf-8")
@@ -306,7 +310,7 @@ def test_toolkit_of_another_major_version(source: Path, tmp_path: Path) -> None:
     )
     compiler = fake_compiler(tmp_path / "g++", "exit 1")
     environment = {"PYTHONPATH": str(tmp_path), "CUDA_HOME": str(tmp_path), "CXX": str(compiler)}
-    reason = "nvcc is of CUDA 12.8, and torch 2.13.0 of CUDA 13.0"
+    reason = "nvcc is from CUDA 12.8, but torch 2.13.0 was built with CUDA 13.0"
     name, files, report = build_wheel(source, **environment)
     assert (name, files) == (PURE, files_of(source))
     assert "hyena_kernels/csrc/cuda/tiny.cu" in files
@@ -318,7 +322,7 @@ def test_toolkit_of_another_major_version(source: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 def test_an_interrupted_build_says_so_and_leaves_no_library(source: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("running setup.py needs setuptools installed")

@@ -37,6 +37,7 @@ from hyena_kernels.backends.triton import autotune, table
 from hyena_kernels.backends.triton.autotune import Launch, Measurement
 from hyena_kernels.backends.triton.plan import MAX_LENGTH, plan as plan_for
 from hyena_kernels.backends.triton.table import Config, Key
+from hyena_kernels.common.inputs import FftconvInputs
 
 TABLE = Path(table.__file__)
 
@@ -112,8 +113,9 @@ def _pass(item: Work, device: torch.device) -> None:
     u, pre, post, dy = (torch.randn(shape, device=device, dtype=torch.bfloat16) for _ in range(4))
     k = torch.randn(item.channels, item.length, device=device) * item.length**-0.5
     D = torch.randn(item.channels, device=device)
-    fftconv.forward(u, k, D, pre, post, True)
-    fftconv.backward(dy, u, k, D, pre, post, True, [True] * 5)
+    inputs = FftconvInputs(u, k, D, pre, post)
+    fftconv.forward(inputs, True)
+    fftconv.backward(dy, inputs, True, [True] * 5)
 
 
 def _signature(launch: Launch) -> tuple[Any, ...]:

@@ -394,8 +394,6 @@ def readme_block(runs: Sequence[Run], pictures: str) -> str:
             "",
             _crossing_line(found),
             "",
-            f"![Time and speed-up against length on {run.name}]({pictures}/{run.key}-headline.svg)",
-            "",
         ]
     if not parts:
         return NO_RUNS

@@ -45,7 +45,7 @@ def published_sizes() -> tuple[dict[str, dict[str, int]], str | None]:
     """Width and length of the published configurations, or none and the reason, where there is no transformers."""
     # Imported when they are asked for: it takes seconds.
     try:
-        from hyenadna.model.config import PUBLISHED_SIZES
+        from hyenadna.model.sizes import PUBLISHED_SIZES
     except ImportError as error:
         return {}, f"hyenadna and training_step are left out: {error}"
     return PUBLISHED_SIZES, None

@@ -1,4 +1,4 @@
-// The CPU kernels as implementations of the ops that hyena_kernels/backends/cpp/schemas.py defines.
+// Registers the CPU kernels for the ops that hyena_kernels/backends/cpp/schemas.py defines.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -43,7 +43,7 @@ View view(const std::optional<Tensor>& tensor) { return tensor ? view(*tensor) :
 
 bool wide(const View& a, const View& b) { return a.dtype == Dtype::f64 || b.dtype == Dtype::f64; }
 
-// Channels that a thread should take at least: about 30 µs of work, for handing it over costs some.
+// The least number of channels for a thread, about 30 µs of work: less is not worth handing to another thread.
 int64_t grain(const View& u) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, u.size[0] * u.size[2])); }
 
 const FftconvKernels& fftconv_kernels() { return choose(fftconv_avx512, fftconv_avx2, fftconv_portable); }

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyenadna.data.labelled import Labelled
-from hyenadna.data.sequences import reverse_complement
+from hyenadna.common.vocab import reverse_complement
+from hyenadna.data.dataset import LabelledDataset
 
 IGNORED = -100
 """Label of positions that have no part in a loss."""
 
 
-def epoch_batches(dataset: Labelled, batch_size: int, rng: np.random.Generator, *, balanced: bool) -> list[np.ndarray]:
+def epoch_batches(
+    dataset: LabelledDataset, batch_size: int, rng: np.random.Generator, *, balanced: bool
+) -> list[np.ndarray]:
     """The rows of each batch of one epoch, in random order. Batches differ by at most one row in size.
 
     Args:
@@ -59,7 +61,7 @@ def random_crop(ids: np.ndarray, most: int, rng: np.random.Generator) -> np.ndar
     return ids[left : len(ids) - right]
 
 
-def label_tensor(dataset: Labelled, rows: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
+def label_tensor(dataset: LabelledDataset, rows: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
     """Labels of a batch of B rows.
 
     Returns:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hyenadna.common.choices import SPLITS
 from hyenadna.common.errors import InputError
-from hyenadna.data.labelled import Example, Labelled, class_names, read_examples, to_labelled
+from hyenadna.data.dataset import Example, LabelledDataset, class_names, read_examples, to_dataset
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
@@ -23,9 +23,9 @@ class Splits:
     here from all examples. Nobody else has figures for such a split, so it is not a benchmark.
     """
 
-    train: Labelled
-    valid: Labelled
-    test: Labelled
+    train: LabelledDataset
+    valid: LabelledDataset
+    test: LabelledDataset
     names: list[str]
     demonstration: bool
 
@@ -39,7 +39,7 @@ def read_data(config: FinetuneConfig) -> list[Splits]:
 
     Raises:
         InputError: the data are damaged, do not fit the task, or leave a split empty. See
-            :mod:`hyenadna.data.labelled`.
+            :mod:`hyenadna.data.dataset`.
     """
     found = read_examples(
         config.data,
@@ -109,7 +109,7 @@ def _make_splits(run: dict[str, list[Example]], config: FinetuneConfig, demonstr
         first = run["train"][0].label
         width = len(first) if isinstance(first, tuple) else 1
         names = config.label_columns if len(config.label_columns) == width else [f"y{i}" for i in range(width)]
-    splits = {split: to_labelled(run[split], config.task, names, split) for split in SPLITS}
+    splits = {split: to_dataset(run[split], config.task, names, split) for split in SPLITS}
     return Splits(**splits, names=names, demonstration=demonstration)
 
 

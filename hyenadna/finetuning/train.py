@@ -26,9 +26,9 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir, write_files
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, plain
-from hyenadna.common.vocab import PAD_ID
-from hyenadna.data.labelled import Labelled
-from hyenadna.data.sequences import reverse_complement, to_tensor
+from hyenadna.common.vocab import PAD_ID, reverse_complement
+from hyenadna.data.dataset import LabelledDataset
+from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, label_tensor
 from hyenadna.finetuning.config import _FREE, FinetuneConfig, apply_preset
@@ -335,7 +335,7 @@ def next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
 # Predictions
 
 
-def predict(model: Any, dataset: Labelled, config: FinetuneConfig, device: torch.device) -> np.ndarray:
+def predict(model: Any, dataset: LabelledDataset, config: FinetuneConfig, device: torch.device) -> np.ndarray:
     """Logits of every example, float32 ``(n, columns)``. For tokens, of every base, ``(all bases, columns)``."""
     # Sequences of similar length share a batch, so that few pads are needed.
     order = sorted(range(len(dataset)), key=lambda row: -len(dataset.sequences[row]))
@@ -358,7 +358,7 @@ def predict(model: Any, dataset: Labelled, config: FinetuneConfig, device: torch
 
 
 def score(
-    model: Any, dataset: Labelled, config: FinetuneConfig, device: torch.device
+    model: Any, dataset: LabelledDataset, config: FinetuneConfig, device: torch.device
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Every metric of a split, None if undefined, and the reasons of those that are undefined."""
     labels = np.concatenate(dataset.labels) if isinstance(dataset.labels, list) else dataset.labels

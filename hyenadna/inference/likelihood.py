@@ -31,7 +31,7 @@ def load_language_model(path: Path, device: str, precision: str) -> HyenaDNAForC
     return HyenaDNAForCausalLM.from_pretrained(path, dtype=DTYPES[precision]).to(place)
 
 
-class Likelihood:
+class LogLikelihoodScorer:
     """Log-probability of every base of sequences given what stands before it.
 
     Args:

@@ -9,12 +9,14 @@ import numpy as np
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, NUCLEOTIDE_IDS
 from hyenadna.data.genome import Genome
-from hyenadna.inference.likelihood import Likelihood
+from hyenadna.inference.likelihood import LogLikelihoodScorer
 
 BASES = "ACGT"
 
 
-def mutation_map(likelihood: Likelihood, genome: Genome, contig: str, start: int, end: int, size: int) -> np.ndarray:
+def saturation_mutagenesis(
+    likelihood: LogLikelihoodScorer, genome: Genome, contig: str, start: int, end: int, size: int
+) -> np.ndarray:
     """Log-likelihood of a window with one base changed minus that of the window as it is, in nats.
 
     All windows are the same ``size`` bases around the region, so that every change has what the contig holds left of it

@@ -167,7 +167,7 @@ def compile_source(nvcc: str, source: Path, arch: int) -> list[tuple[Case, Resou
     """
     with tempfile.TemporaryDirectory() as folder:
         gencode = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-        command = [nvcc, *_build.nvcc_flags(), "-cubin", gencode, "-Xptxas", "-v", str(source)]
+        command = [nvcc, *_build.NVCC_FLAGS, "-cubin", gencode, "-Xptxas", "-v", str(source)]
         command += ["-o", str(Path(folder) / "kernels.cubin")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     output = done.stdout + done.stderr

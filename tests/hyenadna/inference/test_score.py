@@ -12,11 +12,11 @@ import torch
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import NUCLEOTIDE_IDS
+from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
 from hyenadna.data import variants
 from hyenadna.data.genome import Genome
-from hyenadna.data.sequences import encode, reverse_complement
-from hyenadna.inference.likelihood import Likelihood
+from hyenadna.data.sequences import encode
+from hyenadna.inference.likelihood import LogLikelihoodScorer
 from hyenadna.inference.score import ScoreConfig, score
 
 LETTERS = {i: letter for letter, i in NUCLEOTIDE_IDS.items()}
@@ -83,7 +83,7 @@ def nats(model: HyenaDNAForCausalLM, ids: np.ndarray) -> np.ndarray:
 def test_likelihood_is_that_of_each_base_whatever_the_batch(model: HyenaDNAForCausalLM) -> None:
     sequences = [encode(text, "") for text in ("ACGTNACGATTA" * 4, "AC", "G", "TTTNGA", "GATTACA" * 9)]
     for size in (1, 2, 5):
-        found = list(Likelihood(model, batch_size=size)(("x", ids) for ids in sequences))
+        found = list(LogLikelihoodScorer(model, batch_size=size)(("x", ids) for ids in sequences))
         for ids, values in zip(sequences, found, strict=True):
             expected = nats(model, ids)
             expected[ids == NUCLEOTIDE_IDS["N"]] = np.nan
@@ -92,19 +92,19 @@ def test_likelihood_is_that_of_each_base_whatever_the_batch(model: HyenaDNAForCa
 
 def test_windows_of_a_long_sequence_have_their_overlap_as_context(model: HyenaDNAForCausalLM, genome: Genome) -> None:
     ids = genome.tokens("b", 0, 150)
-    (found,) = Likelihood(model, window=60, stride=20)([("b", ids)])
+    (found,) = LogLikelihoodScorer(model, window=60, stride=20)([("b", ids)])
     np.testing.assert_allclose(found[:60], nats(model, ids[:60]), atol=1e-12)
     np.testing.assert_allclose(found[60:80], nats(model, ids[20:80])[40:], atol=1e-12)
     np.testing.assert_allclose(found[-10:], nats(model, ids[100:])[-10:], atol=1e-12)
     with pytest.raises(InputError, match=r"b: 150 bases are longer than the 64"):
-        list(Likelihood(model)([("b", ids)]))
+        list(LogLikelihoodScorer(model)([("b", ids)]))
 
 
 def test_a_model_that_has_diverged_is_refused(folder: Path) -> None:
     broken = HyenaDNAForCausalLM.from_pretrained(folder)
     broken.lm_head.weight.data[7] = float("nan")
     with pytest.raises(InputError, match="no finite likelihoods: its weights are damaged"):
-        list(Likelihood(broken)([("x", encode("ACGT", ""))]))
+        list(LogLikelihoodScorer(broken)([("x", encode("ACGT", ""))]))
 
 
 def test_sequences_of_a_fasta(folder: Path, model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
@@ -272,17 +272,17 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
     [
         (
             {"fasta": Path("x"), "table": Path("y"), "vcf": None, "genome": None},
-            "give one of --fasta, --table and --vcf",
+            "give one of `fasta`, `table` and `vcf`",
         ),
-        ({"vcf": None, "genome": None}, "give one of --fasta, --table and --vcf"),
-        ({"genome": None}, "--vcf and --genome go together"),
-        ({"mode": "x"}, "--mode x: choose likelihood, site, embedding"),
-        ({"strands": "x"}, "--strands x: choose forward, both"),
-        ({"ref_mismatch": "x"}, "--ref_mismatch x: choose note, skip, fail"),
-        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
-        ({"stride": 2}, "--stride belongs to long sequences"),
+        ({"vcf": None, "genome": None}, "give one of `fasta`, `table` and `vcf`"),
+        ({"genome": None}, "`vcf` and `genome` go together"),
+        ({"mode": "x"}, "`mode` x: choose likelihood, site or embedding"),
+        ({"strands": "x"}, "`strands` x: choose forward or both"),
+        ({"ref_mismatch": "x"}, "`ref_mismatch` x: choose note, skip or fail"),
+        ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
+        ({"stride": 2}, "`stride` is for long sequences"),
         ({"window": 65}, "--window 65: must be within 2 and the 64 tokens"),
-        ({"precision": "float16"}, "--precision float16: choose float64 or float32"),
+        ({"precision": "float16"}, "`precision` float16: choose float32 or float64"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"vcf": Path("absent.vcf")}, "absent.vcf: no such file"),
         ({"genome": Path("absent")}, "absent: no such file"),

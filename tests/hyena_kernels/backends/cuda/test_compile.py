@@ -62,7 +62,7 @@ def test_bindings_link_and_load_beside_a_torch_without_cuda(tmp_path: Path) -> N
     assert nvcc is not None
     stubs = tmp_path / "kernels.cu"
     stubs.write_text(STUBS)
-    command = [nvcc, *_build.nvcc_flags(), "-DHYENA_TORCH_WITHOUT_CUDA", f"-I{folder / 'include'}"]
+    command = [nvcc, *_build.NVCC_FLAGS, "-DHYENA_TORCH_WITHOUT_CUDA", f"-I{folder / 'include'}"]
     command += [f"-I{_build.CSRC / 'cuda'}", "-gencode=arch=compute_80,code=sm_80", "-shared", "-o", str(library)]
     command += [str(_build.CSRC / "cuda" / "bindings.cu"), str(stubs), f"-L{folder / 'lib'}", "-ltorch_cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

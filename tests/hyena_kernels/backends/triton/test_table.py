@@ -20,6 +20,7 @@ from hyena_kernels.backends.triton import autotune, fftconv, passes, table
 from hyena_kernels.backends.triton.autotune import Launch, Measurement
 from hyena_kernels.backends.triton.plan import MAX_LENGTH, Plan, plan
 from hyena_kernels.backends.triton.table import Config
+from hyena_kernels.common.inputs import FftconvInputs
 from hyena_kernels.testing import fftconv_inputs
 
 CPU = torch.device("cpu")
@@ -211,9 +212,9 @@ def test_any_tile_gives_the_same_bits() -> None:
             grids.add((launch.grid, configured.grid))
         return configured.run()
 
-    expected = fftconv.forward(u, k, D, pre, post, True, plan=Plan(1, 16, 16))
+    expected = fftconv.forward(FftconvInputs(u, k, D, pre, post), True, plan=Plan(1, 16, 16))
     with autotune.handling(other_tile):
-        assert torch.equal(fftconv.forward(u, k, D, pre, post, True, plan=Plan(1, 16, 16)), expected)
+        assert torch.equal(fftconv.forward(FftconvInputs(u, k, D, pre, post), True, plan=Plan(1, 16, 16)), expected)
     assert grids == {((1,), (4,))}
 
 

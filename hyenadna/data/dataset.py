@@ -1,4 +1,4 @@
-"""Labelled sequences from the formats of the field, checked before anything is trained on them."""
+"""LabelledDataset sequences from the formats of the field, checked before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from hyenadna.common.choices import SPLITS
 from hyenadna.common.errors import InputError
-from hyenadna.data.genome import Genome, read_chunks
-from hyenadna.data.sequences import encode, open_genome
+from hyenadna.data.genome import Genome, open_genome
+from hyenadna.data.sequences import encode
+from hyenadna.data.streams import read_chunks
 from hyenadna.data.tables import read_table
 
 # Whole chromosomes that the published species task holds out; the others are for training.
@@ -31,7 +32,7 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledDataset:
     """Sequences and labels of one split, as a task needs them.
 
     ``labels``: int64 ``(n,)`` classes, float32 ``(n, outputs)``, or for tokens a list of int64 ``(L,)``.
@@ -43,11 +44,11 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> Labelled:
+    def take(self, rows: Sequence[int] | np.ndarray) -> LabelledDataset:
         """The examples at ``rows``."""
         labels = self.labels
         chosen = [labels[i] for i in rows] if isinstance(labels, list) else labels[np.asarray(rows)]
-        return Labelled([self.sequences[i] for i in rows], chosen)
+        return LabelledDataset([self.sequences[i] for i in rows], chosen)
 
 
 def read_examples(
@@ -255,7 +256,7 @@ def class_names(examples: Sequence[Example], task: str) -> list[str]:
     return sorted(names, key=lambda name: (int(name), name) if is_numeric else (0, name))
 
 
-def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], split: str) -> Labelled:
+def to_dataset(examples: Sequence[Example], task: str, classes: Sequence[str], split: str) -> LabelledDataset:
     """Labels as numbers.
 
     Raises:
@@ -275,7 +276,7 @@ def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], 
             name, count = unseen.most_common(1)[0]
             raise InputError(f"the {split} examples hold the class {name!r} ({count:,} times), which training has not")
     if task == "classification":
-        return Labelled(sequences, np.array([number[str(example.label)] for example in examples]))
+        return LabelledDataset(sequences, np.array([number[str(example.label)] for example in examples]))
     if task == "token":
         labels = []
         for example in examples:
@@ -283,7 +284,7 @@ def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], 
                 found, needed = len(str(example.label)), len(example.ids)
                 raise InputError(f"{example.where}: {found} token labels for a sequence of {needed}: one letter each")
             labels.append(np.array([number[letter] for letter in str(example.label)]))
-        return Labelled(sequences, labels)
+        return LabelledDataset(sequences, labels)
     values = [
         example.label if isinstance(example.label, tuple) else (_number(example.label, example.where),)
         for example in examples
@@ -294,4 +295,4 @@ def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], 
         raise InputError(
             f"{examples[row].where}: outputs of several labels are 0 or 1; for values say --task regression"
         )
-    return Labelled(sequences, array)
+    return LabelledDataset(sequences, array)

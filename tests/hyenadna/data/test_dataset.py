@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hyenadna.common.errors import InputError
+from hyenadna.data.dataset import Example, class_names, read_examples, to_dataset
 from hyenadna.data.genome import Genome
-from hyenadna.data.labelled import Example, class_names, read_examples, to_labelled
 
 
 def read(data: Path, kind: str = "auto", **options: Any) -> dict[str, list[Example]]:
@@ -117,7 +117,7 @@ def test_species_by_chromosome(tmp_path: Path) -> None:
     [
         ("seq\tlabel\nAC\t\nAC\t\n", {}, "row 1: column 'label' is empty there (and in 1 more rows)"),
         ("seq\tlabel\nAC\t1\n\t1\n", {}, "row 2: the sequence is empty"),
-        ("seq\tlabel\nAXC\t1\n", {}, "row 1: 'X' at position 2 is no nucleotide code"),
+        ("seq\tlabel\nAXC\t1\n", {}, "row 1: 'X' at position 2 is not a nucleotide code"),
         ("seq\tlabel\nAC\t1\n", {"sequence_column": "dna"}, "has no column 'dna'; it has 'seq', 'label'"),
         ("seq\tlabel\nAC\t1\n", {"label_columns": []}, "name the --label_columns of the table"),
         ("seq\tlabel\nAC\t1\n", {"split_column": "label"}, "row 1: column 'label' holds '1'; write train, valid, test"),
@@ -149,11 +149,11 @@ def example(label: Any, letters: int = 3) -> Example:
 def test_classes_are_in_order_of_their_numbers() -> None:
     assert class_names([example(label) for label in ("10", "9", "-1")], "classification") == ["-1", "9", "10"]
     assert class_names([example("EIN")], "token") == ["E", "I", "N"]
-    found = to_labelled([example("b"), example("a")], "classification", ["a", "b"], "train")
+    found = to_dataset([example("b"), example("a")], "classification", ["a", "b"], "train")
     assert np.asarray(found.labels).tolist() == [1, 0]
-    tokens = to_labelled([example("EIN"), example("NN", 2)], "token", ["E", "I", "N"], "train")
+    tokens = to_dataset([example("EIN"), example("NN", 2)], "token", ["E", "I", "N"], "train")
     assert [row.tolist() for row in tokens.labels] == [[0, 1, 2], [2, 2]]
-    values = to_labelled([example("0.5"), example("-1")], "regression", ["y"], "train")
+    values = to_dataset([example("0.5"), example("-1")], "regression", ["y"], "train")
     assert np.asarray(values.labels).tolist() == [[0.5], [-1.0]]
 
 
@@ -175,7 +175,7 @@ def test_classes_are_in_order_of_their_numbers() -> None:
 )
 def test_labels_that_do_not_fit(examples: list[Example], task: str, classes: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        to_labelled(examples, task, classes, "test")
+        to_dataset(examples, task, classes, "test")
     assert message in str(caught.value)
 
 

@@ -82,7 +82,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
                     draft / METRICS_FILE: as_lines(curves),
                 }
             )
-            draw_curves(curves, f"valid_{metric}", summary, draft / "training.png")
+            draw_curves(curves, summary, draft / "training.png")
             shutil.copytree(folders.best_model(runs), draft / MODEL_FOLDER)
     except (InputError, OSError, KeyboardInterrupt) as error:
         # 4. Say what is kept, after an error or an interrupt.

@@ -38,6 +38,7 @@ from hyenadna.finetuning.results import RESULTS_FILE, as_lines, draw_curves, sum
 from hyenadna.finetuning.runs import Run, RunFolders
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
+from hyenadna.model.loss import next_token_loss
 from hyenadna.training.optim import learning_rate_factor, parameter_groups
 
 
@@ -304,7 +305,7 @@ def batch_losses(
     if head is None:
         return loss, None
     with autocast(config.autocast, ids.device):
-        return loss, next_token_loss(output.hidden_states[-1], ids, head)
+        return loss, mean_next_token_loss(output.hidden_states[-1], ids, head)
 
 
 def label_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
@@ -317,19 +318,17 @@ def label_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
 
 
-def next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
-    """Mean cross entropy of the next token, over all positions but pads.
+def mean_next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
+    """Mean cross entropy of the next token in nats, over all positions but pads.
 
     Args:
         hidden: the last hidden states, ``(B, L, D)``.
         ids: int64 ``(B, L)``, padded with [PAD].
         head: from hidden states to logits of tokens.
     """
-    following = ids[:, 1:].long()
-    following = following.masked_fill(following == PAD_ID, IGNORED)
-    logits = head(hidden[:, :-1]).float().flatten(0, 1)
-    total = F.cross_entropy(logits, following.flatten(), reduction="sum", ignore_index=IGNORED)
-    return total / (following != IGNORED).sum().clamp(min=1)
+    targets = ids[:, 1:]
+    total = next_token_loss(head(hidden[:, :-1]), targets, ignored=(PAD_ID,))
+    return total / (targets != PAD_ID).sum().clamp(min=1)
 
 
 # Predictions

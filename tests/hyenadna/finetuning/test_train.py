@@ -215,9 +215,9 @@ def test_a_stopped_run_goes_on_with_what_is_left(
     )
     assert sorted(path.name for path in kept.glob("seed-*")) == ["seed-0-fold-1", "seed-1-fold-1"]
     assert len(list(kept.glob("seed-*/model"))) == 1
-    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; go on with --resume, or remove"):
+    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; resume it with --resume"):
         finetune(config, progress=False)
-    with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 asked for\): give the same to go on"):
+    with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 now\): give the same options to"):
         finetune(replace(config, lr=0.02, resume=True), progress=False)
     # As a kill leaves a run that was being written.
     (kept / f".seed-1-fold-2.{'0' * 32}.tmp").mkdir()
@@ -258,7 +258,7 @@ def test_a_run_that_cannot_be_kept_leaves_nothing_in_the_way(
     foreign = config.out.with_name("out.partial")
     (foreign / "seed-0").mkdir(parents=True)
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"out\.partial: is in the way, and no run has made it"):
+        with pytest.raises(InputError, match=r"out\.partial: is in the way and was made by no run"):
             finetune(replace(config, epochs=1, resume=resume), progress=False)
     assert (foreign / "seed-0").is_dir()
 
@@ -349,8 +349,8 @@ def test_next_token_loss_is_that_of_the_language_model_without_pads(folder: Path
     ids[1, 5:] = ids[2, 1:] = 4
     with torch.no_grad():
         output = model(ids, labels=ids.masked_fill(ids == 4, -100), output_hidden_states=True)
-        found = finetune_module.next_token_loss(output.hidden_states[-1], ids, model.lm_head)
-        nothing = finetune_module.next_token_loss(output.hidden_states[-1][:, :1], ids[:, :1], model.lm_head)
+        found = finetune_module.mean_next_token_loss(output.hidden_states[-1], ids, model.lm_head)
+        nothing = finetune_module.mean_next_token_loss(output.hidden_states[-1][:, :1], ids[:, :1], model.lm_head)
     assert abs(float(found - output.loss)) < 1e-6
     assert nothing == 0
 
@@ -361,7 +361,7 @@ def test_the_next_token_is_learnt_beside_the_labels(
 ) -> None:
     """The head is the checkpoint's, if there is one, and it and the loss of the next token move by the weight."""
     heads, losses = [], {}
-    make_head, next_token_loss = finetune_module.make_language_head, finetune_module.next_token_loss
+    make_head, mean_loss = finetune_module.make_language_head, finetune_module.mean_next_token_loss
 
     def recorded_head(*args: Any) -> nn.Linear:
         heads.append(make_head(*args))
@@ -369,12 +369,12 @@ def test_the_next_token_is_learnt_beside_the_labels(
         return heads[0]
 
     def recorded_loss(*args: Any) -> torch.Tensor:
-        loss = next_token_loss(*args)
+        loss = mean_loss(*args)
         losses.setdefault(config.lm_weight, []).append(float(loss.detach()))
         return loss
 
     monkeypatch.setattr(finetune_module, "make_language_head", recorded_head)
-    monkeypatch.setattr(finetune_module, "next_token_loss", recorded_loss)
+    monkeypatch.setattr(finetune_module, "mean_next_token_loss", recorded_loss)
     changes = {"model": None, "size": "tiny-1k", "d_model": 16, "n_layer": 1} if method == "scratch" else {}
     for weight in (1e-9, 3.0):
         heads.clear()
@@ -476,7 +476,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"lr": 0.0}, "`lr` 0.0: must be above 0"),
         ({"seeds": []}, "`seeds`: give at least one number"),
         ({"seeds": [3, 1, 3]}, "`seeds` [3, 1, 3]: a seed is there twice"),
-        ({"label_columns": ["share"]}, "no classes: say --task regression"),
+        ({"label_columns": ["share"]}, "not classes: choose --task regression"),
         ({"task": "regression", "baseline": True}, "`baseline` is for `task` classification"),
         ({"task": "regression", "balanced": True}, "`balanced` is for `task` classification"),
         ({"task": "token", "reverse_complement": True}, "`reverse_complement`: the labels of bases have a strand"),

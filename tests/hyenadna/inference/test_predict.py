@@ -71,7 +71,7 @@ def test_bases_have_a_letter_each(config: PredictConfig) -> None:
         with torch.no_grad():
             classes = model(torch.from_numpy(encode(sequence, ""))[None]).logits[0].argmax(1).tolist()
         assert row["tokens"] == "".join("EI"[i] for i in classes)
-    with pytest.raises(InputError, match="classes of bases have a strand"):
+    with pytest.raises(InputError, match="classes of bases belong to one strand"):
         predict(replace(config, reverse_complement=True), progress=False)
 
 

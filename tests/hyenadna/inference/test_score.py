@@ -103,7 +103,7 @@ def test_windows_of_a_long_sequence_have_their_overlap_as_context(model: HyenaDN
 def test_a_model_that_has_diverged_is_refused(folder: Path) -> None:
     broken = HyenaDNAForCausalLM.from_pretrained(folder)
     broken.lm_head.weight.data[7] = float("nan")
-    with pytest.raises(InputError, match="no finite likelihoods: its weights are damaged"):
+    with pytest.raises(InputError, match="likelihoods are not finite: its weights are damaged"):
         list(LogLikelihoodScorer(broken)([("x", encode("ACGT", ""))]))
 
 
@@ -259,7 +259,7 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
     result = score(replace(config, ref_mismatch="skip"), progress=False)
     assert (result.rows, result.scored, result.problems) == (30, 30, {"REF differs from the genome": 1})
     config.out.unlink()
-    with pytest.raises(InputError, match=r"v\.vcf:33: REF . is not what tiny\.fa holds at b:300; wrong genome build\?"):
+    with pytest.raises(InputError, match=r"v\.vcf:33: REF . differs from tiny\.fa at b:300; wrong genome build\?"):
         score(replace(config, ref_mismatch="fail"), progress=False)
     few = write_vcf(*good[:18], wrong)
     with pytest.raises(InputError, match=r"REF differs from tiny\.fa in 1 of 19 alleles \(5%\): wrong genome build\?"):
@@ -281,7 +281,7 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
         ({"ref_mismatch": "x"}, "`ref_mismatch` x: choose note, skip or fail"),
         ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
         ({"stride": 2}, "`stride` is for long sequences"),
-        ({"window": 65}, "--window 65: must be within 2 and the 64 tokens"),
+        ({"window": 65}, "`window` 65: must be 2 to 64, the tokens"),
         ({"precision": "float16"}, "`precision` float16: choose float32 or float64"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"vcf": Path("absent.vcf")}, "absent.vcf: no such file"),
@@ -303,12 +303,12 @@ def test_bad_input_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is no VCF: no line begins with #CHROM"),
+        ("", "is not a VCF: no line begins with #CHROM"),
         ("#CHROM\tPOS\n", "its columns are not those of a VCF"),
         (HEADER, "holds no variant"),
-        (HEADER + "b\t5\t.\tA\n", ":3: is no record of a VCF"),
-        (HEADER + "b\tx\t.\tA\tC\n", ":3: POS 'x' is no number"),
-        (HEADER + "b\t²\t.\tA\tC\n", ":3: POS '²' is no number"),
+        (HEADER + "b\t5\t.\tA\n", ":3: is not a record of a VCF"),
+        (HEADER + "b\tx\t.\tA\tC\n", ":3: POS 'x' is not a number"),
+        (HEADER + "b\t²\t.\tA\tC\n", ":3: POS '²' is not a number"),
         (HEADER + "z\t5\t.\tA\tC\n", "none of its contigs is in tiny.fa, which has a, b, c"),
     ],
 )

@@ -1,8 +1,8 @@
 """The packages of the distribution and its compiled extension; everything else is in pyproject.toml.
 
-Each library that this machine can compile is compiled. One that it cannot is left out, and the package keeps the
-reason, which ``python -m hyena_kernels`` tells. ``HYENA_SKIP_EXT=1`` compiles nothing; ``HYENA_FORCE_CUDA=1`` gives the
-library for CUDA, or an error.
+Each library that this machine can compile is compiled. A library that it cannot compile is left out, and the package
+keeps the reason, which ``python -m hyena_kernels`` prints. ``HYENA_SKIP_EXT=1`` compiles nothing.
+``HYENA_FORCE_CUDA=1`` builds the CUDA library or fails.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ def obstacle(backend: str) -> str | None:
 
 
 def accept(backend: str, reason: str) -> None:
-    """Go on without a library, or end the build if it was asked for."""
+    """Continue without a library, or end the build if the user demanded this one."""
     if backend == "cuda" and FORCE_CUDA:
         raise SystemExit(f"error: HYENA_FORCE_CUDA=1, and the CUDA library cannot be built: {reason}")
     print(f"warning: {PACKAGE} is built without {_build.LIBRARIES[backend]}: {reason}", file=sys.stderr)
 
 
 class BuildExt(build_ext):
-    """Compiles the libraries into the package, and writes beside them why one is missing."""
+    """Compiles the libraries into the package, and writes a file beside them that says why one is missing."""
 
     built: tuple[Path, ...] = ()
 
     def run(self) -> None:
-        """Leave in the package what this build gives, and nothing of an earlier one."""
+        """Compile the libraries and remove those of an earlier build."""
         self.folder = ROOT / PACKAGE if self.inplace else Path(self.build_lib, PACKAGE)
         report = dict.fromkeys(_build.LIBRARIES, "the build was interrupted")
         self.record(report)
@@ -74,7 +74,7 @@ class BuildExt(build_ext):
                 accept(backend, reason)
         self.record(report)
         if not self.built:
-            # What is left is a package of Python alone, and its wheel is for every platform.
+            # The package is pure Python now, so its wheel fits every platform.
             self.distribution.ext_modules = []
 
     def record(self, report: dict[str, str]) -> None:
@@ -83,19 +83,19 @@ class BuildExt(build_ext):
         (self.folder / _build.REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
     def get_outputs(self) -> list[str]:
-        """Where the libraries lie, or would lie were they not built in place."""
+        """Paths of the libraries in the build folder, also when they are built in place."""
         return [str(Path(self.build_lib, PACKAGE, path.name)) for path in self.built]
 
     def get_output_mapping(self) -> dict[str, str]:
-        """The same, each with the place that an editable installation has it in."""
+        """The path of each library in the build folder, with its path in an editable installation."""
         return dict(zip(self.get_outputs(), map(str, self.built), strict=True)) if self.inplace else {}
 
 
 class BdistWheel(bdist_wheel):
-    """A wheel for the platform if it holds a library, else for all of them."""
+    """A wheel for this platform if it holds a library, else for every platform."""
 
     def run_command(self, command: str) -> None:
-        """Decide it as soon as what can be compiled has been."""
+        """Choose the tag once it is known which libraries could be compiled."""
         super().run_command(command)
         if command == "build":
             self.root_is_pure = not self.distribution.has_ext_modules()
@@ -103,7 +103,7 @@ class BdistWheel(bdist_wheel):
 
 if FORCE_CUDA and (unbuildable := obstacle("cuda")) is not None:
     accept("cuda", unbuildable)
-# The libraries use no interface of Python. Free-threaded Pythons refuse the tag that says so.
+# The libraries use nothing of Python, so one wheel fits every version. Free-threaded Pythons do not allow this tag.
 stable = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"py_limited_api": "cp311"}
 setup(
     packages=[*PACKAGES, *SOURCES],

@@ -8,63 +8,27 @@ inputs are saved for backward; spectra are computed again: keeping them would co
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import fftconv as torch_fftconv
 from hyena_kernels.backends.triton import support as triton_support
-from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import FftconvInputs
 from hyena_kernels.registration import checks, library
 
 _backend.register_op("fftconv", torch_fftconv, supports={"triton": triton_support.fftconv})
 
 
-def _forward_fake(
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    causal: bool,
-    backend: str,
-) -> Tensor:
-    return torch.empty_like(u, memory_format=torch.contiguous_format)
+def _fake(inputs: FftconvInputs, causal: bool) -> Tensor:
+    return torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
 
 
-def _backward_fake(dy: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    u, k, D, pre_gate, post_gate, _, needs, _ = inputs
-    return gradients_like((u, k, D, pre_gate, post_gate), needs)
-
-
-_fftconv_bwd = library.define(
-    "fftconv_bwd",
-    "(Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, bool causal, bool[] needs, "
-    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _backward_fake,
-)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.causal, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    tensors = ctx.saved_tensors
-    needs = list(ctx.needs_input_grad[:5])
-    grads = _fftconv_bwd(dy, *tensors, ctx.causal, needs, ctx.backend)
-    return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None, None
-
-
-_fftconv_fwd = library.define(
-    "fftconv_fwd",
-    "(Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, bool causal, str backend) -> Tensor",
-    _forward_fake,
-    backward=_autograd,
-    setup_context=_setup_context,
+_fftconv_fwd = library.define_op(
+    "fftconv",
+    "Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, bool causal",
+    FftconvInputs,
+    _fake,
 )
 
 

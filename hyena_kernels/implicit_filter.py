@@ -7,8 +7,6 @@ so that no tensor of all positions times the width of the network is ever made a
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,6 +14,7 @@ from hyena_kernels import backend as _backend
 from hyena_kernels.backends.cuda import support as cuda_support
 from hyena_kernels.backends.torch import implicit_filter as torch_implicit_filter
 from hyena_kernels.backends.triton import support as triton_support
+from hyena_kernels.common.inputs import ImplicitFilterInputs
 from hyena_kernels.registration import checks, library
 
 _backend.register_op(
@@ -29,49 +28,17 @@ _backend.register_op(
 )
 
 
-def _forward_fake(z: Tensor, *inputs: Any) -> Tensor:
-    w_out: Tensor = inputs[5]
-    return z.new_empty((w_out.shape[0], z.shape[0]))
+def _fake(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
+    return inputs.z.new_empty((inputs.w_out.shape[0], inputs.z.shape[0]))
 
 
-def _backward_fake(dk: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    *tensors, _, needs, _ = inputs
-    return tuple(
-        dk.new_empty(0)
-        if tensor is None or not needed
-        else torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor, needed in zip(tensors, needs, strict=True)
-    )
-
-
-_INPUTS = (
+_implicit_filter_fwd = library.define_op(
+    "implicit_filter",
     "Tensor z, Tensor freq, Tensor w_in, Tensor b_in, Tensor w_hidden, Tensor b_hidden, Tensor w_out, Tensor? t, "
-    "Tensor? deltas, float shift"
-)
-_implicit_filter_bwd = library.define(
-    "implicit_filter_bwd",
-    f"(Tensor dk, {_INPUTS}, bool[] needs, str backend) -> ({', '.join(['Tensor'] * 9)})",
-    _backward_fake,
-)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.shift, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _autograd(ctx: Any, dk: Tensor) -> tuple[Tensor | None, ...]:
-    needs = list(ctx.needs_input_grad[:9])
-    grads = _implicit_filter_bwd(dk, *ctx.saved_tensors, ctx.shift, needs, ctx.backend)
-    return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None, None
-
-
-_implicit_filter_fwd = library.define(
-    "implicit_filter_fwd",
-    f"({_INPUTS}, str backend) -> Tensor",
-    _forward_fake,
-    backward=_autograd,
-    setup_context=_setup_context,
+    "Tensor? deltas, float shift",
+    ImplicitFilterInputs,
+    _fake,
+    gradient="dk",
 )
 
 

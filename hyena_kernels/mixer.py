@@ -7,55 +7,29 @@ convolutions, and written channel-last; nothing of the size of the input is made
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import mixer as torch_mixer
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common.dtypes import no_float64
-from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import MixerInputs
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.registration import checks, library
 
 _backend.register_op("hyena_mixer", torch_mixer, supports={"triton": triton_support.hyena_mixer, "cuda": no_float64})
 
 
-def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, backend: str) -> Tensor:
+def _fake(inputs: MixerInputs) -> Tensor:
+    x, k = inputs.x, inputs.k
     return x.new_empty((x.shape[0], x.shape[1], k.shape[1]))
 
 
-def _backward_fake(dy: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    x, weight, bias, k, D, needs, _ = inputs
-    return gradients_like((x, weight, bias, k, D), needs)
-
-
-_hyena_mixer_bwd = library.define(
-    "hyena_mixer_bwd",
-    "(Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, bool[] needs, "
-    "str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _backward_fake,
-)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    needs = list(ctx.needs_input_grad[:5])
-    grads = _hyena_mixer_bwd(dy, *ctx.saved_tensors, needs, ctx.backend)
-    return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None
-
-
-_hyena_mixer_fwd = library.define(
-    "hyena_mixer_fwd",
-    "(Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, str backend) -> Tensor",
-    _forward_fake,
-    backward=_autograd,
-    setup_context=_setup_context,
+_hyena_mixer_fwd = library.define_op(
+    "hyena_mixer",
+    "Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D",
+    MixerInputs,
+    _fake,
 )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hyena_kernels import backend as _backend
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.fftconv import fftconv
+from hyena_kernels.filter_cache import FilterCache
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.registration import checks
@@ -186,9 +187,8 @@ class HyenaFilter(nn.Module):
     is another filter.
 
     In ``eval()`` without gradients the filters of the last length are kept, up to :attr:`CACHE_BYTES`, until a
-    parameter or buffer changes. Fused optimizers change them without a trace, so nothing is kept while a parameter has
-    a gradient, nor after a call with gradients until ``train()`` or ``eval()`` is called, which drop what is kept; nor
-    in a process group or while a CUDA graph is captured. Writing into ``parameter.data`` in place is not noticed.
+    parameter or buffer changes. ``train()`` and ``eval()`` drop them. Writing into ``parameter.data`` in place is not
+    noticed. :class:`hyena_kernels.filter_cache.FilterCache` tells when nothing is kept.
 
     Args:
         d_model: number of channels D.
@@ -241,9 +241,7 @@ class HyenaFilter(nn.Module):
         **modulation: Any,
     ) -> None:
         super().__init__()
-        # What they depend on, the filters, and that alive: an address that is free could be another tensor's.
-        self._kept: tuple[Any, Tensor, list[Tensor]] | None = None
-        self._may_keep = True
+        self._cache = FilterCache()
         unknown = modulation.keys() - _MODULATION
         if unknown:
             raise TypeError(f"HyenaFilter: unexpected argument {min(unknown)!r}")
@@ -281,41 +279,8 @@ class HyenaFilter(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Change between training and inference; either way the filters are computed again."""
-        self._kept, self._may_keep = None, True
+        self._cache.restart()
         return super().train(mode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}
-
-    def _fingerprint(self, L: int, backend: str | None) -> Any:
-        """What the filters depend on, or None where they are not to be kept."""
-        if self.training or torch.compiler.is_compiling():
-            return None
-        parameters = list(self.parameters())
-        if torch.is_grad_enabled():
-            if any(parameter.requires_grad for parameter in parameters):
-                self._kept, self._may_keep = None, False
-            return None
-        if not self._may_keep or any(parameter.grad is not None for parameter in parameters):
-            return None
-        # A graph would replay with filters that are gone by then; shards are gathered into a parameter without a trace.
-        on_gpu = parameters[0].device.type == "cuda"
-        if on_gpu and torch.cuda.is_current_stream_capturing():
-            return None
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return None
-        if torch._C._are_functorch_transforms_active() or L * self.d_model * 4 > self.CACHE_BYTES:
-            return None
-        tensors = [*parameters, *self.buffers()]
-        # Neither the tensors of inference mode nor fake ones have both.
-        try:
-            states = [(id(t), t._version, t.data_ptr(), t.dtype, t.device) for t in tensors]
-        except RuntimeError:
-            return None
-        if any(device.type == "meta" for *_, device in states):
-            return None
-        stream = torch.cuda.current_stream(parameters[0].device).cuda_stream if on_gpu else None
-        return L, _backend.requested(backend), self.modulation.modulate, self.modulation.shift, stream, states
 
     def kernel(self, L: int, backend: str | None = None) -> Tensor:
         """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters have it.
@@ -328,17 +293,12 @@ class HyenaFilter(nn.Module):
                 f"HyenaFilter: length {L} is outside 1 … {self.seq_len}, the seq_len this filter was made for"
             )
         if not self._has_plain_layers():
-            # Whatever stands in the place of a Linear may change what it computes without a change of its parameters.
-            self._kept = None
+            # Another kind of layer may compute something else while its parameters stay the same.
+            self._cache.drop()
             return self._kernel_by_layers(L)
-        fingerprint = self._fingerprint(L, backend)
-        if fingerprint is None:
-            return self._computed_kernel(L, backend)
-        if self._kept is None or self._kept[0] != fingerprint:
-            self._kept = None
-            alive = [alias for t in (*self.parameters(), *self.buffers()) for alias in (t, t.detach())]
-            self._kept = fingerprint, self._computed_kernel(L, backend), alive
-        return self._kept[1]
+        settings = L, _backend.requested(backend), self.modulation.modulate, self.modulation.shift
+        fits = L * self.d_model * 4 <= self.CACHE_BYTES
+        return self._cache.get(self, settings, lambda: self._computed_kernel(L, backend), keep=fits)
 
     def _computed_kernel(self, L: int, backend: str | None) -> Tensor:
         linears = [layer for layer in self.implicit_filter if isinstance(layer, nn.Linear)]

@@ -6,56 +6,24 @@ In reading order: registration, fake, autograd, public function. The taps are in
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import short_conv as torch_short_conv
 from hyena_kernels.common.dtypes import no_float64
-from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.registration import checks, library
 
 _backend.register_op("short_conv", torch_short_conv, supports={"triton": no_float64, "cuda": no_float64})
 
 
-def _forward_fake(x: Tensor, weight: Tensor, bias: Tensor | None, backend: str) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _fake(inputs: ShortConvInputs) -> Tensor:
+    return torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
 
 
-def _backward_fake(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool], backend: str
-) -> tuple[Tensor, ...]:
-    return gradients_like((x, weight, bias), needs)
-
-
-_short_conv_bwd = library.define(
-    "short_conv_bwd",
-    "(Tensor dy, Tensor x, Tensor weight, Tensor? bias, bool[] needs, str backend) -> (Tensor, Tensor, Tensor)",
-    _backward_fake,
-)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, ctx.backend = inputs
-    ctx.save_for_backward(x, weight, bias)
-
-
-def _autograd(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    needs = list(ctx.needs_input_grad[:3])
-    grads = _short_conv_bwd(dy, *ctx.saved_tensors, needs, ctx.backend)
-    return *(grad if needed else None for grad, needed in zip(grads, needs, strict=True)), None
-
-
-_short_conv_fwd = library.define(
-    "short_conv_fwd",
-    "(Tensor x, Tensor weight, Tensor? bias, str backend) -> Tensor",
-    _forward_fake,
-    backward=_autograd,
-    setup_context=_setup_context,
-)
+_short_conv_fwd = library.define_op("short_conv", "Tensor x, Tensor weight, Tensor? bias", ShortConvInputs, _fake)
 
 
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:

@@ -180,8 +180,11 @@ def test_wheel_of_sources_that_do_not_compile_is_pure_python(source: Path) -> No
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        ("raise ModuleNotFoundError('No module named torch', name='torch')", "torch was not there to compile against"),
-        ("__version__ = '2.6.0'", "torch 2.10 or newer is needed, and 2.6.0 is installed"),
+        (
+            "raise ModuleNotFoundError('No module named torch', name='torch')",
+            "torch was not found when the package was built",
+        ),
+        ("__version__ = '2.6.0'", "torch 2.10 or newer is needed, but 2.6.0 is installed"),
         ("raise OSError('libcudart.so is missing')", "torch cannot be imported: libcudart.so is missing"),
     ],
     ids=["none", "old", "broken"],
@@ -218,6 +221,26 @@ def test_source_distribution_holds_the_sources_and_no_build(source: Path) -> Non
         names = {name.partition("/")[2] for name in tar.getnames()}
     assert {"setup.py", "csrc/cpu/tiny.cpp", "csrc/cpu/tiny.h"} <= names
     assert not {name for name in names if name.endswith((".so", ".json"))}
+
+
+def sources_of(package: Path) -> list[str]:
+    """What a package compiles, as paths below the folder that it is in."""
+    spec = importlib.util.spec_from_file_location("_build_of_the_package", package / "_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return [str(path.relative_to(package.parent.resolve())) for path in module.cpu_sources()]
+
+
+def test_sources_are_found_in_a_checkout_and_in_an_installed_package(source: Path, tmp_path: Path) -> None:
+    done = setup_py(source, "--quiet", "build_py", "--build-lib", str(tmp_path / "installed"))
+    assert done.returncode == 0, done.stderr
+    assert sources_of(source / "hyena_kernels") == ["csrc/cpu/tiny.cpp"]
+    assert sources_of(tmp_path / "installed" / "hyena_kernels") == ["hyena_kernels/csrc/cpu/tiny.cpp"]
+    # Folders that another branch left behind hold no sources.
+    (source / "hyena_kernels" / "csrc").mkdir()
+    assert sources_of(source / "hyena_kernels") == ["csrc/cpu/tiny.cpp"]
 
 
 @pytest.mark.usefixtures("compiler")
@@ -275,11 +298,11 @@ def fake_compiler(path: Path, body: str, version: int = 12) -> Path:
     return path
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 @pytest.mark.parametrize(
     ("body", "version", "reason"),
     [
-        ("exit 0", 7, "is GCC 7, 9 is needed"),
+        ("exit 0", 7, "is GCC 7, but GCC 9 or newer is needed"),
         ("echo 'tiny.s: fatal error: No space left on device'; exit 1", 12, "fatal error: No space left on device"),
         ("kill -9 $$", 12, "failed: exit status -9"),
     ],
@@ -294,7 +317,7 @@ def test_wheel_by_a_bad_compiler_is_pure_python(
     assert report["cpp"].endswith(reason)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 def test_toolkit_of_another_major_version(source: Path, tmp_path: Path) -> None:
     (source / "csrc" / "cuda").mkdir()
     (source / "csrc" / "cuda" / "tiny.cu").write_text(TINY, encoding="utf-8")
@@ -307,7 +330,7 @@ def test_toolkit_of_another_major_version(source: Path, tmp_path: Path) -> None:
     )
     compiler = fake_compiler(tmp_path / "g++", "exit 1")
     environment = {"PYTHONPATH": str(tmp_path), "CUDA_HOME": str(tmp_path), "CXX": str(compiler)}
-    reason = "nvcc is of CUDA 12.8, and torch 2.13.0 of CUDA 13.0"
+    reason = "nvcc is from CUDA 12.8, but torch 2.13.0 was built with CUDA 13.0"
     name, files, report = build_wheel(source, **environment)
     assert (name, files) == (PURE, files_of(source))
     assert "hyena_kernels/csrc/cuda/tiny.cu" in files
@@ -319,7 +342,7 @@ def test_toolkit_of_another_major_version(source: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+@pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 def test_an_interrupted_build_says_so_and_leaves_no_library(source: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("running setup.py needs setuptools installed")

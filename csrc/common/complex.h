@@ -1,4 +1,4 @@
-// Complex numbers without the special cases that std::complex has for infinities.
+// Complex numbers, without the special cases of std::complex for infinities
 #pragma once
 
 #include "host_device.h"
@@ -41,7 +41,7 @@ HYENA_HOST_DEVICE Complex<T> conj_times(Complex<T> a, Complex<T> b) {
   return {a.re * b.re + a.im * b.im, a.re * b.im - a.im * b.re};
 }
 
-// b * exp(-iπ/2), or exp(iπ/2) for the inverse.
+// b * exp(-iπ/2), or b * exp(iπ/2) for the inverse
 template <bool inverse, class T>
 HYENA_HOST_DEVICE Complex<T> quarter_turn(Complex<T> b) {
   return inverse ? Complex<T>{-b.im, b.re} : Complex<T>{b.im, -b.re};

@@ -1,5 +1,5 @@
-// Discrete Fourier transforms of a few points in registers, natural order in and out:
-// X[q] = sum_j v[j] exp(-2πi j q / R), with the other sign and no factor for the inverse.
+// Discrete Fourier transforms of a few points in registers, in natural order:
+// X[q] = sum_j v[j] exp(-2πi j q / R). The inverse has the other sign and no factor.
 #pragma once
 
 #include "complex.h"
@@ -50,7 +50,7 @@ HYENA_HOST_DEVICE void dft5(Complex<T>& a, Complex<T>& b, Complex<T>& c, Complex
 template <int R, bool inverse, class T>
 HYENA_HOST_DEVICE void dft(Complex<T>* v);
 
-// R = A B points: B transforms of A points, roots of unity, A transforms of B points.
+// R = A B points: B transforms of A points, products with roots of unity, and A transforms of B points.
 template <int A, int B, bool inverse, class T>
 HYENA_HOST_DEVICE void dft_composite(Complex<T>* v) {
   Complex<T> columns[A * B];

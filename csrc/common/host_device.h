@@ -1,4 +1,4 @@
-// Functions that a GPU runs and a test on the CPU can call.
+// Marks functions that a GPU runs and that tests can call on a CPU.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -13,7 +13,7 @@
 
 namespace hyena {
 
-// A number that the type system carries, so that a lambda given to `unrolled` can use it as a template argument.
+// A number as a type, so that the lambda of `unrolled` can use it as a template argument.
 template <int V>
 struct Index {
   static constexpr int value = V;

@@ -1,4 +1,4 @@
-// Roots of unity exp(-2πi n / N): compile-time constants of butterflies, and twiddles computed at run time.
+// Roots of unity exp(-2πi n / N): constants for butterflies, and twiddles that are computed at run time.
 #pragma once
 
 #include <cmath>
@@ -13,7 +13,7 @@ struct Root {
   double re, im;
 };
 
-// exp(-2πi n / N) by Taylor series in an eighth of the circle.
+// exp(-2πi n / N), by Taylor series in an eighth of the circle
 HYENA_HOST_DEVICE constexpr Root root_of_unity(int n, int N) {
   n = ((n % N) + N) % N;
   const int octant = (8 * n + N / 2) / N;  // the nearest multiple of N / 8
@@ -33,7 +33,8 @@ HYENA_HOST_DEVICE constexpr Root root_of_unity(int n, int N) {
   return {a * cosine - b * sine, -(a * sine + b * cosine)};
 }
 
-// z * exp(-2πi n / N), or its conjugate for the inverse; n and N are constants, and simple roots cost little.
+// z * exp(-2πi n / N), with the conjugate root for the inverse. n and N are constants, and simple roots need few
+// instructions.
 template <int n, int N, bool inverse, class T>
 HYENA_HOST_DEVICE Complex<T> times_root(Complex<T> z) {
   constexpr int m = ((n % N) + N) % N;
@@ -52,12 +53,12 @@ HYENA_HOST_DEVICE Complex<T> times_root(Complex<T> z) {
   }
 }
 
-// exp(-2πi turns) in float32 for |turns| up to some hundred: an error of 1.2e-7 beside that of `turns` itself.
+// exp(-2πi turns) in float32, for |turns| up to a few hundred. It adds an error of 1.2e-7 to that of `turns`.
 HYENA_HOST_DEVICE Complex<float> unit_root(float turns) {
   const float quarters = 4.0f * turns;
   const float quadrant = rintf(quarters);
   const float x = (quarters - quadrant) * static_cast<float>(pi / 2), xx = x * x;
-  // Least maximum error on [-π/4, π/4]: Cephes, sinf and cosf.
+  // Polynomials with the least maximum error on [-π/4, π/4], from sinf and cosf of Cephes
   const float sine = x + x * xx * (-1.6666654611e-1f + xx * (8.3321608736e-3f - xx * 1.9515295891e-4f));
   const float cosine =
       1.0f - 0.5f * xx + xx * xx * (4.166664568298827e-2f + xx * (-1.388731625493765e-3f + xx * 2.443315711809948e-5f));

@@ -1,4 +1,5 @@
-// Sine and cosine in float32 without a table or a slow path: the filter network calls them for every position and unit.
+// Sine and cosine in float32, without a table and without a slow path. The filter network calls them for every position
+// and unit.
 #pragma once
 
 #include <cmath>
@@ -7,17 +8,17 @@
 
 namespace hyena {
 
-// Up to here n is below 2^11, and its products with the first two parts of π below are exact.
+// Up to this angle n is below 2^11, so its products with the first two parts of π below are exact.
 constexpr float reduction_limit = 4096.0f;
 
 struct Reduced {
   float value;  // x - (n + offset) π in [-π/2, π/2]
-  bool odd;     // whether n is
+  bool odd;     // whether n is odd
 };
 
-// Cody-Waite: π in three parts, of 8, 11 and 24 bits; the small ones go first, so that the result is rounded once.
-// Float64 beyond the limit; from 2^50 on, where neighbouring float32 are millions of periods apart, the remainder is
-// taken to be 0. That of NaN and the infinities is NaN. The offset is 0 or 1/2.
+// Cody-Waite reduction: π in three parts of 8, 11 and 24 bits. The order of the subtractions rounds the result once.
+// Beyond the limit it computes in float64. From 2^50 on the remainder is 0, because neighbouring float32 numbers are
+// millions of periods apart there. The remainder of NaN and the infinities is NaN. The offset is 0 or 1/2.
 HYENA_HOST_DEVICE Reduced reduced(float x, float offset) {
   if (fabsf(x) <= reduction_limit) {
     const float n = rintf(x * 0.318309886183790672f - offset), m = n + offset;
@@ -40,9 +41,9 @@ HYENA_HOST_DEVICE float sine_of(Reduced x) {
   return x.odd ? -p : p;
 }
 
-// sin and cos of x with an absolute error of 1.3e-7, the rounding of the polynomial near its ends; of 2e-7 from 1000 to
-// 4096. An error of the remainder counts most where the remainder is small, for the cosine too, which is the sine of
-// what is left of an odd number of π/2.
+// sin and cos of x. The absolute error is 1.3e-7, from rounding the polynomial near its ends, and 2e-7 from 1000 to
+// 4096. An error of the remainder matters most where the remainder is small. This is also true for the cosine: it is
+// the sine of the remainder after an odd multiple of π/2.
 HYENA_HOST_DEVICE float sine(float x) { return sine_of(reduced(x, 0.0f)); }
 
 HYENA_HOST_DEVICE float cosine(float x) { return -sine_of(reduced(x, 0.5f)); }

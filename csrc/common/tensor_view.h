@@ -1,4 +1,4 @@
-// Tensors of torch's stable ABI as the views that kernels take.
+// Converts tensors of torch's stable ABI to the views that kernels take.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -6,7 +6,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "../cpu/view.h"
+#include "view.h"
 
 namespace hyena {
 

@@ -1,49 +1,24 @@
-// The CPU kernels as implementations of the ops that hyena_kernels/backends/cpp/schemas.py defines.
+// Registers the CPU kernels for the ops that hyena_kernels/backends/cpp/schemas.py defines.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <optional>
-#include <stdexcept>
 
+#include "../common/tensor_view.h"
 #include "dispatch.h"
 #include "fftconv.h"
 #include "implicit_filter.h"
 #include "taps.h"
-#include "view.h"
 
 namespace hyena {
 namespace {
 
 using torch::stable::Tensor;
 
-Dtype dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case torch::headeronly::ScalarType::Half: return Dtype::f16;
-    case torch::headeronly::ScalarType::BFloat16: return Dtype::bf16;
-    case torch::headeronly::ScalarType::Float: return Dtype::f32;
-    case torch::headeronly::ScalarType::Double: return Dtype::f64;
-    default: throw std::runtime_error("hyena_kernels: a tensor has a dtype that the C++ kernels do not take");
-  }
-}
-
-View view(const Tensor& tensor) {
-  View v;
-  v.data = tensor.data_ptr();
-  v.dtype = dtype_of(tensor);
-  for (int64_t i = 0; i < tensor.dim(); ++i) {
-    v.size[i] = tensor.size(i);
-    v.stride[i] = tensor.stride(i);
-  }
-  return v;
-}
-
-View view(const std::optional<Tensor>& tensor) { return tensor ? view(*tensor) : View(); }
-
 bool wide(const View& a, const View& b) { return a.dtype == Dtype::f64 || b.dtype == Dtype::f64; }
 
-// Channels that a thread should take at least: about 30 µs of work, for handing it over costs some.
+// The least number of channels for a thread, about 30 µs of work: less is not worth handing to another thread.
 int64_t grain(const View& u) { return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, u.size[0] * u.size[2])); }
 
 const FftconvKernels& fftconv_kernels() { return choose(fftconv_avx512, fftconv_avx2, fftconv_portable); }

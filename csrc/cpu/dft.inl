@@ -1,4 +1,4 @@
-// Transforms of a few points whose complex values are vectors, X[j] = sum_s x[s] exp(sign 2πi js / R), in registers.
+// Transforms of a few points in registers: X[j] = sum_s x[s] exp(sign 2πi js / R), where each x[s] is a complex vector.
 #pragma once
 
 #include "simd.h"
@@ -21,7 +21,7 @@ HYENA_INLINE Complex<T> operator-(Complex<T> a, Complex<T> b) {
   return {a.re - b.re, a.im - b.im};
 }
 
-// a * b, or a * conj(b); S is a scalar or a vector.
+// a * b, or a * conj(b). S is a scalar or a vector.
 template <bool conjugate, class T, class S>
 HYENA_INLINE Complex<T> times(Complex<T> a, S re, S im) {
   if constexpr (conjugate)
@@ -39,7 +39,7 @@ HYENA_INLINE Complex<T> times_i(Complex<T> a) {
     return {a.im, -a.re};
 }
 
-// cos and sin of 2π n / N to the last bit of a double, for the N that occur.
+// cos and sin of 2π n / N, exact to the last bit of a double for every N that occurs.
 constexpr double cosine(int n, int N) {
   n = (n % N + N) % N;
   if (2 * n > N) n = N - n;
@@ -57,7 +57,7 @@ constexpr double cosine(int n, int N) {
   return sum;
 }
 
-// The same for all n, as constants that unrolled loops can look up.
+// The same for all n, as constants for unrolled loops
 template <int N>
 struct Roots {
   double cos[N] = {}, sin[N] = {};
@@ -102,7 +102,7 @@ HYENA_INLINE void dft(Complex<T> (&x)[R]) {
         x[j] = even[j] + turned;
         x[j + R / 2] = even[j] - turned;
       } else if (8 * j == R || 8 * j == 3 * R) {
-        // An eighth of a turn: one factor for both parts, which the sums below take in as multiply-adds.
+        // An eighth of a turn has one factor for both parts, which becomes part of multiply-adds in the sums below.
         const T h = static_cast<T>(0.70710678118654752440);
         const Complex<T> i = times_i<sign>(odd[j]);
         const Complex<T> turned = 8 * j == R ? odd[j] + i : i - odd[j];

@@ -12,7 +12,7 @@ constexpr const char* names[] = {"portable", "avx2", "avx512"};
 Isa widest() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  // Every processor with AVX2 has F16C, which not every compiler can ask for.
+  // Every processor with AVX2 has F16C. Not every compiler can check for F16C itself.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");

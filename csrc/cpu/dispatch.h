@@ -1,11 +1,11 @@
-// The instruction set whose kernels run: the widest that the processor has, or the one that HYENA_CPU_ISA names.
+// Chooses the instruction set of the kernels: the widest that the processor has, or the one that HYENA_CPU_ISA names.
 #pragma once
 
 namespace hyena {
 
 enum class Isa : int { portable, avx2, avx512 };
 
-// Throws std::runtime_error if HYENA_CPU_ISA names no instruction set, or one that this processor lacks.
+// Throws std::runtime_error if HYENA_CPU_ISA is not an instruction set, or one that this processor lacks.
 Isa isa();
 
 const char* isa_name();

@@ -1,7 +1,7 @@
-// The first pass of the transform, from rows of tensors, and the last one back to rows, in short tiles.
+// The first pass of the transform, which reads rows of tensors, and the last pass back, which writes rows.
 //
-// A tile of each of the R blocks that the pass combines is read into a buffer of the type that is computed in: dtypes,
-// strides, gates, zeros behind the end, all of this happens there, in the first-level cache.
+// The pass combines R blocks. A short tile of each block is read into a buffer of the type that kernels compute in,
+// which stays in the first-level cache. Dtypes, strides, gates and the zeros behind the end are handled there.
 #pragma once
 
 #include "transform.inl"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::int64_t tile_points = 256;
 
-// A number that a generic lambda can take as a template argument; std::integral_constant would do, see isa_avx512.h.
+// A number that a generic lambda can use as a template argument. It is not std::integral_constant: see isa_avx512.h.
 template <int n>
 struct Constant {
   static constexpr int value = n;
@@ -22,7 +22,7 @@ struct Tile {
   alignas(64) T points[8][tile_points];
 };
 
-// out[i] = element at + i of the signal, zero outside of 0 … length-1, for i in 0 … n-1.
+// out[i] = element at + i of the signal for i in 0 … n-1, zero outside 0 … length-1.
 template <class T>
 HYENA_INLINE void read_signal(T* out, const Row& signal, const Row& gate, std::int64_t at, std::int64_t n,
                               std::int64_t length) {
@@ -39,7 +39,7 @@ HYENA_INLINE void read_signal(T* out, const Row& signal, const Row& gate, std::i
 // A real signal whose element t is coefficient t + shift of a polynomial of degree below 2P.
 struct Input {
   Row signal;
-  Row gate{};                // multiplied in, or without data
+  Row gate{};                // a factor, or without data
   std::int64_t length = 0;
   std::int64_t shift = 0;
   const Row* skip = nullptr;  // one number to add to coefficient `tap`
@@ -87,7 +87,7 @@ void first_pass(const Plan<T>& plan, const Input& in, T* data) {
 
 template <class T>
 void first_pass(const Plan<T>& plan, const Input& in, T* data) {
-  // What the leaves read behind the last block has to be finite.
+  // The leaves read behind the last block, and the values there have to be finite.
   const std::int64_t padded = plan.groups * width<T> * width<T>;
   std::memset(data + 2 * plan.points, 0, 2 * (padded - plan.points) * sizeof(T));
   const bool complex_input = in.shift + in.length > plan.points;
@@ -104,8 +104,8 @@ void first_pass(const Plan<T>& plan, const Input& in, T* data) {
   }
 }
 
-// Where coefficients shift, shift + 1, … of a polynomial of degree below 2P go: each output is written multiplied with
-// its factor, if it has one.
+// Rows that receive the coefficients shift, shift + 1, … of a polynomial of degree below 2P, each times its factor if
+// it has one.
 struct Output {
   struct Target {
     Row row;

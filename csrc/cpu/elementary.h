@@ -1,9 +1,9 @@
 // Sine, cosine and exponential of vectors.
 //
-// Sine and cosine differ from those of the angle by less than 1.2e-7 in float32 and 4e-16 in float64, for angles of any
-// size: those beyond Elementary<T>::largest_angle have to go through libm_sine() and libm_cosine(). The exponential is
-// good to 1.5 units in the last place, down to subnormal results.
-// tests/hyena_kernels/backends/cpp/test_implicit_filter.py measures them.
+// The error of sine and cosine is below 1.2e-7 in float32 and 4e-16 in float64, for angles of any size. Angles beyond
+// Elementary<T>::largest_angle have to go through libm_sine() and libm_cosine(). The error of the exponential is at
+// most 1.5 units in the last place, also where the result is subnormal.
+// tests/hyena_kernels/backends/cpp/test_implicit_filter.py measures these errors.
 #pragma once
 
 #include "simd.h"
@@ -11,14 +11,14 @@
 namespace hyena {
 namespace {
 
-// Polynomials interpolate at the Chebyshev points of the interval that arguments are reduced to.
+// The polynomials interpolate at the Chebyshev points of the interval of reduced arguments.
 template <class T>
 struct Elementary;
 
 template <>
 struct Elementary<float> {
-  // Three parts of π. Products of the first two, of 12 bits each, with integers below 2^12 are exact, whether the
-  // processor rounds between multiplication and addition or not.
+  // π in three parts. The first two have 12 bits each, so their products with integers below 2^12 are exact. The result
+  // is then the same with and without fused multiply-add.
   static constexpr float pi[3] = {3.1416015625f, -8.907169103622437e-06f, -1.7411031505432106e-09f};
   static constexpr float largest_angle = 12800.0f;
   static constexpr float sine[] = {-0.1666666716337204f, 0.00833333283662796f, -0.00019841086759697646f,
@@ -30,14 +30,14 @@ struct Elementary<float> {
                                           0.0013926250394433737f};
   static constexpr float lowest_power = -105.0f, highest_power = 90.0f;
   static constexpr int mantissa = 23, bias = 127;
-  // Added to a number far below 2^22, it leaves the nearest integer in the last bits.
+  // Adding this to a number far below 2^22 leaves the nearest integer in the last bits.
   static constexpr float integer = 12582912.0f;
   static constexpr std::int32_t integer_bits = 0x4b400000;
 };
 
 template <>
 struct Elementary<double> {
-  // As above, with 33 bits and integers below 2^20.
+  // As in float32, with 33 bits and integers below 2^20.
   static constexpr double pi[3] = {3.1415926534682512, 1.2154201012607932e-10, 4.044532497591901e-21};
   static constexpr double largest_angle = 3.0e6;
   static constexpr double sine[] = {-0.16666666666666666,   0.008333333333333333,   -0.00019841269841269806,
@@ -92,7 +92,7 @@ HYENA_INLINE double libm_sine(double x) { return ::sin(x); }
 HYENA_INLINE float libm_cosine(float x) { return ::cosf(x); }
 HYENA_INLINE double libm_cosine(double x) { return ::cos(x); }
 
-// x = q π + rest with |rest| ≤ π/2; `sign` is the sign bit of (-1)^q. For |x| up to Elementary<T>::largest_angle.
+// x = q π + rest with |rest| ≤ π/2, and `sign` is the sign bit of (-1)^q. |x| is at most Elementary<T>::largest_angle.
 template <class T>
 HYENA_INLINE void reduce(Vec<T> x, Vec<T>& rest, Bits<T>& sign) {
   using E = Elementary<T>;
@@ -116,7 +116,7 @@ HYENA_INLINE Vec<T> cosine_of_rest(Vec<T> square, Bits<T> sign) {
   return (Vec<T>)((Bits<T>)value ^ sign);
 }
 
-// All ones in lanes whose angle is too large for reduce(), infinite or NaN.
+// All bits are one in lanes whose angle is infinite, NaN or too large for reduce().
 template <class T>
 HYENA_INLINE Bits<T> out_of_reach(Vec<T> x) {
   return ~(Bits<T>)((x <= Elementary<T>::largest_angle) & (x >= -Elementary<T>::largest_angle));
@@ -133,14 +133,14 @@ HYENA_INLINE bool any(Bits<T> mask) {
 template <class T>
 HYENA_INLINE Vec<T> exponential(Vec<T> x) {
   using E = Elementary<T>;
-  // Beyond these the result is 0 or infinite. Comparisons are such that a NaN stays.
+  // Beyond these bounds the result is 0 or infinite. A NaN fails both comparisons and stays.
   x = x < E::lowest_power ? broadcast(E::lowest_power) : x;
   x = x > E::highest_power ? broadcast(E::highest_power) : x;
   const Vec<T> shifted = x * T(1.4426950408889634074) + E::integer;
   const Vec<T> n = shifted - E::integer;
   const Vec<T> rest = (x - n * E::ln2[0]) - n * E::ln2[1];
   const Vec<T> value = T(1) + (rest + rest * rest * polynomial(E::exponential, rest));
-  // 2^n as two factors, so that neither leaves the range of normal numbers.
+  // 2^n as two factors: each of them is a normal number.
   const Bits<T> power = (Bits<T>)shifted - E::integer_bits, half = power >> 1;
   const Vec<T> first = (Vec<T>)((half + E::bias) << E::mantissa);
   const Vec<T> second = (Vec<T>)((power - half + E::bias) << E::mantissa);

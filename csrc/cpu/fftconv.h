@@ -1,7 +1,8 @@
-// y = post_gate * ((pre_gate * u) ⋆ (k + D at `tap`)), and its gradients. One set of kernels for each instruction set.
+// y = post_gate * ((pre_gate * u) ⋆ (k + D at `tap`)), and its gradients. There is one set of kernels for each
+// instruction set.
 #pragma once
 
-#include "view.h"
+#include "../common/view.h"
 
 namespace hyena {
 
@@ -10,8 +11,8 @@ struct FftconvForward {
   View k;                     // (D, K)
   View skip;                  // (D,) or absent
   View pre_gate, post_gate;   // (B, D, L) or absent
-  std::int64_t tap = 0;       // index of the filter's tap of zero lag: 0 for a causal convolution
-  bool wide = false;          // compute in float64, else in float32
+  std::int64_t tap = 0;       // index of the filter's tap with lag zero: 0 for a causal convolution
+  bool wide = false;          // compute in float64, not in float32
 };
 
 // A gradient with a null pointer is not computed.
@@ -22,7 +23,7 @@ struct FftconvBackward {
   bool wide = false;
 };
 
-// Both take a range of channels, for all of the batch; ranges may run in parallel.
+// Both take a range of channels, and ranges may run in parallel.
 struct FftconvKernels {
   void (*forward)(const FftconvForward&, std::int64_t first, std::int64_t last);
   void (*backward)(const FftconvBackward&, std::int64_t first, std::int64_t last);

@@ -1,9 +1,9 @@
 // Gated long convolutions of rows, forward and backward: one row at a time, with work arrays that stay in the cache.
 //
-// A channel's filter is transformed once for all of the batch. A row of the signal is gated and goes through the first
-// pass as it is read; each part of it then meets the filter's spectrum and comes back before the next part is touched
-// (transform.inl); the last pass back gates and writes it. Backward transforms signal, gradient and filter anew; the
-// filter's gradient is summed over the batch as a spectrum, in the order of the batch.
+// A channel's filter is transformed once for the whole batch. The first pass reads a row of the signal and gates it.
+// Each part of the row is then transformed, multiplied with the filter's spectrum and transformed back before the next
+// part starts (transform.inl). The last pass gates the row and writes it. Backward transforms signal, gradient and
+// filter again. It sums the filter's gradient over the batch as a spectrum, in the order of the batch.
 #include "edges.inl"
 #include "fftconv.h"
 #include "scratch.h"
@@ -11,7 +11,7 @@
 namespace hyena {
 namespace {
 
-// Pointers to the work arrays that passes go over.
+// Pointers to the work arrays of a pass
 template <class T, int most>
 struct Arrays {
   T* data[most];
@@ -29,7 +29,7 @@ struct Work {
   std::int64_t stride;
 
   Work(std::int64_t length, int arrays) : plan(acquire_plan<T>(length, width<T>)) {
-    // A cache line between arrays keeps the same places of two of them apart in the cache.
+    // Three more cache lines: otherwise the same places of two arrays would compete for one place of the cache.
     stride = 2 * plan->groups * width<T> * width<T> + 64 / static_cast<std::int64_t>(sizeof(T)) * 3;
     memory = static_cast<T*>(scratch(For::rows, arrays * stride * sizeof(T)));
   }
@@ -48,7 +48,7 @@ struct Work {
   }
 };
 
-// The filter's spectrum, divided by P so that nothing else has to be.
+// Computes the filter's spectrum, divided by P. The inverse transforms then need no factor.
 template <class T>
 struct FilterVisit {
   Arrays<T, 1> forward, backward;
@@ -94,15 +94,15 @@ struct ConvolveVisit {
   }
 };
 
-// Signal x and gradient g of one row: x becomes x ⋆ k, g becomes its correlation with k, and the filter's spectrum of
-// gradients receives g · conj(x).
+// For the signal x and the gradient g of one row: x becomes x ⋆ k, and g becomes its correlation with k. g · conj(x) is
+// added to the spectrum of the filter's gradient.
 template <class T>
 struct GradientVisit {
   Arrays<T, 2> forward, backward;
-  T *signal, *gradient;     // each null if nothing below needs it
+  T *signal, *gradient;     // null if not needed
   const T* filter;
-  T* filter_gradient;       // null if it is not needed
-  bool accumulate;          // whether filter_gradient holds the sum over the rows before
+  T* filter_gradient;       // null if not needed
+  bool accumulate;          // filter_gradient holds the sum over the rows before
   bool convolve, correlate;
 
   HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
@@ -188,8 +188,8 @@ void forward(const FftconvForward& args, std::int64_t first, std::int64_t last) 
   }
 }
 
-// The sum of x * gradient over one row: the skip's gradient. Taken from the inputs, not from the filter's gradient, whose
-// every tap carries the rounding errors of all of them.
+// The gradient of the skip: the sum of x * gradient over one row. It is computed from the inputs. The filter's gradient
+// would be less accurate, because each of its taps has the rounding errors of the whole transform.
 template <class T>
 double skip_gradient(const FftconvBackward& args, std::int64_t b, std::int64_t d) {
   constexpr std::int64_t at_a_time = tile_points;

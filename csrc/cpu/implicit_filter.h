@@ -1,12 +1,12 @@
-// k[:, n] = (w_out @ h_n) * (exp(-t[n] |deltas|) + shift) with a sine network h_n of position n, and its gradients. One
-// set of kernels for each instruction set.
+// k[:, n] = (w_out @ h_n) * (exp(-t[n] |deltas|) + shift), where h_n is a sine network of position n, and its
+// gradients. There is one set of kernels for each instruction set.
 #pragma once
 
-#include "view.h"
+#include "../common/view.h"
 
 namespace hyena {
 
-// All of one dtype, float32 or float64, which is the one computed in.
+// All tensors have one dtype, float32 or float64. Kernels compute in it.
 struct ImplicitFilterInputs {
   View z;                   // (L, E)
   View freq;                // (H,)
@@ -22,9 +22,9 @@ struct ImplicitFilterForward {
   ImplicitFilterInputs in;
 };
 
-// A gradient with a null pointer is not computed. All but dz and dt are sums over positions: first over those of each
-// chunk of `chunk` positions, into a row of its own of `sums`, then over the chunks. Chunks do not depend on the number
-// of threads, so neither do the results.
+// A gradient with a null pointer is not computed. All gradients but dz and dt are sums over positions. `backward` adds
+// up each chunk of `chunk` positions into its own row of `sums`, and `add_chunks` adds up the rows. The chunks do not
+// depend on the number of threads, so the results do not either.
 struct ImplicitFilterBackward {
   View dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas;  // contiguous
   View dk;  // (D, L)
@@ -34,8 +34,8 @@ struct ImplicitFilterBackward {
 };
 
 struct ImplicitFilterKernels {
-  std::int64_t tile;  // positions that `forward` counts in
-  // Ranges of tiles, of chunks, and of elements of a row of `sums`; each may be cut up and run in parallel.
+  std::int64_t tile;  // positions of a tile: `forward` takes a range of tiles
+  // They take ranges of tiles, of chunks, and of elements of a row of `sums`. Ranges may run in parallel.
   void (*forward)(const ImplicitFilterForward&, std::int64_t first, std::int64_t last);
   void (*backward)(const ImplicitFilterBackward&, std::int64_t first, std::int64_t last);
   void (*add_chunks)(const ImplicitFilterBackward&, std::int64_t first, std::int64_t last);

@@ -1,4 +1,4 @@
-// To be included first by a file whose kernels are for AVX2 and FMA; see isa_avx512.h.
+// A file with kernels for AVX2 and FMA includes this first. See isa_avx512.h.
 #pragma once
 
 #include "isa_headers.h"

@@ -1,7 +1,7 @@
-// To be included first by a file whose kernels are for AVX-512: standard headers, then the target.
+// A file with kernels for AVX-512 includes this first: standard headers, then the target.
 //
-// Only this file's own functions, all in an anonymous namespace, may be compiled for the target: a template of the
-// standard library instantiated here would be a weak symbol that the linker may pick for every processor.
+// Only functions in an anonymous namespace may be compiled for the target. A template of the standard library would
+// become a weak symbol here, and the linker might choose this version of it for every processor.
 #pragma once
 
 #include "isa_headers.h"

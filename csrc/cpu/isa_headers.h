@@ -1,4 +1,4 @@
-// What files for one instruction set need of other headers, all read before the target changes.
+// The standard headers of files for one instruction set. They have to be read before the target changes.
 #pragma once
 
 #include <cmath>

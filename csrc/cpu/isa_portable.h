@@ -1,4 +1,4 @@
-// To be included first by a file whose kernels are for any processor: 16-byte vectors, as SSE2 and NEON have.
+// A file with kernels for any processor includes this first: 16-byte vectors, as in SSE2 and NEON.
 #pragma once
 
 #include "isa_headers.h"

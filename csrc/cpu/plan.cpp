@@ -11,7 +11,7 @@
 namespace hyena {
 namespace {
 
-// Tables of one plan take about as many bytes as half a row of complex numbers: 4 MiB at 2^20 points.
+// The tables of a plan are about as large as half a row of complex numbers: 4 MiB at 2^20 points.
 constexpr std::size_t kept_bytes = std::size_t{64} << 20;
 
 template <class T>
@@ -42,7 +42,7 @@ void put(T* at, std::int64_t apart, double turns) {
 
 void choose_size(std::int64_t length, int width, std::int64_t& points, int& top, std::int64_t& block) {
   points = 0;
-  // Among equal sizes the larger first radix, which leaves fewer passes.
+  // Of two equal sizes it takes the one with the larger first radix, which leaves fewer passes.
   for (int radix = 8; radix >= 4; --radix) {
     std::int64_t rest = width;
     while (rest * radix < length) rest *= 2;
@@ -60,7 +60,7 @@ std::unique_ptr<Owned<T>> make(std::int64_t length, int width) {
   choose_size(length, width, plan->points, plan->top, plan->block);
   plan->width = width;
 
-  // A node stands for the residue modulo z^m - exp(2πi turns); the root for z^P - i.
+  // A node is the residue modulo z^m - exp(2πi turns). The root is the one modulo z^P - i.
   std::vector<double> turns{0.25};
   T* first = plan->table(2 * plan->top);
   for (int s = 0; s < plan->top; ++s) put(first + 2 * s, 1, turns[0] * s / plan->top);
@@ -76,7 +76,7 @@ std::unique_ptr<Owned<T>> make(std::int64_t length, int width) {
   std::int64_t size = plan->block;
   while (size > width) {
     const std::int64_t rest = size / width;
-    // Eights, and as many fours as make up the rest: 16 is 4 × 4, not 8 × 2.
+    // Radix 8 as often as possible, without a radix 2 where two fours do: 16 is 4 × 4, not 8 × 2.
     const int radix = rest == 2 ? 2 : rest == 4 || rest == 16 ? 4 : 8;
     const int l = plan->passes++;
     plan->radix[l] = radix;
@@ -104,7 +104,7 @@ std::unique_ptr<Owned<T>> make(std::int64_t length, int width) {
 template <class T>
 struct Cache {
   std::mutex mutex;
-  std::list<std::unique_ptr<Owned<T>>> plans;  // the one used last in front
+  std::list<std::unique_ptr<Owned<T>>> plans;  // the one used last is in front
 };
 
 template <class T>

@@ -1,8 +1,9 @@
-// Rows of tensors of any dtype and stride in and out of short buffers of the type that kernels compute in.
+// Reads rows of tensors of any dtype and stride into short buffers of the type that kernels compute in, and writes
+// them.
 #pragma once
 
+#include "../common/view.h"
 #include "simd.h"
-#include "view.h"
 
 namespace hyena {
 namespace {
@@ -17,17 +18,17 @@ HYENA_INLINE std::int64_t bytes_of(Dtype dtype) {
   return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
 }
 
-// Row (a, b, :) of a tensor of three dimensions.
+// Row (a, b, :) of a tensor with three dimensions
 HYENA_INLINE Row row(const View& v, std::int64_t a, std::int64_t b) {
   return {static_cast<char*>(v.data) + (a * v.stride[0] + b * v.stride[1]) * bytes_of(v.dtype), v.dtype, v.stride[2]};
 }
 
-// Row (a, :) of a tensor of two.
+// Row (a, :) of a tensor with two
 HYENA_INLINE Row row(const View& v, std::int64_t a) {
   return {static_cast<char*>(v.data) + a * v.stride[0] * bytes_of(v.dtype), v.dtype, v.stride[1]};
 }
 
-// Element a of a tensor of one, as a row of one element.
+// Element a of a tensor with one, as a row of one element
 HYENA_INLINE Row element(const View& v, std::int64_t a) {
   return {static_cast<char*>(v.data) + a * v.stride[0] * bytes_of(v.dtype), v.dtype, 1};
 }
@@ -49,7 +50,7 @@ struct Bf16 {
   explicit HYENA_INLINE operator float() const { return from_bits(std::uint32_t{bits} << 16); }
   static HYENA_INLINE Bf16 of(float value) {
     const std::uint32_t x = to_bits(value);
-    // To nearest, ties to even; a NaN stays one.
+    // Rounds to nearest, ties to even. A NaN stays a NaN.
     const std::uint32_t rounded = (x + 0x7fff + ((x >> 16) & 1)) >> 16;
     return {static_cast<std::uint16_t>((x & 0x7fffffff) > 0x7f800000 ? (x >> 16) | 0x40 : rounded)};
   }
@@ -59,15 +60,15 @@ struct F16 {
   std::uint16_t bits;
   explicit HYENA_INLINE operator float() const {
     const std::uint32_t sign = std::uint32_t{bits} >> 15 << 31, rest = std::uint32_t{bits} & 0x7fff;
-    // As if the exponent had float32's width, then scaled by 2^112; this is exact for subnormal numbers too.
+    // Reads the bits as a float32 and scales it by 2^112, which is exact for subnormal numbers too.
     const float scaled = from_bits(rest << 13) * from_bits(0x77800000);
     const std::uint32_t value = rest >= 0x7c00 ? 0x7f800000 | rest << 13 : to_bits(scaled);
     return from_bits(sign | value);
   }
   static HYENA_INLINE F16 of(float value) {
     const std::uint32_t x = to_bits(value), sign = x >> 31 << 15, rest = x & 0x7fffffff;
-    // Adding 2^(e + 13) to a number below 2^(e+1) leaves the mantissa of a float16 in its last bits, rounded to even;
-    // below 2^-14 that power is 0.5, for the last bit of a subnormal number is 2^-24.
+    // Adding 2^(e + 13) to a number below 2^(e+1) leaves the mantissa of a float16 in the last bits, rounded to even.
+    // Below 2^-14 the power is 0.5, because the last bit of a subnormal number is 2^-24.
     const std::uint32_t exponent = rest & 0x7f800000;
     const std::uint32_t power = exponent < 0x38800000 ? 0x3f000000 : exponent + (13u << 23);
     const std::uint32_t rounded = to_bits(from_bits(rest) + from_bits(power)) - power;
@@ -111,7 +112,7 @@ void read(T* __restrict out, const S* __restrict in, std::int64_t stride, std::i
 }
 
 #if HYENA_F16C
-// The processor's own conversion, eight at a time; what is left over goes through the portable one.
+// The processor converts eight numbers at a time. The portable conversion takes the rest.
 template <With with>
 void read(float* __restrict out, const F16* __restrict in, std::int64_t stride, std::int64_t n) {
   std::int64_t i = 0;
@@ -162,7 +163,7 @@ HYENA_INLINE bool plain(const Row& r) {
   return r.stride == 1 && r.dtype == (sizeof(T) == 4 ? Dtype::f32 : Dtype::f64);
 }
 
-// out[i] = element first + i of one row times that of another, which may be without data.
+// out[i] = element first + i of row a, times the same element of row b if b has data.
 template <class T>
 void read_product(T* out, const Row& a, const Row& b, std::int64_t first, std::int64_t n) {
   if (b.data == nullptr || !plain<T>(a) || !plain<T>(b)) {
@@ -177,7 +178,7 @@ void read_product(T* out, const Row& a, const Row& b, std::int64_t first, std::i
   for (; i < n; ++i) out[i] = x[i] * y[i];
 }
 
-// Writes in[i] times element first + i of the row `factor`, which may be without data, as element first + i.
+// Writes in[i] as element first + i of a row, times the same element of the row `factor` if that has data.
 template <class T>
 void write_product(const Row& r, const Row& factor, std::int64_t first, const T* in, std::int64_t n) {
   if (factor.data == nullptr) return write(r, first, in, n);

@@ -40,7 +40,7 @@ void* scratch(For use, std::size_t bytes) {
     if (memory.data == nullptr) throw std::bad_alloc();
     memory.size = size;
 #if defined(__linux__)
-    // Passes over long rows stride through many pages.
+    // Passes over long rows touch many pages at large strides.
     if (unit == huge_page) madvise(memory.data, size, MADV_HUGEPAGE);
 #endif
   }

@@ -1,18 +1,18 @@
-// Memory of a thread for its work arrays: aligned, kept from call to call up to a bound.
+// Aligned memory of each thread for work arrays. Up to a bound, it is kept for later calls.
 #pragma once
 
 #include <cstddef>
 
 namespace hyena {
 
-// Kernels that call others have memory of their own.
+// A kernel that calls another one has its own memory: the mixer calls fftconv.
 enum class For : int { rows, mixer };
 
-// `bytes` of memory aligned to 64 bytes, the same at every call of a thread unless it has to grow. Throws
+// `bytes` of memory, aligned to 64 bytes. A thread gets the same memory at every call unless it has to grow. Throws
 // std::bad_alloc.
 void* scratch(For use, std::size_t bytes);
 
-// Called when a kernel is done with it: gives back what is above the bound.
+// A kernel calls this at its end. Memory above the bound is freed.
 void trim_scratch(For use);
 
 }  // namespace hyena

@@ -1,4 +1,4 @@
-// Vectors of HYENA_VECTOR_BYTES in GCC's and Clang's vector extension, for the instruction set of the including file.
+// Vectors of HYENA_VECTOR_BYTES, by the vector extension of GCC and Clang. The including file sets the instruction set.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ HYENA_INLINE void store_unaligned(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-// Transpose of width × width elements: blocks of 1, 2, 4, … elements change places with their mirror image.
+// Transposes width × width elements. Blocks of 1, 2, 4, … elements change places with their mirror images.
 template <class T, int step = Simd<T>::width / 2>
 HYENA_INLINE void transpose(Vec<T> (&rows)[Simd<T>::width]) {
   constexpr int width = Simd<T>::width;
@@ -68,7 +68,7 @@ HYENA_INLINE void transpose(Vec<T> (&rows)[Simd<T>::width]) {
       if (i & step) continue;
       const Vec<T> a = rows[i], b = rows[i + step];
 #if defined(__clang__)
-      // Clang takes constant indices alone, which depend on the width.
+      // Clang's shuffle takes only constant indices, and these depend on the width.
       Vec<T> first, second;
       for (int lane = 0; lane < width; ++lane) {
         first[lane] = lane & step ? b[lane - step] : a[lane];

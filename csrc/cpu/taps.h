@@ -1,8 +1,8 @@
-// Short convolutions: of rows, and of channel-last projections into the gates and signals of a Hyena operator.
+// Short convolutions of rows, and of channel-last projections into the gates and signals of a Hyena operator.
 #pragma once
 
+#include "../common/view.h"
 #include "fftconv.h"
-#include "view.h"
 
 namespace hyena {
 
@@ -21,8 +21,8 @@ struct ShortConvBackward {
   bool wide = false;
 };
 
-// With p the short convolution of x along L, split into N + 1 parts of d channels p_0 … p_N: first = p_N * p_{N-1} and the
-// gates p_0 … p_{N-2}, all channel-first.
+// p is the short convolution of x along L, split into N + 1 parts p_0 … p_N of d channels. first = p_N * p_{N-1}, and
+// the gates are p_0 … p_{N-2}. All results are channel-first.
 struct ProjectForward {
   View first;                // (B, d, L)
   View gates;                // (B, (N-1) d, L), p_0 in front
@@ -50,10 +50,11 @@ struct MixerBackward {
   bool wide = false;
 };
 
-// Channels of a mixer or a projection that one task takes: about a cache line of a channel-last row.
+// Channels of one task of a mixer or projection: about a cache line of a channel-last row.
 constexpr std::int64_t group_channels = 16;
 
-// All take a range of tasks, which may run in parallel: channels of a short convolution, groups of channels of the rest.
+// Each takes a range of tasks, and ranges may run in parallel. A task is a channel of a short convolution, else a group
+// of channels.
 struct TapsKernels {
   void (*short_conv_forward)(const ShortConvForward&, std::int64_t first, std::int64_t last);
   void (*short_conv_backward)(const ShortConvBackward&, std::int64_t first, std::int64_t last);

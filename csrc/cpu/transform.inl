@@ -1,14 +1,18 @@
 // The transform modulo z^P - i of rows of real numbers, and its inverse.
 //
-// The linear convolution of two signals of at most P points, as polynomials in z, is known modulo z^P - i: of a product
-// c of degree below 2P it keeps c[n] + i c[n + P]. A residue modulo z^(Rm) - r^R splits into the R residues modulo
-// z^m - r w^j, w = exp(2πi/R), of the sums over s of r^s w^(js) times its s-th block of m coefficients. So each node of a
-// tree of residues has its own factors r^s, the same for all of its m coefficients; they stand in the tables of
-// plan.h, and nothing is ever reordered. Blocks of as many points as a vector holds are transposed, many at a time, and
-// split to the end between vectors. In this order the spectrum stays: products are taken there, and the inverse
-// starts from it. Complex numbers are stored as a vector of real parts and the vector of imaginary parts behind it.
+// Signals of at most P points are polynomials in z. Their linear convolution is a polynomial c of degree below 2P, and
+// c modulo z^P - i is c[n] + i c[n + P]. The real parts and the imaginary parts together are all of c.
 //
-// The same transform is known as the right-angle convolution: z^P = i where a cyclic one has z^P = 1.
+// A residue modulo z^(Rm) - r^R splits into R residues modulo z^m - r w^j, where w = exp(2πi/R). Residue j is the sum
+// over s of r^s w^(js) times the s-th block of m coefficients. So each node of the tree of residues has its own factors
+// r^s, which are the same for all of its m coefficients. The tables of plan.h hold them, and nothing is ever reordered.
+//
+// At the leaves, blocks have as many points as a vector has lanes. Many of them are transposed together, and the last
+// splits take place between vectors. The spectrum stays in the order of the leaves: products are taken in this order,
+// and the inverse starts from it. Complex numbers are stored as a vector of real parts followed by the vector of
+// imaginary parts.
+//
+// The transform is known as the right-angle convolution: z^P = i, where a cyclic convolution has z^P = 1.
 #pragma once
 
 #include "dft.inl"
@@ -32,7 +36,8 @@ HYENA_INLINE void store_complex(T* p, Complex<T> v) {
   store(p + width<T>, v.im);
 }
 
-// One pass over `nodes` neighbouring nodes of R blocks of `length` points; the inverse undoes it up to a factor R.
+// One pass over `nodes` neighbouring nodes with R blocks of `length` points each. The inverse undoes it up to a factor
+// R.
 template <int R, bool inverse, class T>
 void pass(T* data, std::int64_t nodes, std::int64_t length, const T* twiddles) {
   for (std::int64_t node = 0; node < nodes; ++node, data += 2 * R * length, twiddles += 2 * (R - 1)) {
@@ -63,11 +68,11 @@ void pass(const Plan<T>& plan, int l, T* data, std::int64_t first, std::int64_t 
   }
 }
 
-// The last splits, for as many blocks of `width` points as a vector is wide, with the factors of all of them.
+// The last splits of `width` blocks of `width` points each, with the factors of all of these blocks
 template <class T>
 struct Leaf {
   static constexpr int W = width<T>, exponents = leaf_exponents(W);
-  Vec<T> re[W], im[W];  // powers 0 … W-1 of each block's factor; power 0 is not used
+  Vec<T> re[W], im[W];  // powers 0 … W-1 of each block's factor, of which power 0 is not used
 
   HYENA_INLINE explicit Leaf(const T* table) {
 #pragma GCC unroll 16
@@ -120,11 +125,11 @@ struct Leaf {
   }
 };
 
-// Blocks of at most so many points are taken through all of their passes one pass after the other.
+// Blocks of at most this many points go through one whole pass after the other.
 constexpr std::int64_t bottom = 1024;
 
-// What happens to rows of numbers between the first pass forward and the last one back, one part of the tree at a time:
-// passes forward over the rows of `Visit::forward`, its leaves, passes back over the rows of `Visit::backward`.
+// Does everything between the first pass forward and the last pass back, one part of the tree at a time: passes forward
+// over the rows of `Visit::forward`, the visit of the leaves, and passes back over the rows of `Visit::backward`.
 template <class T, class Visit>
 void descend(const Plan<T>& plan, int l, std::int64_t first, std::int64_t nodes, std::int64_t offset, Visit& visit) {
   const std::int64_t points = nodes * (l < plan.passes ? plan.radix[l] * plan.length[l] : width<T>);

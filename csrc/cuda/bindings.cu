@@ -1,5 +1,5 @@
-// The CUDA kernels as implementations of the ops that hyena_kernels/backends/cuda/schemas.py defines. All of them run
-// on the current stream of the tensors' device, allocate nothing and wait for nothing.
+// Registers the CUDA kernels for the ops that hyena_kernels/backends/cuda/schemas.py defines. All of them run on the
+// current stream of the tensors' device. They allocate no memory and do not wait.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -17,8 +17,8 @@
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
-// Torch declares these for code compiled with USE_CUDA, which its headers for the CPU do not support. A library built
-// beside a torch without CUDA, as tests do, has HYENA_TORCH_WITHOUT_CUDA and loads without them.
+// Torch declares these functions for code compiled with USE_CUDA, which the headers of a torch without CUDA do not
+// support. Beside such a torch, as in tests, the library is built with HYENA_TORCH_WITHOUT_CUDA and loads without them.
 #if defined(HYENA_TORCH_WITHOUT_CUDA)
 #define HYENA_OF_TORCH_CUDA __attribute__((weak))
 #else
@@ -64,7 +64,7 @@ using Optional = std::optional<Tensor>;
 
 #if defined(__CUDACC__)
 
-// Makes the device of a tensor the current one while it lives, and finds its current stream.
+// Makes the device of a tensor the current one as long as this object exists, and finds its current stream.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& tensor) : guard_(tensor.get_device_index()) {
@@ -177,7 +177,7 @@ STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CompositeExplicitAutograd, m) {
   m.impl("filter_blocks", TORCH_BOX(&filter_blocks));
 }
 
-// Expands the key before it is pasted into names.
+// Two macros, because the key has to be expanded before it becomes part of a name.
 #define HYENA_IMPLEMENT(library, key, m) STABLE_TORCH_LIBRARY_IMPL(library, key, m)
 
 HYENA_IMPLEMENT(hyena_kernels_ext, HYENA_DISPATCH_KEY, m) {

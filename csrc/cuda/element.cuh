@@ -1,4 +1,4 @@
-// Elements of any dtype as float32, read from and written to memory at run-time strides.
+// Reads and writes elements of any dtype as float32, at strides that are known at run time.
 #pragma once
 
 #include "runtime.cuh"
@@ -31,7 +31,7 @@ HYENA_DEVICE uint16_t float_to_bfloat(float value) {
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
   return bits;
 #else
-  // Adding just under half of the last place kept, or half if it is odd, rounds to nearest even.
+  // Rounds to nearest even: adds half of the last place kept if that place is odd, else a little less.
   const uint32_t bits = word_from_float(value);
   return value != value ? 0x7fff : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 #endif
@@ -39,7 +39,7 @@ HYENA_DEVICE uint16_t float_to_bfloat(float value) {
 
 #endif
 
-// A row of a tensor: `step` elements lie between neighbours. Null where there is no tensor.
+// A row of a tensor, with `step` elements from one to the next. Its data is null if there is no tensor.
 struct Row {
   const void* data;
   int64_t step;
@@ -48,13 +48,13 @@ struct Row {
 
 HYENA_DEVICE int64_t size_of(Dtype dtype) { return dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2; }
 
-// The row at indices i, j of the first two of three dimensions.
+// The row at indices i, j of the first two of three dimensions
 HYENA_DEVICE Row row_of(const View& view, int64_t i, int64_t j) {
   const int64_t offset = (i * view.stride[0] + j * view.stride[1]) * size_of(view.dtype);
   return {view.data ? static_cast<const char*>(view.data) + offset : nullptr, view.stride[2], view.dtype};
 }
 
-// The row at index i of the first of two dimensions.
+// The row at index i of the first of two dimensions
 HYENA_DEVICE Row row_of(const View& view, int64_t i) {
   const int64_t offset = i * view.stride[0] * size_of(view.dtype);
   return {view.data ? static_cast<const char*>(view.data) + offset : nullptr, view.stride[1], view.dtype};
@@ -68,7 +68,7 @@ HYENA_DEVICE uint16_t to_bits(float value, Dtype dtype) {
   return dtype == Dtype::bf16 ? float_to_bfloat(value) : float_to_half(value);
 }
 
-// Two elements of 16 bits side by side, the first in the lower half.
+// Two elements of 16 bits in one word, the first in the lower half
 template <Dtype dtype>
 HYENA_DEVICE uint32_t pair_from_floats(float first, float second) {
 #if __CUDA_ARCH__ >= 800
@@ -100,9 +100,9 @@ HYENA_DEVICE bool all_inside(int first, int distance, int length) {
   return first >= 0 && first + (count - 1) * distance < length;
 }
 
-// value[j] = data[(first + j distance) step], zero outside 0 … length-1. Where neighbours lie side by side an address
-// takes one instruction, and with `asks` none of them asks again whether it is inside: at runtime distances that takes
-// as many instructions as the address.
+// value[j] = data[(first + j distance) step], and zero outside 0 … length-1. If neighbours are adjacent in memory, an
+// address takes one instruction. With `asks` one check covers all elements. At distances known only at run time, a
+// check for each element would take as many instructions as its address.
 template <int count, bool asks, class T>
 HYENA_DEVICE void gather(T* value, const T* data, int64_t step, int first, int distance, int length) {
   const auto inside = [&](int j) { return static_cast<unsigned>(first + j * distance) < static_cast<unsigned>(length); };
@@ -142,7 +142,7 @@ HYENA_DEVICE void scatter(const T* value, T* data, int64_t step, int first, int 
   }
 }
 
-// value[j] = row[first + j distance], zero outside 0 … length-1. The dtype is asked for once, not at each element.
+// value[j] = row[first + j distance], and zero outside 0 … length-1. The dtype is checked once, not for each element.
 template <int count, bool asks>
 HYENA_DEVICE void load_strided(float* value, const Row& row, int first, int distance, int length) {
   if (row.dtype == Dtype::f32)

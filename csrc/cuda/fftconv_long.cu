@@ -8,10 +8,10 @@ namespace hyena {
 namespace {
 
 constexpr int threads = 256;
-constexpr int each = 4;  // elements of a thread, `threads` apart
+constexpr int each = 4;  // elements per thread, `threads` apart
 constexpr int tile = threads * each;
 
-// A tile of a row: which of the (B, D) rows block x has, and its first element.
+// The tile of block x: which of the (B, D) rows it is part of, and its first element
 struct Tile {
   int64_t b, c, first;
 };
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(threads, 2)
     Complex<T> factor = {0, 0}, sum = {0, 0};
     if (a.filter.data) factor = complex_row<T>(a.filter, at.c, 0)[n];
     if (a.sum.data && a.accumulate) sum = complex_row<T>(a.sum, at.c, 0)[n];
-    // In the order of the batch: the sum is the same in every run.
+    // The sum follows the order of the batch, so it is the same in every run.
     for (int64_t b = 0; b < batch; ++b) {
       Complex<T>* signal = complex_row<T>(a.signal, b, at.c) + n;
       Complex<T> x = {0, 0};

@@ -8,7 +8,8 @@
 namespace hyena {
 namespace {
 
-// Columns: threads of one, columns of a block, radices. Every number of rows is a multiple of the columns of a block.
+// The plans of columns have threads per column, columns per block, and radices. Every number of rows is a multiple of
+// the columns per block.
 using Columns4 = ColumnPlan<1, 256, 4>;
 using Columns8 = ColumnPlan<1, 128, 8>;
 using Columns16 = ColumnPlan<1, 128, 16>;
@@ -47,11 +48,11 @@ bool with_inner_plan(int64_t points, F&& f) {
 constexpr int64_t inner_sizes[] = {4096, 3072, 5120, 2560}, shortest_inner = 2560;
 constexpr int64_t fewest_columns = 4, most_columns = 512;
 
-// Shared memory of a block of columns, which a single stage does without.
+// Shared memory of a block of columns. A plan with a single stage needs none.
 template <class Plan>
 constexpr int column_bytes = Plan::stages > 1 ? Plan::plane * static_cast<int>(sizeof(Complex<float>)) : 0;
 
-// Points of the rows for a transform of P points, 0 if there is none.
+// Points per row of a transform of P points, or 0 if there is none
 int64_t inner_points(int64_t points) {
   for (const int64_t inner : inner_sizes) {
     const int64_t columns = points / inner;
@@ -60,7 +61,7 @@ int64_t inner_points(int64_t points) {
   return 0;
 }
 
-// One of up to three tensors (B, D, L) that a launch takes, whose rows follow those of the one before it.
+// One of up to three tensors (B, D, L) of a launch. Its rows are numbered after those of the tensor before.
 struct ColumnSource {
   View row, gate;
   int64_t batch, shift;
@@ -74,13 +75,13 @@ struct ColumnTarget {
 template <class Tensors>
 struct Columns {
   Tensors tensors[3];
-  Complex<float>* scratch[3];  // of each tensor, (B, D, P)
-  View skip;                   // for the first source
+  Complex<float>* scratch[3];  // for each tensor, (B, D, P)
+  View skip;                   // belongs to the first source
   int64_t tap, channels;
-  int rows;  // of a channel: the points of a column are so far apart
+  int rows;  // per channel: the distance between the points of a column
 };
 
-// Which column of which row of which tensor a thread has.
+// A thread's tensor, row and column
 struct Place {
   int tensor;
   int64_t b, c;
@@ -89,7 +90,7 @@ struct Place {
 
 template <class Plan, class Tensors>
 HYENA_DEVICE Place place_of_thread(const Columns<Tensors>& a) {
-  // All of it fits 32 bits, where divisions take a tenth of the instructions.
+  // All numbers fit 32 bits, where a division takes a tenth of the instructions.
   const unsigned tiles = a.rows / Plan::rows, channels = static_cast<unsigned>(a.channels);
   unsigned row = blockIdx.x / tiles;
   int tensor = 0;
@@ -99,7 +100,7 @@ HYENA_DEVICE Place place_of_thread(const Columns<Tensors>& a) {
   return {tensor, row / channels, row % channels, {a.rows, column, 1.0f / static_cast<float>(a.rows)}};
 }
 
-// f(value, index in the scratch of a row) for the spectrum of a column.
+// Calls f(value, index in the scratch of a row) for the spectrum of a column.
 template <class Plan, class At, class F>
 HYENA_DEVICE void for_column(int thread, Complex<float>* v, const At& at, F&& f) {
   for_butterflies<Plan, Plan::stages - 1>(thread, v, [&](int b, int, Complex<float>* x) {
@@ -108,8 +109,8 @@ HYENA_DEVICE void for_column(int thread, Complex<float>* v, const At& at, F&& f)
   });
 }
 
-// A plan for columns of so many rows, or of a number that is known at run time alone, 0. A constant saves instructions at
-// each address and takes registers, which plans of fewer values a thread would lose blocks for.
+// A plan for columns, and the number of rows if it is a constant, else 0. A constant saves instructions for each
+// address but needs registers. Plans with fewer values per thread would lose blocks to that.
 template <class Plan, int Rows>
 struct OfRows : Plan {
   static constexpr int column_rows = Rows;
@@ -118,7 +119,7 @@ struct OfRows : Plan {
 template <class Plan>
 constexpr bool takes_constant_rows = Plan::values == 16;
 
-// Blocks that a multiprocessor should hold: with constant rows a bound of 80 registers a thread, 0 is none.
+// How many blocks a multiprocessor should hold. With constant rows this bounds a thread to 80 registers; 0 is no bound.
 template <class Plan>
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr int column_blocks = 0;
@@ -176,8 +177,8 @@ __global__ void __launch_bounds__(Plan::block)
 }
 
 struct Inner {
-  Complex<float>*filter, *signal, *gradient;  // (D, C, R), (B, D, C, R); results take their places
-  int64_t batch, stride;                      // of a batch entry, in points
+  Complex<float>*filter, *signal, *gradient;  // (D, C, R), (B, D, C, R); results replace them
+  int64_t batch, stride;                      // stride: points per batch entry
   Wanted wants;
 };
 
@@ -185,7 +186,7 @@ template <class Plan>
 struct RowsInScratch {
   const Inner& a;
 
-  // Written as sums of an offset, which the compiler would otherwise keep one pointer each for.
+  // Written as sums with an offset. Otherwise the compiler would keep one pointer for each of them.
   HYENA_DEVICE Complex<float>* row(Kind kind, int64_t b) const {
     Complex<float>* base = kind == Kind::signal ? a.signal : kind == Kind::gradient ? a.gradient : a.filter;
     const int64_t entry = kind == Kind::signal || kind == Kind::gradient ? b * a.stride : 0;
@@ -218,13 +219,13 @@ __global__ void __launch_bounds__(Plan::block, row_blocks<Plan>) fftconv_inner_k
                  reinterpret_cast<Complex<float>*>(shared + row_planes_bytes<Plan>));
 }
 
-// f(plan) with the plan of columns of so many rows.
+// Calls f(plan) with the plan of columns for this number of rows.
 template <class Plan, class F>
 void with_column_rows(int rows, F&& f) {
   if constexpr (takes_constant_rows<Plan>) {
     const auto of_rows = [&](auto inner) {
       constexpr int points = decltype(inner)::points;
-      // The shortest rows have the fewest columns alone: with more there are half as many of rows twice as long.
+      // Only the plan with the fewest columns has the shortest rows. A longer transform has rows of twice the length.
       if constexpr (points != shortest_inner)
         f(OfRows<Plan, points>());
       else
@@ -256,7 +257,7 @@ void launch_columns(const Columns<Tensors>& columns, int64_t points, Stream stre
   });
 }
 
-// Channels first … first + count of dimension `dim`, for tensors that are there.
+// Channels first … first + count - 1 of dimension `dim`. An absent tensor stays absent.
 View channels_of(View view, int dim, int64_t first, int64_t count) {
   if (!view) return view;
   const int64_t size = view.dtype == Dtype::f64 ? 8 : view.dtype == Dtype::f32 ? 4 : 2;
@@ -265,7 +266,7 @@ View channels_of(View view, int dim, int64_t first, int64_t count) {
   return view;
 }
 
-// (D, K) as (1, D, K).
+// A tensor (D, K) as (1, D, K)
 View with_batch(const View& view) {
   View three = view;
   for (int i : {1, 0}) {
@@ -277,7 +278,7 @@ View with_batch(const View& view) {
   return three;
 }
 
-// One slice of channels through the three passes.
+// Takes one slice of channels through the three passes.
 void convolve_slice(const FftconvRows& a, Complex<float>* scratch, int64_t points, int64_t inner, Stream stream) {
   const int64_t batch = a.u.size[0], channels = a.u.size[1];
   const Wanted wants = {a.result.data != nullptr, a.du.data || a.dpre_gate.data, a.sums.data != nullptr};

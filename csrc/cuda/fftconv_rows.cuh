@@ -1,4 +1,4 @@
-// The kernel of fftconv_rows.h, and its launch.
+// The kernel of fftconv_rows.h, and its launch
 #pragma once
 
 #include "fftconv_rows.h"
@@ -7,7 +7,7 @@
 
 namespace hyena {
 
-// The rows of one channel in the tensors of a call; `exists` is false for a block's rows behind the last channel.
+// The rows of one channel in the tensors of a call. `exists` is false for a block's rows behind the last channel.
 template <class Plan>
 struct RowsInMemory {
   const FftconvRows& a;

@@ -1,4 +1,4 @@
-// Rows of 3 · 2^n and 5 · 2^n points.
+// Rows of 3 · 2^n and 5 · 2^n points
 #include "fftconv_rows.cuh"
 
 namespace hyena {

@@ -6,19 +6,19 @@
 namespace hyena {
 namespace {
 
-// A block makes 64 positions; a thread 4 rows of them at twice 4 positions of a product of 64 rows.
+// A block computes 64 positions. In a product of 64 rows, a thread has 4 rows at two runs of 4 positions.
 constexpr int positions = 64, product_rows = 64, threads = 128;
 constexpr int rows_each = 4, positions_each = 8, lanes = positions / positions_each;
 static_assert(threads * rows_each * positions_each == positions * product_rows, "a product is one round of the block");
 
 HYENA_DEVICE float* vector_of(const View& view) { return static_cast<float*>(view.data); }
 
-// The position of a thread's i-th value: two runs of four, so that neighbouring threads read neighbouring vectors.
+// The position of a thread's i-th value. With two runs of four, neighbouring threads read neighbouring vectors.
 HYENA_DEVICE int position_of(int i) { return i % 4 + threadIdx.x % lanes * 4 + i / 4 * (positions / 2); }
 
 HYENA_DEVICE int row_of_thread() { return threadIdx.x / lanes * rows_each; }
 
-// weights[j][r] = source[j, first + r], zero from `columns` on.
+// weights[j][r] = source[j, first + r], and zero from `columns` on.
 HYENA_DEVICE void load_weights(float* weights, const float* source, int64_t step, int count, int64_t first,
                                int64_t columns) {
   for (int i = threadIdx.x; i < count * product_rows; i += threads) {
@@ -52,7 +52,7 @@ HYENA_DEVICE void product(float (&sum)[rows_each][positions_each], const float* 
   }
 }
 
-// y = sin(freq (w x + b)) for all `width` rows; y and x are (rows, positions) in shared memory.
+// y = sin(freq (w x + b)) for all `width` rows. y and x are (rows, positions) in shared memory.
 HYENA_DEVICE void layer(float* y, float* weights, const float* x, const float* w, int count, const float* bias,
                         const float* freq, int width) {
   for (int first = 0; first < width; first += product_rows) {
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(row_threads)
     sum += argument_grad * linear[n];
     grad[n] = argument_grad * freq;
   }
-  // Halves are added in a fixed order.
+  // The order of the sum is fixed: one half is added to the other.
   buffer[threadIdx.x] = sum;
   for (int half = row_threads / 2; half > 0; half /= 2) {
     __syncthreads();

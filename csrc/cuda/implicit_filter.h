@@ -1,5 +1,5 @@
-// Filters k[c, n] = (w_out h_n)[c] (exp(-t[n] |deltas[c]|) + shift) of a sine network h_n of the features z[n], and
-// the elementwise parts of its backward pass. Float32.
+// Filters k[c, n] = (w_out h_n)[c] (exp(-t[n] |deltas[c]|) + shift), where h_n is a sine network of the features z[n],
+// and the elementwise parts of the backward pass. All in float32.
 #pragma once
 
 #include "runtime.cuh"
@@ -8,7 +8,7 @@ namespace hyena {
 
 constexpr int64_t widest_network = 128;
 
-// Weights are transposed, so that a layer reads rows of neighbouring outputs.
+// Weights are transposed: a layer reads rows of neighbouring outputs.
 struct FilterForward {
   View k;           // (D, L)
   View z;           // (L, E), E up to widest_network
@@ -26,18 +26,18 @@ struct FilterSine {
   View sine, linear, freq;
 };
 
-// grad = grad cos(freq linear) freq in place, and what each block finds of dfreq, (H, blocks of a row).
+// grad = grad cos(freq linear) freq, in place, and each block's part of dfreq, (H, blocks of a row).
 struct FilterSineBackward {
   View grad, sums, linear, freq;
 };
 
-// dh = dk (exp(-t |deltas|) + shift), and decayed = dk exp(-t |deltas|) unless absent, (D, N).
+// dh = dk (exp(-t |deltas|) + shift), (D, N), and decayed = dk exp(-t |deltas|) unless it is absent.
 struct FilterWindow {
   View dh, decayed, dk, t, deltas;
   float shift;
 };
 
-// Blocks of a row of `count` elements in filter_sine_backward.
+// The number of blocks that filter_sine_backward uses for a row of `count` elements
 int64_t filter_blocks(int64_t count);
 
 void filter_forward(const FilterForward& args, Stream stream);

@@ -1,6 +1,6 @@
-// Patches of a few channels × 8 positions in the registers of one thread, read and written 4 to 16 bytes at a time from
-// tensors whose channels or whose positions lie side by side. A patch turns from one order to the other without shared
-// memory or a barrier: which register an element is in is known when the kernel is compiled.
+// Patches of a few channels × 8 positions in the registers of one thread. They are read and written 4 to 16 bytes at a
+// time. Either the channels or the positions of the tensor are neighbours in memory. A patch changes from one order to
+// the other without shared memory or a barrier: the compiler knows the register of each element.
 #pragma once
 
 #include "element.cuh"
@@ -12,11 +12,11 @@ constexpr int patch_positions = 8;
 template <Dtype dtype>
 constexpr int element_bytes = dtype == Dtype::f32 ? 4 : 2;
 
-// Elements in 16 bytes.
+// The number of elements in 16 bytes
 template <Dtype dtype>
 constexpr int vector_lanes = 16 / element_bytes<dtype>;
 
-// `count` elements that lie side by side in memory, as the words that hold them.
+// `count` elements that are neighbours in memory, as words
 template <Dtype dtype, int count>
 struct Neighbours {
   static constexpr int words = count * element_bytes<dtype> / 4;
@@ -39,13 +39,13 @@ struct Neighbours {
     }
   }
 
-  // An element as it is, in the lower bits.
+  // The bits of an element, in the lower half
   HYENA_DEVICE uint32_t bits(int i) const {
     if constexpr (dtype == Dtype::f32) return word[i];
     return i % 2 ? word[i / 2] >> 16 : word[i / 2] & 0xffffu;
   }
 
-  // Elements i and i + 1, for an even i, from others.
+  // Sets elements i and i + 1, for an even i.
   HYENA_DEVICE void copy_two(int i, uint32_t first, uint32_t second) {
     if constexpr (dtype == Dtype::f32)
       word[i] = first, word[i + 1] = second;
@@ -58,7 +58,7 @@ struct Neighbours {
     for (int i = 0; i < words; ++i) word[i] = 0;
   }
 
-  // From an address at a multiple of 16 bytes, or of all of them if they are fewer.
+  // The address is a multiple of 16 bytes, or of the size of all elements if that is less.
   HYENA_DEVICE void load(const char* from) {
     static_assert(words <= 2 || words % 4 == 0, "elements have to fill vectors of 4, 8 or 16 bytes");
     if constexpr (words == 1) {
@@ -87,7 +87,7 @@ struct Neighbours {
     }
   }
 
-  // The first `exist` of them, zeros behind. Aligned as for `load`.
+  // The first `exist` elements, and zeros behind them. The alignment is that of `load`.
   HYENA_DEVICE void load_first(const char* from, int64_t exist) {
     if (exist >= count) return load(from);
     clear();
@@ -114,14 +114,14 @@ struct Neighbours {
   }
 };
 
-// A row of channels at each position, or of positions of each channel: where its element 0 lies, and the bytes from one
-// row to the next.
+// Rows of channels, one per position, or rows of positions, one per channel: the address of element 0, and the bytes
+// from one row to the next.
 struct PatchRows {
   char* data;
   int64_t step;
 };
 
-// Rows of batch entry b from a channel on, `part` elements further on.
+// The rows of batch entry b from a channel on, moved by `part` elements
 template <Dtype dtype, bool channels_last>
 HYENA_DEVICE PatchRows patch_rows(const View& view, int64_t b, int64_t channel, int64_t part) {
   const int64_t offset = b * view.stride[0] + channel * view.stride[1] + part;
@@ -129,7 +129,8 @@ HYENA_DEVICE PatchRows patch_rows(const View& view, int64_t b, int64_t channel, 
           view.stride[channels_last ? 2 : 1] * element_bytes<dtype>};
 }
 
-// Positions from -before to 7 + after around a patch, in `channels` neighbouring channels, zero outside 0 … length-1.
+// Positions from -before to 7 + after around a patch, in `channels` neighbouring channels. They are zero outside
+// 0 … length-1.
 template <Dtype dtype, bool channels_last, int channels, int before, int after>
 struct Window;
 
@@ -138,7 +139,7 @@ struct Window<dtype, true, channels, before, after> {
   static constexpr int count = before + patch_positions + after;
   Neighbours<dtype, channels> row[count];
 
-  // Rows further than `reach` from the patch are not read.
+  // Rows that are further than `reach` from the patch are not read.
   HYENA_DEVICE void load(const PatchRows& rows, int64_t t, int64_t length, int reach) {
     HYENA_UNROLL
     for (int i = 0; i < count; ++i) {

@@ -1,4 +1,4 @@
-// Transforms, products and inverses of the rows of one channel, wherever they come from and go to.
+// Transforms, products and inverses of the rows of one channel. `memory` reads and writes them.
 #pragma once
 
 #include "row_plans.cuh"
@@ -6,18 +6,17 @@
 
 namespace hyena {
 
-// What is asked for: F⁻¹(F k F x), F⁻¹(conj(F k) F g) and F⁻¹(sum over b of conj(F x) F g).
+// The results that are wanted: F⁻¹(F k F x), F⁻¹(conj(F k) F g) and F⁻¹(sum over b of conj(F x) F g)
 struct Wanted {
   bool result, signal, filter;
 };
 
 enum class Kind { filter, signal, gradient, sum };
 
-// The loop goes once round for the filter, then for the signal x and the gradient g of each of `count` batch entries,
-// and for the sum, so that the transforms are in the code once. memory.load(kind, b, thread, v) gets the values of the
-// first stage, memory.store(kind, b, thread, v) takes what becomes of them. Spectra that are put aside in shared memory,
-// from `spectra` on, are read by the thread that wrote them alone; without `several` entries that of the sum replaces
-// that of x.
+// One loop handles the filter, then the signal x and the gradient g of each of `count` batch entries, then the sum. So
+// the code has only one copy of the transforms. memory.load(kind, b, thread, v) reads the values of the first stage,
+// and memory.store(kind, b, thread, v) writes the results. Spectra are kept in shared memory from `spectra` on, where
+// each thread reads only what it has written. Without `several` entries the spectrum of the sum replaces that of x.
 template <class Plan, class Memory>
 HYENA_DEVICE void convolve(const Memory& memory, const Wanted& wants, int first, int count, bool several,
                            Complex<float>* planes, Complex<float>* spectra) {
@@ -33,7 +32,7 @@ HYENA_DEVICE void convolve(const Memory& memory, const Wanted& wants, int first,
     const int b = first + (step - 1) / 2;
     if (kind == Kind::sum) {
       if (!wants.filter) continue;
-      // The inverse before it may still be reading.
+      // Other threads may still be reading for the inverse before.
       __syncthreads();
       HYENA_UNROLL
       for (int i = 0; i < Plan::spectrum; ++i) v[i] = sum[i * Plan::block];
@@ -68,7 +67,7 @@ HYENA_DEVICE void convolve(const Memory& memory, const Wanted& wants, int first,
       wants_inverse = wants.signal;
     }
     if (!wants_inverse) {
-      // The next transform begins to write where others may still read.
+      // The next transform writes where other threads may still be reading.
       __syncthreads();
       continue;
     }

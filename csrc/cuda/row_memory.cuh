@@ -1,4 +1,4 @@
-// Rows between memory and the registers of a transform: gates, padding, weights.
+// Moves rows between memory and the registers of a transform, with gates, padding and weights.
 #pragma once
 
 #include "element.cuh"
@@ -6,8 +6,8 @@
 
 namespace hyena {
 
-// The polynomial sum_n (x[n - shift] + i x[n - shift + P]) z^n of x = row * gate, row zero outside 0 … length-1, and
-// `skip` added to x[tap]. A shift is that of the gradient of results of which the first is number `shift` of all.
+// The polynomial sum_n (x[n - shift] + i x[n - shift + P]) z^n, where x = row * gate. The row is zero outside 0 …
+// length-1, and `skip` is added to x[tap]. The gradient of results has a shift if the first result is number `shift`.
 struct RowSource {
   Row row, gate;
   int length, shift;
@@ -15,14 +15,16 @@ struct RowSource {
   int tap;
 };
 
-// Real part of the coefficient t + shift, or imaginary part of t + shift - P, to row[t], times factor[t]; twice.
+// row[t] = factor[t] times the real part of coefficient t + shift, or the imaginary part of t + shift - P. The same for
+// row2 and factor2.
 struct RowTarget {
   Row row, factor, row2, factor2;
   int length, shift;
 };
 
-// Whether the points of a butterfly are asked once whether all of them lie in the row, see `gather`. The registers that
-// this takes cost blocks, or spill, where the distances are constants, with few values a thread and on GPUs after Hopper.
+// Whether one check covers all points of a butterfly, instead of one check per point (see `gather` in element.cuh).
+// This needs registers. It would cost blocks or spill at constant distances, with few values per thread, and on GPUs
+// after Hopper.
 template <class Plan, class At>
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr bool asks_for_all = false;

@@ -1,4 +1,5 @@
-// The transforms that fit on chip: threads of a row, rows of a block, radices. A thread has 16 values, or up to 20.
+// The transforms that fit on chip. A plan has threads per row, rows per block, and radices. A thread has at most 20
+// values.
 #pragma once
 
 #include "row_transform.cuh"
@@ -22,12 +23,14 @@ using Rows8192 = RowPlan<512, 1, 8, 8, 8, 16>;
 template <class Plan>
 constexpr int row_planes_bytes = Plan::rows * Plan::plane * static_cast<int>(sizeof(Complex<float>));
 
-// Of spectra that a thread puts aside: nobody else reads them, and neighbours lie side by side.
+// Shared memory for one spectrum per row. Each thread reads only its own values, and neighbouring threads have
+// neighbouring places.
 template <class Plan>
 constexpr int row_spectrum_bytes = Plan::block* Plan::spectrum * static_cast<int>(sizeof(Complex<float>));
 
-// Blocks that a multiprocessor should hold, if memory allows: 512 threads, which leaves each of them 128 registers, and
-// fewer with more values. Code for GPUs before Hopper would spill some of them.
+// How many blocks a multiprocessor should hold, if memory allows: 512 threads in all, with 128 registers each, and
+// fewer threads if each has more values. On GPUs before Hopper this would spill registers, so one block is enough
+// there.
 template <class Plan>
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int row_blocks = 1;
@@ -35,10 +38,10 @@ constexpr int row_blocks = 1;
 constexpr int row_blocks = (Plan::values > 16 ? 320 : 512) / Plan::block;
 #endif
 
-// Every number of points is a multiple of the smallest.
+// All numbers of points are multiples of the smallest one.
 constexpr int64_t smallest_row = 256, largest_row = 8192;
 
-// f(plan) with the plan of so many points; false if there is none.
+// Calls f(plan) with the plan for this number of points. Returns false if there is none.
 template <class F>
 bool with_row_plan(int64_t points, F&& f) {
   switch (points) {

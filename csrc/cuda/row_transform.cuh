@@ -1,15 +1,17 @@
-// The weighted transform of one row of P real or complex points by T threads, its values in their registers.
+// The weighted transform of one row of P real or complex points by T threads, which hold the values in registers.
 //
-// X[q] = sum_n x[n] exp(-2πi n (4q - 1) / 4P): multiplying such transforms convolves modulo z^P - i. Stage s takes
-// blocks of N_s = P / (R_0 … R_{s-1}) points; a butterfly transforms the points i + j m of a block, m = N_s / R_s. What
-// comes out is multiplied with exp(-2πi i q / N_s) and put back in the same places. So a thread writes only where it
-// alone has read, and an exchange between stages takes one barrier. Spectra stay in the order of the last stage, in the
-// registers of the thread that made them; the inverse starts from there and goes through the same places backwards.
-// The weights exp(2πi n / 4P) of n = i + j m are constants for j, and for i a part of the first stage's twiddles.
+// X[q] = sum_n x[n] exp(-2πi n (4q - 1) / 4P). Multiplying such transforms convolves modulo z^P - i. Stage s has blocks
+// of N_s = P / (R_0 … R_{s-1}) points. A butterfly transforms the points i + j m of a block, where m = N_s / R_s,
+// multiplies the results with exp(-2πi i q / N_s), and puts them back in the same places. So a thread writes only where
+// it alone has read, and the exchange between two stages takes one barrier.
 //
-// The first stages of a longer transform of C · R points are transforms of its R columns: point n of a column is point
-// n R + (number of the column) of the whole, which only the twiddles need to know. What is left are C rows of R points,
-// each with a transform of its own, without weights.
+// Spectra stay in the order of the last stage, in the registers of the thread that computed them. The inverse starts
+// from there and goes through the same places backwards. The weight exp(2πi n / 4P) of n = i + j m is a product: the
+// part of j is a constant, and the part of i belongs to the twiddles of the first stage.
+//
+// A longer transform of C · R points starts with transforms of its R columns. Point n of a column is point n R +
+// (number of the column) of the whole row, which only the twiddles need to know. C rows of R points are left. Each has
+// its own transform, without weights.
 #pragma once
 
 #include "../common/complex.h"
@@ -21,8 +23,8 @@ namespace hyena {
 
 template <int Threads, int Rows, int... Radices>
 struct RowPlan {
-  static constexpr int threads = Threads;  // of a row
-  static constexpr int rows = Rows;        // of a block, each with threads of its own
+  static constexpr int threads = Threads;  // per row
+  static constexpr int rows = Rows;        // per block, each with its own threads
   static constexpr int block = Threads * Rows;
   static constexpr int stages = sizeof...(Radices);
   static constexpr int points = (1 * ... * Radices);
@@ -31,32 +33,33 @@ struct RowPlan {
     constexpr int radices[] = {Radices...};
     return radices[stage];
   }
-  // Points of a block at a stage.
+  // Points of a block of the transform at a stage
   HYENA_HOST_DEVICE static constexpr int left(int stage) {
     int n = points;
     for (int s = 0; s < stage; ++s) n /= radix(s);
     return n;
   }
-  // Butterflies of a thread at a stage, rounded up.
+  // Butterflies per thread at a stage, rounded up
   HYENA_HOST_DEVICE static constexpr int each(int stage) { return (points / radix(stage) + Threads - 1) / Threads; }
   HYENA_HOST_DEVICE static constexpr int most_values() {
     int most = 0;
     for (int s = 0; s < stages; ++s) most = each(s) * radix(s) > most ? each(s) * radix(s) : most;
     return most;
   }
-  // Registers of a thread for a row, and for its spectrum, in complex numbers.
+  // Complex numbers that a thread holds of a row, and of its spectrum
   static constexpr int values = most_values();
   static constexpr int spectrum = each(stages - 1) * radix(stages - 1);
 
-  // The last stage reads runs of its radix: one word more after each lets neighbouring threads read different banks.
+  // The last stage reads runs as long as its radix. One more word after each run makes neighbouring threads read
+  // different banks.
   HYENA_HOST_DEVICE static constexpr int padded(int place) { return place + place / radix(stages - 1); }
   static constexpr int plane = padded(points) + 3 & ~3;  // complex numbers in shared memory
-  static constexpr int pitch = 1;                        // of them between neighbouring places
+  static constexpr int pitch = 1;                        // complex numbers between neighbouring places
   static constexpr bool weighted = true;
-  static constexpr bool column = false;  // a part of a longer transform: its last stage has twiddles, too
+  static constexpr bool column = false;  // a column of a longer transform also has twiddles in its last stage
 };
 
-// Columns of a longer transform, as many as a block has "rows", which lie side by side in shared memory.
+// Columns of a longer transform. They are the block's "rows", and neighbours in shared memory.
 template <int Threads, int Columns, int... Radices>
 struct ColumnPlan : RowPlan<Threads, Columns, Radices...> {
   using Base = RowPlan<Threads, Columns, Radices...>;
@@ -64,20 +67,20 @@ struct ColumnPlan : RowPlan<Threads, Columns, Radices...> {
   static constexpr bool column = true;
 };
 
-// Rows that are left by the columns of a longer transform.
+// The rows of a longer transform, after its columns
 template <class Plan>
 struct Unweighted : Plan {
   static constexpr bool weighted = false;
 };
 
-// Where the points of a plan lie in the transform: they are all of it.
+// The places of a plan's points in the whole transform. Here they are all of it.
 struct WholeRow {
   static constexpr bool is_column = false;
   HYENA_DEVICE int place(int n) const { return n; }
   HYENA_DEVICE int distance(int n) const { return n; }
 };
 
-// They are a column, one of `rows`; `inverse` is 1 / rows.
+// They are one column of `rows`. `inverse` is 1 / rows.
 struct ColumnOf {
   static constexpr bool is_column = true;
   int rows, column;
@@ -85,15 +88,15 @@ struct ColumnOf {
 
   template <int left>
   HYENA_DEVICE float turns(int i) const {
-    // Below 2^24, so the product is the only rounding, and there is none with a power of two of rows.
+    // The number is below 2^24, so only the product rounds. With a power of two of rows nothing rounds.
     return static_cast<float>(place(i)) * (inverse * (1.0f / left));
   }
   HYENA_DEVICE int place(int n) const { return n * rows + column; }
   HYENA_DEVICE int distance(int n) const { return n * rows; }
 };
 
-// The same where the number of rows is a constant: the points of a butterfly then lie at constant distances from its
-// first, which take no instructions.
+// The same with a constant number of rows. The points of a butterfly then have constant distances from its first point,
+// which take no instructions.
 template <int rows>
 struct ColumnOfRows {
   static constexpr bool is_column = true;
@@ -118,7 +121,7 @@ struct Stage {
   static constexpr int padded_distance = distance == 1 ? 1 : Plan::padded(distance);
 };
 
-// f(b, place, v): butterfly b, the padded place of its first value and its values, for each that the thread has.
+// Calls f(b, place, v) for each butterfly of a thread: its number, the padded place of its first value, and its values.
 template <class Plan, int s, class F>
 HYENA_DEVICE void for_butterflies(int thread, Complex<float>* v, F&& f) {
   using S = Stage<Plan, s>;
@@ -132,8 +135,8 @@ HYENA_DEVICE void for_butterflies(int thread, Complex<float>* v, F&& f) {
   });
 }
 
-// The twiddles exp(-2πi i q / N) of places i in a block of N points, with the weights exp(2πi i / 4N) if they are the
-// first: constants, and neighbouring threads read neighbours.
+// A table of the twiddles exp(-2πi i q / N) of places i in a block of N points, with the weights exp(2πi i / 4N) in the
+// first stage. Neighbouring threads read neighbouring entries.
 template <int N, int radix, bool weighted>
 struct TwiddleTable {
   static constexpr int places = N / radix, first = weighted ? 0 : 1;
@@ -141,7 +144,7 @@ struct TwiddleTable {
 
   constexpr TwiddleTable() : roots() {
     for (int q = first; q < radix; ++q) {
-      // Powers in double: the last of them is right to 1e-12.
+      // Powers in double. The error of the last one is 1e-12.
       const Root step = root_of_unity(4 * q - weighted, 4 * N);
       Root power = {1, 0};
       for (int i = 0; i < places; ++i) {
@@ -168,8 +171,8 @@ HYENA_DEVICE void twiddle(int i, Complex<float>* v, const WholeRow&) {
   }
 }
 
-// Those of columns are too many for a table. They are powers of two roots, of exponents 1 and 4: longer chains of
-// products would lose digits.
+// The twiddles of columns are too many for a table. They are powers of two roots, with exponents 1 and 4. Longer chains
+// of products would lose digits.
 template <class Plan, int s, bool inverse, class Column>
 HYENA_DEVICE void twiddle(int i, Complex<float>* v, const Column& at) {
   using S = Stage<Plan, s>;
@@ -200,7 +203,8 @@ HYENA_DEVICE void twiddle(int i, Complex<float>* v, const Column& at) {
   });
 }
 
-// From the weighted sums that `load` leaves in the registers, in the places of the first stage, to the spectrum.
+// Computes the spectrum of the weighted values that `load` has put into the registers, in the places of the first
+// stage.
 template <class Plan, int s = 0, class At = WholeRow>
 HYENA_DEVICE void transform(int thread, Complex<float>* v, Complex<float>* shared, const At& at = At()) {
   using S = Stage<Plan, s>;
@@ -225,7 +229,7 @@ HYENA_DEVICE void transform(int thread, Complex<float>* v, Complex<float>* share
   }
 }
 
-// Back, without the factor 1 / P, to where `store` takes them.
+// Computes the inverse, without the factor 1 / P, and leaves the values where `store` takes them.
 template <class Plan, int s = Plan::stages - 1, class At = WholeRow>
 HYENA_DEVICE void inverse_transform(int thread, Complex<float>* v, Complex<float>* shared, const At& at = At()) {
   using S = Stage<Plan, s>;

@@ -1,5 +1,5 @@
-// What kernels and their launches need of CUDA. Under another compiler than nvcc the tests' header cuda_emulation.h
-// stands in for it, and the same kernels run on the CPU.
+// What kernels and launches use of CUDA. With another compiler than nvcc, the tests' header cuda_emulation.h replaces
+// it, and the same kernels run on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -18,15 +18,16 @@ namespace hyena {
 
 using Stream = cudaStream_t;
 
-// Throws with torch's message unless `error` is cudaSuccess; defined in bindings.cu.
+// Throws with torch's message unless `error` is cudaSuccess. It is defined in bindings.cu.
 void check_cuda(int error, const char* file, const char* function, int line);
 
-// More than 48 KB of shared memory a block have to be asked for, on each device.
+// A kernel has to request more than 48 KB of shared memory per block, on each device.
 template <class Kernel>
 void launch_shared(Kernel kernel, int bytes, const char* file, const char* function, int line) {
   if (bytes <= 48 * 1024) return;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  // Torch clears the error of its own runtime, not that of the one that is linked in here: the next launch would find it.
+  // Torch clears the error of its own runtime. The runtime of this library has its own error, which the next launch
+  // would report.
   if (error != cudaSuccess) cudaGetLastError();
   check_cuda(error, file, function, line);
 }
@@ -35,8 +36,8 @@ void launch_shared(Kernel kernel, int bytes, const char* file, const char* funct
 
 namespace hyena {
 
-// The same value, of which the compiler knows nothing: what depends on it is computed where it is used, and not once
-// for a whole loop, where twiddles of all stages would fill the registers.
+// The same value, but unknown to the compiler. So everything that depends on it is computed where it is used. Otherwise
+// the compiler would compute the twiddles of all stages before the loop, and they would fill the registers.
 HYENA_DEVICE int opaque(int value) {
   asm volatile("" : "+r"(value));
   return value;
@@ -58,12 +59,12 @@ HYENA_DEVICE int opaque(int value) {
 #endif
 
 #include "../common/host_device.h"
-#include "../cpu/view.h"
+#include "../common/view.h"
 
 namespace hyena {
 
-constexpr int64_t largest_grid = 2147483647;  // blocks in x
-constexpr int64_t largest_grid_y = 65535;     // and in y and z
+constexpr int64_t largest_grid = 2147483647;  // blocks along x
+constexpr int64_t largest_grid_y = 65535;     // blocks along y and z
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

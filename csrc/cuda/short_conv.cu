@@ -14,7 +14,7 @@ constexpr int forward_width = tile_margin + tile_positions;
 constexpr int backward_width = 2 * tile_margin + tile_positions;
 
 struct Taps {
-  float weight[most_taps];  // of lags 0, 1, …
+  float weight[most_taps];  // for lags 0, 1, …
   float bias;
   int count;
 };
@@ -30,7 +30,7 @@ HYENA_DEVICE Taps load_taps(const View& weight, const View& bias, int64_t row, b
   return taps;
 }
 
-// y[i] of `count` positions, x at the first of them; x has `reach` positions in front.
+// y[i] for `count` positions, where x points at the first one. x has `reach` positions before it.
 template <int count>
 HYENA_DEVICE void convolve(float* y, const float* x, const Taps& taps) {
   float window[count + reach];
@@ -40,7 +40,7 @@ HYENA_DEVICE void convolve(float* y, const float* x, const Taps& taps) {
   for (int i = 0; i < count; ++i) y[i] = taps.bias;
   HYENA_UNROLL
   for (int lag = 0; lag < most_taps; ++lag) {
-    // A weight of zero instead would still let NaN and infinity through.
+    // A weight of zero would not do: zero times infinity or NaN is NaN.
     if (lag >= taps.count) continue;
     HYENA_UNROLL
     for (int i = 0; i < count; ++i) y[i] += taps.weight[lag] * window[i + reach - lag];
@@ -48,7 +48,7 @@ HYENA_DEVICE void convolve(float* y, const float* x, const Taps& taps) {
 }
 
 struct Place {
-  int64_t b, channel, t;  // of the tile: its first channel and position, or the number of its span
+  int64_t b, channel, t;  // batch entry, first channel, and the number of the tile or span of positions
 };
 
 HYENA_DEVICE Place place_of_block(int64_t channel_tiles, int64_t tiles_of_row) {
@@ -104,7 +104,7 @@ struct TiledBackward {
   int64_t channel_tiles, position_tiles, tiles_of_span;
 };
 
-// What one thread adds up over its span: gradients of the taps by lag, and of the bias.
+// A thread's sums over its span: gradients of the taps, by lag, and of the bias
 struct Sums {
   float weight[most_taps], bias;
 };
@@ -136,7 +136,7 @@ HYENA_DEVICE void correlate(float* dx, const float* grad, const Taps& taps) {
   }
 }
 
-// The sums of the threads that share a channel, added in their order and written by the first of them.
+// Adds the sums of the threads that share a channel, in the order of the threads. The first thread writes the result.
 HYENA_DEVICE void write_sums(const ShortConvBackward& a, const Place& at, int part, const Sums& sums, float* buffer) {
   const int taps = static_cast<int>(a.weight.size[1]), channel = threadIdx.x / lanes_of_channel;
   const int lane = threadIdx.x % lanes_of_channel;
@@ -159,13 +159,13 @@ HYENA_DEVICE void write_sums(const ShortConvBackward& a, const Place& at, int pa
   }
 }
 
-// Tiles have a margin on both sides: dx at a position takes gradients of the next ones, and those of a pair take the
-// partner's values there, which the inputs before them make.
+// Tiles have a margin on both sides. dx at a position needs gradients of later positions. In a pair these gradients
+// need the partner's values there, which depend on earlier inputs.
 __global__ void __launch_bounds__(tile_threads, 2)
     short_conv_backward_kernel(const __grid_constant__ TiledBackward tiled) {
   HYENA_DYNAMIC_SHARED(shared);
   constexpr int stride = tile_stride<backward_width>, floats = tile_floats<backward_width>;
-  // Positions of a thread with the margin behind.
+  // Positions of a thread, including its part of the margin behind the tile
   constexpr int wide = (tile_positions + tile_margin) / lanes_of_channel;
   const ShortConvBackward& a = tiled.a;
   const Place at = place_of_block(tiled.channel_tiles, a.spans);

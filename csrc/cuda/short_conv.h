@@ -1,5 +1,6 @@
-// Short causal depthwise convolutions of `parts` slices of channels that lie side by side, and the product of two of
-// them: y[t] = bias + sum_j weight[j] x[t - (K-1) + j], x zero before its start. Any order of dimensions on both sides.
+// Short causal depthwise convolutions of `parts` neighbouring slices of channels, and the product of two of them:
+// y[t] = bias + sum_j weight[j] x[t - (K-1) + j], where x is zero before its start. Input and output may have any order
+// of dimensions.
 #pragma once
 
 #include "runtime.cuh"
@@ -8,27 +9,27 @@ namespace hyena {
 
 constexpr int most_taps = 8;
 
-// Part p of x is x_part elements behind part 0, and has rows p · row_part … of weight and bias. With `pair` the last
-// result is the product of the last two parts, of which x has one more than y.
+// Part p of x starts p · x_part elements behind part 0, and uses rows p · row_part … of weight and bias. With `pair`
+// the last result is the product of the last two parts, so x has one part more than y.
 struct ShortConvForward {
-  View y, x;          // (B, C, L), of part 0
+  View y, x;          // (B, C, L), part 0
   View weight, bias;  // (C', K), (C',) or absent
   int64_t parts, x_part, row_part, y_part;
   bool pair;
 };
 
-// Of one part, or of the product of a pair. Gradients with a null pointer are not computed.
+// For one part, or for the product of a pair. Gradients with a null pointer are not computed.
 struct ShortConvBackward {
-  View dx;            // (B, C, L), of the first part
-  View sums;          // (spans, parts · (K + 1), C), float32: of weight and bias, to be added up
+  View dx;            // (B, C, L), the first part
+  View sums;          // (spans, parts · (K + 1), C), float32: parts of the gradients of weight and bias
   View dy, x;         // (B, C, L)
   View weight, bias;  // (C', K), (C',) or absent
   int64_t x_part, row_part, dx_part;
-  int64_t spans;      // sums of a batch entry: a block takes a tile of channels along a span of positions
+  int64_t spans;      // spans of a batch entry: a block sums a tile of channels along a span of positions
   bool pair;
 };
 
-// y = x in another order of dimensions.
+// y = x, in another order of dimensions
 struct Transpose {
   View y, x;  // (B, C, L)
 };

@@ -1,5 +1,5 @@
-// Short convolutions of few taps between tensors whose rows begin at multiples of 16 bytes: no tile in shared memory, a
-// thread has a patch of both tensors in its registers.
+// Short convolutions with few taps, between tensors whose rows begin at multiples of 16 bytes. There is no tile in
+// shared memory: a thread has a patch of both tensors in its registers.
 #include "short_conv_patches.h"
 
 #include <type_traits>
@@ -10,20 +10,21 @@
 namespace hyena {
 namespace {
 
-constexpr int patch_taps = 4;  // most taps, and so 3 positions that reach into a patch
+constexpr int patch_taps = 4;  // the most taps: 3 positions before a patch reach into it
 constexpr int patch_reach = patch_taps - 1;
-constexpr int tap_floats = patch_taps + 1;  // of a channel: weights by lag, bias
+constexpr int tap_floats = patch_taps + 1;  // per channel: weights by lag, then the bias
 
-// How the threads of a block share channels and positions. Neighbours in a warp read and write 64 neighbouring bytes or
-// more of either order.
+// How the threads of a block share channels and positions. In either order of dimensions, neighbouring threads of a
+// warp read and write at least 64 neighbouring bytes.
 template <int threads_, int across_, int channels_, bool channels_last_>
 struct Grouping {
   static constexpr int threads = threads_, across = across_, along = threads / across;
-  static constexpr int channels = channels_;  // of a thread
+  static constexpr int channels = channels_;  // per thread
   static constexpr int tile = across * channels, positions = along * patch_positions;
   static constexpr bool channels_last = channels_last_;
 
-  // Which of the `across` threads side by side, and of the `along` ones one after the other, this one is.
+  // The place of this thread: which of `across` threads along the channels, and which of `along` threads along
+  // positions.
   HYENA_DEVICE static int group() { return channels_last ? threadIdx.x % across : threadIdx.x / along; }
   HYENA_DEVICE static int row() { return channels_last ? threadIdx.x / across : threadIdx.x % along; }
   HYENA_DEVICE static int thread(int group, int row) {
@@ -31,7 +32,7 @@ struct Grouping {
   }
 };
 
-// What a kernel is compiled for.
+// The parameters that a kernel is compiled for
 template <Dtype dtype_, bool channels_last_, bool pair_ = false>
 struct PatchForm {
   static constexpr Dtype dtype = dtype_;
@@ -39,17 +40,17 @@ struct PatchForm {
   static constexpr int signals = pair ? 2 : 1;
   using Forward = std::conditional_t<channels_last, Grouping<256, 4, vector_lanes<dtype>, true>,
                                      Grouping<256, 8, 1, false>>;
-  // Fewer channels to a thread, which has sums, a result and, of a pair, all of that twice in its registers.
+  // Fewer channels per thread: it has sums and a result in its registers, and both twice for a pair.
   using Backward = std::conditional_t<!channels_last, Grouping<128, 4, 1, false>,
                                       std::conditional_t<pair, Grouping<128, 16, 2, true>, Grouping<128, 8, 4, true>>>;
   using Transposed = Grouping<256, 4, vector_lanes<dtype>, true>;
 };
 
-// Weights and biases of two tiles of channels, of the part and of the one behind it.
+// Weights and biases of a tile of channels in a part and in the next part
 constexpr int most_tile = 32;
 constexpr int tap_bytes = 2 * most_tile * tap_floats * static_cast<int>(sizeof(float));
 
-// taps[s, c, lag] of the tile's channels in each of `signals` parts; zero for lags that the filter lacks.
+// taps[s, c, lag] of the tile's channels in each of `signals` parts. They are zero for lags that the filter lacks.
 HYENA_DEVICE void load_patch_taps(float* taps, const View& weight, const View& bias, int64_t row, int64_t row_part,
                                   int tile, int64_t channels, int signals, int threads) {
   const int count = static_cast<int>(weight.size[1]);
@@ -65,14 +66,14 @@ HYENA_DEVICE void load_patch_taps(float* taps, const View& weight, const View& b
   }
 }
 
-// y[i] = bias + sum over lags of weight[lag] x[first + i - lag], for `count` positions.
+// y[i] = bias + sum over lags of weight[lag] x[first + i - lag], for `count` positions
 template <int count, class X>
 HYENA_DEVICE void convolve_patch(float* y, const X& x, int channel, const float* taps, int reach) {
   HYENA_UNROLL
   for (int i = 0; i < count; ++i) y[i] = taps[patch_taps];
   HYENA_UNROLL
   for (int lag = 0; lag < patch_taps; ++lag) {
-    // A weight of zero instead would still let NaN and infinity through.
+    // A weight of zero would not do: zero times infinity or NaN is NaN.
     if (lag > reach) continue;
     const float weight = taps[lag];
     HYENA_UNROLL
@@ -81,7 +82,7 @@ HYENA_DEVICE void convolve_patch(float* y, const X& x, int channel, const float*
 }
 
 struct PatchPlace {
-  int64_t b, channel, t;  // of the block: its first channel, and the number of its tile of positions or its span
+  int64_t b, channel, t;  // the block's batch entry, first channel, and number of its tile or span of positions
 };
 
 template <class G>
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(256) short_conv_patches_kernel(const __grid_co
   const bool pair = a.pair && part == a.parts - 1;
   const int own = G::group() * G::channels, reach = static_cast<int>(a.weight.size[1]) - 1;
   const int64_t channel = at.channel + own, t = at.t * G::positions + G::row() * patch_positions;
-  // Before the weights and their barrier: otherwise a block would wait for memory twice.
+  // This load is before the weights and their barrier. Otherwise a block would wait for memory twice.
   const int64_t read = channel < channels && t < length ? length : 0;
   Window<dtype, channels_last, G::channels, patch_reach, 0> x, factor;
   x.load(patch_rows<dtype, channels_last>(a.x, at.b, channel, part * a.x_part), t, read, reach);
@@ -138,13 +139,13 @@ __global__ void __launch_bounds__(256) short_conv_patches_kernel(const __grid_co
 
 struct PatchedBackward {
   ShortConvBackward a;
-  int64_t channel_tiles, span;  // positions of a span
+  int64_t channel_tiles, span;  // span: its positions
 };
 
-// What is added up of a channel: gradients of the taps by lag, and of the bias.
+// A channel's sums: gradients of the taps, by lag, and of the bias
 using PatchSums = float[tap_floats];
 
-// Sums and, if wanted, dx of one channel from the gradient g at 0 … 7 + reach.
+// Computes the sums of one channel, and dx if it is wanted, from the gradient g at positions 0 … 7 + reach.
 template <class X>
 HYENA_DEVICE void differentiate(float* dx, PatchSums& sums, const float* g, const X& x, int channel, const float* taps,
                                 int reach) {
@@ -165,11 +166,11 @@ HYENA_DEVICE void differentiate(float* dx, PatchSums& sums, const float* g, cons
   }
 }
 
-// dx of the channels of a thread, until all of them are there.
+// Holds dx of a thread's channels until all of them are known.
 template <Dtype dtype, bool channels_last, int channels>
 struct PatchResult {
   Neighbours<dtype, channels_last ? channels : patch_positions> row[channels_last ? patch_positions : 1];
-  float last[patch_positions];  // of the channel before, if the next shares its words
+  float last[patch_positions];  // the channel before, if the next one shares its words
 
   template <int c>
   HYENA_DEVICE void set(const float* value) {
@@ -198,7 +199,7 @@ struct PatchResult {
   }
 };
 
-// The sums of all threads with a channel, added in the order of their positions.
+// Adds the sums of all threads that share a channel, in the order of their positions.
 template <class G, int signals>
 HYENA_DEVICE void write_patch_sums(const ShortConvBackward& a, const PatchPlace& at,
                                    const PatchSums (&sums)[signals][G::channels], float* buffer) {
@@ -247,7 +248,7 @@ __global__ void __launch_bounds__(128)
   const int64_t end = begin + tiled.span < length ? begin + tiled.span : length;
   HYENA_NO_UNROLL
   for (int64_t t = begin + G::row() * patch_positions; channel < channels && t < end; t += G::positions) {
-    // What lies behind a patch is needed for the partner's values alone.
+    // Values behind a patch are needed only for the partner.
     Window<dtype, channels_last, G::channels, patch_reach, pair ? patch_reach : 0> x[signals];
     const int64_t read = pair || wants_sums ? length : 0;
     HYENA_UNROLL
@@ -261,7 +262,7 @@ __global__ void __launch_bounds__(128)
       grad.load({dy.data + c * dy.step, 0}, t, length, reach);
       float g[signals][around], dx[patch_positions];
       if constexpr (pair) {
-        // Gradients of the other factor first, for its values are no longer needed then.
+        // The gradient of the other factor comes first: afterwards its values are no longer needed.
         float value[around];
         HYENA_UNROLL
         for (int s = 0; s < 2; ++s) {
@@ -293,7 +294,7 @@ struct PatchedTranspose {
   int64_t channel_tiles, position_tiles;
 };
 
-// From rows of channels to rows of positions, or back.
+// Turns rows of channels into rows of positions, or back.
 template <class Form>
 __global__ void __launch_bounds__(256) transpose_patches_kernel(const __grid_constant__ PatchedTranspose tiled) {
   constexpr Dtype dtype = Form::dtype;
@@ -308,7 +309,7 @@ __global__ void __launch_bounds__(256) transpose_patches_kernel(const __grid_con
   if (channel >= x.size[1] || t >= length) return;
   const PatchRows source = patch_rows<dtype, from_channels>(x, at.b, channel, 0);
   const PatchRows target = patch_rows<dtype, !from_channels>(y, at.b, channel, 0);
-  // Where a row lies, and how many of its elements exist.
+  // The start of a row, and how many of its elements exist
   const auto row_at = [&](const PatchRows& rows, bool of_channels, int i) {
     return rows.data + (of_channels ? (t + i) * rows.step : i * rows.step + t * element_bytes<dtype>);
   };
@@ -341,7 +342,7 @@ dim3 grid_of(int64_t blocks, int64_t parts = 1) {
   return {static_cast<unsigned>(blocks), static_cast<unsigned>(parts)};
 }
 
-// Calls f with the PatchForm of a dtype.
+// Calls f with the PatchForm for a dtype.
 template <bool channels_last, bool pair, class F>
 void with_form(Dtype dtype, F&& f) {
   if (dtype == Dtype::f32)
@@ -408,7 +409,7 @@ bool short_conv_backward_patches(const ShortConvBackward& args, Stream stream) {
   const auto every = [&](auto&& fits) {
     return fits(args.x, args.x_part) && (!args.dx || (fits(args.dx, args.dx_part) && args.dx.dtype == args.x.dtype));
   };
-  // Pairs come from projections, which are stored channel-last.
+  // Pairs come only from projections, which are channel-last.
   if (!args.pair && every([](const View& view, int64_t part) { return rows_of_positions(view, part); }))
     launch_backward<false, false>(args, stream);
   else if (every([](const View& view, int64_t part) { return rows_of_channels(view, part, 4); }))

@@ -1,5 +1,5 @@
-// Forms of short_conv.h for at most four taps and tensors whose rows begin at multiples of 16 bytes. Each returns false,
-// and has launched nothing, where the tensors are others.
+// The functions of short_conv.h, for at most four taps and tensors whose rows begin at multiples of 16 bytes. For other
+// tensors they return false and launch nothing.
 #pragma once
 
 #include "short_conv.h"

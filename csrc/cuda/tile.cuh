@@ -1,5 +1,5 @@
-// Tiles of channels × positions in shared memory, read from and written to tensors of either order: 16 bytes at a time
-// where one of the two dimensions is contiguous and aligned.
+// Tiles of channels × positions in shared memory. They are read from and written to tensors of either order, 16 bytes
+// at a time if one of the two dimensions is contiguous and aligned.
 #pragma once
 
 #include "element.cuh"
@@ -7,11 +7,12 @@
 namespace hyena {
 
 constexpr int tile_channels = 32, tile_positions = 64, tile_threads = 256;
-// Positions in front of a tile, and behind it where it has any: taps reach 7 far, and vectors begin at multiples of 8.
+// Positions in front of a tile, and behind it if there are any. Taps reach 7 positions, and vectors begin at multiples
+// of 8.
 constexpr int tile_margin = 8;
 
-// Width in positions, and floats of a channel: odd by a multiple of 4, so that neither 8 channels of 4 neighbouring
-// threads nor neighbouring positions meet in a bank.
+// Floats per channel of a tile with `width` positions, a multiple of 4. With one more, neither 8 channels of 4
+// neighbouring threads nor neighbouring positions are in the same bank.
 template <int width>
 constexpr int tile_stride = width + 1;
 
@@ -20,7 +21,7 @@ constexpr int tile_floats = tile_channels* tile_stride<width>;
 
 enum class Access : int { positions, channels, position_vectors, channel_vectors };
 
-// (B, C, L), and how it is best read. A part of it may begin `part` elements further on.
+// A tensor (B, C, L), and how it is best read. A part of it may begin `part` elements later.
 struct TileView {
   View view;
   Access access;
@@ -37,12 +38,12 @@ inline TileView tile_view(const View& view, int64_t part = 0) {
   return {view, view.stride[2] < view.stride[1] ? Access::positions : Access::channels};
 }
 
-// Where element 0 of a (batch entry, tile of channels) lies, and what of the tile exists.
+// The address of element 0 of a batch entry and tile of channels, and how much of the tile exists
 struct TileAt {
-  Row origin;  // step: of channels
+  Row origin;  // step: between channels
   int64_t position_step;
-  int channels;    // that exist from the first of the tile on
-  int64_t length;  // positions of the tensor
+  int channels;    // that exist from the tile's first one on
+  int64_t length;  // of the tensor, in positions
   Access access;
 };
 
@@ -57,9 +58,9 @@ HYENA_DEVICE TileAt tile_at(const TileView& tile, int64_t b, int64_t channel, in
           tile.access};
 }
 
-// Runs f(index in memory, number of elements, index in the tile, distance in the tile) for everything that exists of
-// `count` positions from `first` on, of which the tile holds the first at `column`; elements come one by one, or up to
-// `lanes` neighbours in memory.
+// Calls f(index in memory, number of elements, index in the tile, distance in the tile) for all existing elements of
+// `count` positions from `first` on. The tile holds the first position at `column`. A call has one element, or up to
+// `lanes` elements that are neighbours in memory.
 template <int stride, int lanes, class F>
 HYENA_DEVICE void for_tile(const TileAt& at, int64_t first, int count, int column, F&& f) {
   const bool by_channel = at.access == Access::channels || at.access == Access::channel_vectors;
@@ -147,7 +148,8 @@ HYENA_DEVICE void store_tile_lanes(const float* tile, const TileAt& at, int64_t 
   });
 }
 
-// tile[c, i] = tensor[first + i], zero where there is none. All threads of the block; no barrier.
+// tile[c, i] = tensor[first + i], and zero where there is no element. All threads of the block call this; it has no
+// barrier.
 template <int width>
 HYENA_DEVICE void load_tile(float* tile, const TileAt& at, int64_t first) {
   if (at.origin.dtype == Dtype::f32)
@@ -156,7 +158,7 @@ HYENA_DEVICE void load_tile(float* tile, const TileAt& at, int64_t first) {
     load_tile_lanes<width, 8>(tile, at, first);
 }
 
-// tensor[first + i] = tile[c, column + i] for i in 0 … tile_positions-1.
+// tensor[first + i] = tile[c, column + i] for i in 0 … tile_positions-1
 template <int width>
 HYENA_DEVICE void store_tile(const float* tile, const TileAt& at, int64_t first, int column) {
   if (at.origin.dtype == Dtype::f32)

@@ -1,4 +1,34 @@
 """The backends, one folder each: ``torch``, ``triton``, ``cpp`` and ``cuda``, with one file for each op.
 
+Each of these files has two functions, which the dispatcher calls by position::
+
+    forward(inputs, *options) -> Tensor
+    backward(dy, inputs, *options, needs) -> tuple[Tensor, ...]
+
+- ``inputs`` holds the op's tensors by name: ``FftconvInputs``, ``ShortConvInputs``, ``ImplicitFilterInputs`` or
+  ``MixerInputs`` of :mod:`hyena_kernels.common.inputs`. The public function has checked their shapes and dtypes.
+- ``options`` are what else the schema names: ``causal: bool`` for ``fftconv``, ``shift: float`` for
+  ``implicit_filter``, nothing for ``short_conv`` and ``hyena_mixer``.
+- ``dy`` is the gradient of the result. ``implicit_filter`` calls it ``dk``.
+- ``needs`` is a list of one bool for each field of ``inputs``: whether its gradient is needed. It is False for an input
+  that is None.
+- ``backward`` returns one gradient for each field of ``inputs``, in their order, as
+  :func:`hyena_kernels.common.gradients.gradients_like` allocates them: contiguous, of the input's shape and dtype, or
+  of length 0 where none is needed.
+
+So the entry points are::
+
+    fftconv          forward(inputs: FftconvInputs, causal: bool)
+                     backward(dy, inputs: FftconvInputs, causal: bool, needs: list[bool])
+    short_conv       forward(inputs: ShortConvInputs)
+                     backward(dy, inputs: ShortConvInputs, needs: list[bool])
+    implicit_filter  forward(inputs: ImplicitFilterInputs, shift: float)
+                     backward(dk, inputs: ImplicitFilterInputs, shift: float, needs: list[bool])
+    hyena_mixer      forward(inputs: MixerInputs)
+                     backward(dy, inputs: MixerInputs, needs: list[bool])
+
+The ops themselves keep flat arguments. ``hyena_kernels.registration.library`` groups them before it calls a backend.
+A ``supports`` function of :func:`hyena_kernels.backend.register` still takes the flat arguments of the op.
+
 A backend imports no other backend. ``extension.py`` loads the compiled libraries that ``cpp`` and ``cuda`` share.
 """

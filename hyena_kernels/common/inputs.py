@@ -16,6 +16,17 @@ class FftconvInputs(NamedTuple):
     pre_gate: Tensor | None
     post_gate: Tensor | None
 
+    def part(self, batch: slice, channels: slice) -> FftconvInputs:
+        """Views of the same tensors: some batch entries, some channels."""
+        u, k, D, pre_gate, post_gate = self
+        return FftconvInputs(
+            u[batch, channels],
+            k[channels],
+            None if D is None else D[channels],
+            None if pre_gate is None else pre_gate[batch, channels],
+            None if post_gate is None else post_gate[batch, channels],
+        )
+
 
 class ShortConvInputs(NamedTuple):
     """Tensors of ``short_conv``; shapes as in :func:`hyena_kernels.short_conv`."""

@@ -7,13 +7,14 @@ guard on length or device for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hyena_kernels import backend as _backend
+from hyena_kernels.common.gradients import gradients_like, only_needed
 from hyena_kernels.registration import eager
 
 LIBRARY = torch.library.Library("hyena_kernels", "DEF")
@@ -25,26 +26,79 @@ _WITHOUT_AUTOCAST = tuple(
 )
 
 
-def define(
+def define_op(
+    name: str,
+    arguments: str,
+    inputs_type: type[Any],
+    fake: Callable[..., Tensor],
+    *,
+    gradient: str = "dy",
+) -> Callable[..., Any]:
+    """Define ``hyena_kernels::<name>_fwd`` and its derivative ``<name>_bwd``.
+
+    The ops take flat arguments. Backends and ``fake`` take the tensors as one ``inputs``, as
+    :mod:`hyena_kernels.backends` describes.
+
+    Args:
+        name: name of the op without its direction, such as ``"fftconv"``.
+        arguments: its arguments in torch's schema language: the fields of ``inputs_type``, then options such as
+            ``"bool causal"``. The requested backend is added as the last one.
+        inputs_type: the op's class in :mod:`hyena_kernels.common.inputs`.
+        fake: called as ``fake(inputs, *options)``: a tensor with the shape, dtype and strides of the result.
+        gradient: what the schema of ``<name>_bwd`` calls the gradient of the result.
+
+    Returns:
+        ``<name>_fwd``, to be called with all its arguments by position. Only the tensors are saved for backward.
+    """
+    count = len(inputs_type._fields)
+
+    def group_forward(args: Sequence[Any]) -> tuple[Any, ...]:
+        return inputs_type._make(args[:count]), *args[count:]
+
+    def group_backward(args: Sequence[Any]) -> tuple[Any, ...]:
+        tensors = inputs_type._make(args[1 : count + 1])
+        needs = [needed and tensor is not None for needed, tensor in zip(args[-1], tensors, strict=True)]
+        return args[0], tensors, *args[count + 1 : -1], needs
+
+    def forward_fake(*args: Any) -> Tensor:
+        return fake(*group_forward(args[:-1]))
+
+    def backward_fake(*args: Any) -> tuple[Tensor, ...]:
+        return gradients_like(args[1 : count + 1], args[-2])
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *ctx.options, ctx.backend = inputs[count:]
+        ctx.save_for_backward(*inputs[:count])
+
+    def derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[:count])
+        grads = backward(grad, *ctx.saved_tensors, *ctx.options, needs, ctx.backend)
+        return *only_needed(grads, needs), *(None for _ in ctx.options), None
+
+    gradients = ", ".join(["Tensor"] * count)
+    schema = f"(Tensor {gradient}, {arguments}, bool[] needs, str backend) -> ({gradients})"
+    backward = _define(f"{name}_bwd", schema, group_backward, backward_fake, _no_derivative(name), _save_nothing)
+    schema = f"({arguments}, str backend) -> Tensor"
+    return _define(f"{name}_fwd", schema, group_forward, forward_fake, derivative, save)
+
+
+def _define(
     name: str,
     schema: str,
+    group: Callable[[Sequence[Any]], tuple[Any, ...]],
     fake: Callable[..., Any],
-    *,
-    backward: Callable[..., Any] | None = None,
-    setup_context: Callable[..., None] | None = None,
+    formula: Callable[..., Any],
+    save: Callable[..., None],
 ) -> Callable[..., Any]:
-    """Define ``hyena_kernels::<name>``; the last argument of ``schema`` must be ``str backend``.
+    """Define ``hyena_kernels::<name>`` and return it.
 
     Args:
         name: op name, such as ``"fftconv_fwd"``.
-        schema: arguments and results in torch's schema language, without the name.
-        fake: the same call on fake tensors: shapes, dtypes and strides of the results.
-        backward: from ``ctx`` and the gradients of the results to those of the arguments. Without one, a derivative of
-            the op raises NotImplementedError instead of losing gradients in silence.
-        setup_context: saves for ``backward``, as ``torch.library.register_autograd`` calls it.
-
-    Returns:
-        The op, to be called with all its arguments by position.
+        schema: arguments and results in torch's schema language; the last argument is ``str backend``.
+        group: from the arguments without the backend to those of a backend's function.
+        fake: the op on fake tensors.
+        formula: from ``ctx`` and the gradients of the results to the gradients of the arguments.
+        save: saves for ``formula``, as the ``setup_context`` of ``torch.library.register_autograd``.
     """
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -55,19 +109,17 @@ def define(
         try:
             # Entering the context costs as much as some of the kernels.
             if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
-                return run(*arguments)
-            # Autocast would turn the matrix products inside an implementation into half precision ones.
+                return run(*group(arguments))
+            # Autocast would compute the matrix products of an implementation in half precision.
             with torch.autocast(device_type, enabled=False):
-                return run(*arguments)
+                return run(*group(arguments))
         except Exception as error:
             _backend.pass_over(name, arguments, requested, run, error)
-        # Inputs are never written to: the next backend finds them as they were.
+        # No backend writes to its inputs, so the next one finds them unchanged.
         return choose(*args)
 
     LIBRARY.impl(name, choose, "CompositeExplicitAutograd")
     torch.library.register_fake(f"hyena_kernels::{name}", fake, lib=LIBRARY)
-    formula = backward or _no_derivative(name)
-    save = setup_context or _save_nothing
     torch.library.register_autograd(f"hyena_kernels::{name}", formula, setup_context=save, lib=LIBRARY)
     return _entrance(getattr(torch.ops.hyena_kernels, name).default, choose, formula, save)
 
@@ -75,8 +127,8 @@ def define(
 def _no_derivative(name: str) -> Callable[..., Any]:
     def backward(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(
-            f"hyena_kernels::{name} has no derivative: the ops can be differentiated once. For second derivatives use "
-            f"hyena_kernels.testing.reference_{name.removesuffix('_bwd')}, the same op in plain PyTorch"
+            f"hyena_kernels::{name}_bwd has no derivative: the ops can be differentiated once. For second derivatives "
+            f"use hyena_kernels.testing.reference_{name}, the same op in plain PyTorch"
         )
 
     return backward

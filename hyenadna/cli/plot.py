@@ -6,7 +6,7 @@ from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, ResultsPlo
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import read_metrics
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
-from hyenadna.data.sequences import open_genome
+from hyenadna.data.genome import open_genome
 from hyenadna.data.tables import partial_table
 from hyenadna.drawing.embeddings import colour_classes, embedding_maps, pca_panel, umap_panels
 from hyenadna.drawing.figures import training_curves

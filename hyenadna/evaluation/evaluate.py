@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
+from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import METRICS_FILE, SPLITS_FILE, read_metrics
 from hyenadna.common.score import Score
 from hyenadna.common.vocab import N_ID, PAD_ID
@@ -69,16 +69,7 @@ def evaluate_windows(
     was_training = model.training
     model.eval()
     try:
-        with (
-            torch.no_grad(),
-            tqdm(
-                total=len(windows),
-                unit="window",
-                desc="evaluate",
-                disable=None if progress else True,
-                dynamic_ncols=True,
-            ) as bar,
-        ):
+        with torch.no_grad(), bar("evaluate", len(windows), "window", progress=progress) as shown:
             for batch in windows.batches(batch_size):
                 ids = batch.ids.to(device, torch.long)
                 inputs, targets = ids[:, :-1], ids[:, 1:]
@@ -93,7 +84,7 @@ def evaluate_windows(
                 nats[: targets.shape[1]] += (losses * scored).sum(dim=0)
                 hits[: targets.shape[1]] += (right & scored).sum(dim=0)
                 count[: targets.shape[1]] += scored.sum(dim=0)
-                bar.update(len(ids))
+                shown.update(len(ids))
     finally:
         model.train(was_training)
     total = float(count.sum())

@@ -33,9 +33,9 @@ from hyenadna.common.extras import require
 from hyenadna.common.files import atomic_dir, write_files
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import plain
-from hyenadna.common.vocab import PAD_ID
+from hyenadna.common.vocab import PAD_ID, reverse_complement
 from hyenadna.data.labelled import Labelled
-from hyenadna.data.sequences import reverse_complement, to_tensor
+from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.config import _FREE, _PROMPTED, FinetuneConfig, apply_preset
 from hyenadna.finetuning.data import Data, read_data

@@ -17,7 +17,7 @@ from hyena_kernels._build import BuildError
 
 VARIABLES = ("CXX", "CXXFLAGS", "LDFLAGS", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "MAX_JOBS")
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows so far")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +69,8 @@ def test_every_source_is_listed_and_shipped() -> None:
 
 
 def test_flags_name_the_oldest_torch() -> None:
-    assert "-DTORCH_TARGET_VERSION=0x020a000000000000" in _build.cxx_flags()
-    assert "-DTORCH_TARGET_VERSION=0x020a000000000000" in _build.nvcc_flags()
+    assert "-DTORCH_TARGET_VERSION=0x020a000000000000" in _build.CXX_FLAGS
+    assert "-DTORCH_TARGET_VERSION=0x020a000000000000" in _build.NVCC_FLAGS
 
 
 def test_source_hash_follows_every_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_source_hash_follows_every_source(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(_build, "CSRC", tmp_path / "csrc")
     before = _build.source_hash()
     assert before == _build.source_hash()
-    (tmp_path / "csrc" / "cpu" / "view.h").write_text("", encoding="utf-8")
+    (tmp_path / "csrc" / "common" / "view.h").write_text("", encoding="utf-8")
     assert _build.source_hash() != before
 
 
@@ -91,7 +91,7 @@ def test_switches(monkeypatch: pytest.MonkeyPatch, value: str | None, on: bool) 
 
 def test_a_torch_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    assert _build.obstacle("cpp") == "torch 2.10 or newer is needed, and 2.9.1+cpu is installed"
+    assert _build.obstacle("cpp") == "torch 2.10 or newer is needed, but 2.9.1+cpu is installed"
 
 
 def test_a_build_without_torch_says_how_pip_isolates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_a_build_without_torch_says_how_pip_isolates(monkeypatch: pytest.MonkeyP
     for backend in _build.LIBRARIES:
         reason = _build.obstacle(backend)
         assert reason is not None
-        assert "torch was not there" in reason
+        assert "torch was not found" in reason
         assert "--no-build-isolation" in reason
 
 
@@ -113,12 +113,12 @@ def test_a_broken_torch_is_an_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("print('#define __GNUC__ 7')", "CXX is GCC 7, 9 is needed"),
+        ("print('#define __GNUC__ 7')", "CXX is GCC 7, but GCC 9 or newer is needed"),
         (
             "print('#define __clang__ 1\\n#define __GNUC__ 4\\n#define __clang_major__ 9')",
-            "CXX is Clang 9, 11 is needed",
+            "CXX is Clang 9, but Clang 11 or newer is needed",
         ),
-        ("print('no macros')", "CXX is GCC of an unknown version, 9 is needed"),
+        ("print('no macros')", "CXX is GCC of an unknown version, but GCC 9 or newer is needed"),
         ("sys.exit('cxx: error: licence expired')", "cxx failed: cxx: error: licence expired"),
     ],
 )
@@ -149,7 +149,7 @@ def test_cuda_needs_a_toolkit_of_the_major_version_of_torch(monkeypatch: pytest.
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "cuda")))
     assert _build.obstacle("cuda") is None
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "old", "12.8")))
-    expected = f"nvcc is of CUDA 12.8, and torch {torch.__version__} of CUDA 13.2"
+    expected = f"nvcc is from CUDA 12.8, but torch {torch.__version__} was built with CUDA 13.2"
     assert _build.obstacle("cuda") == expected
     # Another version than torch's is none that can be forced.
     monkeypatch.setenv("HYENA_FORCE_CUDA", "1")
@@ -160,7 +160,7 @@ def test_cuda_needs_a_toolkit_of_the_major_version_of_torch(monkeypatch: pytest.
 def test_where_nvcc_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     new_compiler(monkeypatch, tmp_path)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "empty"))
-    assert _build.obstacle("cuda") == f"CUDA_HOME names {tmp_path / 'empty'}, where there is no bin/nvcc"
+    assert _build.obstacle("cuda") == f"CUDA_HOME is {tmp_path / 'empty'}, which has no bin/nvcc"
     monkeypatch.delenv("CUDA_HOME")
     monkeypatch.setattr(_build.shutil, "which", lambda name: None)
     monkeypatch.setattr(_build, "_cxx_obstacle", lambda: None)
@@ -210,10 +210,10 @@ def test_architectures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: s
 
 def test_architectures_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nvcc = toolkit(tmp_path, archs="75") / "bin" / "nvcc"
-    with pytest.raises(BuildError, match="compiles for none of the compute capabilities 8"):
+    with pytest.raises(BuildError, match="supports none of the compute capabilities 8"):
         _build.architecture_flags(nvcc)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;Hopper")
-    with pytest.raises(BuildError, match="TORCH_CUDA_ARCH_LIST holds 'Hopper'"):
+    with pytest.raises(BuildError, match="TORCH_CUDA_ARCH_LIST contains 'Hopper'"):
         _build.architecture_flags(nvcc)
 
 
@@ -231,6 +231,16 @@ def test_cuda_is_compiled_with_nvcc_alone_and_needs_no_runtime(monkeypatch: pyte
 def test_max_jobs(monkeypatch: pytest.MonkeyPatch, jobs: str, expected: int | None) -> None:
     monkeypatch.setenv("MAX_JOBS", jobs)
     assert _build._jobs() == (expected or len(os.sched_getaffinity(0)))
+
+
+def test_a_failure_keeps_the_rest_from_starting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MAX_JOBS", "1")
+    places = [tmp_path / str(number) for number in range(50)]
+    slow = [["sh", "-c", f"sleep 0.1; touch '{place}'"] for place in places]
+    with pytest.raises(BuildError, match=r"^false failed: exit status 1$"):
+        _build._run_all([["false"], *slow], verbose=False)
+    # The next ones may start before the failure is noticed.
+    assert not places[-1].exists()
 
 
 def test_a_library_appears_whole(one_source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ def test_no_filters_are_kept_where_shards_may_change_them() -> None:
     operator = HyenaOperator(6, 32, emb_dim=3, filter_order=8).eval()
     with torch.no_grad():
         operator(torch.randn(1, 20, 6))
-    assert operator.filter_fn._kept is None
+    assert operator.filter_fn._cache.empty
 
 
 @pytest.mark.usefixtures("one_process")

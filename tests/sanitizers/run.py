@@ -112,7 +112,7 @@ def thread() -> bool:
     compiler = [*_build._cxx(), *THREAD_FLAGS, f"-I{_build.CSRC / 'cpu'}"]
     objects = [folder / f"{source.name}.o" for source in sources]
     _build._run_all(
-        ([*compiler, "-c", str(source), "-o", str(place)] for source, place in zip(sources, objects, strict=True)),
+        [[*compiler, "-c", str(source), "-o", str(place)] for source, place in zip(sources, objects, strict=True)],
         verbose=False,
     )
     program = folder / "threads"

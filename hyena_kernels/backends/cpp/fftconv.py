@@ -7,30 +7,19 @@ from torch import Tensor
 
 from hyena_kernels.backends.cpp.schemas import ops
 from hyena_kernels.common import sizes
-from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.gradients import gradients_like, only_needed
+from hyena_kernels.common.inputs import FftconvInputs
 
 
-def forward(
-    u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, causal: bool
-) -> Tensor:
+def forward(inputs: FftconvInputs, causal: bool) -> Tensor:
     """As ``hyena_kernels::fftconv_fwd``."""
-    y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    ops.fftconv_fwd(y, u, k, D, pre_gate, post_gate, sizes.centre(k.shape[1], causal))
+    y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
+    ops.fftconv_fwd(y, *inputs, sizes.centre(inputs.k.shape[1], causal))
     return y
 
 
-def backward(
-    dy: Tensor,
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    causal: bool,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: FftconvInputs, causal: bool, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::fftconv_bwd``."""
-    grads = gradients_like((u, k, D, pre_gate, post_gate), needs)
-    outs = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
-    ops.fftconv_bwd(*outs, dy, u, k, D, pre_gate, post_gate, sizes.centre(k.shape[1], causal))
+    grads = gradients_like(inputs, needs)
+    ops.fftconv_bwd(*only_needed(grads, needs), dy, *inputs, sizes.centre(inputs.k.shape[1], causal))
     return grads

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from hyena_kernels.backends.cpp.schemas import ops
+from hyena_kernels.common.gradients import gradients_like, only_needed
+from hyena_kernels.common.inputs import ImplicitFilterInputs
 
 # Sums over positions are made in chunks of a multiple of so many, one row of float64 each.
 _POSITIONS = 512
@@ -21,40 +21,21 @@ def _chunk(length: int, parameters: int) -> int:
     return _POSITIONS * -(-length // (_POSITIONS * chunks))
 
 
-def forward(z: Tensor, *inputs: Any) -> Tensor:
+def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
     """As ``hyena_kernels::implicit_filter_fwd``."""
-    w_out: Tensor = inputs[5]
-    k = z.new_empty((w_out.shape[0], z.shape[0]))
-    ops.implicit_filter_fwd(k, z, *inputs)
+    k = inputs.z.new_empty((inputs.w_out.shape[0], inputs.z.shape[0]))
+    ops.implicit_filter_fwd(k, *inputs, shift)
     return k
 
 
-def backward(
-    dk: Tensor,
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
+def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::implicit_filter_bwd``."""
-    inputs = z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas
-    grads = tuple(
-        dk.new_empty(0)
-        if tensor is None or not needed
-        else torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor, needed in zip(inputs, needs, strict=True)
-    )
-    outs = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
-    # One more for each channel: its decay rate, which has its place whether there is a window or not.
-    parameters = sum(tensor.numel() for tensor in (freq, w_in, b_in, w_hidden, b_hidden, w_out)) + w_out.shape[0]
-    chunk = _chunk(z.shape[0], parameters)
-    sums = dk.new_empty((-(-z.shape[0] // chunk), parameters), dtype=torch.float64)
-    ops.implicit_filter_bwd(*outs, sums, dk, *inputs, shift, chunk)
+    z, *network, _, _ = inputs
+    length, channels = z.shape[0], inputs.w_out.shape[0]
+    grads = gradients_like(inputs, needs)
+    # The decay rate of each channel has a place in the sums with and without a window.
+    parameters = sum(tensor.numel() for tensor in network) + channels
+    chunk = _chunk(length, parameters)
+    sums = dk.new_empty((-(-length // chunk), parameters), dtype=torch.float64)
+    ops.implicit_filter_bwd(*only_needed(grads, needs), sums, dk, *inputs, shift, chunk)
     return grads

@@ -6,23 +6,21 @@ import torch
 from torch import Tensor
 
 from hyena_kernels.backends.cpp.schemas import ops
-from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.gradients import gradients_like, only_needed
+from hyena_kernels.common.inputs import MixerInputs
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
+def forward(inputs: MixerInputs) -> Tensor:
     """As ``hyena_kernels::hyena_mixer_fwd``."""
-    y = x.new_empty((x.shape[0], x.shape[1], k.shape[1]))
-    ops.hyena_mixer_fwd(y, x, weight, bias, k, D)
+    y = inputs.x.new_empty((*inputs.x.shape[:2], inputs.k.shape[1]))
+    ops.hyena_mixer_fwd(y, *inputs)
     return y
 
 
-def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
-) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::hyena_mixer_bwd``."""
-    grads = gradients_like((x, weight, bias, k, D), needs)
-    outs = [grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
-    ops.hyena_mixer_bwd(*outs, dy, x, weight, bias, k, D)
+    grads = gradients_like(inputs, needs)
+    ops.hyena_mixer_bwd(*only_needed(grads, needs), dy, *inputs)
     return grads
 
 

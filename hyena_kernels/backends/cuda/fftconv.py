@@ -19,7 +19,8 @@ from torch import Tensor
 from hyena_kernels.backends.cuda import device as _device, long_fftconv
 from hyena_kernels.backends.cuda.schemas import ops
 from hyena_kernels.common import sizes
-from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.gradients import gradients_like, only_needed
+from hyena_kernels.common.inputs import FftconvInputs
 
 # Blocks that a launch should have for each multiprocessor, if the batch has as many chunks; a chunk of n entries
 # transforms the filter once for n signals.
@@ -40,20 +41,23 @@ class _Plan:
 
     def launch(
         self,
-        result: Tensor | None,
-        du: Tensor | None,
-        dpre_gate: Tensor | None,
-        sums: Tensor | None,
-        u: Tensor,
-        pre_gate: Tensor | None,
-        k: Tensor,
-        D: Tensor | None,
-        dy: Tensor | None,
-        post_gate: Tensor | None,
-        factor: Tensor | None,
+        inputs: FftconvInputs,
         tap: int,
+        *,
+        dy: Tensor | None = None,
+        result: Tensor | None = None,
+        du: Tensor | None = None,
+        dpre_gate: Tensor | None = None,
+        sums: Tensor | None = None,
     ) -> None:
-        """Write what is not None of the first four, as ``csrc/cuda/fftconv_rows.h`` says."""
+        """Write those of ``result``, ``du``, ``dpre_gate`` and ``sums`` that are given.
+
+        See ``csrc/cuda/fftconv_rows.h``. Without ``dy``, ``result`` is that of the convolution. With ``dy``, it is the
+        gradient of ``post_gate``.
+        """
+        u, k, D, pre_gate, post_gate = inputs
+        # What the inverse transform multiplies the result with.
+        factor, post_gate = (post_gate, None) if dy is None else (dy, post_gate)
         if not self.passes:
             ops.fftconv_rows(
                 result, du, dpre_gate, sums, u, pre_gate, k, D, dy, post_gate, factor, tap, self.points, self.chunk
@@ -71,83 +75,49 @@ class _Plan:
             )  # fmt: skip
 
 
-def forward(
-    u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, causal: bool
-) -> Tensor:
+def forward(inputs: FftconvInputs, causal: bool) -> Tensor:
     """As ``hyena_kernels::fftconv_fwd``."""
-    y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    forward_into(y, u, k, D, pre_gate, post_gate, causal)
+    y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
+    forward_into(y, inputs, causal)
     return y
 
 
-def forward_into(
-    y: Tensor,
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    causal: bool,
-) -> None:
+def forward_into(y: Tensor, inputs: FftconvInputs, causal: bool) -> None:
     """As :func:`forward`, into ``y``, which may have any strides."""
+    u, k = inputs.u, inputs.k
     if not u.numel():
         return
     tap = sizes.centre(k.shape[1], causal)
     plan = _plan(u, k, backward=False, wants_filter=False)
     if plan.points:
-        plan.launch(y, None, None, None, u, pre_gate, k, D, None, None, post_gate, tap)
+        plan.launch(inputs, tap, result=y)
     else:
-        long_fftconv.forward(y, u, k, D, pre_gate, post_gate, tap)
+        long_fftconv.forward(y, inputs, tap)
 
 
-def backward(
-    dy: Tensor,
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    causal: bool,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: FftconvInputs, causal: bool, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::fftconv_bwd``."""
-    grads = gradients_like((u, k, D, pre_gate, post_gate), needs)
-    inputs = (u, k, D, pre_gate, post_gate)
-    du, dk, dD, dpre_gate, dpost_gate = (
-        grad if needed and tensor is not None else None
-        for grad, needed, tensor in zip(grads, needs, inputs, strict=True)
-    )
-    backward_into(du, dk, dD, dpre_gate, dpost_gate, dy, u, k, D, pre_gate, post_gate, causal)
+    grads = gradients_like(inputs, needs)
+    backward_into(only_needed(grads, needs), dy, inputs, causal)
     return grads
 
 
-def backward_into(
-    du: Tensor | None,
-    dk: Tensor | None,
-    dD: Tensor | None,
-    dpre_gate: Tensor | None,
-    dpost_gate: Tensor | None,
-    dy: Tensor,
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    causal: bool,
-) -> None:
-    """As :func:`backward`, into those of the first five that are not None, which may have any strides."""
+def backward_into(grads: tuple[Tensor | None, ...], dy: Tensor, inputs: FftconvInputs, causal: bool) -> None:
+    """As :func:`backward`, into those of the five ``grads`` that are not None, which may have any strides."""
+    du, dk, dD, dpre_gate, dpost_gate = grads
+    u, k = inputs.u, inputs.k
     if not u.numel():
         for grad in (dk, dD):
             if grad is not None:
                 grad.zero_()
         return
-    if all(grad is None for grad in (du, dk, dD, dpre_gate, dpost_gate)):
+    if all(grad is None for grad in grads):
         return
     tap = sizes.centre(k.shape[1], causal)
     wants_filter = dk is not None or dD is not None
     plan = _plan(u, k, backward=True, wants_filter=wants_filter)
     if not plan.points:
-        long_fftconv.backward(du, dk, dD, dpre_gate, dpost_gate, dy, u, k, D, pre_gate, post_gate, tap)
+        long_fftconv.backward(grads, dy, inputs, tap)
         return
     chunks = -(-u.shape[0] // plan.chunk)
     channels, taps = k.shape
@@ -162,11 +132,16 @@ def backward_into(
         elif wants_filter:
             sums = u.new_empty((chunks, c.stop - c.start, taps), dtype=torch.float32)
         plan.launch(
-            _part(dpost_gate, c), _part(du, c), _part(dpre_gate, c), sums, u[:, c], _part(pre_gate, c), k[c],
-            None if D is None else D[c], dy[:, c], _part(post_gate, c), dy[:, c], tap,
-        )  # fmt: skip
+            inputs.part(slice(None), c),
+            tap,
+            dy=dy[:, c],
+            result=_part(dpost_gate, c),
+            du=_part(du, c),
+            dpre_gate=_part(dpre_gate, c),
+            sums=sums,
+        )
         if sums is not None:
-            filter_gradients(sums, tap, None if dk is None else dk[c], None if dD is None else dD[c])
+            filter_gradients(sums, tap, _entries(dk, c), _entries(dD, c))
 
 
 def filter_gradients(sums: Tensor, tap: int, dk: Tensor | None, dD: Tensor | None) -> None:
@@ -189,8 +164,8 @@ def _part(tensor: Tensor | None, channels: slice) -> Tensor | None:
     return None if tensor is None else tensor[:, channels]
 
 
-def _entries(tensor: Tensor | None, batch: slice) -> Tensor | None:
-    return None if tensor is None else tensor[batch]
+def _entries(tensor: Tensor | None, first: slice) -> Tensor | None:
+    return None if tensor is None else tensor[first]
 
 
 def _row_bytes(points: int) -> int:

@@ -13,24 +13,16 @@ from torch import Tensor
 
 from hyena_kernels.backends.cuda.schemas import ops
 from hyena_kernels.common import sizes
+from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import ImplicitFilterInputs
 
 # Activations and gradients of a slice of positions, in bytes.
 SCRATCH_BYTES = 128 << 20
 
 
-def forward(
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-) -> Tensor:
+def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
     """As ``hyena_kernels::implicit_filter_fwd``."""
+    z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas = inputs
     k = z.new_empty((w_out.shape[0], z.shape[0]))
     if k.numel():
         weights = w_in.t().contiguous(), w_hidden.transpose(1, 2).contiguous(), w_out.t().contiguous()
@@ -41,32 +33,13 @@ def forward(
     return k
 
 
-def backward(
-    dk: Tensor,
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
+def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::implicit_filter_bwd``."""
-    wanted = [
-        tensor is not None and needed
-        for tensor, needed in zip((z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas), needs, strict=True)
-    ]
-    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads = tuple(
-        torch.zeros_like(tensor, memory_format=torch.contiguous_format)
-        if tensor is not None and needed
-        else z.new_empty(0)
-        for tensor, needed in zip((z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas), wanted, strict=True)
+    z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas = inputs
+    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads = gradients_like(
+        inputs, needs, zeros=True
     )
-    if not dk.numel() or not any(wanted):
+    if not dk.numel() or not any(needs):
         return grads
     channels, width = w_out.shape
     layers = w_hidden.shape[0]
@@ -82,35 +55,35 @@ def backward(
 
         dh = dk[:, rows]
         if t is not None and deltas is not None:
-            wants_exponent = wanted[7] or wanted[8]
+            wants_exponent = needs[7] or needs[8]
             decayed = torch.empty(dh.shape, dtype=dh.dtype, device=dh.device) if wants_exponent else None
             windowed = torch.empty(dh.shape, dtype=dh.dtype, device=dh.device)
             ops.filter_window(windowed, decayed, dh, t[rows], deltas, shift)
             if decayed is not None:
                 dexponent = decayed.mul_(w_out @ sines[-1])
-                if wanted[7]:
+                if needs[7]:
                     dt[rows] = -(deltas.abs() @ dexponent)
-                if wanted[8]:
+                if needs[8]:
                     ddeltas -= deltas.sign() * (dexponent @ t[rows])
             dh = windowed
-        if wanted[6]:
+        if needs[6]:
             dw_out.addmm_(dh, sines[-1].t())
         grad = w_out.t() @ dh
         for layer in reversed(range(layers + 1)):
             # From the gradient of the sines to that of what goes into them, without the frequency.
             sums = grad.new_empty((width, ops.filter_blocks(grad.shape[1])))
             ops.filter_sine_backward(grad, sums, linear.pop(), freq)
-            if wanted[1]:
+            if needs[1]:
                 dfreq += sums.sum(dim=1)
             weight = w_hidden[layer - 1] if layer else w_in
             dweight, dbias = (dw_hidden, db_hidden) if layer else (dw_in, db_in)
-            if wanted[4 if layer else 2]:
+            if needs[4 if layer else 2]:
                 (dweight[layer - 1] if layer else dweight).addmm_(grad, sines[layer].t())
-            if wanted[5 if layer else 3]:
+            if needs[5 if layer else 3]:
                 (dbias[layer - 1] if layer else dbias).add_(grad.sum(dim=1))
             if layer:
                 grad = weight.t() @ grad
-            elif wanted[0]:
+            elif needs[0]:
                 dz[rows] = (weight.t() @ grad).t()
     return grads
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hyena_kernels.backends.cuda.schemas import ops
 from hyena_kernels.common import sizes
+from hyena_kernels.common.inputs import FftconvInputs
 
 # Complex rows that exist at a time for each row of the signal: before and after a transform, and cuFFT's workspace;
 # backward has those of the gradient too. Those of the filter are counted as if the batch were one.
@@ -66,36 +67,24 @@ def _optional_real(rows: Tensor | None) -> Tensor | None:
     return None if rows is None else _real(rows)
 
 
-def forward(
-    y: Tensor, u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, tap: int
-) -> None:
+def forward(y: Tensor, inputs: FftconvInputs, tap: int) -> None:
     """Write ``y``, of :func:`hyena_kernels.fftconv` with the tap of zero lag at ``tap``."""
-    transforms = _Transforms(u, k, tap, _FORWARD_BUFFERS)
+    transforms = _Transforms(inputs.u, inputs.k, tap, _FORWARD_BUFFERS)
     for c in sizes.slices(transforms.channels, transforms.channel_step):
-        filter_spectrum = transforms.filter_spectrum(k[c], None if D is None else D[c])
+        filter_spectrum = transforms.filter_spectrum(inputs.k[c], None if inputs.D is None else inputs.D[c])
         for b in sizes.slices(transforms.batch, transforms.batch_step):
-            spectrum = transforms.spectrum(u[b, c], _part(pre_gate, b, c))
+            u, _, _, pre_gate, post_gate = inputs.part(b, c)
+            spectrum = transforms.spectrum(u, pre_gate)
             ops.fftconv_product(_real(spectrum), None, _real(filter_spectrum), None, False, True, False)
-            transforms.signal(spectrum, y[b, c], _part(post_gate, b, c), None, None, tap)
+            transforms.signal(spectrum, y[b, c], post_gate, None, None, tap)
             # Or it would live on beside those of the next slice.
             del spectrum
 
 
-def backward(
-    du: Tensor | None,
-    dk: Tensor | None,
-    dD: Tensor | None,
-    dpre_gate: Tensor | None,
-    dpost_gate: Tensor | None,
-    dy: Tensor,
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    tap: int,
-) -> None:
+def backward(grads: tuple[Tensor | None, ...], dy: Tensor, inputs: FftconvInputs, tap: int) -> None:
     """Write the gradients that are not None, of which there is at least one."""
+    du, dk, dD, dpre_gate, dpost_gate = grads
+    u, k, D, pre_gate, post_gate = inputs
     wants_filter = dk is not None or dD is not None
     wants_signal = du is not None or dpre_gate is not None
     wants_post = dpost_gate is not None

@@ -17,6 +17,7 @@ from hyena_kernels.backends.cuda.schemas import ops
 from hyena_kernels.backends.cuda.short_conv import TILE_CHANNELS
 from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import FftconvInputs, MixerInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
 # Temporary rows begin at multiples of 16 bytes.
@@ -53,12 +54,13 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None, steps: int, channel
     return parts
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
+def forward(inputs: MixerInputs) -> Tensor:
     """As ``hyena_kernels::hyena_mixer_fwd``.
 
     Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once;
     what lies between is in float32.
     """
+    x, weight, bias, k, D = inputs
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
     y = x.new_empty((batch, length, channels))
@@ -68,29 +70,28 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor
         *gates, v = _project(x, weight, bias, steps, channels, c)
         for o in range(steps):
             skip, result = None if D is None else D[o, c], _rows(x, *v.shape)
-            fftconv.forward_into(result, v, k[o, c], skip, None, gates[steps - 1 - o], True)
+            step = FftconvInputs(v, k[o, c], skip, None, gates[steps - 1 - o])
+            fftconv.forward_into(result, step, True)
             v = result
         ops.transpose(y[..., c].transpose(1, 2), v)
         # Or they would live on beside those of the next slice.
-        del gates, v, result
+        del gates, v, result, step
     return y
 
 
-def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
-) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::hyena_mixer_bwd``."""
+    x, weight, bias, k, D = inputs
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
-    dx, dweight, dbias, dk, dD = grads = gradients_like((x, weight, bias, k, D), needs)
+    dx, dweight, dbias, dk, dD = grads = gradients_like(inputs, needs)
     if not (x.numel() and k.numel()):
         for grad in grads:
             grad.zero_()
         return grads
-    wants_bias, wants_skip = needs[2] and bias is not None, needs[4] and D is not None
-    wants_taps = needs[1] or wants_bias
+    wants_taps = needs[1] or needs[2]
     wants_projections = needs[0] or wants_taps
-    if not (wants_projections or needs[3] or wants_skip):
+    if not (wants_projections or needs[3] or needs[4]):
         return grads
 
     rows_of_part = weight.shape[1] + 1
@@ -115,7 +116,8 @@ def backward(
         for o in range(steps - 1):
             skip = None if D is None else D[o, c]
             values.append(_rows(x, *v.shape))
-            fftconv.forward_into(values[o + 1], values[o], k[o, c], skip, None, gates[steps - 1 - o], True)
+            step = FftconvInputs(values[o], k[o, c], skip, None, gates[steps - 1 - o])
+            fftconv.forward_into(values[o + 1], step, True)
         grad = _rows(x, *v.shape)
         ops.transpose(grad, dy[..., c].transpose(1, 2))
         sums = short_conv.tap_sums(grad, steps + 2, weight.shape[1]) if wants_taps else None
@@ -123,10 +125,9 @@ def backward(
             part = steps - 1 - o
             value_grad = _rows(x, *v.shape) if wants_projections or o > 0 else None
             gate_grad = _rows(x, *v.shape) if wants_projections else None
-            fftconv.backward_into(
-                value_grad, dk[o, c] if needs[3] else None, dD[o, c] if wants_skip else None, None, gate_grad,
-                grad, values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part], True,
-            )  # fmt: skip
+            of_filter = dk[o, c] if needs[3] else None, dD[o, c] if needs[4] else None
+            step = FftconvInputs(values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part])
+            fftconv.backward_into((value_grad, *of_filter, None, gate_grad), grad, step, True)
             if gate_grad is not None:
                 project_backward(gate_grad, part, c, sums, pair=False)
             if value_grad is not None:
@@ -134,8 +135,8 @@ def backward(
         if wants_projections:
             project_backward(grad, steps, c, sums, pair=True)
         if sums is not None:
-            of_taps = dweight if needs[1] else None, dbias if wants_bias else None
+            of_taps = dweight if needs[1] else None, dbias if needs[2] else None
             write_tap_gradients(sums, *of_taps, convolutions=steps + 2, channels=c)
         # Or they would live on beside those of the next slice.
-        del gates, v, values, grad, value_grad, gate_grad
+        del gates, v, values, grad, value_grad, gate_grad, step
     return grads

@@ -12,6 +12,7 @@ from torch import Tensor
 from hyena_kernels.backends.cuda import device as _device
 from hyena_kernels.backends.cuda.schemas import ops
 from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
 TILE_CHANNELS, TILE_POSITIONS = 32, 64
@@ -21,27 +22,28 @@ TILE_CHANNELS, TILE_POSITIONS = 32, 64
 BLOCKS_PER_PROCESSOR = 8
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def forward(inputs: ShortConvInputs) -> Tensor:
     """As ``hyena_kernels::short_conv_fwd``."""
+    x, weight, bias = inputs
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     if y.numel():
         ops.short_conv_tiles(y, x, weight, bias, 1, 0, 0, 0, False)
     return y
 
 
-def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool]) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::short_conv_bwd``."""
-    dx, dweight, dbias = grads = gradients_like((x, weight, bias), needs)
+    x, weight, bias = inputs
+    dx, dweight, dbias = grads = gradients_like(inputs, needs)
     if not x.numel():
         for grad in grads[1:]:
             grad.zero_()
         return grads
-    wants_bias = needs[2] and bias is not None
-    sums = tap_sums(x, 1, weight.shape[1]) if needs[1] or wants_bias else None
+    sums = tap_sums(x, 1, weight.shape[1]) if needs[1] or needs[2] else None
     if needs[0] or sums is not None:
         backward_into(dx if needs[0] else None, sums, dy, x, weight, bias, 0, pair=False)
     if sums is not None:
-        write_tap_gradients(sums, dweight if needs[1] else None, dbias if wants_bias else None)
+        write_tap_gradients(sums, dweight if needs[1] else None, dbias if needs[2] else None)
     return grads
 
 

@@ -13,16 +13,16 @@ from torch import Tensor
 from hyena_kernels.backends.torch import fft
 from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import FftconvInputs
 
 
 def _row_bytes(size: int, dtype: torch.dtype, buffers: int) -> int:
     return size * dtype.itemsize * buffers
 
 
-def forward(
-    u: Tensor, k: Tensor, D: Tensor | None, pre_gate: Tensor | None, post_gate: Tensor | None, causal: bool
-) -> Tensor:
+def forward(inputs: FftconvInputs, causal: bool) -> Tensor:
     """As ``hyena_kernels::fftconv_fwd``."""
+    u, k, D, pre_gate, post_gate = inputs
     batch, channels, length = u.shape
     dtype = sizes.accumulator(u, k)
     tap = sizes.centre(k.shape[1], causal)
@@ -41,22 +41,14 @@ def forward(
     return y
 
 
-def backward(
-    dy: Tensor,
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
-    causal: bool,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: FftconvInputs, causal: bool, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::fftconv_bwd``."""
+    u, k, D, pre_gate, post_gate = inputs
     batch, channels, length = u.shape
     dtype = sizes.accumulator(u, k)
     tap = sizes.centre(k.shape[1], causal)
     size = sizes.fft_size(length, k.shape[1], tap)
-    du, dk, dD, dpre, dpost = grads = gradients_like((u, k, D, pre_gate, post_gate), needs)
+    du, dk, dD, dpre, dpost = grads = gradients_like(inputs, needs)
     needs_filter = needs[1] or needs[2]
     needs_signal = needs[0] or needs[3]
     batch_step, channel_step = sizes.tile(batch, channels, _row_bytes(size, dtype, 6), u.device)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from hyena_kernels.common import sizes
+from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import ImplicitFilterInputs
 
 # Positions computed at a time: on a CPU the activations of a network of width 64 should stay in its own cache.
 _POSITIONS = {"cpu": 2048}
@@ -27,19 +29,9 @@ def _window(t: Tensor, deltas: Tensor, shift: float) -> Tensor:
     return torch.outer(deltas.abs().neg(), t).exp_().add_(shift)
 
 
-def forward(
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-) -> Tensor:
+def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
     """As ``hyena_kernels::implicit_filter_fwd``."""
+    z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas = inputs
     k = z.new_empty((w_out.shape[0], z.shape[0]))
     for rows in _position_slices(z):
         h = torch.addmm(b_in[:, None], w_in, z[rows].t()).mul_(freq[:, None]).sin_()
@@ -52,26 +44,11 @@ def forward(
     return k
 
 
-def backward(
-    dk: Tensor,
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
+def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::implicit_filter_bwd``."""
-    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads = tuple(
-        z.new_empty(0)
-        if tensor is None or not needed
-        else torch.zeros_like(tensor, memory_format=torch.contiguous_format)
-        for tensor, needed in zip((z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas), needs, strict=True)
+    z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas = inputs
+    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads = gradients_like(
+        inputs, needs, zeros=True
     )
     for rows in _position_slices(z):
         # linear[i] is the network's i-th pre-activation without its frequency, sines[i] the input of its i-th layer.

@@ -9,6 +9,7 @@ from hyena_kernels.backends.torch import fft
 from hyena_kernels.backends.torch.taps import taps_backward, taps_forward, taps_signal_gradient
 from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import MixerInputs
 
 
 def _project(
@@ -21,8 +22,9 @@ def _project(
     return signal, taps_forward(signal, weight[rows].to(dtype), offset)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
+def forward(inputs: MixerInputs) -> Tensor:
     """As ``hyena_kernels::hyena_mixer_fwd``."""
+    x, weight, bias, k, D = inputs
     batch, length, _ = x.shape
     steps, channels = k.shape[0], k.shape[1]
     dtype = sizes.accumulator(x, weight, k)
@@ -41,15 +43,14 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor
     return y
 
 
-def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
-) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::hyena_mixer_bwd``."""
+    x, weight, bias, k, D = inputs
     batch, length, width = x.shape
     steps, channels = k.shape[0], k.shape[1]
     dtype = sizes.accumulator(x, weight, k)
     size = sizes.fft_size(length, k.shape[2], 0)
-    dx, dweight, dbias, dk, dD = grads = gradients_like((x, weight, bias, k, D), needs)
+    dx, dweight, dbias, dk, dD = grads = gradients_like(inputs, needs)
     needs_taps = needs[1] or needs[2]
     needs_projections = needs[0] or needs_taps
     needs_filters = needs[3] or needs[4]

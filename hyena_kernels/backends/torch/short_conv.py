@@ -8,10 +8,12 @@ from torch import Tensor
 from hyena_kernels.backends.torch.taps import taps_backward, taps_forward
 from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import ShortConvInputs
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def forward(inputs: ShortConvInputs) -> Tensor:
     """As ``hyena_kernels::short_conv_fwd``."""
+    x, weight, bias = inputs
     dtype = sizes.accumulator(x, weight)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     batch_step, channel_step = sizes.tile(x.shape[0], x.shape[1], 3 * x.shape[2] * dtype.itemsize, x.device)
@@ -22,10 +24,11 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool]) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::short_conv_bwd``."""
+    x, weight, _ = inputs
     dtype = sizes.accumulator(x, weight)
-    dx, dweight, dbias = grads = gradients_like((x, weight, bias), needs)
+    dx, dweight, dbias = grads = gradients_like(inputs, needs)
     batch_step, channel_step = sizes.tile(x.shape[0], x.shape[1], 5 * x.shape[2] * dtype.itemsize, x.device)
     for c in sizes.slices(x.shape[1], channel_step):
         w = weight[c].to(dtype)

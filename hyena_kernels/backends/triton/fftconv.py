@@ -36,6 +36,8 @@ from hyena_kernels.backends.triton.plan import (
     tables as tables_for,
 )
 from hyena_kernels.common import sizes
+from hyena_kernels.common.gradients import gradients_like, only_needed
+from hyena_kernels.common.inputs import FftconvInputs
 
 if autotune.enabled():
     autotune.install(passes)
@@ -136,11 +138,7 @@ def _strides(*tensors: Tensor | None) -> list[int]:
 
 
 def forward(
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
+    inputs: FftconvInputs,
     causal: bool,
     *,
     plan: Plan | None = None,
@@ -149,15 +147,12 @@ def forward(
     """Op ``fftconv_fwd``; :func:`hyena_kernels.fftconv` describes its arguments and its result.
 
     Args:
-        u: ``(B, D, L)``.
-        k: ``(D, K)``.
-        D: ``(D,)`` or None.
-        pre_gate: ``(B, D, L)`` or None.
-        post_gate: ``(B, D, L)`` or None.
+        inputs: the op's tensors.
         causal: whether the filter has lags ≥ 0 only.
         plan: how to transform, by default the plan of L.
         scratch_bytes: bound of the scratch of several passes.
     """
+    u, k, D, pre_gate, post_gate = inputs
     y = torch.empty_like(u, memory_format=torch.contiguous_format)
     if not y.numel():
         return y
@@ -236,26 +231,18 @@ def _filter_out(call: _Call, scratch: Tensor, dk: Tensor) -> None:
 
 def backward(
     dy: Tensor,
-    u: Tensor,
-    k: Tensor,
-    D: Tensor | None,
-    pre_gate: Tensor | None,
-    post_gate: Tensor | None,
+    inputs: FftconvInputs,
     causal: bool,
     needs: list[bool],
     *,
     plan: Plan | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Op ``fftconv_bwd``: gradients of ``u``, ``k``, ``D``, ``pre_gate`` and ``post_gate``.
 
     Args:
         dy: ``(B, D, L)`` gradient of the result.
-        u: as in :func:`forward`, like the next five.
-        k: see there.
-        D: see there.
-        pre_gate: see there.
-        post_gate: see there.
+        inputs: as in :func:`forward`.
         causal: see there.
         needs: which of the five are wanted.
         plan: see there.
@@ -264,24 +251,20 @@ def backward(
     Returns:
         Contiguous tensors like the inputs; one of length 0 for each that is not wanted.
     """
-
-    def like(tensor: Tensor | None, needed: bool) -> Tensor | None:
-        return None if tensor is None or not needed else torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
-    du, dk, dD, dpre, dpost = map(like, (u, k, D, pre_gate, post_gate), needs)
-    grads = du, dk, dD, dpre, dpost
-    backward_into(grads, dy, (u, k, D, pre_gate, post_gate), causal, plan=plan, scratch_bytes=scratch_bytes)
-    return tuple(u.new_empty(0) if grad is None else grad for grad in grads)  # type: ignore[return-value]
+    grads = gradients_like(inputs, needs)
+    wanted = only_needed(grads, needs)
+    backward_into(wanted, dy, inputs, causal, plan=plan, scratch_bytes=scratch_bytes)
+    return grads
 
 
-_Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
-_Grads = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+_Grads = tuple[Tensor | None, ...]
+"""Gradients of ``u``, ``k``, ``D``, ``pre_gate`` and ``post_gate``, with None for each that is not wanted."""
 
 
 def backward_into(
     grads: _Grads,
     dy: Tensor,
-    inputs: _Inputs,
+    inputs: FftconvInputs,
     causal: bool,
     *,
     plan: Plan | None = None,
@@ -297,7 +280,7 @@ def backward_into(
         plan: see :func:`forward`.
         scratch_bytes: see there.
     """
-    u, k, D, pre_gate, post_gate = inputs
+    u, k, D, _, _ = inputs
     if not u.numel():
         for tensor in grads[1:3]:
             if tensor is not None:
@@ -307,10 +290,10 @@ def backward_into(
     skip = None if D is None else D.contiguous()
     run = _backward_one_pass if call.plan.columns == 1 else _backward_passes
     with torch.cuda.device_of(u):
-        run(call, dy, (u, k, skip, pre_gate, post_gate), grads, scratch_bytes)
+        run(call, dy, inputs._replace(D=skip), grads, scratch_bytes)
 
 
-def _backward_one_pass(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, scratch_bytes: int) -> None:
+def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: _Grads, scratch_bytes: int) -> None:
     u, k, D, pre, post = inputs
     du, dk, dD, dpre, dpost = grads
     if all(grad is None for grad in grads):
@@ -349,7 +332,7 @@ def _filter_grads(call: _Call, taps: Tensor, dk: Tensor | None, dD: Tensor | Non
         dD.copy_(taps[:, call.shift])
 
 
-def _backward_passes(call: _Call, dy: Tensor, inputs: _Inputs, grads: _Grads, scratch_bytes: int) -> None:
+def _backward_passes(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: _Grads, scratch_bytes: int) -> None:
     u, k, D, pre, post = inputs
     du, dk, dD, dpre, dpost = grads
     wants_filter = dk is not None or dD is not None

@@ -33,6 +33,8 @@ from hyena_kernels.backends.triton.filter_kernels import (
 )
 from hyena_kernels.backends.triton.filter_sums import parameters_kernel
 from hyena_kernels.backends.triton.launch import constants, launch
+from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import ImplicitFilterInputs
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,8 @@ def _power_of_two(value: int) -> int:
 class _Network:
     """The network's tensors as the kernels take them: vectors contiguous, weights packed; sizes and tiles."""
 
-    def __init__(
-        self,
-        z: Tensor,
-        freq: Tensor,
-        w_in: Tensor,
-        b_in: Tensor,
-        w_hidden: Tensor,
-        b_hidden: Tensor,
-        w_out: Tensor,
-        *,
-        transposed: bool,
-    ) -> None:
+    def __init__(self, inputs: ImplicitFilterInputs, *, transposed: bool) -> None:
+        z, freq, w_in, b_in, w_hidden, b_hidden, w_out, _, _ = inputs
         self.width, self.features = w_in.shape
         self.layers, self.channels = w_hidden.shape[0], w_out.shape[0]
         if self.width > MAX_WIDTH or self.features > MAX_FEATURES:
@@ -168,27 +160,17 @@ def _window_arguments(
     return t, deltas.contiguous(), shift
 
 
-def forward(
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-) -> Tensor:
+def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
     """``implicit_filter_fwd``: ``(D, L)``, contiguous; float32 only.
 
     Raises:
         ValueError: the network is wider than :data:`MAX_WIDTH`, or a position has more features than
             :data:`MAX_FEATURES`.
     """
-    t, deltas, shift = _window_arguments(t, deltas, shift)
+    z = inputs.z
+    t, deltas, shift = _window_arguments(inputs.t, inputs.deltas, shift)
     with torch.cuda.device_of(z):
-        network = _Network(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, transposed=False)
+        network = _Network(inputs, transposed=False)
         return _filter(network, z, t, deltas, shift)
 
 
@@ -214,20 +196,7 @@ def slices(length: int, layers: int, width: int, tile: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def backward(
-    dk: Tensor,
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-    needs: list[bool],
-) -> tuple[Tensor, ...]:
+def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list[bool]) -> tuple[Tensor, ...]:
     """``implicit_filter_bwd``: gradients of the nine tensors, contiguous; an empty one for each that is not needed.
 
     Two runs give the same bits. Beside the gradients it takes the planes of one slice (``SCRATCH``), ``PROGRAMS``
@@ -236,18 +205,13 @@ def backward(
     Raises:
         ValueError: as in :func:`forward`.
     """
-    tensors = (z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas)
-    grads = [
-        z.new_empty(0)
-        if tensor is None or not needed
-        else torch.empty_like(tensor, memory_format=torch.contiguous_format)
-        for tensor, needed in zip(tensors, needs, strict=True)
-    ]
+    z = inputs.z
+    grads = gradients_like(inputs, needs)
     if not any(needs):
-        return tuple(grads)
-    t, deltas, shift = _window_arguments(t, deltas, shift)
+        return grads
+    t, deltas, shift = _window_arguments(inputs.t, inputs.deltas, shift)
     with torch.cuda.device_of(z):
-        network = _Network(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, transposed=True)
+        network = _Network(inputs, transposed=True)
         tile = max(network.config.positions, network.config.summed)
         pieces = slices(z.shape[0], network.layers, network.H, tile)
         columns = _round_up(pieces[0].stop, tile)
@@ -274,7 +238,7 @@ def backward(
             ddeltas *= deltas.sign()
         if any(needs[1:7]):
             _write_parameter_gradients(network, sums, grads, needs)
-    return tuple(grads)
+    return grads
 
 
 def _slice_backward(
@@ -345,7 +309,7 @@ def _slice_backward(
         launch(inputs_kernel, (sums.programs,), args, own)
 
 
-def _write_parameter_gradients(network: _Network, sums: _Sums, grads: list[Tensor], needs: list[bool]) -> None:
+def _write_parameter_gradients(network: _Network, sums: _Sums, grads: tuple[Tensor, ...], needs: list[bool]) -> None:
     """Gradients of ``freq`` and of all weights and biases from the sums, in one launch."""
     wanted = (grad if needed else None for grad, needed in zip(grads[1:7], needs[1:7], strict=True))
     args = (

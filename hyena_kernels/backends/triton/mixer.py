@@ -33,6 +33,7 @@ from hyena_kernels.backends.triton.short_conv import (
     tap_sums,
 )
 from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import FftconvInputs, MixerInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
 # Temporary memory that one slice of channels may take beyond a quarter of the projections; what the long convolutions
@@ -109,12 +110,13 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None, steps: int, channel
     return parts
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None) -> Tensor:
+def forward(inputs: MixerInputs) -> Tensor:
     """``hyena_mixer_fwd``: shapes, dtypes and result of :func:`hyena_kernels.hyena_mixer`, float64 excepted.
 
     Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once;
     what lies between is in float32.
     """
+    x, weight, bias, k, D = inputs
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
     y = x.new_empty((batch, length, channels))
@@ -122,18 +124,17 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor
         *gates, v = _project(x, weight, bias, steps, channels, c)
         for o in range(steps):
             skip = None if D is None else D[o, c]
-            v = fftconv.forward(v, k[o, c], skip, None, gates[steps - 1 - o], True)
+            v = fftconv.forward(FftconvInputs(v, k[o, c], skip, None, gates[steps - 1 - o]), True)
         _copy(v, y[..., c].transpose(1, 2), length)
     return y
 
 
-def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, k: Tensor, D: Tensor | None, needs: list[bool]
-) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """``hyena_mixer_bwd``: ``(dx, dweight, dbias, dk, dD)``, contiguous; one of length 0 for each not needed."""
+    x, weight, bias, k, D = inputs
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
-    dx, dweight, dbias, dk, dD = grads = gradients_like((x, weight, bias, k, D), needs)
+    dx, dweight, dbias, dk, dD = grads = gradients_like(inputs, needs)
     wants_bias, wants_skip = needs[2] and bias is not None, needs[4] and D is not None
     wants_taps = needs[1] or wants_bias
     wants_projections = needs[0] or wants_taps
@@ -159,7 +160,8 @@ def backward(
         values = [v]
         for o in range(steps - 1):
             skip = None if D is None else D[o, c]
-            values.append(fftconv.forward(values[o], k[o, c], skip, None, gates[steps - 1 - o], True))
+            step = FftconvInputs(values[o], k[o, c], skip, None, gates[steps - 1 - o])
+            values.append(fftconv.forward(step, True))
         rows = _padded(length)
         grad = x.new_empty((batch, c.stop - c.start, rows))[..., :length]
         _copy(dy[..., c].transpose(1, 2), grad, rows)
@@ -169,8 +171,8 @@ def backward(
             value_grad = x.new_empty(grad.shape) if wants_projections or o > 0 else None
             gate_grad = x.new_empty(grad.shape) if wants_projections else None
             of_filter = dk[o, c] if needs[3] else None, dD[o, c] if wants_skip else None
-            inputs = values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part]
-            fftconv.backward_into((value_grad, *of_filter, None, gate_grad), grad, inputs, True)
+            step = FftconvInputs(values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part])
+            fftconv.backward_into((value_grad, *of_filter, None, gate_grad), grad, step, True)
             if gate_grad is not None:
                 project_backward(gate_grad, part, c, sums, pair=False)
             if value_grad is not None:
@@ -181,5 +183,5 @@ def backward(
             of_taps = dweight if needs[1] else None, dbias if wants_bias else None
             write_tap_gradients(sums, *of_taps, convolutions=steps + 2, channels=c)
         # Or they would live on beside those of the next slice.
-        del gates, v, values, grad, value_grad, gate_grad, inputs
+        del gates, v, values, grad, value_grad, gate_grad, step
     return grads

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hyena_kernels.backends.triton.launch import constants, launch
 from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
 # Tiles (positions, channels, warps) of which no kernel spills and all turn round by stmatrix or ldmatrix. Wide tiles
@@ -393,16 +394,18 @@ def convolve_backward(
         launch(backward_kernel, (groups * -(-channels // block_c),), args, own)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def forward(inputs: ShortConvInputs) -> Tensor:
     """``short_conv_fwd``: shapes, dtypes and result of :func:`hyena_kernels.short_conv`, float64 excepted."""
+    x, weight, bias = inputs
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     convolve(x, weight, bias, y[None], 0, pair=False, y_length=x.shape[2])
     return y
 
 
-def backward(dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool]) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """``short_conv_bwd``: ``(dx, dweight, dbias)``, contiguous; one of length 0 stands for each that is not needed."""
-    dx, dweight, dbias = grads = gradients_like((x, weight, bias), needs)
+    x, weight, bias = inputs
+    dx, dweight, dbias = grads = gradients_like(inputs, needs)
     wants_bias = needs[2] and bias is not None
     if needs[0] or needs[1] or wants_bias:
         sums = tap_sums(dy, 1, weight.shape[1]) if needs[1] or wants_bias else None

@@ -145,7 +145,7 @@ def test_cache_folder_follows_the_usual_variables(monkeypatch: pytest.MonkeyPatc
 LOAD = """
 import sys
 from pathlib import Path
-from hyena_kernels import extension as support
+from hyena_kernels.backends import extension as support
 for folder in map(Path, sys.argv[1:]):
     support._PACKAGE = folder
     support._load.cache_clear()

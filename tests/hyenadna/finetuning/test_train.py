@@ -23,8 +23,9 @@ from hyenadna import (
     HyenaDNAForTokenClassification,
 )
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import reverse_complement
 from hyenadna.data.labelled import Labelled
-from hyenadna.data.sequences import encode, reverse_complement
+from hyenadna.data.sequences import encode
 from hyenadna.evaluation.baselines import kmer_counts
 from hyenadna.finetuning import train as finetune_module
 from hyenadna.finetuning.data import read_data

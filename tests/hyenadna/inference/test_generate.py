@@ -99,7 +99,7 @@ def test_prompts_of_a_fasta(config: GenerateConfig, tmp_path: Path) -> None:
         ({"prompt": None}, "give one of `prompt` and `prompt_fasta`"),
         ({"prompt_fasta": Path("x")}, "give one of `prompt` and `prompt_fasta`"),
         ({"prompt": ""}, "--prompt: the sequence is empty"),
-        ({"prompt": "ACX"}, "--prompt: 'X' at position 3 is no nucleotide code"),
+        ({"prompt": "ACX"}, "--prompt: 'X' at position 3 is not a nucleotide code"),
         ({"length": 60}, "prompt: 5 bases and --length 60 are more than the 64 that the model is made for"),
         ({"length": 0}, "`length` 0: must be at least 1"),
         ({"count": 0}, "`count` 0: must be at least 1"),

@@ -12,10 +12,10 @@ import torch
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import NUCLEOTIDE_IDS
+from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
 from hyenadna.data import variants
 from hyenadna.data.genome import Genome
-from hyenadna.data.sequences import encode, reverse_complement
+from hyenadna.data.sequences import encode
 from hyenadna.inference.likelihood import Likelihood
 from hyenadna.inference.score import ScoreConfig, score
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +18,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_no_kernel_spills_or_wants_too_much_shared_memory(cuda_resources: dict[str, dict[int, Any]]) -> None:
-    table = cuda_resources
+@pytest.mark.slow
+def test_no_kernel_spills_or_wants_too_much_shared_memory() -> None:
+    table = _resources.measure([80, 90])
     assert _resources.faults(table) == []
     assert all(set(row) == {80, 90} for row in table.values())
     names = {name.split(",")[0].split()[0] + "_kernel" for name in table}
@@ -62,7 +62,7 @@ def test_bindings_link_and_load_beside_a_torch_without_cuda(tmp_path: Path) -> N
     assert nvcc is not None
     stubs = tmp_path / "kernels.cu"
     stubs.write_text(STUBS)
-    command = [nvcc, *_build.nvcc_flags(), "-DHYENA_TORCH_WITHOUT_CUDA", f"-I{folder / 'include'}"]
+    command = [nvcc, *_build.NVCC_FLAGS, "-DHYENA_TORCH_WITHOUT_CUDA", f"-I{folder / 'include'}"]
     command += [f"-I{_build.CSRC / 'cuda'}", "-gencode=arch=compute_80,code=sm_80", "-shared", "-o", str(library)]
     command += [str(_build.CSRC / "cuda" / "bindings.cu"), str(stubs), f"-L{folder / 'lib'}", "-ltorch_cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -17,6 +17,7 @@ from torch import Tensor
 from hyena_kernels import BackendError, fftconv
 from hyena_kernels.backends.triton import fftconv as launcher, passes, plan as plans, table
 from hyena_kernels.backends.triton.plan import Plan
+from hyena_kernels.common.inputs import FftconvInputs
 from hyena_kernels.testing import check, error_budget, fftconv_inputs, oracle_fftconv, reference_fftconv, relative_error
 from hyena_kernels.testing.resources.triton_cases import fftconv as cases
 
@@ -39,8 +40,9 @@ def errors(
     dy = torch.randn_like(plain.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
     oracle.backward(dy.double())
     plain.backward(dy)
-    y = launcher.forward(*tensors, causal, plan=plan)
-    grads = launcher.backward(dy, *tensors, causal, list(needs), plan=plan)
+    wanted = [needed and tensor is not None for needed, tensor in zip(needs, tensors, strict=True)]
+    y = launcher.forward(FftconvInputs(*tensors), causal, plan=plan)
+    grads = launcher.backward(dy, FftconvInputs(*tensors), causal, wanted, plan=plan)
     found = {"y": (relative_error(y, oracle.detach()), error_budget(plain.detach(), oracle.detach()))}
     for name, grad, wanted in zip(inputs, grads, needs, strict=True):
         if inputs[name] is None or not wanted:
@@ -132,8 +134,8 @@ def test_what_is_not_needed_is_not_computed(wanted: str, nan_empty: None) -> Non
 def test_what_is_not_needed_in_several_passes(needs: list[bool], nan_empty: None) -> None:
     tensors = list(fftconv_inputs(1, 1, 60).values())
     dy = torch.randn(1, 1, 60)
-    grads = launcher.backward(dy, *tensors, True, needs, plan=PASSES)
-    single = launcher.backward(dy, *tensors, True, needs, plan=ONE)
+    grads = launcher.backward(dy, FftconvInputs(*tensors), True, needs, plan=PASSES)
+    single = launcher.backward(dy, FftconvInputs(*tensors), True, needs, plan=ONE)
     for tensor, grad, other, needed in zip(tensors, grads, single, needs, strict=True):
         assert grad.numel() == (tensor.numel() if needed else 0)
         torch.testing.assert_close(grad, other, rtol=1e-5, atol=1e-5)
@@ -142,7 +144,7 @@ def test_what_is_not_needed_in_several_passes(needs: list[bool], nan_empty: None
 def test_nothing_is_needed() -> None:
     inputs = list(fftconv_inputs(1, 1, 20).values())
     for plan in (ONE, PASSES):
-        grads = launcher.backward(inputs[0], *inputs, True, [False] * 5, plan=plan)
+        grads = launcher.backward(inputs[0], FftconvInputs(*inputs), True, [False] * 5, plan=plan)
         assert [grad.numel() for grad in grads] == [0] * 5
 
 
@@ -162,8 +164,8 @@ def test_slices_of_channels(nan_empty: None) -> None:
     tensors = list(fftconv_inputs(1, 2, 40).values())
     dy = torch.randn(1, 2, 40)
     # One row of each kind at a time, and all of them.
-    sliced = launcher.backward(dy, *tensors, True, [True] * 5, plan=PASSES, scratch_bytes=1)
-    whole = launcher.backward(dy, *tensors, True, [True] * 5, plan=PASSES)
+    sliced = launcher.backward(dy, FftconvInputs(*tensors), True, [True] * 5, plan=PASSES, scratch_bytes=1)
+    whole = launcher.backward(dy, FftconvInputs(*tensors), True, [True] * 5, plan=PASSES)
     assert all(torch.equal(one, other) for one, other in zip(sliced, whole, strict=True))
 
 
@@ -191,11 +193,11 @@ def test_channel_last_and_sliced_inputs_are_read_in_place(nan_empty: None) -> No
     inputs = fftconv_inputs(1, 2, 47)
     last = strided(inputs)
     dy = torch.randn(1, 47, 2).transpose(1, 2)
-    y = launcher.forward(*inputs.values(), True, plan=PASSES)
-    assert torch.equal(launcher.forward(*last.values(), True, plan=PASSES), y)
+    y = launcher.forward(FftconvInputs(*inputs.values()), True, plan=PASSES)
+    assert torch.equal(launcher.forward(FftconvInputs(*last.values()), True, plan=PASSES), y)
     for plan in (ONE, ONE_BY_THREE):
-        results = launcher.backward(dy, *last.values(), True, [True] * 5, plan=plan)
-        plain = launcher.backward(dy.contiguous(), *inputs.values(), True, [True] * 5, plan=plan)
+        results = launcher.backward(dy, FftconvInputs(*last.values()), True, [True] * 5, plan=plan)
+        plain = launcher.backward(dy.contiguous(), FftconvInputs(*inputs.values()), True, [True] * 5, plan=plan)
         for one, other in zip(results, plain, strict=True):
             assert torch.equal(one, other)
             assert one.is_contiguous()
@@ -237,8 +239,10 @@ def test_a_row_of_nan_stays_alone(plan: Plan, batch: int, programs: int, monkeyp
     # Of rows that share a program, some come after it.
     row = batch // 2 - 1
     inputs["u"][row, 0, 7] = dy[row, 0, 11] = float("nan")
-    results = {"y": launcher.forward(*inputs.values(), True, plan=plan)}
-    results |= zip(inputs, launcher.backward(dy, *inputs.values(), True, [True] * 5, plan=plan), strict=True)
+    results = {"y": launcher.forward(FftconvInputs(*inputs.values()), True, plan=plan)}
+    results |= zip(
+        inputs, launcher.backward(dy, FftconvInputs(*inputs.values()), True, [True] * 5, plan=plan), strict=True
+    )
     for name, result in results.items():
         # The filter's gradient is a sum over the batch; everything else belongs to one row.
         own = result[0] if name in ("k", "D") else result[row, 0]
@@ -254,8 +258,8 @@ def test_bitwise_reproducible(plan: Plan, batch: int, rows: int, monkeypatch: py
     monkeypatch.setattr(launcher, "_MAX_ROWS", rows)
     inputs = list(fftconv_inputs(batch, 1, 60).values())
     dy = torch.randn(batch, 1, 60)
-    first = launcher.backward(dy, *inputs, True, [True] * 5, plan=plan)
-    second = launcher.backward(dy, *inputs, True, [True] * 5, plan=plan)
+    first = launcher.backward(dy, FftconvInputs(*inputs), True, [True] * 5, plan=plan)
+    second = launcher.backward(dy, FftconvInputs(*inputs), True, [True] * 5, plan=plan)
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
@@ -283,7 +287,7 @@ def test_float64_is_refused_with_the_reason() -> None:
 
 def test_a_plan_that_is_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="64 points is too short for L = 65"):
-        launcher.forward(*fftconv_inputs(1, 1, 65).values(), True, plan=ONE)
+        launcher.forward(FftconvInputs(*fftconv_inputs(1, 1, 65).values()), True, plan=ONE)
 
 
 def test_kernels_are_compiled_for_every_plan() -> None:

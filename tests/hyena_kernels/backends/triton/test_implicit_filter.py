@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hyena_kernels import implicit_filter, use_backend
 from hyena_kernels.backends.triton import implicit_filter as kernels
+from hyena_kernels.common.inputs import ImplicitFilterInputs
 from hyena_kernels.testing import check, implicit_filter_inputs, value_and_gradients
 
 Tiles = Callable[[int, int], None]
@@ -121,15 +122,14 @@ def test_an_expanded_gradient_changes_no_bit(tiles: Tiles) -> None:
 def test_backward_gives_what_is_needed_and_nothing_else(tiles: Tiles) -> None:
     tiles(64, 64)
     inputs = implicit_filter_inputs(3, 40, width=5, layers=1)
+    tensors = ImplicitFilterInputs(*inputs.values())
     dk = torch.randn(3, 40)
-    full = kernels.backward(dk, *inputs.values(), 0.05, [True] * 9)
+    full = kernels.backward(dk, tensors, 0.05, [True] * 9)
     for index, name in enumerate(inputs):
         needs = [other == index for other in range(9)]
-        for grad, expected, needed in zip(
-            kernels.backward(dk, *inputs.values(), 0.05, needs), full, needs, strict=True
-        ):
+        for grad, expected, needed in zip(kernels.backward(dk, tensors, 0.05, needs), full, needs, strict=True):
             assert torch.equal(grad, expected) if needed else grad.shape == (0,), name
-    assert all(grad.shape == (0,) for grad in kernels.backward(dk, *inputs.values(), 0.05, [False] * 9))
+    assert all(grad.shape == (0,) for grad in kernels.backward(dk, tensors, 0.05, [False] * 9))
 
 
 def test_nan_stays_with_its_position(tiles: Tiles) -> None:
@@ -195,9 +195,9 @@ def test_sine_and_cosine(bound: float, error: float, tiles: Tiles) -> None:
 def test_refuses_large_networks(features: int, width: int, message: str) -> None:
     inputs = implicit_filter_inputs(2, 3, features=features, width=width)
     with pytest.raises(ValueError, match=re.escape(message)):
-        kernels.forward(*inputs.values(), 0.0)
+        kernels.forward(ImplicitFilterInputs(*inputs.values()), 0.0)
     with pytest.raises(ValueError, match=re.escape(message)):
-        kernels.backward(torch.ones(2, 3), *inputs.values(), 0.0, [True] * 9)
+        kernels.backward(torch.ones(2, 3), ImplicitFilterInputs(*inputs.values()), 0.0, [True] * 9)
 
 
 POSITIONS = {"z", "t"}
@@ -262,7 +262,7 @@ def test_memory_beside_the_filters_does_not_grow_with_length_on_a_gpu() -> None:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        kernels.backward(dk, *inputs.values(), 0.05, needs)
+        kernels.backward(dk, ImplicitFilterInputs(*inputs.values()), 0.05, needs)
         beside.append(torch.cuda.max_memory_allocated() - before)
     assert beside[1] <= beside[0] + (1 << 20)
     assert beside[1] <= 4 * kernels.SCRATCH + (64 << 20)

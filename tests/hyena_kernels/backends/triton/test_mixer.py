@@ -18,6 +18,7 @@ from torch import Tensor
 from hyena_kernels import hyena_mixer, use_backend
 from hyena_kernels.backends.torch import fftconv as plain
 from hyena_kernels.backends.triton import mixer as kernels, short_conv as short_conv_kernels
+from hyena_kernels.common.inputs import MixerInputs
 from hyena_kernels.testing import check, hyena_mixer_inputs, value_and_gradients
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
@@ -33,7 +34,7 @@ def triton_backend() -> Iterator[None]:
 def plain_fftconv(monkeypatch: pytest.MonkeyPatch) -> None:
     def backward_into(grads: Any, dy: torch.Tensor, inputs: Any, causal: bool) -> None:
         needs = [grad is not None for grad in grads]
-        for grad, result in zip(grads, plain.backward(dy, *inputs, causal, needs), strict=True):
+        for grad, result in zip(grads, plain.backward(dy, inputs, causal, needs), strict=True):
             if grad is not None:
                 grad.copy_(result)
 
@@ -191,9 +192,9 @@ def test_backward_gives_what_is_needed_and_nothing_else(tiles: Callable[[int, in
     tiles(16, 32)
     tensors = tuple(hyena_mixer_inputs(1, 12, 3, order=3).values())
     dy = torch.randn(1, 12, 3)
-    full = kernels.backward(dy, *tensors, [True] * 5)
+    full = kernels.backward(dy, MixerInputs(*tensors), [True] * 5)
     for needs in [[False] * 5, [True, False, True, False, True], [False, True, False, True, False]]:
-        for grad, expected, needed in zip(kernels.backward(dy, *tensors, needs), full, needs, strict=True):
+        for grad, expected, needed in zip(kernels.backward(dy, MixerInputs(*tensors), needs), full, needs, strict=True):
             assert torch.equal(grad, expected) if needed else grad.shape == (0,), needs
 
 
@@ -233,7 +234,7 @@ def test_backward_skips_what_is_not_needed(
     monkeypatch.setattr(kernels.fftconv, "backward_into", long_backward)
     monkeypatch.setattr(kernels, "convolve_backward", short_backward)
     tensors = hyena_mixer_inputs(1, 12, 3).values()
-    kernels.backward(torch.randn(1, 12, 3), *tensors, [index in needed for index in range(5)])
+    kernels.backward(torch.randn(1, 12, 3), MixerInputs(*tensors), [index in needed for index in range(5)])
     assert calls == ([] if asked is None else [asked]) + ["short"] * launches
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hyena_kernels import short_conv, use_backend
 from hyena_kernels.backends.triton import short_conv as kernels
+from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.testing import check, short_conv_inputs, value_and_gradients
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
@@ -121,7 +122,7 @@ def test_partial_sums_do_not_grow_with_length(
 
     inputs = tuple(short_conv_inputs(1, 20, length).values())
     monkeypatch.setattr(torch, "empty", empty)
-    kernels.backward(inputs[0], *inputs, [False, True, False])
+    kernels.backward(inputs[0], ShortConvInputs(*inputs), [False, True, False])
     assert shapes == [(2, 4, 20)]
 
 
@@ -167,10 +168,10 @@ def test_backward_gives_what_is_needed_and_nothing_else(bias: bool, tiles: Calla
     tiles(16, 32)
     x, weight, offset = short_conv_inputs(2, 5, 12, bias=bias).values()
     dy = torch.randn(2, 5, 12)
-    full = kernels.backward(dy, x, weight, offset, [True, True, bias])
+    full = kernels.backward(dy, ShortConvInputs(x, weight, offset), [True, True, bias])
     for needs in itertools.product([False, True], [False, True], [False, bias]):
         for grad, expected, needed in zip(
-            kernels.backward(dy, x, weight, offset, list(needs)), full, needs, strict=True
+            kernels.backward(dy, ShortConvInputs(x, weight, offset), list(needs)), full, needs, strict=True
         ):
             assert torch.equal(grad, expected) if needed else grad.shape == (0,), needs
 

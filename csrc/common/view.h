@@ -1,5 +1,5 @@
-// Tensors as the kernels see them: a pointer, a dtype, and sizes and strides in elements. No torch in here, so that
-// kernels are compiled without its headers and can be run from any program.
+// Tensors as the kernels see them: a pointer, a dtype, and sizes and strides in elements. This needs no header of
+// torch, so any program can compile and run the kernels.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace hyena {
 
 enum class Dtype : int { f16, bf16, f32, f64 };
 
-// Up to three dimensions; `data` is null for an absent optional tensor or for a gradient that nobody needs.
+// Up to three dimensions. `data` is null for an absent optional tensor, and for a gradient that is not needed.
 struct View {
   void* data = nullptr;
   Dtype dtype = Dtype::f32;

@@ -1,0 +1,202 @@
+"""Every command and every Python block of README, docs and examples, run page by page as they stand there.
+
+Verbs run in this process on small inputs; what takes long is made smaller by options that come after those of the page.
+What cannot run here is in ``NOT_RUN`` with its reason, and is held against ``make -n`` or the command's own ``--help``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hyenadna.cli import main as cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+LOG = ROOT / "docs" / "LOG.md"
+
+NOT_RUN = {
+    "pip install": "downloads; tests/test_packaging.py builds and installs wheels",
+    "curl -O": "downloads",
+    "hf download": "downloads",
+    'python -c "from genomic_benchmarks': "downloads",
+    "make": "each target is minutes of work, or needs a GPU; `make -n` says that it exists",
+    "pytest bench/": "minutes; tests/bench/suite runs it at small sizes",
+    ".venv/bin/": "runs this very test suite, or reformats the tree",
+    "python -m hyena_kernels --build": "compiles for a minute; tests/hyena_kernels/test_build.py covers it",
+    "python -m hyena_kernels.testing.resources": "compiles for minutes; the tests of resources run parts of it",
+    "python -m bench.kernels.cpp_targets": "measures for minutes",
+    "python -m bench.kernels.cpp_accuracy": "measures for minutes",
+    "python -m bench.kernels.triton_targets": "needs a GPU",
+    "TRITON_INTERPRET=1 python -m bench.kernels.triton_accuracy": "interpreted in a fresh process, for minutes",
+    "python -m bench.kernels.long_context": "a forward pass of minutes over 8 GiB",
+    "python -m bench.kernels.operator_vs_published": "measures for a minute",
+    "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
+    "python tests/": "compiles for minutes; the tests beside it run parts of it",
+    "hyenadna plot --embeddings genes.npz --method umap": "needs umap-learn, which compiles for many seconds",
+}
+"""Beginnings of commands that do not run here, and why."""
+
+SMALLER = {
+    "pretrain": "--steps 2 --d_model 8 --n_layer 1 --length 32 --batch_size 2 --eval_windows 2 --final_windows 2 "
+    "--eval_length 32 --checkpoint_every 2 --max_n_fraction 0.5",
+    "evaluate": "--max_windows 2 --markov_order 1",
+    "finetune": "--epochs 1 --seeds [0] --jobs 1",
+    "generate": "--length 8",
+}
+"""Options that come after those of the page."""
+MADE = {"examples/yeast/README.md": {"runs"}}
+"""What a page makes without naming it in a command."""
+SCRATCH = "--d_model 8 --n_layer 1 --max_seq_len 256 --model_fields {}"
+
+
+class Command(NamedTuple):
+    """A line of a shell block, or a whole block of Python."""
+
+    language: str
+    text: str
+
+
+def commands(markdown: str) -> Iterator[Command]:
+    """Lines and blocks in the order of the page; ``\\`` at the end of a line continues it."""
+    for language, content in re.findall(r"^```(\w*)\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL):
+        if language == "python":
+            yield Command(language, content)
+        elif language == "sh":
+            for line in content.replace("\\\n", " ").splitlines():
+                text = line.split("  #")[0].strip()
+                if text:
+                    yield Command(language, text)
+        else:
+            assert language in ("text", "yaml", ""), language
+
+
+def mentioned(markdown: str) -> set[str]:
+    """Commands within the text, whose options and targets have to exist as well."""
+    text = re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"`((?:make [a-z]|python -m [a-z]|hyenadna [a-z])[^`]*)`", text))
+
+
+def reason(text: str) -> str | None:
+    """Why a command does not run here; None where it does."""
+    return next((f"{start}: {why}" for start, why in NOT_RUN.items() if text.startswith(start)), None)
+
+
+def made_by(found: list[Command]) -> set[str]:
+    """Names of files and folders that the page itself writes."""
+    text = "\n".join(command.text for command in found if not reason(command.text))
+    return set(re.findall(r"(?:--out |> |(?<!\.)open\(\")([\w./-]+)", text))
+
+
+def run(command: Command, where: Path) -> None:
+    """Run one command in the current folder."""
+    if command.language == "python":
+        exec(compile(command.text, "page", "exec"), {"__name__": "page"})
+        return
+    words = shlex.split(command.text)
+    if words[0] == "hyenadna" and "|" not in words:
+        verb = words[1]
+        extra = SMALLER.get(verb, "").split() if "--resume" not in words else []
+        if "scratch" in words:
+            extra += SCRATCH.split()
+        cli.main([*words[1:], *extra])
+    elif words[:2] == ["python", "-m"]:
+        run_module(words[2], words[3:])
+    else:
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        subprocess.run(["bash", "-c", f"set -eo pipefail; {command.text}"], check=True, cwd=where, env=environment)
+
+
+def run_module(module: str, arguments: list[str]) -> str:
+    """``python -m`` in this process; its output."""
+    before, out, code = sys.argv, io.StringIO(), None
+    sys.argv = [module, *arguments]
+    try:
+        with contextlib.redirect_stdout(out):
+            runpy.run_module(module, run_name="__main__", alter_sys=False)
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        sys.argv = before
+    assert code in (0, None), (module, arguments, code)
+    return out.getvalue()
+
+
+def check(text: str) -> None:
+    """Hold a command that is not run against what it names: a target of make, options of a module, a file."""
+    words = [word for word in shlex.split(text, comments=True) if not re.fullmatch(r"[A-Z_]+=\w+", word)]
+    if words[0] == "make":
+        target = next(word for word in words[1:] if "=" not in word)
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), text
+    elif words[:2] == ["python", "-m"]:
+        shown = help_of(words[2])
+        for option in (word.partition("=")[0] for word in words[3:] if word.startswith("--")):
+            assert option in shown, text
+    elif words[0] == "python" and words[1].endswith(".py"):
+        assert (ROOT / words[1]).is_file(), text
+
+
+_HELP: dict[str, str] = {}
+
+
+def help_of(module: str) -> str:
+    """What ``python -m MODULE --help`` prints."""
+    if module not in _HELP:
+        _HELP[module] = run_module(module, ["--help"])
+    return _HELP[module]
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_command_of_a_page_runs(page: Path, workplace: Callable[[set[str]], Path]) -> None:
+    markdown = page.read_text(encoding="utf-8")
+    found = [] if page == LOG else list(commands(markdown))
+    where = workplace(made_by(found) | MADE.get(name(page), set())) if found else page.parent
+    for command in found:
+        if command.language == "sh" and reason(command.text):
+            check(command.text)
+        else:
+            run(command, where)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("page", [page for page in PAGES if page != LOG], ids=name)
+def test_every_command_within_the_text_exists(page: Path) -> None:
+    for text in mentioned(page.read_text(encoding="utf-8")):
+        words = shlex.split(text)
+        if words[0] == "hyenadna":
+            verb, options = words[1], [word for word in words[2:] if word.startswith("--")]
+            if verb == "VERB":
+                continue
+            assert verb in cli.VERBS, text
+            shown = io.StringIO()
+            with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+                cli.main([verb, "--help"])
+            assert all(option in shown.getvalue() for option in options), text
+        else:
+            check(text)
+
+
+def test_every_exception_is_used() -> None:
+    texts = [command.text for page in PAGES for command in commands(page.read_text(encoding="utf-8"))]
+    assert [start for start in NOT_RUN if not any(text.startswith(start) for text in texts)] == []

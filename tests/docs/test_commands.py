@@ -48,7 +48,7 @@ NOT_RUN = {
     "python -m bench.kernels.operator_vs_published": "measures for a minute",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
-    "hyenadna plot embeddings --embeddings genes.npz --method umap": "needs umap-learn, which compiles for many seconds",
+    "hyenadna plot embeddings --embeddings genes.npz --method umap": "umap-learn compiles for many seconds",
 }
 """Beginnings of commands that do not run here, and why."""
 

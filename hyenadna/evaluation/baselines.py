@@ -6,7 +6,7 @@ import numpy as np
 
 from hyenadna.common.extras import require
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 
 K = 5
 
@@ -23,7 +23,7 @@ def kmer_counts(sequences: list[np.ndarray], k: int = K) -> np.ndarray:
     return counts
 
 
-def yardsticks(train: Labelled, valid: Labelled, test: Labelled) -> dict[str, float]:
+def yardsticks(train: LabelledDataset, valid: LabelledDataset, test: LabelledDataset) -> dict[str, float]:
     """Test accuracy of always guessing training's commonest class, and of logistic regression on standardised counts.
 
     The regression is there twice: with scikit-learn's own strength of regularisation, and with that which is best on

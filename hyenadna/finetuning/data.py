@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hyenadna.common.errors import InputError
-from hyenadna.data.labelled import Example, Labelled, class_names, read_examples, to_labelled
+from hyenadna.data.dataset import Example, LabelledDataset, class_names, read_examples, to_dataset
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
@@ -21,9 +21,9 @@ class Data:
     A test set that we draw ourselves makes a demonstration, no benchmark: nobody else's figures are of it.
     """
 
-    train: Labelled
-    valid: Labelled
-    test: Labelled
+    train: LabelledDataset
+    valid: LabelledDataset
+    test: LabelledDataset
     names: list[str]
     demonstration: bool
 
@@ -32,7 +32,7 @@ def read_data(config: FinetuneConfig) -> list[Data]:
     """The splits, one for each fold.
 
     Raises:
-        InputError: data that do not fit the task: see :mod:`hyenadna.data.labelled`.
+        InputError: data that do not fit the task: see :mod:`hyenadna.data.dataset`.
     """
     found = read_examples(
         config.data,
@@ -92,7 +92,7 @@ def _as_data(run: dict[str, list[Example]], config: FinetuneConfig, demonstratio
         first = run["train"][0].label
         width = len(first) if isinstance(first, tuple) else 1
         names = config.label_columns if len(config.label_columns) == width else [f"y{i}" for i in range(width)]
-    splits = {split: to_labelled(run[split], config.task, names, split) for split in ("train", "valid", "test")}
+    splits = {split: to_dataset(run[split], config.task, names, split) for split in ("train", "valid", "test")}
     return Data(**splits, names=names, demonstration=demonstration)
 
 

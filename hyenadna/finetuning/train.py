@@ -34,7 +34,7 @@ from hyenadna.common.files import atomic_dir, write_files
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import plain
 from hyenadna.common.vocab import PAD_ID, reverse_complement
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.config import _FREE, _PROMPTED, FinetuneConfig, apply_preset
@@ -108,7 +108,7 @@ def make_model(config: FinetuneConfig, data: Data, seed: int) -> tuple[Any, Any]
     return model, peft.get_peft_model(model, settings)
 
 
-def targets(data: Labelled, rows: Sequence[int], task: str, device: torch.device) -> Tensor:
+def targets(data: LabelledDataset, rows: Sequence[int], task: str, device: torch.device) -> Tensor:
     """Labels of a batch: int64 ``(B,)``, float32 ``(B, outputs)``, or int64 ``(B, L)`` with -100 at pads."""
     if not isinstance(data.labels, list):
         return torch.from_numpy(data.labels[list(rows)]).to(device)
@@ -151,7 +151,7 @@ def next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
     return F.cross_entropy(logits, following.flatten(), reduction="sum") / (following != -100).sum().clamp(min=1)
 
 
-def predict(model: Any, data: Labelled, config: FinetuneConfig, device: torch.device) -> np.ndarray:
+def predict(model: Any, data: LabelledDataset, config: FinetuneConfig, device: torch.device) -> np.ndarray:
     """Logits of every example, float32 ``(n, columns)``; for tokens, ``(all bases, columns)``."""
     order = sorted(range(len(data)), key=lambda i: -len(data.sequences[i]))
     found: list[np.ndarray | None] = [None] * len(data)
@@ -172,14 +172,14 @@ def predict(model: Any, data: Labelled, config: FinetuneConfig, device: torch.de
 
 
 def score(
-    model: Any, data: Labelled, config: FinetuneConfig, device: torch.device
+    model: Any, data: LabelledDataset, config: FinetuneConfig, device: torch.device
 ) -> tuple[dict[str, float | None], dict[str, str]]:
     """Metrics over a whole split, and the reasons of those that are undefined."""
     labels = np.concatenate(data.labels) if isinstance(data.labels, list) else data.labels
     return measure(config.task, predict(model, data, config, device), labels)
 
 
-def _batches(data: Labelled, config: FinetuneConfig, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _batches(data: LabelledDataset, config: FinetuneConfig, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Rows of each batch of an epoch."""
     if config.balanced:
         labels = np.asarray(data.labels)

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.vocab import NUCLEOTIDE_IDS, PAD_ID, SEP_ID
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
 LETTERS = "ACGTN"
@@ -131,7 +131,7 @@ class FewShot(PromptedClassifier):
         seed: of the demonstrations.
     """
 
-    def __init__(self, lm: HyenaDNAForCausalLM, classes: int, examples: Labelled, shots: int, seed: int) -> None:
+    def __init__(self, lm: HyenaDNAForCausalLM, classes: int, examples: LabelledDataset, shots: int, seed: int) -> None:
         super().__init__(lm, classes)
         self.examples = examples
         self.shots = shots
@@ -158,7 +158,9 @@ class FewShot(PromptedClassifier):
         return self.lm.embeddings(whole)
 
 
-def make_prompted(config: Any, names: list[str], examples: Labelled, longest: int, seed: int) -> PromptedClassifier:
+def make_prompted(
+    config: Any, names: list[str], examples: LabelledDataset, longest: int, seed: int
+) -> PromptedClassifier:
     """The classifier of ``--method soft-prompt`` or ``few-shot``.
 
     Args:

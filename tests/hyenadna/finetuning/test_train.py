@@ -24,7 +24,7 @@ from hyenadna import (
 )
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import reverse_complement
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import encode
 from hyenadna.evaluation.baselines import kmer_counts
 from hyenadna.finetuning import train as finetune_module
@@ -210,9 +210,9 @@ def test_a_stopped_run_goes_on_with_what_is_left(
         f"2 of 4 runs are finished and kept in {kept}: the same command with --resume goes on with the others"
     )
     assert len(list(kept.glob("run-*/model"))) == 1
-    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; go on with --resume, or remove"):
+    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; resume it with --resume"):
         finetune(config, progress=False)
-    with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 asked for\): give the same to go on"):
+    with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 now\): give the same options to"):
         finetune(replace(config, lr=0.02, resume=True), progress=False)
     # As a kill leaves a run that was being written.
     (kept / ".run-0003.partial").mkdir()
@@ -253,7 +253,7 @@ def test_a_run_that_cannot_be_kept_leaves_nothing_in_the_way(
     foreign = config.out.with_name("out.partial")
     (foreign / "run-0000").mkdir(parents=True)
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"out\.partial: is in the way, and no run has made it"):
+        with pytest.raises(InputError, match=r"out\.partial: is in the way and was made by no run"):
             finetune(replace(config, epochs=1, resume=resume), progress=False)
     assert (foreign / "run-0000").is_dir()
 
@@ -307,7 +307,7 @@ def test_folds_test_every_example_once(config: FinetuneConfig) -> None:
 
 
 def test_balanced_batches_draw_every_class_equally_often(config: FinetuneConfig) -> None:
-    data = Labelled([np.zeros(3, np.uint8)] * 1000, np.array([0] * 900 + [1] * 100))
+    data = LabelledDataset([np.zeros(3, np.uint8)] * 1000, np.array([0] * 900 + [1] * 100))
     rng = np.random.default_rng(0)
     plain = np.concatenate(list(finetune_module._batches(data, config, rng)))
     drawn = np.concatenate(list(finetune_module._batches(data, replace(config, balanced=True), rng)))
@@ -432,7 +432,7 @@ def test_predictions_do_not_depend_on_batches_or_strand(config: FinetuneConfig, 
     cpu = torch.device("cpu")
     one, many = (predict(model, data, replace(config, batch_size=size), cpu) for size in (1, 24))
     np.testing.assert_allclose(one, many, atol=1e-6)
-    turned = Labelled([reverse_complement(ids) for ids in data.sequences], data.labels)
+    turned = LabelledDataset([reverse_complement(ids) for ids in data.sequences], data.labels)
     both = replace(config, reverse_complement=True)
     np.testing.assert_allclose(predict(model, data, both, cpu), predict(model, turned, both, cpu), atol=1e-6)
     assert not np.allclose(predict(model, turned, config, cpu), one, atol=1e-6)
@@ -472,7 +472,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"lr": 0.0}, "`lr` 0.0: must be above 0"),
         ({"seeds": []}, "`seeds`: give at least one number"),
         ({"seeds": [3, 1, 3]}, "`seeds` [3, 1, 3]: a seed is there twice"),
-        ({"label_columns": ["share"]}, "no classes: say --task regression"),
+        ({"label_columns": ["share"]}, "not classes: choose --task regression"),
         ({"task": "regression", "yardstick": True}, "`yardstick` is for `task` classification"),
         ({"task": "regression", "balanced": True}, "`balanced` is for `task` classification"),
         ({"task": "token", "reverse_complement": True}, "`reverse_complement`: the labels of bases have a strand"),

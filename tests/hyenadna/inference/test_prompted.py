@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import encode, to_tensor
 from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.train import FinetuneConfig, finetune
@@ -62,7 +62,7 @@ def test_the_prompt_alone_is_trained(lm: HyenaDNAForCausalLM) -> None:
 
 
 def test_demonstrations_stand_before_the_sequence(lm: HyenaDNAForCausalLM) -> None:
-    examples = Labelled([encode(text, "") for text in ("AAA", "CCC", "CCCC")], np.array([0, 1, 1]))
+    examples = LabelledDataset([encode(text, "") for text in ("AAA", "CCC", "CCCC")], np.array([0, 1, 1]))
     model = FewShot(lm, 2, examples, shots=1, seed=3).eval()
     with torch.no_grad():
         found = model(ids("GATTACA")).logits[0]

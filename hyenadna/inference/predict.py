@@ -40,7 +40,7 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
     model.to(pick_device(config.device))  # type: ignore[arg-type]
     is_token = isinstance(model, HyenaDNAForTokenClassification)
     if isinstance(model, PromptedClassifier):
-        names, max_length, problem, device = model.names, model.longest, None, model.lm.device
+        names, max_length, problem, device = model.names, model.max_length, None, model.lm.device
     else:
         labels: Any = model.config.id2label
         names = [str(labels[i]) for i in range(model.score.out_features)]

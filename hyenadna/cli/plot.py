@@ -97,9 +97,9 @@ def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
             )
         scorer = LogLikelihoodScorer(model, batch_size=config.batch_size)
         effects = saturation_mutagenesis(scorer, genome, contig, start, end, size)
-        letters = "".join(LETTERS[token] for token in genome.tokens(contig, start, end).tolist())
+        reference = "".join(LETTERS[i] for i in genome.tokens(contig, start, end).tolist())
     with partial_table(config.out.with_suffix(".tsv"), ["contig", "position", "base", *BASES]) as write:
-        for position, (letter, column) in enumerate(zip(letters, effects.T.tolist(), strict=True), start=start + 1):
+        for position, (letter, column) in enumerate(zip(reference, effects.T.tolist(), strict=True), start=start + 1):
             write([contig, position, letter, *column])
-    mutagenesis_map(effects, letters, f"{contig}:{start + 1:,}-{end:,}", config.out, rows=BASES)
-    return f"{3 * len(letters)} changes of {contig}:{start + 1}-{end}; figure in {config.out}, values beside it"
+    mutagenesis_map(effects, reference, f"{contig}:{start + 1:,}-{end:,}", config.out, rows=BASES)
+    return f"{3 * len(reference)} changes of {contig}:{start + 1}-{end}; figure in {config.out}, values beside it"

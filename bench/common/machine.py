@@ -33,7 +33,7 @@ def device_name(device: torch.device | str = "cuda") -> str:
     place = torch.device(device)
     if place.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(place)
-    return processor_name()
+    return _processor_name()
 
 
 def _cpuinfo(field: str) -> str | None:
@@ -44,7 +44,7 @@ def _cpuinfo(field: str) -> str | None:
     return None
 
 
-def processor_name() -> str:
+def _processor_name() -> str:
     """Model of the processor without trademark signs and clock, or its architecture if the model is unknown."""
     name = _cpuinfo("model name")
     if name is None and sys.platform == "darwin":

@@ -40,7 +40,7 @@ def test_a_step_that_takes_too_long_is_ended_with_what_it_started(tmp_path: Path
     assert time.monotonic() - start < 8
     child = Path("/proc") / item.log.read_text(encoding="utf-8").strip() / "stat"
     for _ in range(50):
-        # A process that has ended and that nobody has asked after is a zombie.
+        # A process that ended, and whose exit code was not read, is a zombie.
         if not child.exists() or child.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z":
             return
         time.sleep(0.05)

@@ -185,7 +185,7 @@ def test_tune_dry_run_lists_everything(capsys: pytest.CaptureFixture[str]) -> No
     assert all(tune_triton.label(key) in text for key in tune_triton._keys())
 
 
-def test_a_length_that_is_too_long_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_length_that_is_too_long_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         tune_triton.main(["--dry-run", "--lengths", "1024", "16777217"])
     assert ended.value.code == 2

@@ -86,7 +86,8 @@ def _program(path: str) -> str:
     """The started program: relative to the checkout, or only its name if it lies elsewhere."""
     program = Path(path or ".").resolve()
     if program.is_relative_to(ROOT) and ".venv" not in program.parts:
-        return program.relative_to(ROOT).as_posix()
+        path = program.relative_to(ROOT)
+        return f"python -m {'.'.join(path.parent.parts)}" if path.name == "__main__.py" else path.as_posix()
     return f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
 
 

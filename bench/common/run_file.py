@@ -13,7 +13,7 @@ OURS = "hyena_kernels"
 ATTENTION = (
     "flash_attn", "flash_attn_3", "flash_attn_4", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math",
 )  # fmt: skip
-"""Implementations that are, in a model, a Transformer with that attention."""
+"""Attentions. In a model the name means a Transformer with that attention."""
 IMPLEMENTATIONS = {
     OURS: "hyena_kernels",
     "published": "published Hyena",
@@ -35,7 +35,7 @@ _STATUSES = ("measured", "failed_check", "skipped", "timed_out", "out_of_memory"
 
 _OLD_KEYS = {"peer": "implementation", "ceilings": "peak_rates"}
 _OLD_STATUSES = {"refused": "failed_check", "stopped": "timed_out"}
-"""Names in files of format 1, with those of format 2."""
+"""Names in files of format 1, and the names that replaced them in format 2."""
 
 Record = Mapping[str, Any]
 

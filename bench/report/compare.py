@@ -74,7 +74,7 @@ def place(record: Record) -> str:
 
 
 def pairs(a: Run, b: Run) -> tuple[_Pairs, list[Record], list[Record]]:
-    """_Pairs of records of both runs, records of A alone, records of B alone. The later of two equal records counts.
+    """Pairs of records of both runs, records of A alone, records of B alone. The later of two equal records counts.
 
     If each run has one backend, the two are compared even if they differ: they are what users get.
     """

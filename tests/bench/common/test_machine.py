@@ -39,6 +39,7 @@ def test_a_processor_without_a_model_has_the_name_of_its_architecture(monkeypatc
     ("program", "named"),
     [
         (machine.ROOT / "bench" / "report" / "report.py", "bench/report/report.py"),
+        (machine.ROOT / "bench" / "suite" / "__main__.py", "python -m bench.suite"),
         (machine.ROOT / ".venv" / "bin" / "pytest", "pytest"),
         ("/somewhere/else/pytest/__main__.py", "python -m pytest"),
         ("/somewhere/else/pytest", "pytest"),

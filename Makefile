@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Installed ahead of everything else, so that no other package's bare "torch" picks a version. May be any arguments of
 # `pip install` that give torch, such as a path to a wheel.
 TORCH  ?= torch==2.13.0
-# The Triton whose resources docs/kernels.md lists; a torch for CUDA brings its own, which is then kept.
+# The Triton whose resources docs/kernels/resources.md lists; a torch for CUDA brings its own, which is then kept.
 TRITON ?= triton==3.6.0
 FASTA  ?=
 OUT    ?= demo-out
@@ -57,11 +57,12 @@ demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-ou
 	@$(BIN)/python -m hyenadna.cli.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
 
 test: $(EXT) lint ## lint, check types, build the documentation, run the tests
-	@# Side by side: the tests leave a core idle for much of their time.
-	@$(MAKE) --no-print-directory --jobs=2 typecheck docs pytest
+	@$(MAKE) --no-print-directory --jobs=2 typecheck docs
+	@$(MAKE) --no-print-directory pytest
 
+# As many processes as processors, at most 8. What one has not begun another takes over.
 pytest: $(EXT)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal --durations=10
 
 # Not a part of `make test`: compiling the kernels twice and running them under sanitizers takes a quarter of an hour.
 sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and thread sanitizers

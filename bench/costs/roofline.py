@@ -207,7 +207,7 @@ def cost(
 
 def _layers_of(configuration: str) -> int:
     # Imported on demand: only the published sizes need transformers.
-    from hyenadna.model.config import PUBLISHED_SIZES
+    from hyenadna.model.sizes import PUBLISHED_SIZES
 
     if configuration not in PUBLISHED_SIZES:
         raise ValueError(

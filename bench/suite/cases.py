@@ -60,7 +60,7 @@ def published_sizes() -> tuple[dict[str, dict[str, int]], str | None]:
     """Sizes of the published configurations and None; without transformers, nothing and the reason."""
     # Imported on demand: it takes seconds.
     try:
-        from hyenadna.model.config import PUBLISHED_SIZES
+        from hyenadna.model.sizes import PUBLISHED_SIZES
     except ImportError as error:
         return {}, f"hyenadna and training_step are left out: {error}"
     return PUBLISHED_SIZES, None

@@ -84,7 +84,7 @@ def test_launches_of_the_triton_kernels() -> None:
     both = cost("fftconv", "plain", "both", **million).bytes
     forward = cost("fftconv", "plain", "forward", **million).bytes
     assert both - forward == points * (2 * (2 + 8) + (4 + 8) + (16 + 8) + (8 + 8) + (8 + 2) + (8 + 4))
-    # docs/kernels.md: project 1.34 GB and merge 0.54 GB, besides the convolution without its gate in front.
+    # docs/kernels/triton.md: project 1.34 GB and merge 0.54 GB, besides the convolution without its gate in front.
     mixer = cost("hyena_mixer", "", "forward", **million).bytes
     assert mixer == points * ((6 + 4) + (4 + 8) + (2 + 8) + (16 + 8) + (8 + 4) + 4)
     # and 5.9 GB of the filter's backward pass: 18 planes of 64, the filters' gradient twice.

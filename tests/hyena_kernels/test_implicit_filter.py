@@ -117,8 +117,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "w_out": ({"w_out": torch.zeros(3)}, ValueError, "implicit_filter: w_out has shape (3,), expected (D, H)"),
     "t": ({"t": torch.zeros(7)}, ValueError, "implicit_filter: t has shape (7,), expected (L,) = (8,)"),
     "deltas": ({"deltas": torch.zeros(2)}, ValueError, "implicit_filter: deltas has shape (2,), expected (D,) = (3,)"),
-    "t alone": ({"deltas": None}, ValueError, "implicit_filter: t and deltas make the window together: give both or"),
-    "deltas alone": ({"t": None}, ValueError, "implicit_filter: t and deltas make the window together: give both or"),
+    "t alone": ({"deltas": None}, ValueError, "implicit_filter: the window needs both t and deltas: give both or"),
+    "deltas alone": ({"t": None}, ValueError, "implicit_filter: the window needs both t and deltas: give both or"),
     "half": (
         {"w_in": torch.zeros(4, 5).half()},
         TypeError,

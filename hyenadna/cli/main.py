@@ -1,13 +1,17 @@
-"""``hyenadna VERB …``: every verb is a function of Python with its arguments as options.
+"""``hyenadna VERB …``: a function for every verb.
 
-Bad input is one line on stderr and exit code 2. Modules that take long to import are imported by the verb that needs
-them.
+A verb reads its options, checks them and its input files, and only then imports the work. So ``--help`` and a message
+on a wrong path wait for neither torch nor transformers. Bad input is one line on stderr and exit code 2.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from hyenadna.common.errors import InputError
@@ -16,6 +20,7 @@ from hyenadna.common.errors import InputError
 def prepare(argv: Sequence[str]) -> None:
     """Tokenise a FASTA once into a folder that training reads from."""
     from hyenadna.cli.options import make_parser
+    from hyenadna.common.options import check_file
 
     parser = make_parser(
         "prepare",
@@ -23,10 +28,11 @@ def prepare(argv: Sequence[str]) -> None:
         "is read as upper case, IUPAC ambiguity codes become N and are counted.",
         "hyenadna prepare genome.fa.gz --out genome",
     )
-    parser.add_argument("fasta", type=str, help="FASTA with the genome.")
-    parser.add_argument("--out", type=str, required=True, help="Folder to write.")
+    parser.add_argument("fasta", type=Path, help="FASTA with the genome.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
     parser.add_argument("--overwrite", action="store_true", help="Replace a genome that the folder already holds.")
     args = parser.parse_args(list(argv))
+    check_file(args.fasta)
     from hyenadna.data import genome
 
     made = genome.prepare(args.fasta, args.out, overwrite=args.overwrite)
@@ -46,7 +52,7 @@ def pretrain(argv: Sequence[str]) -> None:
         "  hyenadna pretrain --config run/config.yaml --resume",
     )
     parser.add_argument(
-        "--resume", type=bool, default=False, help="Go on from the newest checkpoint in --out, if there is one."
+        "--resume", type=bool, default=False, help="Resume from the newest checkpoint in --out, if there is one."
     )
     config, parsed = parse_config(parser, PretrainConfig, argv)
     from hyenadna.pretraining import train
@@ -60,14 +66,14 @@ def pretrain(argv: Sequence[str]) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    """Score a model on held-out contigs, beside Markov models."""
+    """Score a model on held-out contigs, and compare it with Markov models."""
     from hyenadna.cli.options import make_parser, parse_config
     from hyenadna.evaluation.config import EvaluateConfig
 
     parser = make_parser(
         "evaluate",
-        "Perplexity and accuracy of a checkpoint over held-out contigs, beside Markov models of order 0 to 8 fitted on "
-        "the other contigs and their reverse complement, as JSON and PNGs.",
+        "Measure perplexity and accuracy of a checkpoint on held-out contigs. Markov models of order 0 to 8, fitted on "
+        "the other contigs and their reverse complement, are the baseline. Writes JSON and PNGs.",
         "hyenadna evaluate --model run/model --genome genome --contigs chrXIV --out evaluation",
     )
     config, _ = parse_config(parser, EvaluateConfig, argv)
@@ -78,7 +84,7 @@ def evaluate(argv: Sequence[str]) -> None:
     for order, score in row["markov"].items():
         print(f"Markov {order:<5} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}")
     print(f"{'model':<12} {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}")
-    print(f"{row['positions']:,} positions; pictures in {config.out}")
+    print(f"{row['positions']:,} positions; figures in {config.out}")
 
 
 def finetune(argv: Sequence[str]) -> None:
@@ -88,8 +94,8 @@ def finetune(argv: Sequence[str]) -> None:
 
     parser = make_parser(
         "finetune",
-        "Train on labelled sequences: classes, several labels, values, or a class for each base; from a checkpoint "
-        "(all of it, the head alone, or LoRA) or from scratch. The test split is looked at once, at the end.",
+        "Train on labelled sequences: classes, several labels, values, or a class for each base. Start from a "
+        "checkpoint (all of it, the head alone, or LoRA) or from scratch. The test split is used once, at the end.",
         "hyenadna finetune --data promoters.tsv --sequence_column seq --model run/model --out tuned "
         "--seeds '[0, 1, 2]' --jobs 2\n"
         "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters --model tiny-1k --out tuned",
@@ -103,7 +109,7 @@ def finetune(argv: Sequence[str]) -> None:
 
 
 def predict(argv: Sequence[str]) -> None:
-    """What a fine-tuned model says about new sequences."""
+    """Predict classes, labels or values of new sequences with a fine-tuned model."""
     from hyenadna.cli.options import make_parser, parse_config
     from hyenadna.inference.config import PredictConfig
 
@@ -120,14 +126,15 @@ def predict(argv: Sequence[str]) -> None:
 
 
 def score(argv: Sequence[str]) -> None:
-    """Log-likelihood of sequences, and what variants do to it."""
+    """Score sequences by log-likelihood, or variants by how they change it."""
     from hyenadna.cli.options import make_parser, parse_config
     from hyenadna.inference.config import ScoreConfig
 
     parser = make_parser(
         "score",
-        "Log-likelihood of sequences (FASTA, table), or what variants (VCF) change in it: over a window, at the site "
-        "alone, or as a distance of embeddings. Writes a TSV with the input's columns first.",
+        "Score sequences (FASTA, table) by their log-likelihood, or variants (VCF) by how they change it. A variant's "
+        "score is over a window, at the site alone, or a distance of embeddings. Writes a TSV with the input's columns "
+        "first.",
         "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
         "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
     )
@@ -141,14 +148,14 @@ def score(argv: Sequence[str]) -> None:
 
 
 def embed(argv: Sequence[str]) -> None:
-    """What a model makes of sequences, as vectors in a file."""
+    """Write sequence embeddings to a file."""
     from hyenadna.cli.options import make_parser, parse_config
     from hyenadna.inference.config import EmbedConfig
 
     parser = make_parser(
         "embed",
         "Embed sequences (FASTA, intervals of a genome, table): the mean of the last hidden states over the bases, the "
-        "last one, or all. Streams, saves in parts, and goes on from them with --resume.",
+        "last one, or all. The input may be larger than memory. A stopped run resumes with --resume.",
         "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
         "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
     )
@@ -159,34 +166,92 @@ def embed(argv: Sequence[str]) -> None:
 
 
 def plot(argv: Sequence[str]) -> None:
-    """Maps of embeddings, training curves, fine-tunings compared, the map of a mutagenesis."""
+    """Draw embeddings, training curves, fine-tunings or a mutagenesis."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: hyenadna plot KIND …\n\nDraw one kind of figure into a PNG.\n")
+        print(summaries(PLOTS))
+        print("\nhyenadna plot KIND --help shows the options of a kind.\n")
+        print("example:\n  hyenadna plot embeddings --embeddings genes.npz --out genes.png")
+        return
+    if argv[0] not in PLOTS:
+        raise InputError(f"unknown kind {argv[0]!r}: choose one of {', '.join(PLOTS)} (see hyenadna plot --help)")
+    PLOTS[argv[0]](argv[1:])
+
+
+def plot_embeddings(argv: Sequence[str]) -> None:
+    """Draw a map of embeddings by PCA or UMAP."""
     from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.cli.plot_config import PlotConfig
+    from hyenadna.cli.plot_config import EmbeddingsPlot
 
     parser = make_parser(
-        "plot",
-        "Draw embeddings (PCA, UMAP) with the accuracy of simple classifiers on them, the curves of a training run, "
-        "what several fine-tunings reached, or what every change of every base of a region does to its likelihood.",
-        "hyenadna plot --embeddings genes.npz --out genes.png\n"
-        "  hyenadna plot --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' --min_dist '[0.1, 0.5]' "
-        "--out umap.png\n"
-        "  hyenadna plot --results '[tuned, frozen, scratch]' --out methods.png\n"
-        "  hyenadna plot --model run/model --genome genome --region chrI:1001-1080 --out mutations.png",
+        "plot embeddings",
+        "Draw embeddings in two dimensions (PCA, UMAP), and print how well simple classifiers tell their labels apart.",
+        "hyenadna plot embeddings --embeddings genes.npz --out genes.png\n"
+        "  hyenadna plot embeddings --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' "
+        "--min_dist '[0.1, 0.5]' --out umap.png",
     )
-    config, _ = parse_config(parser, PlotConfig, argv)
-    from hyenadna.cli import plot as pictures
+    config, _ = parse_config(parser, EmbeddingsPlot, argv)
+    from hyenadna.cli.plot import draw_embeddings
 
-    print(pictures.draw(config))
+    print(draw_embeddings(config))
+
+
+def plot_training(argv: Sequence[str]) -> None:
+    """Draw the curves of a pretraining run."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.cli.plot_config import TrainingPlot
+
+    parser = make_parser(
+        "plot training",
+        "Draw the perplexity of a pretraining run in training and validation.",
+        "hyenadna plot training --metrics run/metrics.jsonl --out training.png",
+    )
+    config, _ = parse_config(parser, TrainingPlot, argv)
+    from hyenadna.cli.plot import draw_training
+
+    print(draw_training(config))
+
+
+def plot_results(argv: Sequence[str]) -> None:
+    """Compare the test results of several fine-tunings."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.cli.plot_config import ResultsPlot
+
+    parser = make_parser(
+        "plot results",
+        "Compare the test results of several fine-tunings of the same data and split, as a table and a figure.",
+        "hyenadna plot results --results '[tuned, frozen, scratch]' --out methods.png",
+    )
+    config, _ = parse_config(parser, ResultsPlot, argv)
+    from hyenadna.cli.plot import draw_results
+
+    print(draw_results(config))
+
+
+def plot_mutagenesis(argv: Sequence[str]) -> None:
+    """Draw how every possible substitution in a region changes its likelihood."""
+    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.cli.plot_config import MutagenesisPlot
+
+    parser = make_parser(
+        "plot mutagenesis",
+        "Replace every base of a region by each of the others, and draw how the log-likelihood of the window changes.",
+        "hyenadna plot mutagenesis --model run/model --genome genome --region chrI:1001-1080 --out mutations.png",
+    )
+    config, _ = parse_config(parser, MutagenesisPlot, argv)
+    from hyenadna.cli.plot import draw_mutagenesis
+
+    print(draw_mutagenesis(config))
 
 
 def generate(argv: Sequence[str]) -> None:
-    """Sequences that go on from a prompt."""
+    """Sample continuations of a prompt."""
     from hyenadna.cli.options import make_parser, parse_config
     from hyenadna.inference.config import GenerateConfig
 
     parser = make_parser(
         "generate",
-        "Sample sequences base by base from a language model, going on from a prompt, into a FASTA.",
+        "Sample continuations of a prompt base by base from a language model, and write them to a FASTA.",
         "hyenadna generate --model run/model --prompt_fasta prompts.fa --length 500 --top_p 0.95 --out new.fa",
     )
     config, _ = parse_config(parser, GenerateConfig, argv)
@@ -196,13 +261,14 @@ def generate(argv: Sequence[str]) -> None:
 
 
 def convert(argv: Sequence[str]) -> None:
-    """Turn a checkpoint of one published format into the other."""
+    """Convert a checkpoint between the two published formats."""
     from hyenadna.cli.options import make_parser
+    from hyenadna.model.locate import check_convertible
 
     parser = make_parser(
         "convert",
         "Convert a checkpoint between the two published formats: hf (config.json and model.safetensors) and original "
-        "(config.json and weights.ckpt). No code that a pickle may hold is ever run.",
+        "(config.json and weights.ckpt). Code inside a pickle is never run.",
         "hyenadna convert hyenadna-tiny-1k-seqlen tiny-1k-hf --to hf",
     )
     parser.add_argument("src", type=str, help="Folder or file of either format.")
@@ -212,10 +278,11 @@ def convert(argv: Sequence[str]) -> None:
         "--modulation_shift",
         type=float,
         default=None,
-        help="Window shift that the weights were trained with, where the checkpoint does not say: 0.05 for the "
+        help="Window shift that the weights were trained with, if the checkpoint does not name it: 0.05 for the "
         "published ones, 0.0 for those of the original training code.",
     )
     args = parser.parse_args(list(argv))
+    check_convertible(args.src, args.dst)
     from hyenadna.model.convert import convert as convert_checkpoint
     from hyenadna.model.loading import without_transformers_bars
 
@@ -225,15 +292,15 @@ def convert(argv: Sequence[str]) -> None:
 
 
 def doctor(argv: Sequence[str]) -> None:
-    """Tell what is installed and which backend runs."""
-    # With the standard library alone: what is missing is what it is asked for.
+    """Show what is installed and which backend runs."""
+    # The standard library only: doctor must run where packages are missing.
     import argparse
     from importlib import metadata
 
     parser = argparse.ArgumentParser(
         prog="hyenadna doctor",
         allow_abbrev=False,
-        description="Tell what is installed, which backend runs and why others do not.",
+        description="Show what is installed, which backend runs and why the others do not.",
         epilog="example:\n  hyenadna doctor",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -275,19 +342,29 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+PLOTS: dict[str, Callable[[Sequence[str]], None]] = {
+    "embeddings": plot_embeddings,
+    "training": plot_training,
+    "results": plot_results,
+    "mutagenesis": plot_mutagenesis,
+}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb; exit code 2 and one line on bad input, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv == ["--version"]:
+        print(f"hyenadna {_version()}")
+        return
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: hyenadna VERB …\n\nSingle-nucleotide genomic language models.\n")
-        for name, verb in VERBS.items():
-            print(f"  {name:<10} {(verb.__doc__ or '').splitlines()[0]}")
-        print("\nhyenadna VERB --help tells a verb's options.\n")
+        print(summaries(VERBS))
+        print("\nhyenadna VERB --help shows the options of a verb, hyenadna --version the version.\n")
         print("example:\n  hyenadna prepare genome.fa.gz --out genome")
         return
-    if argv[0] not in VERBS:
-        _fail(f"unknown verb {argv[0]!r}: choose one of {', '.join(VERBS)} (see hyenadna --help)")
     try:
+        if argv[0] not in VERBS:
+            raise InputError(f"unknown verb {argv[0]!r}: choose one of {', '.join(VERBS)} (see hyenadna --help)")
         VERBS[argv[0]](argv[1:])
     except (InputError, OSError) as error:
         _fail(str(error))
@@ -300,13 +377,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         extras = ",".join(["dna", *([EXTRAS[missing]] if missing in EXTRAS else [])])
         _fail(f"{argv[0]} needs {error.name}: pip install '.[{extras}]' in a checkout of hyena_kernels")
     except KeyboardInterrupt as stopped:
-        print(f"interrupted{f': {stopped}' if str(stopped) else ''}", file=sys.stderr)
+        print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
 
 
+def summaries(verbs: Mapping[str, Callable[[Sequence[str]], None]]) -> str:
+    """A line for each verb."""
+    return "\n".join(f"  {name:<11} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in verbs.items())
+
+
 def _fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {_with_dashes(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(2)
+
+
+def _with_dashes(message: str) -> str:
+    """A message with the names in backquotes as options: the library writes `steps`, the command line --steps."""
+    return re.sub(r"`([a-z][a-z0-9_]*)`", r"--\1", message)
+
+
+def _version() -> str:
+    # Not by importing hyena_kernels, which imports torch.
+    spec = importlib.util.find_spec("hyena_kernels")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(runpy.run_path(str(Path(spec.origin).with_name("_version.py")))["__version__"])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,39 @@ from tqdm.auto import tqdm
 _SECONDS = 30.0
 
 
+def bar(
+    name: str,
+    total: float | None,
+    unit: str,
+    *,
+    initial: float = 0,
+    progress: bool = True,
+    unit_scale: bool = False,
+) -> tqdm:  # type: ignore[type-arg]
+    """A progress bar on a terminal; nothing anywhere else.
+
+    Args:
+        name: the words before the bar.
+        total: units of the whole work, if that is known.
+        unit: what is counted.
+        initial: units that were done before.
+        progress: show the bar at all.
+        unit_scale: shorten large numbers to k, M and G.
+    """
+    disable = None if progress else True
+    # The delay keeps a bar from standing above the message when the input is refused at once.
+    return tqdm(
+        total=total,
+        initial=initial,
+        unit=unit,
+        unit_scale=unit_scale,
+        desc=name,
+        disable=disable,
+        dynamic_ncols=True,
+        delay=0.2,
+    )
+
+
 class StepBar(tqdm):  # type: ignore[type-arg]
     """A bar of training steps, on a terminal; else a plain line on stderr about every 30 seconds.
 

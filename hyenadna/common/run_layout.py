@@ -16,6 +16,8 @@ STATE_FILE = "state.pt"
 FINAL_KEY = "final_valid_perplexity"
 """Key of the metrics' last row, the validation of the finished model."""
 MODEL_FOLDER = "model"
+RESULTS_FILE = "results.json"
+"""Results of ``hyenadna finetune``."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

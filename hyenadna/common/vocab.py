@@ -21,6 +21,10 @@ RESERVED_ID = SPECIAL_IDS["[RESERVED]"]
 UNK_ID = SPECIAL_IDS["[UNK]"]
 N_ID = NUCLEOTIDE_IDS["N"]
 
+BASES = "ACGT"
+LETTERS = {id_: letter for letter, id_ in NUCLEOTIDE_IDS.items()}
+"""Letter of each nucleotide id."""
+
 IUPAC_AMBIGUITY = "RYSWKMBDHV"
 
 
@@ -55,3 +59,11 @@ CASE_SENSITIVE_BYTE_TO_ID = _byte_table(case_sensitive=True)
 
 COMPLEMENT = _complement_table()
 """uint8 (16,): token id to the id of its complementary base; every other id maps to itself."""
+
+
+def reverse_complement(ids: np.ndarray) -> np.ndarray:
+    """Reverse complement along the last axis: uint8 ids ``(..., L)`` to a new array of the same shape.
+
+    A and T change places, and so do C and G. N and the special tokens stay what they are.
+    """
+    return np.take(COMPLEMENT, ids[..., ::-1])

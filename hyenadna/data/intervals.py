@@ -10,7 +10,8 @@ from pathlib import Path
 from hyenadna.common.choices import SPLITS
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
-from hyenadna.data.genome import Genome, read_chunks
+from hyenadna.data.genome import Genome
+from hyenadna.data.streams import read_chunks
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import numpy as np
 
 from hyenadna.common.choices import SPLITS
 from hyenadna.common.errors import InputError
-from hyenadna.data.genome import Genome, read_chunks
-from hyenadna.data.sequences import encode, open_genome
+from hyenadna.data.genome import Genome, open_genome
+from hyenadna.data.sequences import encode
+from hyenadna.data.streams import read_chunks
 from hyenadna.data.tables import read_table
 
 # Whole chromosomes that the published species task holds out; the others are for training.

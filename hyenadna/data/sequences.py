@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +11,7 @@ import torch
 from torch import Tensor
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import BYTE_TO_ID, COMPLEMENT, IUPAC_AMBIGUITY, N_ID, PAD_ID, UNK_ID
-from hyenadna.data.genome import Genome, prepare
+from hyenadna.common.vocab import BYTE_TO_ID, IUPAC_AMBIGUITY, N_ID, PAD_ID, UNK_ID
 
 # Sequences are sorted by length within so many batches.
 _CHUNK_BATCHES = 16
@@ -29,20 +25,6 @@ class Piece(NamedTuple):
     first: int
 
 
-@contextmanager
-def open_genome(path: Path, *, progress: bool = True) -> Iterator[Genome]:
-    """A prepared genome's folder, or a FASTA, which is tokenised into a temporary folder first.
-
-    Raises:
-        InputError: neither of the two, or a damaged one.
-    """
-    if path.is_dir():
-        yield Genome.open(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield prepare(path, Path(folder) / "genome", progress=progress)
-
-
 def encode(sequence: str | None, where: str) -> np.ndarray:
     """Token ids of a sequence, uint8 ``(L,)``; ``where`` names it in messages.
 
@@ -54,15 +36,10 @@ def encode(sequence: str | None, where: str) -> np.ndarray:
     ids = BYTE_TO_ID[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
     if (wrong := np.flatnonzero(ids == UNK_ID)).size:
         raise InputError(
-            f"{where}: {sequence[wrong[0]]!r} at position {wrong[0] + 1} is no nucleotide code (ACGTU, N or "
-            f"{IUPAC_AMBIGUITY})"
+            f"{where}: {sequence[wrong[0]]!r} at position {wrong[0] + 1} is not a nucleotide code (ACGTU, N "
+            f"or {IUPAC_AMBIGUITY})"
         )
     return ids
-
-
-def reverse_complement(ids: np.ndarray) -> np.ndarray:
-    """Token ids of the other strand, ``(L,)`` to ``(L,)``."""
-    return COMPLEMENT[ids[::-1]]
 
 
 def check_windows(window: int | None, stride: int | None, longest: int) -> None:

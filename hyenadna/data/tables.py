@@ -10,6 +10,7 @@ from typing import Any
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
+from hyenadna.common.files import write_error
 
 Row = Sequence[object]
 
@@ -63,7 +64,7 @@ def partial_table(path: Path, header: Sequence[str]) -> Iterator[Callable[[Row],
     try:
         file = draft.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+        raise write_error(path, error) from error
     writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
 
     def write(row: Row) -> None:
@@ -82,7 +83,9 @@ def partial_table(path: Path, header: Sequence[str]) -> Iterator[Callable[[Row],
                 draft.unlink(missing_ok=True)
             raise
         kept = f"the {rows:,} rows before that are in {draft}"
-        if isinstance(error, InputError | OSError):
+        if isinstance(error, OSError):
+            raise InputError(f"{write_error(path, error)}; {kept}") from error
+        if isinstance(error, InputError):
             raise InputError(f"{error}; {kept}") from error
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"{error}; {kept}" if str(error) else kept) from error

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import BYTE_TO_ID, UNK_ID
-from hyenadna.data.genome import Genome, read_chunks
-from hyenadna.data.sequences import reverse_complement
+from hyenadna.common.vocab import BYTE_TO_ID, UNK_ID, reverse_complement
+from hyenadna.data.genome import Genome
+from hyenadna.data.streams import read_lines
 
 COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT")
 MISMATCH = "REF differs from the genome"
@@ -47,7 +47,7 @@ def read_header(path: Path) -> tuple[str, ...]:
     Raises:
         InputError: no such file, damaged, or no VCF.
     """
-    for _, line in _lines(path):
+    for _, line in read_lines(path):
         if line.startswith("#CHROM"):
             columns = tuple(line.split("\t"))
             if columns[:5] != COLUMNS:
@@ -73,7 +73,7 @@ def read_vcf(path: Path, genome: Genome) -> Iterator[Variant]:
     names = {alias: contig.name for contig in genome.contigs for alias in _aliases(contig.name)}
     names |= {contig.name: contig.name for contig in genome.contigs}
     read_header(path)
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         if line.startswith("#") or not line.strip():
             continue
         fields = line.split("\t")
@@ -155,14 +155,3 @@ def _variant(
     differs = np.flatnonzero(before[::-1][:shared] != after[::-1][:shared])
     tail = int(differs[0]) if differs.size else shared
     return Variant(line, fields, contig, start + head, before[: len(before) - tail], after[: len(after) - tail])
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    number, rest = 0, b""
-    for chunk in read_chunks(path):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            number += 1
-            yield number, line.rstrip(b"\r").decode("utf-8", "backslashreplace")
-    if rest:
-        yield number + 1, rest.rstrip(b"\r").decode("utf-8", "backslashreplace")

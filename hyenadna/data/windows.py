@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import COMPLEMENT, N_ID, PAD_ID
+from hyenadna.common.vocab import N_ID, PAD_ID, reverse_complement
 from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval
 
@@ -21,14 +21,6 @@ WindowKey = tuple[int, int]
 
 _MAX_DRAWS = 1000
 _UINT64 = (1 << 64) - 1
-
-
-def reverse_complement(ids: np.ndarray) -> np.ndarray:
-    """Reverse complement along the last axis: uint8 ids (..., L) to a new array of the same shape.
-
-    A and T, C and G change places; N and the special tokens stay what they are.
-    """
-    return np.take(COMPLEMENT, ids[..., ::-1])
 
 
 class TrainWindows(Dataset[torch.Tensor]):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,31 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.files import write_files
 from hyenadna.common.score import Score
+from hyenadna.drawing.style import BASELINE, BEST, DASHES, LABEL_SIZE, MODEL, RULE, TITLE_SIZE, TRAIN, png_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette: distinct for every common kind of colour blindness, and in grey.
-_MODEL, _TRAIN, _MARKOV, _BEST = "#0072B2", "#56B4E9", "#767676", "#D55E00"
-_DASHES = (0, (4, 3))
-_DPI = 150
-_STYLE: dict[str, Any] = {
-    "font.size": 10.0,
-    "axes.titlesize": 11.0,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
-    "legend.fontsize": 9.0,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.edgecolor": "#555555",
-    "axes.linewidth": 0.8,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.9,
-}
-_LABEL_SIZE = 9.0
 _FINAL = "final_valid_perplexity"
 """Key of the row of a finished run: its validation is of more windows than those on the way, so no line joins them."""
 _CHANCE = Score(perplexity=4.0, accuracy=0.25, count=0)
@@ -44,7 +24,7 @@ _CHANCE = Score(perplexity=4.0, accuracy=0.25, count=0)
 
 
 def training_curves(
-    metrics: Sequence[Mapping[str, Any]], out: str | Path, yardsticks: Mapping[int, float] | None = None
+    metrics: Sequence[Mapping[str, Any]], out: str | Path, baselines: Mapping[int, float] | None = None
 ) -> Path:
     """Training and validation perplexity against optimizer steps, with the Markov models as horizontal lines.
 
@@ -54,7 +34,7 @@ def training_curves(
             ``final_valid_perplexity`` a point of its own; where training rows have
             ``tokens`` (tokens seen so far), an axis on top shows them. Other keys are ignored.
         out: the PNG to write.
-        yardsticks: perplexity of each Markov order.
+        baselines: perplexity of each Markov order.
 
     Raises:
         InputError: no row with ``perplexity`` or ``valid_perplexity``, or ``out`` cannot be written.
@@ -68,32 +48,32 @@ def training_curves(
     final = np.array([(row["step"], row[_FINAL]) for row in metrics if _FINAL in row], dtype=np.float64)
     if not train.size and not valid.size and not final.size:
         raise InputError(f"{out}: nothing to plot, the metrics have no perplexity yet; train for some steps first")
-    yardsticks = yardsticks or {}
+    baselines = baselines or {}
     with png_figure(out, width=8.0, height=4.6) as figure:
         axes = figure.subplots()
         labels: list[tuple[float, str, str]] = []
-        seen = [np.array(list(yardsticks.values()))]
-        best = min(yardsticks, key=lambda order: yardsticks[order]) if yardsticks else None
-        for order, perplexity in yardsticks.items():
-            colour = _BEST if order == best else _MARKOV
-            axes.axhline(perplexity, color=colour, linewidth=0.8, linestyle=_DASHES, zorder=1)
+        seen = [np.array(list(baselines.values()))]
+        best = min(baselines, key=lambda order: baselines[order]) if baselines else None
+        for order, perplexity in baselines.items():
+            colour = BEST if order == best else BASELINE
+            axes.axhline(perplexity, color=colour, linewidth=0.8, linestyle=DASHES, zorder=1)
             name = f"Markov {order} (best)" if order == best else f"Markov {order}"
             labels.append((perplexity, f"{name}: {perplexity:.4f}", colour))
         if train.size:
             smooth = _smooth(train[:, 1])
-            axes.plot(*train.T, color=_TRAIN, linewidth=0.5, alpha=0.35, zorder=2)
-            axes.plot(train[:, 0], smooth, color=_TRAIN, linewidth=1.6, label="training (smoothed)", zorder=3)
+            axes.plot(*train.T, color=TRAIN, linewidth=0.5, alpha=0.35, zorder=2)
+            axes.plot(train[:, 0], smooth, color=TRAIN, linewidth=1.6, label="training (smoothed)", zorder=3)
             # The first steps fall from the size of the vocabulary; to show them would flatten all the rest.
             seen.append(smooth[len(smooth) // 10 :])
         if valid.size:
-            axes.plot(*valid.T, color=_MODEL, linewidth=1.8, marker="o", markersize=3.5, label="validation", zorder=4)
+            axes.plot(*valid.T, color=MODEL, linewidth=1.8, marker="o", markersize=3.5, label="validation", zorder=4)
             seen.append(valid[len(valid) // 10 :, 1])
             if not final.size:
-                labels.append((valid[-1, 1], f"validation: {valid[-1, 1]:.4f}", _MODEL))
+                labels.append((valid[-1, 1], f"validation: {valid[-1, 1]:.4f}", MODEL))
         if final.size:
             axes.plot(
                 *final.T,
-                color=_MODEL,
+                color=MODEL,
                 linestyle="none",
                 marker="D",
                 markersize=6,
@@ -102,7 +82,7 @@ def training_curves(
                 zorder=5,
             )
             seen.append(final[:, 1])
-            labels.append((final[-1, 1], f"at the end: {final[-1, 1]:.4f}", _MODEL))
+            labels.append((final[-1, 1], f"at the end: {final[-1, 1]:.4f}", MODEL))
         low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
         margin = 0.04 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + margin)
@@ -130,10 +110,10 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
     """
     names = [f"Markov {order}" for order in markov_scores] + ["HyenaDNA"]
     scores = [*markov_scores.values(), model_score]
-    colours = [_MARKOV] * len(markov_scores) + [_MODEL]
+    colours = [BASELINE] * len(markov_scores) + [MODEL]
     if markov_scores:
         best = min(markov_scores, key=lambda order: markov_scores[order].perplexity)
-        colours[list(markov_scores).index(best)] = _BEST
+        colours[list(markov_scores).index(best)] = BEST
     panels = [
         ("perplexity", "perplexity (bars start at guessing: 4)", _CHANCE.perplexity, "{:.4f}"),
         ("accuracy", "accuracy (bars start at guessing: 25%)", _CHANCE.accuracy, "{:.2%}"),
@@ -152,13 +132,13 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
                     xytext=(4, 0),
                     textcoords="offset points",
                     va="center",
-                    fontsize=_LABEL_SIZE,
+                    fontsize=LABEL_SIZE,
                     fontweight="bold" if row == len(scores) - 1 else "normal",
                 )
             worst = chance - direction * max(0.0, float((direction * (chance - values)).max()))
             axes.set_xlim(worst, chance + direction * 1.3 * reach)
-            axes.axvline(chance, color="#555555", linewidth=0.8)
-            axes.set_title(title, loc="left", fontsize=10.0)
+            axes.axvline(chance, color=RULE, linewidth=0.8)
+            axes.set_title(title, loc="left", fontsize=TITLE_SIZE)
             axes.spines[["left", "bottom"]].set_visible(False)
             axes.tick_params(left=False, bottom=False, labelbottom=False)
             axes.set_yticks(range(len(scores)), names)
@@ -167,7 +147,7 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
 
 
 def perplexity_by_position(
-    position_ppl: Sequence[float] | np.ndarray, out: str | Path, yardstick: float | None = None
+    position_ppl: Sequence[float] | np.ndarray, out: str | Path, baseline: float | None = None
 ) -> Path:
     """Perplexity against the position in the window: how much context pays.
 
@@ -177,7 +157,7 @@ def perplexity_by_position(
         position_ppl: float ``(positions,)``, perplexity over all windows at each position of the window, from the
             first scored one; NaN where none was scored.
         out: the PNG to write.
-        yardstick: perplexity of the best Markov model, drawn as a line.
+        baseline: perplexity of the best Markov model, drawn as a line.
 
     Raises:
         InputError: an array that is not 1-d or has nothing finite, or ``out`` cannot be written.
@@ -189,13 +169,13 @@ def perplexity_by_position(
     centres, smooth = _geometric_bins(values)
     with png_figure(out, width=8.0, height=4.0) as figure:
         axes = figure.subplots()
-        axes.plot(centres, smooth, color=_MODEL, linewidth=1.8, marker="o", markersize=3.5, clip_on=False)
-        labels = [(float(smooth[-1]), "HyenaDNA", _MODEL)]
+        axes.plot(centres, smooth, color=MODEL, linewidth=1.8, marker="o", markersize=3.5, clip_on=False)
+        labels = [(float(smooth[-1]), "HyenaDNA", MODEL)]
         seen = [smooth]
-        if yardstick is not None:
-            axes.axhline(yardstick, color=_BEST, linewidth=0.8, linestyle=_DASHES)
-            labels.append((yardstick, f"best Markov: {yardstick:.4f}", _BEST))
-            seen.append(np.array([yardstick]))
+        if baseline is not None:
+            axes.axhline(baseline, color=BEST, linewidth=0.8, linestyle=DASHES)
+            labels.append((baseline, f"best Markov: {baseline:.4f}", BEST))
+            seen.append(np.array([baseline]))
         low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
         margin = 0.05 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + margin)
@@ -208,26 +188,6 @@ def perplexity_by_position(
         axes.set_ylabel("perplexity")
         _label_right(figure, axes, labels)
     return Path(out)
-
-
-@contextmanager
-def png_figure(out: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of our style, without pyplot's global state, written to ``out`` when the block ends well."""
-    try:
-        from matplotlib import style
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            f"plots need matplotlib ({error}): pip install '.[dna]' in a checkout of hyena_kernels", name=error.name
-        ) from error
-    with style.context(["default", _STYLE]):
-        figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
-    write_files({Path(out): png.getvalue()})
 
 
 def _smooth(perplexity: np.ndarray) -> np.ndarray:
@@ -276,7 +236,7 @@ def _label_right(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, 
     """Labels right of the axes, each at its height, moved apart where they would overlap and then tied by a line."""
     figure.draw_without_rendering()
     low, high = axes.get_ylim()
-    line = 1.25 * _LABEL_SIZE / 72 * figure.dpi / axes.get_window_extent().height
+    line = 1.25 * LABEL_SIZE / 72 * figure.dpi / axes.get_window_extent().height
     ordered = sorted(labels)
     heights = np.array([(value - low) / (high - low) for value, _, _ in ordered])
     places = _spread(heights, line)
@@ -290,7 +250,7 @@ def _label_right(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, 
             clip_on=False,
         )
         axes.text(
-            1.034, place, text, color=colour, fontsize=_LABEL_SIZE, va="center", transform=axes.transAxes, clip_on=False
+            1.034, place, text, color=colour, fontsize=LABEL_SIZE, va="center", transform=axes.transAxes, clip_on=False
         )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
+from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import METRICS_FILE, SPLITS_FILE, read_metrics
 from hyenadna.common.score import Score
 from hyenadna.common.vocab import N_ID, PAD_ID
@@ -26,7 +26,7 @@ from hyenadna.data.windows import EvalWindows
 from hyenadna.drawing import figures as plot
 from hyenadna.evaluation import markov
 from hyenadna.evaluation.config import EvaluateConfig
-from hyenadna.model import checkpoint
+from hyenadna.model import locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.modeling import HyenaDNAForCausalLM
@@ -69,16 +69,7 @@ def evaluate_windows(
     was_training = model.training
     model.eval()
     try:
-        with (
-            torch.no_grad(),
-            tqdm(
-                total=len(windows),
-                unit="window",
-                desc="evaluate",
-                disable=None if progress else True,
-                dynamic_ncols=True,
-            ) as bar,
-        ):
+        with torch.no_grad(), bar("evaluate", len(windows), "window", progress=progress) as shown:
             for batch in windows.batches(batch_size):
                 ids = batch.ids.to(device, torch.long)
                 inputs, targets = ids[:, :-1], ids[:, 1:]
@@ -93,7 +84,7 @@ def evaluate_windows(
                 nats[: targets.shape[1]] += (losses * scored).sum(dim=0)
                 hits[: targets.shape[1]] += (right & scored).sum(dim=0)
                 count[: targets.shape[1]] += scored.sum(dim=0)
-                bar.update(len(ids))
+                shown.update(len(ids))
     finally:
         model.train(was_training)
     total = float(count.sum())
@@ -139,7 +130,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
     """
     config.check()
     # Before the splits, which are looked for beside the model.
-    checkpoint.find(config.model)
+    locate.find(config.model)
     genome = Genome.open(config.genome)
     train, held_out = _read_splits(config, genome)
     beside = config.model.parent / METRICS_FILE

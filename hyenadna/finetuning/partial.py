@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyenadna.common.files import PartialFolder
-from hyenadna.training.run_dir import whole
+from hyenadna.common.files import PartialFolder, atomic_dir
 
 _FILE = "run.json"
 _MODEL = "model"
@@ -47,7 +46,7 @@ class FinishedRuns(PartialFolder):
     ) -> None:
         """Keep a run; ``save_model`` writes its model into the folder that it is given."""
         self.begin()
-        with whole(self._run(number)) as draft:
+        with atomic_dir(self._run(number)) as draft:
             save_model(draft / _MODEL)
             (draft / _FILE).write_text(json.dumps({"epochs": epochs, "result": result}), encoding="utf-8")
         self.found[number] = epochs, result

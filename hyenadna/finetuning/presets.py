@@ -90,5 +90,5 @@ def preset(name: str) -> Preset:
         InputError: there is none; the message lists them.
     """
     if name not in PRESETS:
-        raise InputError(f"--preset {name}: choose one of {', '.join(PRESETS)}")
+        raise InputError(f"`preset` {name}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

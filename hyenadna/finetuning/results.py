@@ -11,7 +11,7 @@ import numpy as np
 
 from hyenadna.common.choices import DEFAULT_METRIC, METRICS as NAMES
 from hyenadna.common.errors import InputError
-from hyenadna.drawing.figures import png_figure
+from hyenadna.drawing.style import png_figure
 from hyenadna.evaluation.baselines import yardsticks
 from hyenadna.finetuning.presets import preset
 

@@ -30,19 +30,18 @@ from tqdm.auto import tqdm
 from hyenadna.common.choices import DEFAULT_METRIC
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
-from hyenadna.common.files import write_files
+from hyenadna.common.files import atomic_dir, write_files
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import plain
-from hyenadna.common.vocab import PAD_ID
+from hyenadna.common.vocab import PAD_ID, reverse_complement
 from hyenadna.data.labelled import Labelled
-from hyenadna.data.sequences import reverse_complement, to_tensor
+from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.config import _FREE, _PROMPTED, FinetuneConfig, apply_preset
 from hyenadna.finetuning.data import Data, read_data
 from hyenadna.finetuning.partial import FinishedRuns
 from hyenadna.finetuning.results import RESULTS_FILE, as_lines, draw_curves, summarise
 from hyenadna.inference.prompted import PromptedClassifier, make_prompted, save_prompted
-from hyenadna.model.checkpoint import whole_folder
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
@@ -384,7 +383,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
             kept.add(number, partial(_save_model, model), rows, result)
         curves, results = map(list, zip(*(kept.found[number] for number in range(len(runs))), strict=True))
         summary = summarise(config, folds, results)
-        with whole_folder(config.out) as draft:
+        with atomic_dir(config.out, merge=True) as draft:
             write_files(
                 {
                     draft / RESULTS_FILE: (json.dumps(summary, indent=1) + "\n").encode(),

@@ -12,7 +12,7 @@ import numpy as np
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
-from hyenadna.common.files import PartialFolder
+from hyenadna.common.files import PartialFolder, atomic_file
 
 COLUMNS = ("name", "contig", "start", "end", "label")
 
@@ -100,25 +100,23 @@ class Parts(PartialFolder):
         """Write a part of so many sequences; ``columns`` are those of the file, ``embedding`` among them."""
         self.begin()
         path = self.folder / f"part-{len(self.files()):08}-{sequences}{self.out.suffix}"
-        draft = path.with_name(f".{path.name}")
-        if self.out.suffix == ".parquet":
-            polars = require("polars")
-            width = columns["embedding"].shape[1]
-            kinds = {"embedding": polars.Array(polars.Float32, width)}
-            polars.DataFrame(columns, schema_overrides=kinds).write_parquet(draft)
-        else:
-            with draft.open("wb") as file:
-                np.savez(file, **columns)  # type: ignore[arg-type]
-        draft.replace(path)
+        with atomic_file(path) as draft:
+            if self.out.suffix == ".parquet":
+                polars = require("polars")
+                width = columns["embedding"].shape[1]
+                kinds = {"embedding": polars.Array(polars.Float32, width)}
+                polars.DataFrame(columns, schema_overrides=kinds).write_parquet(draft)
+            else:
+                with draft.open("wb") as file:
+                    np.savez(file, **columns)  # type: ignore[arg-type]
 
     def finish(self) -> None:
         """Join the parts into the file, one part in memory at a time, and remove them."""
-        draft = self.folder / f"whole{self.out.suffix}"
-        if self.out.suffix == ".parquet":
-            require("polars").scan_parquet(self.files()).sink_parquet(draft)
-        else:
-            _join_npz(self.files(), draft)
-        draft.replace(self.out)
+        with atomic_file(self.out) as draft:
+            if self.out.suffix == ".parquet":
+                require("polars").scan_parquet(self.files()).sink_parquet(draft)
+            else:
+                _join_npz(self.files(), draft)
         self.remove()
 
 

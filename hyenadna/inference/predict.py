@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hyenadna.common.errors import InputError
-from hyenadna.data.sequences import encode, open_genome, reverse_complement, to_tensor
-from hyenadna.data.tables import partial_table, read_table
+from hyenadna.common.progress import bar
+from hyenadna.common.vocab import reverse_complement
+from hyenadna.data.sequences import to_tensor
+from hyenadna.data.sources import open_sequences
+from hyenadna.data.tables import partial_table
 from hyenadna.inference.config import PredictConfig
 from hyenadna.inference.prompted import PROMPT_FILE, PromptedClassifier, SoftPrompt
-from hyenadna.model import checkpoint
+from hyenadna.model import checkpoint, locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.loading import without_transformers_bars
@@ -51,36 +53,33 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
     if is_token and config.reverse_complement:
         raise InputError("--reverse_complement: classes of bases have a strand; leave it out")
     added = ["tokens"] if is_token else [*(["class"] if is_classes else []), *names]
-    if config.table is not None:
-        columns = read_table(config.table, [config.sequence_column])
-        header, total = list(columns), len(columns[config.sequence_column])
-    else:
-        header, total = ["name"], None
     done = 0
-    disable = None if progress else True
     with (
-        partial_table(config.out, [*header, *added]) as write,
-        tqdm(total=total, unit="sequence", desc="predict", disable=disable, dynamic_ncols=True, delay=0.2) as bar,
+        open_sequences(
+            fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
+        ) as sequences,
+        partial_table(config.out, [*sequences.columns, *added]) as write,
+        bar("predict", len(sequences), "sequence", progress=progress) as shown,
     ):
-        rows = _rows(config, columns if config.table is not None else {}, progress)
-        while batch := list(islice(rows, config.batch_size)):
-            for _, where, ids in batch:
-                if len(ids) > longest:
+        records = iter(sequences)
+        while batch := list(islice(records, config.batch_size)):
+            for record in batch:
+                if len(record.ids) > longest:
                     raise InputError(
-                        f"{where}: {len(ids):,} bases are longer than the {longest:,} that the model is made for, and "
-                        f"predict takes sequences whole: give windows of at most {longest}, such as those of seqkit "
-                        f"sliding -g -W {longest} -s {max(1, longest // 2)} of a FASTA"
+                        f"{record.where}: {len(record.ids):,} bases are longer than the {longest:,} that the model is "
+                        f"made for, and predict does not cut sequences: give windows of at most {longest}, such as "
+                        f"those of seqkit sliding -g -W {longest} -s {max(1, longest // 2)} of a FASTA"
                     )
-            sequences = [ids for _, _, ids in batch]
+            rows = [record.ids for record in batch]
             with torch.no_grad():
-                logits = model(to_tensor(sequences, device)).logits.float()
+                logits = model(to_tensor(rows, device)).logits.float()
                 if config.reverse_complement:
-                    turned = [reverse_complement(ids) for ids in sequences]
+                    turned = [reverse_complement(ids) for ids in rows]
                     logits = (logits + model(to_tensor(turned, device)).logits.float()) / 2
-            for (kept, _, ids), row in zip(batch, logits.cpu(), strict=True):
-                write([*kept, *_fields(row, names, problem, len(ids), is_classes)])
+            for record, row in zip(batch, logits.cpu(), strict=True):
+                write([*record.fields.values(), *_fields(row, names, problem, len(record.ids), is_classes)])
                 done += 1
-            bar.update(len(batch))
+            shown.update(len(batch))
     return done
 
 
@@ -93,14 +92,14 @@ def load_classifier(path: Path) -> Classifier:
     Raises:
         InputError: there is none, or it has no head: it was never fine-tuned.
     """
-    source = checkpoint.find(path)
+    source = locate.find(path)
     if source is None:
         raise InputError(f"no checkpoint at {path}: no such file or folder")
     if (path / PROMPT_FILE).is_file():
         return SoftPrompt.load(path)
-    stored = checkpoint.read_json(source.config_file)
+    stored = locate.read_json(source.config_file)
     is_token = HyenaDNAForTokenClassification.__name__ in (stored.get("architectures") or [])
-    if not any(key.startswith("score.") for key in checkpoint.load_weights(source)):
+    if not any(name.startswith("score.") for name in _weight_names(source)):
         raise InputError(f"{path}: has no trained head to predict with; make one with hyenadna finetune --model {path}")
     kind: Any = HyenaDNAForTokenClassification if is_token else HyenaDNAForSequenceClassification
     model: HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification = kind.from_pretrained(
@@ -109,18 +108,13 @@ def load_classifier(path: Path) -> Classifier:
     return model
 
 
-def _rows(
-    config: PredictConfig, columns: dict[str, list[str | None]], progress: bool
-) -> Iterator[tuple[Any, str, Any]]:
-    """The fields to keep, a name for messages, token ids."""
-    if config.fasta is None:
-        for number, kept in enumerate(zip(*columns.values(), strict=True), start=1):
-            where = f"{config.table}: row {number}"
-            yield kept, where, encode(columns[config.sequence_column][number - 1], where)
-        return
-    with open_genome(config.fasta, progress=progress) as genome:
-        for name in genome.names:
-            yield [name], f"{config.fasta}: {name}", genome.tokens(name)
+def _weight_names(source: locate.Source) -> list[str]:
+    try:
+        with safe_open(source.weights_file, framework="pt") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError):
+        # Another format, whose names are within a pickle; or a damaged file, which this refuses.
+        return list(checkpoint.load_weights(source))
 
 
 def _fields(logits: Tensor, names: list[str], problem: str | None, length: int, is_classes: bool) -> list[object]:

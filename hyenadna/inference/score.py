@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, tee
-from typing import TypeVar
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hyenadna.common.choices import SCORES
 from hyenadna.common.errors import InputError
+from hyenadna.common.progress import bar
+from hyenadna.common.vocab import reverse_complement
 from hyenadna.data import variants
-from hyenadna.data.genome import Genome
-from hyenadna.data.sequences import check_windows, encode, open_genome, reverse_complement
-from hyenadna.data.tables import partial_table, read_table
+from hyenadna.data.genome import Genome, open_genome
+from hyenadna.data.sequences import check_windows
+from hyenadna.data.sources import open_sequences
+from hyenadna.data.tables import partial_table
 from hyenadna.data.variants import MISMATCH, Variant
 from hyenadna.inference.config import ScoreConfig
 from hyenadna.inference.hidden import mean_states
 from hyenadna.inference.likelihood import Likelihood, load_language_model
 
-Item = TypeVar("Item")
-Rows = Iterator[tuple[list[str | None], str, np.ndarray]]
 _MOST_MISMATCHES = 0.05
 
 
@@ -58,42 +56,29 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
         stride=config.stride,
         n_to_pad=config.n_to_pad,
     )
-    with ExitStack() as stack:
-        header, total, rows = _read_sequences(config, stack, progress)
-        rows, again = tee(rows)
+    with open_sequences(
+        fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
+    ) as sequences:
+        records, again = tee(sequences)
         both = config.strands == "both"
-        nats = likelihood((name, ids) for _, name, forward in again for ids in _strands(forward, both))
+        nats = likelihood((record.where, ids) for record in again for ids in _strands(record.ids, both))
         added = ["bases", "log_likelihood", "per_base", "perplexity"]
-        write = stack.enter_context(partial_table(config.out, [*header, *added]))
         scored = done = 0
-        for fields, _, _ in _bar(rows, total, "sequence", progress):
-            values = np.concatenate(list(islice(nats, 1 + both)))
-            count = int(np.isfinite(values).sum()) // (1 + both)
-            total_nats = float(np.nansum(values)) / (1 + both)
-            mean = total_nats / count if count else None
-            write([*fields, count, total_nats, mean, None if mean is None else float(np.exp(-mean))])
-            done += 1
-            scored += bool(count)
+        with (
+            partial_table(config.out, [*sequences.columns, *added]) as write,
+            bar("score", len(sequences), "sequence", progress=progress) as shown,
+        ):
+            for record in records:
+                values = np.concatenate(list(islice(nats, 1 + both)))
+                count = int(np.isfinite(values).sum()) // (1 + both)
+                total_nats = float(np.nansum(values)) / (1 + both)
+                mean = total_nats / count if count else None
+                perplexity = None if mean is None else float(np.exp(-mean))
+                write([*record.fields.values(), count, total_nats, mean, perplexity])
+                done += 1
+                scored += bool(count)
+                shown.update()
     return ScoreResult(done, scored, {"no base to score": done - scored} if done > scored else {})
-
-
-def _read_sequences(config: ScoreConfig, stack: ExitStack, progress: bool) -> tuple[list[str], int, Rows]:
-    """Header, number of rows and rows: the fields to keep, a name for messages, token ids."""
-    if config.fasta is not None:
-        if config.fasta.is_dir():
-            raise InputError(f"--fasta {config.fasta}: is a folder; give the FASTA")
-        genome = stack.enter_context(open_genome(config.fasta, progress=progress))
-        rows: Rows = (([name], f"{config.fasta}: {name}", genome.tokens(name)) for name in genome.names)
-        return ["name"], len(genome.names), rows
-    assert config.table is not None
-    columns = read_table(config.table, [config.sequence_column])
-    sequences = columns[config.sequence_column]
-    where = [f"{config.table}: row {number}" for number in range(1, len(sequences) + 1)]
-    # All are looked at before the first is scored.
-    encoded = [encode(sequence, name) for sequence, name in zip(sequences, where, strict=True)]
-    fields = zip(*columns.values(), strict=True)
-    rows = ((list(kept), name, ids) for kept, name, ids in zip(fields, where, encoded, strict=True))
-    return list(columns), len(sequences), rows
 
 
 def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
@@ -126,8 +111,12 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
         names = SCORES[config.mode]
         done = scored = 0
         problems: Counter[str] = Counter()
-        with partial_table(config.out, [*columns, *names, "note"]) as write:
-            for variant in _bar(rows, total, "variant", progress):
+        with (
+            partial_table(config.out, [*columns, *names, "note"]) as write,
+            bar("score", total, "variant", progress=progress) as shown,
+        ):
+            for variant in rows:
+                shown.update()
                 problem, values = variant.problem, None
                 if not problem:
                     pair = list(islice(outputs, 2 + 2 * both))
@@ -216,8 +205,3 @@ def _compare(
 
 def _strands(ids: np.ndarray, both: bool) -> list[np.ndarray]:
     return [ids, reverse_complement(ids)] if both else [ids]
-
-
-def _bar(rows: Iterable[Item], total: int, unit: str, progress: bool) -> Iterable[Item]:
-    disable = None if progress else True
-    return tqdm(rows, total=total, unit=unit, desc="score", disable=disable, dynamic_ncols=True, delay=0.2)

@@ -117,7 +117,7 @@ def test_species_by_chromosome(tmp_path: Path) -> None:
     [
         ("seq\tlabel\nAC\t\nAC\t\n", {}, "row 1: column 'label' is empty there (and in 1 more rows)"),
         ("seq\tlabel\nAC\t1\n\t1\n", {}, "row 2: the sequence is empty"),
-        ("seq\tlabel\nAXC\t1\n", {}, "row 1: 'X' at position 2 is no nucleotide code"),
+        ("seq\tlabel\nAXC\t1\n", {}, "row 1: 'X' at position 2 is not a nucleotide code"),
         ("seq\tlabel\nAC\t1\n", {"sequence_column": "dna"}, "has no column 'dna'; it has 'seq', 'label'"),
         ("seq\tlabel\nAC\t1\n", {"label_columns": []}, "name the --label_columns of the table"),
         ("seq\tlabel\nAC\t1\n", {"split_column": "label"}, "row 1: column 'label' holds '1'; write train, valid, test"),

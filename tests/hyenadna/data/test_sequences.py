@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hyenadna.common.errors import InputError
-from hyenadna.data.sequences import Piece, check_windows, cut, encode, open_genome, per_position, reverse_complement
+from hyenadna.common.vocab import reverse_complement
+from hyenadna.data.sequences import Piece, check_windows, cut, encode, per_position
 
 
 def test_letters_become_ids_and_turn_round() -> None:
@@ -21,8 +21,8 @@ def test_letters_become_ids_and_turn_round() -> None:
     [
         (None, "row 3: the sequence is empty"),
         ("", "row 3: the sequence is empty"),
-        ("ACE", "row 3: 'E' at position 3 is no nucleotide code"),
-        ("A€", "row 3: '€' at position 2 is no nucleotide code"),
+        ("ACE", "row 3: 'E' at position 3 is not a nucleotide code"),
+        ("A€", "row 3: '€' at position 2 is not a nucleotide code"),
     ],
 )
 def test_what_is_no_sequence_is_named(sequence: str | None, message: str) -> None:
@@ -82,10 +82,3 @@ def test_results_come_in_the_order_of_the_sequences(batch_size: int) -> None:
     for result, (_, ids) in zip(results, sequences, strict=True):
         assert np.array_equal(result, np.stack([ids, 2 * ids], axis=1))
     assert max(seen) == batch_size
-
-
-def test_a_fasta_is_read_as_a_prepared_genome_is(tiny_fasta: Path, tiny_genome: Path) -> None:
-    with open_genome(tiny_fasta, progress=False) as genome, open_genome(tiny_genome) as prepared:
-        assert genome.fingerprint == prepared.fingerprint
-        folder = genome.folder
-    assert not folder.exists()

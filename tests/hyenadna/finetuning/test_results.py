@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from hyenadna.cli.plot import PlotConfig, draw
+from hyenadna.cli.plot import draw_results
+from hyenadna.cli.plot_config import ResultsPlot
 from hyenadna.common.errors import InputError
 from hyenadna.finetuning.results import compare
 
@@ -32,7 +33,7 @@ def write(tmp_path: Path) -> Any:
 
 def test_rows_are_means_and_deviations_beside_the_yardsticks(write: Any, tmp_path: Path) -> None:
     folders = [write("full", [0.8, 0.9], yardstick={"majority class": 0.5}), write("frozen", [0.7, None])]
-    text = draw(PlotConfig(out=tmp_path / "p.png", results=folders))
+    text = draw_results(ResultsPlot(out=tmp_path / "p.png", results=folders))
     rows = [line.split() for line in text.splitlines()]
     assert rows[0][-4:] == ["mean", "±", "s.d.", "runs"]
     assert rows[1] == ["full", "0.8500", "0.0707", "2"]

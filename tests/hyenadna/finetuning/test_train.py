@@ -23,8 +23,9 @@ from hyenadna import (
     HyenaDNAForTokenClassification,
 )
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import reverse_complement
 from hyenadna.data.labelled import Labelled
-from hyenadna.data.sequences import encode, reverse_complement
+from hyenadna.data.sequences import encode
 from hyenadna.evaluation.baselines import kmer_counts
 from hyenadna.finetuning import train as finetune_module
 from hyenadna.finetuning.data import read_data
@@ -451,30 +452,30 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
     assert (chosen.metric, chosen.batch_size, chosen.epochs, chosen.lr) == ("mcc", 16, 100, 1e-3)
     assert PRESETS["nt-H3"].published == {"mcc": 0.817}
     assert apply_preset(replace(config, preset="deepsea-1k")).task == "multilabel"
-    with pytest.raises(InputError, match="--preset x: choose one of gb-mouse-enhancers"):
+    with pytest.raises(InputError, match="`preset` x: choose one of gb-mouse-enhancers"):
         apply_preset(replace(config, preset="x"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "half"}, "--method half: choose full, frozen, lora, scratch"),
-        ({"model": None}, "--method full: needs a --model"),
-        ({"method": "scratch"}, "--method scratch: leave out --model"),
-        ({"task": "x"}, "--task x: choose classification, multilabel, regression, token"),
-        ({"format": "x"}, "--format x: choose auto, table"),
-        ({"metric": "pearson"}, "--metric pearson: of classification choose accuracy, mcc"),
-        ({"epochs": 0}, "--epochs 0: must be at least 1"),
-        ({"folds": 1}, "--folds 1: choose 0 for none"),
-        ({"valid_fraction": 1.0}, "--valid_fraction 1.0: must be within 0 to 1"),
-        ({"ema_decay": 1.0}, "--ema_decay 1.0: must be at least 0 and below 1"),
-        ({"lr": 0.0}, "--lr 0.0: must be above 0"),
-        ({"seeds": []}, "--seeds must be at least one"),
-        ({"seeds": [3, 1, 3]}, "--seeds [3, 1, 3]: one is there twice"),
+        ({"method": "half"}, "`method` half: choose full, frozen, lora, scratch"),
+        ({"model": None}, "`method` full: needs a `model`"),
+        ({"method": "scratch"}, "`method` scratch: leave out `model`"),
+        ({"task": "x"}, "`task` x: choose classification, multilabel, regression or token"),
+        ({"format": "x"}, "`format` x: choose auto, table"),
+        ({"metric": "pearson"}, "`metric` pearson: for `task` classification choose accuracy, mcc"),
+        ({"epochs": 0}, "`epochs` 0: must be at least 1"),
+        ({"folds": 1}, "`folds` 1: choose 0 for none"),
+        ({"valid_fraction": 1.0}, "`valid_fraction` 1.0: must be above 0 and below 1"),
+        ({"ema_decay": 1.0}, "`ema_decay` 1.0: must be at least 0 and below 1"),
+        ({"lr": 0.0}, "`lr` 0.0: must be above 0"),
+        ({"seeds": []}, "`seeds`: give at least one number"),
+        ({"seeds": [3, 1, 3]}, "`seeds` [3, 1, 3]: a seed is there twice"),
         ({"label_columns": ["share"]}, "no classes: say --task regression"),
-        ({"task": "regression", "yardstick": True}, "--yardstick is for --task classification"),
-        ({"task": "regression", "balanced": True}, "--balanced is for --task classification"),
-        ({"task": "token", "reverse_complement": True}, "--reverse_complement: the labels of bases have a strand"),
+        ({"task": "regression", "yardstick": True}, "`yardstick` is for `task` classification"),
+        ({"task": "regression", "balanced": True}, "`balanced` is for `task` classification"),
+        ({"task": "token", "reverse_complement": True}, "`reverse_complement`: the labels of bases have a strand"),
         ({"label_columns": ["absent"]}, "has no column 'absent'"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"task": "multilabel", "label_columns": ["share"]}, "outputs of several labels are 0 or 1"),
@@ -484,11 +485,11 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
             "bases is longer than the 16 that the model is made for",
         ),
         ({"lr": 1e30}, "the loss is nan; lower --lr"),
-        ({"jobs": 0}, "--jobs 0: must be at least 1"),
-        ({"lm_weight": -1.0}, "--lm_weight -1.0: must be at least 0"),
-        ({"lm_weight": 0.5, "method": "frozen"}, "--lm_weight is for --method full, lora and scratch"),
-        ({"crop": -1}, "--crop -1: must be at least 0"),
-        ({"crop": 2, "task": "token", "label_columns": ["tokens"]}, "leave it out for --task token"),
+        ({"jobs": 0}, "`jobs` 0: must be at least 1"),
+        ({"lm_weight": -1.0}, "`lm_weight` -1.0: must be at least 0"),
+        ({"lm_weight": 0.5, "method": "frozen"}, "`lm_weight` is for `method` full, lora and scratch"),
+        ({"crop": -1}, "`crop` -1: must be at least 0"),
+        ({"crop": 2, "task": "token", "label_columns": ["tokens"]}, "leave it out for `task` token"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(config: FinetuneConfig, change: dict[str, Any], message: str) -> None:

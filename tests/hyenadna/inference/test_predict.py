@@ -85,9 +85,9 @@ def test_a_checkpoint_without_a_head_is_refused(config: PredictConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"table": None}, "give --fasta or --table to predict"),
-        ({"fasta": Path("x")}, "give --fasta or --table to predict"),
-        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
+        ({"table": None}, "give one of `fasta` and `table` to predict"),
+        ({"fasta": Path("x")}, "give one of `fasta` and `table` to predict"),
+        ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
         ({"sequence_column": "seq"}, "has no column 'seq'"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"table": None, "fasta": Path("absent.fa")}, "absent.fa: no such file"),
@@ -100,16 +100,24 @@ def test_bad_input_is_refused(config: PredictConfig, change: dict[str, Any], mes
     assert not config.out.exists()
 
 
-@pytest.mark.parametrize(
-    ("last", "message"),
-    [
-        ("", "row 5: the sequence is empty"),
-        ("A" * 33, "row 5: 33 bases are .* windows of at most 32, such as those of seqkit sliding -g -W 32 -s 16"),
-    ],
-)
-def test_rows_before_a_failure_are_kept_apart(config: PredictConfig, last: str, message: str) -> None:
+def test_rows_before_a_failure_are_kept_apart(config: PredictConfig) -> None:
     HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
-    config.table.write_text(config.table.read_text() + f"4\t{last}\n")
+    config.table.write_text(config.table.read_text() + f"4\t{'A' * 33}\n")
+    message = r"row 5: 33 bases are .* windows of at most 32, such as those of seqkit sliding -g -W 32 -s 16"
     with pytest.raises(InputError, match=message + r".*; the [34] rows before that are in .*o\.tsv\.partial"):
         predict(config, progress=False)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [("", "row 5: the sequence is empty$"), ("ACE", "row 5: 'E' at position 3 is not a nucleotide code")],
+)
+def test_every_sequence_is_checked_before_the_first_is_predicted(
+    config: PredictConfig, last: str, message: str
+) -> None:
+    HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
+    config.table.write_text(config.table.read_text() + f"4\t{last}\n")
+    with pytest.raises(InputError, match=message):
+        predict(config, progress=False)
+    assert sorted(path.name for path in config.out.parent.iterdir()) == ["model", "t.tsv"]

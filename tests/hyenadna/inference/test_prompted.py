@@ -161,12 +161,12 @@ def test_what_was_trained_predicts(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "soft-prompt", "prompt_tokens": 1}, "--prompt_tokens 1: must be within 2 and 32000"),
+        ({"method": "soft-prompt", "prompt_tokens": 1}, "`prompt_tokens` 1: must be from 2 to 32000"),
         ({"method": "soft-prompt", "prompt_tokens": 120}, "--prompt_tokens: 120 tokens, and 16 bases and"),
         ({"method": "few-shot", "eval_shots": [4]}, "--shots and --eval_shots: 152 tokens, and 16 bases and"),
-        ({"method": "few-shot", "shots": -1}, "--shots and --eval_shots must be at least 0"),
-        ({"method": "few-shot", "task": "regression"}, "--method few-shot is for --task classification"),
-        ({"method": "soft-prompt", "model": None}, "--method soft-prompt: needs a --model"),
+        ({"method": "few-shot", "shots": -1}, "`shots` -1: must be at least 0"),
+        ({"method": "few-shot", "task": "regression"}, "`method` few-shot is for `task` classification"),
+        ({"method": "soft-prompt", "model": None}, "`method` soft-prompt: needs a `model`"),
     ],
 )
 def test_bad_input_is_refused(make: Callable[..., FinetuneConfig], changes: dict[str, object], message: str) -> None:

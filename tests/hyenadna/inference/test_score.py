@@ -12,10 +12,10 @@ import torch
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import NUCLEOTIDE_IDS
+from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
 from hyenadna.data import variants
 from hyenadna.data.genome import Genome
-from hyenadna.data.sequences import encode, reverse_complement
+from hyenadna.data.sequences import encode
 from hyenadna.inference.likelihood import Likelihood
 from hyenadna.inference.score import ScoreConfig, score
 
@@ -272,17 +272,17 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
     [
         (
             {"fasta": Path("x"), "table": Path("y"), "vcf": None, "genome": None},
-            "give one of --fasta, --table and --vcf",
+            "give one of `fasta`, `table` and `vcf`",
         ),
-        ({"vcf": None, "genome": None}, "give one of --fasta, --table and --vcf"),
-        ({"genome": None}, "--vcf and --genome go together"),
-        ({"mode": "x"}, "--mode x: choose likelihood, site, embedding"),
-        ({"strands": "x"}, "--strands x: choose forward, both"),
-        ({"ref_mismatch": "x"}, "--ref_mismatch x: choose note, skip, fail"),
-        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
-        ({"stride": 2}, "--stride belongs to long sequences"),
+        ({"vcf": None, "genome": None}, "give one of `fasta`, `table` and `vcf`"),
+        ({"genome": None}, "`vcf` and `genome` go together"),
+        ({"mode": "x"}, "`mode` x: choose likelihood, site or embedding"),
+        ({"strands": "x"}, "`strands` x: choose forward or both"),
+        ({"ref_mismatch": "x"}, "`ref_mismatch` x: choose note, skip or fail"),
+        ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
+        ({"stride": 2}, "`stride` is for long sequences"),
         ({"window": 65}, "--window 65: must be within 2 and the 64 tokens"),
-        ({"precision": "float16"}, "--precision float16: choose float64 or float32"),
+        ({"precision": "float16"}, "`precision` float16: choose float32 or float64"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"vcf": Path("absent.vcf")}, "absent.vcf: no such file"),
         ({"genome": Path("absent")}, "absent: no such file"),

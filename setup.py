@@ -107,6 +107,8 @@ if FORCE_CUDA and (unbuildable := obstacle("cuda")) is not None:
 stable = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"py_limited_api": "cp311"}
 setup(
     packages=[*PACKAGES, *SOURCES],
+    # Outside the packages: it says that the command line imports hyenadna.
+    py_modules=["hyenadna_command"],
     package_dir={f"{PACKAGE}.csrc": "csrc"},
     package_data={PACKAGE: ["py.typed"], "hyenadna": ["py.typed"], **{folder: ["*"] for folder in SOURCES}},
     ext_modules=[Extension(f"{PACKAGE}.{name.split('.')[0]}", []) for name in _build.LIBRARIES.values()],

@@ -1,8 +1,8 @@
 """HyenaDNA on transformers: model, tokenizer, data, training and evaluation.
 
-The public classes load on first use. In a Python session that happens at once, so that ``import hyenadna`` alone
-makes ``AutoModelForCausalLM.from_pretrained(folder)`` and its siblings work; the command line waits until a verb
-needs them, for torch and transformers take longer to import than ``hyenadna prepare`` takes for a small genome.
+``import hyenadna`` registers the classes with transformers, so ``AutoModelForCausalLM.from_pretrained(folder)`` and its
+siblings work. Only the command line waits until a verb needs them, because importing torch and transformers takes
+seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import sys
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyenadna.common.errors import InputError
@@ -64,7 +63,10 @@ def __getattr__(name: str) -> Any:
 
 
 def _is_command_line() -> bool:
-    return ("-m", "hyenadna") in pairwise(sys.orig_argv) or Path(sys.argv[0]).stem == "hyenadna"
+    """True for the command ``hyenadna`` and for ``python -m hyenadna``, whatever a script is called."""
+    # sys.argv[0] is "-m" only while Python looks for the module to run.
+    is_module = sys.argv[:1] == ["-m"] and ("-m", "hyenadna") in pairwise(sys.orig_argv)
+    return is_module or "hyenadna_command" in sys.modules
 
 
 if not _is_command_line():

@@ -58,7 +58,7 @@ def test_python_versions(project: dict[str, Any]) -> None:
 
 def test_extras(project: dict[str, Any]) -> None:
     extras = {name: requirements(lines) for name, lines in project["optional-dependencies"].items()}
-    assert sorted(extras) == ["bench", "dev", "dna", "logs", "peft", "tasks", "umap"]
+    assert sorted(extras) == ["bench", "dev", "dna", "docs", "flash-attn", "logs", "peft", "tasks", "umap"]
     assert "4.57.0" not in extras["dna"]["transformers"].specifier
     assert all("torch" not in extra for extra in extras.values())
     for tool in ("ruff", "mypy"):
@@ -80,7 +80,7 @@ def test_installed_metadata_and_console_script() -> None:
         pytest.skip("hyena-kernels is not installed, only importable")
     assert installed.version == __version__
     (script,) = installed.entry_points.select(group="console_scripts")
-    assert (script.name, script.value) == ("hyenadna", "hyenadna.cli.main:main")
+    assert (script.name, script.value) == ("hyenadna", "hyenadna_command:main")
     assert callable(script.load())
 
 
@@ -95,7 +95,7 @@ def source(tmp_path: Path) -> Path:
     """A copy of what a build reads, so that it leaves nothing in the checkout, with next to nothing to compile."""
     folder = tmp_path / "source"
     folder.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "hyenadna_command.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "_build_report.json")
     for name in ("hyena_kernels", "hyenadna", "tests", "bench"):
@@ -135,6 +135,7 @@ def files_of(source: Path) -> set[str]:
     csrc = [path for path in (source / "csrc").rglob("*") if path.is_file()]
     return (
         modules
+        | {"hyenadna_command.py"}
         | {str("hyena_kernels" / path.relative_to(source)) for path in csrc}
         | {"hyena_kernels/_build_report.json"}
     )
@@ -153,7 +154,7 @@ def test_wheel_with_the_library_is_for_this_platform_and_every_python(source: Pa
     name, files, report = build_wheel(source)
     assert re.fullmatch(rf"hyena_kernels-{re.escape(__version__)}-cp311-abi3-\w+\.whl", name)
     assert files == files_of(source) | {"hyena_kernels/_C.abi3.so"}
-    assert {file.split("/")[0] for file in files} == {"hyena_kernels", "hyenadna"}
+    assert {file.split("/")[0] for file in files} == {"hyena_kernels", "hyenadna", "hyenadna_command.py"}
     assert report == {"cuda": "this version has no CUDA sources"}
 
     # A later build in the same folder takes over nothing of this one.
@@ -220,6 +221,26 @@ def test_source_distribution_holds_the_sources_and_no_build(source: Path) -> Non
         names = {name.partition("/")[2] for name in tar.getnames()}
     assert {"setup.py", "csrc/cpu/tiny.cpp", "csrc/cpu/tiny.h"} <= names
     assert not {name for name in names if name.endswith((".so", ".json"))}
+
+
+def sources_of(package: Path) -> list[str]:
+    """What a package compiles, as paths below the folder that it is in."""
+    spec = importlib.util.spec_from_file_location("_build_of_the_package", package / "_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return [str(path.relative_to(package.parent.resolve())) for path in module.cpu_sources()]
+
+
+def test_sources_are_found_in_a_checkout_and_in_an_installed_package(source: Path, tmp_path: Path) -> None:
+    done = setup_py(source, "--quiet", "build_py", "--build-lib", str(tmp_path / "installed"))
+    assert done.returncode == 0, done.stderr
+    assert sources_of(source / "hyena_kernels") == ["csrc/cpu/tiny.cpp"]
+    assert sources_of(tmp_path / "installed" / "hyena_kernels") == ["hyena_kernels/csrc/cpu/tiny.cpp"]
+    # Folders that another branch left behind hold no sources.
+    (source / "hyena_kernels" / "csrc").mkdir()
+    assert sources_of(source / "hyena_kernels") == ["csrc/cpu/tiny.cpp"]
 
 
 @pytest.mark.usefixtures("compiler")

@@ -1,4 +1,4 @@
-"""Options of the command line: jsonargparse, with bad input told in one line."""
+"""Options of the command line: jsonargparse makes them from a dataclass, and bad input is one line."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.options import listed
 
-Config = TypeVar("Config")
+
+class _Config(Protocol):
+    def check(self) -> None: ...
+
+
+Config = TypeVar("Config", bound=_Config)
 
 
 class OptionParser(ArgumentParser):
-    """One line for a wrong option, as for all other bad input, in place of the whole usage."""
+    """Reports a wrong option in one line, as all other bad input, in place of the whole usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the line and end with exit code 2."""
@@ -30,6 +36,9 @@ class OptionParser(ArgumentParser):
             options = {option for action in self._actions for option in action.option_strings}
             names = [f"--{name}" if f"--{name}" in options else name for name in match[1].split(", ")]
             line = f"required and missing: {', '.join(names)}"
+        elif match := re.fullmatch(r"Parser key \"(.*?)\": Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", line):
+            choices = tuple(choice.strip("'") for choice in match[2].split(", "))
+            line = f"--{match[1]} {match[3]}: choose {listed(choices)}"
         line = re.sub(r"^Parser key \"(.*?)\": ", r"--\1: ", line)
         line = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1, got ", line)
         line = re.sub(r"Does not .* Subtypes: \[<class '(\w+)'>, .* Given value: ", r"expected \1, got ", line)
@@ -37,37 +46,62 @@ class OptionParser(ArgumentParser):
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, ArgumentParser().formatter_class):  # type: ignore[misc]
-    """Types by their names: Path, not ``<class 'Path'>``."""
+    """Types by their names: Path, not ``<class 'Path'>``, and no type where the choices are listed."""
 
     def _expand_help(self, action: argparse.Action) -> str:
-        return re.sub(r"<class '(\w+)'>", r"\1", super()._expand_help(action))
+        text = re.sub(r"<class '(\w+)'>", r"\1", super()._expand_help(action))
+        text = re.sub(r"type: (Optional\[(\w+)\]|(\w+) \| null)", r"type: \2\3", text)
+        return re.sub(r"type: Literal\[.*?\], ", "", text).replace("default: null", "default: none")
 
 
-def make_parser(verb: str, description: str, example: str) -> OptionParser:
-    """The parser of one verb, with an example at the end of its help."""
-    return OptionParser(
+def make_parser(verb: str, description: str, example: str, kind: type[Any] | None = None) -> OptionParser:
+    """The parser of one verb, with an example at the end of its help.
+
+    Args:
+        verb: Words after ``hyenadna``.
+        description: What the verb does.
+        example: Command lines, the further ones indented by two spaces.
+        kind: Dataclass whose fields are the options. ``--config`` reads them from YAML.
+    """
+    parser = OptionParser(
         prog=f"hyenadna {verb}",
         allow_abbrev=False,
         description=textwrap.fill(description, 100),
         epilog=f"example:\n  {example}",
         formatter_class=_Formatter,
     )
+    if kind is not None:
+        parser.add_argument("--config", action="config", help="YAML file with values for the options below.")
+        parser.add_class_arguments(kind)
+        for action in parser._actions:
+            if getattr(action, "_typehint", None) is bool:
+                # A flag as well: --resume is --resume true.
+                action.nargs, action.const = "?", True
+            elif getattr(action, "_typehint", None) == list[Path]:
+                action.metavar = "[PATH,...]"
+        needed = [f"{name} {name.removeprefix('--').upper()}" for name in _required(parser)]
+        parser.usage = " ".join([parser.prog, *needed, "[options]"])
+    return parser
 
 
 def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) -> tuple[Config, Any]:
-    """Options of a dataclass, from the command line and from YAML (``--config``), and the parser's other options.
+    """Read the options of a dataclass from the command line and from YAML (``--config``), and check them.
+
+    Args:
+        parser: Parser of the verb, made with ``kind``.
+        kind: Class of the options.
+        argv: Words after the verb.
+
+    Returns:
+        The checked options, and a namespace that also holds the parser's other options.
 
     Raises:
-        InputError: a YAML file that is missing or none, or has keys that are no options.
+        InputError: a YAML file is missing, damaged or has unknown keys; an option has a wrong value; an input does not
+            exist.
     """
-    parser.add_argument("--config", action="config", help="YAML file with values for the options below.")
-    parser.add_class_arguments(kind)
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
-            # A flag as well: --resume is --resume true.
-            action.nargs, action.const = "?", True
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    lists = {f"--{field.name}" for field in fields if field.type in ("list[str]", "list[Path]")}
+    hints = get_type_hints(kind)
+    lists = {f"--{field.name}" for field in fields if hints[field.name] in (list[str], list[Path])}
     words = list(_words(argv, {*lists, "--config"}))
     for before, word in zip(["", *words], words, strict=False):
         if before == "--config":
@@ -76,31 +110,37 @@ def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) 
         [_as_list(word) if before in lists else word for before, word in zip(["", *words], words, strict=False)]
     )
     values = {field.name: parsed[field.name] for field in fields}
-    return kind(**{name: _expanded(value) for name, value in values.items()}), parsed
+    config = kind(**{name: _expanded(value) for name, value in values.items()})
+    config.check()
+    return config, parsed
+
+
+def _required(parser: OptionParser) -> list[str]:
+    return [action.option_strings[0] for action in parser._actions if getattr(action, "required", False)]
 
 
 def _expanded(value: Any) -> Any:
-    """A path, or a list with paths, with ``~`` as the folder that it stands for."""
+    """A path, or a list with paths, with ``~`` replaced by the home folder."""
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     return Path(value).expanduser() if isinstance(value, os.PathLike) else value
 
 
 def _words(argv: Sequence[str], options: set[str]) -> Iterator[str]:
-    """The words of the command line, with ``--option=value`` as two where the option is one of ``options``."""
+    """The words of the command line, with ``--option=value`` as two words if the option is one of ``options``."""
     for word in argv:
         option, equals, value = word.partition("=")
         yield from (option, value) if equals and option in options else (word,)
 
 
 def _as_list(word: str) -> str:
-    """``chr1,chr2`` or ``[chr1, chr2]`` as JSON, which keeps contigs called 1 or X from being read as anything else."""
+    """``chr1,chr2`` or ``[chr1, chr2]`` as JSON, so that YAML does not read the contigs 1 and X as other types."""
     names = (name.strip().strip("'\"") for name in word.removeprefix("[").removesuffix("]").split(","))
     return json.dumps([name for name in names if name])
 
 
 def _check_yaml(file: Path, options: set[str]) -> None:
-    """Raise InputError unless the file holds options: the parser's own message would not name it."""
+    """Raise InputError unless the file holds options. The parser's own message would not name the file."""
     try:
         content = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
     except OSError as error:
@@ -108,7 +148,7 @@ def _check_yaml(file: Path, options: set[str]) -> None:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"--config {file}{where}: is no YAML ({getattr(error, 'problem', error)})") from error
+        raise InputError(f"--config {file}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {file}: holds no options; a line is, for example, steps: 1000")
     if unknown := sorted(str(key) for key in content.keys() - options):

@@ -1,75 +1,143 @@
-"""Options of ``hyenadna plot``."""
+"""Options of ``hyenadna plot embeddings``, ``training``, ``results`` and ``mutagenesis``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from hyenadna.common.errors import InputError
-
-METHODS = ("pca", "umap")
-
-
-COLOURS = ("label", "contig", "position")
+from hyenadna.common.options import AtLeast1, InputFile, NonNegative, check_inputs, check_values
+from hyenadna.common.run_layout import RESULTS_FILE
+from hyenadna.data.inputs import AnyGenome
+from hyenadna.model.locate import Checkpoint
 
 
 @dataclass
-class PlotConfig:
-    """What to draw: one of embeddings, metrics, results, and region.
+class EmbeddingsPlot:
+    """The embeddings, and how to draw them.
 
     Args:
+        embeddings: File of `hyenadna embed`.
         out: PNG to write.
-        embeddings: file of `hyenadna embed`, for a map of its vectors.
-        method: pca, or umap for one panel for each --neighbors and --min_dist.
-        colour: label, contig, or position in bins along the contig.
-        neighbors: neighbours that UMAP looks at.
-        min_dist: least distances between UMAP's points.
-        position_bins: bins of the colour by position.
-        probe: say with the map how well nearest neighbours and logistic regression tell the colours apart.
-        probe_by_contig: no contig in training and test of the probe at once.
-        seed: of UMAP and of the probe's folds.
-        metrics: metrics.jsonl of a pretraining run, for its curves.
-        results: folders of `hyenadna finetune` on the same split, to compare what they reached.
-        model: language model, for the map of a mutagenesis.
-        genome: genome of the region, a folder of `hyenadna prepare` or a FASTA.
-        region: such as chrI:1001-1080, 1-based with both ends, of which every base is changed in turn.
-        window: bases around the region that the model reads; default 1024 or what it takes.
-        batch_size: windows at a time.
-        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
+        method: pca, or umap with one panel for each pair of --neighbors and --min_dist.
+        colour: Colour by label, by contig, or by position in bins along the contig.
+        neighbors: Numbers of neighbours that UMAP looks at.
+        min_dist: Least distances between UMAP's points.
+        position_bins: Bins of the colour by position.
+        probe: Print how well nearest neighbours and logistic regression tell the colours apart.
+        probe_by_contig: Keep each contig in either the training or the test of the probe.
+        seed: Seed of UMAP and of the probe's folds.
     """
 
+    embeddings: InputFile
     out: Path
-    embeddings: Path | None = None
-    method: str = "pca"
-    colour: str = "label"
-    neighbors: list[int] = field(default_factory=lambda: [15])
-    min_dist: list[float] = field(default_factory=lambda: [0.1])
-    position_bins: int = 10
+    method: Literal["pca", "umap"] = "pca"
+    colour: Literal["label", "contig", "position"] = "label"
+    neighbors: list[Annotated[int, Ge(2)]] = field(default_factory=lambda: [15])
+    min_dist: list[NonNegative] = field(default_factory=lambda: [0.1])
+    position_bins: AtLeast1 = 10
     probe: bool = True
     probe_by_contig: bool = False
     seed: int = 0
-    metrics: Path | None = None
-    results: list[Path] = field(default_factory=list)
-    model: Path | None = None
-    genome: Path | None = None
-    region: str | None = None
+
+    def check(self) -> None:
+        """Raise InputError for values that draw nothing, and for inputs that do not exist."""
+        check_values(self)
+        for name in ("neighbors", "min_dist"):
+            if not getattr(self, name):
+                raise InputError(f"`{name}`: give at least one number")
+        _check_png(self.out)
+        check_inputs(self)
+
+
+@dataclass
+class TrainingPlot:
+    """The training run to draw.
+
+    Args:
+        metrics: The metrics.jsonl of a pretraining run.
+        out: PNG to write.
+    """
+
+    metrics: InputFile
+    out: Path
+
+    def check(self) -> None:
+        """Raise InputError for another ending than .png, and for an input that does not exist."""
+        _check_png(self.out)
+        check_inputs(self)
+
+
+@dataclass
+class ResultsPlot:
+    """The fine-tunings to compare.
+
+    Args:
+        results: Folders of `hyenadna finetune` with the same split.
+        out: PNG to write.
+    """
+
+    results: list[Path]
+    out: Path
+
+    def check(self) -> None:
+        """Raise InputError for values that draw nothing, and for folders without results."""
+        if not self.results:
+            raise InputError("`results`: give at least one folder")
+        _check_png(self.out)
+        for folder in self.results:
+            if not (folder / RESULTS_FILE).is_file():
+                raise InputError(f"{folder / RESULTS_FILE}: no results of hyenadna finetune")
+
+
+@dataclass
+class MutagenesisPlot:
+    """The model, and the region in which it changes every base.
+
+    Args:
+        model: Checkpoint with the head of a language model: a folder or file of either published format.
+        genome: Genome of the region: a folder of `hyenadna prepare`, or a FASTA.
+        region: Region such as chrI:1001-1080, counted from 1 with both ends. Every base in it is changed in turn.
+        out: PNG to write. A TSV of the same name holds the values.
+        window: Bases around the region that the model reads. The default is 1024, or what the model takes.
+        batch_size: Windows at a time.
+        device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
+    """
+
+    model: Checkpoint
+    genome: AnyGenome
+    region: str
+    out: Path
     window: int | None = None
-    batch_size: int = 16
+    batch_size: AtLeast1 = 16
     device: str = "auto"
 
     def check(self) -> None:
-        """Raise InputError for values that draw nothing."""
-        if self.out.suffix.lower() != ".png":
-            raise InputError(f"--out {self.out}: must end in .png")
-        if sum(map(bool, (self.embeddings, self.metrics, self.results, self.region))) != 1:
-            raise InputError("give one of --embeddings, --metrics, --results and --region to draw")
-        if self.region is not None and (self.model is None or self.genome is None):
-            raise InputError("--region needs the --model that scores it and the --genome that it lies in")
-        if self.method not in METHODS:
-            raise InputError(f"--method {self.method}: choose {' or '.join(METHODS)}")
-        if self.colour not in COLOURS:
-            raise InputError(f"--colour {self.colour}: choose {', '.join(COLOURS)}")
-        if self.position_bins < 1 or self.batch_size < 1:
-            raise InputError("--position_bins and --batch_size must be at least 1")
-        if not self.neighbors or min(self.neighbors) < 2 or not self.min_dist or min(self.min_dist) < 0:
-            raise InputError("--neighbors must be at least 2, --min_dist at least 0, one value of each or more")
+        """Raise InputError for values that draw nothing, and for inputs that do not exist."""
+        check_values(self)
+        self.interval()
+        _check_png(self.out)
+        check_inputs(self)
+
+    def interval(self) -> tuple[str, int, int]:
+        """Contig, start and end of the region: 0-based, the end excluded.
+
+        Raises:
+            InputError: the region is not written as chrI:1001-1080.
+        """
+        contig, _, positions = self.region.rpartition(":")
+        first, _, last = positions.replace(",", "").partition("-")
+        if not (contig and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise InputError(
+                f"`region` {self.region}: expected a contig and its first and last position, counted from 1, such as "
+                "chrI:1001-1080"
+            )
+        return contig, int(first) - 1, int(last)
+
+
+def _check_png(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise InputError(f"`out` {path}: must end in .png")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-SPLITS = ("train", "valid", "test")
+from typing import Literal, get_args
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 """Splits of a data set."""
 
-FORMATS = ("auto", "table", "genomic-benchmarks", "fna", "deepsea", "species")
+Format = Literal["auto", "table", "genomic-benchmarks", "fna", "deepsea", "species"]
 """Layouts of labelled data that ``hyenadna finetune`` reads."""
 
-TASKS = ("classification", "multilabel", "regression", "token")
+Task = Literal["classification", "multilabel", "regression", "token"]
 """Tasks of ``hyenadna finetune``."""
+
+Autocast = Literal["auto", "off", "bfloat16", "float16"]
+"""Precision of the matrix products; ``auto`` is bfloat16 on a GPU and off on a CPU."""
+
+Precision = Literal["float32", "float64"]
+"""Precision of a model's weights and activations."""
 
 DEFAULT_METRIC = {
     "classification": "accuracy",
@@ -30,12 +39,13 @@ METRICS = {
 MAX_MARKOV_ORDER = 12
 """Longest context of a Markov baseline, in bases."""
 
-SCORES = {
+ScoreMode = Literal["likelihood", "site", "embedding"]
+SCORES: dict[ScoreMode, tuple[str, ...]] = {
     "likelihood": ("ref_log_likelihood", "alt_log_likelihood", "score"),
     "site": ("score",),
     "embedding": ("distance", "cosine_distance"),
 }
 """Columns that ``hyenadna score`` writes for a variant, by mode."""
 
-POOLINGS = ("mean", "last", "token")
-"""Poolings of ``hyenadna embed``."""
+Pooling = Literal["mean", "last", "token"]
+"""Poolings of ``hyenadna embed``: one vector a sequence, or ``token`` for one a base."""

@@ -1,67 +1,202 @@
-"""Files that are written whole or not at all, and the folder of what a stopped run has finished."""
+"""Files and folders that are written whole or not at all, and the folder that keeps the parts of an unfinished run."""
 
 from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 import shutil
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from hyenadna.common.errors import InputError
 
 
-def write_files(contents: Mapping[Path, bytes], *, make_folders: bool = False) -> None:
-    """Writes files whole or not at all: under temporary names beside them, renamed when the last one is complete.
+def write_error(
+    place: Path,
+    error: Exception,
+    *,
+    advice: str = "choose another place",
+    if_full: str = "free some space or choose another place",
+) -> InputError:
+    """The InputError that says why ``place`` cannot be written, and what to do.
 
     Args:
-        contents: the bytes of each file.
-        make_folders: make the folders that are missing; they go again if the writing fails.
+        place: file or folder that the message begins with.
+        error: what the system or safetensors raised.
+        advice: what to do, unless the disk is full.
+        if_full: what to do when the disk is full.
+    """
+    text, full = getattr(error, "strerror", None) or str(error), os.strerror(errno.ENOSPC)
+    if getattr(error, "errno", None) == errno.ENOSPC or full in text:
+        text, advice = full, if_full
+    return InputError(f"{place}: cannot be written ({text}); {advice}")
+
+
+@contextmanager
+def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block ends well, and is removed otherwise.
+
+    Args:
+        path: the file.
+        make_folders: make the missing folders above it; they are removed again if the block fails.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written to, or the disk is full.
+    """
+    draft = _beside(path, "tmp")
+    with _writing(path), _parents(path) if make_folders else ExitStack():
+        try:
+            yield draft
+            draft.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+
+
+def write_files(contents: Mapping[Path, bytes], *, make_folders: bool = False) -> None:
+    """Write files whole or not at all: none takes its place before the last one is complete.
+
+    Args:
+        contents: the bytes of each file; they take their places in this order.
+        make_folders: make the missing folders; they are removed again if the writing fails.
 
     Raises:
         InputError: a folder does not exist or cannot be written to, or the disk is full.
     """
-    drafts = {path: path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp") for path in contents}
-    folders = [folder for path in contents for folder in path.parents] if make_folders else []
-    missing = [folder for folder in folders if not folder.exists()]
-    path: Path | None = None
-    try:
+    with ExitStack() as stack:
+        # A stack is left in reverse order.
+        drafts = {
+            path: stack.enter_context(atomic_file(path, make_folders=make_folders)) for path in reversed(list(contents))
+        }
         for path, content in contents.items():
-            if make_folders:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            drafts[path].write_bytes(content)
-        for path, draft in drafts.items():
-            draft.replace(path)
-    except BaseException as error:
-        for draft in drafts.values():
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
+            with _writing(path):
+                drafts[path].write_bytes(content)
+
+
+@contextmanager
+def atomic_dir(target: Path, *, merge: bool = False) -> Iterator[Path]:
+    """A temporary folder beside ``target`` that takes its place when the block ends well, and is removed otherwise.
+
+    Missing folders above ``target`` are made, and removed again if the block fails.
+
+    Args:
+        target: the folder.
+        merge: move the files into ``target`` one by one; its other files stay. Otherwise the whole folder is replaced,
+            once the files are flushed to the disk.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        InputError: the folder cannot be written: a full disk, no permission.
+    """
+    with _writing(target):
+        place = target.resolve()
+        draft = _beside(place, "tmp")
+        with _parents(place):
+            try:
+                draft.mkdir()
+                yield draft
+                if merge:
+                    place.mkdir(exist_ok=True)
+                    for file in draft.iterdir():
+                        file.replace(place / file.name)
+                else:
+                    for file in draft.rglob("*"):
+                        _flush(file)
+                    _replace_dir(draft, place)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_dir(folder: Path) -> None:
+    """Remove a folder. A kill meanwhile leaves it complete, or under the name of a leftover."""
+    shutil.rmtree(folder.rename(_beside(folder, "old")))
+
+
+def leftovers(names: str) -> re.Pattern[str]:
+    """Matches what a killed process may leave beside files and folders whose names match the expression ``names``.
+
+    A model that is saved within an `atomic_dir` has a temporary folder of its own, hence two dots and two endings.
+    """
+    return re.compile(rf"\.{{1,2}}({names})(\.[0-9a-f]{{32}}\.(tmp|old))+")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.{ending}")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise write_error(path, error) from error
+
+
+@contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """Make the missing folders above ``path``; remove them if the block fails."""
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
         for folder in missing:
             with suppress(OSError):
                 folder.rmdir()
-        if isinstance(error, OSError):
-            advice = "free some space or choose" if error.errno == errno.ENOSPC else "choose"
-            raise InputError(
-                f"{path}: cannot be written ({error.strerror or error}); {advice} another place"
-            ) from error
         raise
 
 
-class PartialFolder:
-    """A folder ``OUT.partial`` of what a run has finished, from which a stopped run goes on; it goes at the end.
+def _replace_dir(draft: Path, place: Path) -> None:
+    if place.exists():
+        old = place.rename(_beside(place, "old"))
+        try:
+            draft.rename(place)
+        except BaseException:
+            old.rename(place)
+            raise
+        shutil.rmtree(old)
+    else:
+        draft.rename(place)
+    _flush(place.parent)
 
-    It is made by :meth:`begin`, when there is something to keep.
+
+def _flush(path: Path) -> None:
+    """Have the system write a file or folder to the disk, so that a power failure cannot leave holes in it."""
+    if os.name == "nt":
+        # Windows flushes only files that are open for writing, and no folders.
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class PartialFolder:
+    """A folder ``OUT.partial`` with the finished parts of a run, so that it can be resumed. Deleted on success.
+
+    :meth:`begin` makes it, when there is a first part to keep.
 
     Args:
-        out: what the run makes.
-        settings: whatever decides what comes out, as JSON knows it; a stopped run goes on only with the same.
-        resume: go on with what is there.
+        out: file or folder that the run writes.
+        settings: the options that decide the result, as JSON values. A run is resumed only with equal settings.
+        resume: resume from the parts in the folder.
 
     Raises:
-        InputError: there is such a folder and no ``resume``, it is of a run with other settings, or of no run.
+        InputError: the folder exists and ``resume`` is False, it belongs to a run with other settings, or to no run.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -73,29 +208,31 @@ class PartialFolder:
         if not self._file.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise InputError(
-                    f"{self.folder}: is in the way, and no run has made it; remove it, or choose another --out"
+                    f"{self.folder}: is in the way and was made by no run; remove it, or choose another `out`"
                 )
             return
         if not resume:
-            raise InputError(f"{self.folder}: holds parts of a stopped run; go on with --resume, or remove the folder")
+            raise InputError(
+                f"{self.folder}: holds parts of a stopped run; resume it with --resume, or remove the folder"
+            )
         stored = json.loads(self._file.read_text(encoding="utf-8"))
         known = self._settings
         if differs := [
-            f"{name}: {stored.get(name)!r} there, {known.get(name)!r} asked for"
+            f"{name}: {stored.get(name)!r} there, {known.get(name)!r} now"
             for name in sorted(known.keys() | stored.keys())
             if known.get(name) != stored.get(name)
         ]:
             raise InputError(
-                f"{self.folder}: holds parts of a run with other options ({'; '.join(differs)}): give the same to go "
-                "on with it, or remove the folder"
+                f"{self.folder}: holds parts of a run with other options ({'; '.join(differs)}): give the same options "
+                "to resume it, or remove the folder"
             )
 
     def begin(self) -> None:
-        """Make the folder, if it is not there yet."""
+        """Make the folder if it does not exist."""
         if not self._file.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_files({self._file: json.dumps(self._settings, indent=1).encode()})
 
     def remove(self) -> None:
-        """Remove the folder with all that it holds, if it is there."""
+        """Remove the folder and everything in it, if it exists."""
         shutil.rmtree(self.folder, ignore_errors=True)

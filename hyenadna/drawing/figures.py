@@ -1,10 +1,8 @@
-"""Plots of a training run and of its evaluation, as PNG: light, readable in print and by the colour-blind."""
+"""Figures of a training run and of its evaluation, as PNG."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,52 +10,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.files import write_files
 from hyenadna.common.score import Score
+from hyenadna.drawing.style import BASELINE, BEST, DASHES, LABEL_SIZE, MODEL, RULE, TITLE_SIZE, TRAIN, png_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette: distinct for every common kind of colour blindness, and in grey.
-_MODEL, _TRAIN, _MARKOV, _BEST = "#0072B2", "#56B4E9", "#767676", "#D55E00"
-_DASHES = (0, (4, 3))
-_DPI = 150
-_STYLE: dict[str, Any] = {
-    "font.size": 10.0,
-    "axes.titlesize": 11.0,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
-    "legend.fontsize": 9.0,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.edgecolor": "#555555",
-    "axes.linewidth": 0.8,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.9,
-}
-_LABEL_SIZE = 9.0
 _FINAL = "final_valid_perplexity"
-"""Key of the row of a finished run: its validation is of more windows than those on the way, so no line joins them."""
+"""Key of the last row of a finished run. This validation has more windows than the others, so it is a point apart."""
 _CHANCE = Score(perplexity=4.0, accuracy=0.25, count=0)
-"""Guessing one of four nucleotides."""
+"""The score of a random choice among four nucleotides."""
 
 
 def training_curves(
-    metrics: Sequence[Mapping[str, Any]], out: str | Path, yardsticks: Mapping[int, float] | None = None
+    metrics: Sequence[Mapping[str, Any]], out: str | Path, baselines: Mapping[int, float] | None = None
 ) -> Path:
-    """Training and validation perplexity against optimizer steps, with the Markov models as horizontal lines.
+    """Draw training and validation perplexity against optimizer steps, with the Markov models as horizontal lines.
 
     Args:
-        metrics: the rows of a run's JSONL log, in order. Rows with ``perplexity`` (and ``step``) give the training
-            curve, rows with ``valid_perplexity`` (and ``step``) the validation curve, a row with
-            ``final_valid_perplexity`` a point of its own; where training rows have
-            ``tokens`` (tokens seen so far), an axis on top shows them. Other keys are ignored.
+        metrics: the rows of a run's JSONL log, in order, each with its ``step``. ``perplexity`` gives the training
+            curve, ``valid_perplexity`` the validation curve, and ``final_valid_perplexity`` a point of its own. If
+            rows have ``tokens`` (tokens so far), an axis on top shows them. Other keys are ignored.
         out: the PNG to write.
-        yardsticks: perplexity of each Markov order.
+        baselines: perplexity of the Markov models by order.
 
     Raises:
-        InputError: no row with ``perplexity`` or ``valid_perplexity``, or ``out`` cannot be written.
+        InputError: no row has a perplexity, or ``out`` cannot be written.
         ImportError: matplotlib is absent; the message names the extra.
     """
     train = np.array([(row["step"], row["perplexity"]) for row in metrics if "perplexity" in row], dtype=np.float64)
@@ -68,32 +47,32 @@ def training_curves(
     final = np.array([(row["step"], row[_FINAL]) for row in metrics if _FINAL in row], dtype=np.float64)
     if not train.size and not valid.size and not final.size:
         raise InputError(f"{out}: nothing to plot, the metrics have no perplexity yet; train for some steps first")
-    yardsticks = yardsticks or {}
+    baselines = baselines or {}
     with png_figure(out, width=8.0, height=4.6) as figure:
         axes = figure.subplots()
         labels: list[tuple[float, str, str]] = []
-        seen = [np.array(list(yardsticks.values()))]
-        best = min(yardsticks, key=lambda order: yardsticks[order]) if yardsticks else None
-        for order, perplexity in yardsticks.items():
-            colour = _BEST if order == best else _MARKOV
-            axes.axhline(perplexity, color=colour, linewidth=0.8, linestyle=_DASHES, zorder=1)
+        seen = [np.array(list(baselines.values()))]
+        best = min(baselines, key=lambda order: baselines[order]) if baselines else None
+        for order, perplexity in baselines.items():
+            colour = BEST if order == best else BASELINE
+            axes.axhline(perplexity, color=colour, linewidth=0.8, linestyle=DASHES, zorder=1)
             name = f"Markov {order} (best)" if order == best else f"Markov {order}"
             labels.append((perplexity, f"{name}: {perplexity:.4f}", colour))
         if train.size:
             smooth = _smooth(train[:, 1])
-            axes.plot(*train.T, color=_TRAIN, linewidth=0.5, alpha=0.35, zorder=2)
-            axes.plot(train[:, 0], smooth, color=_TRAIN, linewidth=1.6, label="training (smoothed)", zorder=3)
-            # The first steps fall from the size of the vocabulary; to show them would flatten all the rest.
+            axes.plot(*train.T, color=TRAIN, linewidth=0.5, alpha=0.35, zorder=2)
+            axes.plot(train[:, 0], smooth, color=TRAIN, linewidth=1.6, label="training (smoothed)", zorder=3)
+            # The first steps fall from the size of the vocabulary. With them, all other steps would look flat.
             seen.append(smooth[len(smooth) // 10 :])
         if valid.size:
-            axes.plot(*valid.T, color=_MODEL, linewidth=1.8, marker="o", markersize=3.5, label="validation", zorder=4)
+            axes.plot(*valid.T, color=MODEL, linewidth=1.8, marker="o", markersize=3.5, label="validation", zorder=4)
             seen.append(valid[len(valid) // 10 :, 1])
             if not final.size:
-                labels.append((valid[-1, 1], f"validation: {valid[-1, 1]:.4f}", _MODEL))
+                labels.append((valid[-1, 1], f"validation: {valid[-1, 1]:.4f}", MODEL))
         if final.size:
             axes.plot(
                 *final.T,
-                color=_MODEL,
+                color=MODEL,
                 linestyle="none",
                 marker="D",
                 markersize=6,
@@ -102,7 +81,7 @@ def training_curves(
                 zorder=5,
             )
             seen.append(final[:, 1])
-            labels.append((final[-1, 1], f"at the end: {final[-1, 1]:.4f}", _MODEL))
+            labels.append((final[-1, 1], f"at the end: {final[-1, 1]:.4f}", MODEL))
         low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
         margin = 0.04 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + margin)
@@ -117,11 +96,11 @@ def training_curves(
 
 
 def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out: str | Path) -> Path:
-    """Perplexity and accuracy of the Markov models and of the model, as bars that start at guessing (4 and 25%).
+    """Draw perplexity and accuracy of the Markov models and of the model, as bars that start at chance (4 and 25%).
 
     Args:
-        model_score: of the neural model.
-        markov_scores: of each Markov order, on the same positions.
+        model_score: score of the neural model.
+        markov_scores: scores of the Markov models by order, on the same positions.
         out: the PNG to write.
 
     Raises:
@@ -130,10 +109,10 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
     """
     names = [f"Markov {order}" for order in markov_scores] + ["HyenaDNA"]
     scores = [*markov_scores.values(), model_score]
-    colours = [_MARKOV] * len(markov_scores) + [_MODEL]
+    colours = [BASELINE] * len(markov_scores) + [MODEL]
     if markov_scores:
         best = min(markov_scores, key=lambda order: markov_scores[order].perplexity)
-        colours[list(markov_scores).index(best)] = _BEST
+        colours[list(markov_scores).index(best)] = BEST
     panels = [
         ("perplexity", "perplexity (bars start at guessing: 4)", _CHANCE.perplexity, "{:.4f}"),
         ("accuracy", "accuracy (bars start at guessing: 25%)", _CHANCE.accuracy, "{:.2%}"),
@@ -152,13 +131,13 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
                     xytext=(4, 0),
                     textcoords="offset points",
                     va="center",
-                    fontsize=_LABEL_SIZE,
+                    fontsize=LABEL_SIZE,
                     fontweight="bold" if row == len(scores) - 1 else "normal",
                 )
             worst = chance - direction * max(0.0, float((direction * (chance - values)).max()))
             axes.set_xlim(worst, chance + direction * 1.3 * reach)
-            axes.axvline(chance, color="#555555", linewidth=0.8)
-            axes.set_title(title, loc="left", fontsize=10.0)
+            axes.axvline(chance, color=RULE, linewidth=0.8)
+            axes.set_title(title, loc="left", fontsize=TITLE_SIZE)
             axes.spines[["left", "bottom"]].set_visible(False)
             axes.tick_params(left=False, bottom=False, labelbottom=False)
             axes.set_yticks(range(len(scores)), names)
@@ -167,20 +146,20 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
 
 
 def perplexity_by_position(
-    position_ppl: Sequence[float] | np.ndarray, out: str | Path, yardstick: float | None = None
+    position_ppl: Sequence[float] | np.ndarray, out: str | Path, baseline: float | None = None
 ) -> Path:
-    """Perplexity against the position in the window: how much context pays.
+    """Draw perplexity against the position in the window, which shows how much context helps.
 
-    Positions are drawn as means over ranges that grow with the position, for a single one is noisy.
+    A single position is noisy, so each point is a mean over a range. Ranges grow with the position.
 
     Args:
-        position_ppl: float ``(positions,)``, perplexity over all windows at each position of the window, from the
-            first scored one; NaN where none was scored.
+        position_ppl: float ``(positions,)``, perplexity over all windows at each scored position; NaN where none was
+            scored.
         out: the PNG to write.
-        yardstick: perplexity of the best Markov model, drawn as a line.
+        baseline: perplexity of the best Markov model, drawn as a line.
 
     Raises:
-        InputError: an array that is not 1-d or has nothing finite, or ``out`` cannot be written.
+        InputError: the array is not 1-d or has no finite value, or ``out`` cannot be written.
         ImportError: matplotlib is absent; the message names the extra.
     """
     values = np.asarray(position_ppl, dtype=np.float64)
@@ -189,13 +168,13 @@ def perplexity_by_position(
     centres, smooth = _geometric_bins(values)
     with png_figure(out, width=8.0, height=4.0) as figure:
         axes = figure.subplots()
-        axes.plot(centres, smooth, color=_MODEL, linewidth=1.8, marker="o", markersize=3.5, clip_on=False)
-        labels = [(float(smooth[-1]), "HyenaDNA", _MODEL)]
+        axes.plot(centres, smooth, color=MODEL, linewidth=1.8, marker="o", markersize=3.5, clip_on=False)
+        labels = [(float(smooth[-1]), "HyenaDNA", MODEL)]
         seen = [smooth]
-        if yardstick is not None:
-            axes.axhline(yardstick, color=_BEST, linewidth=0.8, linestyle=_DASHES)
-            labels.append((yardstick, f"best Markov: {yardstick:.4f}", _BEST))
-            seen.append(np.array([yardstick]))
+        if baseline is not None:
+            axes.axhline(baseline, color=BEST, linewidth=0.8, linestyle=DASHES)
+            labels.append((baseline, f"best Markov: {baseline:.4f}", BEST))
+            seen.append(np.array([baseline]))
         low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
         margin = 0.05 * (high - low) or 0.1
         axes.set_ylim(low - margin, high + margin)
@@ -210,26 +189,6 @@ def perplexity_by_position(
     return Path(out)
 
 
-@contextmanager
-def png_figure(out: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of our style, without pyplot's global state, written to ``out`` when the block ends well."""
-    try:
-        from matplotlib import style
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            f"plots need matplotlib ({error}): pip install '.[dna]' in a checkout of hyena_kernels", name=error.name
-        ) from error
-    with style.context(["default", _STYLE]):
-        figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
-    write_files({Path(out): png.getvalue()})
-
-
 def _smooth(perplexity: np.ndarray) -> np.ndarray:
     """Mean loss of about a twentieth of the run around each row, as perplexity."""
     rows = np.arange(len(perplexity))
@@ -240,7 +199,7 @@ def _smooth(perplexity: np.ndarray) -> np.ndarray:
 
 
 def _geometric_bins(perplexity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean nats, as perplexity, over ranges that grow by about a fifth; each at the geometric mean of its ends."""
+    """Mean loss, as perplexity, over ranges that grow by about a fifth, each at the geometric mean of its ends."""
     count = len(perplexity)
     edges = np.unique(np.geomspace(1, count + 1, 2 + int(4 * np.log2(count))).round().astype(np.int64))
     centres, means = [], []
@@ -254,7 +213,7 @@ def _geometric_bins(perplexity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _token_axis(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """A second axis on top, in tokens, where the log has them: batches may grow, so they need not follow the steps."""
+    """Add an axis of tokens on top, if the log has them. Batches may grow, so the axis need not be linear in steps."""
     from matplotlib.ticker import MaxNLocator
 
     rows = np.array([(row["step"], row["tokens"]) for row in metrics if "tokens" in row], dtype=np.float64)
@@ -273,10 +232,10 @@ def _token_axis(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _label_right(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Labels right of the axes, each at its height, moved apart where they would overlap and then tied by a line."""
+    """Put labels to the right of the axes at their heights. Labels that would overlap move apart and get a line."""
     figure.draw_without_rendering()
     low, high = axes.get_ylim()
-    line = 1.25 * _LABEL_SIZE / 72 * figure.dpi / axes.get_window_extent().height
+    line = 1.25 * LABEL_SIZE / 72 * figure.dpi / axes.get_window_extent().height
     ordered = sorted(labels)
     heights = np.array([(value - low) / (high - low) for value, _, _ in ordered])
     places = _spread(heights, line)
@@ -290,15 +249,15 @@ def _label_right(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, 
             clip_on=False,
         )
         axes.text(
-            1.034, place, text, color=colour, fontsize=_LABEL_SIZE, va="center", transform=axes.transAxes, clip_on=False
+            1.034, place, text, color=colour, fontsize=LABEL_SIZE, va="center", transform=axes.transAxes, clip_on=False
         )
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """The places nearest to sorted ``heights`` (least squares) that lie at least ``gap`` apart.
+    """The places nearest to sorted ``heights`` (least squares) that are at least ``gap`` apart.
 
-    With ``gap * index`` taken off, "apart" becomes "not decreasing", so this is isotonic regression: neighbours that
-    are out of order are merged into their mean until none is.
+    After subtracting ``gap * index``, places must not decrease, so this is isotonic regression: neighbours that are
+    out of order are merged into their mean until none are left.
     """
     groups: list[tuple[float, int]] = []
     for height in heights - gap * np.arange(len(heights)):

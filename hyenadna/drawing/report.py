@@ -1,25 +1,25 @@
-"""A run told on one page: ``report.html``, complete in itself, made for reading and printing."""
+"""The report of a run: one HTML page that needs no other file, for reading and printing."""
 
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.extras import require
 from hyenadna.common.files import write_files
 
 REPORT_FILE = "report.html"
 
-_PAGE = Template("""<!doctype html>
+_PAGE = """\
+<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
+<title>{{ title }}</title>
 <style>
 body { max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff;
        font: 1rem/1.5 system-ui, sans-serif; }
@@ -43,15 +43,51 @@ pre { padding: .6rem .8rem; background: #f5f5f5; white-space: pre-wrap; overflow
 </style>
 </head>
 <body>
-<h1>$title</h1>
-$body
+<h1>{{ title }}</h1>
+{% if summary %}
+<p class="summary">{{ summary }}</p>
+{% endif %}
+{% if facts %}
+<h2>The run</h2>
+<table>
+{% for key, value in facts.items() %}
+<tr><th scope="row">{{ key|shown }}</th><td>{{ value|shown }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
+{% set number = ' class="number"'|safe %}
+{% for table, numeric in tables %}
+<h2>{{ table.title }}</h2>
+<table>
+<tr>
+{%- for name in table.columns %}<th scope="col"{{ number if numeric[loop.index0] }}>{{ name }}</th>{% endfor %}</tr>
+{% for row in table.rows %}
+<tr{% if loop.index0 == table.highlight %} class="highlight"{% endif %}>
+{%- for value in row %}<td{{ number if numeric[loop.index0] }}>{{ value|shown }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% if table.note %}
+<p class="note">{{ table.note }}</p>
+{% endif %}
+{% endfor %}
+{% for image, data in images %}
+<figure><img src="data:image/png;base64,{{ data }}" alt="{{ image.caption }}">
+<figcaption>{{ image.caption }}</figcaption></figure>
+{% endfor %}
+{% if commands %}
+<h2>How to go on</h2>
+{% for command in commands %}
+<p>{{ command.purpose }}</p>
+<pre>{{ command.line }}</pre>
+{% endfor %}
+{% endif %}
 </body>
 </html>
-""")
+"""
 
 
 class Table(NamedTuple):
-    """A table of the report. ``highlight`` is the index of the row to set off; ``note`` stands below the table."""
+    """A table of the report. ``highlight`` is the index of the row to set off, ``note`` a line below the table."""
 
     title: str
     columns: Sequence[str]
@@ -61,14 +97,14 @@ class Table(NamedTuple):
 
 
 class Image(NamedTuple):
-    """A PNG of the report and its caption, which is also its text for those who cannot see it."""
+    """A PNG of the report and its caption, which is also the text that replaces the image."""
 
     path: str | Path
     caption: str
 
 
 class Command(NamedTuple):
-    """A command line to go on with, and what it does."""
+    """A command line for the next step, and its purpose."""
 
     purpose: str
     line: str
@@ -84,84 +120,65 @@ def write_report(
     images: Iterable[Image] = (),
     commands: Iterable[Command] = (),
 ) -> Path:
-    """Writes ``out_dir/report.html`` and returns its path.
+    """Write ``out_dir/report.html`` and return its path.
 
-    Every value is escaped. Integers get thousands separators and floats four decimals; what should look otherwise
-    comes as a string. Images are embedded, so the file can be moved or mailed alone.
+    Every value is escaped. Integers get thousands separators and floats four decimals; pass a string to choose another
+    form. Images are embedded, so that the page can be moved or mailed alone.
 
     Args:
         out_dir: an existing folder.
-        title: of the page.
+        title: title of the page.
         summary: the result in a sentence.
-        facts: what was trained, on what, how long, whether the checkpoint came back the same; in this order.
-        tables: for example the model beside its yardsticks.
+        facts: facts about the run, shown in this order.
+        tables: tables of results, such as the model and its baselines.
         images: PNG files.
-        commands: how to go on.
+        commands: next steps.
 
     Raises:
-        InputError: an image that cannot be read, a row that does not fit its columns, or a folder that cannot be
-            written to.
+        InputError: an image cannot be read, a row does not fit its columns, or the folder cannot be written to.
+        ImportError: jinja2 is absent; the message names the extra.
     """
-    parts = [f'<p class="summary">{_escape(summary)}</p>'] if summary else []
-    if facts:
-        parts += ["<h2>The run</h2>", "<table>"]
-        parts += [
-            f'<tr><th scope="row">{_escape(key)}</th><td>{_escape(value)}</td></tr>' for key, value in facts.items()
-        ]
-        parts.append("</table>")
-    parts += [_table(table) for table in tables]
-    parts += [_figure(image) for image in images]
-    steps = [f"<p>{_escape(command.purpose)}</p>\n<pre>{_escape(command.line)}</pre>" for command in commands]
-    if steps:
-        parts += ["<h2>How to go on</h2>", *steps]
+    jinja2 = require("jinja2")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    environment.filters["shown"] = _shown
+    page = environment.from_string(_PAGE).render(
+        title=title,
+        summary=summary,
+        facts=facts,
+        tables=[(table, _numeric_columns(table)) for table in tables],
+        images=[(image, _base64(image)) for image in images],
+        commands=list(commands),
+    )
     path = Path(out_dir) / REPORT_FILE
-    write_files({path: _PAGE.substitute(title=_escape(title), body="\n".join(parts)).encode()})
+    write_files({path: (page + "\n").encode()})
     return path
 
 
-def _table(table: Table) -> str:
+def _numeric_columns(table: Table) -> list[bool]:
     for row in table.rows:
         if len(row) != len(table.columns):
             raise InputError(f"report table {table.title!r}: {len(table.columns)} columns, but a row of {len(row)}")
-    numeric = [
+    return [
         bool(table.rows) and all(_is_number(row[column]) for row in table.rows) for column in range(len(table.columns))
     ]
-    classes = [' class="number"' if is_number else "" for is_number in numeric]
-    head = "".join(
-        f'<th scope="col"{css}>{_escape(name)}</th>' for name, css in zip(table.columns, classes, strict=True)
-    )
-    lines = [f"<h2>{_escape(table.title)}</h2>", "<table>", f"<tr>{head}</tr>"]
-    for index, row in enumerate(table.rows):
-        cells = "".join(f"<td{css}>{_escape(value)}</td>" for value, css in zip(row, classes, strict=True))
-        lines.append(f'<tr class="highlight">{cells}</tr>' if index == table.highlight else f"<tr>{cells}</tr>")
-    lines.append("</table>")
-    if table.note:
-        lines.append(f'<p class="note">{_escape(table.note)}</p>')
-    return "\n".join(lines)
 
 
-def _figure(image: Image) -> str:
+def _base64(image: Image) -> str:
     try:
-        data = base64.b64encode(Path(image.path).read_bytes()).decode("ascii")
+        return base64.b64encode(Path(image.path).read_bytes()).decode("ascii")
     except OSError as error:
         raise InputError(f"{image.path}: cannot be read ({error.strerror}); make the plot before the report") from error
-    caption = _escape(image.caption)
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{caption}">\n<figcaption>{caption}</figcaption></figure>'
-    )
 
 
-def _escape(value: Any) -> str:
+def _shown(value: Any) -> str:
     match value:
         case bool():
-            text = "yes" if value else "no"
+            return "yes" if value else "no"
         case int():
-            text = f"{value:,}"
+            return f"{value:,}"
         case float():
-            text = f"{value:,.4f}"
-        case _:
-            text = str(value)
-    return html.escape(text)
+            return f"{value:,.4f}"
+    return str(value)
 
 
 def _is_number(value: Any) -> bool:

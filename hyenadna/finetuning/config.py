@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from hyenadna.common.choices import FORMATS, METRICS, TASKS
+from annotated_types import Ge, Gt, Le, Lt
+
+from hyenadna.common.choices import METRICS, Autocast, Format, Task
 from hyenadna.common.errors import InputError
+from hyenadna.common.options import (
+    AtLeast0,
+    AtLeast1,
+    Fraction,
+    InputPath,
+    NonNegative,
+    Positive,
+    check_inputs,
+    check_values,
+    listed,
+)
+from hyenadna.data.inputs import AnyGenome
 from hyenadna.finetuning.presets import preset
+from hyenadna.model.locate import Checkpoint
+from hyenadna.model.sizes import short_name
 
-METHODS = ("full", "frozen", "lora", "scratch", "soft-prompt", "few-shot")
-
+Method = Literal["full", "frozen", "lora", "scratch", "soft-prompt", "few-shot"]
 
 _PROMPTED = ("soft-prompt", "few-shot")
 
@@ -24,163 +38,151 @@ _FREE = ("out", "resume", "jobs", "threads", "device")
 
 @dataclass
 class FinetuneConfig:
-    """What to train on which labels, and how.
+    """The labelled data, the model and the training.
 
     Args:
-        data: a table (CSV, TSV, Parquet), a folder of GenomicBenchmarks (train/CLASS/*.txt), of the Nucleotide
+        data: A table (CSV, TSV, Parquet), or a folder of GenomicBenchmarks (train/CLASS/*.txt), of the Nucleotide
             Transformer (train.fna, test.fna), of DeepSEA's coordinates (*train*.csv) or of species.
-        out: folder for results.json, metrics.jsonl, training.png and the best model, at the end; until then the
-            finished runs are in OUT.partial.
-        model: checkpoint to start from; none for --method scratch.
-        method: full, frozen (the head alone), lora, scratch, soft-prompt (vectors before a frozen language model, which
-            answers with a letter), or few-shot (demonstrations in its context, the model trained to use them).
+        out: Folder for results.json, metrics.jsonl, training.png and the best model. It appears when all runs are
+            finished. Until then OUT.partial holds the finished ones.
+        model: Checkpoint to start from. Leave it out for --method scratch.
+        method: full trains all weights, frozen the head alone, and lora adds low-rank adapters. scratch starts from
+            random weights. soft-prompt trains vectors before a frozen language model, which answers with a letter.
+            few-shot shows demonstrations in the context, and trains the model to use them.
         task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
-        preset: published task, whose hyperparameters, length and metric take the place of the defaults; its figure
-            is printed beside the result.
-        format: of the data; auto goes by what is there, else one of table, genomic-benchmarks, fna, deepsea, species.
-        sequence_column: of a table.
-        label_columns: of a table.
-        split_column: of a table, with train, valid or test. Without it, and without splits in the data, 10% are for
-            validation and 20% for the test, drawn with split_seed.
-        genome: of DeepSEA's coordinates.
-        length: of windows of DeepSEA's coordinates and species; longer sequences of others are cut to their middle.
-        species_windows: windows of each species in training.
-        valid_fraction: share of the training examples held out for validation, where the data have no such split.
-        split_seed: of all splits that are drawn; the same for every seed.
-        folds: cross-validation over the training examples, each fold the test once; 0 for none.
-        pooling: mean over the bases, last, or first.
-        epochs: passes over the training examples, at most.
-        patience: epochs without a better validation after which training stops.
-        metric: that decides on the best epoch; default accuracy, auroc for multilabel, pearson for regression.
-        batch_size: sequences at a time.
-        lr: peak learning rate.
-        min_lr_factor: learning rate at the end, as a factor of the peak.
-        lr_warmup: share of the steps with a linear warm-up.
-        weight_decay: of the weights that decay.
-        clip: greatest norm of the gradient.
-        ema_decay: of a moving average of the weights, such as 0.998, which is validated, tested and saved in place of
-            the weights themselves; 0 for none.
-        balanced: draw every class equally often.
-        reverse_complement: show half of the sequences as their reverse complement, and average both in prediction.
-        crop: bases at most that training cuts from each end of a sequence, another number every time, so that no place
-            in it is learnt by heart; at least one base stays. Demonstrations of few-shot are not cut.
-        lm_weight: of the loss of the next nucleotide of the training sequences, added to that of their labels (Radford
-            et al. 2018, equation 5, where it is 0.5); 0 for none. It is read by the head of the checkpoint, or a new
-            one, which is trained along and not kept.
-        lora_rank: of --method lora.
-        prompt_tokens: vectors of --method soft-prompt, 2 to 32,000.
-        shots: demonstrations of each class in training, of --method few-shot.
-        eval_shots: demonstrations of each class in the test, one result for each number.
-        size: published size, of --method scratch.
-        d_model: width, in place of the size's.
-        n_layer: number of layers, in place of the size's.
-        max_seq_len: longest sequence, in place of the size's.
-        model_fields: further fields of HyenaDNAConfig, such as short_filter_order or embed_dropout.
-        seeds: one run for each.
-        jobs: runs of seeds and folds at a time, each in a process of its own with its share of the threads. Small
-            models gain little from a second thread and much from a second run. On a GPU they share it.
-        resume: go on with the seeds and folds that a stopped run, with the same options, has not finished.
-        yardstick: compare with logistic regression on 5-mer counts and the commonest class.
-        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
-        autocast: auto is bfloat16 on a GPU and off on a CPU; or bfloat16, float16, off.
-        threads: CPU threads of all jobs together; default PyTorch's.
+        preset: Published task. Its hyperparameters, length and metric replace the defaults, and its published figure is
+            printed beside the result.
+        format: Layout of the data. auto recognises it.
+        sequence_column: Column of a table that holds the sequence.
+        label_columns: Columns of a table that hold the labels.
+        split_column: Column of a table with train, valid or test. Without it, and without splits in the data, 10% are
+            drawn for validation and 20% for the test.
+        genome: Genome of DeepSEA's coordinates, a folder of `hyenadna prepare` or a FASTA.
+        length: Length of the windows of DeepSEA's coordinates and of species. Longer sequences of other data are cut to
+            their middle.
+        species_windows: Windows of each species in training. Validation and test have a tenth as many each.
+        valid_fraction: Fraction of the training examples held out for validation, if the data have no such split.
+        split_seed: Seed of all splits that are drawn. It is the same for every seed of the training.
+        folds: Folds of a cross-validation over the training examples. Each fold is the test once. 0 is none.
+        pooling: mean over the bases, or the last or first position.
+        epochs: Greatest number of passes over the training examples.
+        patience: Epochs without a better validation after which training stops.
+        metric: Metric that decides on the best epoch. The default is accuracy, auroc for multilabel, pearson for
+            regression.
+        batch_size: Sequences at a time.
+        lr: Peak learning rate.
+        min_lr_factor: Learning rate at the end, as a factor of the peak.
+        lr_warmup: Fraction of the steps with a linear warm-up.
+        weight_decay: Weight decay. It leaves out biases, norms, the embedding and the implicit filters.
+        clip: Greatest norm of the gradient.
+        ema_decay: Decay of a moving average of the weights, such as 0.998. The average is validated, tested and saved
+            in place of the weights. 0 is none.
+        balanced: Draw every class equally often.
+        reverse_complement: Train on half of the sequences as their reverse complement, and average both in prediction.
+        crop: Most bases that training cuts from each end of a sequence. The number is drawn anew each time, so that the
+            model cannot learn positions by heart. At least one base stays. Demonstrations of few-shot are not cut.
+        lm_weight: Weight of the next-nucleotide loss that is added to the loss of the labels (0.5 in equation 5 of
+            Radford et al. 2018). 0 is none. It uses the checkpoint's language head, or a new one that is not saved.
+        lora_rank: Rank of the adapters of --method lora. More ranks train more weights.
+        prompt_tokens: Number of vectors of --method soft-prompt, 2 to 32,000.
+        shots: Demonstrations of each class in training, with --method few-shot.
+        eval_shots: Demonstrations of each class in the test, with one result for each number.
+        size: Published size, with --method scratch.
+        d_model: Width, in place of the size's.
+        n_layer: Number of layers, in place of the size's.
+        max_seq_len: Longest sequence, in place of the size's.
+        model_fields: Further fields of HyenaDNAConfig, such as short_filter_order or embed_dropout.
+        seeds: Seeds of the training, with one run for each.
+        jobs: Runs of seeds and folds at a time, each in a process of its own with its part of the threads. Small models
+            gain little from a second thread and much from a second run. On a GPU the runs share it.
+        resume: Run only the seeds and folds that a stopped run with the same options has not finished.
+        baseline: Compare with logistic regression on 5-mer counts and with the commonest class.
+        device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
+        autocast: Precision of the matrix products. auto is bfloat16 on a GPU and off on a CPU.
+        threads: CPU threads of all jobs together. The default is PyTorch's.
     """
 
-    data: Path
+    data: InputPath
     out: Path
-    model: Path | None = None
-    method: str = "full"
-    task: str = "classification"
+    model: Checkpoint | None = None
+    method: Method = "full"
+    task: Task = "classification"
     preset: str | None = None
-    format: str = "auto"
+    format: Format = "auto"
     sequence_column: str = "sequence"
     label_columns: list[str] = field(default_factory=lambda: ["label"])
     split_column: str | None = None
-    genome: Path | None = None
-    length: int | None = None
-    species_windows: int = 1000
-    valid_fraction: float = 0.1
+    genome: AnyGenome | None = None
+    length: AtLeast1 | None = None
+    species_windows: AtLeast1 = 1000
+    valid_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1
     split_seed: int = 0
-    folds: int = 0
-    pooling: str = "mean"
-    epochs: int = 20
-    patience: int = 5
+    folds: AtLeast0 = 0
+    pooling: Literal["mean", "last", "first"] = "mean"
+    epochs: AtLeast1 = 20
+    patience: AtLeast1 = 5
     metric: str | None = None
-    batch_size: int = 32
-    lr: float = 6e-4
-    min_lr_factor: float = 0.1
-    lr_warmup: float = 0.05
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    ema_decay: float = 0.0
+    batch_size: AtLeast1 = 32
+    lr: Positive = 6e-4
+    min_lr_factor: Fraction = 0.1
+    lr_warmup: Fraction = 0.05
+    weight_decay: NonNegative = 0.1
+    clip: Annotated[float, Gt(0)] = 1.0
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
     balanced: bool = False
     reverse_complement: bool = False
-    crop: int = 0
-    lm_weight: float = 0.0
-    lora_rank: int = 8
-    prompt_tokens: int = 16
-    shots: int = 2
-    eval_shots: list[int] = field(default_factory=lambda: [0, 2])
+    crop: AtLeast0 = 0
+    lm_weight: NonNegative = 0.0
+    lora_rank: AtLeast1 = 8
+    prompt_tokens: Annotated[int, Ge(2), Le(32_000)] = 16
+    shots: AtLeast0 = 2
+    eval_shots: list[AtLeast0] = field(default_factory=lambda: [0, 2])
     size: str = "tiny-1k"
-    d_model: int | None = None
-    n_layer: int | None = None
-    max_seq_len: int | None = None
+    d_model: AtLeast1 | None = None
+    n_layer: AtLeast1 | None = None
+    max_seq_len: AtLeast1 | None = None
     model_fields: dict[str, Any] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0])
-    jobs: int = 1
+    seeds: list[AtLeast0] = field(default_factory=lambda: [0])
+    jobs: AtLeast1 = 1
     resume: bool = False
-    yardstick: bool = False
+    baseline: bool = False
     device: str = "auto"
-    autocast: str = "auto"
-    threads: int | None = None
+    autocast: Autocast = "auto"
+    threads: AtLeast1 | None = None
 
     def check(self) -> None:
-        """Raise InputError for values that make no run."""
-        for name, choices in (("method", METHODS), ("task", TASKS), ("format", FORMATS)):
-            if getattr(self, name) not in choices:
-                raise InputError(f"--{name} {getattr(self, name)}: choose {', '.join(choices)}")
+        """Raise InputError for values that make no run with the preset, and for inputs that do not exist."""
+        apply_preset(self)._check()
+
+    def _check(self) -> None:
+        check_values(self)
         if (self.method == "scratch") == (self.model is not None):
-            raise InputError(f"--method {self.method}: {'leave out' if self.model else 'needs a'} --model")
+            raise InputError(f"`method` {self.method}: {'leave out' if self.model else 'needs a'} `model`")
         if self.metric is not None and self.metric not in METRICS[self.task]:
-            raise InputError(f"--metric {self.metric}: of {self.task} choose {', '.join(METRICS[self.task])}")
-        for name, least in (
-            ("epochs", 1), ("patience", 1), ("batch_size", 1), ("lora_rank", 1), ("species_windows", 1), ("folds", 0),
-            ("jobs", 1), ("crop", 0),
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}")
-        if self.method in _PROMPTED and (self.task != "classification" or self.reverse_complement):
-            raise InputError(f"--method {self.method} is for --task classification, without --reverse_complement")
-        if not 2 <= self.prompt_tokens <= 32_000:
-            raise InputError(f"--prompt_tokens {self.prompt_tokens}: must be within 2 and 32000")
-        if min([self.shots, *self.eval_shots]) < 0 or not self.eval_shots:
-            raise InputError("--shots and --eval_shots must be at least 0, and of the latter at least one")
+            raise InputError(f"`metric` {self.metric}: for `task` {self.task} choose {listed(METRICS[self.task])}")
         if self.folds == 1:
-            raise InputError("--folds 1: choose 0 for none, or at least 2")
-        if not 0 < self.valid_fraction < 1:
-            raise InputError(f"--valid_fraction {self.valid_fraction}: must be within 0 to 1")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"--ema_decay {self.ema_decay}: must be at least 0 and below 1")
-        if not 0 <= self.lm_weight < math.inf:
-            raise InputError(f"--lm_weight {self.lm_weight}: must be at least 0")
-        if self.lm_weight and self.method in ("frozen", *_PROMPTED):
-            raise InputError(f"--method {self.method}: --lm_weight is for --method full, lora and scratch")
-        if not 0 < self.lr < math.inf:
-            raise InputError(f"--lr {self.lr}: must be above 0")
-        if not self.seeds or min(self.seeds) < 0:
-            raise InputError("--seeds must be at least one, of 0 or more")
+            raise InputError("`folds` 1: choose 0 for none, or at least 2")
+        for name in ("eval_shots", "seeds"):
+            if not getattr(self, name):
+                raise InputError(f"`{name}`: give at least one number")
         if len({*self.seeds}) < len(self.seeds):
-            raise InputError(f"--seeds {self.seeds}: one is there twice, which would count as a run of its own")
-        if self.yardstick and self.task != "classification":
-            raise InputError("--yardstick is for --task classification")
-        if self.balanced and self.task != "classification":
-            raise InputError("--balanced is for --task classification")
+            raise InputError(f"`seeds` {self.seeds}: a seed is there twice, and would count as two runs")
+        if self.method in _PROMPTED and (self.task != "classification" or self.reverse_complement):
+            raise InputError(f"`method` {self.method} is for `task` classification, without `reverse_complement`")
+        if self.lm_weight and self.method in ("frozen", *_PROMPTED):
+            raise InputError(f"`method` {self.method}: `lm_weight` is for `method` full, lora and scratch")
+        for name in ("baseline", "balanced"):
+            if getattr(self, name) and self.task != "classification":
+                raise InputError(f"`{name}` is for `task` classification")
         if self.reverse_complement and self.task == "token":
-            raise InputError("--reverse_complement: the labels of bases have a strand; leave it out for --task token")
+            raise InputError("`reverse_complement`: the labels of bases have a strand; leave it out for `task` token")
         if self.crop and self.task == "token":
-            raise InputError("--crop: the labels of bases are not cut with them; leave it out for --task token")
+            raise InputError("`crop`: the labels of bases are not cut with them; leave it out for `task` token")
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise InputError(f"--out {self.out}: exists already; choose a folder that does not exist, or is empty")
+            raise InputError(f"`out` {self.out}: exists already; choose a folder that does not exist, or is empty")
+        check_inputs(self)
+        if self.method == "scratch":
+            short_name(self.size)
 
 
 def apply_preset(config: FinetuneConfig) -> FinetuneConfig:

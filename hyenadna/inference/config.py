@@ -4,218 +4,218 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from hyenadna.common.choices import POOLINGS, SCORES
+from annotated_types import Gt, Le
+
+from hyenadna.common.choices import Pooling, Precision, ScoreMode
 from hyenadna.common.errors import InputError
+from hyenadna.common.options import (
+    AtLeast0,
+    AtLeast1,
+    InputFile,
+    NonNegative,
+    check_inputs,
+    check_output_file,
+    check_values,
+)
+from hyenadna.data.inputs import AnyGenome
+from hyenadna.model.locate import Checkpoint
 
 
 @dataclass
 class EmbedConfig:
-    """What to embed, with which model.
+    """The model, the sequences to embed, and how.
 
     Args:
-        model: checkpoint, a folder or file of either published format.
-        out: file to write, .npz or .parquet, with name, contig, start, end, label and embedding of each sequence.
-        fasta: sequences, plain, gzip or bgzip.
-        bed: intervals of --genome, in place of a FASTA; the fourth column is the label.
-        genome: genome of the intervals, a folder of `hyenadna prepare` or a FASTA.
-        table: table of sequences (CSV, TSV, Parquet), in place of a FASTA.
-        sequence_column: column of the table that holds the sequence.
-        label_column: column of the table that holds a label.
-        pooling: mean over the bases, last base, or token for a vector of every base.
-        window: windows that longer sequences are read in, together with --stride.
-        stride: bases between the starts of the windows.
-        random_weights: embed with the model's shape and new weights in place of its own, as a yardstick for a probe.
-        n_to_pad: show N to the model as [PAD], as in pretraining.
-        batch_size: windows at a time.
-        part_size: sequences between two savings.
-        resume: go on from the parts that a stopped run has left.
-        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
-        seed: of random weights.
+        model: Checkpoint: a folder or file of either published format.
+        out: File to write, .npz or .parquet. It holds name, contig, start, end, label and embedding of each sequence.
+        fasta: FASTA with the sequences: plain, gzip or bgzip.
+        bed: Intervals of --genome, in place of a FASTA. The fourth column is the label.
+        genome: Genome of the intervals: a folder of `hyenadna prepare`, or a FASTA.
+        table: Table of sequences (CSV, TSV, Parquet), in place of a FASTA.
+        sequence_column: Column of the table that holds the sequence.
+        label_column: Column of the table that holds a label.
+        pooling: mean over the bases, the last base, or token for a vector of every base.
+        window: Length of the windows that longer sequences are read in. It needs --stride.
+        stride: Bases between the starts of two windows. It needs --window.
+        random_weights: Embed with new random weights in the model's shape, as a baseline for a probe.
+        n_to_pad: Show N to the model as [PAD], as in pretraining.
+        batch_size: Windows at a time.
+        part_size: Sequences between two saves.
+        resume: Resume a stopped run from the parts that it has saved.
+        device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
+        seed: Seed of the random weights.
     """
 
-    model: Path
+    model: Checkpoint
     out: Path
-    fasta: Path | None = None
-    bed: Path | None = None
-    genome: Path | None = None
-    table: Path | None = None
+    fasta: InputFile | None = None
+    bed: InputFile | None = None
+    genome: AnyGenome | None = None
+    table: InputFile | None = None
     sequence_column: str = "sequence"
     label_column: str | None = None
-    pooling: str = "mean"
+    pooling: Pooling = "mean"
     window: int | None = None
     stride: int | None = None
     random_weights: bool = False
     n_to_pad: bool = True
-    batch_size: int = 16
-    part_size: int = 1024
+    batch_size: AtLeast1 = 16
+    part_size: AtLeast1 = 1024
     resume: bool = False
     device: str = "auto"
     seed: int = 0
 
     def check(self) -> None:
-        """Raise InputError for values that embed nothing."""
+        """Raise InputError for values that embed nothing, and for inputs that do not exist."""
+        check_values(self)
         if sum(source is not None for source in (self.fasta, self.bed, self.table)) != 1:
-            raise InputError("give one of --fasta, --bed and --table to embed")
+            raise InputError("give one of `fasta`, `bed` and `table` to embed")
         if (self.bed is None) != (self.genome is None):
-            raise InputError("--bed and --genome go together: intervals are cut from their genome")
+            raise InputError("`bed` and `genome` go together: intervals are cut from their genome")
         if self.label_column is not None and self.table is None:
-            raise InputError("--label_column belongs to a --table; the label of a BED is its fourth column")
-        if self.pooling not in POOLINGS:
-            raise InputError(f"--pooling {self.pooling}: choose {', '.join(POOLINGS)}")
-        for name in ("batch_size", "part_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name} {getattr(self, name)}: must be at least 1")
+            raise InputError("`label_column` needs a `table`: the label of a BED is its fourth column")
+        if self.out.suffix not in (".npz", ".parquet"):
+            raise InputError(f"`out` {self.out}: must end in .npz or .parquet")
+        check_inputs(self)
 
 
 @dataclass
 class ScoreConfig:
-    """What to score, with which model.
+    """The model, the sequences or variants to score, and how.
 
     Args:
-        model: checkpoint with the head of a language model, a folder or file of either published format.
-        out: TSV to write; the input's columns are kept, scores are in nats.
-        fasta: sequences to score, plain, gzip or bgzip.
-        table: table of sequences to score (CSV, TSV, Parquet), in place of a FASTA.
-        sequence_column: column of the table that holds the sequence.
-        vcf: variants to score, plain, gzip or bgzip, in place of sequences.
-        genome: genome of the variants, a folder of `hyenadna prepare` or a FASTA.
-        mode: of variants. likelihood is the log-likelihood of the window with the alternative allele minus that of the
-            reference; site the same over the changed bases alone; embedding the distance of the windows' mean states.
-        strands: forward, or both for the mean of a sequence and its reverse complement.
-        window: bases a model sees at once. Of variants, default 1024 or what the model takes; of sequences, windows
-            that longer ones are read in, together with --stride.
-        stride: bases between the starts of the windows of a long sequence.
-        ref_mismatch: what to do where REF is not what the genome holds. note keeps the row without a score, skip leaves
-            it out, fail stops at the first. More than 5% of such records always stop, before anything is scored.
-        n_to_pad: show N to the model as [PAD], as in pretraining; N is never scored.
-        batch_size: windows at a time; it changes no score.
-        precision: float64, or float32, which is faster; on yeast windows of 1,024 it was off by at most 7e-5 nats.
-        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
+        model: Checkpoint with the head of a language model: a folder or file of either published format.
+        out: TSV to write. It keeps the input's columns; scores are in nats.
+        fasta: FASTA with the sequences to score: plain, gzip or bgzip.
+        table: Table of sequences to score (CSV, TSV, Parquet), in place of a FASTA.
+        sequence_column: Column of the table that holds the sequence.
+        vcf: Variants to score: plain, gzip or bgzip, in place of sequences.
+        genome: Genome of the variants: a folder of `hyenadna prepare`, or a FASTA.
+        mode: Score of a variant. likelihood is the log-likelihood of the window with the alternative allele minus that
+            with the reference allele. site is the same, summed over the changed bases only. embedding is the distance
+            between the mean states of the two windows.
+        strands: forward only, or both for the mean of a sequence and its reverse complement.
+        window: Bases that the model reads at once. For variants the default is 1024, or what the model takes. For
+            sequences it is the length of the windows that longer ones are read in, and needs --stride.
+        stride: Bases between the starts of two windows of a long sequence.
+        ref_mismatch: Action where REF differs from the genome. note keeps the row without a score, skip leaves it out,
+            fail stops at the first. If more than 5% of the records differ, nothing is scored.
+        n_to_pad: Show N to the model as [PAD], as in pretraining. N is never scored.
+        batch_size: Windows at a time. In float64 it changes no score.
+        precision: float64, or float32, which is faster. On yeast windows of 1,024 bases it differed by at most 7e-5
+            nats.
+        device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
     """
 
-    model: Path
+    model: Checkpoint
     out: Path
-    fasta: Path | None = None
-    table: Path | None = None
+    fasta: InputFile | None = None
+    table: InputFile | None = None
     sequence_column: str = "sequence"
-    vcf: Path | None = None
-    genome: Path | None = None
-    mode: str = "likelihood"
-    strands: str = "forward"
+    vcf: InputFile | None = None
+    genome: AnyGenome | None = None
+    mode: ScoreMode = "likelihood"
+    strands: Literal["forward", "both"] = "forward"
     window: int | None = None
     stride: int | None = None
-    ref_mismatch: str = "note"
+    ref_mismatch: Literal["note", "skip", "fail"] = "note"
     n_to_pad: bool = True
-    batch_size: int = 16
-    precision: str = "float64"
+    batch_size: AtLeast1 = 16
+    precision: Precision = "float64"
     device: str = "auto"
 
     def check(self) -> None:
-        """Raise InputError for values that make no scoring."""
+        """Raise InputError for values that make no scoring, and for inputs that do not exist."""
+        check_values(self)
         if sum(source is not None for source in (self.fasta, self.table, self.vcf)) != 1:
-            raise InputError("give one of --fasta, --table and --vcf to score")
+            raise InputError("give one of `fasta`, `table` and `vcf` to score")
         if (self.vcf is None) != (self.genome is None):
-            raise InputError("--vcf and --genome go together: variants are scored within their genome")
-        for name, choices in (
-            ("mode", tuple(SCORES)),
-            ("strands", ("forward", "both")),
-            ("ref_mismatch", ("note", "skip", "fail")),
-        ):
-            if getattr(self, name) not in choices:
-                raise InputError(f"--{name} {getattr(self, name)}: choose {', '.join(choices)}")
-        if self.batch_size < 1:
-            raise InputError(f"--batch_size {self.batch_size}: must be at least 1")
+            raise InputError("`vcf` and `genome` go together: variants are scored within their genome")
         if self.vcf is not None and self.stride is not None:
-            raise InputError("--stride belongs to long sequences: a variant has one window around it")
-        if self.out.is_dir():
-            raise InputError(f"--out {self.out}: is a folder; choose a file")
+            raise InputError("`stride` is for long sequences: a variant has one window around it")
+        check_output_file(self.out)
+        check_inputs(self)
 
 
 @dataclass
 class PredictConfig:
-    """What to predict, with which model.
+    """The fine-tuned model, and the sequences to predict.
 
     Args:
-        model: model folder that `hyenadna finetune` has written.
-        out: TSV to write; the input's columns are kept.
-        fasta: sequences, plain, gzip or bgzip.
-        table: table of sequences (CSV, TSV, Parquet), in place of a FASTA.
-        sequence_column: column of the table that holds the sequence.
-        reverse_complement: average a sequence and its reverse complement.
-        batch_size: sequences at a time.
-        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
+        model: Model folder that `hyenadna finetune` has written.
+        out: TSV to write. It keeps the input's columns.
+        fasta: FASTA with the sequences: plain, gzip or bgzip.
+        table: Table of sequences (CSV, TSV, Parquet), in place of a FASTA.
+        sequence_column: Column of the table that holds the sequence.
+        reverse_complement: Average the predictions for a sequence and its reverse complement.
+        batch_size: Sequences at a time.
+        device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
     """
 
-    model: Path
+    model: Checkpoint
     out: Path
-    fasta: Path | None = None
-    table: Path | None = None
+    fasta: InputFile | None = None
+    table: InputFile | None = None
     sequence_column: str = "sequence"
     reverse_complement: bool = False
-    batch_size: int = 32
+    batch_size: AtLeast1 = 32
     device: str = "auto"
 
     def check(self) -> None:
-        """Raise InputError for values that predict nothing."""
+        """Raise InputError for values that predict nothing, and for inputs that do not exist."""
+        check_values(self)
         if (self.fasta is None) == (self.table is None):
-            raise InputError("give --fasta or --table to predict")
-        if self.batch_size < 1:
-            raise InputError(f"--batch_size {self.batch_size}: must be at least 1")
-        if self.out.is_dir():
-            raise InputError(f"--out {self.out}: is a folder; choose a file")
+            raise InputError("give one of `fasta` and `table` to predict")
+        check_output_file(self.out)
+        check_inputs(self)
 
 
 @dataclass
 class GenerateConfig:
-    """What to go on from, how far, and how to sample.
+    """The model, the prompts, and how to sample.
 
     Args:
-        model: checkpoint with the head of a language model, a folder or file of either published format.
-        out: FASTA to write: each prompt with what was generated after it.
-        prompt: bases to go on from, such as ACGT.
+        model: Checkpoint with the head of a language model: a folder or file of either published format.
+        out: FASTA to write. It holds each prompt and the bases generated after it.
+        prompt: Bases to continue, such as ACGT.
         prompt_fasta: FASTA with prompts, in place of --prompt.
-        length: bases to generate.
-        count: sequences for each prompt.
-        temperature: of the sampling; 0 takes the likeliest base at every step.
-        top_k: sample among so many likeliest tokens; 0 among all.
-        top_p: sample among the likeliest tokens that have this share of the probability together.
-        nucleotides_only: sample A, C, G and T alone. Without it N may come too, and [SEP] ends a sequence early.
-        new_only: write what was generated without the prompt.
-        seed: of the sampling; the same seed, prompts and batch size give the same sequences.
-        batch_size: sequences at a time.
-        precision: float32 or float64.
-        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
+        length: Bases to generate.
+        count: Sequences for each prompt.
+        temperature: Temperature of the sampling. 0 takes the likeliest base at every step.
+        top_k: Sample among this many likeliest tokens. 0 samples among all.
+        top_p: Sample among the likeliest tokens that together have this much of the probability.
+        nucleotides_only: Sample A, C, G and T only. Without it the model may also write N, and [SEP] ends a sequence.
+        new_only: Write only the generated bases, without the prompt.
+        seed: Seed of the sampling. The same seed, prompts and batch size give the same sequences.
+        batch_size: Sequences at a time.
+        precision: Precision of the model.
+        device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
     """
 
-    model: Path
+    model: Checkpoint
     out: Path
     prompt: str | None = None
-    prompt_fasta: Path | None = None
-    length: int = 100
-    count: int = 1
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    prompt_fasta: InputFile | None = None
+    length: AtLeast1 = 100
+    count: AtLeast1 = 1
+    temperature: NonNegative = 1.0
+    top_k: AtLeast0 = 0
+    top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     nucleotides_only: bool = True
     new_only: bool = False
-    seed: int = 0
-    batch_size: int = 16
-    precision: str = "float32"
+    seed: AtLeast0 = 0
+    batch_size: AtLeast1 = 16
+    precision: Precision = "float32"
     device: str = "auto"
 
     def check(self) -> None:
-        """Raise InputError for values that generate nothing."""
+        """Raise InputError for values that generate nothing, and for inputs that do not exist."""
+        check_values(self)
         if (self.prompt is None) == (self.prompt_fasta is None):
             raise InputError(
-                "give --prompt or --prompt_fasta: a model without a start token needs a base to go on from"
+                "give one of `prompt` and `prompt_fasta`: the model has no start token and needs a base to continue"
             )
-        for name, least in (("length", 1), ("count", 1), ("batch_size", 1), ("top_k", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} {getattr(self, name)}: must be at least {least}")
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"--temperature {self.temperature}: must be at least 0")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"--top_p {self.top_p}: must be above 0 and at most 1")
-        if self.out.is_dir():
-            raise InputError(f"--out {self.out}: is a folder; choose a file")
+        check_output_file(self.out)
+        check_inputs(self)

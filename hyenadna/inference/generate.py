@@ -1,4 +1,4 @@
-"""``hyenadna generate``: sequences that go on from a prompt, sampled base by base."""
+"""``hyenadna generate``: sample continuations of a prompt."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
-from hyenadna.common.vocab import NUCLEOTIDE_IDS, PAD_ID, SEP_ID
-from hyenadna.data.sequences import encode, open_genome
+from hyenadna.common.progress import bar
+from hyenadna.common.vocab import BASES, LETTERS, NUCLEOTIDE_IDS, PAD_ID, SEP_ID
+from hyenadna.data.sequences import encode
+from hyenadna.data.sources import open_sequences
 from hyenadna.inference.config import GenerateConfig
 from hyenadna.inference.likelihood import load_language_model
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
-_BASES = {id_: base for base, id_ in NUCLEOTIDE_IDS.items()}
 _LINE = 80
 
 
 class _ShowSteps(StoppingCriteria):
-    """Moves the bar by the sequences of a batch at every step; stops nothing."""
+    """Moves the progress bar at every step of generation. It never stops the generation."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
@@ -35,33 +35,32 @@ class _ShowSteps(StoppingCriteria):
 
 
 def generate(config: GenerateConfig, *, progress: bool = True) -> int:
-    """Generate as ``config`` says and write the FASTA; returns the number of sequences.
+    """Generate the sequences that ``config`` asks for, write the FASTA, and return their number.
 
     Raises:
-        InputError: a checkpoint, prompt or option that does not fit, or more bases than the model takes.
+        InputError: a checkpoint, prompt or option does not fit, or a sequence is longer than the model takes.
     """
     config.check()
     prompts = list(_read_prompts(config, progress))
     model = load_language_model(config.model, config.device, config.precision)
-    longest = model.config.max_seq_len
+    max_length = model.config.max_seq_len
     for name, ids in prompts:
-        if len(ids) + config.length > longest:
+        if len(ids) + config.length > max_length:
             raise InputError(
-                f"{name}: {len(ids):,} bases and --length {config.length:,} are more than the {longest:,} that the "
-                "model is made for: take the end of the prompt alone, lower --length, or use a checkpoint made for "
+                f"{name}: {len(ids):,} bases and `length` {config.length:,} are more than the {max_length:,} that the "
+                "model is made for: keep only the end of the prompt, lower `length`, or use a checkpoint made for "
                 "longer sequences"
             )
     torch.manual_seed(config.seed)
     lines = []
-    disable = None if progress else True
     total = len(prompts) * config.count * config.length
-    with tqdm(total=total, unit="base", desc="generate", disable=disable, dynamic_ncols=True, delay=0.2) as bar:
+    with bar("generate", total, "base", progress=progress) as shown:
         for name, ids in prompts:
             number = 0
             for first in range(0, config.count, config.batch_size):
-                for row in _sample(model, ids, min(config.batch_size, config.count - first), config, bar):
+                for row in _sample(model, ids, min(config.batch_size, config.count - first), config, shown):
                     number += 1
-                    bases = "".join(_BASES[i] for i in row[len(ids) if config.new_only else 0 :] if i in _BASES)
+                    bases = "".join(LETTERS[i] for i in row[len(ids) if config.new_only else 0 :] if i in LETTERS)
                     lines.append(f">{name}_{number}\n")
                     lines += [f"{bases[i : i + _LINE]}\n" for i in range(0, len(bases), _LINE)]
     write_files({config.out: "".join(lines).encode()})
@@ -70,20 +69,19 @@ def generate(config: GenerateConfig, *, progress: bool = True) -> int:
 
 def _read_prompts(config: GenerateConfig, progress: bool) -> Iterator[tuple[str, np.ndarray]]:
     if config.prompt_fasta is None:
-        yield "prompt", encode(config.prompt, "--prompt")
+        yield "prompt", encode(config.prompt, "`prompt`")
         return
-    with open_genome(config.prompt_fasta, progress=progress) as genome:
-        for name in genome.names:
-            yield name, np.array(genome.tokens(name))
+    with open_sequences(fasta=config.prompt_fasta, progress=progress) as sequences:
+        yield from ((record.name, record.ids) for record in sequences)
 
 
 def _sample(
-    model: HyenaDNAForCausalLM, prompt: np.ndarray, count: int, config: GenerateConfig, bar: Any
+    model: HyenaDNAForCausalLM, prompt: np.ndarray, count: int, config: GenerateConfig, shown: Any
 ) -> list[list[int]]:
-    """Token ids of ``count`` sequences that begin with ``prompt (L,)``."""
+    """Token ids of ``count`` continuations of ``prompt (L,)``, with the prompt."""
     ids = torch.from_numpy(prompt.astype(np.int64))[None].to(model.device)
-    banned = sorted(set(range(model.config.padded_vocab_size)) - {NUCLEOTIDE_IDS[base] for base in "ACGT"})
-    # The rows that pad the vocabulary are no tokens, whatever is asked for.
+    banned = sorted(set(range(model.config.padded_vocab_size)) - {NUCLEOTIDE_IDS[base] for base in BASES})
+    # The ids that pad the vocabulary are never tokens.
     padding = list(range(model.config.vocab_size, model.config.padded_vocab_size))
     sampling: dict[str, Any] = {"do_sample": False}
     if config.temperature > 0:
@@ -100,7 +98,7 @@ def _sample(
         suppress_tokens=banned if config.nucleotides_only else padding,
         eos_token_id=None if config.nucleotides_only else SEP_ID,
         pad_token_id=PAD_ID,
-        stopping_criteria=StoppingCriteriaList([_ShowSteps(bar)]),
+        stopping_criteria=StoppingCriteriaList([_ShowSteps(shown)]),
         **sampling,
     )
     found: list[list[int]] = rows.tolist()

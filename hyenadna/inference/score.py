@@ -1,36 +1,35 @@
-"""``hyenadna score``: log-likelihood of sequences, and what variants do to it."""
+"""``hyenadna score``: score sequences by log-likelihood, and variants by how they change it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, tee
-from typing import TypeVar
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hyenadna.common.choices import SCORES
 from hyenadna.common.errors import InputError
+from hyenadna.common.progress import bar
+from hyenadna.common.vocab import reverse_complement
 from hyenadna.data import variants
-from hyenadna.data.genome import Genome
-from hyenadna.data.sequences import check_windows, encode, open_genome, reverse_complement
-from hyenadna.data.tables import partial_table, read_table
+from hyenadna.data.genome import Genome, open_genome
+from hyenadna.data.sequences import check_windows
+from hyenadna.data.sources import open_sequences
+from hyenadna.data.tables import partial_table
 from hyenadna.data.variants import MISMATCH, Variant
 from hyenadna.inference.config import ScoreConfig
 from hyenadna.inference.hidden import mean_states
-from hyenadna.inference.likelihood import Likelihood, load_language_model
+from hyenadna.inference.likelihood import LogLikelihoodScorer, load_language_model
 
-Item = TypeVar("Item")
-Rows = Iterator[tuple[list[str | None], str, np.ndarray]]
+# If REF differs from the genome in more alleles, the VCF belongs to another assembly.
 _MOST_MISMATCHES = 0.05
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Rows written, rows among them with a score, and how often each reason against one occurred."""
+    """Number of rows, number of rows with a score, and how often each reason for a missing score occurred."""
 
     rows: int
     scored: int
@@ -38,11 +37,11 @@ class ScoreResult:
 
 
 def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
-    """Score as ``config`` says and write the TSV.
+    """Score the sequences or variants that ``config`` names, and write the TSV.
 
     Raises:
-        InputError: a checkpoint, sequence, VCF, genome or option that does not fit. Rows written before it stay in
-            ``OUT.partial``, which the message names.
+        InputError: a checkpoint, sequence, VCF, genome or option does not fit. Finished rows stay in ``OUT.partial``,
+            which the message names.
     """
     config.check()
     return _score_sequences(config, progress) if config.vcf is None else _score_variants(config, progress)
@@ -51,49 +50,36 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
 def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
     model = load_language_model(config.model, config.device, config.precision)
     check_windows(config.window, config.stride, model.config.max_seq_len)
-    likelihood = Likelihood(
+    scorer = LogLikelihoodScorer(
         model,
         batch_size=config.batch_size,
         window=config.window,
         stride=config.stride,
         n_to_pad=config.n_to_pad,
     )
-    with ExitStack() as stack:
-        header, total, rows = _read_sequences(config, stack, progress)
-        rows, again = tee(rows)
+    with open_sequences(
+        fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
+    ) as sequences:
+        records, again = tee(sequences)
         both = config.strands == "both"
-        nats = likelihood((name, ids) for _, name, forward in again for ids in _strands(forward, both))
+        nats = scorer((record.where, ids) for record in again for ids in _strands(record.ids, both))
         added = ["bases", "log_likelihood", "per_base", "perplexity"]
-        write = stack.enter_context(partial_table(config.out, [*header, *added]))
         scored = done = 0
-        for fields, _, _ in _bar(rows, total, "sequence", progress):
-            values = np.concatenate(list(islice(nats, 1 + both)))
-            count = int(np.isfinite(values).sum()) // (1 + both)
-            total_nats = float(np.nansum(values)) / (1 + both)
-            mean = total_nats / count if count else None
-            write([*fields, count, total_nats, mean, None if mean is None else float(np.exp(-mean))])
-            done += 1
-            scored += bool(count)
+        with (
+            partial_table(config.out, [*sequences.columns, *added]) as write,
+            bar("score", len(sequences), "sequence", progress=progress) as shown,
+        ):
+            for record in records:
+                values = np.concatenate(list(islice(nats, 1 + both)))
+                count = int(np.isfinite(values).sum()) // (1 + both)
+                total_nats = float(np.nansum(values)) / (1 + both)
+                mean = total_nats / count if count else None
+                perplexity = None if mean is None else float(np.exp(-mean))
+                write([*record.fields.values(), count, total_nats, mean, perplexity])
+                done += 1
+                scored += bool(count)
+                shown.update()
     return ScoreResult(done, scored, {"no base to score": done - scored} if done > scored else {})
-
-
-def _read_sequences(config: ScoreConfig, stack: ExitStack, progress: bool) -> tuple[list[str], int, Rows]:
-    """Header, number of rows and rows: the fields to keep, a name for messages, token ids."""
-    if config.fasta is not None:
-        if config.fasta.is_dir():
-            raise InputError(f"--fasta {config.fasta}: is a folder; give the FASTA")
-        genome = stack.enter_context(open_genome(config.fasta, progress=progress))
-        rows: Rows = (([name], f"{config.fasta}: {name}", genome.tokens(name)) for name in genome.names)
-        return ["name"], len(genome.names), rows
-    assert config.table is not None
-    columns = read_table(config.table, [config.sequence_column])
-    sequences = columns[config.sequence_column]
-    where = [f"{config.table}: row {number}" for number in range(1, len(sequences) + 1)]
-    # All are looked at before the first is scored.
-    encoded = [encode(sequence, name) for sequence, name in zip(sequences, where, strict=True)]
-    fields = zip(*columns.values(), strict=True)
-    rows = ((list(kept), name, ids) for kept, name, ids in zip(fields, where, encoded, strict=True))
-    return list(columns), len(sequences), rows
 
 
 def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
@@ -103,12 +89,12 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
         columns = variants.read_header(config.vcf)
         total = _check_reference(config, genome)
         model = load_language_model(config.model, config.device, config.precision)
-        longest = model.config.max_seq_len
-        size = min(1024, longest) if config.window is None else config.window
-        if not 2 <= size <= longest:
+        max_length = model.config.max_seq_len
+        size = min(1024, max_length) if config.window is None else config.window
+        if not 2 <= size <= max_length:
             raise InputError(
-                f"--window {size}: must be within 2 and the {longest} tokens that the model is made for; shorten it, "
-                "or use a checkpoint made for longer sequences"
+                f"`window` {size}: must be 2 to {max_length}, the tokens that the model is made for; shorten it, or "
+                "use a checkpoint made for longer sequences"
             )
         both = config.strands == "both"
         rows, again = tee(_fitting(variants.read_vcf(config.vcf, genome), size))
@@ -122,12 +108,16 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
         if config.mode == "embedding":
             outputs = mean_states(model, inputs, batch_size=config.batch_size, n_to_pad=config.n_to_pad)
         else:
-            outputs = Likelihood(model, batch_size=config.batch_size, n_to_pad=config.n_to_pad)(inputs)
+            outputs = LogLikelihoodScorer(model, batch_size=config.batch_size, n_to_pad=config.n_to_pad)(inputs)
         names = SCORES[config.mode]
         done = scored = 0
         problems: Counter[str] = Counter()
-        with partial_table(config.out, [*columns, *names, "note"]) as write:
-            for variant in _bar(rows, total, "variant", progress):
+        with (
+            partial_table(config.out, [*columns, *names, "note"]) as write,
+            bar("score", total, "variant", progress=progress) as shown,
+        ):
+            for variant in rows:
+                shown.update()
                 problem, values = variant.problem, None
                 if not problem:
                     pair = list(islice(outputs, 2 + 2 * both))
@@ -144,7 +134,7 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
 
 
 def _check_reference(config: ScoreConfig, genome: Genome) -> int:
-    """Number of alleles; InputError where the VCF belongs to another genome."""
+    """Number of alleles. An InputError if the VCF belongs to another genome."""
     problems: Counter[str] = Counter()
     total = known = 0
     assert config.vcf is not None
@@ -154,7 +144,7 @@ def _check_reference(config: ScoreConfig, genome: Genome) -> int:
         problems[variant.problem] += 1
         if variant.problem == MISMATCH and config.ref_mismatch == "fail":
             raise InputError(
-                f"{config.vcf}:{variant.line}: REF {variant.fields[3]} is not what {genome.source} holds at "
+                f"{config.vcf}:{variant.line}: REF {variant.fields[3]} differs from {genome.source} at "
                 f"{variant.contig}:{variant.start + 1}; wrong genome build? (--ref_mismatch note scores the others)"
             )
     if not total:
@@ -172,19 +162,11 @@ def _check_reference(config: ScoreConfig, genome: Genome) -> int:
 
 
 def _fitting(found: Iterable[Variant], size: int) -> Iterator[Variant]:
-    """The variants, those whose alleles leave no room for context in a window with a problem."""
+    """The variants. Those whose alleles leave no room for context in a window get a problem."""
     for variant in found:
-        longest = max(len(variant.ref), len(variant.alt))
-        if not variant.problem and longest > size // 2:
-            yield Variant(
-                variant.line,
-                variant.fields,
-                variant.contig,
-                variant.start,
-                variant.ref,
-                variant.alt,
-                "an allele is longer than half the window",
-            )
+        is_long = max(len(variant.ref), len(variant.alt)) > size // 2
+        if is_long and not variant.problem:
+            yield replace(variant, problem="an allele is longer than half the window")
         else:
             yield variant
 
@@ -192,7 +174,7 @@ def _fitting(found: Iterable[Variant], size: int) -> Iterator[Variant]:
 def _compare(
     mode: str, outputs: list[np.ndarray], variant: Variant, genome: Genome, size: int
 ) -> tuple[float, ...] | None:
-    """Columns of a mode from what the model gave for reference and alternative, one or two strands of each."""
+    """The values of a mode, from the outputs for reference and alternative on one or two strands."""
     pairs = list(zip(outputs[::2], outputs[1::2], strict=True))
     if mode == "embedding":
         norms = [float(np.linalg.norm(alt - ref)) for ref, alt in pairs]
@@ -205,7 +187,7 @@ def _compare(
     scores = []
     for reverse, (ref, alt) in enumerate(pairs):
         reference, changed = variants.windows(variant, genome, size, reverse=bool(reverse))
-        # In a repeat the first base that differs stands behind the place that the record names.
+        # In a repeat the first difference comes after the position in the record.
         differs = np.flatnonzero(reference != changed)
         if not differs.size or differs[0] == 0:
             return None
@@ -216,8 +198,3 @@ def _compare(
 
 def _strands(ids: np.ndarray, both: bool) -> list[np.ndarray]:
     return [ids, reverse_complement(ids)] if both else [ids]
-
-
-def _bar(rows: Iterable[Item], total: int, unit: str, progress: bool) -> Iterable[Item]:
-    disable = None if progress else True
-    return tqdm(rows, total=total, unit=unit, desc="score", disable=disable, dynamic_ncols=True, delay=0.2)

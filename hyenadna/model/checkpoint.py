@@ -7,17 +7,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,59 +21,15 @@ from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from hyenadna.common.errors import InputError
-from hyenadna.model.config import PUBLISHED_SIZES
+from hyenadna.model.locate import CONFIG, HF_WEIGHTS, ORIGINAL_WEIGHTS, Source, find, read_json
+from hyenadna.model.sizes import PUBLISHED_SIZES
 
-CONFIG = "config.json"
-HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-ORIGINAL_WEIGHTS = "weights.ckpt"
-_WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 EMBEDDING_KEY = "hyena.backbone.embeddings.word_embeddings.weight"
 HEAD_KEY = "lm_head.weight"
 _FREQ = re.compile(r"(.*\.implicit_filter\.)(\d+)(\.freq)")
 _LISTED = 10
-
-
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint on this machine: its format and its two files."""
-
-    format: Literal["hf", "original"]
-    config_file: Path
-    weights_file: Path
-
-
-def find(path: str | os.PathLike[str]) -> Source | None:
-    """The checkpoint at a folder or weights file; None where ``path`` can only be a name on the Hugging Face Hub.
-
-    Raises:
-        InputError: there is something at ``path``, or its parent folder, but no checkpoint of either format.
-    """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        config_file = place / CONFIG
-        found = [place / name for name in (*HF_WEIGHTS, ORIGINAL_WEIGHTS) if (place / name).exists()]
-        found += [file for file in sorted(place.glob("*.ckpt")) if file not in found]
-        if not found:
-            # The folder of a run, whose model is within it.
-            hint = f"; did you mean {place / 'model'}?" if (place / "model" / CONFIG).is_file() else ""
-            raise InputError(f"{place} holds no weights: expected {HF_WEIGHTS[0]} or {ORIGINAL_WEIGHTS} in it{hint}")
-    elif place.is_file():
-        if place.suffix not in _WEIGHT_SUFFIXES:
-            raise InputError(f"{place} is no checkpoint: expected a folder or a file ending in {_WEIGHT_SUFFIXES}")
-        config_file, found = place.parent / CONFIG, [place]
-    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", os.fspath(path)) and not place.parent.is_dir():
-        return None
-    else:
-        raise InputError(f"no checkpoint at {place}: no such file or folder")
-    if not config_file.is_file():
-        raise InputError(f"{config_file} is missing: a checkpoint needs its configuration beside the weights")
-    is_original = "layer" in read_json(config_file)
-    weights = [file for file in found if (file.suffix in (".ckpt", ".pt", ".pth")) == is_original]
-    if not weights:
-        raise InputError(f"{config_file} and {found[0].name} belong to different formats")
-    return Source("original" if is_original else "hf", config_file, weights[0])
 
 
 def download(name: str, **hub: Any) -> Source:
@@ -95,21 +46,6 @@ def download(name: str, **hub: Any) -> Source:
     is_original = "layer" in read_json(config_file)
     weights_file = Path(str(cached_file(name, ORIGINAL_WEIGHTS if is_original else HF_WEIGHTS[0], **hub)))
     return Source("original" if is_original else "hf", config_file, weights_file)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        InputError: the file cannot be read or is none.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a JSON object, found a {type(content).__name__}")
-    return content
 
 
 class _Stub:
@@ -283,25 +219,3 @@ def published_size(shapes: Mapping[str, Iterable[int]]) -> str | None:
         if (size["d_model"], size["n_layer"]) == (width, depth) and length in (None, size["max_seq_len"])
     ]
     return " or ".join(names) or None
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` whose files go to ``target`` when the block ends, and nowhere if it fails.
-
-    Raises:
-        InputError: the files cannot be written: a full disk, no permission.
-    """
-    partial: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        yield partial
-        target.mkdir(exist_ok=True)
-        for file in partial.iterdir():
-            file.replace(target / file.name)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {target}: {error}") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""``HyenaDNAConfig``: the keys of the published ``-hf`` configurations, and the seven published sizes by name."""
+"""``HyenaDNAConfig``: the keys of the published ``-hf`` configurations."""
 
 from __future__ import annotations
 
@@ -10,29 +10,9 @@ from transformers import PretrainedConfig
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import PAD_ID, VOCAB
+from hyenadna.model.sizes import PUBLISHED_SIZES, short_name
 
 logger = logging.getLogger(__name__)
-
-PUBLISHED_SIZES: dict[str, dict[str, int]] = {
-    "tiny-1k": {"d_model": 128, "n_layer": 2, "max_seq_len": 1026},
-    "tiny-1k-d256": {"d_model": 256, "n_layer": 2, "max_seq_len": 1026},
-    "tiny-16k": {"d_model": 128, "n_layer": 2, "max_seq_len": 16386},
-    "small-32k": {"d_model": 256, "n_layer": 4, "max_seq_len": 32770},
-    "medium-160k": {"d_model": 256, "n_layer": 8, "max_seq_len": 160002},
-    "medium-450k": {"d_model": 256, "n_layer": 8, "max_seq_len": 450002},
-    "large-1m": {"d_model": 256, "n_layer": 8, "max_seq_len": 1000002},
-}
-
-PUBLISHED_NAMES: dict[str, str] = {
-    "tiny-1k-seqlen": "tiny-1k",
-    "tiny-1k-seqlen-d256": "tiny-1k-d256",
-    "tiny-16k-seqlen-d128": "tiny-16k",
-    "small-32k-seqlen": "small-32k",
-    "medium-160k-seqlen": "medium-160k",
-    "medium-450k-seqlen": "medium-450k",
-    "large-1m-seqlen": "large-1m",
-}
-"""Names of the checkpoints ``LongSafari/hyenadna-*``, without prefix, and their short form here."""
 
 # Field here, key at the top of the original's config.json.
 _ORIGINAL_TOP = {
@@ -85,19 +65,6 @@ _ORIGINAL_TOP_IGNORED = {
     "attn_cfg",
 }
 _ORIGINAL_LAYER_IGNORED = {"local_order", "lr", "wd", "lr_pos_emb", "d_model", "fused_fft_conv", "jit_filter"}
-
-
-def short_name(name: str) -> str:
-    """The name in ``PUBLISHED_SIZES`` for a short or a published name, with or without prefix and ``-hf``.
-
-    Raises:
-        InputError: no published size has that name; the message lists them.
-    """
-    bare = name.removeprefix("LongSafari/").removeprefix("hyenadna-").removesuffix("-hf")
-    bare = PUBLISHED_NAMES.get(bare, bare)
-    if bare not in PUBLISHED_SIZES:
-        raise InputError(f"no published size is called {name!r}: choose one of {', '.join(PUBLISHED_SIZES)}")
-    return bare
 
 
 class HyenaDNAConfig(PretrainedConfig):

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 
 from hyenadna.common.errors import InputError
-from hyenadna.model.checkpoint import CONFIG, ORIGINAL_WEIGHTS, find, hf_to_original, whole_folder
+from hyenadna.common.files import atomic_dir
+from hyenadna.model.checkpoint import hf_to_original
+from hyenadna.model.locate import CONFIG, ORIGINAL_WEIGHTS, check_convertible
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
 
@@ -41,17 +43,14 @@ def convert(
     # The model, not a renaming alone: it checks every key and shape, and makes buffers that a checkpoint lacks.
     if to not in ("hf", "original"):
         raise InputError(f"convert: there is no format {to!r}: choose 'hf' or 'original'")
-    if find(src) is None:
-        raise InputError(f"no checkpoint at {src}: no such file or folder")
+    check_convertible(src, dst)
     target = Path(dst).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} exists: choose a folder that does not exist, or is empty")
     model = HyenaDNAForCausalLM.from_pretrained(src, **overrides)
     if to == "hf":
         model.save_pretrained(target)
         return target
     renamed = hf_to_original(model.state_dict(), model.config.num_inner_mlps)
-    with whole_folder(target) as partial:
+    with atomic_dir(target) as partial:
         # Through memory, for torch's own zip writer reports a full disk as a RuntimeError.
         pickled = io.BytesIO()
         torch.save({"state_dict": renamed}, pickled)

@@ -30,7 +30,8 @@ from transformers.utils.generic import can_return_tuple
 
 from hyena_kernels import HyenaFilter, HyenaOperator
 from hyenadna.common.errors import InputError
-from hyenadna.model import checkpoint
+from hyenadna.common.files import atomic_dir
+from hyenadna.model import checkpoint, locate
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.tokenizer import DNATokenizer, HyenaDNATokenizer
 
@@ -235,7 +236,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         path = pretrained_model_name_or_path
         if path is None or kwargs.get("state_dict") is not None or (Path(path) / "adapter_config.json").exists():
             return super().from_pretrained(path, *model_args, **kwargs)
-        source = checkpoint.find(path)
+        source = locate.find(path)
         if source is None:
             hub = {key: kwargs.pop(key) for key in checkpoint.HUB_ARGUMENTS if key in kwargs}
             source = checkpoint.download(str(path), **hub)
@@ -286,7 +287,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         if distributed or kwargs.get("push_to_hub"):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
-        with checkpoint.whole_folder(Path(save_directory)) as partial:
+        with atomic_dir(Path(save_directory), merge=True) as partial:
             super().save_pretrained(partial, *args, **kwargs)
 
     def _check_input(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
@@ -472,12 +473,12 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def _stored_config(source: checkpoint.Source) -> HyenaDNAConfig:
-    content = checkpoint.read_json(source.config_file)
+def _stored_config(source: locate.Source) -> HyenaDNAConfig:
+    content = locate.read_json(source.config_file)
     return HyenaDNAConfig.from_original(content) if source.format == "original" else HyenaDNAConfig.from_dict(content)
 
 
-def _check_length(source: checkpoint.Source, stored: HyenaDNAConfig, length: Any) -> None:
+def _check_length(source: locate.Source, stored: HyenaDNAConfig, length: Any) -> None:
     """Raise InputError unless ``length`` is the ``max_seq_len`` that the checkpoint was made for."""
     if length != stored.max_seq_len:
         raise InputError(
@@ -498,7 +499,7 @@ def check_labels(labels: Tensor, columns: int) -> None:
             )
 
 
-def _read_config(source: checkpoint.Source, kwargs: dict[str, Any]) -> tuple[HyenaDNAConfig, dict[str, Any]]:
+def _read_config(source: locate.Source, kwargs: dict[str, Any]) -> tuple[HyenaDNAConfig, dict[str, Any]]:
     """The configuration at ``source`` with the overrides among ``kwargs``, and what of ``kwargs`` is left."""
     stored = _stored_config(source)
     _check_length(source, stored, kwargs.get("max_seq_len", stored.max_seq_len))
@@ -524,7 +525,7 @@ def _as_loaded(weights: dict[str, Tensor], config: HyenaDNAConfig) -> dict[str, 
 
 
 def _check_loaded(
-    source: checkpoint.Source, weights: dict[str, Tensor], missing: set[str], unexpected: set[str], mismatched: Any
+    source: locate.Source, weights: dict[str, Tensor], missing: set[str], unexpected: set[str], mismatched: Any
 ) -> None:
     """Raise InputError unless every key of the model, and none else, was in the checkpoint in the right shape."""
     if not (missing or unexpected or mismatched):

@@ -2,93 +2,90 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Lt
+
+from hyenadna.common.choices import Autocast
 from hyenadna.common.errors import InputError
+from hyenadna.common.options import (
+    AtLeast0,
+    AtLeast1,
+    Fraction,
+    InputFile,
+    NonNegative,
+    Positive,
+    check_inputs,
+    check_values,
+)
+from hyenadna.common.run_layout import CONFIG_FILE
+from hyenadna.data.inputs import PreparedGenome
+from hyenadna.model.locate import check_checkpoint
+from hyenadna.model.sizes import short_name
 
-# Fields that change how a run is carried out or watched, and not what it computes, may change on --resume.
+# Fields that change how a run is carried out or watched, and not what it computes. They may change on --resume.
 _FREE: dict[str, Any] = {"free": True}
 
-
-# Options by the least value that makes sense; None is always allowed.
-_LEAST = {
-    "length": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "warmup_length": 1,
-    "warmup_length_steps": 1,
-    "steps": 1,
-    "seed": 0,
-    "threads": 1,
-    "workers": 0,
-    "log_every": 1,
-    "eval_every": 0,
-    "eval_length": 1,
-    "eval_windows": 1,
-    "final_windows": 1,
-    "checkpoint_every": 1,
-    "keep": 1,
-}
+BelowOne = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass
 class PretrainConfig:
-    """What to train on which data, and how. Every field is an option and a key of the YAML file.
+    """The data, the model and the training. Every field is an option and a key of the YAML file.
 
     Args:
-        genome: folder that `hyenadna prepare` has written.
-        out: folder of the run, for metrics, checkpoints and the model.
-        bed: intervals to draw windows from, with train, valid or test in the fourth column; in place of the four
-            options below.
-        valid_contigs: contigs held out for validation.
-        test_contigs: contigs held out for the final test, never looked at in training.
-        valid_fraction: share at each contig's end that is held out for validation, where no contigs are named.
-        test_fraction: share at each contig's end that is held out for the test.
-        max_n_fraction: greatest share of N in a training window.
-        reverse_complement: reverse complement half of the windows.
-        n_to_pad: replace N by [PAD], as the published pretraining did; N is never a target.
-        size: published size to start from, such as tiny-1k or large-1m.
-        d_model: width, in place of the size's.
-        n_layer: number of layers, in place of the size's.
-        max_seq_len: longest sequence the model is made for (its filters depend on it), in place of the size's.
-        embed_dropout: dropout on the embedding, in place of the size's 0.1.
-        model_fields: further fields of HyenaDNAConfig, such as short_filter_order or activation_freq.
-        init_from: checkpoint to go on training from, in place of random weights of the given size.
-        gradient_checkpointing: compute activations again in backward to save memory.
-        length: tokens in a training window.
-        batch_size: windows per optimizer step.
-        accumulate: micro-batches that a batch is cut into to save memory; the loss is the mean over the whole batch.
-        warmup_length: window length that a sequence-length warm-up starts from; it doubles stage by stage with
-            tokens per step constant. Default no such warm-up.
-        warmup_length_steps: optimizer steps of each stage of the sequence-length warm-up.
-        steps: optimizer steps of the run.
-        lr: peak learning rate.
-        min_lr_factor: learning rate at the end, as a factor of the peak.
-        lr_warmup: share of the steps with a linear learning-rate warm-up.
-        weight_decay: of the weights that decay; biases, norms, embedding and implicit filters never do.
-        beta1: of AdamW.
-        beta2: of AdamW.
-        clip: greatest norm of the gradient.
-        seed: of the weights, the dropout and the windows.
-        device: cpu, cuda, cuda:1 …; auto takes a GPU if there is one.
-        autocast: auto is bfloat16 on a GPU and off on a CPU; or bfloat16, float16, off.
-        threads: CPU threads; default PyTorch's.
-        workers: processes that read windows; batches are the same with any number.
-        log_every: steps between rows of metrics.jsonl.
-        eval_every: steps between validations; 0 validates at the end only.
-        eval_length: inputs in a validation window; default that of a training window.
-        eval_windows: validation windows during training, evenly spaced.
-        final_windows: validation windows at the end, evenly spaced; default all of them.
-        checkpoint_every: steps between checkpoints.
-        keep: checkpoints kept.
+        genome: Folder that `hyenadna prepare` has written.
+        out: Folder of the run, for metrics, checkpoints and the model.
+        bed: Intervals to draw windows from, with train, valid or test in the fourth column. It takes the place of the
+            next four options.
+        valid_contigs: Contigs held out for validation.
+        test_contigs: Contigs held out for the final test, never used in training.
+        valid_fraction: Fraction of each contig's end that is held out for validation, if no contigs are named.
+        test_fraction: Fraction of each contig's end that is held out for the test.
+        max_n_fraction: Greatest fraction of N in a training window.
+        reverse_complement: Reverse complement half of the windows.
+        n_to_pad: Replace N by [PAD], as the published pretraining did. N is never a target.
+        size: Published size to start from, such as tiny-1k or large-1m.
+        d_model: Width, in place of the size's.
+        n_layer: Number of layers, in place of the size's.
+        max_seq_len: Longest sequence that the model takes, in place of the size's. Its filters depend on it.
+        embed_dropout: Dropout on the embedding, in place of the size's 0.1.
+        model_fields: Further fields of HyenaDNAConfig, such as short_filter_order or activation_freq.
+        init_from: Checkpoint to continue training from, in place of random weights of the given size.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        length: Tokens in a training window.
+        batch_size: Windows per optimizer step.
+        accumulate: Micro-batches that a batch is cut into to save memory. The loss is the mean over the whole batch.
+        warmup_length: Window length that a sequence-length warm-up starts from. The length doubles stage by stage, and
+            the tokens per step stay the same. The default is no such warm-up.
+        warmup_length_steps: Optimizer steps of each stage of the sequence-length warm-up.
+        steps: Optimizer steps of the run.
+        lr: Peak learning rate.
+        min_lr_factor: Learning rate at the end, as a factor of the peak.
+        lr_warmup: Fraction of the steps with a linear learning-rate warm-up.
+        weight_decay: Weight decay. It leaves out biases, norms, the embedding and the implicit filters.
+        beta1: First beta of AdamW, the decay of the mean gradient.
+        beta2: Second beta of AdamW, the decay of the mean squared gradient.
+        clip: Greatest norm of the gradient.
+        seed: Seed of the weights, the dropout and the windows.
+        device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
+        autocast: Precision of the matrix products. auto is bfloat16 on a GPU and off on a CPU.
+        threads: CPU threads. The default is PyTorch's.
+        workers: DataLoader worker processes. Their number does not change the batches.
+        log_every: Steps between rows of metrics.jsonl.
+        eval_every: Steps between validations. 0 validates at the end only.
+        eval_length: Inputs in a validation window. The default is the length of a training window.
+        eval_windows: Validation windows during training, evenly spaced.
+        final_windows: Validation windows at the end, evenly spaced. The default is all of them.
+        checkpoint_every: Steps between checkpoints.
+        keep: Number of newest checkpoints to keep.
     """
 
-    genome: Path
+    genome: PreparedGenome
     out: Path = field(metadata=_FREE)
-    bed: Path | None = None
+    bed: InputFile | None = None
     valid_contigs: list[str] = field(default_factory=list)
     test_contigs: list[str] = field(default_factory=list)
     valid_fraction: float = 0.05
@@ -97,61 +94,55 @@ class PretrainConfig:
     reverse_complement: bool = True
     n_to_pad: bool = True
     size: str = "tiny-1k"
-    d_model: int | None = None
-    n_layer: int | None = None
-    max_seq_len: int | None = None
-    embed_dropout: float | None = None
+    d_model: AtLeast1 | None = None
+    n_layer: AtLeast1 | None = None
+    max_seq_len: AtLeast1 | None = None
+    embed_dropout: BelowOne | None = None
     model_fields: dict[str, Any] = field(default_factory=dict)
     init_from: Path | None = None
     gradient_checkpointing: bool = field(default=False, metadata=_FREE)
-    length: int = 1024
-    batch_size: int = 256
-    accumulate: int = 1
-    warmup_length: int | None = None
-    warmup_length_steps: int = 1000
-    steps: int = 10_000
-    lr: float = 6e-4
-    min_lr_factor: float = 0.1
-    lr_warmup: float = 0.01
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.999
-    clip: float = 1.0
-    seed: int = 0
+    length: AtLeast1 = 1024
+    batch_size: AtLeast1 = 256
+    accumulate: AtLeast1 = 1
+    warmup_length: AtLeast1 | None = None
+    warmup_length_steps: AtLeast1 = 1000
+    steps: AtLeast1 = 10_000
+    lr: Positive = 6e-4
+    min_lr_factor: Fraction = 0.1
+    lr_warmup: Fraction = 0.01
+    weight_decay: NonNegative = 0.1
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
+    clip: Annotated[float, Gt(0)] = 1.0
+    seed: Annotated[int, Ge(0), Lt(1 << 63)] = 0
     device: str = field(default="auto", metadata=_FREE)
-    autocast: str = "auto"
-    threads: int | None = field(default=None, metadata=_FREE)
-    workers: int = field(default=0, metadata=_FREE)
-    log_every: int = field(default=10, metadata=_FREE)
-    eval_every: int = 500
-    eval_length: int | None = None
-    eval_windows: int = 256
-    final_windows: int | None = None
-    checkpoint_every: int = field(default=500, metadata=_FREE)
-    keep: int = field(default=2, metadata=_FREE)
+    autocast: Autocast = "auto"
+    threads: AtLeast1 | None = field(default=None, metadata=_FREE)
+    workers: AtLeast0 = field(default=0, metadata=_FREE)
+    log_every: AtLeast1 = field(default=10, metadata=_FREE)
+    eval_every: AtLeast0 = 500
+    eval_length: AtLeast1 | None = None
+    eval_windows: AtLeast1 = 256
+    final_windows: AtLeast1 | None = None
+    checkpoint_every: AtLeast1 = field(default=500, metadata=_FREE)
+    keep: AtLeast1 = field(default=2, metadata=_FREE)
 
     def check(self) -> None:
-        """Raise InputError for values that make no run."""
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name} {value}: must be at least {least}")
-        for name, is_valid, rule in (
-            ("lr", 0 < self.lr < math.inf, "above 0"),
-            ("min_lr_factor", 0 <= self.min_lr_factor <= 1, "within 0 to 1"),
-            ("lr_warmup", 0 <= self.lr_warmup <= 1, "within 0 to 1"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0"),
-            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
-            ("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1"),
-            ("clip", self.clip > 0, "above 0"),
-            ("embed_dropout", self.embed_dropout is None or 0 <= self.embed_dropout < 1, "at least 0 and below 1"),
-            ("seed", self.seed < 1 << 63, "below 2**63"),
-        ):
-            if not is_valid:
-                raise InputError(f"--{name} {getattr(self, name)}: must be {rule}")
+        """Raise InputError for values that make no run, and for inputs that do not exist."""
+        check_values(self)
         if self.bed is not None and (self.valid_contigs or self.test_contigs):
-            raise InputError("--bed says what is held out: leave out --valid_contigs and --test_contigs, or the --bed")
+            raise InputError(
+                "give the held-out parts by `bed`, or by `valid_contigs` and `test_contigs`, but not by both"
+            )
         if self.accumulate > self.batch_size:
-            raise InputError(f"--accumulate {self.accumulate}: a batch of {self.batch_size} has not so many windows")
-        if self.autocast not in ("auto", "off", "bfloat16", "float16"):
-            raise InputError(f"--autocast {self.autocast}: choose auto, off, bfloat16 or float16")
+            raise InputError(f"`accumulate` {self.accumulate}: exceeds `batch_size` {self.batch_size}")
+        given = [name for name in ("d_model", "n_layer", "max_seq_len", "model_fields") if getattr(self, name)]
+        if self.init_from is not None and given:
+            names = ", ".join(f"`{name}`" for name in given)
+            raise InputError(f"`init_from` {self.init_from}: has the shape of its own model; leave out {names}")
+        check_inputs(self)
+        if self.init_from is None:
+            short_name(self.size)
+        elif not (self.out / CONFIG_FILE).is_file():
+            # A run that has begun resumes from its own checkpoints, and does not need the first one.
+            check_checkpoint(self.init_from)

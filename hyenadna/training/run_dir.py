@@ -8,12 +8,9 @@ killed; the next start removes it.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import io
 import json
 import math
-import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +22,7 @@ import yaml
 from safetensors import SafetensorError
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.files import write_files
+from hyenadna.common.files import atomic_dir, leftovers, remove_dir, write_error, write_files
 from hyenadna.common.run_layout import (
     CONFIG_FILE,
     FINAL_KEY,
@@ -37,10 +34,7 @@ from hyenadna.common.run_layout import (
     read_metrics,
 )
 
-# Folders while they are written or removed (two dots: what save_pretrained makes within them), and drafts of files.
-_LEFTOVER = re.compile(
-    rf"\.\.?(step-\d{{8,}}|{MODEL_FOLDER})\.(partial|old)(\..*)?|\.({CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE})\.[0-9a-f]{{32}}\.tmp"
-)
+_LEFTOVER = leftovers(rf"step-\d{{8,}}|{MODEL_FOLDER}|{CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE}")
 
 
 class Saves(Protocol):
@@ -138,11 +132,11 @@ class RunFolder:
         pickled = io.BytesIO()
         torch.save(dict(state), pickled)
         with self._writing():
-            with whole(final) as partial:
+            with atomic_dir(final) as partial:
                 model.save_pretrained(str(partial))
                 (partial / STATE_FILE).write_bytes(pickled.getbuffer())
             for old in self.checkpoints()[:-keep]:
-                _remove(old)
+                remove_dir(old)
         return final
 
     def save_model(self, model: Saves, tokenizer: Saves) -> Path:
@@ -151,7 +145,7 @@ class RunFolder:
         Raises:
             InputError: the folder cannot be written to; checkpoints stay as they are.
         """
-        with self._writing(), whole(self.model) as partial:
+        with self._writing(), atomic_dir(self.model) as partial:
             model.save_pretrained(str(partial))
             tokenizer.save_pretrained(str(partial))
         return self.model
@@ -201,42 +195,9 @@ class RunFolder:
             reason = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(reason, OSError | SafetensorError):
                 raise
-            text = getattr(reason, "strerror", None) or str(reason)
-            advice = "choose another --out"
-            if getattr(reason, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in text:
-                text, advice = os.strerror(errno.ENOSPC), "free some space and go on with --resume"
-            raise InputError(f"{self.path}: cannot be written to ({text}); {advice}") from error
-
-
-@contextmanager
-def whole(final: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``final`` when the block ends, in place of what is there; or vanishes."""
-    partial = final.with_name(f".{final.name}.partial")
-    try:
-        partial.mkdir()
-        yield partial
-        for file in partial.rglob("*"):
-            _flush(file)
-        _remove(final)
-        partial.rename(final)
-        _flush(final.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder, if there is one, so that a kill leaves it whole or under another name."""
-    if folder.exists():
-        shutil.rmtree(folder.rename(folder.with_name(f".{folder.name}.old")))
-
-
-def _flush(path: Path) -> None:
-    """Have the system write a file or folder to the disk, lest a power failure leave a checkpoint with holes."""
-    if os.name == "nt":
-        # Windows flushes only what is open for writing, and no folders.
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            raise write_error(
+                self.path,
+                reason,
+                advice="choose another --out",
+                if_full="free some space and go on with --resume",
+            ) from error

@@ -13,8 +13,8 @@ import torch
 
 from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.data.genome import prepare
-from hyenadna.model.config import PUBLISHED_SIZES
 from hyenadna.model.convert import convert
+from hyenadna.model.sizes import PUBLISHED_SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTIGS = {"chrI": 4000, "chrX": 1500, "chrXIV": 1500, "chrXVI": 1500, "chrM": 600}

@@ -99,9 +99,9 @@ def test_a_file_in_the_place_of_the_folder_is_refused(fasta: Path, tmp_path: Pat
 def test_bad_input_leaves_nothing_and_an_earlier_demo_as_it_was(tmp_path: Path, small: None) -> None:
     (tmp_path / "protein.fa").write_text(">p\nMEEPQ\n")
     for fasta, steps, message in (
-        (tmp_path / "protein.fa", 1, "is no nucleotide code"),
+        (tmp_path / "protein.fa", 1, "is not a nucleotide code"),
         (tmp_path / "absent.fa", 1, "no such file"),
-        (None, 0, "--steps 0: must be at least 1"),
+        (None, 0, "`steps` 0: must be at least 1"),
     ):
         with pytest.raises(InputError, match=message):
             demo.run(tmp_path / "new", fasta, steps=steps)
@@ -109,7 +109,7 @@ def test_bad_input_leaves_nothing_and_an_earlier_demo_as_it_was(tmp_path: Path, 
 
     demo.run(tmp_path / "old", steps=1)
     before = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="is no nucleotide code"):
+    with pytest.raises(InputError, match="is not a nucleotide code"):
         demo.run(tmp_path / "old", tmp_path / "protein.fa", steps=1)
     assert {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()} == before
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+import hyenadna
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cli import main as cli
 from hyenadna.common.errors import InputError
@@ -89,7 +90,7 @@ def test_the_whole_way(
         "             perplexity  accuracy",
         *(f"Markov {k:<5} {v['perplexity']:>10.4f} {v['accuracy']:>9.4f}" for k, v in row["markov"].items()),
         f"model        {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}",
-        "499 positions; pictures in result",
+        "499 positions; figures in result",
     ]
     assert list(row["markov"]) == ["0", "1", "2"]
 
@@ -105,9 +106,12 @@ def test_the_whole_way(
     assert "tensorboard" in told.out
 
 
-@pytest.mark.parametrize("verb", list(cli.VERBS))
+COMMANDS = [*cli.VERBS, *(f"plot {kind}" for kind in cli.PLOTS)]
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_verb_has_help_with_an_example(call: Callable[..., Outcome], verb: str) -> None:
-    shown = call(verb, "--help")
+    shown = call(*verb.split(), "--help")
     assert (shown.code, shown.err) == (0, "")
     assert shown.out.startswith(f"usage: hyenadna {verb}")
     example = shown.out[shown.out.index("\nexample:\n") :]
@@ -116,7 +120,7 @@ def test_every_verb_has_help_with_an_example(call: Callable[..., Outcome], verb:
 
 def test_every_option_of_a_configuration_is_told(call: Callable[..., Outcome]) -> None:
     told = " ".join(call("pretrain", "--help").out.split())
-    assert "--lr LR peak learning rate. (type: float, default: 0.0006)" in told
+    assert "--lr LR Peak learning rate. (type: float, default: 0.0006)" in told
     assert "(required, type: Path)" in told
     assert "<class" not in told
     for name in vars(PretrainConfig(genome=Path(), out=Path())):
@@ -137,6 +141,8 @@ def test_every_option_of_a_configuration_is_told(call: Callable[..., Outcome]) -
 def test_resume_is_a_flag_and_takes_a_value(
     call: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
+    tiny_genome: Path,
+    tiny_fasta: Path,
     verb: str,
     module: Any,
     words: list[str],
@@ -144,8 +150,8 @@ def test_resume_is_a_flag_and_takes_a_value(
 ) -> None:
     seen: list[bool] = []
     monkeypatch.setattr(module, verb, lambda config, **more: seen.append(more.get("resume", config)) or stop())
-    source = ["--genome", "g"] if verb == "pretrain" else ["--model", "m", "--fasta", "f"]
-    assert call(verb, "--out", "o", *source, *words) == Outcome(2, "", "error: stop\n")
+    source = ["--genome", tiny_genome] if verb == "pretrain" else ["--model", "owner/name", "--fasta", tiny_fasta]
+    assert call(verb, "--out", "o.npz", *source, *words) == Outcome(2, "", "error: stop\n")
     assert getattr(seen[0], "resume", seen[0]) is expected
 
 
@@ -193,11 +199,15 @@ def stop() -> Any:
     ],
 )
 def test_lists(
-    call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, words: list[str], expected: list[str]
+    call: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_genome: Path,
+    words: list[str],
+    expected: list[str],
 ) -> None:
     seen: list[PretrainConfig] = []
     monkeypatch.setattr(train, "pretrain", lambda config, resume: seen.append(config) or stop())
-    assert call("pretrain", "--genome", "g", "--out", "o", *words) == Outcome(2, "", "error: stop\n")
+    assert call("pretrain", "--genome", tiny_genome, "--out", "o", *words) == Outcome(2, "", "error: stop\n")
     assert seen[0].valid_contigs == expected
 
 
@@ -261,7 +271,7 @@ WRONG_PRETRAIN = [
     (["--valid_contigs"], "argument --valid_contigs/--valid_contigs+: expected one argument (see hyenadna pretrain"),
     (["--config", "absent.yaml"], "--config absent.yaml: cannot be read (No such file or directory)"),
     (["--config", "."], "--config .: cannot be read (Is a directory)"),
-    (["--config=broken.yaml"], "--config broken.yaml:2: is no YAML (expected ',' or ']', but got ':')"),
+    (["--config=broken.yaml"], "--config broken.yaml:2: not valid YAML (expected ',' or ']', but got ':')"),
     (["--config", "list.yaml"], "--config list.yaml: holds no options; a line is, for example, steps: 1000"),
     (["--config", "unknown.yaml"], "--config unknown.yaml: no option is called stepz"),
     (["--config", "type.yaml"], "--steps: expected int, got many (see hyenadna pretrain --help)"),
@@ -316,7 +326,7 @@ def test_pretrain_refuses_bad_input_in_one_line(
         ),
         (["prepare"], "required and missing: fasta, --out (see hyenadna prepare --help)"),
         (["prepare", "absent.fa", "--out", "x"], "absent.fa: no such file"),
-        (["prepare", "protein.fa", "--out", "x"], "protein.fa:2: 'E' at position 2 of contig 'p' is no nucleotide"),
+        (["prepare", "protein.fa", "--out", "x"], "protein.fa:2: 'E' at position 2 of contig 'p' is not a nucleotide"),
         (["prepare", "empty.fa", "--out", "x"], "empty.fa: "),
         (["evaluate"], "required and missing: --model, --genome (see hyenadna evaluate --help)"),
         (["evaluate", "--model", "m", "--genome", "g"], "no checkpoint at m: no such file or folder"),
@@ -326,15 +336,24 @@ def test_pretrain_refuses_bad_input_in_one_line(
         (["convert", "a", "b", "--to", "onnx"], "argument --to: invalid choice: 'onnx' (choose from "),
         (["finetune", "--data", "d"], "required and missing: --out (see hyenadna finetune --help)"),
         (["finetune", "--data", "d", "--out", "x"], "--method full: needs a --model"),
+        (["finetune", "--data", "d", "--out", "x", "--method", "best"], "--method best: choose full, frozen, lora, "),
+        (["finetune", "--data", "d", "--out", "x", "--method", "scratch"], "d: no such file or folder"),
+        (["finetune", "--data", ".", "--out", "x", "--method", "scratch", "--size", "huge"], "no published size is "),
         (["finetune", "--data", "d", "--out", "x", "--model", "m", "--seeds", "a"], "--seeds: "),
-        (["predict", "--model", "m", "--out", "x"], "give --fasta or --table to predict"),
+        (["predict", "--model", "m", "--out", "x"], "give one of --fasta and --table to predict"),
         (["score", "--model", "m", "--out", "x"], "give one of --fasta, --table and --vcf to score"),
         (["score", "--model", "m", "--out", "x", "--fasta", "absent.fa"], "no checkpoint at m: no such file or folder"),
         (["embed", "--model", "m", "--out", "x.npz"], "give one of --fasta, --bed and --table to embed"),
-        (["plot", "--out", "x.png"], "give one of --embeddings, --metrics, --results and --region to draw"),
-        (["plot", "--out", "x.png", "--results", "1,b"], "1/results.json: no results of hyenadna finetune"),
-        (["plot", "--out", "x.png", "--results", "[b, c]"], "b/results.json: no results of hyenadna finetune"),
-        (["generate", "--model", "m", "--out", "x"], "give --prompt or --prompt_fasta: a model without a start token"),
+        (["plot", "fly"], "unknown kind 'fly': choose one of embeddings, training, results, mutagenesis"),
+        (["plot", "embeddings", "--out", "x.png"], "required and missing: --embeddings (see hyenadna plot embeddings "),
+        (["plot", "embeddings", "--embeddings", "e.npz", "--out", "x.png"], "e.npz: no such file"),
+        (["plot", "training", "--metrics", "m.jsonl", "--out", "x.png"], "m.jsonl: no such file"),
+        (["plot", "results", "--out", "x.png", "--results", "1,b"], "1/results.json: no results of hyenadna finetune"),
+        (["plot", "results", "--out", "x.png", "--results", "[b, c]"], "b/results.json: no results of hyenadna "),
+        (
+            ["generate", "--model", "m", "--out", "x"],
+            "give one of --prompt and --prompt_fasta: the model has ",
+        ),
         (["doctor", "now"], "unrecognized arguments: now (see hyenadna doctor --help)"),
     ],
 )
@@ -437,7 +456,7 @@ def absent(name):
         raise metadata.PackageNotFoundError(name)
     return version(name)
 metadata.version = absent
-sys.argv[0] = "hyenadna"
+import hyenadna_command
 from hyenadna.cli.main import main
 main(["doctor"])
 """
@@ -454,18 +473,85 @@ main(["doctor"])
     assert any(line.startswith("umap-learn ") for line in lines)
 
 
-@pytest.mark.parametrize("verb", ["prepare", "convert", "doctor"])
-def test_help_without_a_configuration_needs_no_torch(verb: str) -> None:
-    script = "import sys; sys.argv[0] = 'hyenadna'; from hyenadna.cli.main import main\n"
-    script += "try: main([sys.argv[1], '--help'])\n"
-    script += "finally: assert not {'torch', 'transformers'} & {*sys.modules}"
+# What a verb does before its work: processor seconds, and whether a module that takes seconds was imported.
+MEASURE = """
+import sys, time
+import hyenadna_command
+try:
+    hyenadna_command.main()
+finally:
+    heavy = sorted({"torch", "transformers"} & {*sys.modules})
+    print("\\n", time.process_time(), *heavy, file=sys.__stderr__)
+"""
+LIGHT = {
+    "version": (0, ["--version"]),
+    "list of verbs": (0, ["--help"]),
+    **{f"{verb} --help": (0, [*verb.split(), "--help"]) for verb in COMMANDS},
+    "prepare": (2, ["prepare", "absent", "--out", "x"]),
+    "pretrain": (2, ["pretrain", "--genome", "absent", "--out", "x"]),
+    "pretrain from a checkpoint": (2, ["pretrain", "--genome", "GENOME", "--init_from", "absent", "--out", "x"]),
+    "evaluate": (2, ["evaluate", "--model", "owner/name", "--genome", "absent"]),
+    "finetune": (2, ["finetune", "--data", "GENOME", "--model", "absent", "--out", "x"]),
+    "predict": (2, ["predict", "--model", "owner/name", "--fasta", "absent", "--out", "x"]),
+    "score": (2, ["score", "--model", "owner/name", "--vcf", "absent", "--genome", "GENOME", "--out", "x"]),
+    "embed": (2, ["embed", "--model", "owner/name", "--table", "absent", "--out", "x.npz"]),
+    "generate": (2, ["generate", "--model", "absent", "--prompt", "A", "--out", "x"]),
+    "plot embeddings": (2, ["plot", "embeddings", "--embeddings", "absent", "--out", "x.png"]),
+    "plot training": (2, ["plot", "training", "--metrics", "absent", "--out", "x.png"]),
+    "plot results": (2, ["plot", "results", "--results", "absent", "--out", "x.png"]),
+    "plot mutagenesis": (
+        2,
+        ["plot", "mutagenesis", "--model", "absent", "--genome", "GENOME", "--region", "a:1-2", "--out", "x.png"],
+    ),
+    "convert": (2, ["convert", "absent", "x"]),
+}
+
+
+@pytest.mark.parametrize("case", LIGHT)
+def test_help_and_a_missing_file_are_instant(case: str, tiny_genome: Path, tmp_path: Path) -> None:
+    code, words = LIGHT[case]
+    command = [sys.executable, "-c", MEASURE, *(str(tiny_genome) if word == "GENOME" else word for word in words)]
+    # Bytecode is kept, as it is for whoever installed the package.
+    unset = ("PYTHONDONTWRITEBYTECODE",)
+    environment = {**{name: value for name, value in os.environ.items() if name not in unset}, "PYTHONPATH": str(ROOT)}
+    seconds: list[float] = []
+    while not seconds or (min(seconds) > 0.7 and len(seconds) < 3):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        *message, measured = done.stderr.splitlines()
+        time, *heavy = measured.split()
+        assert heavy == []
+        seconds.append(float(time))
+    assert min(seconds) < 0.7, f"{seconds} s of processor time"
+    if code:
+        assert message[0].startswith("error: ")
+        assert "absent" in message[0]
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_version(call: Callable[..., Outcome]) -> None:
+    assert call("--version") == Outcome(0, f"hyenadna {hyenadna.__version__}\n", "")
+
+
+WHOLE = """
+import hyenadna
+from transformers import AutoConfig
+print(type(AutoConfig.for_model("hyenadna")).__name__, hyenadna.HyenaDNAConfig.__name__)
+"""
+
+
+@pytest.mark.parametrize("words", [["hyenadna.py"], ["other.py", "-m", "hyenadna"]], ids=" ".join)
+def test_a_script_of_any_name_gets_the_classes(words: list[str], tmp_path: Path) -> None:
+    # The script's folder comes first on the path, where hyenadna.py would hide the package.
+    (tmp_path / words[0]).write_text(f"import sys; sys.path.pop(0)\n{WHOLE}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script, verb], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    command = [sys.executable, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "HyenaDNAConfig HyenaDNAConfig\n"), done.stderr
 
 
 def test_prepare_needs_neither_torch_nor_transformers(tiny_fasta: Path, tmp_path: Path) -> None:
-    script = "import sys; sys.argv[0] = 'hyenadna'; from hyenadna.cli.main import main; main(sys.argv[1:]); "
+    script = "import hyenadna_command, sys; hyenadna_command.main(); "
     script += "sys.exit(len({'torch', 'transformers'} & {*sys.modules}))"
     command = [sys.executable, "-c", script, "prepare", str(tiny_fasta), "--out", str(tmp_path / "genome")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

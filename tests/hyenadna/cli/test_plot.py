@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
-from hyenadna.cli.plot import PlotConfig, colour_classes, draw, project
+from hyenadna import HyenaDNAForCausalLM
+from hyenadna.cli.plot import draw_embeddings, draw_mutagenesis, draw_training
+from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, TrainingPlot
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import N_ID
 from hyenadna.data.genome import Genome
-from hyenadna.inference.embeddings import COLUMNS, Embeddings
-from hyenadna.inference.likelihood import Likelihood
-from hyenadna.inference.mutagenesis import mutation_map
+from hyenadna.inference.embeddings import COLUMNS
+from hyenadna.inference.likelihood import LogLikelihoodScorer
+from hyenadna.inference.mutagenesis import saturation_mutagenesis
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> PlotConfig:
+def config(tmp_path: Path) -> EmbeddingsPlot:
     rng = np.random.default_rng(0)
     label = np.repeat(["gene", "other"], 30)
     start = np.tile(np.arange(30) * 10, 2)
@@ -28,7 +31,7 @@ def config(tmp_path: Path) -> PlotConfig:
     vectors[:30, :2] += 5
     columns = {"name": label, "contig": np.repeat(["c1", "c2"], 30), "start": start, "end": start + 10, "label": label}
     np.savez(tmp_path / "e.npz", embedding=vectors, **{name: columns[name] for name in COLUMNS})
-    return PlotConfig(out=tmp_path / "p.png", embeddings=tmp_path / "e.npz")
+    return EmbeddingsPlot(out=tmp_path / "p.png", embeddings=tmp_path / "e.npz")
 
 
 def is_png(path: Path) -> bool:
@@ -36,34 +39,18 @@ def is_png(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("colour", ["label", "contig", "position"])
-def test_a_map_comes_with_a_number(config: PlotConfig, colour: str) -> None:
-    line = draw(replace(config, colour=colour))
+def test_a_map_comes_with_a_number(config: EmbeddingsPlot, colour: str) -> None:
+    line = draw_embeddings(replace(config, colour=colour))
     classes = 10 if colour == "position" else 2
     assert line.startswith(f"60 sequences of {classes} classes, 5 folds: nearest neighbours ")
-    assert line.endswith(f"picture in {config.out}")
+    assert line.endswith(f"figure in {config.out}")
     assert is_png(config.out)
-    assert draw(replace(config, colour=colour, probe=False)) == f"60 sequences; picture in {config.out}"
+    assert draw_embeddings(replace(config, colour=colour, probe=False)) == f"60 sequences; figure in {config.out}"
 
 
-def test_the_probe_says_why_there_is_no_number(config: PlotConfig) -> None:
-    line = draw(replace(config, colour="contig", probe_by_contig=True))
+def test_the_probe_says_why_there_is_no_number(config: EmbeddingsPlot) -> None:
+    line = draw_embeddings(replace(config, colour="contig", probe_by_contig=True))
     assert line.startswith("a probe needs two classes in every fold: the groups hold one class each")
-
-
-def test_bins_go_along_each_contig(config: PlotConfig) -> None:
-    found = Embeddings.read(config.embeddings)
-    bins = colour_classes(found, "position", 3)
-    assert bins[:30].tolist() == 10 * ["0% to 33%"] + 10 * ["33% to 67%"] + 10 * ["67% to 100%"]
-    assert bins[30:].tolist() == bins[:30].tolist()
-
-
-def test_components_are_those_of_the_standardised_columns(config: PlotConfig) -> None:
-    vectors = Embeddings.read(config.embeddings).vectors.astype(np.float64)
-    [(title, points)] = project(vectors * [1, 10, 100, 1, 1, 1], config)
-    scaled = (vectors - vectors.mean(0)) / vectors.std(0)
-    left, values, _ = np.linalg.svd(scaled, full_matrices=False)
-    np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * values[:2]), atol=1e-9)
-    assert title == f"PCA, {(values[:2] ** 2).sum() / (values**2).sum():.0%} of the variance"
 
 
 class Umap:
@@ -78,63 +65,57 @@ class Umap:
         return vectors[:, :2]
 
 
-def test_umap_has_a_panel_for_every_pair_of_settings(config: PlotConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umap_has_a_panel_for_every_pair_of_settings(config: EmbeddingsPlot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", type("Module", (), {"UMAP": Umap}))
     config = replace(config, method="umap", neighbors=[5, 15], min_dist=[0.1, 0.5, 0.9])
-    draw(config)
+    draw_embeddings(config)
     assert is_png(config.out)
     pairs = [(a["n_neighbors"], a["min_dist"]) for a in Umap.asked]
     assert pairs == [(n, d) for n in (5, 15) for d in (0.1, 0.5, 0.9)]
-    with pytest.raises(InputError, match="--neighbors 60: must be below the 60 vectors"):
-        draw(replace(config, neighbors=[60]))
+    with pytest.raises(InputError, match="`neighbors` 60: must be below the 60 vectors"):
+        draw_embeddings(replace(config, neighbors=[60]))
 
 
-def test_umap_where_it_is_absent_names_the_extra(config: PlotConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umap_where_it_is_absent_names_the_extra(config: EmbeddingsPlot, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match=r"this needs umap .*: pip install '\.\[dna,umap\]' in a checkout"):
-        draw(replace(config, method="umap"))
+        draw_embeddings(replace(config, method="umap"))
 
 
 def test_training_curves(tmp_path: Path) -> None:
     rows = ['{"step": 1, "perplexity": 4.0, "tokens": 10}', '{"step": 2, "perplexity": 3.9, "tokens": 20}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(rows) + "\n")
-    draw(PlotConfig(out=tmp_path / "p.png", metrics=tmp_path / "metrics.jsonl"))
+    draw_training(TrainingPlot(out=tmp_path / "p.png", metrics=tmp_path / "metrics.jsonl"))
     assert is_png(tmp_path / "p.png")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=64))
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    path = tmp_path_factory.mktemp("pictures") / "model"
-    model.save_pretrained(path)
-    return path
+def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint(noise=0.2)
 
 
 def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
     model = HyenaDNAForCausalLM.from_pretrained(folder, dtype=torch.float64)
     genome = Genome.open(tiny_genome)
-    effects = mutation_map(Likelihood(model, batch_size=4), genome, "a", 995, 1003, 32)
+    effects = saturation_mutagenesis(LogLikelihoodScorer(model, batch_size=4), genome, "a", 995, 1003, 32)
     region = genome.tokens("a", 995, 1003)
     window = np.array(genome.tokens("a", 983, 1015))
-    assert np.isnan(effects[:, region == 11]).all()
+    assert np.isnan(effects[:, region == N_ID]).all()
     for column, base in enumerate(region[:5]):
         assert effects[base - 7, column] == 0
 
     def total(ids: np.ndarray) -> float:
-        return float(np.nansum(next(Likelihood(model)([("x", ids)]))))
+        return float(np.nansum(next(LogLikelihoodScorer(model)([("x", ids)]))))
 
     for row, column in ((0, 1), (3, 4)):
         changed = window.copy()
         changed[12 + column] = 7 + row
         assert effects[row, column] == pytest.approx(total(changed) - total(window), abs=1e-9)
 
-    config = PlotConfig(
+    config = MutagenesisPlot(
         out=tmp_path / "m.png", model=folder, genome=tiny_genome, region="a:996-1,003", window=32, device="cpu"
     )
-    assert draw(config, progress=False).startswith("24 changes of a:996-1003; picture in ")
+    assert draw_mutagenesis(config, progress=False).startswith("24 changes of a:996-1003; figure in ")
     assert is_png(config.out)
     with (tmp_path / "m.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -145,48 +126,45 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"embeddings": None}, "give one of --embeddings, --metrics, --results and --region"),
-        ({"metrics": Path("x")}, "give one of --embeddings, --metrics, --results and --region"),
-        ({"embeddings": None, "region": "a:1-2"}, "--region needs the --model"),
-        ({"method": "tsne"}, "--method tsne: choose pca or umap"),
-        ({"colour": "x"}, "--colour x: choose label, contig, position"),
-        ({"neighbors": [1]}, "--neighbors must be at least 2"),
-        ({"position_bins": 0}, "--position_bins and --batch_size must be at least 1"),
+        ({"method": "tsne"}, "`method` tsne: choose pca or umap"),
+        ({"colour": "x"}, "`colour` x: choose label, contig or position"),
+        ({"neighbors": [1]}, "`neighbors` 1: must be at least 2"),
+        ({"neighbors": []}, "`neighbors`: give at least one number"),
+        ({"min_dist": [0.1, -0.1]}, "`min_dist` -0.1: must be at least 0 and finite"),
+        ({"position_bins": 0}, "`position_bins` 0: must be at least 1"),
         ({"embeddings": Path("absent.npz")}, "absent.npz: no such file"),
-        ({"out": Path("b.xyz")}, "--out b.xyz: must end in .png"),
-        ({"embeddings": None, "metrics": Path("x"), "out": Path("b")}, "--out b: must end in .png"),
+        ({"out": Path("b.xyz")}, "`out` b.xyz: must end in .png"),
     ],
 )
-def test_bad_input_is_refused(config: PlotConfig, change: dict[str, Any], message: str) -> None:
+def test_bad_input_is_refused(config: EmbeddingsPlot, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        draw(replace(config, **change))
+        draw_embeddings(replace(config, **change))
     assert str(caught.value).startswith(message)
     assert not config.out.exists()
+
+
+def test_curves_go_into_a_png(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"`out` b: must end in \.png"):
+        draw_training(TrainingPlot(out=Path("b"), metrics=tmp_path / "metrics.jsonl"))
 
 
 @pytest.mark.parametrize(
     ("region", "message"),
     [
-        ("a", "--region a: expected a contig and its first and last position, counted from 1"),
-        ("a:5", "--region a:5: expected"),
-        ("a:0-10", "--region a:0-10: expected a contig and its first and last position, counted from 1"),
+        ("a", "`region` a: expected a contig and its first and last position, counted from 1"),
+        ("a:5", "`region` a:5: expected"),
+        ("a:0-10", "`region` a:0-10: expected a contig and its first and last position, counted from 1"),
         ("z:1-5", "unknown contig 'z'"),
-        ("b:899-901", "--region b:899-901: b ends at 900"),
-        ("b:1-100", "--region b:1-100: holds 100 bases, the window that the model reads only 64"),
-        ("b:9-5", "--region b:9-5: expected"),
+        ("b:899-901", "`region` b:899-901: b ends at 900"),
+        ("b:1-100", "`region` b:1-100: holds 100 bases, more than the 64 of the window"),
+        ("b:9-5", "`region` b:9-5: expected"),
     ],
 )
 def test_regions_that_cannot_be_drawn(
     folder: Path, tiny_genome: Path, tmp_path: Path, region: str, message: str
 ) -> None:
-    config = PlotConfig(out=tmp_path / "m.png", model=folder, genome=tiny_genome, region=region, device="cpu")
+    config = MutagenesisPlot(out=tmp_path / "m.png", model=folder, genome=tiny_genome, region=region, device="cpu")
     with pytest.raises(InputError) as caught:
-        draw(config, progress=False)
+        draw_mutagenesis(config, progress=False)
     assert str(caught.value).startswith(message)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_embeddings_without_labels_say_so(config: PlotConfig) -> None:
-    found = Embeddings.read(config.embeddings)
-    with pytest.raises(InputError, match="the embeddings have no labels: choose another --colour"):
-        colour_classes(replace(found, label=np.full(60, "")), "label", 10)

@@ -4,9 +4,10 @@ import errno
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.files import write_files
+from hyenadna.common.files import atomic_dir, atomic_file, leftovers, write_files
 
 
 def fail_on_the_second(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -61,3 +62,47 @@ def test_folders_that_were_made_go_again_on_failure(tmp_path: Path, monkeypatch:
     with pytest.raises(InputError, match="free some space"):
         write_files({folder / "old": b"x", folder / "new": b"x"}, make_folders=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_appears_complete_and_replaces_the_one_that_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b"
+    for name in ("before", "after"):
+        with atomic_dir(target) as draft:
+            (draft / name).write_bytes(b"x")
+            assert not (target / name).exists()
+        assert [path.name for path in target.iterdir()] == [name]
+    with atomic_dir(target, merge=True) as draft:
+        (draft / "more").write_bytes(b"x")
+    assert sorted(path.name for path in target.iterdir()) == ["after", "more"]
+    assert [path.name for path in target.parent.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space or choose another place"),
+        (OSError(errno.EACCES, "Permission denied"), r"\(Permission denied\); choose another place"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), r"\(No space left on device\); free"),
+        (InputError("bad row"), "^bad row$"),
+    ],
+)
+def test_a_folder_or_file_that_fails_leaves_nothing(tmp_path: Path, error: Exception, message: str) -> None:
+    def fail(draft: Path) -> None:
+        (draft / "half" if draft.is_dir() else draft).write_bytes(b"x")
+        raise error
+
+    with pytest.raises(InputError, match=message), atomic_dir(tmp_path / "a" / "b") as draft:
+        fail(draft)
+    with pytest.raises(InputError, match=message), atomic_file(tmp_path / "c" / "d", make_folders=True) as draft:
+        fail(draft)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_leftovers_are_told_from_others(tmp_path: Path) -> None:
+    found: list[str] = []
+    with atomic_dir(tmp_path / "model") as outer, atomic_dir(outer, merge=True) as inner, atomic_file(inner / "x") as x:
+        found += [outer.name, inner.name]
+        x.write_bytes(b"")
+    assert all(leftovers("model").fullmatch(name) for name in found)
+    assert not any(leftovers("model").fullmatch(name) for name in ("model", ".model.tmp", ".notes.partial"))
+    assert not any(leftovers("run").fullmatch(name) for name in found)

@@ -20,8 +20,8 @@ import pytest
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import BYTE_TO_ID, N_ID, NUCLEOTIDE_IDS
-from hyenadna.data import genome as genome_module
-from hyenadna.data.genome import Contig, Genome, prepare
+from hyenadna.data import streams
+from hyenadna.data.genome import Contig, Genome, open_genome, prepare
 
 FASTA = b">one first contig\nACGTN\nacgtn\n\n>two\nRYKM\nUu\n"
 BGZF_HEADER = bytes.fromhex("1f8b08040000000000ff060042430200")
@@ -106,7 +106,7 @@ def test_same_genome_from_every_form(prepared: Genome, tmp_path: Path, content: 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1000])
 def test_chunk_borders_anywhere(prepared: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(genome_module, "_CHUNK", chunk)
+    monkeypatch.setattr(streams, "_CHUNK", chunk)
     other = prepare(tmp_path / "g.fa", tmp_path / "other", progress=False)
     assert (other.contigs, other.fingerprint) == (prepared.contigs, prepared.fingerprint)
 
@@ -128,9 +128,9 @@ BAD_FASTA = {
     "no-sequence-last": (b">a\nAC\n>b", r"bad\.fa:3: contig 'b' has no sequence"),
     "protein": (
         b">a\nACGT\n>p53\nACGT\nMTAMEESQ\n",
-        r"bad\.fa:5: 'E' at position 9 of contig 'p53' is no nucleotide code .* is this a protein FASTA\?",
+        r"bad\.fa:5: 'E' at position 9 of contig 'p53' is not a nucleotide code .* is this a protein FASTA\?",
     ),
-    "gap": (b">a\nAC-T\n", r"bad\.fa:2: '-' at position 3 of contig 'a' is no nucleotide code"),
+    "gap": (b">a\nAC-T\n", r"bad\.fa:2: '-' at position 3 of contig 'a' is not a nucleotide code"),
     "header-mid-line": (b">a\nAC>b\n", r"bad\.fa:2: '>' at position 3 of contig 'a'"),
     "truncated-gzip": (gzip.compress(FASTA * 50)[:-20], "truncated gzip file; download or compress it again"),
     "corrupt-gzip": (gzip.compress(FASTA)[:-8] + b"\0" * 8, "corrupt gzip file"),
@@ -149,13 +149,13 @@ def test_bad_fasta(tmp_path: Path, content: bytes, message: str) -> None:
 
 
 def test_line_and_position_of_a_bad_letter_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(genome_module, "_CHUNK", 4)
+    monkeypatch.setattr(streams, "_CHUNK", 4)
     fasta = write(tmp_path / "bad.fa", b">a\nACGT\nAC\nACGTQ\n")
     with pytest.raises(InputError, match=r"bad\.fa:4: 'Q' at position 11 of contig 'a'"):
         prepare(fasta, tmp_path / "out", progress=False)
 
 
-@pytest.mark.parametrize(("name", "message"), [("none.fa", "no such file"), (".", "not a file")])
+@pytest.mark.parametrize(("name", "message"), [("none.fa", "no such file"), (".", "is a folder; give a file")])
 def test_no_file(tmp_path: Path, name: str, message: str) -> None:
     with unchanged(tmp_path), pytest.raises(InputError, match=message):
         prepare(tmp_path / name, tmp_path / "out", progress=False)
@@ -384,3 +384,10 @@ def test_memory_does_not_follow_the_contig(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert len(genome) == 32 << 20
     assert peak < 8 << 20
+
+
+def test_a_fasta_is_read_as_a_prepared_genome_is(tiny_fasta: Path, tiny_genome: Path) -> None:
+    with open_genome(tiny_fasta, progress=False) as genome, open_genome(tiny_genome) as prepared:
+        assert genome.fingerprint == prepared.fingerprint
+        folder = genome.folder
+    assert not folder.exists()

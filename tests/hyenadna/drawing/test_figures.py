@@ -14,8 +14,8 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.score import Score
 from hyenadna.drawing import figures as plot
 
-YARDSTICKS = dict(enumerate([3.8866, 3.8590, 3.8493, 3.8387, 3.8354, 3.8330, 3.8272, 3.8218, 3.8164]))
-SCORES = {order: Score(perplexity, 0.31 + 0.005 * order, 100) for order, perplexity in YARDSTICKS.items()}
+BASELINES = dict(enumerate([3.8866, 3.8590, 3.8493, 3.8387, 3.8354, 3.8330, 3.8272, 3.8218, 3.8164]))
+SCORES = {order: Score(perplexity, 0.31 + 0.005 * order, 100) for order, perplexity in BASELINES.items()}
 
 
 def metrics(steps: int = 400) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def visible_texts(figure: Any) -> list[Any]:
 
 def draw_all(folder: Path) -> list[Path]:
     return [
-        plot.training_curves(metrics(), folder / "curves.png", YARDSTICKS),
+        plot.training_curves(metrics(), folder / "curves.png", BASELINES),
         plot.evaluation_bars(Score(3.8052, 0.361, 100), SCORES, folder / "bars.png"),
         plot.perplexity_by_position(np.linspace(3.95, 3.75, 1024), folder / "position.png", 3.8164),
     ]
@@ -92,15 +92,15 @@ def test_pictures_are_png_with_readable_text_that_does_not_collide(tmp_path: Pat
             assert not box_a.shrunk(0.95, 0.85).overlaps(box_b.shrunk(0.95, 0.85)), (a.get_text(), b.get_text())
 
 
-def test_curves_name_every_yardstick_and_the_last_validation(tmp_path: Path, figures: list[Any]) -> None:
-    plot.training_curves(metrics(), tmp_path / "curves.png", YARDSTICKS)
+def test_curves_name_every_baseline_and_the_last_validation(tmp_path: Path, figures: list[Any]) -> None:
+    plot.training_curves(metrics(), tmp_path / "curves.png", BASELINES)
     texts = {text.get_text() for text in visible_texts(figures[0])}
-    assert {f"Markov {order}: {YARDSTICKS[order]:.4f}" for order in range(8)} <= texts
+    assert {f"Markov {order}: {BASELINES[order]:.4f}" for order in range(8)} <= texts
     assert {"Markov 8 (best): 3.8164", "validation: 3.8025", "bases seen (Mb)"} <= texts
 
 
 def test_curves_are_not_flattened_by_the_first_steps(tmp_path: Path, figures: list[Any]) -> None:
-    plot.training_curves(metrics(), tmp_path / "curves.png", YARDSTICKS)
+    plot.training_curves(metrics(), tmp_path / "curves.png", BASELINES)
     low, high = figures[0].axes[0].get_ylim()
     assert 3.7 < low < 3.80
     assert 3.8866 < high < 4.0
@@ -149,7 +149,7 @@ def test_bars_are_as_long_as_the_distance_from_guessing(tmp_path: Path, figures:
     assert [label.get_text() for label in perplexity.get_yticklabels()][-1] == "HyenaDNA"
 
 
-def test_bars_without_yardsticks(tmp_path: Path) -> None:
+def test_bars_without_baselines(tmp_path: Path) -> None:
     assert plot.evaluation_bars(Score(3.5, 0.4, 100), {}, tmp_path / "bars.png").is_file()
 
 

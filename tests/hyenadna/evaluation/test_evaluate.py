@@ -127,7 +127,7 @@ def test_the_model_is_left_as_it_was(model: HyenaDNAForCausalLM, genome: Genome,
 
 def test_nothing_but_n_is_refused(model: HyenaDNAForCausalLM, genome: Genome) -> None:
     only_n = EvalWindows(genome, [Interval("a", 1000, 1040)], 32)
-    with pytest.raises(InputError, match="the held-out intervals hold nothing but N; choose others"):
+    with pytest.raises(InputError, match="the held-out intervals hold only N; choose others"):
         evaluate_windows(model, only_n, batch_size=1, progress=False)
 
 
@@ -241,20 +241,20 @@ def test_a_bed_says_what_is_held_out(config: EvaluateConfig, tmp_path: Path, spl
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bed": Path("x.bed")}, "--bed says what is held out: leave out --contigs and --exclude, or the --bed"),
-        ({"split": "train"}, "--split train: choose valid or test"),
-        ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
-        ({"markov_order": 13}, "--markov_order 13: choose 0 to 12, or -1 for none"),
-        ({"max_windows": 0}, "window length 32 and number of windows 0 must be at least 1"),
-        ({"length": 0}, "window length 0 and number of windows None must be at least 1"),
-        ({"length": 65}, "--length 65: the model in "),
+        ({"bed": Path("x.bed")}, "give the held-out part by `bed`, or by `contigs` and `exclude`, but not by both"),
+        ({"split": "train"}, "`split` train: choose valid or test"),
+        ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
+        ({"markov_order": 13}, "`markov_order` 13: must be from -1 to 12"),
+        ({"max_windows": 0}, "`max_windows` 0: must be at least 1"),
+        ({"length": 0}, "`length` 0: must be at least 1"),
+        ({"length": 65}, "`length` 65: the model in "),
         ({"contigs": ["z"]}, "unknown contig 'z'; the genome has 3: a, b, c"),
         ({"contigs": ["b"]}, "contig 'b' is both for validation and for test; choose one"),
         ({"contigs": ["a", "c"]}, "nothing is left for training: every contig is held out; leave at least one"),
         ({"genome": Path("absent")}, "absent: no such folder; make it with `hyenadna prepare"),
         ({"model": Path("absent")}, "no checkpoint at absent: no such file or folder"),
-        ({"metrics": Path("absent.jsonl")}, "absent.jsonl: no such file; hyenadna pretrain writes one"),
-        ({"out": Path(__file__)}, f"--out {__file__}: is a file; choose a folder"),
+        ({"metrics": Path("absent.jsonl")}, "absent.jsonl: no such file"),
+        ({"out": Path(__file__)}, f"`out` {__file__}: is a file; choose a folder"),
         ({"device": "cuda:99"}, "--device cuda:99: torch sees"),
     ],
 )
@@ -300,6 +300,6 @@ def test_says_nothing_if_asked_to(config: EvaluateConfig, capfd: pytest.CaptureF
 def test_a_contig_with_nothing_but_n_is_refused(config: EvaluateConfig, tmp_path: Path) -> None:
     (tmp_path / "n.fa").write_text(f">a\n{'ACGT' * 50}\n>c\n{'N' * 50}\n")
     folder = prepare(tmp_path / "n.fa", tmp_path / "n", progress=False).folder
-    with pytest.raises(InputError, match="nothing but N"):
+    with pytest.raises(InputError, match="hold only N"):
         evaluate(replace(config, genome=folder, exclude=[]), progress=False)
     assert not config.out.exists()

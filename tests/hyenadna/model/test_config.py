@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, InputError
-from hyenadna.model.config import PUBLISHED_NAMES, PUBLISHED_SIZES
+from hyenadna.model.sizes import PUBLISHED_NAMES, PUBLISHED_SIZES
 
 # Name of LongSafari/hyenadna-*: width, layers, l_max, parameters with the head tied to the embedding.
 PUBLISHED = {
@@ -124,7 +124,7 @@ def test_missing_transformers_names_the_extra() -> None:
 
 def test_command_line_imports_no_torch_before_a_verb_needs_it() -> None:
     done = run(
-        "import sys; sys.argv = ['/usr/bin/hyenadna']; import hyenadna, hyenadna.common.vocab\n"
+        "import sys, hyenadna_command, hyenadna, hyenadna.common.vocab\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules], hyenadna.InputError)"
     )
     assert done.stdout.startswith("[] <class 'hyenadna.common.errors.InputError'>"), done.stderr

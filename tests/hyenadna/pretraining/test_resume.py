@@ -126,7 +126,7 @@ def kill_while_weights_are_written(patch: pytest.MonkeyPatch, die: Callable[[], 
     def dying(self: HyenaDNAForCausalLM, folder: str, *args: Any, **kwargs: Any) -> None:
         path = Path(folder)
         (path / "config.json").write_text("{")
-        path.with_name(f".{path.name}.x1_y").mkdir()
+        path.with_name(f".{path.name}.{'0f' * 16}.tmp").mkdir()
         die()
 
     patch.setattr(HyenaDNAForCausalLM, "save_pretrained", dying)
@@ -163,7 +163,7 @@ def kill_while_an_old_checkpoint_is_removed(patch: pytest.MonkeyPatch, die: Call
 
     def dying(self: Path, target: Path) -> Path:
         moved = rename(self, target)
-        if target.name == ".step-00000003.old":
+        if target.name.startswith(".step-00000003.") and target.suffix == ".old":
             (target / "config.json").unlink()
             die()
         return moved
@@ -229,7 +229,7 @@ def test_sigterm_leaves_a_checkpoint_of_that_step(
         with pytest.raises(SystemExit) as ended:
             cli.main(["pretrain", "--config", str(tmp_path / "settings.yaml")])
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted: stopped after step 7; go on with --resume\n"
+    assert capsys.readouterr().err == "interrupted: stopped after step 7; continue with --resume\n"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert [path.name for path in RunFolder(tiny.out).checkpoints()] == ["step-00000006", "step-00000007"]
     pretrain(tiny, resume=True, progress=False)
@@ -288,7 +288,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
         with pytest.raises(InputError) as caught:
             pretrain(tiny, progress=False)
     assert str(caught.value) == (
-        f"{tiny.out}: cannot be written to (No space left on device); free some space and go on with --resume"
+        f"{tiny.out}: cannot be written (No space left on device); free some space and go on with --resume"
     )
     names = ["config.yaml", "metrics.jsonl", "splits.bed", "step-00000003", "step-00000006"]
     assert sorted(path.name for path in tiny.out.iterdir()) == names
@@ -310,7 +310,7 @@ def test_ctrl_c_reaches_workers_too_and_the_step_is_saved(
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log", interrupt)
-        with pytest.raises(KeyboardInterrupt, match="stopped after step 4; go on with --resume"):
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 4; continue with `resume`"):
             pretrain(dataclasses.replace(tiny, workers=1), progress=False)
     pretrain(tiny, resume=True, progress=False)
     assert_same_run(tiny.out, finished)

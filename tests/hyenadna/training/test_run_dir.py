@@ -121,7 +121,7 @@ def test_resume_refuses_a_folder_of_other_files_and_a_new_run_leaves_them(tmp_pa
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"run: cannot be written to \(.*\); choose another --out"):
+        with pytest.raises(InputError, match=r"run: cannot be written \(.*\); choose another --out"):
             RunFolder(tmp_path / "run").start(Config(), resume=resume)
     assert (tmp_path / "run").read_text() == "mine"
 
@@ -129,13 +129,14 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_new", [True, False])
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, is_new: bool) -> None:
     folder = RunFolder(tmp_path / "run")
+    tmp, old = f"{'0f' * 16}.tmp", f"{'a1' * 16}.old"
     leftovers = [
-        ".step-00000003.partial",
-        "..step-00000003.partial.a1b2",
-        ".step-00000001.old",
-        ".model.partial",
-        ".model.old",
-        "..model.partial.x_y",
+        f".step-00000003.{tmp}",
+        f"..step-00000003.{tmp}.{tmp}",
+        f".step-00000001.{old}",
+        f".model.{tmp}",
+        f".model.{old}",
+        f"..model.{tmp}.{tmp}",
     ]
     for name in leftovers:
         (folder.path / name).mkdir(parents=True)
@@ -186,7 +187,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_whole(folder: RunFolder, error: 
         with pytest.raises(InputError) as caught:
             write()
         assert str(caught.value) == (
-            f"{folder.path}: cannot be written to (No space left on device); free some space and go on with --resume"
+            f"{folder.path}: cannot be written (No space left on device); free some space and go on with --resume"
         )
         assert tree(folder) == before
 
@@ -297,10 +298,10 @@ def test_a_line_that_a_kill_cut_short_is_left_out(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"step": 1\n{"step": 2}\n', r"metrics\.jsonl:1: is no JSON"),
-        (b'{"step": 1}\n5\n', r"metrics\.jsonl:2: is no row of metrics"),
-        (b'{"loss": 1}\n', r"metrics\.jsonl:1: is no row of metrics"),
-        (b"\x89PNG\xff\n\xff\n", r"metrics\.jsonl:1: is no JSON"),
+        (b'{"step": 1\n{"step": 2}\n', r"metrics\.jsonl:1: is not JSON"),
+        (b'{"step": 1}\n5\n', r"metrics\.jsonl:2: is not a row of metrics"),
+        (b'{"loss": 1}\n', r"metrics\.jsonl:1: is not a row of metrics"),
+        (b"\x89PNG\xff\n\xff\n", r"metrics\.jsonl:1: is not JSON"),
     ],
 )
 def test_what_is_no_metrics_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -340,15 +341,15 @@ def test_a_kill_while_a_model_is_replaced_leaves_none_half(folder: RunFolder, mo
         pass
 
     def kill(path: Path, **kwargs: Any) -> None:
-        if path.name != ".model.partial":
+        if path.name.endswith(".old"):
             (path / "model.safetensors").unlink()
             raise Killed
 
+    before = tree(folder)
     folder.save_model(Weights(b"old"), Weights(b"old"))
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", kill)
         with pytest.raises(Killed):
             folder.save_model(Weights(), Weights())
-    assert not folder.model.exists()
     folder.start(Config(), resume=True)
-    assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
+    assert tree(folder) == before | {"model/model.safetensors": b"weights"}

@@ -1,0 +1,60 @@
+"""The seven published sizes by name."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from hyenadna.common.errors import InputError
+
+PUBLISHED_SIZES: dict[str, dict[str, int]] = {
+    "tiny-1k": {"d_model": 128, "n_layer": 2, "max_seq_len": 1026},
+    "tiny-1k-d256": {"d_model": 256, "n_layer": 2, "max_seq_len": 1026},
+    "tiny-16k": {"d_model": 128, "n_layer": 2, "max_seq_len": 16386},
+    "small-32k": {"d_model": 256, "n_layer": 4, "max_seq_len": 32770},
+    "medium-160k": {"d_model": 256, "n_layer": 8, "max_seq_len": 160002},
+    "medium-450k": {"d_model": 256, "n_layer": 8, "max_seq_len": 450002},
+    "large-1m": {"d_model": 256, "n_layer": 8, "max_seq_len": 1000002},
+}
+
+PUBLISHED_NAMES: dict[str, str] = {
+    "tiny-1k-seqlen": "tiny-1k",
+    "tiny-1k-seqlen-d256": "tiny-1k-d256",
+    "tiny-16k-seqlen-d128": "tiny-16k",
+    "small-32k-seqlen": "small-32k",
+    "medium-160k-seqlen": "medium-160k",
+    "medium-450k-seqlen": "medium-450k",
+    "large-1m-seqlen": "large-1m",
+}
+"""Names of the checkpoints ``LongSafari/hyenadna-*``, without prefix, and their short form here."""
+
+
+def short_name(name: str) -> str:
+    """The name in ``PUBLISHED_SIZES`` for a short or a published name, with or without prefix and ``-hf``.
+
+    Raises:
+        InputError: no published size has that name; the message lists them.
+    """
+    bare = name.removeprefix("LongSafari/").removeprefix("hyenadna-").removesuffix("-hf")
+    bare = PUBLISHED_NAMES.get(bare, bare)
+    if bare not in PUBLISHED_SIZES:
+        raise InputError(f"no published size is called {name!r}: choose one of {', '.join(PUBLISHED_SIZES)}")
+    return bare
+
+
+class _Shape(Protocol):
+    d_model: int | None
+    n_layer: int | None
+    max_seq_len: int | None
+    model_fields: dict[str, Any]
+
+
+def shape_fields(options: _Shape) -> dict[str, Any]:
+    """The fields of ``HyenaDNAConfig`` that options set in place of a published size's.
+
+    The MLP is four times as wide as the model, unless ``model_fields`` has a ``d_inner``.
+    """
+    values = {name: getattr(options, name) for name in ("d_model", "n_layer", "max_seq_len")}
+    given = {name: value for name, value in values.items() if value is not None}
+    if options.d_model is not None:
+        given["d_inner"] = 4 * options.d_model
+    return given | options.model_fields

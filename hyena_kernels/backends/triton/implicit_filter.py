@@ -17,7 +17,8 @@ Predicted for L = 2^20, D = 128, E = 5, H = 64, M = 2 on an H200 at 4.3 TB/s:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -254,20 +255,25 @@ class _Gradient(NamedTuple):
     rows: int
     strides: tuple[int, ...]
     """Of the rows, of the positions, and of the positions of the window."""
-    constants: dict[str, Any]
+    of_filters: bool
 
     @classmethod
-    def of_filters(cls, network: _Network, dk: Tensor, window: _Window) -> _Gradient:
+    def filters(cls, network: _Network, dk: Tensor, window: _Window) -> _Gradient:
         """Gradients of the filters."""
         t = window.t
-        own = {"OUTPUT": True, "HAS_WINDOW": t is not None, "ROWS": CHANNELS}
-        return cls(window, network.channels, (*dk.stride(), 1 if t is None else t.stride(0)), own)
+        return cls(window, network.channels, (*dk.stride(), 1 if t is None else t.stride(0)), True)
 
     @classmethod
-    def of_planes(cls, network: _Network, columns: int) -> _Gradient:
+    def planes(cls, network: _Network, columns: int) -> _Gradient:
         """Gradients of the arguments of sines, planes ``(H, columns)``."""
-        own = {"OUTPUT": False, "HAS_WINDOW": False, "ROWS": min(network.H, CHANNELS)}
-        return cls(_NO_WINDOW, network.H, (columns, 1, 1), own)
+        return cls(_NO_WINDOW, network.H, (columns, 1, 1), False)
+
+
+@lru_cache(maxsize=256)
+def _gradient_constants(H: int, positions: int, warps: int, of_filters: bool, has_window: bool) -> Constants:
+    """Constants of the kernels that read a gradient. Keyword arguments would make each look-up slower."""
+    rows = CHANNELS if of_filters else min(H, CHANNELS)
+    return Constants(H=H, POSITIONS=positions, ROWS=rows, OUTPUT=of_filters, HAS_WINDOW=has_window, num_warps=warps)
 
 
 class _Slice:
@@ -294,7 +300,9 @@ class _Slice:
             z, *network.weights, self.x, network.low, network.halves_low, self.length, network.width, network.features,
             network.layers, self.columns, *z.stride(),
         )  # fmt: skip
-        launch(arguments_kernel, self.grid, args, self._constants(network.config.positions, E=network.E))
+        config = network.config
+        own = constants(H=network.H, E=network.E, POSITIONS=config.positions, num_warps=config.warps)
+        launch(arguments_kernel, self.grid, args, own)
 
     def through_layer(self, dy: Tensor, of: _Gradient, weight: Tensor, padded_rows: int, x: Tensor, dx: Tensor) -> None:
         """``dx = (weight^T @ dy) cos(x)``, where ``weight (H, padded_rows)`` is transposed."""
@@ -303,7 +311,7 @@ class _Slice:
             dy, weight, t, deltas, x, dx, shift, self.network.low, of.rows, self.length, self.columns, padded_rows,
             *of.strides,
         )  # fmt: skip
-        launch(signal_kernel, self.grid, args, self._constants(self.network.config.positions, **of.constants))
+        launch(signal_kernel, self.grid, args, self._constants(self.network.config.positions, of))
 
     def sum_weights(
         self, dy: Tensor, of: _Gradient, x: Tensor, *, dweight: Tensor, dbias: Tensor | None, layers: int = 1
@@ -315,7 +323,7 @@ class _Slice:
             *of.strides,
         )  # fmt: skip
         grid = self.sums.programs, -(-of.rows // CHANNELS), layers
-        launch(weights_kernel, grid, args, self._constants(self.network.config.summed, **of.constants))
+        launch(weights_kernel, grid, args, self._constants(self.network.config.summed, of))
 
     def sum_inputs(self, z: Tensor, dz: Tensor, *, needs_z: bool) -> None:
         """The sums of the first layer, and ``dz``."""
@@ -324,12 +332,14 @@ class _Slice:
             self.dx[0], z, network.freq, network.w_in, dz, sums.w_in, sums.b_in, self.length, self.first, network.width,
             network.features, self.columns, sums.stride, *z.stride(),
         )  # fmt: skip
-        own = self._constants(network.config.summed, E=network.E, NEEDS_Z=needs_z)
+        config = network.config
+        own = constants(H=network.H, E=network.E, NEEDS_Z=needs_z, POSITIONS=config.summed, num_warps=config.warps)
         launch(inputs_kernel, (sums.programs,), args, own)
 
-    def _constants(self, positions: int, **others: Any) -> Constants:
+    def _constants(self, positions: int, of: _Gradient) -> Constants:
         network = self.network
-        return constants(**others, H=network.H, POSITIONS=positions, num_warps=network.config.warps)
+        has_window = of.window.t is not None
+        return _gradient_constants(network.H, positions, network.config.warps, of.of_filters, has_window)
 
 
 def _slice_backward(part: _Slice, dk: Tensor, z: Tensor, window: _Window, dz: Tensor, needs: list[bool]) -> None:
@@ -340,7 +350,7 @@ def _slice_backward(part: _Slice, dk: Tensor, z: Tensor, window: _Window, dz: Te
     needs_first = needs_z or needs_freq or needs_w_in or needs_b_in
     needs_hidden = layers > 0 and (needs_freq or needs_w_hidden or needs_b_hidden)
     part.compute_arguments(z)
-    of_filters, of_planes = _Gradient.of_filters(network, dk, window), _Gradient.of_planes(network, part.columns)
+    of_filters, of_planes = _Gradient.filters(network, dk, window), _Gradient.planes(network, part.columns)
     if needs_w_out:
         part.sum_weights(dk, of_filters, x[-1], dweight=sums.w_out, dbias=None)
     if needs_first or needs_hidden:

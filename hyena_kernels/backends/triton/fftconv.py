@@ -255,13 +255,13 @@ def backward(
     Args:
         dy: ``(B, D, L)`` gradient of the result.
         inputs: as in :func:`forward`.
-        causal: see there.
-        needs: which of the five are wanted.
-        plan: see there.
-        scratch_bytes: see there.
+        causal: as in :func:`forward`.
+        needs: which of the five gradients are wanted.
+        plan: how to transform, by default :func:`.table.backward_plan` of L.
+        scratch_bytes: as in :func:`forward`.
 
     Returns:
-        Contiguous tensors like the inputs; one of length 0 for each that is not wanted.
+        Contiguous tensors like the inputs, of length 0 where not wanted.
     """
     grads = gradients_like(inputs, needs)
     wanted = Gradients(*only_needed(grads, needs))
@@ -295,7 +295,7 @@ def backward_into(
         dy: see :func:`backward`.
         inputs: see :func:`forward`.
         causal: see :func:`forward`.
-        plan: see :func:`forward`.
+        plan: see :func:`backward`.
         scratch_bytes: see :func:`forward`.
     """
     u, k, D, _, _ = inputs

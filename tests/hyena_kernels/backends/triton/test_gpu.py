@@ -1,8 +1,8 @@
-"""The Triton backend on a GPU: errors against float64, and how it gets on with the rest of torch.
+"""The Triton backend on a GPU: errors against float64, and its work together with other parts of torch.
 
-Everything goes through the public functions with the backend forced. Up to L = 4096 the oracle is the definition of the
-op in float64, above it ``torch.fft`` in float64. Several processes of pytest-xdist (``-n 8``) may share a GPU: what
-takes long is compiling. A test that loses the device takes its process with it, and none of the others.
+All tests call the public functions and force the backend. Up to L = 4096 the oracle is the definition of the op in
+float64, above it ``torch.fft`` in float64. Most time is spent compiling, so several processes of pytest-xdist (``-n
+8``) may share a GPU. A test that loses the device ends its own process, but no other.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[4]
 DEVICE = "cuda"
 DEFINITION = 4096
-"""Longest sequence for an oracle of O(L²) operations."""
+"""Longest sequence for an oracle that takes O(L²) operations."""
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 LENGTHS = (
@@ -59,14 +59,14 @@ def triton_backend() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain PyTorch sets the budgets: in float32 it should not round to TF32."""
+    """Do not let plain PyTorch round float32 to TF32, because it sets the budgets."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
 
 
 @pytest.fixture(autouse=True)
 def working_device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """End the process with the test that lost the device: every other would fail after it, for no fault of its own."""
+    """End the process if a test has lost the device. All later tests in it would fail too."""
     yield
     try:
         torch.cuda.synchronize()
@@ -77,13 +77,13 @@ def working_device(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.exit(message, returncode=3)
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             print(message, file=sys.stderr, flush=True)
-        # pytest-xdist names the test and puts a new process in the place of this one.
+        # pytest-xdist names the test and starts a new process.
         os._exit(3)
 
 
 @pytest.fixture
 def memory() -> Iterator[Callable[[float], None]]:
-    """Skips where fewer GiB are free than are asked for; one test at a time has it, of all processes."""
+    """Skip if fewer GiB are free than a test needs. Of all processes, only one test uses it at a time."""
     with open(Path(tempfile.gettempdir()) / "hyena_kernels_gpu_memory.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
 
@@ -100,7 +100,7 @@ def memory() -> Iterator[Callable[[float], None]]:
 
 
 def shape(length: int) -> tuple[int, int]:
-    """Batch and channels that give every result some hundred elements and no test much to do."""
+    """Batch and channels with some hundred elements in every result and little work for the test."""
     if length <= 300:
         return 3, 400
     if length <= 10_000:
@@ -118,7 +118,7 @@ def result_shape(op: str, inputs: Inputs) -> tuple[int, ...]:
 
 
 def held(op: str, inputs: Inputs, dy: Tensor | None = None, **options: Any) -> None:
-    """Hold values and gradients of an op against their budgets."""
+    """Compare the errors of values and gradients of an op with their budgets."""
     length = inputs["x"].shape[1] if op == "hyena_mixer" else result_shape(op, inputs)[-1]
     if dy is None and (length <= DEFINITION or op == "implicit_filter"):
         check(op, inputs, **options)
@@ -192,7 +192,7 @@ def test_fftconv_without_gates_and_skip(absent: tuple[str, ...], length: int) ->
     held("fftconv", fftconv_case(length, dtype=BF16, **dict.fromkeys(absent, False)))
 
 
-# Rows share a program beyond some hundred of them, and the scratch of several passes beyond a bound.
+# Rows share a program if there are some hundred, and slices share the scratch of several passes beyond its bound.
 @pytest.mark.parametrize(
     ("batch", "channels", "length"),
     [(8, 300, 257), (7, 300, 1000), (12, 200, 2048), (5, 150, 3000), (16, 40, 8192), (11, 40, 65536), (9, 2, 1 << 20)],
@@ -202,7 +202,7 @@ def test_fftconv_of_many_rows(batch: int, channels: int, length: int) -> None:
 
 
 def strided(tensor: Tensor, layout: str) -> Tensor:
-    """The same ``(B, D, L)``, stored in another way."""
+    """The same ``(B, D, L)`` with other strides."""
     batch, channels, length = tensor.shape
     if layout == "channel-last":
         return tensor.transpose(1, 2).contiguous().transpose(1, 2)
@@ -282,7 +282,7 @@ def test_hyena_mixer_of_strided_tensors(layout: str) -> None:
 @pytest.mark.parametrize("length", [1, 31, 257, 1000, 4097, 65537, 1 << 20])
 def test_implicit_filter(length: int) -> None:
     inputs = implicit_filter_inputs(150 if length < 100_000 else 40, length, device=DEVICE)
-    # Features of the positions are not trained by default; those of a few are too few to have an error.
+    # The features of positions are not trained by default. A few positions have too few of them for a typical error.
     held("implicit_filter", inputs, frozen=("z", "t") if length < 100 or length > 100_000 else ())
 
 
@@ -305,7 +305,7 @@ def test_every_element_is_written(op: str, length: int) -> None:
 
 
 def case(op: str, length: int, dtype: torch.dtype = BF16, sizes: tuple[int, int] | None = None) -> Inputs:
-    """Inputs of any op, small ones."""
+    """Small inputs of any op."""
     batch, channels = sizes or shape(length)
     if op == "fftconv":
         return fftconv_inputs(batch, channels, length, dtype=dtype, device=DEVICE)
@@ -320,7 +320,7 @@ def case(op: str, length: int, dtype: torch.dtype = BF16, sizes: tuple[int, int]
 
 
 def drawn(*sizes: int, dtype: torch.dtype = BF16, scale: float = 1.0) -> Tensor:
-    """Normal numbers drawn on the device, in place of minutes on a CPU."""
+    """Normal numbers drawn on the device. A CPU would take minutes."""
     return torch.randn(sizes, dtype=dtype, device=DEVICE).mul_(scale)
 
 
@@ -487,7 +487,7 @@ def test_side_stream(op: str, length: int) -> None:
         late = {
             name: None if tensor is None else torch.full_like(tensor, float("nan")) for name, tensor in inputs.items()
         }
-        # Some hundredths of a second: what is launched on another stream finds NaN.
+        # This takes some hundredths of a second. A launch on another stream would find NaN.
         torch.cuda._sleep(50_000_000)
         for name, tensor in late.items():
             if tensor is not None:
@@ -515,7 +515,7 @@ def test_dynamic_compilation_serves_every_length(op: str) -> None:
         for name, value in value_and_gradients(compiled, inputs, dy).items():
             assert torch.equal(value, expected[name]), f"{name} at L = {length}"
         compilations.append(counter.frame_count)
-    # A float argument makes dynamo start over once within the first call.
+    # A float argument makes dynamo restart once within the first call.
     assert compilations[0] in (1, 2)
     assert set(compilations) == {compilations[0]}
 
@@ -525,7 +525,7 @@ def test_autocast(op: str, length: int) -> None:
     inputs = case(op, length, dtype=FP32)
     with torch.autocast("cuda", dtype=BF16):
         y = OPS[op].function(**inputs)
-    # A filter stays in float32; a signal is the same as if it had been cast before.
+    # A filter stays in float32. A signal gives the same result as a signal that was cast before.
     signals = () if op == "implicit_filter" else ("u", "x", "pre_gate", "post_gate")
     cast = {name: tensor.to(BF16) if name in signals else tensor for name, tensor in inputs.items()}
     assert y.dtype == (FP32 if op == "implicit_filter" else BF16)
@@ -595,5 +595,5 @@ def test_second_gpu_while_the_first_is_current(op: str, length: int) -> None:
         results = step(op, leaves_of(there), dy.to("cuda:1"))
     assert {str(value.device) for value in results} == {"cuda:1"}
     for value, wanted in zip(results, expected, strict=True):
-        # Two GPUs of one kind give the same bits, and nothing says that they are of one kind.
+        # Two GPUs of one model give the same bits, but the two here may differ.
         torch.testing.assert_close(value.to("cuda:0"), wanted, rtol=2e-2, atol=2e-2 * wanted.abs().max().item())

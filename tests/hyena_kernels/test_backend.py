@@ -20,6 +20,7 @@ from hyena_kernels import BackendError, backend, fftconv, set_backend, use_backe
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common.reasons import cuda_obstacle
 from hyena_kernels.testing import OPS, fftconv_inputs
+from tests.hyena_kernels.helpers import small_fftconv as call
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -29,11 +30,6 @@ ABSENT = ["triton", "cuda"]
 
 
 pytestmark = pytest.mark.usefixtures("unforced")
-
-
-def call(name: str | None = None) -> torch.Tensor:
-    inputs = fftconv_inputs(1, 2, 8)
-    return fftconv(inputs["u"].requires_grad_(), inputs["k"], backend=name)
 
 
 @pytest.mark.parametrize("name", ABSENT)

@@ -10,17 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from hyena_kernels import BackendError, backend, fftconv, use_backend
+from hyena_kernels import BackendError, backend, use_backend
 from hyena_kernels.backends import extension
 from hyena_kernels.backends.triton import support as triton_support
-from hyena_kernels.testing import OPS, fftconv_inputs
+from hyena_kernels.testing import OPS
+from tests.hyena_kernels.helpers import small_fftconv as call
 
 pytestmark = pytest.mark.usefixtures("unforced")
-
-
-def call(name: str | None = None) -> torch.Tensor:
-    inputs = fftconv_inputs(1, 2, 8)
-    return fftconv(inputs["u"].requires_grad_(), inputs["k"], backend=name)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, ResultsPlot, TrainingPlot
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import read_metrics
-from hyenadna.common.vocab import NUCLEOTIDE_IDS
+from hyenadna.common.vocab import BASES, LETTERS
 from hyenadna.data.genome import open_genome
 from hyenadna.data.tables import partial_table
 from hyenadna.drawing.embeddings import colour_classes, embedding_maps, pca_panel, umap_panels
@@ -14,10 +14,8 @@ from hyenadna.drawing.mutagenesis import mutagenesis_map
 from hyenadna.evaluation.probe import probe
 from hyenadna.finetuning.results import compare
 from hyenadna.inference.embeddings import Embeddings
-from hyenadna.inference.likelihood import Likelihood, load_language_model
-from hyenadna.inference.mutagenesis import BASES, mutation_map
-
-_LETTERS = {token: letter for letter, token in NUCLEOTIDE_IDS.items()}
+from hyenadna.inference.likelihood import LogLikelihoodScorer, load_language_model
+from hyenadna.inference.mutagenesis import saturation_mutagenesis
 
 
 def draw_training(config: TrainingPlot) -> str:
@@ -97,10 +95,11 @@ def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
             raise InputError(
                 f"`region` {config.region}: holds {end - start:,} bases, more than the {size:,} of the window"
             )
-        effects = mutation_map(Likelihood(model, batch_size=config.batch_size), genome, contig, start, end, size)
-        letters = "".join(_LETTERS[token] for token in genome.tokens(contig, start, end).tolist())
+        scorer = LogLikelihoodScorer(model, batch_size=config.batch_size)
+        effects = saturation_mutagenesis(scorer, genome, contig, start, end, size)
+        reference = "".join(LETTERS[i] for i in genome.tokens(contig, start, end).tolist())
     with partial_table(config.out.with_suffix(".tsv"), ["contig", "position", "base", *BASES]) as write:
-        for position, (letter, column) in enumerate(zip(letters, effects.T.tolist(), strict=True), start=start + 1):
+        for position, (letter, column) in enumerate(zip(reference, effects.T.tolist(), strict=True), start=start + 1):
             write([contig, position, letter, *column])
-    mutagenesis_map(effects, letters, f"{contig}:{start + 1:,}-{end:,}", config.out, rows=BASES)
-    return f"{3 * len(letters)} changes of {contig}:{start + 1}-{end}; figure in {config.out}, values beside it"
+    mutagenesis_map(effects, reference, f"{contig}:{start + 1:,}-{end:,}", config.out, rows=BASES)
+    return f"{3 * len(reference)} changes of {contig}:{start + 1}-{end}; figure in {config.out}, values beside it"

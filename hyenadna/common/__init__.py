@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, progress, names of files. Imports neither torch nor transformers."""
+"""Errors, files, progress and names that every room uses. Imports neither torch nor transformers."""

@@ -1,9 +1,8 @@
-"""The one exception that means "the input is wrong, not the program"."""
+"""The exception for input that is wrong."""
 
 
 class InputError(ValueError):
-    """Bad input, told in one line: what is wrong, where, and what to do about it.
+    """Bad input. The message is one line: where it is, what is wrong, and what to do.
 
-    The command line prints the message after ``error:`` and exits with code 2; from Python it is an
-    ordinary ``ValueError``.
+    The command line prints it after ``error:`` and exits with code 2. In Python it is an ordinary ``ValueError``.
     """

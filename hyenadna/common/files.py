@@ -186,17 +186,17 @@ def _flush(path: Path) -> None:
 
 
 class PartialFolder:
-    """A folder ``OUT.partial`` of what a run has finished, from which a stopped run goes on; it goes at the end.
+    """A folder ``OUT.partial`` with the finished parts of a run, so that it can be resumed. Deleted on success.
 
-    It is made by :meth:`begin`, when there is something to keep.
+    :meth:`begin` makes it, when there is a first part to keep.
 
     Args:
-        out: what the run makes.
-        settings: whatever decides what comes out, as JSON knows it; a stopped run goes on only with the same.
-        resume: go on with what is there.
+        out: file or folder that the run writes.
+        settings: the options that decide the result, as JSON values. A run is resumed only with equal settings.
+        resume: resume from the parts in the folder.
 
     Raises:
-        InputError: there is such a folder and no ``resume``, it is of a run with other settings, or of no run.
+        InputError: the folder exists and ``resume`` is False, it belongs to a run with other settings, or to no run.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -208,29 +208,31 @@ class PartialFolder:
         if not self._file.is_file():
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise InputError(
-                    f"{self.folder}: is in the way, and no run has made it; remove it, or choose another --out"
+                    f"{self.folder}: is in the way and was made by no run; remove it, or choose another `out`"
                 )
             return
         if not resume:
-            raise InputError(f"{self.folder}: holds parts of a stopped run; go on with --resume, or remove the folder")
+            raise InputError(
+                f"{self.folder}: holds parts of a stopped run; resume it with --resume, or remove the folder"
+            )
         stored = json.loads(self._file.read_text(encoding="utf-8"))
         known = self._settings
         if differs := [
-            f"{name}: {stored.get(name)!r} there, {known.get(name)!r} asked for"
+            f"{name}: {stored.get(name)!r} there, {known.get(name)!r} now"
             for name in sorted(known.keys() | stored.keys())
             if known.get(name) != stored.get(name)
         ]:
             raise InputError(
-                f"{self.folder}: holds parts of a run with other options ({'; '.join(differs)}): give the same to go "
-                "on with it, or remove the folder"
+                f"{self.folder}: holds parts of a run with other options ({'; '.join(differs)}): give the same options "
+                "to resume it, or remove the folder"
             )
 
     def begin(self) -> None:
-        """Make the folder, if it is not there yet."""
+        """Make the folder if it does not exist."""
         if not self._file.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_files({self._file: json.dumps(self._settings, indent=1).encode()})
 
     def remove(self) -> None:
-        """Remove the folder with all that it holds, if it is there."""
+        """Remove the folder and everything in it, if it exists."""
         shutil.rmtree(self.folder, ignore_errors=True)

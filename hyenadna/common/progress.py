@@ -1,4 +1,4 @@
-"""Progress: one bar at a time, only those that say something about the work, and lines where no bar can be drawn."""
+"""Progress of long work: a bar on a terminal, or lines of text where no bar can be drawn."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def bar(
 
 
 class StepBar(tqdm):  # type: ignore[type-arg]
-    """A bar of training steps, on a terminal; else a plain line on stderr about every 30 seconds.
+    """A bar of training steps on a terminal; elsewhere a line on stderr about every 30 seconds.
 
     Args:
-        name: of the run; what a line begins with.
+        name: name of the run; each line begins with it.
         total: steps of the run.
         initial: steps that were done before.
         progress: show anything at all.
-        alone: no other run draws a bar beside this one; if one does, all write lines.
+        alone: no other run draws a bar at the same time. Otherwise all runs write lines.
     """
 
     def __init__(self, name: str, total: int, *, initial: int = 0, progress: bool = True, alone: bool = True) -> None:
@@ -71,7 +71,7 @@ class StepBar(tqdm):  # type: ignore[type-arg]
             self._written = now
             spent = now - self._started
             left = spent / (self._step - self._first) * (self._total - self._step)
-            # In one piece, so that lines of jobs side by side do not run into each other.
+            # One write, so that lines of parallel jobs do not mix.
             sys.stderr.write(
                 f"{self._name}: step {self._step:,} of {self._total:,}, {tqdm.format_interval(spent)} so far, about "
                 f"{tqdm.format_interval(left)} left\n"

@@ -1,4 +1,4 @@
-"""Names of the files of a training run, and how its metrics are read."""
+"""Names of the files of a training run, and the reader of its metrics."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ METRICS_FILE = "metrics.jsonl"
 SPLITS_FILE = "splits.bed"
 STATE_FILE = "state.pt"
 FINAL_KEY = "final_valid_perplexity"
-"""Key of the metrics' last row, the validation of the finished model."""
+"""Key in the last row of the metrics: the perplexity of the finished model on validation."""
 MODEL_FOLDER = "model"
 RESULTS_FILE = "results.json"
 """Results of ``hyenadna finetune``."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file of metrics; a last line that a kill cut short is left out.
+    """Read the rows of a JSONL file of metrics. A last line that a kill cut short is dropped.
 
     Raises:
         InputError: the file is missing or holds no rows of metrics.
@@ -35,16 +35,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise InputError(f"{path}:{number}: is no JSON ({error.msg}); give a metrics.jsonl") from error
+                raise InputError(f"{path}:{number}: is not JSON ({error.msg}); give a metrics.jsonl") from error
             break
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise InputError(f"{path}:{number}: is no row of metrics (step is missing); give a metrics.jsonl")
+            raise InputError(f"{path}:{number}: is not a row of metrics (step is missing); give a metrics.jsonl")
         rows.append(row)
     return rows
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """A dataclass as a dict of what YAML knows: paths become strings."""
+    """A dataclass as a dict for YAML, with paths as strings."""
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()
     }

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Score:
-    """What a model reaches on held-out positions: ``perplexity = exp(mean nats)``, ``accuracy`` of its first choice."""
+    """A model's score on held-out positions.
+
+    Attributes:
+        perplexity: ``exp`` of the mean loss in nats.
+        accuracy: fraction of positions where the likeliest base is the true one.
+        count: number of positions.
+    """
 
     perplexity: float
     accuracy: float

@@ -1,4 +1,4 @@
-"""The vocabulary as lookup tables: needs numpy alone, so that reading a genome never waits for torch.
+"""The vocabulary as lookup tables. It needs only numpy, so that reading a genome does not import torch.
 
 Ids of the published HyenaDNA checkpoints: ``[CLS] 0, [SEP] 1, [BOS] 2, [MASK] 3, [PAD] 4, [RESERVED] 5,
 [UNK] 6, A 7, C 8, G 9, T 10, N 11``.
@@ -29,7 +29,7 @@ IUPAC_AMBIGUITY = "RYSWKMBDHV"
 
 
 def letter_ids(case_sensitive: bool = False) -> dict[str, int]:
-    """Every letter that is read as a nucleotide, with its id: ``U`` as T, IUPAC ambiguity codes as N."""
+    """The id of every letter that is read as a nucleotide: ``U`` is T, and IUPAC ambiguity codes are N."""
     letters = {**NUCLEOTIDE_IDS, "U": NUCLEOTIDE_IDS["T"], **dict.fromkeys(IUPAC_AMBIGUITY, N_ID)}
     return letters if case_sensitive else letters | {letter.lower(): id_ for letter, id_ in letters.items()}
 
@@ -51,11 +51,10 @@ def _complement_table() -> np.ndarray:
 
 
 BYTE_TO_ID = _byte_table(case_sensitive=False)
-"""uint8 (256,): ASCII byte to token id. Soft-masked lower case reads as upper case; what is no letter of DNA is
-``[UNK]``."""
+"""uint8 (256,): ASCII byte to token id. Lower case (soft masking) reads as upper case; other bytes are ``[UNK]``."""
 
 CASE_SENSITIVE_BYTE_TO_ID = _byte_table(case_sensitive=True)
-"""uint8 (256,): as ``BYTE_TO_ID``, but lower case is ``[UNK]``, as upstream has it."""
+"""uint8 (256,): as ``BYTE_TO_ID``, but lower case is ``[UNK]``, as in the original code."""
 
 COMPLEMENT = _complement_table()
 """uint8 (16,): token id to the id of its complementary base; every other id maps to itself."""

@@ -1,4 +1,4 @@
-"""A genome as one flat array of token ids: written once from a FASTA by `prepare`, memory-mapped by `Genome`."""
+"""A genome as one flat array of token ids. `prepare` writes it once from a FASTA; `Genome` maps it into memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERSION = 1
 TOKENS_FILE = "tokens.u8"
 INDEX_FILE = "index.json"
 
-# Names of contigs that a message lists, at most.
+# A message lists at most this many names of contigs.
 _MOST_LISTED = 30
 
 
@@ -33,8 +33,12 @@ _MOST_LISTED = 30
 class Contig:
     """One sequence of a prepared genome.
 
-    ``offset`` is its first position in the token array and ``length`` its number of nucleotides. ``n_count`` counts
-    the positions that hold N; ``iupac_count`` those among them that were another IUPAC ambiguity code in the FASTA.
+    Attributes:
+        name: its header in the FASTA, up to the first blank.
+        length: number of nucleotides.
+        offset: first position in the token array.
+        n_count: positions that hold N.
+        iupac_count: those of them that were another IUPAC ambiguity code in the FASTA.
     """
 
     name: str
@@ -47,10 +51,10 @@ class Contig:
 class Genome:
     """A prepared genome, memory-mapped read-only on first use.
 
-    Workers may fork it or unpickle it: the map is opened again in each unpickled copy and never shared as a handle.
+    Worker processes may inherit or unpickle it. Each unpickled copy opens the map again; no handle is shared.
 
     Attributes:
-        folder: where `prepare` wrote it.
+        folder: the folder that `prepare` wrote.
         contigs: the contigs in the order of the FASTA.
         fingerprint: sha256 (hexadecimal) of the token array.
         source: base name of the FASTA.
@@ -66,10 +70,10 @@ class Genome:
 
     @classmethod
     def open(cls, folder: str | Path) -> Genome:
-        """Open what `prepare` wrote.
+        """Open a folder that `prepare` wrote.
 
         Raises:
-            InputError: no such folder, not a prepared genome, another format version, or a damaged one.
+            InputError: the folder does not exist, is not a prepared genome, is damaged, or has another version.
         """
         folder = Path(folder)
         index = _read_index(folder)
@@ -96,7 +100,7 @@ class Genome:
         return sum(contig.length for contig in self.contigs)
 
     def contig(self, name: str) -> Contig:
-        """The contig of that name; an InputError that lists known names, or the nearest, where there is none."""
+        """The contig of that name. If there is none, an InputError lists the names, or the nearest ones."""
         found = self._by_name.get(name)
         if found is None:
             raise InputError(f"unknown contig {name!r}; {self._name_hint(name)}")
@@ -109,7 +113,7 @@ class Genome:
             uint8 (end - start,), a read-only view of the memory-mapped file.
 
         Raises:
-            InputError: unknown contig, or a range that is not within it.
+            InputError: the contig is unknown, or the range is not within it.
         """
         found = self.contig(contig)
         end = found.length if end is None else end
@@ -145,19 +149,19 @@ class Genome:
 def prepare(fasta: str | Path, out: str | Path, *, overwrite: bool = False, progress: bool = True) -> Genome:
     """Tokenise a FASTA (plain, gzip or bgzip) once into a folder that `Genome.open` maps into memory.
 
-    Lower case is read as upper case, U as T, and every other IUPAC ambiguity code becomes N and is counted. The file
-    is streamed, so memory does not depend on the size of the genome. The folder appears under its name only when it
-    is complete; nothing is left behind on any failure.
+    Lower case is read as upper case and U as T. Every other IUPAC ambiguity code becomes N and is counted. The file is
+    streamed, so memory does not depend on the size of the genome. The folder appears under its name only when it is
+    complete, and a failure leaves nothing behind.
 
     Args:
         fasta: the file to read. A contig's name is its header up to the first blank.
         out: the folder to write: ``tokens.u8`` (uint8 ids, contigs one after another) and ``index.json``.
-        overwrite: replace ``out`` where it is a prepared genome already.
+        overwrite: replace ``out`` if it is a prepared genome already.
         progress: show a progress bar over the bytes of the file.
 
     Raises:
-        InputError: ``fasta`` is missing, empty, truncated, no FASTA or no nucleotide FASTA, has a contig without name
-            or sequence or twice the same name; ``out`` exists already or cannot be written.
+        InputError: ``fasta`` is missing, empty or damaged, is not a nucleotide FASTA, or holds a contig without name
+            or sequence, or two contigs of one name; or ``out`` exists already or cannot be written.
     """
     fasta, out = Path(fasta), Path(out)
     with atomic_dir(out) as draft:
@@ -207,7 +211,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path}: damaged index (no JSON); prepare the genome again") from error
+        raise InputError(f"{path}: damaged index (not JSON); prepare the genome again") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{folder}: not a prepared genome ({INDEX_FILE} is another program's)")
     if index.get("version") != VERSION:

@@ -1,4 +1,4 @@
-"""Which parts of a genome are for training, validation and test: from a BED, by contig name, or by fraction."""
+"""Divide a genome into training, validation and test: by a BED, by contig name, or by fraction."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from hyenadna.data.streams import read_chunks
 
 @dataclass(frozen=True)
 class Interval:
-    """Positions ``[start, end)`` of a contig, 0-based; ``split`` is train, valid, test or None where nothing says.
+    """Positions ``[start, end)`` of a contig, 0-based.
 
-    ``name`` is the fourth column of a BED as it is there.
+    Attributes:
+        contig: name of the contig.
+        start: first position.
+        end: one past the last position.
+        split: train, valid or test; None if it is not known.
+        name: fourth column of a BED, unchanged.
     """
 
     contig: str
     start: int
     end: int
     split: str | None = None
-    # No part of what an interval is: runs are compared by their intervals.
+    # Runs are compared by their intervals, and a name makes no difference.
     name: str | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
@@ -34,19 +39,18 @@ class Interval:
 
 
 def read_bed(path: str | Path, genome: Genome) -> list[Interval]:
-    """Read a BED, plain or gzip: contig, start, end and optionally, as HyenaDNA's own BED has it, the split.
+    """Read a BED, plain or gzip: contig, start, end and, optionally, the split as in HyenaDNA's own BED.
 
-    A fourth column is the split if it is train, valid or test in any line, and then it must be in every line;
-    otherwise it is a name alone. Further columns, comments, ``track`` and ``browser`` lines are
-    skipped.
+    The fourth column is the split if any line has train, valid or test there; then every line needs one. Otherwise it
+    is only a name. Further columns, comments, ``track`` and ``browser`` lines are skipped.
 
     Returns:
         The intervals in the order of the file, each within its contig.
 
     Raises:
-        InputError: the file is missing, damaged or without intervals; or, with file and line: fewer than three
-            columns, an unknown contig, coordinates that are no integers, an interval that is empty or not within its
-            contig, a split that is none where other lines have one.
+        InputError: the file is missing, damaged or without intervals, or one of its lines is wrong. The message names
+            the line. It has fewer than three columns, an unknown contig, coordinates that are not integers, an empty
+            interval or one beyond its contig, or no split although other lines have one.
     """
     path = Path(path)
     text = b"".join(read_chunks(path)).decode("utf-8", "backslashreplace")
@@ -65,11 +69,10 @@ def split_bed(intervals: Sequence[Interval]) -> dict[str, list[Interval]]:
     """Group the intervals of `read_bed` by their split.
 
     Returns:
-        The keys train, valid and test, the last two possibly empty.
+        Intervals by train, valid and test. The last two may be empty.
 
     Raises:
-        InputError: the intervals have no split, none is for training, or two of different splits overlap (they
-            are named); neighbours that only touch do not.
+        InputError: the intervals have no split, none is for training, or two of different splits share a position.
     """
     if any(interval.split is None for interval in intervals):
         raise InputError(f"the BED has no split column; write {_choices()} as the fourth column of every line")
@@ -93,10 +96,10 @@ def split_contigs(genome: Genome, valid: Sequence[str] = (), test: Sequence[str]
     """Hold out whole contigs by name; the others are for training.
 
     Returns:
-        The keys train, valid and test, each a list of whole contigs in the order of the genome.
+        Whole contigs by train, valid and test, in the order of the genome.
 
     Raises:
-        InputError: an unknown name, a contig in both lists, or no contig left for training.
+        InputError: a name is unknown, a contig is in both lists, or none is left for training.
     """
     for name in (*valid, *test):
         genome.contig(name)
@@ -111,16 +114,16 @@ def split_contigs(genome: Genome, valid: Sequence[str] = (), test: Sequence[str]
 
 
 def split_fraction(genome: Genome, valid: float, test: float) -> dict[str, list[Interval]]:
-    """Hold out the end of every contig: of n positions the last ``floor(test·n)`` and the ``floor(valid·n)`` before.
+    """Hold out the end of every contig. Of n positions the last ``floor(test·n)`` are for test.
 
-    Three contiguous blocks a contig, the same at every call; a window lies within one interval, so none crosses a
-    border. Neighbouring blocks share repeats and chromosome ends: `split_contigs` is the stricter test.
+    The ``floor(valid·n)`` positions before them are for validation, and the rest is for training. Windows do not cross
+    the borders. Neighbouring blocks share repeats and chromosome ends, so `split_contigs` is the stricter test.
 
     Returns:
-        The keys train, valid and test, each a list in the order of the genome.
+        Intervals by train, valid and test, in the order of the genome.
 
     Raises:
-        InputError: a fraction below 0, a sum of 1 or above, or a fraction above 0 that gives no position.
+        InputError: a fraction is below 0, the sum is 1 or more, or a fraction above 0 gives no position.
     """
     if not (valid >= 0 and test >= 0 and valid + test < 1):
         raise InputError(
@@ -151,7 +154,7 @@ def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -
         raise InputError(f"{where}: {error}") from None
     for text in fields[1:3]:
         if not (text.isascii() and text.removeprefix("-").isdigit()):
-            raise InputError(f"{where}: {text!r} is no integer; start and end are positions, 0-based")
+            raise InputError(f"{where}: {text!r} is not an integer; start and end are positions, 0-based")
     start, end = int(fields[1]), int(fields[2])
     if start < 0:
         raise InputError(f"{where}: start {start} is negative; BED positions are 0-based")
@@ -166,7 +169,7 @@ def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -
         return Interval(name, start, end, name=label)
     if len(fields) < 4 or fields[3] not in SPLITS:
         got = repr(fields[3]) if len(fields) > 3 else "nothing"
-        raise InputError(f"{where}: {got} in the split column; write {_choices()}, as other lines have it")
+        raise InputError(f"{where}: {got} in the split column; write {_choices()}, as in other lines")
     return Interval(name, start, end, fields[3], name=label)
 
 
@@ -175,7 +178,7 @@ def _check_disjoint(intervals: Sequence[Interval]) -> None:
     furthest: dict[tuple[str, str | None], Interval] = {}
     for interval in sorted(intervals, key=lambda i: (i.contig, i.start)):
         for name in SPLITS:
-            # Of those that start before, the one that ends last overlaps if any does.
+            # If any interval that starts earlier overlaps, the one that ends last does.
             before = furthest.get((interval.contig, name))
             if before is None:
                 continue

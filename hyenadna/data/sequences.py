@@ -1,4 +1,4 @@
-"""Sequences for a model that only reads them: tokens from files, windows of long ones, batches by length."""
+"""Sequences as a model's input: their token ids, windows of long ones, and batches of similar length."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import BYTE_TO_ID, IUPAC_AMBIGUITY, N_ID, PAD_ID, UNK_ID
 
-# Sequences are sorted by length within so many batches.
+# Number of batches within which sequences are sorted by length.
 _CHUNK_BATCHES = 16
 
 
-class Piece(NamedTuple):
-    """Positions ``[start, end)`` of a sequence, which a model sees at once, and ``first``, the first that counts."""
+class Window(NamedTuple):
+    """Positions ``[start, end)`` that a model reads at once. Results are kept from position ``first`` on."""
 
     start: int
     end: int
@@ -26,10 +26,14 @@ class Piece(NamedTuple):
 
 
 def encode(sequence: str | None, where: str) -> np.ndarray:
-    """Token ids of a sequence, uint8 ``(L,)``; ``where`` names it in messages.
+    """Token ids of a sequence, uint8 ``(L,)``.
+
+    Args:
+        sequence: its letters.
+        where: its name in messages.
 
     Raises:
-        InputError: it is empty, or holds what is no nucleotide code.
+        InputError: the sequence is empty, or a letter is not a nucleotide code.
     """
     if not sequence:
         raise InputError(f"{where}: the sequence is empty")
@@ -42,45 +46,52 @@ def encode(sequence: str | None, where: str) -> np.ndarray:
     return ids
 
 
-def check_windows(window: int | None, stride: int | None, longest: int) -> None:
-    """Raise InputError unless ``--window`` and ``--stride`` cover a sequence and fit a model of length ``longest``."""
+def check_windows(window: int | None, stride: int | None, max_length: int) -> None:
+    """Raise InputError unless the windows overlap and fit a model that takes ``max_length`` tokens."""
     if (window is None) != (stride is None):
-        raise InputError("--window and --stride go together: give both, or neither")
+        raise InputError("`window` and `stride` go together: give both, or neither")
     if window is None or stride is None:
         return
-    if not 2 <= window <= longest:
-        raise InputError(f"--window {window}: must be within 2 and the {longest} tokens that the model is made for")
+    if not 2 <= window <= max_length:
+        raise InputError(f"`window` {window}: must be 2 to {max_length}, the tokens that the model is made for")
     if not 1 <= stride <= window - 1:
-        raise InputError(f"--stride {stride}: must be at least 1 and below --window, so that windows overlap")
+        raise InputError(f"`stride` {stride}: must be at least 1 and below `window`, so that windows overlap")
 
 
-def cut(length: int, longest: int, window: int | None, stride: int | None, where: str) -> list[Piece]:
-    """The windows that a sequence is read in: itself if the model can take it, else overlapping ones.
+def sliding_windows(length: int, max_length: int, window: int | None, stride: int | None, where: str) -> list[Window]:
+    """The windows that a sequence is read in: one if it is short enough, otherwise overlapping ones.
 
-    Every position counts once, in the window in which most stands before it: the last ``stride`` of each window but
-    the first, in which all do.
+    Each position is kept once, from the window that gives it the most context. The first window keeps all of its
+    positions, every other one its last ``stride``.
+
+    Args:
+        length: bases of the sequence.
+        max_length: tokens that the model is made for.
+        window: bases of a window; None to refuse longer sequences.
+        stride: bases between the starts of two windows.
+        where: name of the sequence in messages.
 
     Raises:
-        InputError: the sequence is longer than the model takes and no window is given.
+        InputError: the sequence is longer than the model takes, and no window is given.
     """
-    if length <= (longest if window is None else window):
-        return [Piece(0, length, 0)]
+    if length <= (max_length if window is None else window):
+        return [Window(0, length, 0)]
     if window is None or stride is None:
         raise InputError(
-            f"{where}: {length:,} bases are longer than the {longest:,} that the model is made for: read it in "
-            f"overlapping windows (--window {longest} --stride {max(1, longest // 2)}), or use a checkpoint made for "
-            "longer sequences"
+            f"{where}: {length:,} bases are longer than the {max_length:,} that the model is made for: read it in "
+            f"overlapping windows (--window {max_length} --stride {max(1, max_length // 2)}), or use a checkpoint made "
+            "for longer sequences"
         )
-    pieces = [Piece(0, window, 0)]
-    while pieces[-1].end < length:
-        before = pieces[-1]
+    windows = [Window(0, window, 0)]
+    while windows[-1].end < length:
+        before = windows[-1]
         start = before.start + stride
-        pieces.append(Piece(start, min(start + window, length), before.end))
-    return pieces
+        windows.append(Window(start, min(start + window, length), before.end))
+    return windows
 
 
 def to_tensor(rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True) -> Tensor:
-    """Token ids of different lengths as int64 ``(B, L)``, padded on the right; N becomes [PAD] if asked."""
+    """Token ids of different lengths as int64 ``(B, L)``, padded on the right. ``n_to_pad`` replaces N by [PAD]."""
     batch = np.full((len(rows), max(map(len, rows))), PAD_ID, dtype=np.int64)
     for row, ids in zip(batch, rows, strict=True):
         row[: len(ids)] = ids
@@ -94,42 +105,42 @@ def per_position(
     compute: Callable[[list[np.ndarray]], list[np.ndarray]],
     *,
     batch_size: int,
-    longest: int,
+    max_length: int,
     window: int | None = None,
     stride: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """What ``compute`` gives for every position of sequences, in windows where they are long, batched by length.
+    """Compute values for every position of sequences. Long sequences are read in windows, and batched by length.
 
     Args:
-        sequences: a name for messages, and uint8 token ids ``(L,)``, L at least 1.
-        compute: at most ``batch_size`` rows of ids to one array ``(L, …)`` for each.
+        sequences: names for messages, and uint8 token ids ``(L,)`` with L at least 1.
+        compute: takes at most ``batch_size`` rows of ids, and returns an array ``(L, …)`` for each.
         batch_size: rows at a time.
-        longest: length that the model is made for.
-        window: see :func:`cut`.
-        stride: see :func:`cut`.
+        max_length: tokens that the model is made for.
+        window: see :func:`sliding_windows`.
+        stride: see :func:`sliding_windows`.
 
     Yields:
-        For each sequence, in order, ``(L, …)``.
+        ``(L, …)`` for each sequence, in order.
 
     Raises:
         InputError: a sequence is longer than the model takes, and no window is given.
     """
     iterator = iter(sequences)
     while chunk := list(islice(iterator, _CHUNK_BATCHES * batch_size)):
-        pieces = [
-            (row, piece)
+        windows = [
+            (row, part)
             for row, (name, ids) in enumerate(chunk)
-            for piece in cut(len(ids), longest, window, stride, name)
+            for part in sliding_windows(len(ids), max_length, window, stride, name)
         ]
-        # Like lengths side by side, so that little is padded.
-        pieces.sort(key=lambda entry: entry[1].end - entry[1].start, reverse=True)
+        # Similar lengths share a batch, so that little is padded.
+        windows.sort(key=lambda entry: entry[1].end - entry[1].start, reverse=True)
         results: list[np.ndarray | None] = [None] * len(chunk)
-        for first in range(0, len(pieces), batch_size):
-            group = pieces[first : first + batch_size]
-            computed = compute([chunk[row][1][piece.start : piece.end] for row, piece in group])
-            for (row, piece), values in zip(group, computed, strict=True):
-                whole = results[row]
-                if whole is None:
-                    whole = results[row] = np.empty((len(chunk[row][1]), *values.shape[1:]), dtype=values.dtype)
-                whole[piece.first : piece.end] = values[piece.first - piece.start :]
-        yield from (whole for whole in results if whole is not None)
+        for first in range(0, len(windows), batch_size):
+            group = windows[first : first + batch_size]
+            computed = compute([chunk[row][1][part.start : part.end] for row, part in group])
+            for (row, part), values in zip(group, computed, strict=True):
+                result = results[row]
+                if result is None:
+                    result = results[row] = np.empty((len(chunk[row][1]), *values.shape[1:]), dtype=values.dtype)
+                result[part.first : part.end] = values[part.first - part.start :]
+        yield from (result for result in results if result is not None)

@@ -1,15 +1,15 @@
-"""A synthetic genome in which context pays: for the demo, and for tests that must see a model learn.
+"""A synthetic genome in which context helps: for the demo, and for tests that must see a model learn.
 
-Layers, from what a small model learns in a minute to what takes long:
+It has five layers. A small model learns the first in a minute; the later ones take longer.
 
-1. A Markov background of order 3, which the Markov yardsticks learn too.
-2. States that last for hundreds to thousands of bases and tint the background: isochores (GC-poor or GC-rich), coding
-   blocks with a composition of period 3 on either strand, and helical blocks where A/T rises and falls every 10.5
-   bases. A few bases hardly tell the state; a hundred do.
-3. Tandem repeats, mostly of one period, beyond the reach of any countable Markov order.
-4. Gapped motifs, whose second half follows the first after a spacer of variable length, on either strand; inverted
-   repeats (stem-loops), whose second stem is the reverse complement of the first.
-5. Long-range copies: 100 to 300 bases repeated 200 to 900 bases later with a few mutations.
+1. A Markov background of order 3. Markov baselines learn it too.
+2. States that last for hundreds to thousands of bases and change the background. Isochores are poor or rich in GC.
+   Coding blocks have a composition of period 3 on either strand. In helical blocks A/T rises and falls every 10.5
+   bases. A hundred bases show the state, a few do not.
+3. Tandem repeats, mostly of one period, which is longer than the context of any practical Markov model.
+4. Motifs in two halves with a spacer of variable length, on either strand; and inverted repeats (stem-loops), whose
+   second stem is the reverse complement of the first.
+5. Long-range copies: 100 to 300 bases, repeated 200 to 900 bases later with a few mutations.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ _GC_SIGN = np.array([-1.0, 1.0, 1.0, -1.0])
 _CODON_TINT = 0.6 * np.array([[0.9, -0.7, 0.6, -0.8], [0.3, 0.5, -0.9, 0.1], [-1.0, 0.7, -0.3, 0.6]])
 _ISOCHORE_TINT = 0.4
 _HELICAL_TINT = 0.6
-# Two helical turns of 10.5 bases, in whole bases.
+# Two helical turns of 10.5 bases.
 _HELICAL_STEPS = 21
 # The plain state, three codon positions on each strand, the helical phases: once for each isochore.
 _PLAIN, _CODING, _CODING_REVERSE, _HELICAL, _STATES = 0, 1, 4, 7, 7 + _HELICAL_STEPS
 # Blocks: plain, coding on either strand, helical.
-_BLOCK_SHARES = (0.35, 0.2, 0.2, 0.25)
+_BLOCK_FRACTIONS = (0.35, 0.2, 0.2, 0.25)
 # (shortest, mean) length in bases.
 _ISOCHORE_LENGTH = (500, 2000)
 _BLOCK_LENGTH = (300, 900)
 
-# A mutated base is drawn anew, so a quarter of the mutations change nothing.
+# A mutated base is drawn from all four, so a quarter of the mutations change nothing.
 _MUTATION_RATE = 0.04
 _KEPT_NATS, _CHANGED_NATS = -np.log(1 - 0.75 * _MUTATION_RATE), -np.log(0.25 * _MUTATION_RATE)
-# One period leads, so that a single lag already pays; the others ask for more.
+# One period is the most frequent, so that a single lag already helps.
 _TANDEM_PERIODS = (12, 12, 12, 15, 18)
 _N_MOTIFS = 4
 _HALF_MOTIF = 8
@@ -59,13 +59,13 @@ _SPACER = (12, 20)
 _COPY = (100, 300)
 _COPY_DISTANCE = (200, 900)
 
-# Share of all bases that each kind of element covers, and its mean length in bases.
+# Fraction of all bases that each kind of element covers, and its mean length in bases.
 _COVER = {"tandem_repeat": (0.20, 108), "copy": (0.12, 200), "inverted_repeat": (0.05, 39), "motif": (0.05, 32)}
 _LONGEST = 300
 
 
 class Planted(NamedTuple):
-    """One planted element: 0-based, half-open. ``name`` says what a reader of the BED needs (period, source, ...)."""
+    """One planted element, 0-based and half-open. ``name`` holds its period, source or the like for the BED."""
 
     contig: str
     start: int
@@ -77,12 +77,18 @@ class Planted(NamedTuple):
 
 @dataclass(frozen=True)
 class SyntheticGenome:
-    """What was written, and what there is to learn.
+    """A synthetic genome on disk, and how much of it can be predicted.
 
-    ``shares``: share of all bases that lie in the part of each kind of element that context foretells (every unit of
-    a tandem repeat but the first, the second stem, the second half of a motif, the copy).
-    ``floor_perplexity``: what the generator itself reaches, knowing every hidden state and every element: no model
-    can be expected to fall below it.
+    Attributes:
+        fasta: the sequence.
+        bed: the planted elements.
+        truth: these attributes as JSON.
+        seed: seed of the generator.
+        contigs: length of each contig.
+        fractions: fraction of all bases that context predicts, by kind of element: every unit of a tandem repeat
+            except the first, the second stem, the second half of a motif, and the copy.
+        floor_perplexity: perplexity of the generator itself, which knows every hidden state and element. No model can
+            be expected to go below it.
     """
 
     fasta: Path
@@ -90,12 +96,12 @@ class SyntheticGenome:
     truth: Path
     seed: int
     contigs: dict[str, int]
-    shares: dict[str, float]
+    fractions: dict[str, float]
     floor_perplexity: float
 
 
 class _Law(NamedTuple):
-    """What all contigs of a genome share: ``probabilities (states, 64 contexts, 4)``, ``motifs (motif, half, 8)``."""
+    """The law of all contigs of a genome: ``probabilities (states, 64 contexts, 4)``, ``motifs (motif, half, 8)``."""
 
     probabilities: np.ndarray
     motifs: np.ndarray
@@ -104,19 +110,19 @@ class _Law(NamedTuple):
 def write_synthetic_genome(
     path: str | Path, *, seed: int = 0, length: int = 2_400_000, contigs: int = 8
 ) -> SyntheticGenome:
-    """Writes ``path`` (FASTA) and, beside it, ``<stem>.planted.bed`` and ``<stem>.truth.json``.
+    """Write ``path`` (FASTA), and ``<stem>.planted.bed`` and ``<stem>.truth.json`` in the same folder.
 
-    The contigs ``syn1`` to ``syn<contigs>`` are of one law and equal length, so any of them can be held out. The same
-    arguments give the same bytes. Takes a second or two.
+    The contigs ``syn1`` to ``syn<contigs>`` follow one law and have equal length, so that any of them can be held out.
+    Equal arguments give equal bytes. This takes a second or two.
 
     Args:
         path: the FASTA; its folder must exist.
-        seed: of the law and the sequence.
-        length: bases in all; what does not divide evenly is dropped.
-        contigs: how many.
+        seed: seed of the law and the sequence.
+        length: bases of all contigs together, rounded down to a multiple of ``contigs``.
+        contigs: number of contigs.
 
     Raises:
-        InputError: contigs shorter than 10,000 bases, a negative seed, or a folder that does not exist.
+        InputError: contigs are shorter than 10,000 bases, the seed is negative, or the folder does not exist.
     """
     path = Path(path)
     if seed < 0:
@@ -140,7 +146,7 @@ def write_synthetic_genome(
         truth=path.with_name(f"{path.stem}.truth.json"),
         seed=seed,
         contigs={contig.name: len(contig.bases) for contig in made},
-        shares={kind: sum(contig.foretold[kind] for contig in made) / total for kind in _COVER},
+        fractions={kind: sum(contig.predictable[kind] for contig in made) / total for kind in _COVER},
         floor_perplexity=float(np.exp(sum(contig.nats.sum() for contig in made) / total)),
     )
     described = {key: value.name if isinstance(value, Path) else value for key, value in asdict(genome).items()}
@@ -155,7 +161,7 @@ def write_synthetic_genome(
 
 
 def _draw_law(rng: np.random.Generator) -> _Law:
-    """Log-linear background (each of the last three bases adds its weight), tinted by each state; the motifs."""
+    """Draw the motifs and, for each state, a log-linear background: each of the last three bases adds its weight."""
     weights = rng.normal(size=(_ORDER, 4, 4)) * np.array([0.15, 0.2, 0.25])[:, None, None]
     third, second, last = np.indices((4,) * _ORDER).reshape(_ORDER, -1)
     background = weights[0][third] + weights[1][second] + weights[2][last]
@@ -176,7 +182,7 @@ def _states(rng: np.random.Generator, size: int) -> np.ndarray:
     isochore = _run_lengths(rng, size, *_ISOCHORE_LENGTH)
     isochore_of = np.repeat((np.arange(len(isochore)) + rng.integers(2)) % 2, isochore)
     block = _run_lengths(rng, size, *_BLOCK_LENGTH)
-    kind = np.repeat(rng.choice(4, size=len(block), p=_BLOCK_SHARES), block)
+    kind = np.repeat(rng.choice(4, size=len(block), p=_BLOCK_FRACTIONS), block)
     index = np.arange(size)
     phase = np.repeat(rng.integers(0, 3 * _HELICAL_STEPS, size=len(block)), block)
     by_kind = [
@@ -189,15 +195,15 @@ def _states(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _run_lengths(rng: np.random.Generator, size: int, shortest: int, mean: int) -> np.ndarray:
-    """Lengths that sum to ``size``: ``shortest`` plus an exponential, the last ones cut."""
+    """Lengths that sum to ``size``: ``shortest`` plus an exponential. The last ones are cut."""
     lengths = shortest + rng.exponential(mean - shortest, size=size // shortest + 1).astype(np.int64)
     return np.diff(np.minimum(np.cumsum(lengths), size), prepend=0)
 
 
 def _background(rng: np.random.Generator, law: _Law, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bases uint8 ``(size,)`` and the nats each of them costs who knows the state.
+    """Bases, uint8 ``(size,)``, and the loss in nats of each for a model that knows the state.
 
-    Drawn as ``_CHAINS`` chains side by side and laid end to end: one numpy step serves them all.
+    They are drawn as ``_CHAINS`` chains in parallel, so that one numpy step serves all chains, and then concatenated.
     """
     steps = -(-len(states) // _CHAINS)
     state_of = np.resize(states, (_CHAINS, steps)).T
@@ -215,18 +221,18 @@ def _background(rng: np.random.Generator, law: _Law, states: np.ndarray) -> tupl
 
 
 class _Planter:
-    """Plants elements into one contig, from left to right, so that whatever a copy repeats is final."""
+    """Plants elements into one contig from left to right, so that a copy repeats bases that no longer change."""
 
     def __init__(self, rng: np.random.Generator, law: _Law, name: str, size: int) -> None:
         self.rng, self.law, self.name = rng, law, name
         self.bases, self.nats = _background(rng, law, _states(rng, size))
         self.planted: list[Planted] = []
-        self.foretold = dict.fromkeys(_COVER, 0)
+        self.predictable = dict.fromkeys(_COVER, 0)
 
     def plant(self) -> None:
         size = len(self.bases)
-        covered = sum(share for share, _ in _COVER.values())
-        frequency = np.array([share / length for share, length in _COVER.values()])
+        covered = sum(fraction for fraction, _ in _COVER.values())
+        frequency = np.array([fraction / length for fraction, length in _COVER.values()])
         mean_step = 1 / frequency.sum()
         draws = 2 * int(size / mean_step) + 1
         kinds = self.rng.choice(list(_COVER), size=draws, p=frequency / frequency.sum()).tolist()
@@ -242,9 +248,9 @@ class _Planter:
             start += gap
             if start + _LONGEST > size:
                 break
-            length, foretold, note, strand = draw[kind](start)
+            length, predictable, note, strand = draw[kind](start)
             self.planted.append(Planted(self.name, start, start + length, kind, note, strand))
-            self.foretold[kind] += foretold
+            self.predictable[kind] += predictable
             start += length
 
     def _tandem_repeat(self, start: int) -> tuple[int, int, str, str]:

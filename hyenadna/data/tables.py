@@ -1,4 +1,4 @@
-"""Tables in and out: CSV, TSV and Parquet through polars, and text that is kept apart until it is complete."""
+"""Read tables (CSV, TSV, Parquet), and write a TSV row by row."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ Row = Sequence[object]
 
 
 def read_table(path: Path, needed: Sequence[str] = ()) -> dict[str, list[str | None]]:
-    """Columns of a table by name, every value as text; an empty or missing one is None.
+    """Read a table as columns of text by name. Empty and missing values are None.
 
     Args:
-        path: Parquet by its ending ``.parquet``, comma-separated by ``.csv``, tab-separated otherwise; the latter two
-            plain or gzip.
-        needed: names of columns that must be there.
+        path: ``.parquet``, comma-separated ``.csv``, or else tab-separated. Text may be gzip.
+        needed: columns that the table must have.
 
     Raises:
-        InputError: no such file, no table, no rows, or a needed column is missing (those that exist are named).
+        InputError: the file is missing, is not a table, has no rows, or lacks a needed column.
         ImportError: polars is absent; the message names the extra.
     """
     polars = require("polars")
@@ -51,10 +50,13 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> dict[str, list[str | N
 
 @contextmanager
 def partial_table(path: Path, header: Sequence[str]) -> Iterator[Callable[[Row], None]]:
-    """Writes a TSV row by row, under ``NAME.partial`` until the block ends well.
+    """Write a TSV row by row. It is called ``NAME.partial`` until the block ends well.
 
-    Floats get six decimals, None is an empty field. If the block fails, the rows so far stay in the partial file, and
-    the exception (InputError, OSError, KeyboardInterrupt) says so; without a row nothing stays.
+    Floats get six decimals, and None is an empty field. If the block fails, the finished rows stay in the partial file,
+    and the exception (InputError, OSError, KeyboardInterrupt) names it. Without any row nothing stays.
+
+    Yields:
+        The function that writes a row.
 
     Raises:
         InputError: the file cannot be written.

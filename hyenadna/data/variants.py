@@ -1,4 +1,4 @@
-"""Variants of a VCF as pairs of windows: the reference's bases, and the same with the alternative allele in them."""
+"""Read the variants of a VCF, and cut the reference and the alternative window around each."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class Variant:
     """One alternative allele of one record.
 
     Attributes:
-        line: of the file, from 1.
-        fields: the record's columns as they are in the file, ALT reduced to this allele.
-        contig: the name that the genome has for it; "" where it has none.
+        line: line of the file, from 1.
+        fields: the columns of the record as in the file, with ALT reduced to this allele.
+        contig: its name in the genome; "" if the genome has no such contig.
         start: 0-based position of the first base of ``ref``.
-        ref: token ids of the bases that the allele replaces, common ends trimmed; uint8, possibly empty.
-        alt: token ids of the bases in their place; uint8, possibly empty.
-        problem: why there is nothing to score; "" otherwise.
+        ref: token ids of the bases that the allele replaces, uint8. Ends common to both alleles are trimmed, so it may
+            be empty.
+        alt: token ids of the bases in their place, uint8; may be empty.
+        problem: why the allele cannot be scored; "" if it can.
     """
 
     line: int
@@ -42,33 +43,33 @@ class Variant:
 
 
 def read_header(path: Path) -> tuple[str, ...]:
-    """The columns of a VCF, from ``#CHROM`` on.
+    """The names of the columns of a VCF, from ``#CHROM`` on.
 
     Raises:
-        InputError: no such file, damaged, or no VCF.
+        InputError: the file is missing, damaged, or not a VCF.
     """
     for _, line in read_lines(path):
         if line.startswith("#CHROM"):
             columns = tuple(line.split("\t"))
             if columns[:5] != COLUMNS:
                 raise InputError(
-                    f"{path}: its columns are not those of a VCF: expected {' '.join(COLUMNS)}, tabs between"
+                    f"{path}: its columns are not those of a VCF: expected {' '.join(COLUMNS)}, separated by tabs"
                 )
             return columns
         if not line.startswith("##"):
             break
     hint = "; turn BCF into VCF with bcftools view" if path.suffix == ".bcf" else ""
-    raise InputError(f"{path}: is no VCF: no line begins with #CHROM{hint}")
+    raise InputError(f"{path}: is not a VCF: no line begins with #CHROM{hint}")
 
 
 def read_vcf(path: Path, genome: Genome) -> Iterator[Variant]:
-    """Every alternative allele, in the order of the file; a record with several gives several.
+    """Yield every alternative allele in the order of the file. A record with several alleles gives several variants.
 
-    Contigs are found with and without "chr". Symbolic alleles, breakends, ``*`` and ``.`` come with a ``problem``, and
-    so does a REF that is not what the genome holds there.
+    Contigs are found with and without "chr". Symbolic alleles, breakends, ``*`` and ``.`` have a ``problem``. So has
+    an allele whose REF differs from the genome.
 
     Raises:
-        InputError: no VCF, or a record without position or with too few columns.
+        InputError: the file is not a VCF, or a record has no position or too few columns.
     """
     names = {alias: contig.name for contig in genome.contigs for alias in _aliases(contig.name)}
     names |= {contig.name: contig.name for contig in genome.contigs}
@@ -78,9 +79,11 @@ def read_vcf(path: Path, genome: Genome) -> Iterator[Variant]:
             continue
         fields = line.split("\t")
         if len(fields) < 5:
-            raise InputError(f"{path}:{number}: is no record of a VCF: expected {' '.join(COLUMNS)}, tabs between")
+            raise InputError(
+                f"{path}:{number}: is not a record of a VCF: expected {' '.join(COLUMNS)}, separated by tabs"
+            )
         if not fields[1].isdecimal():
-            raise InputError(f"{path}:{number}: POS {fields[1]!r} is no number")
+            raise InputError(f"{path}:{number}: POS {fields[1]!r} is not a number")
         contig = names.get(fields[0], "")
         for alt in fields[4].split(","):
             kept = (*fields[:4], alt, *fields[5:])
@@ -88,15 +91,15 @@ def read_vcf(path: Path, genome: Genome) -> Iterator[Variant]:
 
 
 def windows(variant: Variant, genome: Genome, size: int, *, reverse: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Reference and alternative window around a variant, of equally many bases, as a model reads them.
+    """Cut the reference and the alternative window around a variant.
 
-    Both begin at the same base, with the variant's reference allele in the middle. What an insertion adds is taken off
-    the end, and what a deletion lacks is added there, so that the likelihoods of two windows compare; near an end of
-    the contig windows are shorter. On the reverse strand begin and end change places.
+    Both start at the same base, with the reference allele in the middle. They have equal length, so that their
+    likelihoods are comparable: insertions are trimmed at the end, deletions extended. Windows are shorter near the
+    ends of the contig. On the reverse strand, start and end change places.
 
     Args:
-        variant: one without a problem, its alleles shorter than ``size``.
-        genome: the genome it belongs to.
+        variant: a variant without a problem, whose alleles are shorter than ``size``.
+        genome: its genome.
         size: bases in a window.
         reverse: read the other strand.
 

@@ -1,4 +1,4 @@
-"""Windows of a genome: random ones for training, in a schedule that resumes anywhere, and a tiling for evaluation."""
+"""Windows of a genome: random ones for training, in an order that can be resumed anywhere, and tiles to evaluate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval
 
 WindowKey = tuple[int, int]
-"""(index of the sample in the whole run, window length)"""
+"""(index of the sample in the run, window length)"""
 
 _MAX_DRAWS = 1000
 _UINT64 = (1 << 64) - 1
@@ -26,20 +26,20 @@ _UINT64 = (1 << 64) - 1
 class TrainWindows(Dataset[torch.Tensor]):
     """Random windows of the training intervals, each a pure function of (seed, index, length).
 
-    The key of an item is ``(index, length)``. A window starts with equal probability at any position from which it
-    fits into its interval; intervals shorter than the window are not used, and positions that two intervals share
-    count twice. It is drawn again while its share of N is above ``max_n_fraction``.
+    The key of an item is ``(index, length)``. A window starts with equal probability at every position where it fits
+    into its interval. Intervals shorter than the window are not used, and positions in two intervals count twice. A
+    window with too much N is drawn again.
 
     Args:
         genome: the prepared genome.
-        intervals: where windows may lie.
-        seed: of the counter-based generator (Philox, keyed with seed and index).
-        max_n_fraction: greatest share of N in a window.
-        reverse_complement: give the reverse complement of half of the windows.
-        n_to_pad: replace N by [PAD], as the pretraining of the published weights did.
+        intervals: intervals to draw from.
+        seed: seed of the counter-based generator (Philox, keyed with seed and index).
+        max_n_fraction: greatest fraction of N in a window.
+        reverse_complement: return half of the windows as their reverse complement.
+        n_to_pad: replace N by [PAD], as in the pretraining of the published weights.
 
     Raises:
-        InputError: no interval, or a ``max_n_fraction`` outside 0 to 1.
+        InputError: there is no interval, or ``max_n_fraction`` is not within 0 to 1.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TrainWindows(Dataset[torch.Tensor]):
         """The window of a key: token ids, uint8 (length,).
 
         Raises:
-            InputError: no interval is that long, or windows within the cap on N are too rare to be found.
+            InputError: no interval is that long, or windows with so little N are too rare to be found.
         """
         index, length = key
         ends = self._ends_by_length.get(length)
@@ -79,7 +79,7 @@ class TrainWindows(Dataset[torch.Tensor]):
         self._rekey(index, length)
         for _ in range(_MAX_DRAWS):
             draw, coin = self._philox.random_raw(2).tolist()
-            # The high half of a 64 by 64 bit product: uniform up to a bias of 2**-64 a position.
+            # The high half of a product of two 64-bit numbers. Its bias is at most 2**-64 for each position.
             start = draw * ends[-1] >> 64
             i = bisect_right(ends, start)
             interval = self.intervals[i]
@@ -100,11 +100,11 @@ class TrainWindows(Dataset[torch.Tensor]):
         return torch.from_numpy(ids)
 
     def check(self, length: int) -> None:
-        """Raise, before a worker process would, the InputError that drawing windows of this length leads to."""
+        """Raise the InputError of a length that cannot be drawn here, before a worker process does."""
         self[0, length]
 
     def _count_starts(self, length: int) -> list[int]:
-        """Running total, interval by interval, of the positions from which a window fits."""
+        """Running total over the intervals of the positions where a window fits."""
         if length < 1:
             raise InputError(f"window length {length} is not positive")
         ends = list(accumulate(max(0, len(interval) - length + 1) for interval in self.intervals))
@@ -117,7 +117,7 @@ class TrainWindows(Dataset[torch.Tensor]):
         return ends
 
     def _rekey(self, index: int, length: int) -> None:
-        # Setting the state takes a third of the time of constructing a generator.
+        # This takes a third of the time of a new generator.
         state = self._philox_state["state"]
         state["key"][1] = index
         state["counter"][:] = (0, 0, 0, length)
@@ -125,7 +125,7 @@ class TrainWindows(Dataset[torch.Tensor]):
 
 
 class Stage(NamedTuple):
-    """From step ``first_step`` on, batches of ``batch_size`` windows of ``length``."""
+    """Batches of ``batch_size`` windows of ``length``, from step ``first_step`` on."""
 
     first_step: int
     length: int
@@ -135,19 +135,19 @@ class Stage(NamedTuple):
 def warmup_stages(
     length: int, batch_size: int, *, start_length: int | None = None, steps_per_stage: int = 0
 ) -> list[Stage]:
-    """Sequence-length warm-up: double the window length stage by stage at constant tokens per step.
+    """Sequence-length warm-up: the window length doubles from stage to stage, with constant tokens per step.
 
     Args:
         length: the final window length.
-        batch_size: at the final length; a shorter stage has ``batch_size * length // stage_length``.
-        start_length: of the first stage; None for no warm-up.
-        steps_per_stage: steps of each stage but the last, which does not end.
+        batch_size: batch size at the final length. A shorter stage has ``batch_size * length // stage_length``.
+        start_length: window length of the first stage; None for no warm-up.
+        steps_per_stage: steps of each stage. The last stage has no end.
 
     Returns:
-        The stages in order, the last one of ``length`` and ``batch_size``.
+        The stages in order. The last one has ``length`` and ``batch_size``.
 
     Raises:
-        InputError: a length, batch size or number of steps below 1, or a start above ``length``.
+        InputError: a length, batch size or number of steps is below 1, or the start is above ``length``.
     """
     if length < 1 or batch_size < 1:
         raise InputError(f"window length {length} and batch size {batch_size} must be at least 1")
@@ -166,18 +166,18 @@ def warmup_stages(
 
 
 class BatchSchedule(Sampler[list[WindowKey]]):
-    """The keys of every batch of a run: a pure function of the step, so a run resumes anywhere.
+    """The keys of every batch of a run. They are a pure function of the step, so a run can be resumed anywhere.
 
-    Use as ``DataLoader(train_windows, batch_sampler=BatchSchedule(...))``. Samples are numbered through from step 0,
-    so no two steps share one.
+    Use it as ``DataLoader(train_windows, batch_sampler=BatchSchedule(...))``. Samples are numbered from step 0 on, so
+    that no two steps have the same one.
 
     Args:
-        stages: as `warmup_stages` gives them, the first from step 0.
+        stages: stages from `warmup_stages`; the first starts at step 0.
         start_step: first step to yield.
         end_step: one past the last step to yield.
 
     Raises:
-        InputError: no stage, stages that do not begin at step 0 or do not ascend, or steps that do not either.
+        InputError: there is no stage, stages do not start at step 0 or do not ascend, or the steps do not ascend.
     """
 
     def __init__(self, stages: Sequence[Stage | tuple[int, int, int]], start_step: int, end_step: int) -> None:
@@ -210,28 +210,27 @@ class BatchSchedule(Sampler[list[WindowKey]]):
 
 
 class EvalBatch(NamedTuple):
-    """Windows of equal length: ``ids`` uint8 (B, T + 1), and the contig and first position of each."""
+    """Windows of equal length: ``ids`` uint8 (B, T + 1), and contig and first position of each window."""
 
     ids: torch.Tensor
     windows: list[tuple[str, int]]
 
 
 class EvalWindows:
-    """Tiling of intervals in which every position but the first of an interval is predicted exactly once.
+    """Tiles of intervals in which every position except the first of an interval is predicted exactly once.
 
-    A window of T inputs spans T + 1 tokens: inputs ``ids[:, :-1]``, targets ``ids[:, 1:]``. T is ``length`` but for the
-    last window of an interval, which takes what remains. Targets that are N (or [PAD] in its place) are the consumer's
-    to mask.
+    A window of T inputs holds T + 1 tokens: inputs ``ids[:, :-1]`` and targets ``ids[:, 1:]``. T is ``length``, or less
+    in the last window of an interval. The caller must mask targets that are N or [PAD].
 
     Args:
         genome: the prepared genome.
-        intervals: what to evaluate on; positions that two intervals share are predicted twice.
+        intervals: intervals to evaluate on. Positions in two intervals are predicted twice.
         length: greatest number of inputs in a window.
         n_to_pad: replace N by [PAD], as in training.
-        max_windows: take only so many windows, evenly spaced over the tiling.
+        max_windows: take only this many windows, evenly spaced.
 
     Raises:
-        InputError: ``length`` or ``max_windows`` below 1, or intervals without a position to predict.
+        InputError: ``length`` or ``max_windows`` is below 1, or the intervals have no position to predict.
     """
 
     def __init__(
@@ -257,7 +256,7 @@ class EvalWindows:
         table = np.stack([owner, np.concatenate(starts), np.concatenate(sizes)], axis=1)
         if max_windows is not None and max_windows < len(table):
             table = table[np.arange(max_windows) * len(table) // max_windows]
-        # Equal lengths side by side, the genome's order within a length.
+        # Sorted by length; within a length, in the order of the genome.
         self._table = table[np.argsort(-table[:, 2], kind="stable")]
 
     def __len__(self) -> int:
@@ -266,7 +265,7 @@ class EvalWindows:
 
     @property
     def n_targets(self) -> int:
-        """Number of predicted positions, N among them."""
+        """Number of predicted positions, including N."""
         return int(self._table[:, 2].sum())
 
     def batches(self, batch_size: int) -> Iterator[EvalBatch]:

@@ -1,1 +1,1 @@
-"""Figures and HTML reports, from arrays and numbers alone."""
+"""Figures and HTML reports, made from arrays and numbers only."""

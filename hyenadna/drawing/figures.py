@@ -1,4 +1,4 @@
-"""Plots of a training run and of its evaluation, as PNG: light, readable in print and by the colour-blind."""
+"""Figures of a training run and of its evaluation, as PNG."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FINAL = "final_valid_perplexity"
-"""Key of the row of a finished run: its validation is of more windows than those on the way, so no line joins them."""
+"""Key of the last row of a finished run. This validation has more windows than the others, so it is a point apart."""
 _CHANCE = Score(perplexity=4.0, accuracy=0.25, count=0)
-"""Guessing one of four nucleotides."""
+"""The score of a random choice among four nucleotides."""
 
 
 def training_curves(
     metrics: Sequence[Mapping[str, Any]], out: str | Path, baselines: Mapping[int, float] | None = None
 ) -> Path:
-    """Training and validation perplexity against optimizer steps, with the Markov models as horizontal lines.
+    """Draw training and validation perplexity against optimizer steps, with the Markov models as horizontal lines.
 
     Args:
-        metrics: the rows of a run's JSONL log, in order. Rows with ``perplexity`` (and ``step``) give the training
-            curve, rows with ``valid_perplexity`` (and ``step``) the validation curve, a row with
-            ``final_valid_perplexity`` a point of its own; where training rows have
-            ``tokens`` (tokens seen so far), an axis on top shows them. Other keys are ignored.
+        metrics: the rows of a run's JSONL log, in order, each with its ``step``. ``perplexity`` gives the training
+            curve, ``valid_perplexity`` the validation curve, and ``final_valid_perplexity`` a point of its own. If
+            rows have ``tokens`` (tokens so far), an axis on top shows them. Other keys are ignored.
         out: the PNG to write.
-        baselines: perplexity of each Markov order.
+        baselines: perplexity of the Markov models by order.
 
     Raises:
-        InputError: no row with ``perplexity`` or ``valid_perplexity``, or ``out`` cannot be written.
+        InputError: no row has a perplexity, or ``out`` cannot be written.
         ImportError: matplotlib is absent; the message names the extra.
     """
     train = np.array([(row["step"], row["perplexity"]) for row in metrics if "perplexity" in row], dtype=np.float64)
@@ -63,7 +62,7 @@ def training_curves(
             smooth = _smooth(train[:, 1])
             axes.plot(*train.T, color=TRAIN, linewidth=0.5, alpha=0.35, zorder=2)
             axes.plot(train[:, 0], smooth, color=TRAIN, linewidth=1.6, label="training (smoothed)", zorder=3)
-            # The first steps fall from the size of the vocabulary; to show them would flatten all the rest.
+            # The first steps fall from the size of the vocabulary. With them, all other steps would look flat.
             seen.append(smooth[len(smooth) // 10 :])
         if valid.size:
             axes.plot(*valid.T, color=MODEL, linewidth=1.8, marker="o", markersize=3.5, label="validation", zorder=4)
@@ -97,11 +96,11 @@ def training_curves(
 
 
 def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out: str | Path) -> Path:
-    """Perplexity and accuracy of the Markov models and of the model, as bars that start at guessing (4 and 25%).
+    """Draw perplexity and accuracy of the Markov models and of the model, as bars that start at chance (4 and 25%).
 
     Args:
-        model_score: of the neural model.
-        markov_scores: of each Markov order, on the same positions.
+        model_score: score of the neural model.
+        markov_scores: scores of the Markov models by order, on the same positions.
         out: the PNG to write.
 
     Raises:
@@ -149,18 +148,18 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
 def perplexity_by_position(
     position_ppl: Sequence[float] | np.ndarray, out: str | Path, baseline: float | None = None
 ) -> Path:
-    """Perplexity against the position in the window: how much context pays.
+    """Draw perplexity against the position in the window, which shows how much context helps.
 
-    Positions are drawn as means over ranges that grow with the position, for a single one is noisy.
+    A single position is noisy, so each point is a mean over a range. Ranges grow with the position.
 
     Args:
-        position_ppl: float ``(positions,)``, perplexity over all windows at each position of the window, from the
-            first scored one; NaN where none was scored.
+        position_ppl: float ``(positions,)``, perplexity over all windows at each scored position; NaN where none was
+            scored.
         out: the PNG to write.
         baseline: perplexity of the best Markov model, drawn as a line.
 
     Raises:
-        InputError: an array that is not 1-d or has nothing finite, or ``out`` cannot be written.
+        InputError: the array is not 1-d or has no finite value, or ``out`` cannot be written.
         ImportError: matplotlib is absent; the message names the extra.
     """
     values = np.asarray(position_ppl, dtype=np.float64)
@@ -200,7 +199,7 @@ def _smooth(perplexity: np.ndarray) -> np.ndarray:
 
 
 def _geometric_bins(perplexity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean nats, as perplexity, over ranges that grow by about a fifth; each at the geometric mean of its ends."""
+    """Mean loss, as perplexity, over ranges that grow by about a fifth, each at the geometric mean of its ends."""
     count = len(perplexity)
     edges = np.unique(np.geomspace(1, count + 1, 2 + int(4 * np.log2(count))).round().astype(np.int64))
     centres, means = [], []
@@ -214,7 +213,7 @@ def _geometric_bins(perplexity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _token_axis(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """A second axis on top, in tokens, where the log has them: batches may grow, so they need not follow the steps."""
+    """Add an axis of tokens on top, if the log has them. Batches may grow, so the axis need not be linear in steps."""
     from matplotlib.ticker import MaxNLocator
 
     rows = np.array([(row["step"], row["tokens"]) for row in metrics if "tokens" in row], dtype=np.float64)
@@ -233,7 +232,7 @@ def _token_axis(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _label_right(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Labels right of the axes, each at its height, moved apart where they would overlap and then tied by a line."""
+    """Put labels to the right of the axes at their heights. Labels that would overlap move apart and get a line."""
     figure.draw_without_rendering()
     low, high = axes.get_ylim()
     line = 1.25 * LABEL_SIZE / 72 * figure.dpi / axes.get_window_extent().height
@@ -255,10 +254,10 @@ def _label_right(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, 
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:
-    """The places nearest to sorted ``heights`` (least squares) that lie at least ``gap`` apart.
+    """The places nearest to sorted ``heights`` (least squares) that are at least ``gap`` apart.
 
-    With ``gap * index`` taken off, "apart" becomes "not decreasing", so this is isotonic regression: neighbours that
-    are out of order are merged into their mean until none is.
+    After subtracting ``gap * index``, places must not decrease, so this is isotonic regression: neighbours that are
+    out of order are merged into their mean until none are left.
     """
     groups: list[tuple[float, int]] = []
     for height in heights - gap * np.arange(len(heights)):

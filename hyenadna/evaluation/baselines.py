@@ -1,4 +1,4 @@
-"""What simple models reach on labelled sequences: the commonest class, and logistic regression on 5-mer counts."""
+"""Baselines on labelled sequences: the commonest class, and logistic regression on 5-mer counts."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from hyenadna.common.extras import require
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 
 K = 5
 
 
 def kmer_counts(sequences: list[np.ndarray], k: int = K) -> np.ndarray:
-    """How often each word of ``k`` bases occurs, float32 ``(n, 4**k)``; words with an N are left out."""
+    """Counts of each word of ``k`` bases, float32 ``(n, 4**k)``. Words with an N are not counted."""
     counts = np.zeros((len(sequences), 4**k), dtype=np.float32)
     for row, ids in zip(counts, sequences, strict=True):
         if len(ids) < k:
@@ -23,29 +23,33 @@ def kmer_counts(sequences: list[np.ndarray], k: int = K) -> np.ndarray:
     return counts
 
 
-def yardsticks(train: Labelled, valid: Labelled, test: Labelled) -> dict[str, float]:
-    """Test accuracy of always guessing training's commonest class, and of logistic regression on standardised counts.
+def baseline_accuracies(train: LabelledDataset, valid: LabelledDataset, test: LabelledDataset) -> dict[str, float]:
+    """Test accuracy of the commonest class of training, and of logistic regression on standardised 5-mer counts.
 
-    The regression is there twice: with scikit-learn's own strength of regularisation, and with that which is best on
-    the validation split.
+    The regression is fitted with scikit-learn's default strength of regularisation, and with the strength that is best
+    on the validation split.
 
     Args:
-        train: examples of classes.
-        valid: the same.
-        test: the same.
+        train: training split, with classes as labels.
+        valid: validation split.
+        test: test split.
+
+    Returns:
+        Accuracy from 0 to 1 by the name of the baseline.
     """
     make_pipeline = require("sklearn.pipeline").make_pipeline
     scaler = require("sklearn.preprocessing").StandardScaler
     logistic = require("sklearn.linear_model").LogisticRegression
-    expected, found = np.asarray(test.labels), np.asarray(train.labels)
-    counts, held_out, asked = (kmer_counts(split.sequences) for split in (train, valid, test))
+    train_labels, valid_labels, test_labels = (np.asarray(split.labels) for split in (train, valid, test))
+    train_counts, valid_counts, test_counts = (kmer_counts(split.sequences) for split in (train, valid, test))
     fitted = {
-        strength: make_pipeline(scaler(), logistic(C=strength, max_iter=2000)).fit(counts, found)
+        strength: make_pipeline(scaler(), logistic(C=strength, max_iter=2000)).fit(train_counts, train_labels)
         for strength in (1.0, 0.1, 0.01, 0.001)
     }
-    best = max(fitted, key=lambda strength: fitted[strength].score(held_out, np.asarray(valid.labels)))
+    best = max(fitted, key=lambda strength: fitted[strength].score(valid_counts, valid_labels))
+    default, chosen = (float(fitted[strength].score(test_counts, test_labels)) for strength in (1.0, best))
     return {
-        "majority class": float((expected == np.bincount(found).argmax()).mean()),
-        f"logistic regression on {K}-mers": float(fitted[1.0].score(asked, expected)),
-        f"logistic regression on {K}-mers, C = {best:g} by validation": float(fitted[best].score(asked, expected)),
+        "majority class": float((test_labels == np.bincount(train_labels).argmax()).mean()),
+        f"logistic regression on {K}-mers": default,
+        f"logistic regression on {K}-mers, C = {best:g} by validation": chosen,
     }

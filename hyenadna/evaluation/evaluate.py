@@ -1,4 +1,4 @@
-"""Perplexity and accuracy of a model over held-out intervals, with Markov models as the yardstick beside it."""
+"""Perplexity and accuracy of a model over held-out intervals, with Markov models as the baseline."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
-# exp of more is no float64.
+# exp of more overflows float64.
 _MOST_NATS = 700.0
 EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model on held-out windows.
+    """The result of a model on held-out windows.
 
-    ``score``: perplexity ``exp(mean nats)``, accuracy and number of positions. ``position_nats``: float64 ``(L,)``,
-    mean nats at each position of the window, NaN where nothing was scored.
+    Attributes:
+        score: perplexity, accuracy and number of positions.
+        position_nats: float64 ``(L,)``, mean loss in nats at each position of the window; NaN where none was scored.
     """
 
     score: Score
@@ -51,18 +52,18 @@ class Evaluation:
 def evaluate_windows(
     model: torch.nn.Module, windows: EvalWindows, *, batch_size: int, progress: bool = True
 ) -> Evaluation:
-    """Score every position of ``windows`` that is not N, each exactly once, in float64 sums.
+    """Score every position of ``windows`` that is not N exactly once. Losses are summed in float64.
 
-    The model is put into ``eval()`` for it and back; weights and random states are left as they are.
+    The model is in ``eval()`` meanwhile. Its weights and the random states do not change.
 
     Args:
-        model: gives ``.logits (B, L, V)`` for ids ``(B, L)``.
-        windows: the tiling to score.
+        model: returns ``.logits (B, L, V)`` for ids ``(B, L)``.
+        windows: the windows to score.
         batch_size: windows at a time.
         progress: show a progress bar.
 
     Raises:
-        InputError: no position to score but N, windows longer than the model takes, or a model that gives no numbers.
+        InputError: every position is N, windows are longer than the model takes, or the loss is not finite.
     """
     device = next(model.parameters()).device
     nats = hits = count = torch.zeros(0, dtype=torch.float64, device=device)
@@ -89,7 +90,7 @@ def evaluate_windows(
         model.train(was_training)
     total = float(count.sum())
     if total == 0:
-        raise InputError("the held-out intervals hold nothing but N; choose others")
+        raise InputError("the held-out intervals hold only N; choose others")
     mean = float(nats.sum()) / total
     if not mean < _MOST_NATS:
         raise InputError(
@@ -103,17 +104,17 @@ def evaluate_windows(
 def fit_and_score_markov(
     genome: Genome, train: Sequence[Interval], windows: EvalWindows, max_order: int
 ) -> dict[int, Score]:
-    """Markov models of order 0 to ``max_order``, fitted on ``train`` and its reverse complement.
+    """Fit Markov models of order 0 to ``max_order`` on ``train`` and its reverse complement, and score them.
 
-    They are scored on the positions that a model is scored on, given the same ``windows``, but with the bases before
-    a window as further context: a yardstick must not suffer from where windows are cut.
+    They are scored on the same positions as a model on these ``windows``. The bases before a window serve as further
+    context, so that the baseline does not depend on the borders of windows.
     """
     models = markov.fit((genome.tokens(i.contig, i.start, i.end) for i in train), max_order)
     return markov.evaluate(models, _with_context(genome, windows, max_order), first_target=max_order + 1)
 
 
 def _with_context(genome: Genome, windows: EvalWindows, context: int) -> Iterator[np.ndarray]:
-    """Each window with ``context`` tokens before it; where the contig has not so many, the first are [PAD]."""
+    """Each window with ``context`` tokens before it. [PAD] stands for tokens before the start of the contig."""
     for batch in windows.batches(1024):
         for contig, start in batch.windows:
             first = max(0, start - context)
@@ -123,13 +124,13 @@ def _with_context(genome: Genome, windows: EvalWindows, context: int) -> Iterato
 
 @without_transformers_bars()
 def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]:
-    """Evaluate as ``config`` says; write ``evaluation.json`` and PNGs, and return what the JSON holds.
+    """Evaluate the model that ``config`` names, write ``evaluation.json`` and PNGs, and return the JSON's content.
 
     Raises:
-        InputError: a checkpoint, genome, contig, BED or folder that does not fit.
+        InputError: a checkpoint, genome, contig, BED or folder does not fit.
     """
     config.check()
-    # Before the splits, which are looked for beside the model.
+    # Before the splits, which may lie next to the model.
     locate.find(config.model)
     genome = Genome.open(config.genome)
     train, held_out = _read_splits(config, genome)
@@ -138,15 +139,15 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
     curves = read_metrics(metrics) if metrics is not None else []
     device = pick_device(config.device)
     model = HyenaDNAForCausalLM.from_pretrained(config.model).to(device)
-    longest = model.config.max_seq_len
-    length = min(1024, longest) if config.length is None else config.length
-    if length > longest:
-        raise InputError(f"--length {length}: the model in {config.model} is made for {longest} tokens; shorten it")
+    max_length = model.config.max_seq_len
+    length = min(1024, max_length) if config.length is None else config.length
+    if length > max_length:
+        raise InputError(f"`length` {length}: the model in {config.model} is made for {max_length} tokens; shorten it")
     windows = EvalWindows(genome, held_out, length, n_to_pad=config.n_to_pad, max_windows=config.max_windows)
     result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
-    yardsticks: dict[int, Score] = {}
+    baselines: dict[int, Score] = {}
     if config.markov_order >= 0:
-        yardsticks = fit_and_score_markov(genome, train, windows, config.markov_order)
+        baselines = fit_and_score_markov(genome, train, windows, config.markov_order)
 
     row: dict[str, Any] = {
         "model": str(config.model),
@@ -157,15 +158,15 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
         "perplexity": result.score.perplexity,
         "accuracy": result.score.accuracy,
         "positions": result.score.count,
-        "markov": {str(order): asdict(score) for order, score in yardsticks.items()},
+        "markov": {str(order): asdict(score) for order, score in baselines.items()},
     }
-    best = min((score.perplexity for score in yardsticks.values()), default=None)
-    lines = {order: score.perplexity for order, score in yardsticks.items()}
+    best = min((score.perplexity for score in baselines.values()), default=None)
+    lines = {order: score.perplexity for order, score in baselines.items()}
     with tempfile.TemporaryDirectory() as draft:
         folder = Path(draft)
         plot.perplexity_by_position(np.exp(result.position_nats), folder / "perplexity_by_position.png", best)
-        if yardsticks:
-            plot.evaluation_bars(result.score, yardsticks, folder / "evaluation.png")
+        if baselines:
+            plot.evaluation_bars(result.score, baselines, folder / "evaluation.png")
         if curves:
             plot.training_curves(curves, folder / "training.png", lines)
         contents = {config.out / file.name: file.read_bytes() for file in folder.iterdir()}
@@ -175,7 +176,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
 
 
 def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval], list[Interval]]:
-    """What Markov models are fitted on, and what is held out."""
+    """The intervals that Markov models are fitted on, and the held-out ones."""
     beside = config.model.parent / SPLITS_FILE
     bed = config.bed or (beside if beside.is_file() and not config.contigs else None)
     if bed is not None:

@@ -1,10 +1,10 @@
-"""Markov models of DNA of order 0 to 8: the honest yardstick beside a neural model's perplexity.
+"""Markov baselines of DNA, of order 0 to 12.
 
-An order-k model gives the next nucleotide from the k before it. Fitting is counting, so a genome takes seconds, and
-a neural model that does not beat the best of them has learnt nothing that needs context.
+An order-k model predicts the next nucleotide from the k before it. Fitting means counting, so a genome takes seconds. A
+neural model that does not beat the best of them has learnt nothing that needs context.
 
-Every position is tallied once, under the longest context it has; the counts of all orders, of the other strand and
-the scores follow from that tally by summing out the oldest bases.
+Every position is counted once, under its longest context. Summing out the oldest bases then gives the counts of all
+orders and of the other strand, and the scores.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class MarkovModels:
-    """Counts of the models of order 0 to ``max_order``, and how they are smoothed.
+    """Counts of the models of order 0 to ``max_order``, and their smoothing.
 
-    ``counts[k]``: int64 ``(4**k, 4)``, how often each nucleotide (A, C, G, T) follows each context of k; the context's
-    row is its bases as digits to base 4, the oldest first.
+    Attributes:
+        counts: for each order k int64 ``(4**k, 4)``, how often each nucleotide (A, C, G, T) follows each context. The
+            row of a context is its bases as digits in base 4, the oldest first.
+        prior_strength: weight, in observations, of the next shorter context.
     """
 
     counts: tuple[np.ndarray, ...]
@@ -37,14 +39,14 @@ class MarkovModels:
 
     @property
     def max_order(self) -> int:
-        """The longest context, in bases."""
+        """Length of the longest context, in bases."""
         return len(self.counts) - 1
 
     def probabilities(self) -> list[np.ndarray]:
-        """float64 ``(4**k, 4)`` for each order k, rows summing to 1.
+        """float64 ``(4**k, 4)`` for each order k. Rows sum to 1.
 
         Interpolated back-off: ``p_k = (counts + s * p_{k-1}) / (sum(counts) + s)`` with s = ``prior_strength`` and a
-        uniform ``p_{-1}``, so a context never seen gives what the next shorter one gives.
+        uniform ``p_{-1}``. So an unseen context has the probabilities of the next shorter one.
         """
         tables: list[np.ndarray] = []
         shorter = np.full((1, 4), 0.25)
@@ -62,18 +64,18 @@ def fit(
     *,
     prior_strength: float = 1.0,
 ) -> MarkovModels:
-    """Counts every window of ``k + 1`` bases within the segments, for each order k from 0 to ``max_order``.
+    """Count every window of ``k + 1`` bases within the segments, for each order k from 0 to ``max_order``.
 
     Args:
-        segments: token ids, integer ``(length,)`` each (whole contigs, or parts of them). Only A, C, G, T count: a
-            window never spans any other id (N, padding, ...) nor the border of two segments.
-        max_order: 0 to 12; memory grows as ``4**(max_order + 1)``.
-        reverse_complement: also counts the other strand.
+        segments: token ids, integer ``(length,)`` each: contigs or parts of them. A window spans neither other ids
+            than A, C, G and T nor the border of two segments.
+        max_order: 0 to 12. Memory grows as ``4**(max_order + 1)``.
+        reverse_complement: also count the other strand.
         prior_strength: weight, in observations, of the next shorter context (see ``MarkovModels.probabilities``).
 
     Raises:
-        InputError: an order out of range, a strength that is not positive, a segment that is not a 1-d integer
-            array, or no nucleotide at all.
+        InputError: the order is out of range, the strength is not positive, a segment is not a 1-d integer array, or
+            there is no nucleotide at all.
     """
     if not 0 <= max_order <= MAX_MARKOV_ORDER:
         raise InputError(f"markov: max_order must lie between 0 and {MAX_MARKOV_ORDER}, got {max_order}")
@@ -88,15 +90,14 @@ def fit(
 
 
 def evaluate(models: MarkovModels, segments: Iterable[np.ndarray], first_target: int = 1) -> dict[int, Score]:
-    """Scores each order on the same held-out positions, in float64.
+    """Score each order on the same held-out positions, in float64.
 
-    Every A, C, G, T at index ``first_target`` or later of its segment is scored exactly once by every order. Where
-    fewer than k bases stand before it (near a segment's start, or after an N) the order-k model falls back to the
-    longest order that fits. With windows as segments and ``first_target=1`` these are the positions that a
-    next-token model scores on the same windows.
+    Every order scores each A, C, G and T at index ``first_target`` or later of its segment exactly once. If fewer than
+    k bases come before it (near the start of a segment, or after an N), the order-k model uses the longest order that
+    fits. For windows and ``first_target=1`` these are the positions that a next-token model scores.
 
     Raises:
-        InputError: a negative ``first_target``, a segment that is not a 1-d integer array, or nothing to score.
+        InputError: ``first_target`` is negative, a segment is not a 1-d integer array, or there is nothing to score.
     """
     if first_target < 0:
         raise InputError(f"markov: first_target must not be negative, got {first_target}")
@@ -124,11 +125,11 @@ def evaluate(models: MarkovModels, segments: Iterable[np.ndarray], first_target:
 def _blocks(
     segments: Iterable[np.ndarray], max_order: int, first_target: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Segments end to end, a break after each, in blocks of about ``_BLOCK`` bases.
+    """Concatenate the segments, with a break after each, and yield blocks of about ``_BLOCK`` bases.
 
     Yields:
-        int32 ``(n,)``: 0 to 3, or ``_BREAK``; and bool ``(n,)``: whether the position is tallied in this block (what
-        is repeated from the block before, as context, is not).
+        int32 ``(n,)``, 0 to 3 or ``_BREAK``; and bool ``(n,)``, whether the position is counted in this block. The
+        context that is repeated from the block before is not counted again.
     """
     bases: list[np.ndarray] = []
     wanted: list[np.ndarray] = []
@@ -155,10 +156,10 @@ def _blocks(
 
 
 def _tally(segments: Iterable[np.ndarray], max_order: int, first_target: int) -> list[np.ndarray]:
-    """For d from 0 to ``max_order``: int64 ``(4**(d + 1),)``, how often each window of d + 1 bases stands.
+    """For d from 0 to ``max_order``: int64 ``(4**(d + 1),)``, how often each window of d + 1 bases occurs.
 
-    Counted are the windows that end at a position whose longest context is d (at ``max_order``: d or more), so each
-    position falls in exactly one tally.
+    Tally d counts the windows that end at a position whose longest context is d, or at least d for ``max_order``. So
+    each position is in exactly one tally.
     """
     tallies = [np.zeros(4 ** (depth + 1), dtype=np.int64) for depth in range(max_order + 1)]
     for bases, wanted in _blocks(segments, max_order, first_target):
@@ -180,7 +181,7 @@ def _tally(segments: Iterable[np.ndarray], max_order: int, first_target: int) ->
 
 
 def _windows(tallies: list[np.ndarray]) -> list[np.ndarray]:
-    """For each order k: int64 ``(4**(k + 1),)``, all windows of k + 1 bases, the older bases summed out."""
+    """For each order k: int64 ``(4**(k + 1),)``, the counts of windows of k + 1 bases, with older bases summed out."""
     windows = [tallies[-1]]
     for tally in reversed(tallies[:-1]):
         windows.append(windows[-1].reshape(4, -1).sum(axis=0) + tally)
@@ -188,6 +189,6 @@ def _windows(tallies: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _other_strand(windows: np.ndarray) -> np.ndarray:
-    """Counts of the reverse complements: base b becomes 3 - b (a flip of every axis), read backwards (a transpose)."""
+    """Counts of the reverse complements: base b becomes 3 - b (flip every axis), in reverse order (transpose)."""
     length = (windows.size.bit_length() - 1) // 2
     return np.flip(windows.reshape((4,) * length)).transpose().ravel()

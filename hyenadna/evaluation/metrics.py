@@ -1,4 +1,4 @@
-"""Metrics of predictions over a whole split; one that is undefined there says why."""
+"""Metrics of predictions over a whole split, and the reasons of those that are undefined."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from hyenadna.common.choices import METRICS
 from hyenadna.common.extras import require
 
-NOT_FINITE = "the predictions hold no finite numbers"
-"""The reason of every metric where a model has come to nothing."""
+NOT_FINITE = "the predictions are not finite"
+"""The reason of every metric when the outputs of the model are not finite."""
 
 # DeepSEA's 919 outputs: accessibility, transcription factors, histone marks.
 _DEEPSEA = {"auroc_dhs": slice(0, 125), "auroc_tf": slice(125, 815), "auroc_hm": slice(815, 919)}
@@ -24,11 +24,11 @@ def measure(task: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[dict[st
 
     Args:
         task: one of ``TASKS``.
-        outputs: float ``(n, columns)``: logits of classes (for tokens, a row for each), logits of outputs, or values.
-        labels: int ``(n,)`` classes; float ``(n, columns)`` of 0 and 1; or float ``(n, columns)`` values.
+        outputs: float ``(n, columns)``: logits of classes, logits of outputs, or values. For tokens n counts bases.
+        labels: int ``(n,)`` classes, float ``(n, columns)`` of 0 and 1, or float ``(n, columns)`` values.
 
     Returns:
-        Values by name, None where undefined, and the reason of each that is.
+        Values by name, None if undefined, and the reason of each undefined one.
     """
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
@@ -49,7 +49,7 @@ def measure(task: str, outputs: np.ndarray, labels: np.ndarray) -> tuple[dict[st
 
 
 class _UndefinedError(Exception):
-    """A metric has no value on a split; the message says why."""
+    """A metric has no value on a split. The message is the reason."""
 
 
 def _classification(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -62,22 +62,22 @@ def _classification(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
         return float(metrics.f1_score(labels, guessed, average="macro", labels=range(columns), zero_division=0))
     present = np.unique(labels)
     if len(present) < 2:
-        raise _UndefinedError("the split holds one class only")
+        raise _UndefinedError("the split holds only one class")
     if name == "mcc":
         return float(metrics.matthews_corrcoef(labels, guessed))
     if name == "f1_binary":
         if columns != 2:
-            raise _UndefinedError(f"it is of two classes, and there are {columns}")
+            raise _UndefinedError(f"it is defined for two classes, and there are {columns}")
         return float(metrics.f1_score(labels, guessed, zero_division=0))
     if len(present) < columns:
         raise _UndefinedError(f"the split holds {len(present)} of {columns} classes")
-    chances = _softmax(logits)
+    probabilities = _softmax(logits)
     if columns == 2:
         score = metrics.roc_auc_score if name == "auroc" else metrics.average_precision_score
-        return float(score(labels, chances[:, 1]))
+        return float(score(labels, probabilities[:, 1]))
     if name == "auroc":
-        return float(metrics.roc_auc_score(labels, chances, multi_class="ovr", average="macro"))
-    return float(metrics.average_precision_score(np.eye(columns)[labels], chances, average="macro"))
+        return float(metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"))
+    return float(metrics.average_precision_score(np.eye(columns)[labels], probabilities, average="macro"))
 
 
 def _multilabel(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -91,8 +91,8 @@ def _multilabel(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
     score = metrics.roc_auc_score if name == "auroc" else metrics.average_precision_score
     usable = [i for i in range(labels.shape[1]) if 0 < labels[:, i].sum() < len(labels)]
     if not usable:
-        raise _UndefinedError("every output has one value only in the split")
-    # The median over the outputs, as DeepSEA reports it; an output that never or always occurs has no value.
+        raise _UndefinedError("every output has only one value in the split")
+    # The median over the outputs, as DeepSEA reports it. An output with one value in the split has no score.
     return float(np.median([score(labels[:, i], logits[:, i]) for i in usable]))
 
 

@@ -1,4 +1,4 @@
-"""How much of a label simple classifiers read from embeddings: the number that a picture comes with."""
+"""How well simple classifiers tell labels apart by embeddings: the number below a map of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from hyenadna.common.extras import require
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Cross-validated accuracies; ``majority`` is that of always guessing the commonest class."""
+    """Cross-validated accuracies of nearest neighbours and of logistic regression.
+
+    ``majority`` is the accuracy of a classifier that always chooses the most frequent class.
+    """
 
     majority: float
     neighbours: float
@@ -23,7 +26,7 @@ class ProbeResult:
     folds: int
 
     def describe(self) -> str:
-        """One line."""
+        """The result in one line."""
         return (
             f"{self.samples:,} sequences of {self.classes} classes, {self.folds} folds: nearest neighbours "
             f"{self.neighbours:.4f}, logistic regression {self.logistic:.4f}, majority {self.majority:.4f}"
@@ -39,19 +42,19 @@ def probe(
     neighbours: int = 15,
     seed: int = 0,
 ) -> ProbeResult:
-    """Accuracy of k nearest neighbours and of logistic regression, on standardised vectors, by cross-validation.
+    """Cross-validate k nearest neighbours and logistic regression on standardised vectors.
 
     Args:
         vectors: float ``(n, D)``.
-        labels: ``(n,)``, any kind of value.
-        groups: ``(n,)``; a group, such as a contig, is never in training and test at once. Default random folds
-            with the same share of each class.
-        folds: number of folds, fewer where a class or the groups are fewer.
+        labels: ``(n,)``, values of any kind.
+        groups: ``(n,)``. A group, such as a contig, is never in training and test at once. By default folds are random
+            and have the same fraction of each class.
+        folds: number of folds. There are fewer if a class has fewer samples or there are fewer groups.
         neighbours: k.
-        seed: of the folds.
+        seed: seed of the folds.
 
     Raises:
-        InputError: fewer than two classes, a class with one sample, or a single group.
+        InputError: there are fewer than two classes, a class has one sample, or there is a single group.
         ImportError: scikit-learn is absent; the message names the extra.
     """
     selection = require("sklearn.model_selection")
@@ -61,13 +64,15 @@ def probe(
     logistic = require("sklearn.linear_model").LogisticRegression
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
-        raise InputError(f"a probe needs two classes at least; every label is {str(classes[0])!r}")
+        raise InputError(f"a probe needs at least two classes; every label is {str(classes[0])!r}")
     folds = min(folds, int(counts.min()))
     if groups is not None:
         folds = min(folds, len(np.unique(groups)))
     if folds < 2:
         rare = classes[counts.argmin()]
-        raise InputError(f"a probe needs two folds at least: the class {str(rare)!r} or the groups are too few")
+        raise InputError(
+            f"a probe needs at least two folds: the class {str(rare)!r} has too few sequences, or groups are too few"
+        )
     if groups is None:
         split = selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
     else:

@@ -96,7 +96,7 @@ class FinetuneConfig:
         jobs: Runs of seeds and folds at a time, each in a process of its own with its part of the threads. Small models
             gain little from a second thread and much from a second run. On a GPU the runs share it.
         resume: Run only the seeds and folds that a stopped run with the same options has not finished.
-        yardstick: Compare with logistic regression on 5-mer counts and with the commonest class.
+        baseline: Compare with logistic regression on 5-mer counts and with the commonest class.
         device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
         autocast: Precision of the matrix products. auto is bfloat16 on a GPU and off on a CPU.
         threads: CPU threads of all jobs together. The default is PyTorch's.
@@ -145,7 +145,7 @@ class FinetuneConfig:
     seeds: list[AtLeast0] = field(default_factory=lambda: [0])
     jobs: AtLeast1 = 1
     resume: bool = False
-    yardstick: bool = False
+    baseline: bool = False
     device: str = "auto"
     autocast: Autocast = "auto"
     threads: AtLeast1 | None = None
@@ -171,7 +171,7 @@ class FinetuneConfig:
             raise InputError(f"`method` {self.method} is for `task` classification, without `reverse_complement`")
         if self.lm_weight and self.method in ("frozen", *_PROMPTED):
             raise InputError(f"`method` {self.method}: `lm_weight` is for `method` full, lora and scratch")
-        for name in ("yardstick", "balanced"):
+        for name in ("baseline", "balanced"):
             if getattr(self, name) and self.task != "classification":
                 raise InputError(f"`{name}` is for `task` classification")
         if self.reverse_complement and self.task == "token":

@@ -1,4 +1,4 @@
-"""The labelled sequences of one fine-tuning, in its splits or folds."""
+"""Read a labelled dataset, and divide it into splits or folds."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hyenadna.common.choices import SPLITS
 from hyenadna.common.errors import InputError
-from hyenadna.data.labelled import Example, Labelled, class_names, read_examples, to_labelled
+from hyenadna.data.dataset import Example, LabelledDataset, class_names, read_examples, to_dataset
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
 
 
 @dataclass(frozen=True)
-class Data:
-    """The splits of one run, the names of the columns of the logits, and whether the test was drawn from all examples.
+class Splits:
+    """The splits of one run.
 
-    A test set that we draw ourselves makes a demonstration, no benchmark: nobody else's figures are of it.
+    ``names`` are the columns of the logits: classes, or outputs. ``demonstration`` is True if the test split was drawn
+    here from all examples. Nobody else has figures for such a split, so it is not a benchmark.
     """
 
-    train: Labelled
-    valid: Labelled
-    test: Labelled
+    train: LabelledDataset
+    valid: LabelledDataset
+    test: LabelledDataset
     names: list[str]
     demonstration: bool
 
+    def max_length(self) -> int:
+        """Length in bases of the longest sequence of all splits."""
+        return max(len(ids) for split in (self.train, self.valid, self.test) for ids in split.sequences)
 
-def read_data(config: FinetuneConfig) -> list[Data]:
-    """The splits, one for each fold.
+
+def read_data(config: FinetuneConfig) -> list[Splits]:
+    """Read ``config.data``: the splits of each fold, or of the only run without cross-validation.
 
     Raises:
-        InputError: data that do not fit the task: see :mod:`hyenadna.data.labelled`.
+        InputError: the data are damaged, do not fit the task, or leave a split empty. See
+            :mod:`hyenadna.data.dataset`.
     """
     found = read_examples(
         config.data,
@@ -48,52 +55,62 @@ def read_data(config: FinetuneConfig) -> list[Data]:
     if config.length is not None:
         found = {split: [_middle(example, config) for example in part] for split, part in found.items()}
     rng = np.random.default_rng(config.split_seed)
-    if config.folds:
-        everything = found.get("") or found.get("train", [])
-        order = rng.permutation(len(everything))
-        parts = [everything[:0]] + [[everything[i] for i in rows] for rows in np.array_split(order, config.folds)]
-        runs = []
-        for fold in range(1, config.folds + 1):
-            rest = [e for number, part in enumerate(parts) if number != fold for e in part]
-            cut = max(1, round(config.valid_fraction * len(rest)))
-            runs.append({"train": rest[cut:], "valid": rest[:cut], "test": parts[fold]})
-    else:
-        runs = [_split(found, config, rng)]
+    runs = _cross_validation(found, config, rng) if config.folds else [_split(found, config, rng)]
     demonstration = not config.folds and "" in found
-    return [_as_data(run, config, demonstration) for run in runs]
+    return [_make_splits(run, config, demonstration) for run in runs]
+
+
+def _cross_validation(
+    found: dict[str, list[Example]], config: FinetuneConfig, rng: np.random.Generator
+) -> list[dict[str, list[Example]]]:
+    examples = found.get("") or found.get("train", [])
+    parts = [[examples[i] for i in rows] for rows in np.array_split(rng.permutation(len(examples)), config.folds)]
+    runs = []
+    for fold, test in enumerate(parts):
+        rest = [example for number, part in enumerate(parts) if number != fold for example in part]
+        runs.append(_hold_out(rest, config.valid_fraction) | {"test": test})
+    return runs
 
 
 def _split(
     found: dict[str, list[Example]], config: FinetuneConfig, rng: np.random.Generator
 ) -> dict[str, list[Example]]:
     if "" in found:
-        everything = [found[""][i] for i in rng.permutation(len(found[""]))]
-        cut = round(0.8 * len(everything))
-        held = round(0.1 * len(everything))
-        return {"train": everything[: cut - held], "valid": everything[cut - held : cut], "test": everything[cut:]}
+        examples = [found[""][i] for i in rng.permutation(len(found[""]))]
+        test_start = round(0.8 * len(examples))
+        valid_start = test_start - round(0.1 * len(examples))
+        return {
+            "train": examples[:valid_start],
+            "valid": examples[valid_start:test_start],
+            "test": examples[test_start:],
+        }
     if not found.get("train"):
         raise InputError(f"{config.data}: holds no training examples")
     if not found.get("valid"):
         train = [found["train"][i] for i in rng.permutation(len(found["train"]))]
-        cut = max(1, round(config.valid_fraction * len(train)))
-        found = found | {"train": train[cut:], "valid": train[:cut]}
+        found = found | _hold_out(train, config.valid_fraction)
     if not found.get("test"):
-        raise InputError(f"{config.data}: holds no test examples: add some, or take --folds")
+        raise InputError(f"{config.data}: holds no test examples: add some, or take `folds`")
     return found
 
 
-def _as_data(run: dict[str, list[Example]], config: FinetuneConfig, demonstration: bool) -> Data:
-    for split in ("train", "valid", "test"):
+def _hold_out(examples: list[Example], fraction: float) -> dict[str, list[Example]]:
+    cut = max(1, round(fraction * len(examples)))
+    return {"train": examples[cut:], "valid": examples[:cut]}
+
+
+def _make_splits(run: dict[str, list[Example]], config: FinetuneConfig, demonstration: bool) -> Splits:
+    for split in SPLITS:
         if not run[split]:
-            raise InputError(f"{config.data}: too few examples: none is left for {split}")
+            raise InputError(f"{config.data}: too few examples, none is left for {split}")
     if config.task in ("classification", "token"):
         names = class_names(run["train"], config.task)
     else:
         first = run["train"][0].label
         width = len(first) if isinstance(first, tuple) else 1
         names = config.label_columns if len(config.label_columns) == width else [f"y{i}" for i in range(width)]
-    splits = {split: to_labelled(run[split], config.task, names, split) for split in ("train", "valid", "test")}
-    return Data(**splits, names=names, demonstration=demonstration)
+    splits = {split: to_dataset(run[split], config.task, names, split) for split in SPLITS}
+    return Splits(**splits, names=names, demonstration=demonstration)
 
 
 def _middle(example: Example, config: FinetuneConfig) -> Example:

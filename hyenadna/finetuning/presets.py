@@ -2,8 +2,8 @@
 
 Sources: the configurations ``genomic_benchmark``, ``nucleotide_transformer``, ``chromatin_profile`` and ``species`` of
 the HyenaDNA repository (AdamW, 100 epochs, 1% warm-up, cosine to a tenth, weight decay 0.1), and the tables of Nguyen
-et al., "HyenaDNA", 2023 (arXiv 2306.15794). The first two benchmarks come without a validation split; here one is drawn
-from the training examples, and the test examples are looked at once.
+et al., "HyenaDNA", 2023 (arXiv 2306.15794). The first two benchmarks have no validation split. Here one is drawn from
+the training examples, and the test examples are used once.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from hyenadna.common.errors import InputError
 class Preset:
     """A published task.
 
-    ``options`` are fields of ``FinetuneConfig``; ``metric`` is the one of ``hyenadna.evaluation.metrics`` that decides
-    on the best epoch; ``published`` are values with the published weights, from 0 to 1, by metric.
+    Attributes:
+        metric: the metric of ``hyenadna.evaluation.metrics`` that decides on the best epoch.
+        published: values that the published weights reached, from 0 to 1, by metric.
+        options: fields of ``FinetuneConfig``.
     """
 
     metric: str
@@ -87,7 +89,7 @@ def preset(name: str) -> Preset:
     """The preset of that name.
 
     Raises:
-        InputError: there is none; the message lists them.
+        InputError: there is none. The message lists the presets.
     """
     if name not in PRESETS:
         raise InputError(f"`preset` {name}: choose one of {', '.join(PRESETS)}")

@@ -1,24 +1,18 @@
-"""Fine-tuning on labelled sequences: configuration and loop.
-
-The splits are made in ``finetune_data.py``, the tables and pictures of what was reached in ``finetune_results.py``.
-"""
+"""Fine-tune on labelled sequences: the command, the runs side by side, and the loop of one run, in this order."""
 
 from __future__ import annotations
 
 import json
 import math
 import multiprocessing
-import pickle
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,223 +23,202 @@ from tqdm.auto import tqdm
 
 from hyenadna.common.choices import DEFAULT_METRIC
 from hyenadna.common.errors import InputError
-from hyenadna.common.extras import require
 from hyenadna.common.files import atomic_dir, write_files
 from hyenadna.common.progress import StepBar
-from hyenadna.common.run_layout import plain
+from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, plain
 from hyenadna.common.vocab import PAD_ID, reverse_complement
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
-from hyenadna.finetuning.config import _FREE, _PROMPTED, FinetuneConfig, apply_preset
-from hyenadna.finetuning.data import Data, read_data
-from hyenadna.finetuning.partial import FinishedRuns
+from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, label_tensor
+from hyenadna.finetuning.config import _FREE, FinetuneConfig, apply_preset
+from hyenadna.finetuning.data import Splits, read_data
+from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import RESULTS_FILE, as_lines, draw_curves, summarise
-from hyenadna.inference.prompted import PromptedClassifier, make_prompted, save_prompted
-from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.finetuning.runs import Run, RunFolders
 from hyenadna.model.device import autocast, pick_device
-from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.loading import without_transformers_bars
-from hyenadna.model.modeling import HyenaDNAForCausalLM
-from hyenadna.model.tokenizer import DNATokenizer
+from hyenadna.model.loss import next_token_loss
 from hyenadna.training.optim import learning_rate_factor, parameter_groups
 
-_PROBLEMS = {
-    "classification": "single_label_classification",
-    "multilabel": "multi_label_classification",
-    "regression": "regression",
-    "token": None,
-}
 
+@without_transformers_bars()
+def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]:
+    """Fine-tune, write the folder ``config.out``, and return the contents of its results.json.
 
-def make_model(config: FinetuneConfig, data: Data, seed: int) -> tuple[Any, Any]:
-    """The model, and what is trained: the same, or peft's wrapper around it.
+    With ``jobs`` above 1 the processes are spawned. A script that calls this then needs the guard
+    ``if __name__ == "__main__":``.
 
     Raises:
-        InputError: a checkpoint or size that does not fit.
+        InputError: data, a checkpoint or options that do not fit. Finished runs are kept in ``OUT.partial``, and
+            ``resume`` continues with the others.
     """
-    longest = max(len(ids) for split in (data.train, data.valid, data.test) for ids in split.sequences)
-    if config.method in _PROMPTED:
-        prompted = make_prompted(config, data.names, data.train, longest, seed)
-        return prompted, prompted
-    kind = HyenaDNAForTokenClassification if config.task == "token" else HyenaDNAForSequenceClassification
-    labels: dict[str, Any] = {
-        "num_labels": len(data.names),
-        "id2label": dict(enumerate(data.names)),
-        "label2id": {name: i for i, name in enumerate(data.names)},
-        "problem_type": _PROBLEMS[config.task],
-        "pooling": config.pooling,
-    }
-    if config.model is not None:
-        model = kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **labels)
-    else:
-        shape = {name: getattr(config, name) for name in ("d_model", "n_layer", "max_seq_len")}
-        shape = {name: value for name, value in shape.items() if value is not None} | config.model_fields
-        if config.d_model is not None:
-            shape.setdefault("d_inner", 4 * config.d_model)
-        model = kind(HyenaDNAConfig.named(config.size, **shape, **labels))
-    if longest > model.config.max_seq_len:
-        raise InputError(
-            f"a sequence of {longest:,} bases is longer than the {model.config.max_seq_len:,} that the model is made "
-            "for: cut them into overlapping windows or take their middle (--length), or use a checkpoint made for "
-            "longer sequences"
-        )
-    if config.method == "frozen":
-        for parameter in model.hyena.parameters():
-            parameter.requires_grad_(False)
-    if config.method != "lora":
-        return model, model
-    peft = require("peft")
-    task = "TOKEN_CLS" if config.task == "token" else "SEQ_CLS"
-    settings = peft.LoraConfig(
-        task_type=task,
-        r=config.lora_rank,
-        lora_alpha=2 * config.lora_rank,
-        # Every Linear of the backbone, the filters' own among them; the head is trained whole.
-        target_modules=r".*\.(in_proj|out_proj|fc1|fc2|implicit_filter\.\d*[02468])",
-        modules_to_save=["score"],
-    )
-    return model, peft.get_peft_model(model, settings)
+    # 1. The options, the data and the runs.
+    config = apply_preset(config)
+    config.check()
+    metric = config.metric or DEFAULT_METRIC[config.task]
+    settings = {name: value for name, value in plain(config).items() if name not in _FREE}
+    folders = RunFolders(config.out, settings, resume=config.resume, lower_is_better=metric == "mse")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    folds = read_data(config)
+    runs = [
+        Run(data, seed, fold if config.folds else 0)
+        for fold, data in enumerate(folds, start=1)
+        for seed in config.seeds
+    ]
+    if (finished := sum(map(folders.is_finished, runs))) and progress:
+        print(f"{finished} of {len(runs)} runs are finished, continuing with the others")
+    try:
+        # 2. Train the runs that are not finished yet.
+        _train_all(config, runs, folders, device, progress)
+        # 3. Write the results of all runs, and the best model.
+        curves, results = map(list, zip(*map(folders.load, runs), strict=True))
+        summary = summarise(config, folds, results)
+        with atomic_dir(config.out, merge=True) as draft:
+            write_files(
+                {
+                    draft / RESULTS_FILE: (json.dumps(summary, indent=1) + "\n").encode(),
+                    draft / METRICS_FILE: as_lines(curves),
+                }
+            )
+            draw_curves(curves, summary, draft / "training.png")
+            shutil.copytree(folders.best_model(runs), draft / MODEL_FOLDER)
+    except (InputError, OSError, KeyboardInterrupt) as error:
+        # 4. Say what is kept, after an error or an interrupt.
+        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
+        if not (finished := sum(map(folders.is_finished, runs))):
+            folders.remove()
+            raise kind(str(error) or "no run was finished, nothing is kept") from error
+        reason = f"{error}; " if str(error) else ""
+        raise kind(
+            f"{reason}{finished} of {len(runs)} runs are finished and kept in {folders.folder}: the same command "
+            "with `resume` continues with the others"
+        ) from error
+    folders.remove()
+    return summary
 
 
-def targets(data: Labelled, rows: Sequence[int], task: str, device: torch.device) -> Tensor:
-    """Labels of a batch: int64 ``(B,)``, float32 ``(B, outputs)``, or int64 ``(B, L)`` with -100 at pads."""
-    if not isinstance(data.labels, list):
-        return torch.from_numpy(data.labels[list(rows)]).to(device)
-    found = [torch.from_numpy(data.labels[i]) for i in rows]
-    return torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-100).to(device)
+# Runs, one after another or side by side
 
 
-def loss_of(logits: Tensor, labels: Tensor, task: str) -> Tensor:
-    """Mean loss in float32: cross entropy, binary cross entropy, or squared error."""
-    logits = logits.float()
-    if task == "multilabel":
-        return F.binary_cross_entropy_with_logits(logits, labels)
-    if task == "regression":
-        return F.mse_loss(logits, labels)
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
-
-
-def make_language_head(config: FinetuneConfig, model: Any) -> nn.Linear:
-    """The head that reads the next token for ``--lm_weight``: the checkpoint's, or a new one.
-
-    Raises:
-        InputError: the checkpoint has none.
-    """
-    if config.model is not None:
+def _train_all(
+    config: FinetuneConfig, runs: Sequence[Run], folders: RunFolders, device: torch.device, progress: bool
+) -> None:
+    """Train the unfinished ones of ``runs``, ``config.jobs`` at a time. Each is saved in its folder when it ends."""
+    unfinished = [run for run in runs if not folders.is_finished(run)]
+    jobs = min(config.jobs, len(unfinished))
+    if jobs <= 1:
+        for run in unfinished:
+            _train_and_save(config, run, folders, device, progress)
+            folders.remove_other_models(runs)
+        return
+    threads = max(1, torch.get_num_threads() // jobs)
+    others = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(threads,)) as pool:
         try:
-            head: nn.Linear = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32).lm_head
-        except InputError as error:
-            raise InputError(f"--lm_weight needs a checkpoint with the head of a language model: {error}") from error
-        return head
-    head = nn.Linear(model.config.d_model, model.config.padded_vocab_size, bias=False)
-    nn.init.normal_(head.weight, std=model.config.initializer_range)
-    return head
+            futures = [pool.submit(_train_and_save, config, run, folders, device, progress) for run in unfinished]
+            for future in as_completed(futures):
+                future.result()
+                folders.remove_other_models(runs)
+        except BaseException as error:
+            # Nobody needs the runs that other processes still train.
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            pool.shutdown(cancel_futures=True)
+            if not isinstance(error, BrokenProcessPool):
+                raise
+            raise InputError(
+                f"a process of `jobs` {config.jobs} ended before its run: out of memory (take fewer jobs, or a smaller "
+                '`batch_size`), or a Python script without the guard if __name__ == "__main__"'
+            ) from error
 
 
-def next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
-    """Mean cross entropy of the next token ``head(hidden)`` over all positions but pads: ``(B, L, D)``, ``(B, L)``."""
-    following = ids[:, 1:].long()
-    following = following.masked_fill(following == PAD_ID, -100)
-    logits = head(hidden[:, :-1]).float().flatten(0, 1)
-    return F.cross_entropy(logits, following.flatten(), reduction="sum") / (following != -100).sum().clamp(min=1)
+def _start_worker(threads: int) -> None:
+    # An interrupt at the terminal reaches every process. The first one reports it, the others end silently.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(threads)
 
 
-def predict(model: Any, data: Labelled, config: FinetuneConfig, device: torch.device) -> np.ndarray:
-    """Logits of every example, float32 ``(n, columns)``; for tokens, ``(all bases, columns)``."""
-    order = sorted(range(len(data)), key=lambda i: -len(data.sequences[i]))
-    found: list[np.ndarray | None] = [None] * len(data)
-    was_training = model.training
-    model.eval()
-    with torch.no_grad(), autocast(config.autocast, device):
-        for first in range(0, len(order), config.batch_size):
-            rows = order[first : first + config.batch_size]
-            sequences = [data.sequences[i] for i in rows]
-            logits = model(to_tensor(sequences, device)).logits.float()
-            if config.reverse_complement:
-                logits += model(to_tensor([reverse_complement(ids) for ids in sequences], device)).logits.float()
-                logits /= 2
-            for i, row in zip(rows, logits.cpu().numpy(), strict=True):
-                found[i] = row[: len(data.sequences[i])] if config.task == "token" else row[None]
-    model.train(was_training)
-    return np.concatenate([row for row in found if row is not None])
+@without_transformers_bars()
+def _train_and_save(
+    config: FinetuneConfig, run: Run, folders: RunFolders, device: torch.device, progress: bool
+) -> None:
+    model, epochs, result = train(config, run.data, run.seed, device, run.name, progress)
+    if run.fold:
+        result["fold"] = run.fold
+        epochs = [{"fold": run.fold, **row} for row in epochs]
+    folders.save(run, model, epochs, result)
 
 
-def score(
-    model: Any, data: Labelled, config: FinetuneConfig, device: torch.device
-) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Metrics over a whole split, and the reasons of those that are undefined."""
-    labels = np.concatenate(data.labels) if isinstance(data.labels, list) else data.labels
-    return measure(config.task, predict(model, data, config, device), labels)
-
-
-def _batches(data: Labelled, config: FinetuneConfig, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Rows of each batch of an epoch."""
-    if config.balanced:
-        labels = np.asarray(data.labels)
-        weights = 1.0 / np.bincount(labels)[labels]
-        order = rng.choice(len(data), len(data), p=weights / weights.sum())
-    else:
-        order = rng.permutation(len(data))
-    yield from np.array_split(order, math.ceil(len(order) / config.batch_size))
-
-
-def _cropped(ids: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """``ids`` without 0 to ``most`` bases at each end."""
-    left, right = rng.integers(0, min(most, (len(ids) - 1) // 2), 2, endpoint=True)
-    return ids[left : len(ids) - right]
+# One run
 
 
 def train(
-    config: FinetuneConfig, data: Data, seed: int, device: torch.device, name: str, progress: bool
+    config: FinetuneConfig, data: Splits, seed: int, device: torch.device, name: str, progress: bool
 ) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
-    """One run: the model of its best epoch, a row for each epoch, and the metrics of the test split.
+    """One run.
+
+    Args:
+        config: the options.
+        data: the splits.
+        seed: seed of the new weights, the order of the examples and the random changes to them.
+        device: where to train.
+        name: name of the run in messages.
+        progress: show a bar, and a line for every epoch.
+
+    Returns:
+        The model with the weights of its best epoch, a row for each epoch, and the metrics of the test split.
 
     Raises:
-        InputError: the loss is no number, or the metric that decides has no value on the validation split.
+        InputError: the loss is not finite, or the metric has no value on the validation split.
     """
+    # 1. The model, the optimizer, and a moving average of the weights.
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    metric = config.metric or DEFAULT_METRIC[config.task]
     model, trained = make_model(config, data, seed)
     model.to(device)
     head = make_language_head(config, model).to(device) if config.lm_weight else None
     learnt = trained if head is None else nn.ModuleList([trained, head])
     optimizer = torch.optim.AdamW(parameter_groups(learnt, config.weight_decay), lr=config.lr)
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
-    watched = trained if average is None else average.module
-    steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
-    warmup = math.ceil(config.lr_warmup * steps)
-    rows: list[dict[str, Any]] = []
-    best, best_state, step, started = -math.inf, dict[str, Tensor](), 0, time.perf_counter()
-    with StepBar(name, steps, progress=progress, alone=config.jobs == 1) as bar:
+    validated = trained if average is None else average.module
+    metric = config.metric or DEFAULT_METRIC[config.task]
+    best = BestEpoch(lower_is_better=metric == "mse")
+    total_steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
+    warmup_steps = math.ceil(config.lr_warmup * total_steps)
+    epochs: list[dict[str, Any]] = []
+    step, started = 0, time.perf_counter()
+
+    with StepBar(name, total_steps, progress=progress, alone=config.jobs == 1) as bar:
         for epoch in range(1, config.epochs + 1):
+            # 2. One pass over the training split.
             trained.train()
             if config.method == "frozen":
                 model.hyena.eval()
-            losses, lm_losses = [], []
-            for chosen in _batches(data.train, config, rng):
+            losses: list[float] = []
+            lm_losses: list[float] = []
+            for rows in epoch_batches(data.train, config.batch_size, rng, balanced=config.balanced):
                 for group in optimizer.param_groups:
-                    group["lr"] = config.lr * learning_rate_factor(step, steps, warmup, config.min_lr_factor)
-                sequences = [data.train.sequences[i] for i in chosen]
-                if config.reverse_complement:
-                    turn = rng.random(len(sequences)) < 0.5
-                    sequences = [reverse_complement(s) if t else s for s, t in zip(sequences, turn, strict=True)]
-                if config.crop:
-                    sequences = [_cropped(ids, config.crop, rng) for ids in sequences]
-                ids = to_tensor(sequences, device)
-                more = {"output_hidden_states": True} if config.lm_weight else {}
-                with autocast(config.autocast, device):
-                    output = trained(ids, **more)
-                loss = loss_of(output.logits, targets(data.train, chosen.tolist(), config.task, device), config.task)
+                    group["lr"] = config.lr * learning_rate_factor(
+                        step, total_steps, warmup_steps, config.min_lr_factor
+                    )
+                sequences = augment(
+                    [data.train.sequences[row] for row in rows],
+                    rng,
+                    reverse_complements=config.reverse_complement,
+                    crop=config.crop,
+                )
+                ids, labels = to_tensor(sequences, device), label_tensor(data.train, rows, device)
+                loss, lm_loss = batch_losses(config, trained, head, ids, labels)
                 losses.append(float(loss.detach()))
-                if head is not None:
-                    with autocast(config.autocast, device):
-                        reading = next_token_loss(output.hidden_states[-1], ids, head)
-                    lm_losses.append(float(reading.detach()))
-                    loss = loss + config.lm_weight * reading
-                if not math.isfinite(whole := float(loss.detach())):
-                    raise InputError(f"{name}, step {step + 1}: the loss is {whole:g}; lower --lr")
+                if lm_loss is not None:
+                    lm_losses.append(float(lm_loss.detach()))
+                    loss = loss + config.lm_weight * lm_loss
+                if not math.isfinite(total := float(loss.detach())):
+                    raise InputError(f"{name}, step {step + 1}: the loss is {total:g}; lower `lr`")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(learnt.parameters(), config.clip)
@@ -254,161 +227,138 @@ def train(
                     average.update_parameters(trained)
                 step += 1
                 bar.update()
-            values, reasons = score(watched, data.valid, config, device)
-            value = values[metric]
-            if value is None:
-                way_out = "lower --lr" if reasons[metric] == NOT_FINITE else "choose another --metric"
-                raise InputError(f"{metric} has no value on the validation split ({reasons[metric]}): {way_out}")
-            signed = -value if metric == "mse" else value
+
+            # 3. Validate, and keep the weights if they are the best so far.
+            values, reasons = score(validated, data.valid, config, device)
+            if (value := values[metric]) is None:
+                advice = "lower `lr`" if reasons[metric] == NOT_FINITE else "choose another `metric`"
+                raise InputError(f"{metric} has no value on the validation split ({reasons[metric]}): {advice}")
+            best.update(epoch, value, validated)
             row = {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses))}
             if lm_losses:
                 row["lm_loss"] = float(np.mean(lm_losses))
-            rows.append({**row, f"valid_{metric}": value})
+            epochs.append({**row, f"valid_{metric}": value})
             if progress:
+                # One write for each line, so that the lines of processes side by side stay whole.
                 line = f"{name}, epoch {epoch}: loss {row['loss']:.4f}, validation {metric} {value:.4f}\n"
-                # In one piece, so that lines of jobs side by side do not run into each other.
                 tqdm.write(line, file=sys.stderr, end="")
-            if signed > best:
-                best, best_epoch = signed, epoch
-                best_state = {key: tensor.detach().clone() for key, tensor in watched.state_dict().items()}
-            elif epoch - best_epoch >= config.patience:
+            if epoch - best.epoch >= config.patience:
                 break
-    trained.load_state_dict(best_state)
-    result: dict[str, Any] = {
-        "seed": seed,
-        "best_epoch": best_epoch,
-        "valid": -best if metric == "mse" else best,
-        "seconds": time.perf_counter() - started,
-    }
+
+    # 4. Test the best epoch.
+    trained.load_state_dict(best.weights)
+    seconds = time.perf_counter() - started
+    result: dict[str, Any] = {"seed": seed, "best_epoch": best.epoch, "valid": best.value, "seconds": seconds}
     if config.method == "few-shot":
         result["shots"] = {}
-        for trained.shots in config.eval_shots:
-            result["shots"][str(trained.shots)] = score(trained, data.test, config, device)[0]
+        for shots in config.eval_shots:
+            trained.shots = shots
+            result["shots"][str(shots)] = score(trained, data.test, config, device)[0]
         trained.shots = config.shots
-    values, reasons = score(trained, data.test, config, device)
-    if config.method == "lora":
-        model = trained.merge_and_unload()
-    return model, rows, result | {"test": values, "undefined": reasons}
+    result["test"], result["undefined"] = score(trained, data.test, config, device)
+    return trained.merge_and_unload() if config.method == "lora" else model, epochs, result
 
 
-class _Run(NamedTuple):
-    """One of the runs of a configuration: its data, seed, fold (0 for none) and name."""
+class BestEpoch:
+    """The best epoch so far.
 
-    data: Data
-    seed: int
-    fold: int
-    name: str
+    Args:
+        lower_is_better: for the value on the validation split.
 
-
-_Outcome = tuple[Any, list[dict[str, Any]], dict[str, Any]]
-
-
-def _start_worker(threads: int) -> None:
-    # An interrupt at the terminal reaches every process: the first one tells of it, the others go without a word.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(threads)
-
-
-@without_transformers_bars()
-def _train_pickled(config: FinetuneConfig, run: _Run, device: torch.device, progress: bool) -> bytes:
-    """As :func:`train`, in bytes: tensors themselves would be handed over as open files of a process that ends."""
-    return pickle.dumps(train(config, run.data, run.seed, device, run.name, progress))
-
-
-def _train_all(
-    config: FinetuneConfig, runs: Mapping[int, _Run], jobs: int, device: torch.device, progress: bool
-) -> Iterator[tuple[int, _Outcome]]:
-    """The number of each run and what :func:`train` returns, as they end; ``jobs`` at a time share the threads."""
-    if jobs == 1:
-        for number, run in runs.items():
-            yield number, train(config, run.data, run.seed, device, run.name, progress)
-        return
-    threads = max(1, torch.get_num_threads() // jobs)
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(threads,)
-    )
-    try:
-        numbers = {pool.submit(_train_pickled, config, run, device, progress): number for number, run in runs.items()}
-        for future in as_completed(list(numbers)):
-            # Taken out, for a future keeps its result, a whole model.
-            yield numbers.pop(future), pickle.loads(future.result())
-    except BaseException as error:
-        # What the other processes still train would be for nothing.
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise InputError(
-                f"a process of --jobs {config.jobs} ended before its run: out of memory (take fewer jobs, or a smaller "
-                '--batch_size), or, from Python, a script without the guard if __name__ == "__main__"'
-            ) from error
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@without_transformers_bars()
-def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]:
-    """Fine-tune as ``config`` says; write the folder and return what results.json holds.
-
-    With ``jobs`` above 1 the processes are spawned: a script that calls this needs the guard
-    ``if __name__ == "__main__":``.
-
-    Raises:
-        InputError: data, a checkpoint or options that do not fit. The runs that were finished before it are kept in
-            ``OUT.partial``, from which ``resume`` goes on.
+    Attributes:
+        epoch: its number, from 1. The first of equal ones is the best.
+        value: its value on the validation split.
+        weights: a copy of its state dict.
     """
-    config = apply_preset(config)
-    config.check()
-    metric = config.metric or DEFAULT_METRIC[config.task]
-    settings = {name: value for name, value in plain(config).items() if name not in _FREE}
-    kept = FinishedRuns(config.out, settings, resume=config.resume, lower_is_better=metric == "mse")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    device = pick_device(config.device)
-    folds = read_data(config)
-    runs = [
-        _Run(data, seed, fold if config.folds else 0, f"seed {seed}" + (f", fold {fold}" if config.folds else ""))
-        for fold, data in enumerate(folds, start=1)
-        for seed in config.seeds
-    ]
-    if kept.found and progress:
-        print(f"{len(kept.found)} of {len(runs)} runs are finished, going on with the others")
-    left = {number: run for number, run in enumerate(runs) if number not in kept.found}
-    try:
-        for number, (model, rows, result) in _train_all(config, left, min(config.jobs, len(runs)), device, progress):
-            if fold := runs[number].fold:
-                result["fold"] = fold
-                rows = [{"fold": fold, **row} for row in rows]
-            kept.add(number, partial(_save_model, model), rows, result)
-        curves, results = map(list, zip(*(kept.found[number] for number in range(len(runs))), strict=True))
-        summary = summarise(config, folds, results)
-        with atomic_dir(config.out, merge=True) as draft:
-            write_files(
-                {
-                    draft / RESULTS_FILE: (json.dumps(summary, indent=1) + "\n").encode(),
-                    draft / "metrics.jsonl": as_lines(curves),
-                }
-            )
-            draw_curves(curves, f"valid_{metric}", summary, draft / "training.png")
-            shutil.copytree(kept.best_model(), draft / "model")
-    except (InputError, OSError, KeyboardInterrupt) as error:
-        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
-        if not kept.found:
-            kept.remove()
-            raise kind(str(error) or "no run was finished, nothing is kept") from error
-        reason = f"{error}; " if str(error) else ""
-        raise kind(
-            f"{reason}{len(kept.found)} of {len(runs)} runs are finished and kept in {kept.folder}: the same command "
-            "with --resume goes on with the others"
-        ) from error
-    kept.remove()
-    return summary
+
+    def __init__(self, *, lower_is_better: bool) -> None:
+        self._lower_is_better = lower_is_better
+        self.epoch = 0
+        self.value = math.inf if lower_is_better else -math.inf
+        self.weights: dict[str, Tensor] = {}
+
+    def update(self, epoch: int, value: float, model: nn.Module) -> None:
+        """Copy the weights of ``model`` if ``value`` is better than the best."""
+        if value < self.value if self._lower_is_better else value > self.value:
+            self.epoch, self.value = epoch, value
+            self.weights = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
 
 
-def _save_model(model: Any, folder: Path) -> None:
-    if isinstance(model, PromptedClassifier):
-        save_prompted(model, folder)
-    else:
-        model.save_pretrained(folder)
-        DNATokenizer(model_max_length=model.config.max_seq_len).save_pretrained(folder)
+# Losses
+
+
+def batch_losses(
+    config: FinetuneConfig, model: Any, head: nn.Linear | None, ids: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The mean loss of the labels and, with a language ``head``, the mean loss of the next token, both in float32.
+
+    Args:
+        config: the task and the precision.
+        model: the module that is trained.
+        head: see :func:`make_language_head`.
+        ids: int64 ``(B, L)``, padded with [PAD].
+        labels: see :func:`label_tensor`.
+    """
+    with autocast(config.autocast, ids.device):
+        output = model(ids, output_hidden_states=True) if head is not None else model(ids)
+    loss = label_loss(output.logits, labels, config.task)
+    if head is None:
+        return loss, None
+    with autocast(config.autocast, ids.device):
+        return loss, mean_next_token_loss(output.hidden_states[-1], ids, head)
+
+
+def label_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
+    """Mean loss in float32: cross entropy, binary cross entropy, or squared error."""
+    logits = logits.float()
+    if task == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    if task == "regression":
+        return F.mse_loss(logits, labels)
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
+
+
+def mean_next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
+    """Mean cross entropy of the next token in nats, over all positions but pads.
+
+    Args:
+        hidden: the last hidden states, ``(B, L, D)``.
+        ids: int64 ``(B, L)``, padded with [PAD].
+        head: from hidden states to logits of tokens.
+    """
+    targets = ids[:, 1:]
+    total = next_token_loss(head(hidden[:, :-1]), targets, ignored=(PAD_ID,))
+    return total / (targets != PAD_ID).sum().clamp(min=1)
+
+
+# Predictions
+
+
+def predict(model: Any, dataset: LabelledDataset, config: FinetuneConfig, device: torch.device) -> np.ndarray:
+    """Logits of every example, float32 ``(n, columns)``. For tokens, of every base, ``(all bases, columns)``."""
+    # Sequences of similar length share a batch, so that few pads are needed.
+    order = sorted(range(len(dataset)), key=lambda row: -len(dataset.sequences[row]))
+    found: dict[int, np.ndarray] = {}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), autocast(config.autocast, device):
+        for first in range(0, len(order), config.batch_size):
+            rows = order[first : first + config.batch_size]
+            sequences = [dataset.sequences[row] for row in rows]
+            logits = model(to_tensor(sequences, device)).logits.float()
+            if config.reverse_complement:
+                logits += model(to_tensor([reverse_complement(ids) for ids in sequences], device)).logits.float()
+                logits /= 2
+            found |= zip(rows, logits.cpu().numpy(), strict=True)
+    model.train(was_training)
+    if config.task == "token":
+        return np.concatenate([found[row][: len(ids)] for row, ids in enumerate(dataset.sequences)])
+    return np.stack([found[row] for row in range(len(dataset))])
+
+
+def score(
+    model: Any, dataset: LabelledDataset, config: FinetuneConfig, device: torch.device
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Every metric of a split, None if undefined, and the reasons of those that are undefined."""
+    labels = np.concatenate(dataset.labels) if isinstance(dataset.labels, list) else dataset.labels
+    return measure(config.task, predict(model, dataset, config, device), labels)

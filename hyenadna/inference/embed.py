@@ -1,4 +1,4 @@
-"""``hyenadna embed``: what a model makes of sequences, as vectors in a file."""
+"""``hyenadna embed``: write sequence embeddings to a file."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from hyenadna.model.modeling import HyenaDNAModel
 
 @without_transformers_bars()
 def embed(config: EmbedConfig, *, progress: bool = True) -> int:
-    """Embed as ``config`` says; returns the number of sequences.
+    """Embed the sequences that ``config`` names, and return their number.
 
-    A run that was stopped leaves its parts in ``OUT.partial``, from which ``resume`` goes on.
+    A stopped run leaves its finished parts in ``OUT.partial``, and can be resumed.
 
     Raises:
-        InputError: a checkpoint, sequence, BED or option that does not fit.
+        InputError: a checkpoint, sequence, BED or option does not fit.
     """
     config.check()
     device = pick_device(config.device)
@@ -66,7 +66,7 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
             if not (kept := parts.done()):
                 parts.remove()
                 raise KeyboardInterrupt("no part was finished, nothing is saved") from stopped
-            raise KeyboardInterrupt(f"{kept:,} sequences are saved; go on with --resume") from stopped
+            raise KeyboardInterrupt(f"{kept:,} sequences are saved; resume with --resume") from stopped
         if not parts.files():
             raise InputError("there is no sequence to embed")
         parts.finish()
@@ -74,7 +74,7 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
 
 
 def _embed_part(model: HyenaDNAModel, records: Sequence[Record], config: EmbedConfig) -> dict[str, np.ndarray]:
-    """Columns of a part: a row for each sequence, or for each of its bases."""
+    """The columns of a part, with a row for each sequence or for each base."""
     states = hidden_states(
         model,
         ((record.where, record.ids) for record in records),

@@ -1,4 +1,4 @@
-"""Embeddings in files: parts that a stopped run goes on from, one ``.npz`` or Parquet in the end."""
+"""Files of embeddings: parts while a run is unfinished, so that it can be resumed; then one ``.npz`` or Parquet."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ COLUMNS = ("name", "contig", "start", "end", "label")
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings and what they are of.
+    """Embeddings and their sequences.
 
-    ``vectors`` float32 ``(n, D)``; ``name``, ``contig`` and ``label`` str ``(n,)``, the label "" where there is none;
-    ``start`` and ``end`` int64 ``(n,)``, 0-based positions within the contig.
+    Attributes:
+        vectors: float32 ``(n, D)``.
+        name: str ``(n,)``.
+        contig: str ``(n,)``; "" for the sequences of a table.
+        start: int64 ``(n,)``, 0-based position in the contig.
+        end: int64 ``(n,)``, one past the last position.
+        label: str ``(n,)``; "" if there is none.
     """
 
     vectors: np.ndarray
@@ -37,10 +42,10 @@ class Embeddings:
 
     @classmethod
     def read(cls, path: Path) -> Embeddings:
-        """Read what `hyenadna embed` wrote.
+        """Read a file that `hyenadna embed` wrote.
 
         Raises:
-            InputError: no such file, or none of embeddings.
+            InputError: the file does not exist, or does not hold embeddings.
         """
         if not path.is_file():
             raise InputError(f"{path}: no such file; hyenadna embed writes one")
@@ -51,37 +56,39 @@ class Embeddings:
                 vectors = frame["embedding"].to_numpy()
             else:
                 if not zipfile.is_zipfile(path):
-                    raise ValueError("it is no .npz")
+                    raise ValueError("it is not a .npz")
                 with np.load(path, allow_pickle=False) as file:
                     columns = {name: file[name] for name in COLUMNS}
                     vectors = file["embedding"]
         except ImportError:
             raise
         except Exception as error:
-            # numpy, zipfile and polars each have their own exceptions for a file that is another one.
+            # numpy, zipfile and polars each have exceptions of their own for a file of another kind.
             reason = (str(error).splitlines() or [""])[0]
             if "allow_pickle" in reason:
-                reason = "it holds objects of Python"
-            raise InputError(f"{path}: holds no embeddings of hyenadna embed ({reason})") from error
+                reason = "it holds Python objects"
+            raise InputError(f"{path}: was not written by hyenadna embed ({reason})") from error
         text = {name: columns[name].astype(str) for name in ("name", "contig", "label")}
         return cls(vectors.astype(np.float32), **text, start=columns["start"], end=columns["end"])
 
 
 class Parts(PartialFolder):
-    """A folder ``OUT.partial`` of finished parts, which become ``OUT`` when the last one is there.
+    """A folder ``OUT.partial`` of finished parts, which are joined into ``OUT`` after the last one.
+
+    Parts have the format of ``OUT``: ``.npz`` must not need polars, and both are joined without holding all in memory.
 
     Args:
         out: ``.npz`` or ``.parquet``.
-        settings: whatever decides what the embeddings are; a stopped run goes on only with the same.
-        resume: go on from the parts there are.
+        settings: see :class:`PartialFolder`.
+        resume: resume from the parts in the folder.
 
     Raises:
-        InputError: another ending; parts of a stopped run and no ``resume``; parts of other settings.
+        InputError: ``out`` has another ending or no folder; or as :class:`PartialFolder`.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], *, resume: bool) -> None:
         if out.suffix not in (".npz", ".parquet"):
-            raise InputError(f"--out {out}: must end in .npz or .parquet")
+            raise InputError(f"`out` {out}: must end in .npz or .parquet")
         if out.suffix == ".parquet":
             require("polars")
         if not out.absolute().parent.is_dir():
@@ -89,15 +96,15 @@ class Parts(PartialFolder):
         super().__init__(out, settings, resume=resume)
 
     def files(self) -> list[Path]:
-        """The parts so far, in order."""
+        """The finished parts, in order."""
         return sorted(self.folder.glob(f"part-*{self.out.suffix}"))
 
     def done(self) -> int:
-        """Number of sequences in the parts so far."""
+        """Number of sequences in the finished parts."""
         return sum(int(file.stem.split("-")[2]) for file in self.files())
 
     def add(self, sequences: int, columns: dict[str, np.ndarray]) -> None:
-        """Write a part of so many sequences; ``columns`` are those of the file, ``embedding`` among them."""
+        """Write a part that holds this many sequences. ``columns`` are the columns of the file, by name."""
         self.begin()
         path = self.folder / f"part-{len(self.files()):08}-{sequences}{self.out.suffix}"
         with atomic_file(path) as draft:
@@ -111,7 +118,7 @@ class Parts(PartialFolder):
                     np.savez(file, **columns)  # type: ignore[arg-type]
 
     def finish(self) -> None:
-        """Join the parts into the file, one part in memory at a time, and remove them."""
+        """Join the parts into the file, with one part in memory at a time, and remove them."""
         with atomic_file(self.out) as draft:
             if self.out.suffix == ".parquet":
                 require("polars").scan_parquet(self.files()).sink_parquet(draft)
@@ -126,7 +133,7 @@ def _join_npz(parts: list[Path], out: Path) -> None:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name in names:
             shapes, kinds = zip(*((array.shape, array.dtype) for array in _arrays(parts, name)), strict=True)
-            # Strings of the parts may have different widths.
+            # Strings may have different widths in different parts.
             kind = np.result_type(*kinds)
             header = {
                 "descr": np.lib.format.dtype_to_descr(kind),

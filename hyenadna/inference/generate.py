@@ -1,4 +1,4 @@
-"""``hyenadna generate``: sequences that go on from a prompt, sampled base by base."""
+"""``hyenadna generate``: sample continuations of a prompt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LINE = 80
 
 
 class _ShowSteps(StoppingCriteria):
-    """Moves the bar by the sequences of a batch at every step; stops nothing."""
+    """Moves the progress bar at every step of generation. It never stops the generation."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
@@ -35,20 +35,20 @@ class _ShowSteps(StoppingCriteria):
 
 
 def generate(config: GenerateConfig, *, progress: bool = True) -> int:
-    """Generate as ``config`` says and write the FASTA; returns the number of sequences.
+    """Generate the sequences that ``config`` asks for, write the FASTA, and return their number.
 
     Raises:
-        InputError: a checkpoint, prompt or option that does not fit, or more bases than the model takes.
+        InputError: a checkpoint, prompt or option does not fit, or a sequence is longer than the model takes.
     """
     config.check()
     prompts = list(_read_prompts(config, progress))
     model = load_language_model(config.model, config.device, config.precision)
-    longest = model.config.max_seq_len
+    max_length = model.config.max_seq_len
     for name, ids in prompts:
-        if len(ids) + config.length > longest:
+        if len(ids) + config.length > max_length:
             raise InputError(
-                f"{name}: {len(ids):,} bases and --length {config.length:,} are more than the {longest:,} that the "
-                "model is made for: take the end of the prompt alone, lower --length, or use a checkpoint made for "
+                f"{name}: {len(ids):,} bases and `length` {config.length:,} are more than the {max_length:,} that the "
+                "model is made for: keep only the end of the prompt, lower `length`, or use a checkpoint made for "
                 "longer sequences"
             )
     torch.manual_seed(config.seed)
@@ -69,7 +69,7 @@ def generate(config: GenerateConfig, *, progress: bool = True) -> int:
 
 def _read_prompts(config: GenerateConfig, progress: bool) -> Iterator[tuple[str, np.ndarray]]:
     if config.prompt_fasta is None:
-        yield "prompt", encode(config.prompt, "--prompt")
+        yield "prompt", encode(config.prompt, "`prompt`")
         return
     with open_sequences(fasta=config.prompt_fasta, progress=progress) as sequences:
         yield from ((record.name, record.ids) for record in sequences)
@@ -78,10 +78,10 @@ def _read_prompts(config: GenerateConfig, progress: bool) -> Iterator[tuple[str,
 def _sample(
     model: HyenaDNAForCausalLM, prompt: np.ndarray, count: int, config: GenerateConfig, shown: Any
 ) -> list[list[int]]:
-    """Token ids of ``count`` sequences that begin with ``prompt (L,)``."""
+    """Token ids of ``count`` continuations of ``prompt (L,)``, with the prompt."""
     ids = torch.from_numpy(prompt.astype(np.int64))[None].to(model.device)
     banned = sorted(set(range(model.config.padded_vocab_size)) - {NUCLEOTIDE_IDS[base] for base in BASES})
-    # The rows that pad the vocabulary are no tokens, whatever is asked for.
+    # The ids that pad the vocabulary are never tokens.
     padding = list(range(model.config.vocab_size, model.config.padded_vocab_size))
     sampling: dict[str, Any] = {"do_sample": False}
     if config.temperature > 0:

@@ -1,4 +1,4 @@
-"""Hidden states of sequences: their mean, the last one, or all."""
+"""Hidden states of sequences: of every base, or their mean."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def hidden_states(
     """States after the final LayerNorm of every base.
 
     Args:
-        model: in ``eval()``; a language model lends its backbone.
-        sequences: a name for messages, and uint8 token ids ``(L,)``.
-        batch_size: windows at a time; it changes no state beyond rounding.
-        window: windows that longer sequences are read in, see :func:`hyenadna.data.sequences.cut`.
-        stride: bases between their starts.
-        n_to_pad: N is shown to the model as [PAD], as in its pretraining.
+        model: a model in ``eval()``; only the backbone of a language model is used.
+        sequences: names for messages, and uint8 token ids ``(L,)``.
+        batch_size: windows at a time. It changes states by rounding only.
+        window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`.
+        stride: bases between the starts of two windows.
+        n_to_pad: show N to the model as [PAD], as in pretraining.
 
     Yields:
-        For each sequence, in order, ``(L, D)`` in the model's dtype.
+        ``(L, D)`` for each sequence, in order, in the model's dtype, or in float32 if that is narrower.
 
     Raises:
-        InputError: a sequence is longer than the model takes, or the model gives no finite numbers.
+        InputError: a sequence is longer than the model takes, or the states are not finite.
     """
     backbone = model.base_model
 
@@ -44,7 +44,7 @@ def hidden_states(
         with torch.no_grad():
             states = backbone(ids).last_hidden_state
         if not states.isfinite().all():
-            raise InputError("the model gives no finite states: its weights are damaged; use another checkpoint")
+            raise InputError("the model's states are not finite: its weights are damaged; use another checkpoint")
         found: np.ndarray = states.to(torch.promote_types(states.dtype, torch.float32)).cpu().numpy()
         return [state[: len(row)] for state, row in zip(found, rows, strict=True)]
 
@@ -52,7 +52,7 @@ def hidden_states(
         sequences,
         compute,
         batch_size=batch_size,
-        longest=model.config.max_seq_len,
+        max_length=model.config.max_seq_len,
         window=window,
         stride=stride,
     )

@@ -1,4 +1,4 @@
-"""Log-likelihood of sequences under a language model, base by base; batches never change it."""
+"""Log-likelihood of sequences under a language model, base by base."""
 
 from __future__ import annotations
 
@@ -20,26 +20,33 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 @without_transformers_bars()
 def load_language_model(path: Path, device: str, precision: str) -> HyenaDNAForCausalLM:
-    """A checkpoint in ``eval()``, on its device and in ``"float64"`` or ``"float32"``.
+    """Load a language model in ``eval()``.
+
+    Args:
+        path: the checkpoint.
+        device: as for `pick_device`.
+        precision: ``"float64"`` or ``"float32"``.
 
     Raises:
-        InputError: no checkpoint, no such device or precision, or a checkpoint without the head of a language model.
+        InputError: there is no such checkpoint, device or precision, or the checkpoint has no language-model head.
     """
     if precision not in DTYPES:
-        raise InputError(f"--precision {precision}: choose {' or '.join(DTYPES)}")
+        raise InputError(f"`precision` {precision}: choose {' or '.join(DTYPES)}")
     place = pick_device(device)
     return HyenaDNAForCausalLM.from_pretrained(path, dtype=DTYPES[precision]).to(place)
 
 
-class Likelihood:
-    """Log-probability of every base of sequences given what stands before it.
+class LogLikelihoodScorer:
+    """Log-probability of every base given the bases before it.
+
+    In float64, the default of ``hyenadna score``, scores depend on the batch size by rounding only.
 
     Args:
         model: a language model in ``eval()``.
         batch_size: windows at a time.
-        window: windows that longer sequences are read in, see :func:`hyenadna.data.sequences.cut`.
-        stride: bases between their starts.
-        n_to_pad: N is shown to the model as [PAD], as in its pretraining.
+        window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`.
+        stride: bases between the starts of two windows.
+        n_to_pad: show N to the model as [PAD], as in pretraining.
     """
 
     def __init__(
@@ -61,19 +68,19 @@ class Likelihood:
         """Nats of each base, for each sequence in order.
 
         Args:
-            sequences: a name for messages, and uint8 token ids ``(L,)``.
+            sequences: names for messages, and uint8 token ids ``(L,)``.
 
         Yields:
-            float64 ``(L,)``; NaN where there is no score: at the first base, before which stands nothing, and at N.
+            float64 ``(L,)``. The first base, which has no context, and every N are NaN.
 
         Raises:
-            InputError: a sequence is longer than the model takes, or the model gives no finite number.
+            InputError: a sequence is longer than the model takes, or the outputs are not finite.
         """
         return per_position(
             sequences,
             self._score,
             batch_size=self.batch_size,
-            longest=self.model.config.max_seq_len,
+            max_length=self.model.config.max_seq_len,
             window=self.window,
             stride=self.stride,
         )
@@ -89,7 +96,7 @@ class Likelihood:
             score = np.concatenate([[np.nan], values[: len(row) - 1]])
             if not np.isfinite(score[1:]).all():
                 raise InputError(
-                    "the model gives no finite likelihoods: its weights are damaged; use another checkpoint"
+                    "the model's likelihoods are not finite: its weights are damaged; use another checkpoint"
                 )
             score[row == N_ID] = np.nan
             scores.append(score)

@@ -1,4 +1,4 @@
-"""In-silico mutagenesis: what every change of every base of a region does to its likelihood."""
+"""Saturation mutagenesis: the effect of every substitution in a region on its likelihood."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from collections.abc import Iterator
 import numpy as np
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import N_ID, NUCLEOTIDE_IDS
+from hyenadna.common.vocab import BASES, N_ID, NUCLEOTIDE_IDS
 from hyenadna.data.genome import Genome
-from hyenadna.inference.likelihood import Likelihood
-
-BASES = "ACGT"
+from hyenadna.inference.likelihood import LogLikelihoodScorer
 
 
-def mutation_map(likelihood: Likelihood, genome: Genome, contig: str, start: int, end: int, size: int) -> np.ndarray:
-    """Log-likelihood of a window with one base changed minus that of the window as it is, in nats.
+def saturation_mutagenesis(
+    scorer: LogLikelihoodScorer, genome: Genome, contig: str, start: int, end: int, size: int
+) -> np.ndarray:
+    """Change of a window's log-likelihood, in nats, when one base is replaced.
 
-    All windows are the same ``size`` bases around the region, so that every change has what the contig holds left of it
-    as context and what is right of it to be felt in.
+    One window of ``size`` bases around the region serves all substitutions. So each of them has the bases to its left
+    as context, and changes the likelihood of the bases to its right.
 
     Args:
-        likelihood: of a language model.
+        scorer: scorer of a language model.
         genome: the genome.
-        contig: of the region.
+        contig: contig of the region.
         start: first position of the region, 0-based.
-        end: one past its last.
-        size: bases in the window, at least those of the region.
+        end: one past the last position.
+        size: bases in the window, at least as many as in the region.
 
     Returns:
-        float64 ``(4, end - start)``, rows A, C, G, T; 0 where the row is the genome's own base, NaN where that is N.
+        float64 ``(4, end - start)``, rows A, C, G and T. It is 0 for the genome's own base, and NaN where that is N.
 
     Raises:
         InputError: the region is empty, not within its contig, or longer than the window.
     """
     if not 0 < end - start <= size:
-        raise InputError(f"region {contig}:{start}-{end}: must hold 1 to {size} bases, the window that a model reads")
+        raise InputError(f"region {contig}:{start}-{end}: must hold 1 to {size} bases, the window that the model reads")
     region = genome.tokens(contig, start, end)
     first = max(0, start - (size - (end - start)) // 2)
     last = min(genome.contig(contig).length, first + size)
@@ -55,7 +55,7 @@ def mutation_map(likelihood: Likelihood, genome: Genome, contig: str, start: int
             changed[start - first + column] = NUCLEOTIDE_IDS[BASES[row]]
             yield name, changed
 
-    nats = likelihood(windows())
+    nats = scorer(windows())
     reference = float(np.nansum(next(nats)))
     effects = np.zeros((len(BASES), end - start))
     effects[:, region == N_ID] = np.nan

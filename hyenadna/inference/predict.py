@@ -1,4 +1,4 @@
-"""``hyenadna predict``: what a fine-tuned model says about new sequences."""
+"""``hyenadna predict``: predict classes, labels or values of new sequences with a fine-tuned model."""
 
 from __future__ import annotations
 
@@ -26,32 +26,30 @@ from hyenadna.model.loading import without_transformers_bars
 
 @without_transformers_bars()
 def predict(config: PredictConfig, *, progress: bool = True) -> int:
-    """Predict as ``config`` says and write the TSV; returns the number of rows.
+    """Predict the sequences that ``config`` names, write the TSV, and return the number of rows.
 
-    Classes: the likeliest and the probability of each. Several labels: the probability of each. Values: themselves.
-    Classes of bases: a letter for each base.
+    For classes a row holds the likeliest class and the probability of each. For several labels it holds the
+    probability of each, for values the values, and for classes of bases a letter for each base.
 
     Raises:
-        InputError: a checkpoint without a trained head, a sequence that is empty, no DNA, or too long. Rows written
-            before it stay in ``OUT.partial``, which the message names.
+        InputError: the checkpoint has no trained head, or a sequence is empty, not DNA, or too long. Finished rows stay
+            in ``OUT.partial``, which the message names.
     """
     config.check()
     model = load_classifier(config.model)
     model.to(pick_device(config.device))  # type: ignore[arg-type]
     is_token = isinstance(model, HyenaDNAForTokenClassification)
     if isinstance(model, PromptedClassifier):
-        names, longest, problem, device = model.names, model.longest, None, model.lm.device
+        names, max_length, problem, device = model.names, model.max_length, None, model.lm.device
     else:
         labels: Any = model.config.id2label
         names = [str(labels[i]) for i in range(model.score.out_features)]
-        longest, problem, device = model.config.max_seq_len, model.config.problem_type, model.device
+        max_length, problem, device = model.config.max_seq_len, model.config.problem_type, model.device
     is_classes = not is_token and problem in (None, "single_label_classification")
     if is_token and max(map(len, names)) > 1:
-        raise InputError(
-            f"{config.model}: classes of bases must be letters to be written, these are {', '.join(names)}"
-        )
+        raise InputError(f"{config.model}: classes of bases must be single letters, and these are {', '.join(names)}")
     if is_token and config.reverse_complement:
-        raise InputError("--reverse_complement: classes of bases have a strand; leave it out")
+        raise InputError("`reverse_complement`: classes of bases belong to one strand; leave it out")
     added = ["tokens"] if is_token else [*(["class"] if is_classes else []), *names]
     done = 0
     with (
@@ -64,11 +62,11 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
         records = iter(sequences)
         while batch := list(islice(records, config.batch_size)):
             for record in batch:
-                if len(record.ids) > longest:
+                if len(record.ids) > max_length:
                     raise InputError(
-                        f"{record.where}: {len(record.ids):,} bases are longer than the {longest:,} that the model is "
-                        f"made for, and predict does not cut sequences: give windows of at most {longest}, such as "
-                        f"those of seqkit sliding -g -W {longest} -s {max(1, longest // 2)} of a FASTA"
+                        f"{record.where}: {len(record.ids):,} bases are longer than the {max_length:,} that the model "
+                        f"is made for, and predict does not cut sequences: give windows of at most {max_length}, such "
+                        f"as those of seqkit sliding -g -W {max_length} -s {max(1, max_length // 2)} of a FASTA"
                     )
             rows = [record.ids for record in batch]
             with torch.no_grad():
@@ -87,10 +85,10 @@ Classifier = HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification 
 
 
 def load_classifier(path: Path) -> Classifier:
-    """A fine-tuned checkpoint in ``eval()``, of the class that its configuration or its prompt names.
+    """Load a fine-tuned checkpoint in ``eval()``, in the class that its configuration or its prompt names.
 
     Raises:
-        InputError: there is none, or it has no head: it was never fine-tuned.
+        InputError: there is no checkpoint, or it has no head because it was never fine-tuned.
     """
     source = locate.find(path)
     if source is None:
@@ -113,7 +111,7 @@ def _weight_names(source: locate.Source) -> list[str]:
         with safe_open(source.weights_file, framework="pt") as file:
             return list(file.keys())
     except (OSError, SafetensorError):
-        # Another format, whose names are within a pickle; or a damaged file, which this refuses.
+        # A pickle, which must be loaded for its names; or a damaged file, which this refuses.
         return list(checkpoint.load_weights(source))
 
 
@@ -121,8 +119,7 @@ def _fields(logits: Tensor, names: list[str], problem: str | None, length: int, 
     if logits.dim() == 2:
         return ["".join(names[i] for i in logits[:length].argmax(dim=-1).tolist())]
     if is_classes:
-        chances = logits.softmax(dim=-1).tolist()
-        return [names[int(logits.argmax())], *chances]
+        return [names[int(logits.argmax())], *logits.softmax(dim=-1).tolist()]
     if problem == "multi_label_classification":
         return list(logits.sigmoid().tolist())
     return list(logits.tolist())

@@ -1,10 +1,10 @@
-"""``hyenadna score``: log-likelihood of sequences, and what variants do to it."""
+"""``hyenadna score``: score sequences by log-likelihood, and variants by how they change it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, tee
 
 import numpy as np
@@ -21,14 +21,15 @@ from hyenadna.data.tables import partial_table
 from hyenadna.data.variants import MISMATCH, Variant
 from hyenadna.inference.config import ScoreConfig
 from hyenadna.inference.hidden import mean_states
-from hyenadna.inference.likelihood import Likelihood, load_language_model
+from hyenadna.inference.likelihood import LogLikelihoodScorer, load_language_model
 
+# If REF differs from the genome in more alleles, the VCF belongs to another assembly.
 _MOST_MISMATCHES = 0.05
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Rows written, rows among them with a score, and how often each reason against one occurred."""
+    """Number of rows, number of rows with a score, and how often each reason for a missing score occurred."""
 
     rows: int
     scored: int
@@ -36,11 +37,11 @@ class ScoreResult:
 
 
 def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
-    """Score as ``config`` says and write the TSV.
+    """Score the sequences or variants that ``config`` names, and write the TSV.
 
     Raises:
-        InputError: a checkpoint, sequence, VCF, genome or option that does not fit. Rows written before it stay in
-            ``OUT.partial``, which the message names.
+        InputError: a checkpoint, sequence, VCF, genome or option does not fit. Finished rows stay in ``OUT.partial``,
+            which the message names.
     """
     config.check()
     return _score_sequences(config, progress) if config.vcf is None else _score_variants(config, progress)
@@ -49,7 +50,7 @@ def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
 def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
     model = load_language_model(config.model, config.device, config.precision)
     check_windows(config.window, config.stride, model.config.max_seq_len)
-    likelihood = Likelihood(
+    scorer = LogLikelihoodScorer(
         model,
         batch_size=config.batch_size,
         window=config.window,
@@ -61,7 +62,7 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
     ) as sequences:
         records, again = tee(sequences)
         both = config.strands == "both"
-        nats = likelihood((record.where, ids) for record in again for ids in _strands(record.ids, both))
+        nats = scorer((record.where, ids) for record in again for ids in _strands(record.ids, both))
         added = ["bases", "log_likelihood", "per_base", "perplexity"]
         scored = done = 0
         with (
@@ -88,12 +89,12 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
         columns = variants.read_header(config.vcf)
         total = _check_reference(config, genome)
         model = load_language_model(config.model, config.device, config.precision)
-        longest = model.config.max_seq_len
-        size = min(1024, longest) if config.window is None else config.window
-        if not 2 <= size <= longest:
+        max_length = model.config.max_seq_len
+        size = min(1024, max_length) if config.window is None else config.window
+        if not 2 <= size <= max_length:
             raise InputError(
-                f"--window {size}: must be within 2 and the {longest} tokens that the model is made for; shorten it, "
-                "or use a checkpoint made for longer sequences"
+                f"`window` {size}: must be 2 to {max_length}, the tokens that the model is made for; shorten it, or "
+                "use a checkpoint made for longer sequences"
             )
         both = config.strands == "both"
         rows, again = tee(_fitting(variants.read_vcf(config.vcf, genome), size))
@@ -107,7 +108,7 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
         if config.mode == "embedding":
             outputs = mean_states(model, inputs, batch_size=config.batch_size, n_to_pad=config.n_to_pad)
         else:
-            outputs = Likelihood(model, batch_size=config.batch_size, n_to_pad=config.n_to_pad)(inputs)
+            outputs = LogLikelihoodScorer(model, batch_size=config.batch_size, n_to_pad=config.n_to_pad)(inputs)
         names = SCORES[config.mode]
         done = scored = 0
         problems: Counter[str] = Counter()
@@ -133,7 +134,7 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
 
 
 def _check_reference(config: ScoreConfig, genome: Genome) -> int:
-    """Number of alleles; InputError where the VCF belongs to another genome."""
+    """Number of alleles. An InputError if the VCF belongs to another genome."""
     problems: Counter[str] = Counter()
     total = known = 0
     assert config.vcf is not None
@@ -143,7 +144,7 @@ def _check_reference(config: ScoreConfig, genome: Genome) -> int:
         problems[variant.problem] += 1
         if variant.problem == MISMATCH and config.ref_mismatch == "fail":
             raise InputError(
-                f"{config.vcf}:{variant.line}: REF {variant.fields[3]} is not what {genome.source} holds at "
+                f"{config.vcf}:{variant.line}: REF {variant.fields[3]} differs from {genome.source} at "
                 f"{variant.contig}:{variant.start + 1}; wrong genome build? (--ref_mismatch note scores the others)"
             )
     if not total:
@@ -161,19 +162,11 @@ def _check_reference(config: ScoreConfig, genome: Genome) -> int:
 
 
 def _fitting(found: Iterable[Variant], size: int) -> Iterator[Variant]:
-    """The variants, those whose alleles leave no room for context in a window with a problem."""
+    """The variants. Those whose alleles leave no room for context in a window get a problem."""
     for variant in found:
-        longest = max(len(variant.ref), len(variant.alt))
-        if not variant.problem and longest > size // 2:
-            yield Variant(
-                variant.line,
-                variant.fields,
-                variant.contig,
-                variant.start,
-                variant.ref,
-                variant.alt,
-                "an allele is longer than half the window",
-            )
+        is_long = max(len(variant.ref), len(variant.alt)) > size // 2
+        if is_long and not variant.problem:
+            yield replace(variant, problem="an allele is longer than half the window")
         else:
             yield variant
 
@@ -181,7 +174,7 @@ def _fitting(found: Iterable[Variant], size: int) -> Iterator[Variant]:
 def _compare(
     mode: str, outputs: list[np.ndarray], variant: Variant, genome: Genome, size: int
 ) -> tuple[float, ...] | None:
-    """Columns of a mode from what the model gave for reference and alternative, one or two strands of each."""
+    """The values of a mode, from the outputs for reference and alternative on one or two strands."""
     pairs = list(zip(outputs[::2], outputs[1::2], strict=True))
     if mode == "embedding":
         norms = [float(np.linalg.norm(alt - ref)) for ref, alt in pairs]
@@ -194,7 +187,7 @@ def _compare(
     scores = []
     for reverse, (ref, alt) in enumerate(pairs):
         reference, changed = variants.windows(variant, genome, size, reverse=bool(reverse))
-        # In a repeat the first base that differs stands behind the place that the record names.
+        # In a repeat the first difference comes after the position in the record.
         differs = np.flatnonzero(reference != changed)
         if not differs.size or differs[0] == 0:
             return None

@@ -326,7 +326,7 @@ def test_pretrain_refuses_bad_input_in_one_line(
         ),
         (["prepare"], "required and missing: fasta, --out (see hyenadna prepare --help)"),
         (["prepare", "absent.fa", "--out", "x"], "absent.fa: no such file"),
-        (["prepare", "protein.fa", "--out", "x"], "protein.fa:2: 'E' at position 2 of contig 'p' is no nucleotide"),
+        (["prepare", "protein.fa", "--out", "x"], "protein.fa:2: 'E' at position 2 of contig 'p' is not a nucleotide"),
         (["prepare", "empty.fa", "--out", "x"], "empty.fa: "),
         (["evaluate"], "required and missing: --model, --genome (see hyenadna evaluate --help)"),
         (["evaluate", "--model", "m", "--genome", "g"], "no checkpoint at m: no such file or folder"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cli.plot import draw_embeddings, draw_mutagenesis, draw_training
 from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, TrainingPlot
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import N_ID
 from hyenadna.data.genome import Genome
 from hyenadna.inference.embeddings import COLUMNS
-from hyenadna.inference.likelihood import Likelihood
-from hyenadna.inference.mutagenesis import mutation_map
+from hyenadna.inference.likelihood import LogLikelihoodScorer
+from hyenadna.inference.mutagenesis import saturation_mutagenesis
 
 
 @pytest.fixture
@@ -88,28 +90,22 @@ def test_training_curves(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=64))
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    path = tmp_path_factory.mktemp("pictures") / "model"
-    model.save_pretrained(path)
-    return path
+def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint(noise=0.2)
 
 
 def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
     model = HyenaDNAForCausalLM.from_pretrained(folder, dtype=torch.float64)
     genome = Genome.open(tiny_genome)
-    effects = mutation_map(Likelihood(model, batch_size=4), genome, "a", 995, 1003, 32)
+    effects = saturation_mutagenesis(LogLikelihoodScorer(model, batch_size=4), genome, "a", 995, 1003, 32)
     region = genome.tokens("a", 995, 1003)
     window = np.array(genome.tokens("a", 983, 1015))
-    assert np.isnan(effects[:, region == 11]).all()
+    assert np.isnan(effects[:, region == N_ID]).all()
     for column, base in enumerate(region[:5]):
         assert effects[base - 7, column] == 0
 
     def total(ids: np.ndarray) -> float:
-        return float(np.nansum(next(Likelihood(model)([("x", ids)]))))
+        return float(np.nansum(next(LogLikelihoodScorer(model)([("x", ids)]))))
 
     for row, column in ((0, 1), (3, 4)):
         changed = window.copy()

@@ -50,10 +50,10 @@ BAD_LINES = {
     "empty": ("chr2\t5\t5", "start 5 is not below end 5"),
     "descending": ("chr2\t6\t5", "start 6 is not below end 5"),
     "negative": ("chr2\t-1\t5", "start -1 is negative"),
-    "word": ("chr2\tstart\tend", "'start' is no integer"),
-    "float": ("chr2\t1\t2.0", r"'2\.0' is no integer"),
-    "underscore": ("chr2\t1\t1_0", "'1_0' is no integer"),
-    "superscript": ("chr2\t1\t²", "'²' is no integer"),
+    "word": ("chr2\tstart\tend", "'start' is not an integer"),
+    "float": ("chr2\t1\t2.0", r"'2\.0' is not an integer"),
+    "underscore": ("chr2\t1\t1_0", "'1_0' is not an integer"),
+    "superscript": ("chr2\t1\t²", "'²' is not an integer"),
     "two-columns": ("chr2\t1", "2 columns where a BED has at least 3"),
 }
 

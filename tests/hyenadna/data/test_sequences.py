@@ -7,7 +7,7 @@ import pytest
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import reverse_complement
-from hyenadna.data.sequences import Piece, check_windows, cut, encode, per_position
+from hyenadna.data.sequences import Window, check_windows, encode, per_position, sliding_windows
 
 
 def test_letters_become_ids_and_turn_round() -> None:
@@ -33,7 +33,7 @@ def test_what_is_no_sequence_is_named(sequence: str | None, message: str) -> Non
 @pytest.mark.parametrize(("window", "stride"), [(10, 4), (10, 9), (7, 1), (64, 32)])
 @pytest.mark.parametrize("length", [1, 7, 10, 11, 33, 64, 200])
 def test_every_position_counts_once_with_enough_before_it(length: int, window: int, stride: int) -> None:
-    pieces = cut(length, 64, window, stride, "x")
+    pieces = sliding_windows(length, 64, window, stride, "x")
     counted = [position for piece in pieces for position in range(piece.first, piece.end)]
     assert counted == list(range(length))
     for before, piece in pairwise(pieces):
@@ -43,14 +43,14 @@ def test_every_position_counts_once_with_enough_before_it(length: int, window: i
 
 
 def test_what_the_model_takes_is_not_cut() -> None:
-    assert cut(64, 64, None, None, "x") == [Piece(0, 64, 0)]
+    assert sliding_windows(64, 64, None, None, "x") == [Window(0, 64, 0)]
 
 
 def test_longer_ones_are_refused_with_the_two_ways_out() -> None:
     with pytest.raises(
         InputError, match=r"g: 1,065 bases are longer than the 64 .* \(--window 64 --stride 32\), or use"
     ):
-        cut(1065, 64, None, None, "g")
+        sliding_windows(1065, 64, None, None, "g")
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_longer_ones_are_refused_with_the_two_ways_out() -> None:
     [
         (10, None, "go together"),
         (None, 10, "go together"),
-        (65, 10, "--window 65: must be within 2 and the 64 tokens"),
-        (10, 10, "--stride 10: must be at least 1 and below --window"),
-        (10, 0, "--stride 0"),
+        (65, 10, "`window` 65: must be 2 to 64, the tokens"),
+        (10, 10, "`stride` 10: must be at least 1 and below `window`"),
+        (10, 0, "`stride` 0"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused(window: int | None, stride: int | None, message: str) -> None:
@@ -78,7 +78,7 @@ def test_results_come_in_the_order_of_the_sequences(batch_size: int) -> None:
         seen.append(len(rows))
         return [np.stack([row, 2 * row], axis=1) for row in rows]
 
-    results = per_position(sequences, compute, batch_size=batch_size, longest=64, window=8, stride=5)
+    results = per_position(sequences, compute, batch_size=batch_size, max_length=64, window=8, stride=5)
     for result, (_, ids) in zip(results, sequences, strict=True):
         assert np.array_equal(result, np.stack([ids, 2 * ids], axis=1))
     assert max(seen) == batch_size

@@ -128,21 +128,21 @@ def test_motif_halves_belong_together_on_both_strands(
     assert len({tuple(consensus[note, "+"]) for note, _ in consensus}) == 4
 
 
-def test_shares_are_those_of_the_bed(
+def test_fractions_are_those_of_the_bed(
     genome: SyntheticGenome, planted: list[tuple[str, int, int, str, str, str]]
 ) -> None:
-    foretold = dict.fromkeys(genome.shares, 0)
+    predictable = dict.fromkeys(genome.fractions, 0)
     for _, start, end, kind, note, _ in planted:
         number = int(note.split("=")[1])
-        foretold[kind] += {
+        predictable[kind] += {
             "tandem_repeat": end - start - number,
             "copy": end - start,
             "inverted_repeat": number,
             "motif": 8,
         }[kind]
-    assert genome.shares == {kind: bases / LENGTH for kind, bases in foretold.items()}
-    assert genome.shares["tandem_repeat"] == pytest.approx(0.17, abs=0.02)
-    assert genome.shares["copy"] == pytest.approx(0.12, abs=0.02)
+    assert genome.fractions == {kind: bases / LENGTH for kind, bases in predictable.items()}
+    assert genome.fractions["tandem_repeat"] == pytest.approx(0.17, abs=0.02)
+    assert genome.fractions["copy"] == pytest.approx(0.12, abs=0.02)
 
 
 @pytest.mark.parametrize(("lag", "neighbours"), [(21, (20, 22)), (33, (32, 34)), (303, (301, 302))])

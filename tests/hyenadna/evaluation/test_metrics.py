@@ -31,7 +31,7 @@ def test_several_classes_and_several_labels() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 60)
     values, reasons = measure("classification", 9 * np.eye(3)[labels], labels)
-    assert reasons == {"f1_binary": "it is of two classes, and there are 3"}
+    assert reasons == {"f1_binary": "it is defined for two classes, and there are 3"}
     assert [values[name] for name in ("accuracy", "mcc", "f1_macro", "auroc", "auprc")] == pytest.approx([1.0] * 5)
 
     outputs = (rng.random((60, 4)) < 0.3).astype(np.float32)

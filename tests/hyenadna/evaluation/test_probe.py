@@ -37,9 +37,9 @@ def test_a_group_is_on_one_side_only() -> None:
 @pytest.mark.parametrize(
     ("labels", "groups", "message"),
     [
-        (["a"] * 6, None, "a probe needs two classes at least; every label is 'a'"),
-        (["a"] * 5 + ["b"], None, "a probe needs two folds at least: the class 'b'"),
-        (["a", "b"] * 3, ["g"] * 6, "a probe needs two folds at least"),
+        (["a"] * 6, None, "a probe needs at least two classes; every label is 'a'"),
+        (["a"] * 5 + ["b"], None, "a probe needs at least two folds: the class 'b'"),
+        (["a", "b"] * 3, ["g"] * 6, "a probe needs at least two folds"),
         (["a"] * 3 + ["b"] * 3, ["g"] * 3 + ["h"] * 3, "two classes in every fold"),
     ],
 )

@@ -31,8 +31,8 @@ def write(tmp_path: Path) -> Any:
     return make
 
 
-def test_rows_are_means_and_deviations_beside_the_yardsticks(write: Any, tmp_path: Path) -> None:
-    folders = [write("full", [0.8, 0.9], yardstick={"majority class": 0.5}), write("frozen", [0.7, None])]
+def test_rows_are_means_and_deviations_beside_the_baselines(write: Any, tmp_path: Path) -> None:
+    folders = [write("full", [0.8, 0.9], baseline={"majority class": 0.5}), write("frozen", [0.7, None])]
     text = draw_results(ResultsPlot(out=tmp_path / "p.png", results=folders))
     rows = [line.split() for line in text.splitlines()]
     assert rows[0][-4:] == ["mean", "±", "s.d.", "runs"]
@@ -51,13 +51,13 @@ def test_rows_are_means_and_deviations_beside_the_yardsticks(write: Any, tmp_pat
         ({"classes": ["a", "b"]}, "other has the classes"),
         ({"runs": [{"test": {}}]}, "other: accuracy has no value in any run"),
         ({"split": {"split_seed": 1}}, "other has the split {'split_seed': 1}, others {'split_seed': 0}"),
-        ({"yardstick": {"majority class": 0.6}}, "other: majority class reached 0.6, beside others 0.5: other data"),
+        ({"baseline": {"majority class": 0.6}}, "other: majority class reached 0.6, others 0.5: other data"),
         ({"runs": [{"test": {"accuracy": 0.5}}, {}]}, "no results of hyenadna finetune"),
         ({"runs": []}, "no results of hyenadna finetune"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(write: Any, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    folders = [write("first", [0.8], yardstick={"majority class": 0.5}), write("other", [0.7], **changes)]
+    folders = [write("first", [0.8], baseline={"majority class": 0.5}), write("other", [0.7], **changes)]
     with pytest.raises(InputError) as caught:
         compare(folders, tmp_path / "p.png")
     assert message in str(caught.value)

@@ -4,6 +4,7 @@ import copy
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
 from dataclasses import replace
@@ -24,10 +25,11 @@ from hyenadna import (
 )
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import reverse_complement
-from hyenadna.data.labelled import Labelled
+from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import encode
 from hyenadna.evaluation.baselines import kmer_counts
-from hyenadna.finetuning import train as finetune_module
+from hyenadna.finetuning import runs as runs_module, train as finetune_module
+from hyenadna.finetuning.batches import epoch_batches, random_crop
 from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.presets import PRESETS
 from hyenadna.finetuning.results import describe
@@ -117,8 +119,8 @@ def test_other_tasks(config: FinetuneConfig, task: str, columns: list[str], metr
     assert model.config.num_labels == (1 if task == "regression" else 2)
 
 
-def test_seeds_and_yardsticks_and_the_published_figure(config: FinetuneConfig) -> None:
-    config = replace(config, seeds=[0, 1], yardstick=True, preset="gb-nontata-promoters", epochs=2)
+def test_seeds_and_baselines_and_the_published_figure(config: FinetuneConfig) -> None:
+    config = replace(config, seeds=[0, 1], baseline=True, preset="gb-nontata-promoters", epochs=2)
     summary = finetune(config, progress=False)
     accuracies = [run["test"]["accuracy"] for run in summary["runs"]]
     assert summary["test"]["accuracy"] == {
@@ -127,12 +129,12 @@ def test_seeds_and_yardsticks_and_the_published_figure(config: FinetuneConfig) -
         "runs": 2,
     }
     test = np.asarray(read_data(config)[0].test.labels)
-    majority, logistic, tuned = summary["yardstick"].values()
+    majority, logistic, tuned = summary["baseline"].values()
     assert majority == (test == 1).mean()
     assert min(logistic, tuned) > majority
     text = describe(summary)
     assert "majority class, accuracy" in text
-    assert text.endswith("drawn from all examples (--split_seed 0): a demonstration split, no benchmark")
+    assert text.endswith("drawn from all examples (split_seed 0): a demonstration, not a benchmark")
     assert "published, accuracy                                    0.9660" in text
     rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 1), (0, 2), (1, 1), (1, 2)]
@@ -166,24 +168,27 @@ def test_jobs_side_by_side_give_what_one_after_another_gives(
 def test_an_error_ends_the_other_jobs_and_keeps_what_was_finished(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    futures: list[Future[bytes]] = []
+    futures: list[Future[None]] = []
 
-    def first_then_error(submitted: list[Future[bytes]]) -> Iterator[Future[bytes]]:
+    def first_then_error(submitted: list[Future[None]]) -> Iterator[Future[None]]:
         futures.extend(submitted)
         yield next(as_completed(submitted))
         raise InputError("out of luck")
 
     monkeypatch.setattr(finetune_module, "as_completed", first_then_error)
     config = replace(config, epochs=2, seeds=list(range(8)), jobs=2)
-    with pytest.raises(
-        InputError, match=r"out of luck; 1 of 8 runs are finished and kept in .*out\.partial: the same "
-    ):
+    pattern = r"out of luck; ([1-7]) of 8 runs are finished and kept in .*out\.partial: the same command with `resume`"
+    with pytest.raises(InputError, match=pattern) as caught:
         finetune(config, progress=False)
     assert multiprocessing.active_children() == []
     assert sum(not future.cancelled() and future.exception() is None for future in futures) < 8
     assert not config.out.exists()
-    (run,) = config.out.with_name("out.partial").glob("run-*/run.json")
-    assert [row["epoch"] for row in json.loads(run.read_text())["epochs"]] == [1, 2]
+    runs = list(config.out.with_name("out.partial").glob("seed-*/run.json"))
+    said = re.match(pattern, str(caught.value))
+    assert said is not None
+    assert len(runs) == int(said[1])
+    for run in runs:
+        assert [row["epoch"] for row in json.loads(run.read_text())["epochs"]] == [1, 2]
 
 
 def test_a_stopped_run_goes_on_with_what_is_left(
@@ -192,33 +197,33 @@ def test_a_stopped_run_goes_on_with_what_is_left(
     """Seeds of two folds; the best of the four runs is among the first two, or not."""
     config = replace(config, epochs=1, folds=2, seeds=[0, 1])
     whole = finetune(replace(config, out=config.out.with_name("whole")), progress=False)
-    train_all = finetune_module._train_all
-    asked: list[list[int]] = []
+    train = finetune_module.train
+    names: list[str] = []
 
-    def stopped_after_two(config: FinetuneConfig, runs: Any, *rest: Any) -> Iterator[Any]:
-        asked.append(sorted(runs))
-        for done, outcome in enumerate(train_all(config, runs, *rest), start=1):
-            yield outcome
-            if done == 2 and len(asked) == 1:
-                raise KeyboardInterrupt
+    def stopped_after_two(*args: Any) -> Any:
+        names.append(args[4])
+        if len(names) == 3:
+            raise KeyboardInterrupt
+        return train(*args)
 
-    monkeypatch.setattr(finetune_module, "_train_all", stopped_after_two)
+    monkeypatch.setattr(finetune_module, "train", stopped_after_two)
     kept = config.out.with_name("out.partial")
     with pytest.raises(KeyboardInterrupt) as caught:
         finetune(config, progress=False)
     assert str(caught.value) == (
-        f"2 of 4 runs are finished and kept in {kept}: the same command with --resume goes on with the others"
+        f"2 of 4 runs are finished and kept in {kept}: the same command with `resume` continues with the others"
     )
-    assert len(list(kept.glob("run-*/model"))) == 1
-    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; go on with --resume, or remove"):
+    assert sorted(path.name for path in kept.glob("seed-*")) == ["seed-0-fold-1", "seed-1-fold-1"]
+    assert len(list(kept.glob("seed-*/model"))) == 1
+    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; resume it with --resume"):
         finetune(config, progress=False)
-    with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 asked for\): give the same to go on"):
+    with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 now\): give the same options to"):
         finetune(replace(config, lr=0.02, resume=True), progress=False)
     # As a kill leaves a run that was being written.
-    (kept / ".run-0003.partial").mkdir()
+    (kept / f".seed-1-fold-2.{'0' * 32}.tmp").mkdir()
     resumed = finetune(replace(config, resume=True), progress=True)
-    assert "2 of 4 runs are finished, going on with the others" in capsys.readouterr().out
-    assert len(asked[1]) == 2
+    assert "2 of 4 runs are finished, continuing with the others" in capsys.readouterr().out
+    assert names[3:] == ["seed 0, fold 2", "seed 1, fold 2"]
     for run in (*whole["runs"], *resumed["runs"]):
         run.pop("seconds")
     assert resumed == whole
@@ -246,21 +251,21 @@ def test_a_run_that_cannot_be_kept_leaves_nothing_in_the_way(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune_module, "_save_model", full)
+        patch.setattr(runs_module, "save_model", full)
         with pytest.raises(InputError, match="No space left"):
             finetune(replace(config, epochs=1), progress=False)
     assert list(config.out.parent.iterdir()) == []
     foreign = config.out.with_name("out.partial")
-    (foreign / "run-0000").mkdir(parents=True)
+    (foreign / "seed-0").mkdir(parents=True)
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"out\.partial: is in the way, and no run has made it"):
+        with pytest.raises(InputError, match=r"out\.partial: is in the way and was made by no run"):
             finetune(replace(config, epochs=1, resume=resume), progress=False)
-    assert (foreign / "run-0000").is_dir()
+    assert (foreign / "seed-0").is_dir()
 
 
 def test_a_process_that_dies_is_said(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune_module, "_start_worker", os._exit)
-    with pytest.raises(InputError, match="a process of --jobs 2 ended before its run: out of memory"):
+    with pytest.raises(InputError, match="a process of `jobs` 2 ended before its run: out of memory"):
         finetune(replace(config, seeds=[0, 1], jobs=2), progress=False)
     assert not config.out.exists()
 
@@ -273,14 +278,14 @@ def test_a_correlation_below_zero_stays_below_zero(config: FinetuneConfig, monke
 
 def test_weights_that_the_last_step_ruins_are_said(config: FinetuneConfig) -> None:
     """One batch an epoch: its loss is one of the weights before the step."""
-    with pytest.raises(InputError, match=r"the predictions hold no finite numbers\): lower --lr"):
+    with pytest.raises(InputError, match=r"the predictions are not finite\): lower `lr`"):
         finetune(replace(config, lr=1e30, batch_size=200, epochs=1), progress=False)
 
 
 def test_the_next_token_needs_a_head_that_reads_it(config: FinetuneConfig, tmp_path: Path) -> None:
     model = HyenaDNAForSequenceClassification(HyenaDNAConfig(d_model=16, n_layer=1, filter_order=8, max_seq_len=64))
     model.save_pretrained(tmp_path / "classifier")
-    with pytest.raises(InputError, match="--lm_weight needs a checkpoint with the head of a language model: "):
+    with pytest.raises(InputError, match="`lm_weight` needs a checkpoint with the head of a language model: "):
         finetune(replace(config, model=tmp_path / "classifier", lm_weight=0.5), progress=False)
 
 
@@ -306,11 +311,10 @@ def test_folds_test_every_example_once(config: FinetuneConfig) -> None:
     assert summary["test"]["accuracy"]["runs"] == 4
 
 
-def test_balanced_batches_draw_every_class_equally_often(config: FinetuneConfig) -> None:
-    data = Labelled([np.zeros(3, np.uint8)] * 1000, np.array([0] * 900 + [1] * 100))
+def test_balanced_batches_draw_every_class_equally_often() -> None:
+    data = LabelledDataset([np.zeros(3, np.uint8)] * 1000, np.array([0] * 900 + [1] * 100))
     rng = np.random.default_rng(0)
-    plain = np.concatenate(list(finetune_module._batches(data, config, rng)))
-    drawn = np.concatenate(list(finetune_module._batches(data, replace(config, balanced=True), rng)))
+    plain, drawn = (np.concatenate(epoch_batches(data, 16, rng, balanced=balanced)) for balanced in (False, True))
     assert sorted(plain) == list(range(1000))
     assert np.asarray(data.labels)[drawn].mean() == pytest.approx(0.5, abs=0.06)
 
@@ -318,10 +322,10 @@ def test_balanced_batches_draw_every_class_equally_often(config: FinetuneConfig)
 def test_crops_take_every_part_and_leave_a_base() -> None:
     rng = np.random.default_rng(0)
     ids = np.arange(9, dtype=np.uint8)
-    found = {tuple(finetune_module._cropped(ids, 2, rng)) for _ in range(200)}
+    found = {tuple(random_crop(ids, 2, rng)) for _ in range(200)}
     assert found == {tuple(ids[left : 9 - right]) for left in range(3) for right in range(3)}
     for length in (1, 2, 3):
-        assert min(len(finetune_module._cropped(ids[:length], 50, rng)) for _ in range(50)) == 2 - length % 2
+        assert min(len(random_crop(ids[:length], 50, rng)) for _ in range(50)) == 2 - length % 2
 
 
 def test_cropping_is_for_training_alone(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,8 +349,8 @@ def test_next_token_loss_is_that_of_the_language_model_without_pads(folder: Path
     ids[1, 5:] = ids[2, 1:] = 4
     with torch.no_grad():
         output = model(ids, labels=ids.masked_fill(ids == 4, -100), output_hidden_states=True)
-        found = finetune_module.next_token_loss(output.hidden_states[-1], ids, model.lm_head)
-        nothing = finetune_module.next_token_loss(output.hidden_states[-1][:, :1], ids[:, :1], model.lm_head)
+        found = finetune_module.mean_next_token_loss(output.hidden_states[-1], ids, model.lm_head)
+        nothing = finetune_module.mean_next_token_loss(output.hidden_states[-1][:, :1], ids[:, :1], model.lm_head)
     assert abs(float(found - output.loss)) < 1e-6
     assert nothing == 0
 
@@ -357,7 +361,7 @@ def test_the_next_token_is_learnt_beside_the_labels(
 ) -> None:
     """The head is the checkpoint's, if there is one, and it and the loss of the next token move by the weight."""
     heads, losses = [], {}
-    make_head, next_token_loss = finetune_module.make_language_head, finetune_module.next_token_loss
+    make_head, mean_loss = finetune_module.make_language_head, finetune_module.mean_next_token_loss
 
     def recorded_head(*args: Any) -> nn.Linear:
         heads.append(make_head(*args))
@@ -365,12 +369,12 @@ def test_the_next_token_is_learnt_beside_the_labels(
         return heads[0]
 
     def recorded_loss(*args: Any) -> torch.Tensor:
-        loss = next_token_loss(*args)
+        loss = mean_loss(*args)
         losses.setdefault(config.lm_weight, []).append(float(loss.detach()))
         return loss
 
     monkeypatch.setattr(finetune_module, "make_language_head", recorded_head)
-    monkeypatch.setattr(finetune_module, "next_token_loss", recorded_loss)
+    monkeypatch.setattr(finetune_module, "mean_next_token_loss", recorded_loss)
     changes = {"model": None, "size": "tiny-1k", "d_model": 16, "n_layer": 1} if method == "scratch" else {}
     for weight in (1e-9, 3.0):
         heads.clear()
@@ -432,7 +436,7 @@ def test_predictions_do_not_depend_on_batches_or_strand(config: FinetuneConfig, 
     cpu = torch.device("cpu")
     one, many = (predict(model, data, replace(config, batch_size=size), cpu) for size in (1, 24))
     np.testing.assert_allclose(one, many, atol=1e-6)
-    turned = Labelled([reverse_complement(ids) for ids in data.sequences], data.labels)
+    turned = LabelledDataset([reverse_complement(ids) for ids in data.sequences], data.labels)
     both = replace(config, reverse_complement=True)
     np.testing.assert_allclose(predict(model, data, both, cpu), predict(model, turned, both, cpu), atol=1e-6)
     assert not np.allclose(predict(model, turned, config, cpu), one, atol=1e-6)
@@ -472,8 +476,8 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"lr": 0.0}, "`lr` 0.0: must be above 0"),
         ({"seeds": []}, "`seeds`: give at least one number"),
         ({"seeds": [3, 1, 3]}, "`seeds` [3, 1, 3]: a seed is there twice"),
-        ({"label_columns": ["share"]}, "no classes: say --task regression"),
-        ({"task": "regression", "yardstick": True}, "`yardstick` is for `task` classification"),
+        ({"label_columns": ["share"]}, "not classes: choose --task regression"),
+        ({"task": "regression", "baseline": True}, "`baseline` is for `task` classification"),
         ({"task": "regression", "balanced": True}, "`balanced` is for `task` classification"),
         ({"task": "token", "reverse_complement": True}, "`reverse_complement`: the labels of bases have a strand"),
         ({"label_columns": ["absent"]}, "has no column 'absent'"),
@@ -484,7 +488,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
             {"method": "scratch", "model": None, "max_seq_len": 16},
             "bases is longer than the 16 that the model is made for",
         ),
-        ({"lr": 1e30}, "the loss is nan; lower --lr"),
+        ({"lr": 1e30}, "the loss is nan; lower `lr`"),
         ({"jobs": 0}, "`jobs` 0: must be at least 1"),
         ({"lm_weight": -1.0}, "`lm_weight` -1.0: must be at least 0"),
         ({"lm_weight": 0.5, "method": "frozen"}, "`lm_weight` is for `method` full, lora and scratch"),
@@ -530,9 +534,9 @@ def test_an_output_that_is_undefined_on_the_validation_split_says_so(config: Fin
     config = replace(config, data=tmp_path / "t.tsv", split_column="part", epochs=1)
     assert not read_data(config)[0].demonstration
     with pytest.raises(
-        InputError, match=r"mcc has no value on the validation split \(the split holds one class only\)"
+        InputError, match=r"mcc has no value on the validation split \(the split holds only one class\)"
     ):
         finetune(replace(config, metric="mcc"), progress=False)
     summary = finetune(config, progress=False)
     assert "mcc" not in summary["test"]
-    assert "mcc has no value: the split holds one class only" in describe(summary)
+    assert "mcc has no value: the split holds only one class" in describe(summary)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAModel
+from hyenadna import HyenaDNAModel
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import N_ID, PAD_ID
 from hyenadna.data.genome import Genome
 from hyenadna.inference import embed as embed_module
 from hyenadna.inference.embed import EmbedConfig, embed
@@ -18,12 +19,8 @@ from hyenadna.inference.embeddings import Embeddings
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=64))
-    path = tmp_path_factory.mktemp("embed") / "model"
-    model.save_pretrained(path)
-    return path
+def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint()
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ def states(folder: Path, ids: np.ndarray) -> np.ndarray:
     batch = torch.from_numpy(ids.astype(np.int64))[None]
     model = HyenaDNAModel.from_pretrained(folder)
     with torch.no_grad():
-        return model(torch.where(batch == 11, 4, batch)).last_hidden_state[0].numpy()
+        return model(torch.where(batch == N_ID, PAD_ID, batch)).last_hidden_state[0].numpy()
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
@@ -101,7 +98,7 @@ def test_long_sequences_need_windows(folder: Path, tmp_path: Path) -> None:
         InputError, match=r"long: 150 bases are longer .*; the 1 sequences before that are in .*partial"
     ):
         embed(config, progress=False)
-    with pytest.raises(InputError, match=r"of a run with other options \(stride: None there, 20 asked for; window:"):
+    with pytest.raises(InputError, match=r"of a run with other options \(stride: None there, 20 now; window:"):
         embed(replace(config, window=60, stride=20, resume=True), progress=False)
     embed(replace(config, window=60, stride=20, out=tmp_path / "u.npz"), progress=False)
     ids = np.array(["ACGT".index(base) + 7 for base in bases], dtype=np.uint8)
@@ -124,10 +121,10 @@ def test_a_stopped_run_goes_on_where_it_stopped(config: EmbedConfig, monkeypatch
         return original(*args)
 
     monkeypatch.setattr(embed_module, "_embed_part", stopping)
-    with pytest.raises(KeyboardInterrupt, match="5 sequences are saved; go on with --resume"):
+    with pytest.raises(KeyboardInterrupt, match="5 sequences are saved; resume with --resume"):
         embed(config, progress=False)
     assert not config.out.exists()
-    with pytest.raises(InputError, match="holds parts of a stopped run; go on with --resume"):
+    with pytest.raises(InputError, match="holds parts of a stopped run; resume it with --resume"):
         embed(config, progress=False)
     calls = [1, 1]
     embed(replace(config, resume=True, batch_size=7), progress=False)
@@ -161,8 +158,8 @@ def test_random_weights_are_another_model_of_the_same_shape(config: EmbedConfig)
         ({"part_size": 0}, "`part_size` 0: must be at least 1"),
         ({"out": Path("x.csv")}, "`out` x.csv: must end in .npz or .parquet"),
         ({"out": Path("absent/x.npz")}, "absent/x.npz: cannot be written (no folder absent)"),
-        ({"window": 32}, "--window and --stride go together"),
-        ({"window": 100, "stride": 50}, "--window 100: must be within 2 and the 64 tokens"),
+        ({"window": 32}, "`window` and `stride` go together"),
+        ({"window": 100, "stride": 50}, "`window` 100: must be 2 to 64, the tokens"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"bed": Path("absent.bed")}, "absent.bed: no such file"),
     ],
@@ -180,14 +177,14 @@ def test_what_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"nothing")
     np.savez(tmp_path / "z.npz", name=np.array([{}], dtype=object))
     for name, reason in (
-        ("x.npz", "it is no .npz"),
+        ("x.npz", "it is not a .npz"),
         ("y.npz", "name is not a file"),
-        ("z.npz", "it holds objects of Python"),
+        ("z.npz", "it holds Python objects"),
         ("x.parquet", ""),
     ):
         with pytest.raises(InputError) as caught:
             Embeddings.read(tmp_path / name)
-        assert f"{name}: holds no embeddings of hyenadna embed" in str(caught.value)
+        assert f"{name}: was not written by hyenadna embed" in str(caught.value)
         assert reason in str(caught.value)
         assert "allow_pickle" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):

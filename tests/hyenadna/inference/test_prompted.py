@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
-from hyenadna.data.labelled import Labelled
 from hyenadna.data.sequences import encode, to_tensor
 from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.train import FinetuneConfig, finetune
@@ -62,8 +61,8 @@ def test_the_prompt_alone_is_trained(lm: HyenaDNAForCausalLM) -> None:
 
 
 def test_demonstrations_stand_before_the_sequence(lm: HyenaDNAForCausalLM) -> None:
-    examples = Labelled([encode(text, "") for text in ("AAA", "CCC", "CCCC")], np.array([0, 1, 1]))
-    model = FewShot(lm, 2, examples, shots=1, seed=3).eval()
+    sequences = [encode(text, "") for text in ("AAA", "CCC", "CCCC")]
+    model = FewShot(lm, 2, sequences, np.array([0, 1, 1]), shots=1, seed=3).eval()
     with torch.no_grad():
         found = model(ids("GATTACA")).logits[0]
         assert torch.equal(model(ids("GATTACA")).logits[0], found)
@@ -84,7 +83,7 @@ def test_demonstrations_stand_before_the_sequence(lm: HyenaDNAForCausalLM) -> No
 
 
 def test_more_classes_than_letters_are_refused(lm: HyenaDNAForCausalLM) -> None:
-    with pytest.raises(InputError, match="6 classes have no letters: a prompt can tell 5 apart, as ACGTN"):
+    with pytest.raises(InputError, match="6 classes are too many: a prompt has a letter for 5, ACGTN"):
         SoftPrompt(lm, 6, 2)
 
 
@@ -162,8 +161,8 @@ def test_what_was_trained_predicts(
     ("changes", "message"),
     [
         ({"method": "soft-prompt", "prompt_tokens": 1}, "`prompt_tokens` 1: must be from 2 to 32000"),
-        ({"method": "soft-prompt", "prompt_tokens": 120}, "--prompt_tokens: 120 tokens, and 16 bases and"),
-        ({"method": "few-shot", "eval_shots": [4]}, "--shots and --eval_shots: 152 tokens, and 16 bases and"),
+        ({"method": "soft-prompt", "prompt_tokens": 120}, "`prompt_tokens`: the context has 120 tokens, and 16"),
+        ({"method": "few-shot", "eval_shots": [4]}, "`shots` and `eval_shots`: the context has 152 tokens, and 16"),
         ({"method": "few-shot", "shots": -1}, "`shots` -1: must be at least 0"),
         ({"method": "few-shot", "task": "regression"}, "`method` few-shot is for `task` classification"),
         ({"method": "soft-prompt", "model": None}, "`method` soft-prompt: needs a `model`"),

@@ -10,28 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
+from hyenadna.common.vocab import LETTERS, N_ID, PAD_ID, reverse_complement
 from hyenadna.data import variants
 from hyenadna.data.genome import Genome
 from hyenadna.data.sequences import encode
-from hyenadna.inference.likelihood import Likelihood
+from hyenadna.inference.likelihood import LogLikelihoodScorer
 from hyenadna.inference.score import ScoreConfig, score
 
-LETTERS = {i: letter for letter, i in NUCLEOTIDE_IDS.items()}
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=2, filter_order=8, max_seq_len=64))
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    path = tmp_path_factory.mktemp("score") / "model"
-    model.save_pretrained(path)
-    return path
+def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint(noise=0.2, n_layer=2)
 
 
 @pytest.fixture(scope="module")
@@ -76,35 +69,35 @@ def rows(path: Path) -> list[dict[str, str]]:
 def nats(model: HyenaDNAForCausalLM, ids: np.ndarray) -> np.ndarray:
     """Log-probability of each base by the model alone."""
     batch = torch.from_numpy(ids.astype(np.int64))[None]
-    logits = model(torch.where(batch == 11, 4, batch)).logits[0].log_softmax(-1)
+    logits = model(torch.where(batch == N_ID, PAD_ID, batch)).logits[0].log_softmax(-1)
     return np.array([np.nan, *(logits[i, batch[0, i + 1]].item() for i in range(len(ids) - 1))])
 
 
 def test_likelihood_is_that_of_each_base_whatever_the_batch(model: HyenaDNAForCausalLM) -> None:
     sequences = [encode(text, "") for text in ("ACGTNACGATTA" * 4, "AC", "G", "TTTNGA", "GATTACA" * 9)]
     for size in (1, 2, 5):
-        found = list(Likelihood(model, batch_size=size)(("x", ids) for ids in sequences))
+        found = list(LogLikelihoodScorer(model, batch_size=size)(("x", ids) for ids in sequences))
         for ids, values in zip(sequences, found, strict=True):
             expected = nats(model, ids)
-            expected[ids == NUCLEOTIDE_IDS["N"]] = np.nan
+            expected[ids == N_ID] = np.nan
             np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
 
 
 def test_windows_of_a_long_sequence_have_their_overlap_as_context(model: HyenaDNAForCausalLM, genome: Genome) -> None:
     ids = genome.tokens("b", 0, 150)
-    (found,) = Likelihood(model, window=60, stride=20)([("b", ids)])
+    (found,) = LogLikelihoodScorer(model, window=60, stride=20)([("b", ids)])
     np.testing.assert_allclose(found[:60], nats(model, ids[:60]), atol=1e-12)
     np.testing.assert_allclose(found[60:80], nats(model, ids[20:80])[40:], atol=1e-12)
     np.testing.assert_allclose(found[-10:], nats(model, ids[100:])[-10:], atol=1e-12)
     with pytest.raises(InputError, match=r"b: 150 bases are longer than the 64"):
-        list(Likelihood(model)([("b", ids)]))
+        list(LogLikelihoodScorer(model)([("b", ids)]))
 
 
 def test_a_model_that_has_diverged_is_refused(folder: Path) -> None:
     broken = HyenaDNAForCausalLM.from_pretrained(folder)
     broken.lm_head.weight.data[7] = float("nan")
-    with pytest.raises(InputError, match="no finite likelihoods: its weights are damaged"):
-        list(Likelihood(broken)([("x", encode("ACGT", ""))]))
+    with pytest.raises(InputError, match="likelihoods are not finite: its weights are damaged"):
+        list(LogLikelihoodScorer(broken)([("x", encode("ACGT", ""))]))
 
 
 def test_sequences_of_a_fasta(folder: Path, model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
@@ -259,7 +252,7 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
     result = score(replace(config, ref_mismatch="skip"), progress=False)
     assert (result.rows, result.scored, result.problems) == (30, 30, {"REF differs from the genome": 1})
     config.out.unlink()
-    with pytest.raises(InputError, match=r"v\.vcf:33: REF . is not what tiny\.fa holds at b:300; wrong genome build\?"):
+    with pytest.raises(InputError, match=r"v\.vcf:33: REF . differs from tiny\.fa at b:300; wrong genome build\?"):
         score(replace(config, ref_mismatch="fail"), progress=False)
     few = write_vcf(*good[:18], wrong)
     with pytest.raises(InputError, match=r"REF differs from tiny\.fa in 1 of 19 alleles \(5%\): wrong genome build\?"):
@@ -281,7 +274,7 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
         ({"ref_mismatch": "x"}, "`ref_mismatch` x: choose note, skip or fail"),
         ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
         ({"stride": 2}, "`stride` is for long sequences"),
-        ({"window": 65}, "--window 65: must be within 2 and the 64 tokens"),
+        ({"window": 65}, "`window` 65: must be 2 to 64, the tokens"),
         ({"precision": "float16"}, "`precision` float16: choose float32 or float64"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"vcf": Path("absent.vcf")}, "absent.vcf: no such file"),
@@ -303,12 +296,12 @@ def test_bad_input_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is no VCF: no line begins with #CHROM"),
+        ("", "is not a VCF: no line begins with #CHROM"),
         ("#CHROM\tPOS\n", "its columns are not those of a VCF"),
         (HEADER, "holds no variant"),
-        (HEADER + "b\t5\t.\tA\n", ":3: is no record of a VCF"),
-        (HEADER + "b\tx\t.\tA\tC\n", ":3: POS 'x' is no number"),
-        (HEADER + "b\t²\t.\tA\tC\n", ":3: POS '²' is no number"),
+        (HEADER + "b\t5\t.\tA\n", ":3: is not a record of a VCF"),
+        (HEADER + "b\tx\t.\tA\tC\n", ":3: POS 'x' is not a number"),
+        (HEADER + "b\t²\t.\tA\tC\n", ":3: POS '²' is not a number"),
         (HEADER + "z\t5\t.\tA\tC\n", "none of its contigs is in tiny.fa, which has a, b, c"),
     ],
 )

@@ -298,10 +298,10 @@ def test_a_line_that_a_kill_cut_short_is_left_out(folder: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"step": 1\n{"step": 2}\n', r"metrics\.jsonl:1: is no JSON"),
-        (b'{"step": 1}\n5\n', r"metrics\.jsonl:2: is no row of metrics"),
-        (b'{"loss": 1}\n', r"metrics\.jsonl:1: is no row of metrics"),
-        (b"\x89PNG\xff\n\xff\n", r"metrics\.jsonl:1: is no JSON"),
+        (b'{"step": 1\n{"step": 2}\n', r"metrics\.jsonl:1: is not JSON"),
+        (b'{"step": 1}\n5\n', r"metrics\.jsonl:2: is not a row of metrics"),
+        (b'{"loss": 1}\n', r"metrics\.jsonl:1: is not a row of metrics"),
+        (b"\x89PNG\xff\n\xff\n", r"metrics\.jsonl:1: is not JSON"),
     ],
 )
 def test_what_is_no_metrics_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Labelled sequences from the formats of the field, checked before anything is trained on them."""
+"""Read labelled datasets in the formats of the field, and check them before training starts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hyenadna.data.sequences import encode
 from hyenadna.data.streams import read_chunks
 from hyenadna.data.tables import read_table
 
-# Whole chromosomes that the published species task holds out; the others are for training.
+# Chromosomes that the published species task holds out; the others are for training.
 SPECIES_VALID = ("1", "3", "12", "13")
 SPECIES_TEST = ("5", "7", "9", "10", "11")
 _DEEPSEA_FILES = {"train": "train", "valid": "val", "test": "test"}
 
 
 class Example(NamedTuple):
-    """A sequence, where it is from, and its label as the file has it: a text, or numbers of several outputs."""
+    """A sequence, its place for messages, and its label: text as in the file, or one number for each output."""
 
     where: str
     ids: np.ndarray
@@ -32,10 +32,12 @@ class Example(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Sequences and labels of one split, as a task needs them.
+class LabelledDataset:
+    """Sequences and labels of one split.
 
-    ``labels``: int64 ``(n,)`` classes, float32 ``(n, outputs)``, or for tokens a list of int64 ``(L,)``.
+    Attributes:
+        sequences: token ids, uint8 ``(L,)`` each.
+        labels: int64 ``(n,)`` classes; float32 ``(n, outputs)``; or, for classes of bases, a list of int64 ``(L,)``.
     """
 
     sequences: list[np.ndarray]
@@ -44,11 +46,11 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def take(self, rows: Sequence[int] | np.ndarray) -> Labelled:
+    def take(self, rows: Sequence[int] | np.ndarray) -> LabelledDataset:
         """The examples at ``rows``."""
         labels = self.labels
         chosen = [labels[i] for i in rows] if isinstance(labels, list) else labels[np.asarray(rows)]
-        return Labelled([self.sequences[i] for i in rows], chosen)
+        return LabelledDataset([self.sequences[i] for i in rows], chosen)
 
 
 def read_examples(
@@ -63,21 +65,21 @@ def read_examples(
     windows: int,
     seed: int,
 ) -> dict[str, list[Example]]:
-    """Examples by split: train, valid and test as the data have them, or all under ``""`` where they say nothing.
+    """Read examples by split: train, valid and test, or all under ``""`` if the data have no splits.
 
     Args:
         data: file or folder.
-        kind: one of ``FORMATS``; "auto" goes by what is there.
-        sequence_column: of a table.
-        label_columns: of a table; several for several outputs.
-        split_column: of a table, with train, valid or test; None for none.
-        genome: of DeepSEA's coordinates.
-        length: bases of a window of DeepSEA's coordinates or a species; else unused.
-        windows: windows of each species in training, and a tenth as many in validation and test.
-        seed: of the places of these windows.
+        kind: one of the formats in ``hyenadna.common.choices``; "auto" recognises it.
+        sequence_column: column of a table that holds the sequence.
+        label_columns: columns of a table that hold the label, several for several outputs.
+        split_column: column of a table that holds train, valid or test; None if there is none.
+        genome: genome of DeepSEA's coordinates.
+        length: bases of a window, for DeepSEA's coordinates and for species; unused otherwise.
+        windows: training windows of each species; validation and test take a tenth as many.
+        seed: seed of the places of these windows.
 
     Raises:
-        InputError: the data are of none of the formats, or damaged.
+        InputError: the data have none of the formats, or are damaged.
     """
     kind = _detect(data) if kind == "auto" else kind
     if kind == "table":
@@ -88,7 +90,7 @@ def read_examples(
         return {split: list(_read_fna(data / f"{split}.fna")) for split in ("train", "test")}
     if kind == "deepsea":
         if genome is None:
-            raise InputError(f"{data}: DeepSEA's coordinates need the --genome that they are of (hg19)")
+            raise InputError(f"{data}: DeepSEA's coordinates need their `genome` (hg19)")
         with open_genome(genome) as opened:
             return _read_deepsea(data, opened, length)
     return _read_species(data, length or 1024, windows, seed)
@@ -108,7 +110,7 @@ def _detect(data: Path) -> str:
     if any(_fastas(folder) for folder in data.iterdir() if folder.is_dir()):
         return "species"
     raise InputError(
-        f"{data}: is of no format known here: expected train/CLASS/*.txt and test/CLASS/*.txt (GenomicBenchmarks), "
+        f"{data}: has no known format: expected train/CLASS/*.txt and test/CLASS/*.txt (GenomicBenchmarks), "
         "train.fna and test.fna (Nucleotide Transformer), a *train*.csv (DeepSEA), a folder of FASTA for each "
         "species, or a table as a file"
     )
@@ -118,7 +120,7 @@ def _read_table(
     data: Path, sequence_column: str, label_columns: Sequence[str], split_column: str | None
 ) -> dict[str, list[Example]]:
     if not label_columns:
-        raise InputError("name the --label_columns of the table")
+        raise InputError("name the `label_columns` of the table")
     columns = read_table(data, [sequence_column, *label_columns, *([split_column] if split_column else [])])
     found: dict[str, list[Example]] = {}
     several = len(label_columns) > 1
@@ -152,7 +154,7 @@ def _read_folders(data: Path) -> dict[str, list[Example]]:
 
 
 def _read_fna(path: Path) -> Iterator[Example]:
-    # Headers repeat in these files, and a label stands at their end: no FASTA of contigs.
+    # Headers repeat in these files and end with a label, so the reader of a FASTA would refuse them.
     text = b"".join(read_chunks(path)).decode("utf-8", "backslashreplace")
     for number, record in enumerate(text.split(">")[1:], start=1):
         header, _, body = record.partition("\n")
@@ -210,7 +212,7 @@ def _read_species(data: Path, length: int, windows: int, seed: int) -> dict[str,
                 start = int(rng.integers(len(ids) - length + 1))
                 found[split].append(Example(str(folder), ids[start : start + length], folder.name))
     if len(folders) < 2:
-        raise InputError(f"{data}: holds {len(folders)} species; two at least are needed to tell apart")
+        raise InputError(f"{data}: holds {len(folders)} species; the task needs at least two")
     return found
 
 
@@ -225,12 +227,12 @@ def _number(text: str | None, where: str) -> float:
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise InputError(f"{where}: {text!r} is no number")
+        raise InputError(f"{where}: {text!r} is not a number")
     return value
 
 
 def _fraction(labels: Sequence[str]) -> str | None:
-    """The first label that is no whole number, where all are numbers; None otherwise."""
+    """The first label that is not an integer, if all labels are numbers; None otherwise."""
     try:
         values = [float(label) for label in labels]
     except ValueError:
@@ -241,27 +243,33 @@ def _fraction(labels: Sequence[str]) -> str | None:
 
 
 def class_names(examples: Sequence[Example], task: str) -> list[str]:
-    """The classes of the training examples: numbers in their order, else names in theirs.
+    """The classes of the training examples, sorted as numbers if all are, otherwise as text.
 
     Raises:
-        InputError: fewer than two, or values, which are no classes.
+        InputError: there are fewer than two classes, or the labels are values.
     """
     labels = [str(example.label) for example in examples]
     names = set("".join(labels)) if task == "token" else set(labels)
     if task == "classification" and (value := _fraction(labels)):
-        raise InputError(f"the labels are numbers such as {value}, no classes: say --task regression")
+        raise InputError(f"the labels are numbers such as {value} and not classes: choose --task regression")
     if len(names) < 2:
-        raise InputError(f"the training examples hold one class only, {names.pop()!r}: there is nothing to tell apart")
+        raise InputError(f"the training examples hold one class only, {names.pop()!r}: classification needs two")
     is_numeric = all(name.lstrip("-").isdigit() for name in names)
     return sorted(names, key=lambda name: (int(name), name) if is_numeric else (0, name))
 
 
-def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], split: str) -> Labelled:
-    """Labels as numbers.
+def to_dataset(examples: Sequence[Example], task: str, classes: Sequence[str], split: str) -> LabelledDataset:
+    """Turn the labels of examples into numbers.
+
+    Args:
+        examples: the examples of a split.
+        task: the task.
+        classes: names of the classes, as `class_names` gives them.
+        split: name of the split, for messages.
 
     Raises:
-        InputError: a class that training has not; a label that is no number, or not 0 or 1 where outputs are labels;
-            a text of token labels that is not as long as its sequence.
+        InputError: a class is not among the training examples; a label is not a number, or not 0 or 1 although outputs
+            are labels; or there is not one token label for each base.
     """
     sequences = [example.ids for example in examples]
     number = {name: i for i, name in enumerate(classes)}
@@ -274,9 +282,11 @@ def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], 
         )
         if unseen:
             name, count = unseen.most_common(1)[0]
-            raise InputError(f"the {split} examples hold the class {name!r} ({count:,} times), which training has not")
+            raise InputError(
+                f"the {split} examples hold the class {name!r} ({count:,} times), which the training examples do not"
+            )
     if task == "classification":
-        return Labelled(sequences, np.array([number[str(example.label)] for example in examples]))
+        return LabelledDataset(sequences, np.array([number[str(example.label)] for example in examples]))
     if task == "token":
         labels = []
         for example in examples:
@@ -284,7 +294,7 @@ def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], 
                 found, needed = len(str(example.label)), len(example.ids)
                 raise InputError(f"{example.where}: {found} token labels for a sequence of {needed}: one letter each")
             labels.append(np.array([number[letter] for letter in str(example.label)]))
-        return Labelled(sequences, labels)
+        return LabelledDataset(sequences, labels)
     values = [
         example.label if isinstance(example.label, tuple) else (_number(example.label, example.where),)
         for example in examples
@@ -293,6 +303,6 @@ def to_labelled(examples: Sequence[Example], task: str, classes: Sequence[str], 
     if task == "multilabel" and not np.isin(array, (0.0, 1.0)).all():
         row = int(np.flatnonzero(~np.isin(array, (0.0, 1.0)).all(axis=1))[0])
         raise InputError(
-            f"{examples[row].where}: outputs of several labels are 0 or 1; for values say --task regression"
+            f"{examples[row].where}: outputs of several labels are 0 or 1; for values choose --task regression"
         )
-    return Labelled(sequences, array)
+    return LabelledDataset(sequences, array)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hyenadna.common.errors import InputError
+from hyenadna.data.dataset import Example, class_names, read_examples, to_dataset
 from hyenadna.data.genome import Genome
-from hyenadna.data.labelled import Example, class_names, read_examples, to_labelled
 
 
 def read(data: Path, kind: str = "auto", **options: Any) -> dict[str, list[Example]]:
@@ -73,7 +73,7 @@ def test_deepsea_coordinates(tmp_path: Path) -> None:
     wider = read(tmp_path / "d", genome=tmp_path / "g.fa", length=20)["train"][0]
     assert len(wider.ids) == 20
     assert wider.ids[5:15].tolist() == first.ids.tolist()
-    with pytest.raises(InputError, match="need the --genome that they are of"):
+    with pytest.raises(InputError, match="need their `genome`"):
         read(tmp_path / "d")
 
 
@@ -92,7 +92,7 @@ def test_values_are_no_classes(labels: list[str], refused: str) -> None:
     if not refused:
         assert class_names(examples, "classification") == sorted(labels)
         return
-    with pytest.raises(InputError, match=f"numbers such as {refused}, no classes: say --task regression"):
+    with pytest.raises(InputError, match=f"numbers such as {refused} and not classes: choose --task regression"):
         class_names(examples, "classification")
 
 
@@ -119,9 +119,9 @@ def test_species_by_chromosome(tmp_path: Path) -> None:
         ("seq\tlabel\nAC\t1\n\t1\n", {}, "row 2: the sequence is empty"),
         ("seq\tlabel\nAXC\t1\n", {}, "row 1: 'X' at position 2 is not a nucleotide code"),
         ("seq\tlabel\nAC\t1\n", {"sequence_column": "dna"}, "has no column 'dna'; it has 'seq', 'label'"),
-        ("seq\tlabel\nAC\t1\n", {"label_columns": []}, "name the --label_columns of the table"),
+        ("seq\tlabel\nAC\t1\n", {"label_columns": []}, "name the `label_columns` of the table"),
         ("seq\tlabel\nAC\t1\n", {"split_column": "label"}, "row 1: column 'label' holds '1'; write train, valid, test"),
-        ("seq\ta\tb\nAC\t1\tx\n", {"label_columns": ["a", "b"]}, "row 1: 'x' is no number"),
+        ("seq\ta\tb\nAC\t1\tx\n", {"label_columns": ["a", "b"]}, "row 1: 'x' is not a number"),
     ],
 )
 def test_tables_that_do_not_fit(tmp_path: Path, content: str, options: dict[str, Any], message: str) -> None:
@@ -135,7 +135,7 @@ def test_tables_that_do_not_fit(tmp_path: Path, content: str, options: dict[str,
 def test_what_is_of_no_format_says_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         read(tmp_path / "absent")
-    with pytest.raises(InputError, match=r"is of no format known here: expected train/CLASS"):
+    with pytest.raises(InputError, match=r"has no known format: expected train/CLASS"):
         read(tmp_path)
     (tmp_path / "train").mkdir()
     with pytest.raises(InputError, match=r"holds no sequence: expected train/CLASS/\*\.txt"):
@@ -149,11 +149,11 @@ def example(label: Any, letters: int = 3) -> Example:
 def test_classes_are_in_order_of_their_numbers() -> None:
     assert class_names([example(label) for label in ("10", "9", "-1")], "classification") == ["-1", "9", "10"]
     assert class_names([example("EIN")], "token") == ["E", "I", "N"]
-    found = to_labelled([example("b"), example("a")], "classification", ["a", "b"], "train")
+    found = to_dataset([example("b"), example("a")], "classification", ["a", "b"], "train")
     assert np.asarray(found.labels).tolist() == [1, 0]
-    tokens = to_labelled([example("EIN"), example("NN", 2)], "token", ["E", "I", "N"], "train")
+    tokens = to_dataset([example("EIN"), example("NN", 2)], "token", ["E", "I", "N"], "train")
     assert [row.tolist() for row in tokens.labels] == [[0, 1, 2], [2, 2]]
-    values = to_labelled([example("0.5"), example("-1")], "regression", ["y"], "train")
+    values = to_dataset([example("0.5"), example("-1")], "regression", ["y"], "train")
     assert np.asarray(values.labels).tolist() == [[0.5], [-1.0]]
 
 
@@ -164,18 +164,18 @@ def test_classes_are_in_order_of_their_numbers() -> None:
             [example("z"), example("z")],
             "classification",
             ["a", "b"],
-            "hold the class 'z' (2 times), which training has not",
+            "hold the class 'z' (2 times), which the training examples do not",
         ),
         ([example("EEX")], "token", ["E", "I"], "hold the class 'X' (1 times)"),
         ([example("EE")], "token", ["E", "I"], "row 1: 2 token labels for a sequence of 3"),
-        ([example("high")], "regression", ["y"], "row 1: 'high' is no number"),
-        ([example("nan")], "regression", ["y"], "row 1: 'nan' is no number"),
+        ([example("high")], "regression", ["y"], "row 1: 'high' is not a number"),
+        ([example("nan")], "regression", ["y"], "row 1: 'nan' is not a number"),
         ([example((0.0, 0.5))], "multilabel", ["a", "b"], "row 1: outputs of several labels are 0 or 1"),
     ],
 )
 def test_labels_that_do_not_fit(examples: list[Example], task: str, classes: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        to_labelled(examples, task, classes, "test")
+        to_dataset(examples, task, classes, "test")
     assert message in str(caught.value)
 
 

@@ -1,0 +1,74 @@
+"""Batches for training: their order, the random changes to sequences, and the labels as tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyenadna.common.vocab import reverse_complement
+from hyenadna.data.dataset import LabelledDataset
+
+IGNORED = -100
+"""Label of positions that have no part in a loss."""
+
+
+def epoch_batches(
+    dataset: LabelledDataset, batch_size: int, rng: np.random.Generator, *, balanced: bool
+) -> list[np.ndarray]:
+    """The rows of each batch of one epoch, in random order. Batches differ by at most one row in size.
+
+    Args:
+        dataset: the training split.
+        batch_size: greatest number of rows of a batch.
+        rng: draws the order.
+        balanced: draw every class equally often, with replacement. Without it every row comes once.
+    """
+    if balanced:
+        labels = np.asarray(dataset.labels)
+        weights = 1.0 / np.bincount(labels)[labels]
+        order = rng.choice(len(dataset), len(dataset), p=weights / weights.sum())
+    else:
+        order = rng.permutation(len(dataset))
+    return np.array_split(order, math.ceil(len(order) / batch_size))
+
+
+def augment(
+    sequences: list[np.ndarray], rng: np.random.Generator, *, reverse_complements: bool, crop: int
+) -> list[np.ndarray]:
+    """Sequences as training sees them.
+
+    Args:
+        sequences: token ids ``(L,)`` of each.
+        rng: draws the strands and the crops.
+        reverse_complements: replace about half of the sequences with their reverse complements.
+        crop: greatest number of bases that are cut from each end.
+    """
+    if reverse_complements:
+        turned = rng.random(len(sequences)) < 0.5
+        sequences = [reverse_complement(ids) if turn else ids for ids, turn in zip(sequences, turned, strict=True)]
+    if crop:
+        sequences = [random_crop(ids, crop, rng) for ids in sequences]
+    return sequences
+
+
+def random_crop(ids: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut 0 to ``most`` bases from each end. At least one base stays."""
+    left, right = rng.integers(0, min(most, (len(ids) - 1) // 2), 2, endpoint=True)
+    return ids[left : len(ids) - right]
+
+
+def label_tensor(dataset: LabelledDataset, rows: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
+    """Labels of a batch of B rows.
+
+    Returns:
+        int64 ``(B,)`` classes, float32 ``(B, outputs)``, or for tokens int64 ``(B, L)`` with -100 at pads.
+    """
+    labels = dataset.labels
+    if not isinstance(labels, list):
+        return torch.from_numpy(labels[list(rows)]).to(device)
+    chosen = [torch.from_numpy(labels[row]) for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=IGNORED).to(device)

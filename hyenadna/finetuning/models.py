@@ -1,0 +1,113 @@
+"""Make the model of a run, the parts of it that are trained, and save it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.extras import require
+from hyenadna.finetuning.config import _PROMPTED
+from hyenadna.finetuning.prompts import make_prompted, save_prompted
+from hyenadna.inference.prompted import PromptedClassifier
+from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
+from hyenadna.model.modeling import HyenaDNAForCausalLM
+from hyenadna.model.tokenizer import DNATokenizer
+
+if TYPE_CHECKING:
+    from hyenadna.finetuning.config import FinetuneConfig
+    from hyenadna.finetuning.data import Splits
+
+_PROBLEM_TYPES = {
+    "classification": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "regression": "regression",
+    "token": None,
+}
+
+
+def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, Any]:
+    """The model of a run.
+
+    Returns:
+        The model that is saved in the end, and the module that is trained. They are the same object unless peft wraps
+        the model.
+
+    Raises:
+        InputError: a checkpoint or a size that does not fit the data.
+    """
+    if config.method in _PROMPTED:
+        prompted = make_prompted(config, data, seed)
+        return prompted, prompted
+    model = _make_classifier(config, data)
+    if data.max_length() > model.config.max_seq_len:
+        raise InputError(
+            f"a sequence of {data.max_length():,} bases is longer than the {model.config.max_seq_len:,} that the model "
+            "is made for: cut the sequences into overlapping windows, take their middle (`length`), or use a "
+            "checkpoint for longer sequences"
+        )
+    if config.method == "frozen":
+        model.hyena.requires_grad_(False)
+    return model, _with_lora(config, model) if config.method == "lora" else model
+
+
+def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
+    """A model with a head for the task: from the checkpoint, or from random weights for the method scratch."""
+    kind = HyenaDNAForTokenClassification if config.task == "token" else HyenaDNAForSequenceClassification
+    head: dict[str, Any] = {
+        "num_labels": len(data.names),
+        "id2label": dict(enumerate(data.names)),
+        "label2id": {name: i for i, name in enumerate(data.names)},
+        "problem_type": _PROBLEM_TYPES[config.task],
+        "pooling": config.pooling,
+    }
+    if config.model is not None:
+        return kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)
+    given = {"d_model": config.d_model, "n_layer": config.n_layer, "max_seq_len": config.max_seq_len}
+    shape = {name: value for name, value in given.items() if value is not None} | config.model_fields
+    if config.d_model is not None:
+        shape.setdefault("d_inner", 4 * config.d_model)
+    return kind(HyenaDNAConfig.named(config.size, **shape, **head))
+
+
+def _with_lora(config: FinetuneConfig, model: Any) -> Any:
+    """The model with low-rank adapters on every Linear of the backbone, filters included. The head is trained whole."""
+    peft = require("peft")
+    settings = peft.LoraConfig(
+        task_type="TOKEN_CLS" if config.task == "token" else "SEQ_CLS",
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        target_modules=r".*\.(in_proj|out_proj|fc1|fc2|implicit_filter\.\d*[02468])",
+        modules_to_save=["score"],
+    )
+    return peft.get_peft_model(model, settings)
+
+
+def make_language_head(config: FinetuneConfig, model: Any) -> nn.Linear:
+    """The head that predicts the next token for ``lm_weight``: the checkpoint's, or a new one without a checkpoint.
+
+    Raises:
+        InputError: the checkpoint has no such head.
+    """
+    if config.model is not None:
+        try:
+            head: nn.Linear = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32).lm_head
+        except InputError as error:
+            raise InputError(f"`lm_weight` needs a checkpoint with the head of a language model: {error}") from error
+        return head
+    head = nn.Linear(model.config.d_model, model.config.padded_vocab_size, bias=False)
+    nn.init.normal_(head.weight, std=model.config.initializer_range)
+    return head
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write a trained model, with the tokenizer unless it is a prompted one."""
+    if isinstance(model, PromptedClassifier):
+        save_prompted(model, folder)
+    else:
+        model.save_pretrained(folder)
+        DNATokenizer(model_max_length=model.config.max_seq_len).save_pretrained(folder)

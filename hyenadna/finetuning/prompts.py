@@ -1,0 +1,60 @@
+"""Make the classifiers of the methods ``soft-prompt`` and ``few-shot``, and save them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.files import write_files
+from hyenadna.inference.prompted import PROMPT_FILE, FewShot, PromptedClassifier, SoftPrompt
+from hyenadna.model.modeling import HyenaDNAForCausalLM
+
+if TYPE_CHECKING:
+    from hyenadna.finetuning.config import FinetuneConfig
+    from hyenadna.finetuning.data import Splits
+
+
+def make_prompted(config: FinetuneConfig, data: Splits, seed: int) -> PromptedClassifier:
+    """The classifier of ``config.method``, around the language model of ``config.model``.
+
+    Args:
+        config: the options of fine-tuning.
+        data: the classes and the splits. Demonstrations come from the training split.
+        seed: seed of the demonstrations.
+
+    Raises:
+        InputError: the checkpoint has no language model, there are more classes than letters, or the context is too
+            long for the model.
+    """
+    lm = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+    lm.config.id2label = dict(enumerate(data.names))
+    lm.config.label2id = {name: i for i, name in enumerate(data.names)}
+    classes, max_length = len(data.names), data.max_length()
+    if config.method == "soft-prompt":
+        prefix, options = config.prompt_tokens, "`prompt_tokens`"
+    else:
+        # Each demonstration is a sequence, [SEP], its letter and [SEP].
+        prefix = max([config.shots, *config.eval_shots]) * classes * (max_length + 3)
+        options = "`shots` and `eval_shots`"
+    room = lm.config.max_seq_len
+    if prefix + max_length + 1 > room:
+        raise InputError(
+            f"{options}: the context has {prefix:,} tokens, and {max_length:,} bases and [SEP] follow. The model is "
+            f"made for {room:,} tokens: take fewer, shorter sequences (`length`), or a checkpoint for longer ones"
+        )
+    if config.method == "soft-prompt":
+        return SoftPrompt(lm, classes, config.prompt_tokens)
+    return FewShot(lm, classes, data.train.sequences, np.asarray(data.train.labels), config.shots, seed)
+
+
+def save_prompted(model: PromptedClassifier, folder: Path) -> None:
+    """Write the language model, and the prefix as ``prompt``, float32 ``(P, D)``, of ``prompt.safetensors``."""
+    model.lm.save_pretrained(folder)
+    with torch.no_grad():
+        prompt = model.eval().prefix().float().cpu().contiguous()
+    write_files({folder / PROMPT_FILE: save({"prompt": prompt})})

@@ -1,4 +1,4 @@
-"""What the tests of several backends do on a GPU."""
+"""Inputs and checks that the GPU tests of several backends share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which backend runs, what forces one, and what is said where it cannot run."""
+"""Which backend runs, what forces one, and the message if it cannot run."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_arguments_that_a_backend_does_not_support_go_to_the_next_with_one_warni
 
 
 def lazy_module(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
-    """A module that no test has imported before; its name, with that of a function in it."""
+    """Write a module that no test has imported. Returns ``"module:function"``."""
     name = f"lazy_{folder.name}"
     (folder / f"{name}.py").write_text(f"print('imported')\n{body}")
     monkeypatch.syspath_prepend(folder)
@@ -247,7 +247,7 @@ def test_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, unforced: None) -> Iterator[None]:
-    """A machine with an A100 and no extension, and an implementation that Triton need not be imported for."""
+    """A machine with an A100 and no extension, and an implementation that does not import Triton."""
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")

@@ -1,4 +1,4 @@
-"""A Triton that fails on the machine at hand, and which backend runs then."""
+"""Which backend runs after Triton has failed on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("unforced")
 
 @pytest.fixture
 def failing_triton(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
-    """Let Triton come first on the CPU and raise what is in the list when it is called."""
+    """Put Triton first on the CPU. When called, it raises the first error of the list."""
     errors: list[Exception] = [RuntimeError("Failed to find C compiler.\nPlease specify via CC")]
 
     def fail(*args: object) -> object:

@@ -1,4 +1,4 @@
-"""What every registered op promises, whatever it computes: derivatives, compilation, strides, determinism, memory."""
+"""What every registered op guarantees: derivatives, compilation, strides, determinism, memory."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def expanded(tensor: Tensor) -> Tensor:
 
 
 def overlapping(tensor: Tensor) -> Tensor:
-    """Other values, of which neighbours along the first dimension share all but one with each other."""
+    """Other values. Neighbours along the first dimension overlap in all but one element."""
     return tensor.as_strided(tensor.shape, (1,) * tensor.dim()) if tensor.dim() > 1 else tensor
 
 
@@ -307,7 +307,7 @@ def test_second_derivative_raises_and_names_the_way_out(op: str) -> None:
 @every_op
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
 def test_torch_func(op: str) -> None:
-    """What torch.func.grad, vmap and jacrev give is what autograd gives."""
+    """torch.func.grad, vmap and jacrev give the same results as autograd."""
     inputs = present(INPUTS[op](6))
     first = next(iter(inputs))
 
@@ -366,7 +366,7 @@ def test_autocast_leaves_implicit_filters_alone() -> None:
 
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_autocast_is_asked_for_in_a_way_that_every_torch_compile_can_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Dynamo of torch 2.11 cannot trace ``torch.amp.is_autocast_available``; this one is made unable to."""
+    """Dynamo of torch 2.11 cannot trace ``torch.amp.is_autocast_available``. The test imitates this."""
 
     @torch._dynamo.disable
     def untraceable(device_type: str) -> bool:
@@ -409,7 +409,7 @@ def test_autocast_leaves_float64_alone(op: str) -> None:
     ids=["fftconv B", "fftconv D", "short_conv B", "short_conv D", "mixer B", "mixer D", "implicit_filter D"],
 )
 def test_empty_batch_or_no_channels(op: str, inputs: Inputs) -> None:
-    """The result is empty, and every gradient is there and zero."""
+    """The result is empty, and every gradient exists and is zero."""
     results = value_and_gradients(OPS[op].function, inputs, torch.zeros(()))
     assert results.pop("y").numel() == 0
     assert results.keys() == {f"d{name}" for name in inputs}

@@ -1,4 +1,4 @@
-"""The CUDA backend on a GPU: errors against float64, and how it gets on with the rest of torch.
+"""The CUDA backend on a GPU: errors against float64, and the rest of torch.
 
 Everything goes through the public functions with the backend forced. The oracle is the reference with ``torch.fft`` in
 float64. What each kernel computes at small sizes is tested without a GPU, in test_emulation.py.
@@ -67,7 +67,7 @@ def cuda_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def held(op: str, inputs: Inputs, dy: Tensor | None = None, **options: Any) -> None:
-    """Hold values and gradients of an op against their budgets."""
+    """Check the errors of an op and its gradients against their budgets."""
     if op == "implicit_filter":
         check(op, inputs, **options)
         return

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from hyena_kernels.common import sizes
+from hyena_kernels.common.inputs import FftconvInputs, ImplicitFilterInputs, MixerInputs, ShortConvInputs
 from hyena_kernels.registration import library
 from hyena_kernels.testing import (
     OPS,
@@ -119,6 +120,27 @@ def registered(case: Case, suffix: str, **values: Any) -> tuple[Any, tuple[Any, 
     known = {**inputs, "causal": True, "shift": 0.0, **options, **values, "backend": "auto"}
     known["dk"] = known.get("dy")
     return overload, tuple(known[argument.name] for argument in overload._schema.arguments)
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs"),
+    [
+        ("fftconv", FftconvInputs),
+        ("short_conv", ShortConvInputs),
+        ("implicit_filter", ImplicitFilterInputs),
+        ("hyena_mixer", MixerInputs),
+    ],
+)
+def test_schemas_have_the_fields_that_backends_take(op: str, inputs: Any) -> None:
+    fields = list(inputs._fields)
+    for suffix, first in (("fwd", 0), ("bwd", 1)):
+        schema = getattr(torch.ops.hyena_kernels, f"{op}_{suffix}").default._schema
+        names = [argument.name for argument in schema.arguments]
+        assert names[first : first + len(fields)] == fields
+        assert names[-1] == "backend"
+    # One gradient for each field.
+    assert len(schema.returns) == len(fields)
+    assert names[-2] == "needs"
 
 
 @every_tiny_case

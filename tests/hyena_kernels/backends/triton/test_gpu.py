@@ -1,8 +1,8 @@
 """The Triton backend on a GPU: errors against float64, and its work together with other parts of torch.
 
 All tests call the public functions and force the backend. Up to L = 4096 the oracle is the definition of the op in
-float64, above it ``torch.fft`` in float64. Most time is spent compiling, so several processes of pytest-xdist (``-n
-8``) may share a GPU. A test that loses the device ends its own process, but no other.
+float64, above it ``torch.fft`` in float64. Most time is spent compiling, so several processes of pytest-xdist, with
+``-n 8``, may share a GPU. A test that loses the device ends its own process, but no other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils.checkpoint import checkpoint
 
 from bench.suite.accuracy import errors_on_channels, faults
 from hyena_kernels import fftconv, hyena_mixer, use_backend
@@ -33,14 +32,28 @@ from hyena_kernels.testing import (
     short_conv_inputs,
     value_and_gradients,
 )
+from tests.hyena_kernels.gpu import (
+    BF16,
+    DEVICE,
+    FP16,
+    FP32,
+    case,
+    check_activation_checkpointing,
+    check_graph,
+    check_side_stream,
+    gradient_of,
+    leaves_of,
+    result_shape,
+    shape,
+    step,
+    strided,
+)
 
 pytestmark = pytest.mark.gpu
 
 ROOT = Path(__file__).resolve().parents[4]
-DEVICE = "cuda"
 DEFINITION = 4096
 """Longest sequence for an oracle that takes O(L²) operations."""
-BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 LENGTHS = (
     *(1, 2, 31, 255, 256, 257, 1000, 1024, 3000, 4096, 4097, 6144, 6145),
@@ -97,24 +110,6 @@ def memory() -> Iterator[Callable[[float], None]]:
 
 
 # Inputs and errors ---------------------------------------------------------------------------------------------------
-
-
-def shape(length: int) -> tuple[int, int]:
-    """Batch and channels with some hundred elements in every result and little work for the test."""
-    if length <= 300:
-        return 3, 400
-    if length <= 10_000:
-        return 2, 150
-    return (2, 50) if length <= 100_000 else (1, max(4, (33 << 20) // length))
-
-
-def result_shape(op: str, inputs: Inputs) -> tuple[int, ...]:
-    first = next(tensor for tensor in inputs.values() if tensor is not None)
-    if op == "hyena_mixer":
-        return (*first.shape[:2], inputs["k"].shape[1])
-    if op == "implicit_filter":
-        return inputs["w_out"].shape[0], first.shape[0]
-    return tuple(first.shape)
 
 
 def held(op: str, inputs: Inputs, dy: Tensor | None = None, **options: Any) -> None:
@@ -199,18 +194,6 @@ def test_fftconv_without_gates_and_skip(absent: tuple[str, ...], length: int) ->
 )
 def test_fftconv_of_many_rows(batch: int, channels: int, length: int) -> None:
     held("fftconv", fftconv_case(length, batch=batch, channels=channels, dtype=BF16))
-
-
-def strided(tensor: Tensor, layout: str) -> Tensor:
-    """The same ``(B, D, L)`` with other strides."""
-    batch, channels, length = tensor.shape
-    if layout == "channel-last":
-        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
-    if layout == "expanded":
-        return tensor[:1].expand_as(tensor)
-    storage = torch.full((batch + 1, 2 * channels, 2 * length + 3), float("nan"), dtype=tensor.dtype, device=DEVICE)
-    view = storage[1:, 1::2, 3::2][..., :length]
-    return view.copy_(tensor)
 
 
 @pytest.mark.parametrize("length", [257, 1000, 3000, 6145, 65537])
@@ -302,18 +285,6 @@ def test_every_element_of_fftconv_is_written(length: int) -> None:
 @pytest.mark.parametrize("op", ["short_conv", "hyena_mixer", "implicit_filter"])
 def test_every_element_is_written(op: str, length: int) -> None:
     held(op, case(op, length), **({"frozen": ("z", "t")} if op == "implicit_filter" else {}))
-
-
-def case(op: str, length: int, dtype: torch.dtype = BF16, sizes: tuple[int, int] | None = None) -> Inputs:
-    """Small inputs of any op."""
-    batch, channels = sizes or shape(length)
-    if op == "fftconv":
-        return fftconv_inputs(batch, channels, length, dtype=dtype, device=DEVICE)
-    if op == "short_conv":
-        return short_conv_inputs(batch, channels, length, dtype=dtype, device=DEVICE)
-    if op == "hyena_mixer":
-        return hyena_mixer_inputs(batch, length, channels, dtype=dtype, device=DEVICE)
-    return implicit_filter_inputs(channels, length, device=DEVICE)
 
 
 # Beyond 2^31 elements ------------------------------------------------------------------------------------------------
@@ -429,73 +400,14 @@ EACH = pytest.mark.parametrize(
 )
 
 
-def leaves_of(inputs: Inputs) -> Inputs:
-    return {
-        name: None if tensor is None else tensor.detach().clone().requires_grad_() for name, tensor in inputs.items()
-    }
-
-
-def step(op: str, leaves: Inputs, dy: Tensor) -> list[Tensor]:
-    """The result and every gradient."""
-    y = OPS[op].function(**leaves)
-    return [y.detach(), *torch.autograd.grad(y, [leaf for leaf in leaves.values() if leaf is not None], dy)]
-
-
-def gradient_of(op: str, inputs: Inputs) -> Tensor:
-    first = next(tensor for tensor in inputs.values() if tensor is not None)
-    return torch.randn(result_shape(op, inputs), device=DEVICE).to(first.dtype)
-
-
-def assert_equal(results: list[Tensor], expected: list[Tensor]) -> None:
-    for index, (value, wanted) in enumerate(zip(results, expected, strict=True)):
-        assert torch.equal(value, wanted), f"result {index} of {len(expected)}"
-
-
 @EACH
 def test_graph_is_captured_and_replayed_with_other_values(op: str, length: int) -> None:
-    leaves, dy = leaves_of(case(op, length)), gradient_of(op, case(op, length))
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step(op, leaves, dy)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step(op, leaves, dy)
-    with torch.no_grad():
-        for leaf in leaves.values():
-            if leaf is not None:
-                leaf.mul_(0.75)
-        dy.mul_(-0.5)
-    expected = step(op, leaves, dy)
-    for _ in range(3):
-        for tensor in captured:
-            tensor.fill_(float("nan"))
-        graph.replay()
-        torch.cuda.synchronize()
-        assert_equal(captured, expected)
+    check_graph(op, case(op, length))
 
 
 @EACH
 def test_side_stream(op: str, length: int) -> None:
-    inputs, dy = case(op, length), gradient_of(op, case(op, length))
-    expected = step(op, leaves_of(inputs), dy)
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        late = {
-            name: None if tensor is None else torch.full_like(tensor, float("nan")) for name, tensor in inputs.items()
-        }
-        # This takes some hundredths of a second. A launch on another stream would find NaN.
-        torch.cuda._sleep(50_000_000)
-        for name, tensor in late.items():
-            if tensor is not None:
-                tensor.copy_(inputs[name])
-                tensor.requires_grad_()
-        results = step(op, late, dy)
-    stream.synchronize()
-    assert_equal(results, expected)
+    check_side_stream(op, case(op, length))
 
 
 @pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter"])
@@ -534,17 +446,7 @@ def test_autocast(op: str, length: int) -> None:
 
 @EACH
 def test_activation_checkpointing(op: str, length: int) -> None:
-    inputs, dy = case(op, length), gradient_of(op, case(op, length))
-    expected = step(op, leaves_of(inputs), dy)
-    leaves = leaves_of(inputs)
-    names = list(leaves)
-
-    def function(*tensors: Tensor | None) -> Tensor:
-        return OPS[op].function(**dict(zip(names, tensors, strict=True)))
-
-    y = checkpoint(function, *leaves.values(), use_reentrant=False)
-    grads = torch.autograd.grad(y, [leaf for leaf in leaves.values() if leaf is not None], dy)
-    assert_equal([y.detach(), *grads], expected)
+    check_activation_checkpointing(op, case(op, length))
 
 
 @pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter"])

@@ -29,7 +29,7 @@ from hyena_kernels.backends.triton.fftconv import Gradients
 from hyena_kernels.backends.triton.launch import constants, launch
 from hyena_kernels.backends.triton.short_conv import CONFIGS, convolve, convolve_backward, tap_sums
 from hyena_kernels.common.gradients import gradients_like, only_needed
-from hyena_kernels.common.inputs import FftconvInputs, MixerInputs, ShortConvInputs
+from hyena_kernels.common.inputs import MixerInputs, ShortConvInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
 # Temporary memory that one slice of channels may take beyond a quarter of the projections. The scratch of the long
@@ -103,12 +103,6 @@ def _project(inputs: MixerInputs, c: slice) -> Tensor:
     return parts
 
 
-def _step(inputs: MixerInputs, o: int, c: slice, value: Tensor, gates: list[Tensor]) -> FftconvInputs:
-    """Long convolution ``o`` of a slice of channels."""
-    skip = None if inputs.D is None else inputs.D[o, c]
-    return FftconvInputs(u=value, k=inputs.k[o, c], D=skip, pre_gate=None, post_gate=gates[-1 - o])
-
-
 def forward(inputs: MixerInputs) -> Tensor:
     """``hyena_mixer_fwd``: shapes, dtypes and result of :func:`hyena_kernels.hyena_mixer`, except float64.
 
@@ -122,7 +116,7 @@ def forward(inputs: MixerInputs) -> Tensor:
     for c in _slices(x, channels, (2 * steps + 1) * batch * _padded(length) * x.element_size()):
         *gates, v = _project(inputs, c)
         for o in range(steps):
-            v = fftconv.forward(_step(inputs, o, c, v, gates), True)
+            v = fftconv.forward(inputs.convolution(o, v, c, gates[-1 - o]), True)
         _copy(v, y[..., c].transpose(1, 2), length)
     return y
 
@@ -155,7 +149,7 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
         *gates, v = _project(inputs, c)
         values = [v]
         for o in range(steps - 1):
-            values.append(fftconv.forward(_step(inputs, o, c, values[o], gates), True))
+            values.append(fftconv.forward(inputs.convolution(o, values[o], c, gates[-1 - o]), True))
         rows = _padded(length)
         grad = x.new_empty((batch, c.stop - c.start, rows))[..., :length]
         _copy(dy[..., c].transpose(1, 2), grad, rows)
@@ -167,7 +161,7 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
                 D=None if dD is None else dD[o, c],
                 post_gate=x.new_empty(grad.shape) if wants_projections else None,
             )
-            fftconv.backward_into(wanted, grad, _step(inputs, o, c, values.pop(), gates), True)
+            fftconv.backward_into(wanted, grad, inputs.convolution(o, values.pop(), c, gates[-1 - o]), True)
             if wanted.post_gate is not None:
                 project_backward(wanted.post_gate, steps - 1 - o, c, sums, pair=False)
             if wanted.u is not None:

@@ -34,6 +34,7 @@ from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.presets import PRESETS
 from hyenadna.finetuning.results import describe
 from hyenadna.finetuning.train import FinetuneConfig, apply_preset, finetune, predict
+from hyenadna.inference import logits as logits_module
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +337,8 @@ def test_cropping_is_for_training_alone(config: FinetuneConfig, monkeypatch: pyt
         lengths[torch.is_grad_enabled()] += map(len, sequences)
         return to_tensor(sequences, device)
 
-    monkeypatch.setattr(finetune_module, "to_tensor", recorded)
+    for module in (finetune_module, logits_module):
+        monkeypatch.setattr(module, "to_tensor", recorded)
     data = read_data(config)[0]
     finetune(replace(config, epochs=1, crop=10), progress=False)
     assert sum(lengths[True]) < sum(map(len, data.train.sequences)) - 5 * len(data.train)

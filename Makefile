@@ -4,13 +4,13 @@ PYTHON ?= python3
 # Installed ahead of everything else, so that no other package's bare "torch" picks a version. May be any arguments of
 # `pip install` that give torch, such as a path to a wheel.
 TORCH  ?= torch==2.13.0
-# The Triton whose resources docs/kernels.md lists; a torch for CUDA brings its own, which is then kept.
+# The Triton whose resources docs/kernels/resources.md lists; a torch for CUDA brings its own, which is then kept.
 TRITON ?= triton==3.6.0
 FASTA  ?=
 OUT    ?= demo-out
 # Of `make gpu`: seconds for all steps, which of them, and where the folder of the GPU goes.
 TIME    ?= 1500
-STEPS   ?= test suite tune aims
+STEPS   ?= test suite tune targets
 RESULTS ?= bench/results
 
 VENV  := .venv
@@ -27,7 +27,7 @@ CSRC  := $(shell find csrc -type f) hyena_kernels/_build.py setup.py
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test suite tune aims'"
+	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test suite tune targets'"
 
 venv: $(EXT) ## install everything into .venv, and compile the extension
 
@@ -57,18 +57,19 @@ demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-ou
 	@$(BIN)/python -m hyenadna.cli.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
 
 test: $(EXT) lint ## lint, check types, build the documentation, run the tests
-	@# Side by side: the tests leave a core idle for much of their time.
-	@$(MAKE) --no-print-directory --jobs=2 typecheck docs pytest
+	@$(MAKE) --no-print-directory --jobs=2 typecheck docs
+	@$(MAKE) --no-print-directory pytest
 
+# As many processes as processors, at most 8. What one has not begun another takes over.
 pytest: $(EXT)
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal --durations=10
 
 # Not a part of `make test`: compiling the kernels twice and running them under sanitizers takes a quarter of an hour.
 sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and thread sanitizers
 	@$(BIN)/python tests/sanitizers/run.py
 
 # Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
-gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune aims"]
+gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune targets"]
 	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.kernels.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 
 lint: $(STAMP) ## ruff: rules and formatting

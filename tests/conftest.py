@@ -13,13 +13,15 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 20230627
 
-# Test tensors are small: beyond a few threads the hand-over costs more than it saves, on a large machine many times.
-THREADS = min(torch.get_num_threads(), 4)
+# Test tensors are small. Beyond a few threads the hand-over costs more than it saves. Processes side by side share the
+# processors: each takes two threads, so that what is about threads still meets more than one.
+THREADS = 2 if "PYTEST_XDIST_WORKER" in os.environ else min(torch.get_num_threads(), 4)
 torch.set_num_threads(THREADS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked ``gpu`` where there is no CUDA device."""
+    """Put slow tests first, so that no process ends long after the others. Skip ``gpu`` without a CUDA device."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if torch.cuda.is_available():
         return
     for item in items:
@@ -35,7 +37,7 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> None:
-    """Several threads where ops run on the CPU, one elsewhere: kernels are compiled beside, and idle threads spin."""
+    """Several threads where ops run on the CPU. One elsewhere: idle threads of torch spin."""
     place = request.path.relative_to(ROOT / "tests").parts
     on_cpu = place[0] == "hyena_kernels" and not {"triton", "cuda"} & set(place)
     torch.set_num_threads(THREADS if on_cpu else 1)

@@ -223,6 +223,26 @@ def test_source_distribution_holds_the_sources_and_no_build(source: Path) -> Non
     assert not {name for name in names if name.endswith((".so", ".json"))}
 
 
+def sources_of(package: Path) -> list[str]:
+    """What a package compiles, as paths below the folder that it is in."""
+    spec = importlib.util.spec_from_file_location("_build_of_the_package", package / "_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return [str(path.relative_to(package.parent.resolve())) for path in module.cpu_sources()]
+
+
+def test_sources_are_found_in_a_checkout_and_in_an_installed_package(source: Path, tmp_path: Path) -> None:
+    done = setup_py(source, "--quiet", "build_py", "--build-lib", str(tmp_path / "installed"))
+    assert done.returncode == 0, done.stderr
+    assert sources_of(source / "hyena_kernels") == ["csrc/cpu/tiny.cpp"]
+    assert sources_of(tmp_path / "installed" / "hyena_kernels") == ["hyena_kernels/csrc/cpu/tiny.cpp"]
+    # Folders that another branch left behind hold no sources.
+    (source / "hyena_kernels" / "csrc").mkdir()
+    assert sources_of(source / "hyena_kernels") == ["csrc/cpu/tiny.cpp"]
+
+
 @pytest.mark.usefixtures("compiler")
 def test_building_in_place_leaves_nothing_of_an_earlier_build(source: Path) -> None:
     library, report = (source / "hyena_kernels" / name for name in ("_C.abi3.so", "_build_report.json"))

@@ -1,7 +1,7 @@
-"""Convolutions of packages that are installed on some machines, with the arguments of the ops of hyena_kernels.
+"""Convolutions of other packages, with the arguments of the ops of hyena_kernels.
 
 Sources of the interfaces: the READMEs of flash-fft-conv (HazyResearch) and causal-conv1d (Dao-AILab), and "FFT Causal
-Conv1d" of the documentation of cuDNN. An adapter raises ImportError where its package is not installed.
+Conv1d" in cuDNN's documentation. An adapter raises ImportError if its package is not installed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch.nn import functional as F
 Adapter = Callable[[int, int, torch.dtype, torch.device], Callable[..., Tensor]]
 """Width, length, dtype and device → a function with the arguments of the op."""
 
-LARGEST_FLASHFFTCONV = 1 << 22
-"""Points of its largest transform."""
+_LARGEST_FLASHFFTCONV = 1 << 22
+"""Points of the largest transform of FlashFFTConv."""
 
 
 class Unavailable(Exception):
-    """A peer that cannot run here; the message is the reason."""
+    """An implementation cannot run a case. The message is the reason."""
 
 
 def imported(module: str, name: str) -> Any:
     """A function or class of a package.
 
     Raises:
-        ImportError: the package is not installed, or too old to have it.
+        ImportError: the package is not installed, or its version does not have the name.
     """
     found = importlib.import_module(module)
     try:
@@ -39,33 +39,33 @@ def imported(module: str, name: str) -> Any:
 
 
 def compiled(function: Any) -> Any:
-    """``torch.compile``, for this shape alone."""
-    # Left-overs of other shapes would be recompiled with shapes that may change.
+    """``torch.compile`` for one shape."""
+    # With code for other shapes in the cache, torch would compile for dynamic shapes.
     torch._dynamo.reset()
     return torch.compile(function, dynamic=False)
 
 
 def _with_skip(k: Tensor, D: Tensor) -> Tensor:
-    """The filter with the skip as part of its first tap, which is the same convolution."""
+    """The filter with the skip added to its first tap: the same convolution."""
     return torch.cat([k[:, :1] + D[:, None], k[:, 1:]], dim=1)
 
 
 def flashfftconv(width: int, length: int, dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
-    """FlashFFTConv: transforms of a power of two of at least 2 L points, both gates inside.
+    """FlashFFTConv: transforms of at least 2 L points, a power of two, with both gates inside.
 
     Raises:
-        Unavailable: a dtype, width or length that it does not take.
+        Unavailable: the dtype, width or length is not supported.
     """
     made = imported("flashfftconv", "FlashFFTConv")
     size = max(256, 1 << (2 * length - 1).bit_length())
     if dtype not in (torch.float16, torch.bfloat16):
-        raise Unavailable("takes float16 and bfloat16 alone")
-    if size > LARGEST_FLASHFFTCONV:
-        raise Unavailable(f"its transforms have {LARGEST_FLASHFFTCONV} points at the most")
-    # It wants even lengths, and of two sizes those that 4 divides.
+        raise Unavailable("takes only float16 and bfloat16")
+    if size > _LARGEST_FLASHFFTCONV:
+        raise Unavailable(f"its transforms have at most {_LARGEST_FLASHFFTCONV} points")
+    # It needs even lengths, and for two sizes multiples of 4.
     padding = -length % 4
     if size > 32768 and width % 16:
-        raise Unavailable(f"takes multiples of 16 channels above L = 16384, not {width}")
+        raise Unavailable(f"above L = 16384 it takes multiples of 16 channels, not {width}")
     convolution = made(size, dtype=dtype).to(device)
 
     def run(u: Tensor, k: Tensor, D: Tensor, pre_gate: Tensor | None, post_gate: Tensor | None) -> Tensor:
@@ -79,12 +79,12 @@ def flashfftconv(width: int, length: int, dtype: torch.dtype, device: torch.devi
 
 
 def cudnn_fft_causal_conv1d(width: int, length: int, dtype: torch.dtype, device: torch.device) -> Callable[..., Tensor]:
-    """``cudnn.ops.fft_causal_conv1d`` of cuDNN's frontend: gates outside, and filters as below."""
+    """``cudnn.ops.fft_causal_conv1d`` of cuDNN's frontend, with gates and skip outside."""
     convolve = imported("cudnn.ops", "fft_causal_conv1d")
 
     def run(u: Tensor, k: Tensor, D: Tensor, pre_gate: Tensor | None, post_gate: Tensor | None) -> Tensor:
         signal = u if pre_gate is None else u * pre_gate
-        # Filters of 16 bits would lose the skip's sum with the first tap; it is added to the result instead.
+        # Adding the skip to a 16-bit first tap would lose digits, so it is added to the result.
         y = convolve(signal, k) + signal * D[:, None].to(u.dtype)
         return y if post_gate is None else y * post_gate
 
@@ -106,6 +106,6 @@ ADAPTERS: dict[str, tuple[str, Adapter]] = {
     "cudnn_fft_causal_conv1d": ("fftconv", cudnn_fft_causal_conv1d),
     "causal_conv1d": ("short_conv", causal_conv1d),
 }
-"""The op that a peer has, and its adapter."""
+"""The op and the adapter of each implementation."""
 FILTERS_LIKE_SIGNALS = ("cudnn_fft_causal_conv1d",)
-"""Peers that take filters in the dtype of the signals alone: they get such ones, and are checked with them."""
+"""Implementations that need filters in the dtype of the signals. They are checked with such filters too."""

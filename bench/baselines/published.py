@@ -1,7 +1,7 @@
-"""The op sequence of the published HyenaOperator in plain PyTorch, written anew, with the same parameters.
+"""The op sequence of the published HyenaOperator in plain PyTorch, reimplemented with the same parameters.
 
-Every step is an op of its own that autograd saves for: transposed projections, ``conv1d``, a filter network over all
-positions, ``torch.fft`` of length 2L in float32, gates. Source: ``standalone_hyenadna.py`` of HyenaDNA.
+Every step is a separate op, and autograd saves its inputs: transposed projections, ``conv1d``, a filter network over
+all positions, ``torch.fft`` of length 2L in float32, gates. Source: ``standalone_hyenadna.py`` of HyenaDNA.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hyena_kernels import HyenaOperator
 
 
 def published_fftconv(u: Tensor, k: Tensor, D: Tensor) -> Tensor:
-    """``u (B, D, L)``, ``k (D, L)``, ``D (D,)`` → ``(B, D, L)``."""
+    """Convolve by transforms of length 2L: ``u (B, D, L)``, ``k (D, L)``, ``D (D,)`` → ``(B, D, L)``."""
     size = 2 * u.shape[-1]
     k_f = torch.fft.rfft(k, n=size) / size
     u_f = torch.fft.rfft(u.to(dtype=k.dtype), n=size)
@@ -31,7 +31,7 @@ class PublishedHyenaOperator(nn.Module):
         self.operator = operator
 
     def filter(self, L: int) -> Tensor:
-        """The filter as the original computes it, ``(1, L, D)``."""
+        """The filter ``(1, L, D)``, computed like the original."""
         own = self.operator.filter_fn
         z, t = own.pos_emb(L)
         return own.modulation(t, own.implicit_filter(z))
@@ -47,20 +47,20 @@ class PublishedHyenaOperator(nn.Module):
 
 
 class ExactFilter(PublishedHyenaOperator):
-    """The published op sequence with its filter in float32 under autocast too, as ours has it."""
+    """The published op sequence whose filter stays float32 under autocast, like ours."""
 
     def filter(self, L: int) -> Tensor:
-        """As the base class has it, without autocast."""
+        """The filter ``(1, L, D)``, computed without autocast."""
         with torch.autocast(self.operator.in_proj.weight.device.type, enabled=False):
             return super().filter(L)
 
 
 class PublishedBlock(nn.Module):
-    """The published op sequence on the parameters of a HyenaDNA block: no slices of the MLP, nothing computed anew.
+    """The published op sequence on the parameters of a HyenaDNA block, without slicing or recomputing.
 
     Args:
         block: a ``HyenaDNABlock``.
-        operator: what its mixer becomes.
+        operator: class that replaces its mixer.
     """
 
     def __init__(self, block: Any, operator: type[PublishedHyenaOperator] = PublishedHyenaOperator) -> None:

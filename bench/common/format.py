@@ -1,10 +1,10 @@
-"""Lengths, times and sizes as tables and plots have them, with three digits."""
+"""Format lengths, times, sizes and ratios for tables and figures."""
 
 from __future__ import annotations
 
 
 def length_text(length: int) -> str:
-    """``1K``, ``64K``, ``1M`` for what these units divide, ``1,000,002`` otherwise."""
+    """``64K`` or ``1M`` for multiples of these units, otherwise all digits, such as ``1,000,002``."""
     for unit, name in ((1 << 20, "M"), (1 << 10, "K")):
         if length >= unit and length % unit == 0:
             return f"{length // unit}{name}"

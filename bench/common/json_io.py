@@ -1,4 +1,4 @@
-"""Results in a JSON file that is complete after every line of a run, whenever the run ends."""
+"""Write files whole or not at all: a file of results is complete whenever a run ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def write(path: Path, text: str) -> None:
-    """Put ``text`` in place of the file, or leave the file as it was."""
+    """Replace the file by ``text``, or leave it unchanged if writing fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -20,5 +20,5 @@ def write(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """The same of a JSON document."""
+    """Replace the file by a JSON document."""
     write(path, json.dumps(content, indent=1) + "\n")

@@ -1,6 +1,6 @@
-"""What a measurement was made on: device, driver, versions and commit.
+"""Describe the machine of a measurement: device, driver, versions and commit.
 
-python -m bench.common.machine     prints the name of the device as results are filed under it
+python -m bench.common.machine     # print the name of the device's folder in bench/results
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _QUERY = (
 
 
 def device_name(device: torch.device | str = "cuda") -> str:
-    """Name of a CUDA device, or of the processor where the device is no CUDA device or there is none."""
+    """Name of a CUDA device. For other devices, or without CUDA, the name of the processor."""
     place = torch.device(device)
     if place.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(place)
@@ -37,7 +37,7 @@ def device_name(device: torch.device | str = "cuda") -> str:
 
 
 def _cpuinfo(field: str) -> str | None:
-    """What Linux tells of the first processor."""
+    """A field of the first processor in /proc/cpuinfo; None if it is not there."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), None)
@@ -45,7 +45,7 @@ def _cpuinfo(field: str) -> str | None:
 
 
 def processor_name() -> str:
-    """Model of the processor, without signs of trade marks and its clock; the architecture where nothing tells it."""
+    """Model of the processor without trademark signs and clock, or its architecture if the model is unknown."""
     name = _cpuinfo("model name")
     if name is None and sys.platform == "darwin":
         name = _output(["sysctl", "-n", "machdep.cpu.brand_string"])
@@ -54,7 +54,7 @@ def processor_name() -> str:
 
 
 def folder_name(device: torch.device | str = "cuda") -> str:
-    """The same as the name of a folder, such as ``nvidia-h200``."""
+    """Name of the device as a folder name, such as ``nvidia-h200``."""
     return re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
 
 
@@ -67,7 +67,7 @@ def _output(command: list[str]) -> str | None:
 
 
 def commit() -> str:
-    """Commit of the checkout, with ``+changes`` if it has any; what ``HYENA_COMMIT`` says where there is no git."""
+    """Commit of the checkout, with ``+changes`` if files changed. Without git, the value of ``HYENA_COMMIT``."""
     head = _output(["git", "rev-parse", "HEAD"])
     if head is None:
         return os.environ.get("HYENA_COMMIT", "unknown")
@@ -75,7 +75,7 @@ def commit() -> str:
 
 
 def version(package: str) -> str | None:
-    """Installed version, or None."""
+    """Installed version of a package, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -83,7 +83,7 @@ def version(package: str) -> str | None:
 
 
 def _program(path: str) -> str:
-    """What was started, relative to the checkout wherever that lies, or by its name if it is not of the checkout."""
+    """The started program: relative to the checkout, or only its name if it lies elsewhere."""
     program = Path(path or ".").resolve()
     if program.is_relative_to(ROOT) and ".venv" not in program.parts:
         return program.relative_to(ROOT).as_posix()
@@ -91,7 +91,7 @@ def _program(path: str) -> str:
 
 
 def describe(device: torch.device | str = "cuda") -> dict[str, Any]:
-    """Everything about the machine that a figure depends on, as JSON has it; clocks as they are now, in MHz."""
+    """Facts about the machine that affect times, for JSON. Clocks are in MHz, as they are now."""
     place = torch.device(device)
     facts: dict[str, Any] = {
         "device": device_name(place),
@@ -113,7 +113,7 @@ def describe(device: torch.device | str = "cuda") -> dict[str, Any]:
         facts["memory_gib"] = round(properties.total_memory / 2**30, 1)
         facts["processors"] = properties.multi_processor_count
         facts["l2_mib"] = properties.L2_cache_size / 2**20
-        # nvidia-smi counts all devices, whatever CUDA_VISIBLE_DEVICES shows of them.
+        # nvidia-smi ignores CUDA_VISIBLE_DEVICES, so its indices are not torch's.
         uuid = str(getattr(properties, "uuid", ""))
         which = f"GPU-{uuid}" if uuid else "0"
         command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits", "-i", which]

@@ -1,4 +1,4 @@
-"""Peak memory of a function in a fresh process."""
+"""Peak memory of a function: on a GPU, or in a fresh process."""
 
 from __future__ import annotations
 
@@ -10,20 +10,33 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-Setup = Callable[..., Callable[[], object]]
+import torch
+
+_Setup = Callable[..., Callable[[], object]]
 
 
-def peak_rss(setup: Setup, *args: Any) -> tuple[int, int]:
-    """Resident memory of a fresh process that calls ``setup(*args)`` and then what it returned, once.
+def peak_cuda_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Peak bytes that torch allocates on a GPU during one call, beyond those allocated before."""
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def peak_rss(setup: _Setup, *args: Any) -> tuple[int, int]:
+    """Resident memory of a fresh process that calls ``setup(*args)`` and then the function it returns, once.
 
     Args:
         setup: importable function that builds inputs and weights and returns the function to measure.
-        args: of ``setup``, picklable.
+        args: picklable arguments of ``setup``.
 
     Returns:
-        Peak resident set in bytes before the measured call (imports, inputs, weights) and after it.
+        Peak resident bytes before the measured call (imports, inputs, weights), and after it.
     """
-    # Forked, before it has done anything, from a process that has imported what takes seconds to import.
+    # The fork server imports the module once. Each measured process is then forked in milliseconds.
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload([setup.__module__])
@@ -38,7 +51,7 @@ def peak_rss(setup: Setup, *args: Any) -> tuple[int, int]:
     return before, after
 
 
-def _measure(pipe: Connection, setup: Setup, args: tuple[Any, ...]) -> None:
+def _measure(pipe: Connection, setup: _Setup, args: tuple[Any, ...]) -> None:
     run = setup(*args)
     before = peak_so_far()
     run()
@@ -46,8 +59,8 @@ def _measure(pipe: Connection, setup: Setup, args: tuple[Any, ...]) -> None:
 
 
 def peak_so_far() -> int:
-    """Peak resident set of this process in bytes."""
-    # Linux carries ru_maxrss of the parent over to a child process; VmHWM starts anew with the child.
+    """Peak resident bytes of this process."""
+    # On Linux a child inherits ru_maxrss from its parent. VmHWM starts at zero in the child.
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))

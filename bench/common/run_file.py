@@ -1,4 +1,4 @@
-"""The JSON file of a run of the suite: what is in it, and reading it; docs/benchmarks.md describes the fields."""
+"""The JSON file of a run of the suite and how it is read. docs/benchmarks.md describes the fields."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 OURS = "hyena_kernels"
 ATTENTION = (
-    "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flash_attn", "flash_attn_3", "flash_attn_4",
+    "flash_attn", "flash_attn_3", "flash_attn_4", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math",
 )  # fmt: skip
-"""Peers that are a Transformer with that attention, in a model."""
-PEERS = {
+"""Implementations that are, in a model, a Transformer with that attention."""
+IMPLEMENTATIONS = {
     OURS: "hyena_kernels",
     "published": "published Hyena",
     "published_compiled": "published, torch.compile",
@@ -29,13 +29,17 @@ PEERS = {
     "cudnn_fft_causal_conv1d": "cuDNN fft_causal_conv1d",
     "causal_conv1d": "causal-conv1d",
 }
-"""How each peer is called in tables and plots."""
-STATUSES = ("measured", "refused", "skipped", "stopped", "out_of_memory")
-"""Refused: its check failed. Skipped: it cannot run there. Stopped: it would take longer than its time budget."""
+"""Implementations by name, with their names in tables and plots."""
+STATUSES = ("measured", "failed_check", "skipped", "timed_out", "out_of_memory")
+"""Skipped: it cannot run on this machine. Timed out: it would take longer than its time budget."""
+
+_OLD_KEYS = {"peer": "implementation", "ceilings": "peak_rates"}
+_OLD_STATUSES = {"refused": "failed_check", "stopped": "timed_out"}
+"""Names in files of format 1, with those of format 2."""
 
 Record = Mapping[str, Any]
 
-_TEXTS = ("workload", "variant", "peer", "direction", "dtype", "status")
+_TEXTS = ("workload", "variant", "implementation", "direction", "dtype", "status")
 _COUNTS = ("batch", "width", "length")
 _NUMBERS = (
     "seconds", "seconds_min", "seconds_iqr", "rounds", "peak_bytes", "bytes", "flops", "predicted_seconds", "error",
@@ -44,7 +48,7 @@ _NUMBERS = (
 
 
 class BadRun(Exception):
-    """A file that is no run of the suite; the message is one line with what is wrong where and what to do."""
+    """The file is not a run of the suite. The message is one line: what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,14 @@ class Run:
     """A run of the suite.
 
     Args:
-        path: of the file.
-        machine: facts of ``bench.common.machine``.
-        commit: of the code that was measured.
+        path: path of the file.
+        machine: facts from ``bench.common.machine``.
+        commit: commit of the measured code.
         started: ISO time.
-        finished: ISO time, or None for a run that was cut off.
-        settings: of the command line.
-        ceilings: rates measured at its start.
-        records: one for each measurement, in the order they were made.
+        finished: ISO time; None if the run was cut off.
+        settings: options of the command line.
+        peak_rates: bytes and FLOPs per second, measured at the start of the run.
+        records: one record per measurement, in the order of measuring.
     """
 
     path: Path
@@ -68,7 +72,7 @@ class Run:
     started: str
     finished: str | None
     settings: Mapping[str, Any]
-    ceilings: Mapping[str, float | None]
+    peak_rates: Mapping[str, float | None]
     records: tuple[Record, ...]
 
     @property
@@ -78,30 +82,31 @@ class Run:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether it was made on a GPU, which alone has a compute capability."""
+        """Whether the run was made on a GPU: only GPUs have a compute capability."""
         return self.machine.get("capability") is not None
 
     @property
     def key(self) -> str:
-        """A name for files: the folder's, with the file's where that is not ``suite``."""
+        """Start of the names of its figures: the folder's name, plus the file's unless that is ``suite``."""
         folder = self.path.resolve().parent.name
         return folder if self.path.stem == "suite" else f"{folder}-{self.path.stem}"
 
 
-def case(record: Record) -> tuple[Any, ...]:
-    """Workload, variant, direction, batch, width and dtype: peers and lengths are compared within one case."""
+def comparison_key(record: Record) -> tuple[Any, ...]:
+    """Workload, variant, direction, batch, width and dtype. Records with the same key are compared."""
     return tuple(record[name] for name in ("workload", "variant", "direction", "batch", "width", "dtype"))
 
 
 def is_measured(record: Record) -> bool:
+    """Whether a record has a time."""
     return record["status"] == "measured" and bool(record.get("seconds"))
 
 
 def read_run(path: str | Path) -> Run:
-    """Read the file of a run, finished or not.
+    """Read the file of a run, finished or not. Names of format 1 are replaced by today's.
 
     Raises:
-        BadRun: it cannot be read, is no JSON, of another format, or has a record with a field that is missing or wrong.
+        BadRun: the file cannot be read, is not JSON, has another format, or a field is missing or wrong.
     """
     path = Path(path)
     try:
@@ -109,14 +114,16 @@ def read_run(path: str | Path) -> Run:
     except OSError as error:
         raise BadRun(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise BadRun(f"{path}: is no JSON ({error}): give a file that `pytest bench/ --benchmark-only` wrote") from None
+        raise BadRun(f"{path}: is not JSON ({error}): give a file that `python -m bench.suite` wrote") from None
     if not isinstance(content, dict) or "format" not in content or not isinstance(content.get("records"), list):
-        raise BadRun(f"{path}: is no run of the suite: it needs format and records")
-    if content["format"] != FORMAT:
-        raise BadRun(f"{path}: has format {content['format']!r}, and this version reads {FORMAT}")
-    for name in ("machine", "settings", "ceilings"):
+        raise BadRun(f"{path}: is not a run of the suite: it needs format and records")
+    if content["format"] not in (1, FORMAT):
+        raise BadRun(f"{path}: has format {content['format']!r}, and this version reads 1 and {FORMAT}")
+    if content["format"] == 1:
+        content = _renamed(content) | {"records": [_renamed(record) for record in content["records"]]}
+    for name in ("machine", "settings", "peak_rates"):
         if not isinstance(content.get(name, {}), dict):
-            raise BadRun(f"{path}: {name} is no object")
+            raise BadRun(f"{path}: {name} is not an object")
     for index, record in enumerate(content["records"]):
         fault = _fault(record)
         if fault:
@@ -128,15 +135,25 @@ def read_run(path: str | Path) -> Run:
         started=str(content.get("started") or "unknown"),
         finished=content.get("finished"),
         settings=content.get("settings", {}),
-        ceilings=content.get("ceilings", {}),
+        peak_rates=content.get("peak_rates", {}),
         records=tuple(content["records"]),
     )
 
 
+def _renamed(part: Any) -> Any:
+    """A file of format 1, or a record of one, with the names of format 2."""
+    if not isinstance(part, dict):
+        return part
+    renamed = {_OLD_KEYS.get(name, name): value for name, value in part.items()}
+    if isinstance(status := part.get("status"), str):
+        renamed["status"] = _OLD_STATUSES.get(status, status)
+    return renamed
+
+
 def _fault(record: Any) -> str | None:
-    """What is wrong with a record, or None."""
+    """The first thing that is wrong with a record, or None."""
     if not isinstance(record, dict):
-        return "is no object"
+        return "is not an object"
     for name in _TEXTS:
         if not isinstance(record.get(name), str):
             return f"{name} is {record.get(name)!r}, a text is needed"
@@ -147,8 +164,8 @@ def _fault(record: Any) -> str | None:
         value = record.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             return f"{name} is {value!r}, a number or null is needed"
-    if record["peer"] not in PEERS:
-        return f"no peer is called {record['peer']!r}"
+    if record["implementation"] not in IMPLEMENTATIONS:
+        return f"no implementation is called {record['implementation']!r}"
     if record["status"] not in STATUSES:
         return f"status is {record['status']!r}, not one of {', '.join(STATUSES)}"
     if record["status"] == "measured" and not (record.get("seconds") or 0) > 0:

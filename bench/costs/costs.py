@@ -1,7 +1,7 @@
-"""Bytes and FLOPs of ops and models, counted from their shapes, stage by stage; ``roofline.py`` puts them together.
+"""Count bytes and FLOPs of ops and models from their shapes, stage by stage. ``roofline.py`` combines them.
 
-Every op reads its inputs and writes its results once, weights included; tables of the transforms, partial sums and the
-casts of autocast are not counted. Where ``triton`` is given it is what the launches of the Triton kernels move.
+Every op reads its inputs and writes its results once, weights included. Tables of the transforms, partial sums and the
+casts of autocast are not counted. With ``triton``, the bytes are those that the launches of the Triton kernels move.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from bench.common.run_file import OURS
 from hyena_kernels.backends.triton.plan import Plan, plan as plan_for
 
 FILTER_ROWS = 64
-"""Rows of a weight gradient to a program of the filter's Triton kernels, each of which reads the other factor."""
+"""Rows of a weight gradient per program of the filter's Triton kernels. Each program reads the other factor."""
 SINE_FLOPS = 40
-"""Instructions of a sine or cosine of float32 accuracy: range reduction in three terms and a polynomial."""
+"""Instructions of a sine of float32 accuracy: range reduction in three terms and a polynomial."""
 VOCABULARY = 16
-"""Rows of the embedding and of the language model's head: 12 tokens, padded."""
+"""Rows of the embedding and of the head: 12 tokens, padded."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Part of a workload that runs before or after the others.
+    """One part of a workload. Stages run one after another.
 
     Args:
-        name: what it is.
-        bytes: read and written.
-        products: FLOPs of matrix products in the signals' dtype.
+        name: name in tables.
+        bytes: bytes read and written.
+        products: FLOPs of matrix products in the dtype of the signals.
         exact: FLOPs of matrix products of float32 accuracy.
         vector: other FLOPs, in float32.
     """
@@ -40,12 +40,13 @@ class Stage:
 
     @property
     def flops(self) -> int:
+        """All FLOPs."""
         return self.products + self.exact + self.vector
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Stages of a workload, in order."""
+    """The stages of a workload, in order."""
 
     stages: tuple[Stage, ...]
 
@@ -62,14 +63,14 @@ class Cost:
 
 
 def _rows_together(batch: int, channels: int, plan: Plan) -> int:
-    """Rows that share a program and the filter's transform in it, in one pass of the Triton kernels."""
+    """Rows per program of the single-pass Triton kernels. They share the transform of the filter."""
     limit = min(8, max(1, batch * channels // 256)) if plan.groups == 1 else 1
     return next(divisor for divisor in range(min(batch, limit), 0, -1) if batch % divisor == 0)
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """``fftconv`` with filters as long as the signals; ``pre`` and ``post`` tell which gates there are."""
+    """``fftconv`` with filters as long as the signals. ``pre`` and ``post`` say which gates there are."""
 
     batch: int
     channels: int
@@ -97,19 +98,19 @@ class Convolution:
     def backward(self) -> Stage:
         plan = plan_for(self.length)
         signal, filter, scratch = self.item * self.length, 4 * self.length, 8 * plan.size
-        # dy, u and the gates in, their gradients but for dy out.
+        # Read dy, u and the gates; write the gradients of u and the gates.
         once = self.batch * (3 + 2 * (self.pre + self.post)) * signal + 2 * filter
         programs = 1
         if self.triton and plan.columns == 1:
             programs = self.batch // _rows_together(self.batch, self.channels, plan)
             if programs > 1:
-                # Each reads the filter and writes a sum of its own, which are added up and copied.
+                # Each program reads the filter and writes a sum. The sums are added up and copied.
                 once += (3 * programs + 3 - 2) * filter
         elif self.triton:
-            # Signals and gates are read for the transforms, and those that are factors of a result once more.
+            # Signals and gates are read for the transforms. Factors of a result are read once more.
             into = (2 + self.pre + self.post) * signal + 2 * scratch
             once = self.batch * into + filter + scratch + self.batch * (3 + self.post) * scratch + 2 * scratch
-            # One inverse gives du and dpre, with pre_gate and u as factors; one gives dpost, with dy.
+            # One inverse gives du and dpre (factors pre_gate and u), another gives dpost (factor dy).
             once += self.batch * (scratch + (4 if self.pre else 1) * signal)
             once += self.batch * (scratch + 2 * signal) * self.post
             once += scratch + filter
@@ -122,30 +123,17 @@ class Convolution:
 
 
 def _fft_flops(plan: Plan) -> int:
-    """FLOPs of one complex transform, by the convention for radix 2."""
+    """FLOPs of one complex transform, by the radix-2 convention."""
     return round(5 * plan.size * math.log2(plan.size)) if plan.size > 1 else 0
 
 
-def fftconv_bytes(batch: int, channels: int, length: int, item: int) -> tuple[int, int]:
-    """Bytes that the Triton kernels move in the gated forward pass, and in the backward pass with all gradients.
-
-    Args:
-        batch: batch size.
-        channels: number of channels.
-        length: length of signals and filters.
-        item: bytes of an element of a signal; filters and scratch are float32.
-    """
-    convolution = Convolution(batch, channels, length, item, True, True, True)
-    return convolution.forward().bytes, convolution.backward().bytes
-
-
 def filter_bytes(channels: int, length: int, features: int = 5) -> int:
-    """Bytes that making the filters has to read and write: features, times and filters in float32."""
+    """Bytes of making the filters: features, times and filters in float32."""
     return 4 * length * (features + 1 + channels)
 
 
 def filter_forward(channels: int, length: int, width: int = 64, layers: int = 2, features: int = 5) -> Stage:
-    """Forward pass of ``implicit_filter``: a network of ``layers`` hidden layers of ``width`` and its window."""
+    """Forward pass of ``implicit_filter``: a network with ``layers`` hidden layers of ``width``, and its window."""
     products = 2 * length * width * (features + layers * width + channels)
     sines = length * (width * (layers + 1) + channels) * SINE_FLOPS
     return Stage("implicit_filter", filter_bytes(channels, length, features), exact=products, vector=sines)
@@ -154,22 +142,22 @@ def filter_forward(channels: int, length: int, width: int = 64, layers: int = 2,
 def filter_backward(
     channels: int, length: int, triton: bool, width: int = 64, layers: int = 2, features: int = 5
 ) -> Stage:
-    """Gradients of the network's weights and frequencies, which are what is trained."""
+    """Gradients of the trained tensors: weights and frequencies of the network."""
     network = features + layers * width
-    # The network again, the gradients of its signals and of its weights.
+    # The network again, then the gradients of its signals and of its weights.
     products = 2 * length * width * (network + (layers * width + channels) + (network + channels))
     vector = length * (2 * width * (layers + 1) + channels) * SINE_FLOPS
     count = filter_bytes(channels, length, features)
     if triton:
         rows = -(-channels // FILTER_ROWS), -(-width // FILTER_ROWS)
         planes = (layers + 1) + rows[0] + 2 + 3 * layers + layers * (1 + rows[1]) + 1
-        # The filters' gradient and the times are read by two kernels, and so are the features.
+        # Two kernels read the gradient of the filters, the times and the features.
         count = 2 * count + 4 * width * length * planes
     return Stage("implicit_filter backward", count, exact=products, vector=vector)
 
 
 def short_conv(batch: int, channels: int, length: int, item: int, backward: bool, taps: int = 3) -> Stage:
-    """``short_conv``, one direction."""
+    """``short_conv`` in one direction."""
     rows = batch * channels * length
     if not backward:
         return Stage("short_conv", 2 * rows * item, vector=2 * taps * rows)
@@ -181,7 +169,7 @@ def mixer_forward(batch: int, channels: int, length: int, item: int, order: int,
     steps, row = order - 1, batch * channels * length * item
     taps = 2 * 3 * batch * channels * length * (steps + 2)
     if not triton:
-        # What is between the projections and the result has to be in no memory.
+        # Nothing between the projections and the result needs memory.
         convolutions = [Convolution(batch, channels, length, item, False, True, False).forward()] * steps
         vector = taps + sum(stage.vector for stage in convolutions)
         return [Stage("hyena_mixer", (steps + 3) * row + 4 * steps * channels * length, vector=vector)]
@@ -201,7 +189,7 @@ def mixer_backward(batch: int, channels: int, length: int, item: int, order: int
     backward = [convolution.backward()] * steps
     if not triton:
         vector = 3 * taps + sum(stage.vector for stage in (*again, *backward))
-        # dy and the projections in, their gradients out.
+        # Read dy and the projections; write the gradients of the projections.
         count = (1 + 2 * (steps + 2)) * row + 2 * 4 * steps * channels * length
         return [Stage("hyena_mixer backward", count, vector=vector)]
     return [
@@ -227,7 +215,7 @@ def _linear(name: str, tokens: int, inputs: int, outputs: int, item: int, backwa
 
 @dataclass(frozen=True)
 class Model:
-    """A language model of blocks: LayerNorm, mixer, LayerNorm, MLP; the residual is float32."""
+    """A language model of blocks: LayerNorm, mixer, LayerNorm, MLP. The residual is float32."""
 
     batch: int
     width: int
@@ -236,7 +224,7 @@ class Model:
     order: int
     layers: int
     triton: bool
-    peer: str
+    implementation: str
     checkpointed: bool
 
     @property
@@ -244,7 +232,7 @@ class Model:
         return self.batch * self.length
 
     def operator(self, backward: bool) -> list[Stage]:
-        """The Hyena operator with its projections and filter, one direction."""
+        """The Hyena operator with its projections and filter, in one direction."""
         shape = self.batch, self.width, self.length, self.item
         into = _linear("in_proj", self.tokens, self.width, (self.order + 1) * self.width, self.item, backward)
         out = _linear("out_proj", self.tokens, self.width, self.width, self.item, backward)
@@ -258,11 +246,13 @@ class Model:
     def _attention(self, backward: bool) -> list[Stage]:
         into = _linear("qkv", self.tokens, self.width, 3 * self.width, self.item, backward)
         out = _linear("out_proj", self.tokens, self.width, self.width, self.item, backward)
-        middle = attention(self.batch, self.width, self.length, self.item, backward, scores=self.peer == "sdpa_math")
+        middle = attention(
+            self.batch, self.width, self.length, self.item, backward, scores=self.implementation == "sdpa_math"
+        )
         return [out, middle, into] if backward else [into, middle, out]
 
     def _mixer(self, backward: bool) -> list[Stage]:
-        return self.operator(backward) if self.peer == OURS else self._attention(backward)
+        return self.operator(backward) if self.implementation == OURS else self._attention(backward)
 
     def _norm(self, backward: bool) -> Stage:
         elements = self.tokens * self.width
@@ -273,7 +263,7 @@ class Model:
     def _add(self, backward: bool) -> Stage:
         elements = self.tokens * self.width
         if backward:
-            # The branch's part of the gradient, and the sum of both.
+            # The gradient of the branch, and the sum of both.
             return Stage("residual backward", elements * ((4 + self.item) + 3 * 4), vector=elements)
         return Stage("residual", elements * (4 + self.item + 4), vector=elements)
 
@@ -292,16 +282,18 @@ class Model:
         return [norm, *self._mixer(False), add, norm, *self._mlp(False), add]
 
     def forward(self) -> list[Stage]:
+        """Stages of the forward pass."""
         embedding = Stage("embedding", self.tokens * (8 + 4 * self.width))
         head = _linear("head", self.tokens, self.width, VOCABULARY, self.item, False)
         return [embedding, *self._block(False) * self.layers, self._norm(False), head]
 
     def backward(self) -> list[Stage]:
+        """Stages of the loss and the backward pass."""
         logits = 4 * self.tokens * VOCABULARY
         head = _linear("head", self.tokens, self.width, VOCABULARY, self.item, True)
         block = [*(self._block(False) if self.checkpointed else ()), *self._block(True)]
         return [
-            # To float32, to log probabilities, and the gradient back from them.
+            # Logits to float32, to log probabilities, and the gradient back.
             Stage("loss", 4 * logits),
             head,
             self._norm(True),
@@ -315,20 +307,20 @@ class Model:
         operator = (width + 1) * projections + (width + 1) * width + (3 + 1) * projections
         network = (5 + 1) * 64 + 2 * (64 + 1) * 64 + 64 * filters + 64 + filters
         mlp = (width + 1) * 4 * width + (4 * width + 1) * width
-        # Two LayerNorms a block, one at the end; the head has a matrix of its own.
+        # Two LayerNorms per block and one at the end. The head is not tied to the embedding.
         return self.layers * (operator + network + mlp + 4 * width) + 2 * width + 2 * VOCABULARY * width
 
 
 def attention(batch: int, width: int, length: int, item: int, backward: bool, *, scores: bool = False) -> Stage:
-    """Causal softmax attention, which computes half of the L² scores; the width of a head does not matter.
+    """Causal softmax attention, which computes half of the L² scores.
 
     Args:
         batch: batch size.
-        width: of all heads together.
-        length: of queries and keys.
+        width: width of all heads together.
+        length: number of queries and of keys.
         item: bytes of an element.
-        backward: five products instead of two, the scores computed again.
-        scores: whether they go through memory, whole, as in the implementation of matrix products and a softmax.
+        backward: the backward pass, which has five products instead of two and computes the scores again.
+        scores: whether all L² scores go through memory, as with matrix products and a softmax.
     """
     row = batch * width * length * item
     heads = max(1, width // 64)
@@ -339,6 +331,6 @@ def attention(batch: int, width: int, length: int, item: int, backward: bool, *,
         products = 2 * half * (2 if scores else 1)
         return Stage("attention", 4 * row + through, products=products, vector=5 * square // (1 if scores else 2))
     through = 7 * square * item if scores else 0
-    # q, k, v, y and dy in, dq, dk and dv out.
+    # Read q, k, v, y and dy; write dq, dk and dv.
     products = 4 * half * 2 if scores else 5 * half
     return Stage("attention backward", 8 * row + through, products=products, vector=8 * square // (1 if scores else 2))

@@ -1,11 +1,11 @@
-"""Errors of the C++ kernels against float64 beside those of plain PyTorch, for every op and dtype, as a Markdown table.
+"""Compare the errors of the C++ kernels and of plain PyTorch against float64, for every op and dtype.
 
     python -m bench.kernels.cpp_accuracy
     HYENA_CPU_ISA=avx2 python -m bench.kernels.cpp_accuracy --lengths 1000 --out errors.json
 
-Values and gradients, in relative L2 norm over whole results. The oracle is the op in plain PyTorch on the same inputs
-in float64; a float64 result can only be told apart from it, not from the truth, but for ``implicit_filter``, whose
-oracle is in long double there.
+Prints a Markdown table of relative L2 errors of whole results and gradients. The oracle is the op in plain PyTorch on
+the same inputs in float64. Errors of float64 results are therefore only differences to it, except for
+``implicit_filter``, whose oracle is then in long double.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bench.common import json_io as records, machine
+from bench.common import json_io, machine
 from hyena_kernels.testing import (
     OPS,
     Inputs,
@@ -28,8 +28,8 @@ from hyena_kernels.testing import (
     value_and_gradients,
 )
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-INPUTS = {
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_INPUTS = {
     "fftconv": lambda length, dtype: fftconv_inputs(2, 8, length, dtype=dtype),
     "short_conv": lambda length, dtype: short_conv_inputs(2, 8, length, dtype=dtype),
     "hyena_mixer": lambda length, dtype: hyena_mixer_inputs(2, length, 8, dtype=dtype),
@@ -43,7 +43,7 @@ def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
 
 def measure(op: str, length: int, dtype: torch.dtype) -> dict[str, dict[str, float]]:
     """Errors of the C++ kernels and of plain PyTorch by result: ``"y"`` and every ``"d<name>"``."""
-    inputs, known = INPUTS[op](length, dtype), OPS[op]
+    inputs, known = _INPUTS[op](length, dtype), OPS[op]
     with torch.no_grad():
         shape = known.function(**inputs, backend="torch").shape
     dy = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -65,10 +65,10 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1000, 1 << 15, 1 << 20])
-    parser.add_argument("--ops", nargs="+", choices=INPUTS, default=list(INPUTS))
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, written after every line")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1000, 1 << 15, 1 << 20], help="sequence lengths")
+    parser.add_argument("--ops", nargs="+", choices=_INPUTS, default=list(_INPUTS), help="ops (default: all)")
+    parser.add_argument("--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES), help="dtypes (default: all)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file, complete after every line")
     options = parser.parse_args()
     record: dict[str, Any] = {**machine.describe("cpu"), "errors": []}
     print(
@@ -78,16 +78,16 @@ def main() -> None:
     for op in options.ops:
         for length in options.lengths:
             for name in options.dtypes:
-                # Networks of positions are computed in float32 or float64 only.
-                if op == "implicit_filter" and DTYPES[name].itemsize == 2:
+                # The network is computed in float32 or float64 only.
+                if op == "implicit_filter" and _DTYPES[name].itemsize == 2:
                     continue
-                found = measure(op, length, DTYPES[name])
+                found = measure(op, length, _DTYPES[name])
                 worst = max((n for n in found if n != "y"), key=lambda n: found[n]["cpp"])
                 cells = [f"{found[n]['cpp']:.2e} / {found[n]['plain']:.2e}" for n in ("y", worst)]
                 print(f"| {op} | {length} | {name} | {cells[0]} | {worst} {cells[1]} |", flush=True)
                 record["errors"].append({"op": op, "length": length, "dtype": name, **found})
                 if options.out is not None:
-                    records.write_json(options.out, record)
+                    json_io.write_json(options.out, record)
 
 
 if __name__ == "__main__":

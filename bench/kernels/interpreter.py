@@ -1,4 +1,4 @@
-"""Triton's interpreter, without what makes it slow and with the rounding of a GPU."""
+"""Make Triton's interpreter faster and let it round like a GPU."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import torch
 def as_on_a_gpu() -> Iterator[None]:
     """Convert float32 to bfloat16 by rounding, and patch Triton's language once instead of at every call.
 
-    The interpreter cuts numbers off where a GPU rounds them to the nearest, and patches the language again, with
-    thousands of functions, for each call of a device function. It never takes those patches back; here they go with the
-    context.
+    The interpreter truncates where a GPU rounds to nearest. It also patches thousands of functions of the language at
+    every call of a device function, and never restores them. This context restores them at its end.
     """
     from triton.runtime import interpreter
 

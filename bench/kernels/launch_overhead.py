@@ -1,11 +1,11 @@
-"""Processor time that a call of an op on the Triton backend takes before its kernels run, measured without a GPU.
+"""Measure the processor time of a call on the Triton backend before its kernels run. Needs no GPU.
 
     python -m bench.kernels.launch_overhead --length 1024 32768
     python -m bench.kernels.launch_overhead --profile fftconv
 
-Tensors are on the CPU, kernels are compiled for an H100, and the last step, the driver's launch, does nothing. What is
-left is what Python, torch's dispatcher and Triton do; on a GPU the launch itself comes on top, and memory comes from
-another allocator. One thread; the least of several rounds, in µs.
+Tensors are on the CPU, kernels are compiled for an H100, and the driver's launch does nothing. The rest is the work of
+Python, torch's dispatcher and Triton. On a GPU the launch itself is added, and memory comes from another allocator.
+The figures are the shortest of several rounds on one thread, in µs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import cProfile
 import itertools
 import pstats
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -23,16 +22,17 @@ from unittest import mock
 
 import torch
 
+from bench.common.timing import best_seconds, cpu_timer
 from hyena_kernels import HyenaOperator, use_backend
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.testing import OPS, fftconv_inputs, hyena_mixer_inputs, implicit_filter_inputs, short_conv_inputs
 
-ARCHITECTURE = 90
-ROUNDS = 7
+_ARCHITECTURE = 90
+_ROUNDS = 7
 
 
 class Launches:
-    """Stands for the launcher that Triton compiles for a kernel: counts, and launches nothing."""
+    """Replaces the launcher that Triton compiles for a kernel. Counts launches and launches nothing."""
 
     count = 0
     last: tuple[Any, ...] = ()
@@ -48,13 +48,13 @@ class Launches:
 
 @contextmanager
 def without_gpu() -> Iterator[None]:
-    """Have the Triton backend take CPU tensors and launch nothing."""
+    """The Triton backend accepts CPU tensors and launches nothing."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
     functions = itertools.count(1)
     device = SimpleNamespace(
-        get_current_target=lambda: GPUTarget("cuda", ARCHITECTURE, 32),
+        get_current_target=lambda: GPUTarget("cuda", _ARCHITECTURE, 32),
         get_current_device=lambda: 0,
         get_current_stream=lambda index: 0,
         launcher_cls=Launches,
@@ -104,28 +104,21 @@ def _calls(function: Callable[..., Any], inputs: dict[str, Any]) -> dict[str, Ca
     return {"forward": forward, "forward + backward": both}
 
 
-def microseconds(call: Callable[[], Any], repeats: int) -> float:
-    """Processor time of a call, the least mean of several rounds."""
-    call()
-    times = []
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        for _ in range(repeats):
-            call()
-        times.append((time.process_time() - start) / repeats)
-    return 1e6 * min(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.kernels.launch_overhead",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--length", type=int, nargs="+", default=[1024, 32768])
-    parser.add_argument("--channels", type=int, default=16, help="few, for what torch computes on the CPU beside them")
-    parser.add_argument("--repeats", type=int, default=300)
-    parser.add_argument("--profile", metavar="OP", help="instead, where the time of an op goes, forward and backward")
+    parser.add_argument("--length", type=int, nargs="+", default=[1024, 32768], help="lengths (default: %(default)s)")
+    parser.add_argument(
+        "--channels",
+        type=int,
+        default=16,
+        help="channels (default: %(default)s): few, because torch computes the other ops on the CPU",
+    )
+    parser.add_argument("--repeats", type=int, default=300, help="calls per round (default: %(default)s)")
+    parser.add_argument("--profile", metavar="OP", help="print a profile of this op (default: none)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with without_gpu():
@@ -139,7 +132,7 @@ def main() -> None:
                     before = Launches.count
                     call()
                     launches = Launches.count - before
-                    spent = microseconds(call, options.repeats)
+                    spent = 1e6 * best_seconds(call, cpu_timer(), _ROUNDS, options.repeats)
                     print(f"| {name} | {length} | {form} | {launches} | {spent:.0f} |", flush=True)
                     if options.profile:
                         profile = cProfile.Profile()

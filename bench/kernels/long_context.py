@@ -1,4 +1,4 @@
-"""One forward pass of a published configuration with random weights over a long sequence: seconds and peak memory.
+"""Measure time and peak memory of one forward pass of a published configuration, random weights, over a long sequence.
 
 python -m bench.kernels.long_context --size large-1m --length 1000000
 """
@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser.add_argument("--size", default="large-1m", help="published configuration (default: %(default)s)")
     parser.add_argument("--length", type=int, default=1_000_000, help="tokens of the sequence (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: PyTorch's number)")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: as many as PyTorch takes)")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -1,4 +1,4 @@
-"""HyenaOperator against the published op sequence: time alternating in one process, peak memory in fresh ones.
+"""Compare HyenaOperator with the published op sequence: times in turns in one process, peak memory in fresh processes.
 
 python -m bench.kernels.operator_vs_published --batch 1 --length 32768 --width 128
 """
@@ -7,35 +7,31 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
 from bench.baselines.published import PublishedHyenaOperator
 from bench.common.memory import peak_rss
+from bench.common.timing import cpu_timer
 from hyena_kernels import HyenaOperator
 
 
 def setup(which: str, batch: int, length: int, width: int, threads: int) -> Callable[[], tuple[float, float]]:
-    """A function that runs forward and backward once and returns the seconds of both."""
+    """A function that runs forward and backward once and returns the seconds of each."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     operator = HyenaOperator(width, length, emb_dim=5, w=10, lr_pos_emb=0.0)
     module = operator if which == "ours" else PublishedHyenaOperator(operator)
     x = torch.randn(batch, length, width, requires_grad=True)
     dy = torch.randn(batch, length, width)
-    # With one thread processor time is the steadier clock; with several it would add up their waiting.
-    clock = time.process_time if threads == 1 else time.perf_counter
+    timer = cpu_timer()
 
     def run() -> tuple[float, float]:
         operator.zero_grad(set_to_none=True)
         x.grad = None
-        start = clock()
-        y = module(x)
-        middle = clock()
-        y.backward(dy)
-        return middle - start, clock() - middle
+        y: list[torch.Tensor] = []
+        return timer.time(lambda: y.append(module(x))), timer.time(lambda: y[0].backward(dy))
 
     return run
 
@@ -50,7 +46,7 @@ def main() -> None:
         ("batch", 1, "sequences at a time"),
         ("length", 32768, "positions of a sequence"),
         ("width", 128, "channels"),
-        ("rounds", 7, "times that both are run in turns"),
+        ("rounds", 7, "rounds; each runs both in turns"),
         ("threads", 1, "CPU threads"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{what} (default: %(default)s)")
@@ -70,10 +66,10 @@ def main() -> None:
     for which in ("ours", "published"):
         before, after = peak_rss(setup, which, *shape)
         extra[which], whole[which] = after - before, after
-    share = extra["ours"] / extra["published"]
+    fraction = extra["ours"] / extra["published"]
     print(
         f"  peak memory beyond inputs and weights: ours {extra['ours'] / 2**20:.0f} MiB, published "
-        f"{extra['published'] / 2**20:.0f} MiB, {share:.0%} (of the whole process, torch included: "
+        f"{extra['published'] / 2**20:.0f} MiB, {fraction:.0%} (of the whole process, torch included: "
         f"{whole['ours'] / 2**20:.0f} and {whole['published'] / 2**20:.0f} MiB)"
     )
 

@@ -1,18 +1,17 @@
-"""Error of the Triton convolution against float64, beside plain PyTorch's, values and gradients.
+"""Compare the errors of the Triton kernels and of plain PyTorch against float64.
 
     TRITON_INTERPRET=1 python -m bench.kernels.triton_accuracy --lengths 1024 32768     # without a GPU, slowly
     TRITON_INTERPRET=1 python -m bench.kernels.triton_accuracy --op implicit_filter --lengths 1024
     python -m bench.kernels.triton_accuracy --device cuda
 
-Of ``fftconv`` one row of one channel, gates on both sides and a skip; ``dD`` is left out, for it is one number here. Of
-``implicit_filter`` 128 channels of the published network, which is float32. The oracle is the same op in plain PyTorch
-on float64 inputs. Interpreted, a length of a million takes half an hour.
+Values and gradients are compared. ``fftconv`` has one row of one channel, both gates and a skip; its ``dD`` is a single
+number and left out. ``implicit_filter`` has 128 channels of the published float32 network. The oracle is the same op in
+plain PyTorch on float64 inputs. In the interpreter a length of a million takes half an hour.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 import triton
 
+from bench.common import json_io
 from bench.kernels.interpreter import as_on_a_gpu
 from hyena_kernels import fftconv, implicit_filter
 from hyena_kernels.testing import (
@@ -34,7 +34,7 @@ from hyena_kernels.testing import (
     value_and_gradients,
 )
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _errors(ours: Inputs, plain: Inputs, exact: Inputs) -> dict[str, dict[str, float]]:
@@ -49,7 +49,7 @@ def _errors(ours: Inputs, plain: Inputs, exact: Inputs) -> dict[str, dict[str, f
 
 
 def measure(length: int, dtype: torch.dtype, device: str) -> dict[str, dict[str, float]]:
-    """Relative L2 errors of ours and of plain PyTorch, and the budget, by result."""
+    """Relative L2 errors of ours and of plain PyTorch, and the budget, by result of ``fftconv``."""
     inputs = fftconv_inputs(1, 1, length, dtype=dtype, device=device)
     dy = torch.randn(1, 1, length, generator=torch.Generator().manual_seed(1)).to(device)
     ours = value_and_gradients(fftconv, inputs, dy, backend="triton")
@@ -60,7 +60,7 @@ def measure(length: int, dtype: torch.dtype, device: str) -> dict[str, dict[str,
 
 
 def measure_filters(length: int, device: str) -> dict[str, dict[str, float]]:
-    """As :func:`measure`, of ``implicit_filter``."""
+    """The same for ``implicit_filter``."""
     inputs = implicit_filter_inputs(128, length, device=device)
     dy = torch.randn(128, length, generator=torch.Generator().manual_seed(1)).to(device)
     ours = value_and_gradients(implicit_filter, inputs, dy, shift=0.05, backend="triton")
@@ -76,11 +76,15 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--op", choices=("fftconv", "implicit_filter"), default="fftconv")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1 << 10, 1 << 15, 1 << 20])
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument(
+        "--op", choices=("fftconv", "implicit_filter"), default="fftconv", help="op (default: %(default)s)"
+    )
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1 << 10, 1 << 15, 1 << 20], help="sequence lengths")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=_DTYPES, default=list(_DTYPES), help="dtypes of fftconv (default: all)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (interpreted, TRITON_INTERPRET=1) or cuda")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, written after every line")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file, complete after every line")
     options = parser.parse_args()
     filters = options.op == "implicit_filter"
     dtypes = ["float32"] if filters else options.dtypes
@@ -103,14 +107,14 @@ def main() -> None:
                 found = (
                     measure_filters(length, options.device)
                     if filters
-                    else measure(length, DTYPES[name], options.device)
+                    else measure(length, _DTYPES[name], options.device)
                 )
                 cells = [f"{found[n]['triton']:.2e} / {found[n]['plain']:.2e}" for n in names]
                 print(f"| {length} | {name} | {' | '.join(cells)} |", flush=True)
                 seconds = round(time.perf_counter() - start, 1)
                 record["errors"].append({"length": length, "dtype": name, "seconds": seconds, **found})
                 if options.out is not None:
-                    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                    json_io.write_json(options.out, record)
 
 
 if __name__ == "__main__":

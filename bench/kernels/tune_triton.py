@@ -1,38 +1,38 @@
 """Measure every configuration of the long convolution's kernels on this GPU and write the fastest into the table.
 
-python -m bench.kernels.tune_triton --out bench/results/<machine>/tune.json --write-table
-python -m bench.kernels.tune_triton --from-results tune.json     writes the table from a run on another machine
-python -m bench.kernels.tune_triton --dry-run
+    python -m bench.kernels.tune_triton --out bench/results/<machine>/tune.json --write-table
+    python -m bench.kernels.tune_triton --from-results tune.json     # write the table from a run on another machine
+    python -m bench.kernels.tune_triton --dry-run
 
-Goes over sequence lengths, the most used first. At each one a forward and a backward pass are made, and every
-configuration of every kernel in them that has not been measured is timed on the arguments it gets there, as the sum
-over its launches. Configurations are compiled beforehand, in several processes. Then the whole op is timed against
-plain PyTorch, for the table's choice of algorithm. The JSON file is complete after every kernel: a run that is stopped,
-by --time-limit or by hand, is taken up again where it ended. With --write-table the entries of this GPU's device class
-are replaced in hyena_kernels/backends/triton/table.py; entries that have not been measured stay as they are.
+The lengths come in order of use. At each length a forward and a backward pass are run. Every configuration of every new
+kernel in them is timed on its arguments, as the sum over its launches. Several processes compile the configurations
+ahead. Then the whole op is timed against plain PyTorch, for the table's choice of algorithm. The JSON file is complete
+after every kernel, so a run that was stopped can be continued. With --write-table the entries of this GPU's device
+class are replaced in hyena_kernels/backends/triton/table.py. Entries that were not measured stay as they are. The
+file names only the entries that differ from the formula.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import statistics
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.common import json_io as records, machine
+from bench.common import json_io, machine
+from bench.common.compile_pool import CompilePool
+from bench.common.timing import EventTimer, in_turns
 from hyena_kernels.backends.triton import autotune, table
 from hyena_kernels.backends.triton.autotune import Launch, Measurement
 from hyena_kernels.backends.triton.plan import MAX_LENGTH, plan as plan_for
@@ -42,10 +42,10 @@ from hyena_kernels.common.inputs import FftconvInputs
 TABLE = Path(table.__file__)
 
 PUBLISHED = (1_000_002, 32_770, 1_026, 160_002, 450_002, 16_386)
-"""Lengths that the published HyenaDNA models were trained at, with their two special tokens."""
+"""Training lengths of the published HyenaDNA models, with their two special tokens."""
 
 POINTS = 1 << 27
-"""Most points of one signal, so that the longest ones fit a GPU too."""
+"""Most points of one signal: the longest signals must fit a GPU too."""
 
 
 def _all_lengths() -> list[int]:
@@ -59,17 +59,17 @@ LENGTHS = tuple(length for length in _all_lengths() if length <= MAX_LENGTH)
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured at one length."""
+    """The measurements at one length."""
 
     length: int
     batch: int
     channels: int
     keys: tuple[Key, ...]
-    """Entries of the table that no length before it has."""
+    """Entries of the table that no earlier length has."""
 
 
 def work(lengths: Iterable[int], width: int) -> list[Work]:
-    """The lengths in their order, each with the entries that are measured there; batches as training has them."""
+    """The lengths in order, each with its new entries and a batch size as in training."""
     found = []
     seen: set[Key] = set()
     for length in lengths:
@@ -88,9 +88,9 @@ def label(key: Key) -> str:
 
 
 def options_of(key: Key, shared: int) -> list[Config]:
-    """Configurations to measure: the present entry and the candidates."""
+    """Configurations to measure: first the present entry, then the candidates."""
     kernel, _, points = key
-    present = table.TABLES[shared].get(key, table.formula(kernel, points))
+    present = table.TABLES[shared][key]
     return list(dict.fromkeys((present, *autotune.candidates(kernel, points))))
 
 
@@ -98,14 +98,14 @@ def options_of(key: Key, shared: int) -> list[Config]:
 
 
 def _install() -> None:
-    """Hand every launch to the handler in force; imports the kernels."""
+    """Pass every launch to the current handler. Imports the kernels."""
     from hyena_kernels.backends.triton import passes
 
     autotune.install(passes)
 
 
 def _pass(item: Work, device: torch.device) -> None:
-    """One forward and one backward pass with everything that the op can be asked for."""
+    """One forward and one backward pass with all inputs and all gradients."""
     from hyena_kernels.backends.triton import fftconv
 
     torch.manual_seed(0)
@@ -124,7 +124,7 @@ def _signature(launch: Launch) -> tuple[Any, ...]:
 
 
 def recorded(item: Work, device: torch.device) -> dict[Key, list[tuple[Launch, int]]]:
-    """The launches of the passes at a length, for each entry: one of a kind, with how often it is made."""
+    """The different launches at a length by entry, each with its count."""
     launches: dict[Key, dict[tuple[Any, ...], tuple[Launch, int]]] = {}
 
     def record(launch: Launch) -> Any:
@@ -139,57 +139,28 @@ def recorded(item: Work, device: torch.device) -> dict[Key, list[tuple[Launch, i
 
 
 def _compile(item: Work, configs: Mapping[Key, Sequence[Config]], rank: int, processes: int) -> None:
-    """Compile this process's share of the configurations of an item into Triton's cache; nothing is launched."""
+    """Compile the configurations of one process into Triton's cache. Nothing is launched."""
     _install()
     seen: set[tuple[Any, ...]] = set()
 
-    def compile_share(launch: Launch) -> None:
+    def compile_own(launch: Launch) -> None:
         for config in configs.get(launch.key, ()):
             place = launch.key, _signature(launch), config
             mine = len(seen) % processes == rank and place not in seen
             seen.add(place)
             if mine:
-                # What cannot be compiled is found again, and written down, where it is measured.
+                # An error comes up again, and is recorded, when the configuration is measured.
                 with contextlib.suppress(Exception):
                     launch.with_config(config).compile()
 
-    with autotune.handling(compile_share):
+    with autotune.handling(compile_own):
         _pass(item, torch.device("cuda"))
-    # This process waits for the next item while others measure.
+    # This process keeps no memory while others measure.
     torch.cuda.empty_cache()
 
 
-class _Compilers:
-    """Processes that fill Triton's cache on disk; without any, everything is compiled where it is measured."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.pool: ProcessPoolExecutor | None = None
-        if count > 1:
-            self.pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
-
-    def run(self, item: Work, configs: Mapping[Key, Sequence[Config]], seconds: float) -> None:
-        if self.pool is None or not configs:
-            return
-        try:
-            jobs = [self.pool.submit(_compile, item, configs, rank, self.count) for rank in range(self.count)]
-            done, _ = wait(jobs, timeout=max(1.0, seconds))
-            for error in {repr(job.exception()) for job in done if job.exception() is not None}:
-                print(f"  compiling ahead: {error}", flush=True)
-        except BrokenProcessPool as error:
-            print(f"  compiling ahead is given up: {error}", flush=True)
-            self.pool = None
-
-    def close(self) -> None:
-        if self.pool is not None:
-            workers = list((getattr(self.pool, "_processes", None) or {}).values())
-            self.pool.shutdown(wait=False, cancel_futures=True)
-            for process in workers:
-                process.terminate()
-
-
-def compare(item: Work, device: torch.device) -> dict[str, float]:
-    """Milliseconds of a forward and a backward pass of the whole op, with either algorithm."""
+def time_backends(item: Work, device: torch.device) -> dict[str, float]:
+    """Median milliseconds of a forward and a backward pass of the op, with the Triton kernels and in plain PyTorch."""
     from hyena_kernels import fftconv
 
     torch.manual_seed(0)
@@ -202,19 +173,9 @@ def compare(item: Work, device: torch.device) -> dict[str, float]:
         y = fftconv(u, k, pre_gate=pre, post_gate=post, backend=backend)
         torch.autograd.grad(y, leaves, dy)
 
-    times: dict[str, list[float]] = {"triton": [], "torch": []}
-    for backend in times:
-        run(backend)
-    for _ in range(7):
-        for backend, samples in times.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            start.record()
-            run(backend)
-            end.record()
-            torch.cuda.synchronize()
-            samples.append(start.elapsed_time(end))
-    return {backend: statistics.median(samples) for backend, samples in times.items()}
+    calls = {backend: functools.partial(run, backend) for backend in ("triton", "torch")}
+    samples = in_turns(calls, EventTimer(device, hold=False), rounds=7)
+    return {backend: 1000 * statistics.median(seconds) for backend, seconds in samples.items()}
 
 
 # Results -------------------------------------------------------------------------------------------------------------
@@ -268,19 +229,20 @@ def _config_source(config: Config) -> str:
 
 
 def block(shared: int, entries: Mapping[Key, Config], ranges: Sequence[tuple[int, int]], origin: str) -> str:
-    """The lines of ``table.py`` for one device class, first and last line included."""
+    """The lines of ``table.py`` for one device class, first and last line included: entries unlike the formula."""
     lines = [
         f"# Table for {shared} KB, written by bench.kernels.tune_triton.",
         *(f"# {line}" for line in origin.splitlines()),
     ]
-    lines.append(f"_TABLE_{shared}: dict[Key, Config] = {{")
-    lines += [
+    different = [
         f'    ("{kernel}", {groups}, {points}): {_config_source(config)},'
         for (kernel, groups, points), config in entries.items()
+        if config != table.formula(kernel, points)
     ]
-    lines.append("}")
+    # As ruff formats it, and the ranges below too.
+    table_name = f"_TABLE_{shared}: dict[Key, Config] ="
+    lines += [f"{table_name} {{", *different, "}"] if different else [f"{table_name} {{}}"]
     name = f"_TORCH_FASTER_{shared}: tuple[tuple[int, int], ...] ="
-    # As ruff formats it.
     if len(ranges) < 2:
         lines.append(f"{name} {tuple(map(tuple, ranges))!r}")
     else:
@@ -314,9 +276,9 @@ def write_table(path: Path, results: Mapping[str, Any], shared: int) -> int:
     lacking = len(entries) - len(measured)
     origin = f"Measured on {host['device']} with torch {host['torch']} and triton {host['triton']}."
     if lacking:
-        origin += f"\n{lacking} entries have not been measured and are as they were."
+        origin += f"\n{lacking} of {len(entries)} entries have not been measured and are as before."
     ranges = torch_faster(results) if "algorithm" in results else table.TORCH_FASTER[shared]
-    records.write(path, rewritten(path.read_text(encoding="utf-8"), shared, entries, ranges, origin))
+    json_io.write(path, rewritten(path.read_text(encoding="utf-8"), shared, entries, ranges, origin))
     return len(measured)
 
 
@@ -324,13 +286,13 @@ def write_table(path: Path, results: Mapping[str, Any], shared: int) -> int:
 
 
 def _kernels_hash() -> str:
-    """Of the source that the measured kernels are made from."""
+    """Hash of the source files of the measured kernels."""
     sources = (TABLE.with_name(f"{name}.py").read_bytes() for name in ("dft", "passes", "plan"))
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
 
 def _load(path: Path, shared: int) -> dict[str, Any]:
-    """Results so far, if they are of the same GPU, versions and kernels."""
+    """Results so far, if GPU, versions and kernels are the same."""
     host = {**machine.describe(), "kernels": _kernels_hash()}
     fresh = {"machine": host, "shared_kb": shared, "kernels": {}, "algorithm": {}}
     if not path.exists():
@@ -339,9 +301,9 @@ def _load(path: Path, shared: int) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
         same = all(results["machine"][fact] == host[fact] for fact in ("device", "torch", "triton", "kernels"))
         if same and results["shared_kb"] == shared:
-            print(f"{path}: taken up again with {len(results['kernels'])} kernels measured")
+            print(f"{path}: continued with {len(results['kernels'])} kernels measured")
             return results
-        reason = "of another GPU, other versions or other kernels"
+        reason = "from another GPU, other versions or other kernels"
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"not readable ({error})"
     kept = path.with_suffix(".before.json")
@@ -361,7 +323,7 @@ def _device_works() -> bool:
 
 
 class _Run:
-    """One run of the command: what is known, where it is written, and until when."""
+    """One run of the command: its results, its file and its deadline."""
 
     def __init__(self, out: Path, device: torch.device, seconds: float, processes: int) -> None:
         shared = table.device_class(device)
@@ -369,19 +331,24 @@ class _Run:
         self.shared = shared
         self.deadline = time.monotonic() + seconds
         self.results = _load(out, shared)
-        self.compilers = _Compilers(processes)
+        self.compilers = CompilePool(processes)
         self.device = device
         self.failures = 0
 
     def left(self) -> float:
         return self.deadline - time.monotonic()
 
+    def _compile_ahead(self, item: Work, configs: Mapping[Key, Sequence[Config]]) -> None:
+        count = self.compilers.count
+        jobs = [(item, configs, rank, count) for rank in range(count)] if configs else []
+        self.compilers.run(_compile, jobs, self.left())
+
     def tune(self, item: Work) -> None:
-        """Measure the kernels of a length that are not known."""
+        """Measure the kernels of a length that were not measured yet."""
         todo = [key for key in item.keys if label(key) not in self.results["kernels"]]
         if not todo:
             return
-        self.compilers.run(item, {key: options_of(key, self.shared) for key in todo}, self.left())
+        self._compile_ahead(item, {key: options_of(key, self.shared) for key in todo})
         launches = recorded(item, self.device)
         for key in todo:
             if key not in launches:
@@ -405,7 +372,7 @@ class _Run:
             "launches": sum(count for _, count in launches),
             "candidates": [asdict(each) for each in measured],
         }
-        records.write_json(self.out, self.results)
+        json_io.write_json(self.out, self.results)
         best = autotune.best(measured[0].config, measured)
         text = "nothing can be launched" if best is None else f"{_config_source(best.config)} {best.ms:.4f} ms"
         present = "none" if measured[0].ms is None else f"{measured[0].ms:.4f} ms"
@@ -417,26 +384,26 @@ class _Run:
         )
 
     def compare(self, item: Work) -> None:
-        """Time the op at a length, with the configurations that were found, against plain PyTorch."""
+        """Time the op with the best configurations against plain PyTorch."""
         if str(item.length) in self.results["algorithm"]:
             return
         entries = chosen(self.results, self.shared)
         configs = {
             key: (entries.get(key) or options_of(key, self.shared)[0],) for key in table.keys(plan_for(item.length))
         }
-        self.compilers.run(item, configs, self.left())
+        self._compile_ahead(item, configs)
         with autotune.handling(lambda launch: launch.with_config(configs[launch.key][0]).run()):
-            times = compare(item, self.device)
+            times = time_backends(item, self.device)
         self.results["algorithm"][str(item.length)] = times
-        records.write_json(self.out, self.results)
+        json_io.write_json(self.out, self.results)
         print(f"  forward and backward: triton {times['triton']:.3f} ms, torch {times['torch']:.3f} ms", flush=True)
 
     def all(self, items: Sequence[Work]) -> None:
-        """First the kernels of every length, then the comparisons, until the time is up."""
+        """First the kernels of every length, then the comparisons, until the time is over."""
         steps = [(self.tune, item) for item in items if item.keys] + [(self.compare, item) for item in items]
         for number, (step, item) in enumerate(steps, start=1):
             if self.left() <= 0:
-                print(f"the time is up with {len(steps) - number + 1} steps left; run again to go on", flush=True)
+                print(f"the time is over with {len(steps) - number + 1} steps left; run again to continue", flush=True)
                 return
             print(
                 f"[{number}/{len(steps)}] L = {item.length}, B = {item.batch}, D = {item.channels}, {step.__name__}"
@@ -450,14 +417,14 @@ class _Run:
                 self.failures += 1
                 print(f"  failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}", flush=True)
                 if not _device_works():
-                    print("the device is lost to this process: run again to go on", flush=True)
+                    print("the device does not respond to this process any more: run again to continue", flush=True)
                     return
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
 def dry_run(items: Sequence[Work], shared: int) -> None:
-    """Print what would be measured, on a machine without a GPU too."""
+    """Print what would be measured. Needs no GPU."""
     total = 0
     for item in items:
         counts = [len(options_of(key, shared)) for key in item.keys]
@@ -468,11 +435,11 @@ def dry_run(items: Sequence[Work], shared: int) -> None:
     print(f"{total} configurations of {len(covered)} kernels and sizes, device class {shared} KB")
     unused = [label(key) for key in _keys() if key not in covered]
     if unused:
-        print(f"in the table and used by none of these lengths: {', '.join(unused)}")
+        print(f"in the table but not used by these lengths: {', '.join(unused)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 where all went well, 1 where something failed, 2 on bad usage."""
+    """Run the command line; exit code 0, 1 if something failed, 2 on bad usage."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.kernels.tune_triton",
         description=__doc__,
@@ -490,7 +457,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="L")
     parser.add_argument("--width", type=int, default=128, help="channels D")
     parser.add_argument(
-        "--processes", type=int, default=min(8, os.cpu_count() or 1), help="that compile ahead (1: none do)"
+        "--processes", type=int, default=min(8, os.cpu_count() or 1), help="processes that compile ahead (1: none)"
     )
     parser.add_argument("--dry-run", action="store_true", help="list the work; needs no GPU")
     options = parser.parse_args(arguments)
@@ -520,7 +487,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.all(items)
     finally:
         run.compilers.close()
-    records.write_json(out, run.results)
+    json_io.write_json(out, run.results)
     measured = len(run.results["kernels"])
     print(f"{out}: {measured} kernels and sizes measured")
     if options.write_table:

@@ -1,13 +1,16 @@
-"""What got slower, faster or larger between two runs of the suite.
+"""Compare two runs of the suite: what got slower, faster, larger or smaller.
 
 python -m bench.report.compare before.json after.json
-python -m bench.report.compare before.json after.json --threshold 1.05 --all-peers
+python -m bench.report.compare before.json after.json --threshold 1.05 --all-implementations
 
-Times are medians, memory is the peak of one call; ratios are B over A. The command ends with 1 where hyena_kernels
-takes more than the threshold times as long or as much memory in B as in A, or was measured in A and is refused, stopped
-or out of memory in B (stopped counts only if B had the seconds of A); with 2 on bad input. Other peers show what the
-machine itself did in between, and fail nothing unless --all-peers is given. Compare runs of one machine: what differs
-between two is warned of.
+Times are medians, memory is the peak of one call, ratios are B over A. The exit code is 1 if hyena_kernels got worse:
+
+- its time or memory grew by more than the threshold, or
+- it was measured in A, and in B it failed its check, timed out or ran out of memory. A timeout counts only if B had at
+  least the seconds of A.
+
+The exit code is 2 on bad input. Other implementations show how much the machine itself changed; they count only with
+--all-implementations. Compare runs of one machine: facts of the machine that differ are printed as warnings.
 """
 
 from __future__ import annotations
@@ -21,30 +24,30 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.format import bytes_text, length_text, seconds_text
-from bench.common.run_file import OURS, PEERS, BadRun, Record, Run, is_measured, read_run
+from bench.common.run_file import IMPLEMENTATIONS, OURS, BadRun, Record, Run, is_measured, read_run
 from bench.report.curves import direction_name
 
-MATTERS = (
+_MATTERS = (
     "name", "device", "driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit", "torch", "cuda", "triton",
-    "instruction_set", "threads", "l2",
+    "instruction_set", "cpu_isa", "threads", "l2", "launch", "interpreted",
 )  # fmt: skip
-"""Facts of a machine, and settings of a run, that times depend on."""
-LOST = ("refused", "stopped", "out_of_memory")
-"""Statuses in B that are worse than a measurement in A; stopped is not, in a run of fewer seconds."""
+"""Facts of the machine and settings of the run that affect times."""
+_LOST = ("failed_check", "timed_out", "out_of_memory")
+"""Statuses in B that count as worse than a measurement in A."""
 
-_PLACE = ("workload", "variant", "direction", "batch", "width", "length", "dtype", "peer")
+_PLACE = ("workload", "variant", "direction", "batch", "width", "length", "dtype", "implementation")
 Pairs = list[tuple[Record, Record]]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A figure in both runs.
+    """A figure that both runs have.
 
     Args:
-        record: of B.
+        record: the record in B.
         what: ``"time"`` or ``"memory"``.
-        before: in A, seconds or bytes.
-        after: in B.
+        before: seconds or bytes in A.
+        after: seconds or bytes in B.
     """
 
     record: Record
@@ -66,13 +69,14 @@ def place(record: Record) -> str:
     backend = f" ({record['backend']})" if record.get("backend") else ""
     workload = f"{record['workload']} {record['variant']}".strip()
     shape = f"B = {record['batch']}, D = {record['width']}, L = {length_text(record['length'])}, {record['dtype']}"
-    return f"{PEERS[record['peer']]}{backend}: {workload}, {direction_name(record['direction'])}, {shape}"
+    name = IMPLEMENTATIONS[record["implementation"]]
+    return f"{name}{backend}: {workload}, {direction_name(record['direction'])}, {shape}"
 
 
 def pairs(a: Run, b: Run) -> tuple[Pairs, list[Record], list[Record]]:
-    """Records of the same thing in both runs, those in A alone and those in B alone; of equal ones the later counts.
+    """Pairs of records of both runs, records of A alone, records of B alone. The later of two equal records counts.
 
-    Where each run has one backend for a thing they are compared even if it is not the same one: it is what users get.
+    If each run has one backend, the two are compared even if they differ: they are what users get.
     """
 
     def by_place(run: Run) -> dict[tuple[Any, ...], dict[str | None, Record]]:
@@ -96,7 +100,7 @@ def pairs(a: Run, b: Run) -> tuple[Pairs, list[Record], list[Record]]:
 
 
 def changes(both: Pairs) -> list[Change]:
-    """Time and memory of what was measured in both runs."""
+    """Times and memory that were measured in both runs."""
     found = []
     for old, new in both:
         if is_measured(old) and is_measured(new):
@@ -107,8 +111,8 @@ def changes(both: Pairs) -> list[Change]:
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """A line for each fact of two runs that times depend on and that differs."""
-    return [f"{name} is {a.get(name)} in A and {b.get(name)} in B" for name in MATTERS if a.get(name) != b.get(name)]
+    """One line per fact that affects times and differs."""
+    return [f"{name} is {a.get(name)} in A and {b.get(name)} in B" for name in _MATTERS if a.get(name) != b.get(name)]
 
 
 def _facts(run: Run) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _as_long(a: Run, b: Run) -> bool:
-    """Whether B had at least the seconds of A, in all and for a call."""
+    """Whether B had at least the seconds of A, for the run and for a call."""
     return all(
         (b.settings.get(name) or 0) >= (a.settings.get(name) or 0)
         for name in ("seconds", "case_seconds")
@@ -124,11 +128,11 @@ def _as_long(a: Run, b: Run) -> bool:
     )
 
 
-def compare(a: Run, b: Run, threshold: float, *, all_peers: bool = False) -> tuple[list[str], bool]:
-    """Lines to print, and whether something is worse by more than the threshold.
+def compare(a: Run, b: Run, threshold: float, *, all_implementations: bool = False) -> tuple[list[str], bool]:
+    """Lines to print, and whether something got worse by more than the threshold.
 
     Raises:
-        BadRun: nothing was measured in both runs.
+        BadRun: no measurement is in both runs.
     """
     both, only_a, only_b = pairs(a, b)
     found = changes(both)
@@ -136,16 +140,16 @@ def compare(a: Run, b: Run, threshold: float, *, all_peers: bool = False) -> tup
         raise BadRun(f"{a.path} and {b.path} have no measurement in common: there is nothing to compare")
 
     def counts(record: Record) -> bool:
-        return all_peers or record["peer"] == OURS
+        return all_implementations or record["implementation"] == OURS
 
     watched = [change for change in found if counts(change.record)]
     worse = sorted((each for each in watched if each.ratio > threshold), key=lambda each: -each.ratio)
     better = sorted((each for each in watched if each.ratio < 1 / threshold), key=lambda each: each.ratio)
-    bad_statuses = LOST if _as_long(a, b) else tuple(each for each in LOST if each != "stopped")
+    bad_statuses = _LOST if _as_long(a, b) else tuple(each for each in _LOST if each != "timed_out")
     lost = [(old, new) for old, new in both if counts(new) and is_measured(old) and new["status"] in bad_statuses]
     gained = [(old, new) for old, new in both if counts(new) and not is_measured(old) and is_measured(new)]
     missing = [record for record in only_a if counts(record) and is_measured(record)]
-    without_fault = {"skipped", "stopped"} - set(bad_statuses)
+    without_fault = {"skipped", "timed_out"} - set(bad_statuses)
     missing += [old for old, new in both if counts(new) and is_measured(old) and new["status"] in without_fault]
     new = [record for record in only_b if counts(record) and is_measured(record)]
     skipped = [f"{place(record)}" for record in missing]
@@ -157,19 +161,21 @@ def compare(a: Run, b: Run, threshold: float, *, all_peers: bool = False) -> tup
 
     lines = [f"A {a.path}: {a.name}, {a.commit[:10]}", f"B {b.path}: {b.name}, {b.commit[:10]}"]
     lines += [f"warning: {line}" for line in differences(_facts(a), _facts(b))]
-    others = [each.ratio for each in found if each.record["peer"] != OURS and each.what == "time"]
+    others = [each.ratio for each in found if each.record["implementation"] != OURS and each.what == "time"]
     if others:
-        lines.append(f"times of {len(others)} records of other peers, B over A: median {statistics.median(others):.3f}")
-    ours = [each.ratio for each in found if each.record["peer"] == OURS and each.what == "time"]
+        lines.append(
+            f"times of {len(others)} records of other implementations, B over A: median {statistics.median(others):.3f}"
+        )
+    ours = [each.ratio for each in found if each.record["implementation"] == OURS and each.what == "time"]
     if ours:
         lines.append(f"times of {len(ours)} records of hyena_kernels, B over A: median {statistics.median(ours):.3f}")
     for title, texts in (
         (f"slower or larger by more than {threshold:g}×", list(map(str, worse))),
-        ("measured in A and no longer in B", [f"{place(b)}: {b['status']}, {b.get('reason')}" for _, b in lost]),
+        ("measured in A but not in B", [f"{place(b)}: {b['status']}, {b.get('reason')}" for _, b in lost]),
         (f"faster or smaller by more than {threshold:g}×", list(map(str, better))),
-        ("measured in B and not in A", [place(record) for _, record in gained] + list(map(place, new))),
-        ("absent, skipped or without time in B, which fails nothing", skipped),
-        ("another backend", list(switched)),
+        ("measured in B but not in A", [place(record) for _, record in gained] + list(map(place, new))),
+        ("absent, skipped or timed out in B, which does not count as worse", skipped),
+        ("the backend changed", list(switched)),
     ):
         if texts:
             lines += ["", f"{title}: {len(texts)}", *(f"  {text}" for text in texts)]
@@ -179,20 +185,24 @@ def compare(a: Run, b: Run, threshold: float, *, all_peers: bool = False) -> tup
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, 1 where something is worse, 2 on bad input."""
+    """Run the command line; exit code 0, 1 if something got worse, 2 on bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.report.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("a", type=Path, metavar="A.json", help="the run before")
     parser.add_argument("b", type=Path, metavar="B.json", help="the run after")
-    parser.add_argument("--threshold", type=float, default=1.1, help="ratio from which something is worse (1.1)")
-    parser.add_argument("--all-peers", action="store_true", help="watch all peers, not hyena_kernels alone")
+    parser.add_argument(
+        "--threshold", type=float, default=1.1, help="ratio above which something is worse (default: 1.1)"
+    )
+    parser.add_argument(
+        "--all-implementations", action="store_true", help="count all implementations, not only hyena_kernels"
+    )
     options = parser.parse_args(arguments)
     if not options.threshold > 1:
-        parser.error(f"--threshold {options.threshold:g}: it is a ratio above 1, such as 1.1")
+        parser.error(f"--threshold {options.threshold:g}: give a ratio above 1, such as 1.1")
     try:
         lines, bad = compare(
-            read_run(options.a), read_run(options.b), options.threshold, all_peers=options.all_peers
+            read_run(options.a), read_run(options.b), options.threshold, all_implementations=options.all_implementations
         )  # fmt: skip
     except BadRun as error:
         print(f"python -m bench.report.compare: {error}", file=sys.stderr)

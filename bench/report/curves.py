@@ -1,4 +1,4 @@
-"""What follows from the records of a run: who was measured where, the fastest attention and where it is passed."""
+"""Draw conclusions from the records of a run: the fastest attention, ratios, the crossover length."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from bench.common.run_file import ATTENTION, OURS, PEERS, Record, Run, case, is_measured
+from bench.common.run_file import ATTENTION, IMPLEMENTATIONS, OURS, Record, Run, comparison_key, is_measured
 
-FITTED = 4
-"""Longest measured lengths that an exponent is fitted to: at short ones launches take the time, not attention."""
-STEEPEST = 2.0
-"""Attention does L² operations, so nothing steeper is extrapolated, whatever was fitted: it would flatter the ratio."""
+_FITTED = 4
+"""How many lengths an exponent is fitted to, the longest ones: at short lengths the time is mostly launches."""
+_STEEPEST = 2.0
+"""Largest exponent used to extrapolate. Attention does L² operations; a steeper fit would flatter our ratio."""
 
-Contender = tuple[str, str | None]
+Entry = tuple[str, str | None]
 """Peer and backend."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """Everything that is compared with each other: one workload, variant, direction, batch, width and dtype.
+class Comparison:
+    """All records of one workload, variant, direction, batch, width and dtype.
 
     Args:
-        key: as ``bench.common.run_file.case`` gives it.
-        found: records by contender and length.
+        key: from ``bench.common.run_file.comparison_key``.
+        found: records by implementation and backend, then by length.
     """
 
     key: tuple[Any, ...]
-    found: Mapping[Contender, Mapping[int, Record]]
+    found: Mapping[Entry, Mapping[int, Record]]
 
     @property
     def workload(self) -> str:
@@ -50,64 +50,67 @@ class Case:
 
     @property
     def what(self) -> str:
-        """Workload and variant."""
+        """Workload and variant, such as ``fftconv gated``."""
         return f"{self.workload} {self.variant}".strip()
 
     @property
     def lengths(self) -> list[int]:
         return sorted({length for records in self.found.values() for length in records})
 
-    def label(self, contender: Contender) -> str:
-        """Name of a contender, with its backend if it stands there with several."""
-        peer, backend = contender
-        several = sum(other == peer for other, _ in self.found) > 1
-        return f"{PEERS[peer]} ({backend})" if several else PEERS[peer]
+    def label(self, entry: Entry) -> str:
+        """Name of an implementation, with the backend if there are records of several backends."""
+        implementation, backend = entry
+        several = sum(other == implementation for other, _ in self.found) > 1
+        return f"{IMPLEMENTATIONS[implementation]} ({backend})" if several else IMPLEMENTATIONS[implementation]
 
-    def at(self, peer: str, length: int) -> Record | None:
-        """The record of a peer, of the fastest measured backend or else of any."""
-        found = [records[length] for (name, _), records in self.found.items() if name == peer and length in records]
+    def at(self, implementation: str, length: int) -> Record | None:
+        """The record of an implementation at a length: its fastest measured backend, or any record if none was."""
+        found = [
+            records[length] for (name, _), records in self.found.items() if name == implementation and length in records
+        ]
         measured = [record for record in found if is_measured(record)]
         return min(measured, key=lambda record: record["seconds"]) if measured else next(iter(found), None)
 
-    def measured(self, peer: str) -> dict[int, Record]:
-        """Measured records of a peer by length, the shortest first."""
-        found = ((length, self.at(peer, length)) for length in self.lengths)
+    def measured(self, implementation: str) -> dict[int, Record]:
+        """Measured records of an implementation by length, shortest first."""
+        found = ((length, self.at(implementation, length)) for length in self.lengths)
         return {length: record for length, record in found if record is not None and is_measured(record)}
 
 
 def direction_name(direction: str) -> str:
+    """The direction in words."""
     return "forward + backward" if direction == "both" else direction
 
 
-def cases(run: Run) -> list[Case]:
-    """The cases of a run, in the order in which their first records come; of two equal records the later counts."""
-    found: dict[tuple[Any, ...], dict[Contender, dict[int, Record]]] = {}
+def comparisons(run: Run) -> list[Comparison]:
+    """The comparisons of a run, in the order of their first records. The later of two equal records counts."""
+    found: dict[tuple[Any, ...], dict[Entry, dict[int, Record]]] = {}
     for record in run.records:
-        contender = record["peer"], record.get("backend")
-        found.setdefault(case(record), {}).setdefault(contender, {})[record["length"]] = record
-    for contenders in found.values():
-        _join_unmeasured(contenders)
-    # Ours first, then as the peers are listed.
-    order = list(PEERS)
+        entry = record["implementation"], record.get("backend")
+        found.setdefault(comparison_key(record), {}).setdefault(entry, {})[record["length"]] = record
+    for entries in found.values():
+        _join_unmeasured(entries)
+    # Ours first, then in the order of IMPLEMENTATIONS.
+    order = list(IMPLEMENTATIONS)
     return [
-        Case(key, dict(sorted(contenders.items(), key=lambda item: (order.index(item[0][0]), item[0][1] or ""))))
-        for key, contenders in found.items()
+        Comparison(key, dict(sorted(entries.items(), key=lambda item: (order.index(item[0][0]), item[0][1] or ""))))
+        for key, entries in found.items()
     ]
 
 
-def _join_unmeasured(contenders: dict[Contender, dict[int, Record]]) -> None:
-    """Give what was stopped before a backend was chosen to the backends that the peer was measured with."""
-    for peer, backend in list(contenders):
-        others = [each for each in contenders if each[0] == peer and each[1] is not None]
-        if backend is None and others and not any(map(is_measured, contenders[peer, None].values())):
-            left_over = contenders.pop((peer, None))
+def _join_unmeasured(entries: dict[Entry, dict[int, Record]]) -> None:
+    """Move records without a backend, such as timed-out ones, to the backends that were measured at other lengths."""
+    for implementation, backend in list(entries):
+        others = [each for each in entries if each[0] == implementation and each[1] is not None]
+        if backend is None and others and not any(map(is_measured, entries[implementation, None].values())):
+            left_over = entries.pop((implementation, None))
             for other in others:
-                contenders[other] = {**left_over, **contenders[other]}
+                entries[other] = {**left_over, **entries[other]}
 
 
-def headline(run: Run) -> Case | None:
-    """The 2-layer model, forward and backward, checkpointed where there is that: what was measured at most lengths."""
-    models = [each for each in cases(run) if each.workload == "two_layer_model" and each.direction == "both"]
+def headline(run: Run) -> Comparison | None:
+    """The 2-layer model, forward and backward: checkpointed if measured, otherwise the one with most lengths."""
+    models = [each for each in comparisons(run) if each.workload == "two_layer_model" and each.direction == "both"]
     models = [each for each in models if each.measured(OURS)]
     return max(models, key=lambda each: (each.variant == "checkpointed", len(each.measured(OURS))), default=None)
 
@@ -117,12 +120,12 @@ def headline(run: Run) -> Case | None:
 
 @dataclass(frozen=True)
 class Fit:
-    """A power law of the time through the longest measured length.
+    """A power law of the time against length, through the longest measured length.
 
     Args:
-        exponent: fitted to the logarithms by least squares.
-        lengths: that it was fitted to.
-        seconds: measured at the longest of them.
+        exponent: least squares fit to the logarithms.
+        lengths: lengths of the fit.
+        seconds: time measured at the longest of them.
     """
 
     exponent: float
@@ -131,33 +134,34 @@ class Fit:
 
     @property
     def used(self) -> float:
-        """The exponent that is extrapolated with."""
-        return min(self.exponent, STEEPEST)
+        """The exponent for extrapolation, at most ``_STEEPEST``."""
+        return min(self.exponent, _STEEPEST)
 
     def at(self, length: int) -> float:
+        """Extrapolated seconds."""
         return self.seconds * (length / self.lengths[-1]) ** self.used
 
 
 @dataclass(frozen=True)
-class Rival:
+class FastestAttention:
     """The fastest attention at a length.
 
     Args:
-        peer: which.
-        seconds: measured or extrapolated.
-        fit: what it was extrapolated with; None if it was measured.
-        record: what was measured; None if it was extrapolated.
+        implementation: name of the attention.
+        seconds: measured or extrapolated time.
+        fit: the fit of an extrapolated time; None if measured.
+        record: the record of a measured time; None if extrapolated.
     """
 
-    peer: str
+    implementation: str
     seconds: float
     fit: Fit | None
     record: Record | None
 
 
 def fit(measured: Mapping[int, Record]) -> Fit | None:
-    """Exponent of the time in the length, from the longest measured ones; None where fewer than two are."""
-    lengths = sorted(measured)[-FITTED:]
+    """Fit a power law to the longest measured lengths; None if fewer than two were measured."""
+    lengths = sorted(measured)[-_FITTED:]
     if len(lengths) < 2:
         return None
     x, y = [math.log(length) for length in lengths], [math.log(measured[length]["seconds"]) for length in lengths]
@@ -166,43 +170,50 @@ def fit(measured: Mapping[int, Record]) -> Fit | None:
     return Fit(slope, tuple(lengths), measured[lengths[-1]]["seconds"])
 
 
-def _extrapolated(found: Case, peer: str, length: int) -> Rival | None:
-    """An attention above the length at which its time budget stopped it, if it was not memory that did."""
-    measured = found.measured(peer)
+def _extrapolated(found: Comparison, implementation: str, length: int) -> FastestAttention | None:
+    """Extrapolate an attention that timed out; None if it ran out of memory or failed for another reason."""
+    measured = found.measured(implementation)
     if not measured or length <= max(measured):
         return None
-    others = [found.at(peer, each) for each in found.lengths if max(measured) < each <= length]
+    others = [found.at(implementation, each) for each in found.lengths if max(measured) < each <= length]
     statuses = {record["status"] for record in others if record is not None}
-    if "stopped" not in statuses or "out_of_memory" in statuses or "refused" in statuses:
+    if "timed_out" not in statuses or "out_of_memory" in statuses or "failed_check" in statuses:
         return None
     power = fit(measured)
-    return None if power is None else Rival(peer, power.at(length), power, None)
+    return None if power is None else FastestAttention(implementation, power.at(length), power, None)
 
 
-def rival(found: Case, length: int) -> Rival | None:
-    """The fastest attention at a length: of those measured there, or else of those that were stopped below."""
-    records = [found.at(peer, length) for peer in ATTENTION]
+def fastest_attention(found: Comparison, length: int) -> FastestAttention | None:
+    """The fastest attention measured at a length; if none was, the fastest of the extrapolated ones; else None."""
+    records = [found.at(implementation, length) for implementation in ATTENTION]
     measured = [
-        Rival(record["peer"], record["seconds"], None, record)
+        FastestAttention(record["implementation"], record["seconds"], None, record)
         for record in records
         if record is not None and is_measured(record)
     ]
     if not measured:
-        measured = [each for peer in ATTENTION if (each := _extrapolated(found, peer, length)) is not None]
+        measured = [
+            each for implementation in ATTENTION if (each := _extrapolated(found, implementation, length)) is not None
+        ]
     return min(measured, key=lambda each: each.seconds, default=None)
 
 
-def ratio(found: Case, record: Record, mine: Record) -> float:
-    """Time of a peer over ours: the median over rounds in which both had their turn, or else that of the medians."""
-    several = sum(peer == OURS and mine["length"] in records for (peer, _), records in found.found.items()) > 1
+def ratio(found: Comparison, record: Record, mine: Record) -> float:
+    """Time of an implementation over ours: the median over shared rounds if recorded, else the ratio of medians."""
+    several = (
+        sum(
+            implementation == OURS and mine["length"] in records for (implementation, _), records in found.found.items()
+        )
+        > 1
+    )
     return float(record["seconds"] / mine["seconds"] if several or not record.get("ratio") else record["ratio"])
 
 
-def ratios(found: Case) -> dict[int, tuple[float, Rival]]:
+def ratios(found: Comparison) -> dict[int, tuple[float, FastestAttention]]:
     """Time of the fastest attention over ours, by length."""
     result = {}
     for length, mine in found.measured(OURS).items():
-        against = rival(found, length)
+        against = fastest_attention(found, length)
         if against is not None:
             measured = against.record
             result[length] = (
@@ -212,25 +223,25 @@ def ratios(found: Case) -> dict[int, tuple[float, Rival]]:
     return result
 
 
-def ratios_to(found: Case, peer: str) -> dict[int, float]:
-    """Measured time of a peer over ours, by length."""
-    theirs = found.measured(peer)
+def ratios_to(found: Comparison, implementation: str) -> dict[int, float]:
+    """Measured time of an implementation over ours, by length."""
+    theirs = found.measured(implementation)
     return {
         length: ratio(found, theirs[length], mine) for length, mine in found.measured(OURS).items() if length in theirs
     }
 
 
-def crossing(found: Case) -> float | None:
-    """Length at which ours becomes faster than the fastest attention and stays so, between two measured lengths.
+def crossover(found: Comparison) -> float | None:
+    """Length from which ours stays faster than the fastest attention.
 
-    Interpolated in the logarithms; None where it does not happen between measured lengths.
+    Interpolated in the logarithms between two measured lengths. None if there is no such pair of lengths.
     """
     measured = [(length, ratio) for length, (ratio, against) in ratios(found).items() if against.fit is None]
     place = None
     for (low, before), (high, after) in pairwise(measured):
         if before < 1 <= after:
-            share = -math.log(before) / (math.log(after) - math.log(before))
-            place = low * (high / low) ** share
+            fraction = -math.log(before) / (math.log(after) - math.log(before))
+            place = low * (high / low) ** fraction
         elif after < 1:
             place = None
     return place
@@ -241,25 +252,25 @@ def crossing(found: Case) -> float | None:
 KERNELS = ("fftconv", "short_conv", "implicit_filter", "hyena_mixer")
 
 
-def share_of_copy(run: Run, record: Record) -> float | None:
-    """Counted bytes a second over those of a copy."""
-    copy = run.ceilings.get("copy_bytes_per_s")
+def fraction_of_copy(run: Run, record: Record) -> float | None:
+    """Counted bytes per second as a fraction of the copy rate; None without bytes, copy rate or time."""
+    copy = run.peak_rates.get("copy_bytes_per_s")
     if not copy or not record.get("bytes") or not is_measured(record):
         return None
     return float(record["bytes"] / record["seconds"] / copy)
 
 
 def over_predicted(record: Record) -> float | None:
-    """Measured over predicted time."""
+    """Measured over predicted time; None without either."""
     if not record.get("predicted_seconds") or not is_measured(record):
         return None
     return float(record["seconds"] / record["predicted_seconds"])
 
 
-def ours(run: Run) -> Iterator[tuple[Case, Contender, Sequence[Record]]]:
-    """Our measured records by case and backend, the shortest lengths first."""
-    for found in cases(run):
-        for contender, records in found.found.items():
+def ours(run: Run) -> Iterator[tuple[Comparison, Entry, Sequence[Record]]]:
+    """Our measured records by comparison and backend, shortest lengths first."""
+    for found in comparisons(run):
+        for entry, records in found.found.items():
             measured = [records[length] for length in sorted(records) if is_measured(records[length])]
-            if contender[0] == OURS and measured:
-                yield found, contender, measured
+            if entry[0] == OURS and measured:
+                yield found, entry, measured

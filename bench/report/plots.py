@@ -1,7 +1,7 @@
-"""Plots of a run as SVG: light, readable in print and in grey, the same bytes for the same run and matplotlib.
+"""Figures of a run as SVG. The same run and matplotlib give the same bytes.
 
-Colours are Okabe & Ito's; every line has a dash and a marker of its own besides. What was extrapolated has hollow
-markers and dots for a line.
+Colours are Okabe and Ito's. Every line also has its own dash and marker, so the figures are readable in grey.
+Extrapolated values have hollow markers and dotted lines.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from bench.common.format import bytes_text, length_text, seconds_text
-from bench.common.run_file import OURS, PEERS, Run
+from bench.common.run_file import IMPLEMENTATIONS, OURS, Run
 from bench.report import curves
-from bench.report.curves import Case, Fit
+from bench.report.curves import Comparison, Fit
 
-PAPER_LENGTH, PAPER_RATIO = 1 << 20, 160.0
-"""HyenaDNA (arXiv 2306.15794): over FlashAttention at 1M tokens, forward and backward, 2 layers, width 128, batch 1."""
+_PAPER_LENGTH, _PAPER_RATIO = 1 << 20, 160.0
+"""Speed-up over FlashAttention in the HyenaDNA paper (arXiv 2306.15794): 2 layers, width 128, backward too."""
 
 _STYLE: dict[str, Any] = {
     "font.size": 9.0,
@@ -40,9 +40,9 @@ _STYLE: dict[str, Any] = {
     "axes.linewidth": 0.8,
     "lines.linewidth": 1.4,
     "lines.markersize": 4.0,
-    # Names of what is drawn twice are hashes of its shape and of this, in place of a random number.
+    # Names of shared shapes are hashes with this salt. The default salt is random.
     "svg.hashsalt": "hyena_kernels",
-    # Outlines: the same on every screen and printer, whatever fonts it has.
+    # Text as outlines looks the same whatever fonts a machine has.
     "svg.fonttype": "path",
 }
 _DASHED, _DOTTED, _DASHDOT, _LONG = (0, (5, 2)), (0, (1, 1.6)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2.5))
@@ -65,7 +65,7 @@ _HOLLOW: dict[str, Any] = {"linestyle": _DOTTED, "markerfacecolor": "white", "li
 
 
 def matplotlib_of(svg: str) -> str | None:
-    """Version of matplotlib that wrote an SVG: others may place text by a hair differently."""
+    """Version of matplotlib that wrote an SVG. Other versions may place text slightly differently."""
     found = re.search(r"Matplotlib v([^\s,]+)", svg)
     return found.group(1) if found else None
 
@@ -86,7 +86,7 @@ def _lengths_axis(axes: Axes, lengths: Sequence[int]) -> None:
     every = 2 if len(powers) > 6 else 1
     axes.set_xscale("log", base=2)
     axes.set_xlim(low / 1.25, high * 1.25)
-    # Counted from 1K on, so that 64K and 1M are always among them.
+    # Every second power counted from 1K, so that 64K and 1M always have a tick.
     ticks = [
         power for power in powers if (power.bit_length() - 11) % every == 0 and low <= power * 1.2 and power <= high
     ]
@@ -108,23 +108,27 @@ def _whole(text: str) -> str:
     return re.sub(r"\.0+(?=\D|$)", "", text)
 
 
-def _peers(found: Case) -> list[str]:
-    return [peer for peer in PEERS if peer in _LOOKS and found.measured(peer)]
+def _implementations(found: Comparison) -> list[str]:
+    return [
+        implementation
+        for implementation in IMPLEMENTATIONS
+        if implementation in _LOOKS and found.measured(implementation)
+    ]
 
 
-def _extrapolations(found: Case) -> dict[str, tuple[Fit, list[tuple[int, float]]]]:
-    """Fit and points of each attention that was extrapolated, from its last measured point on."""
+def _extrapolations(found: Comparison) -> dict[str, tuple[Fit, list[tuple[int, float]]]]:
+    """Fit and points of each extrapolated attention, starting with its last measured point."""
     lines: dict[str, tuple[Fit, list[tuple[int, float]]]] = {}
     for length in found.measured(OURS):
-        against = curves.rival(found, length)
+        against = curves.fastest_attention(found, length)
         if against is not None and against.fit is not None:
             start = against.fit.lengths[-1], against.fit.seconds
-            lines.setdefault(against.peer, (against.fit, [start]))[1].append((length, against.seconds))
+            lines.setdefault(against.implementation, (against.fit, [start]))[1].append((length, against.seconds))
     return lines
 
 
-def headline(found: Case) -> str:
-    """Time against length with the crossing, and the speed-up with the paper's point, as SVG."""
+def headline(found: Comparison) -> str:
+    """SVG of the headline: time against length with the crossover, and speed-up with the paper's point."""
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
@@ -134,20 +138,20 @@ def headline(found: Case) -> str:
     return _drawn(9.4, 3.9, draw)
 
 
-def _draw_times(axes: Axes, found: Case) -> None:
-    for peer in _peers(found):
-        measured = found.measured(peer)
+def _draw_times(axes: Axes, found: Comparison) -> None:
+    for implementation in _implementations(found):
+        measured = found.measured(implementation)
         times = [record["seconds"] for record in measured.values()]
-        axes.plot(list(measured), times, label=PEERS[peer], **_LOOKS[peer])
-    for peer, (fit, points) in _extrapolations(found).items():
-        look = {**_LOOKS[peer], **_HOLLOW}
-        label = f"{PEERS[peer]}, extrapolated ∝ L^{fit.used:.2f}"
+        axes.plot(list(measured), times, label=IMPLEMENTATIONS[implementation], **_LOOKS[implementation])
+    for implementation, (fit, points) in _extrapolations(found).items():
+        look = {**_LOOKS[implementation], **_HOLLOW}
+        label = f"{IMPLEMENTATIONS[implementation]}, extrapolated ∝ L^{fit.used:.2f}"
         axes.plot(*zip(*points, strict=True), label=label, markevery=range(1, len(points)), **look)
     _lengths_axis(axes, found.lengths)
     _log_axis(axes, lambda value: _whole(seconds_text(value)))
-    place = curves.crossing(found)
+    place = curves.crossover(found)
     if place is not None:
-        # Below the legend.
+        # The line stays below the legend.
         axes.axvline(place, ymax=0.45, color="#555555", linewidth=0.7, linestyle=_DOTTED, zorder=1)
         axes.annotate(
             f"faster than attention\nfrom L ≈ {float(f'{place:.2g}'):,.0f}",
@@ -161,8 +165,8 @@ def _draw_times(axes: Axes, found: Case) -> None:
     axes.set_ylim(low, high * (high / low) ** 0.45)
 
 
-def _draw_ratios(axes: Axes, found: Case) -> None:
-    lengths = [*found.lengths, PAPER_LENGTH]
+def _draw_ratios(axes: Axes, found: Comparison) -> None:
+    lengths = [*found.lengths, _PAPER_LENGTH]
     against = curves.ratios(found)
     measured = {length: ratio for length, (ratio, each) in against.items() if each.fit is None}
     beyond = {length: ratio for length, (ratio, each) in against.items() if each.fit is not None}
@@ -176,12 +180,17 @@ def _draw_ratios(axes: Axes, found: Case) -> None:
             list(points), list(points.values()), label="the same, extrapolated", markevery=range(start, len(points)),
             **{**look, **_HOLLOW},
         )  # fmt: skip
-    for peer in ("published", "published_compiled"):
-        ratio = curves.ratios_to(found, peer)
+    for implementation in ("published", "published_compiled"):
+        ratio = curves.ratios_to(found, implementation)
         if ratio:
-            axes.plot(list(ratio), list(ratio.values()), label=f"over {PEERS[peer]}", **_LOOKS[peer])
+            axes.plot(
+                list(ratio),
+                list(ratio.values()),
+                label=f"over {IMPLEMENTATIONS[implementation]}",
+                **_LOOKS[implementation],
+            )
     axes.plot(
-        [PAPER_LENGTH], [PAPER_RATIO], linestyle="none", marker="*", markersize=11, color="#000000",
+        [_PAPER_LENGTH], [_PAPER_RATIO], linestyle="none", marker="*", markersize=11, color="#000000",
         label="the paper's 160× over FlashAttention\nat 1M (A100, unfused)", zorder=6,
     )  # fmt: skip
     axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=1)
@@ -193,22 +202,26 @@ def _draw_ratios(axes: Axes, found: Case) -> None:
     axes.legend(loc="upper left")
 
 
-def memory(found: Case) -> str | None:
-    """Extra peak memory against length as SVG; None where none was measured."""
+def memory(found: Comparison) -> str | None:
+    """SVG of the extra peak memory against length; None if no memory was measured."""
     lines = {
-        peer: {
-            length: record["peak_bytes"] for length, record in found.measured(peer).items() if record.get("peak_bytes")
+        implementation: {
+            length: record["peak_bytes"]
+            for length, record in found.measured(implementation).items()
+            if record.get("peak_bytes")
         }
-        for peer in _peers(found)
+        for implementation in _implementations(found)
     }
-    lines = {peer: points for peer, points in lines.items() if points}
+    lines = {implementation: points for implementation, points in lines.items() if points}
     if not lines:
         return None
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for peer, points in lines.items():
-            axes.plot(list(points), list(points.values()), label=PEERS[peer], **_LOOKS[peer])
+        for implementation, points in lines.items():
+            axes.plot(
+                list(points), list(points.values()), label=IMPLEMENTATIONS[implementation], **_LOOKS[implementation]
+            )
         _lengths_axis(axes, found.lengths)
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_locator(LogLocator(base=4, numticks=12))
@@ -220,37 +233,37 @@ def memory(found: Case) -> str | None:
     return _drawn(5.4, 3.7, draw)
 
 
-def share(run: Run) -> str | None:
-    """Share of the copy bandwidth of every kernel against length as SVG; None where no bytes were counted."""
+def copy_fraction(run: Run) -> str | None:
+    """SVG of each kernel's fraction of the copy rate against length; None if no bytes were counted."""
     lines: dict[str, dict[str, dict[int, float]]] = {}
-    for found, contender, records in curves.ours(run):
-        points = {record["length"]: curves.share_of_copy(run, record) for record in records}
-        _add(lines, found, contender, points, found.workload in curves.KERNELS)
+    for found, entry, records in curves.ours(run):
+        points = {record["length"]: curves.fraction_of_copy(run, record) for record in records}
+        _add(lines, found, entry, points, found.workload in curves.KERNELS)
     return _two_panels(lines, "Counted bytes a second, of a copy's", lambda value: f"{100 * value:g}%", log=False)
 
 
 def predicted(run: Run) -> str | None:
-    """Measured over predicted time of every workload against length as SVG; None where none was predicted."""
+    """SVG of measured over predicted time against length; None if no time was predicted."""
     lines: dict[str, dict[str, dict[int, float]]] = {}
-    for found, contender, records in curves.ours(run):
+    for found, entry, records in curves.ours(run):
         points = {record["length"]: curves.over_predicted(record) for record in records}
-        _add(lines, found, contender, points, True)
+        _add(lines, found, entry, points, True)
     return _two_panels(lines, "Measured over predicted time", lambda value: f"{value:g}×", log=True)
 
 
 def _add(
     lines: dict[str, dict[str, dict[int, float]]],
-    found: Case,
-    contender: curves.Contender,
+    found: Comparison,
+    entry: curves.Entry,
     points: Mapping[int, float | None],
     wanted: bool,
 ) -> None:
-    """Adds the line of a case to those of its direction, under a name that no other has."""
+    """Add the line of a comparison to the lines of its direction, under a unique name."""
     known = {length: value for length, value in points.items() if value is not None}
     if not known or not wanted:
         return
-    several = sum(peer == OURS for peer, _ in found.found) > 1
-    name = f"{found.what} ({contender[1]})" if several else found.what
+    several = sum(implementation == OURS for implementation, _ in found.found) > 1
+    name = f"{found.what} ({entry[1]})" if several else found.what
     taken = lines.setdefault(found.direction, {})
     if name in taken:
         name += f", B = {found.key[3]}, D = {found.key[4]}, {found.key[5]}"
@@ -258,7 +271,7 @@ def _add(
 
 
 def _series_look(index: int) -> dict[str, Any]:
-    """A look for the line of that index; the colours come again after eight, with other dashes and hollow markers."""
+    """Style of the line with this index. Colours repeat after eight, with other dashes and hollow markers."""
     turn, place = divmod(index, len(_COLOURS))
     look = {"color": _COLOURS[place], "marker": _MARKERS[place], "linestyle": _DASHES[(place + turn) % len(_DASHES)]}
     return {**look, **({"markerfacecolor": "white"} if turn % 2 else {})}
@@ -301,12 +314,12 @@ def _two_panels(
 
 
 def all_of(run: Run) -> dict[str, str]:
-    """SVGs of a run by kind: ``headline``, ``memory``, ``share``, ``predicted``; those for which there are figures."""
+    """SVGs of a run by kind: ``headline``, ``memory``, ``share``, ``predicted``. Kinds without data are left out."""
     found = curves.headline(run)
     drawn = {
         "headline": None if found is None else headline(found),
         "memory": None if found is None else memory(found),
-        "share": share(run),
+        "share": copy_fraction(run),
         "predicted": predicted(run),
     }
     return {kind: svg for kind, svg in drawn.items() if svg is not None}

@@ -1,8 +1,8 @@
-"""Error of an op against float64 on some of its channels, for sizes at which all of them would not fit in float64.
+"""Errors of an op against float64 on some of its channels. At large sizes, not all channels fit in float64.
 
-The op is run on everything, as it is timed. What plain PyTorch and the float64 oracle get are the inputs of a few
-channels, which determine the results and the gradients of these channels. The oracle is the reference in float64, with
-``torch.fft``: the definition takes L² operations.
+The op runs on all channels, as it is timed. Plain PyTorch and the float64 oracle only get the inputs of a few channels,
+which determine the results and gradients of these channels. The oracle is the reference in float64 with ``torch.fft``,
+because the definition takes L² operations.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from torch import Tensor
 from hyena_kernels.testing import OPS, error_budget, relative_error, value_and_gradients
 
 MIN_ELEMENTS = 32
-"""A result of fewer elements is left out: its error is chance, and so is that of plain PyTorch in its budget."""
+"""Smaller results are left out: their errors, and the errors in their budgets, are mostly chance."""
 
-# Which axis of each argument, and of the result, belongs to the channels. Gradients of arguments that are not named are
-# sums over all channels, and left out.
+# The channel axis of arguments and result. Gradients of other arguments are sums over all channels and left out.
 _AXES = {
     "fftconv": {"u": 1, "k": 0, "D": 0, "pre_gate": 1, "post_gate": 1, "y": 1},
     "short_conv": {"x": 1, "weight": 0, "bias": 0, "y": 1},
     "hyena_mixer": {"x": 2, "short_weight": 0, "short_bias": 0, "k": 1, "D": 1, "y": 2},
     "implicit_filter": {"w_out": 0, "deltas": 0, "y": 0},
 }
-# Of the mixer's these have all projections, one after the other, on that axis.
+# On their channel axis, these arguments of the mixer have all projections one after another.
 _PROJECTED = ("x", "short_weight", "short_bias")
 
 
 def _argument(result: str) -> str:
-    """The argument of which a result is the gradient; ``"y"`` of itself."""
+    """The argument whose gradient a result is; ``"y"`` for the result itself."""
     return result if result == "y" else result.removeprefix("d")
 
 
@@ -47,11 +46,11 @@ def errors_on_channels(
 
     Args:
         op: a name of ``hyena_kernels.testing.OPS``.
-        inputs: its tensors by name.
-        dy: gradient of the result, of its shape and dtype; None to look at the result alone.
-        channels: which channels are looked at.
-        function: what is held against the budget, by default the op.
-        options: further arguments of ``function`` and, but for ``backend``, of the reference.
+        inputs: tensors of the op by name.
+        dy: gradient of the result, with its shape and dtype; None to check the result only.
+        channels: channels to check.
+        function: function to check; default the op.
+        options: further arguments of ``function`` and, except ``backend``, of the reference.
     """
     known, axes = OPS[op], _AXES[op]
     plain_options = {name: value for name, value in options.items() if name != "backend"}
@@ -81,7 +80,7 @@ def errors_on_channels(
 
 
 def faults(errors: Mapping[str, tuple[float, float]]) -> list[str]:
-    """A line for each error that is above its budget, or NaN."""
+    """One line per error that is NaN or above its budget."""
     return [
         f"{name} has the relative error {error:.3g}, above its budget of {budget:.3g}"
         for name, (error, budget) in errors.items()

@@ -1,4 +1,4 @@
-"""Seconds of a run: how they are shared, and what a case will take of them, from what it took at shorter lengths."""
+"""The time of a run: how it is divided, and how long a case will take, judging by shorter lengths."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterator, Mapping
 
 from bench.suite.cases import Case
 
-SHARES = {"headline": 0.5, "rest": 0.5}
-"""Part of the time of each kind of case; what one leaves over when it has no more cases is the other's."""
-LINEAR, QUADRATIC = 1.1, 2.0
-"""Exponents of the length with which the time of a case is expected to grow: of attention the second."""
+_FRACTIONS = {"headline": 0.5, "rest": 0.5}
+"""Fraction of the time that is kept for each kind of case. Unused time goes to the other kind."""
+_LINEAR, _QUADRATIC = 1.1, 2.0
+"""Expected exponents of the time against length: of attention the second, of everything else the first."""
 
 
 class Budget:
-    """What is left of the time of a run.
+    """The time that is left of a run.
 
     Args:
-        seconds: in all, from now on.
-        open_cases: number of comparisons to come, by share.
+        seconds: seconds of the run, from now on.
+        open_cases: number of comparisons to come, by kind.
         clock: monotonic seconds.
     """
 
@@ -29,38 +29,38 @@ class Budget:
         self.clock = clock
         self.end = clock() + seconds
         self.open_cases = dict(open_cases)
-        self.kept = {share: seconds * part for share, part in SHARES.items()}
+        self.kept = {kind: seconds * fraction for kind, fraction in _FRACTIONS.items()}
 
-    def left(self, share: str) -> float:
-        """Seconds that a case of this share may take, without those that are kept for cases of the others."""
-        others = (self.kept[each] for each in SHARES if each != share and self.open_cases.get(each, 0) > 0)
+    def left(self, kind: str) -> float:
+        """Seconds that a case of this kind may take. Seconds kept for other kinds are not counted."""
+        others = (self.kept[each] for each in _FRACTIONS if each != kind and self.open_cases.get(each, 0) > 0)
         return self.end - self.clock() - sum(others)
 
     @contextlib.contextmanager
-    def spending(self, share: str) -> Iterator[None]:
-        """What happens inside is a comparison of this share."""
+    def spending(self, kind: str) -> Iterator[None]:
+        """Charge the time of the block, one comparison, to this kind."""
         start = self.clock()
         try:
             yield
         finally:
-            self.kept[share] = max(0.0, self.kept[share] - (self.clock() - start))
-            self.open_cases[share] = self.open_cases.get(share, 1) - 1
+            self.kept[kind] = max(0.0, self.kept[kind] - (self.clock() - start))
+            self.open_cases[kind] = self.open_cases.get(kind, 1) - 1
 
 
-class Experience:
-    """What cases took, and what they will take at greater lengths."""
+class TimeEstimator:
+    """Estimate the time of a case from the same case at a shorter length."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], tuple[int, float, float]] = {}
 
-    def learn(self, case: Case, call: float, other: float) -> None:
-        """Wall seconds of one call, and of building and checking what is called."""
+    def observe(self, case: Case, call: float, other: float) -> None:
+        """Record the wall seconds of one call, and of building and checking."""
         self._known[case.series] = case.length, call, other
 
-    def expect(self, case: Case) -> tuple[float, float] | None:
-        """The same of a case that was not run, from the last length of the same; None of the first one."""
+    def estimate(self, case: Case) -> tuple[float, float] | None:
+        """Estimated seconds of one call, and of building and checking; None if no length was observed."""
         if case.series not in self._known:
             return None
         length, call, other = self._known[case.series]
-        factor = (case.length / length) ** (QUADRATIC if case.is_attention else LINEAR)
+        factor = (case.length / length) ** (_QUADRATIC if case.is_attention else _LINEAR)
         return call * factor, other * factor

@@ -1,4 +1,4 @@
-"""What the suite measures, in the order in which it does: cases that are compared with each other stand together."""
+"""The cases of the suite, in the order of measuring. Cases that are compared with each other are neighbours."""
 
 from __future__ import annotations
 
@@ -8,42 +8,57 @@ from dataclasses import dataclass
 
 from bench.common.run_file import ATTENTION, OURS
 
-WIDTH = 128
-ODD = 4999
-"""A length without factors, and 1,000,002 of the largest published model: no power of two."""
-LARGEST = 1_000_002
-LENGTHS = {
+_WIDTH = 128
+_ODD = 4999
+"""A prime length."""
+_LARGEST = 1_000_002
+"""Length of the largest published model; not a power of two."""
+_LENGTHS = {
     "cuda": {
-        "headline": (*(1 << bits for bits in range(10, 21)), LARGEST),
+        "headline": (*(1 << bits for bits in range(10, 21)), _LARGEST),
         "model": (1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20),
-        "operator": (1 << 10, 1 << 12, ODD, 1 << 14, 1 << 16, 1 << 18, LARGEST, 1 << 20),
-        "op": (1 << 10, 1 << 12, ODD, 1 << 14, 1 << 16, 1 << 18, LARGEST, 1 << 20, 1 << 22),
+        "operator": (1 << 10, 1 << 12, _ODD, 1 << 14, 1 << 16, 1 << 18, _LARGEST, 1 << 20),
+        "op": (1 << 10, 1 << 12, _ODD, 1 << 14, 1 << 16, 1 << 18, _LARGEST, 1 << 20, 1 << 22),
     },
     "cpu": {
         "headline": tuple(1 << bits for bits in range(10, 16)),
         "model": (1 << 10, 1 << 12, 1 << 14),
-        "operator": (1 << 10, ODD, 1 << 14),
-        "op": (1 << 10, ODD, 1 << 14, 1 << 16),
+        "operator": (1 << 10, _ODD, 1 << 14),
+        "op": (1 << 10, _ODD, 1 << 14, 1 << 16),
     },
 }
-"""By device; the headline is the checkpointed 2-layer model."""
-PUBLISHED = {
+"""Lengths by device. The headline is the checkpointed 2-layer model."""
+_PUBLISHED = {
     "cuda": ("tiny-1k", "tiny-1k-d256", "tiny-16k", "small-32k", "medium-160k", "medium-450k", "large-1m"),
     "cpu": ("tiny-1k", "tiny-1k-d256", "tiny-16k"),
 }
-"""Published configurations, each at the longest sequence that it takes."""
-TRAINED = {"cuda": (("tiny-1k", 64), ("medium-160k", 1)), "cpu": (("tiny-1k", 8),)}
-"""Configurations and batches of a training step."""
-COMPILED_LENGTHS = (1 << 12, 1 << 16, 1 << 20)
-"""torch.compile compiles at every length anew, for up to a minute."""
-MATH_UP_TO = 1 << 11
+"""Published configurations, each at its longest sequence."""
+_TRAINED = {"cuda": (("tiny-1k", 64), ("medium-160k", 1)), "cpu": (("tiny-1k", 8),)}
+"""Configurations and batch sizes of a training step."""
+_COMPILED_LENGTHS = (1 << 12, 1 << 16, 1 << 20)
+"""torch.compile compiles again at every length, for up to a minute."""
+_MATH_UP_TO = 1 << 11
 """SDPA's math backend holds L² scores."""
+_PLAIN_ATTENTION_UP_TO = 1 << 12
+"""On a CPU, longer attention would take the time of everything else. The checkpointed model has it at all lengths."""
+_ON_CPU = (OURS, "published", "sdpa_flash", "sdpa_math")
+"""Implementations that run on a CPU by default. The others need a GPU or a minute to compile."""
+
+_BOTH = ("forward", "both")
+_GPU_TARGETS = ((1, 128), (4, 256))
+_CPU_TARGETS = (
+    (1, 256, 1024), (1, 256, 8192), (4, 64, 8192), (1, 128, 32768), (1, 16, 1 << 20), (1, 256, 1000), (1, 128, 4097),
+    (1, 16, 65537),
+)  # fmt: skip
+
+_Shape = tuple[str, str, tuple[str, ...], int, int, int]
+"""Workload, variant, directions, batch, width, length."""
 
 
 @functools.cache
 def published_sizes() -> tuple[dict[str, dict[str, int]], str | None]:
-    """Width and length of the published configurations, or none and the reason, where there is no transformers."""
-    # Imported when they are asked for: it takes seconds.
+    """Sizes of the published configurations and None; without transformers, nothing and the reason."""
+    # Imported on demand: it takes seconds.
     try:
         from hyenadna.model.sizes import PUBLISHED_SIZES
     except ImportError as error:
@@ -53,29 +68,29 @@ def published_sizes() -> tuple[dict[str, dict[str, int]], str | None]:
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement; the fields are those of a record, docs/benchmarks.md describes them."""
+    """One measurement. The fields are fields of its record; docs/benchmarks.md describes them."""
 
     workload: str
     variant: str
-    peer: str
+    implementation: str
     direction: str
     batch: int
     width: int
     length: int
 
     def __str__(self) -> str:
-        parts = (self.workload, self.variant, self.peer, self.direction, f"{self.batch}x{self.width}x{self.length}")
-        return "-".join(filter(None, parts))
+        shape = f"{self.batch}x{self.width}x{self.length}"
+        return "-".join(filter(None, (self.workload, self.variant, self.implementation, self.direction, shape)))
 
     @property
     def comparison(self) -> tuple[str, str, str, int, int, int]:
-        """What is measured, without by whom: peers with the same are measured in alternation."""
+        """The case without its implementation. Cases with the same comparison are timed in turns."""
         return self.workload, self.variant, self.direction, self.batch, self.width, self.length
 
     @property
     def series(self) -> tuple[str, str, str, str, int, int]:
-        """The same at other lengths."""
-        return self.workload, self.variant, self.peer, self.direction, self.batch, self.width
+        """The case without its length."""
+        return self.workload, self.variant, self.implementation, self.direction, self.batch, self.width
 
     @property
     def is_headline(self) -> bool:
@@ -83,82 +98,97 @@ class Case:
 
     @property
     def is_attention(self) -> bool:
-        return self.peer in ATTENTION
+        return self.implementation in ATTENTION
 
 
-def peers(workload: str, variant: str, direction: str, length: int) -> tuple[str, ...]:
-    """Everyone who could run a workload, ours first."""
-    ours: tuple[str, ...] = (OURS, "published")
+def _implementations(workload: str, variant: str, direction: str, length: int) -> tuple[str, ...]:
+    """Implementations of a workload, ours first."""
+    found: tuple[str, ...] = (OURS, "published")
     if workload == "short_conv":
-        return (*ours, "causal_conv1d")
-    compiled = direction == "both" and variant != "plain" and length in COMPILED_LENGTHS
+        return (*found, "causal_conv1d")
+    compiled = direction == "both" and variant != "plain" and length in _COMPILED_LENGTHS
     if compiled and workload in ("fftconv", "hyena_mixer", "hyena_operator", "two_layer_model"):
-        ours = (*ours, "published_compiled")
+        found = (*found, "published_compiled")
     if workload == "fftconv":
-        return (*ours, "flashfftconv", "cudnn_fft_causal_conv1d")
-    if workload != "two_layer_model" or length == LARGEST:
-        return ours
+        return (*found, "flashfftconv", "cudnn_fft_causal_conv1d")
+    if workload != "two_layer_model" or length == _LARGEST:
+        return found
     if variant == "checkpointed":
-        return (*ours, *(name for name in ATTENTION if name != "sdpa_math"))
-    return (*ours, "sdpa_flash", *(("sdpa_math",) if length <= MATH_UP_TO else ()))
+        return (*found, *(name for name in ATTENTION if name != "sdpa_math"))
+    return (*found, "sdpa_flash", *(("sdpa_math",) if length <= _MATH_UP_TO else ()))
 
 
-PLAIN_ATTENTION_UP_TO = 1 << 12
-"""On a CPU: beyond, it takes the time of everything else, and the checkpointed model has it at all lengths."""
-ON_CPU = (OURS, "published", "sdpa_flash", "sdpa_math")
-"""Peers that run on a CPU without being asked for by name: the others need a GPU, or a minute to compile."""
-
-
-def _shapes(device: str, workloads: Collection[str]) -> Iterator[tuple[str, str, tuple[str, ...], int, int, int]]:
-    """Workload, variant, directions, batch, width and length of these workloads, or of all."""
-    lengths = LENGTHS[device]
-
-    def wanted(workload: str) -> bool:
-        return not workloads or workload in workloads
-
+def _suite_shapes(device: str, workloads: Collection[str]) -> Iterator[_Shape]:
+    lengths = _LENGTHS[device]
     for workload, variant, directions, kind in (
         ("two_layer_model", "checkpointed", ("both",), "headline"),
         ("two_layer_model", "plain", ("both",), "model"),
-        ("fftconv", "gated", ("forward", "both"), "op"),
-        ("fftconv", "plain", ("forward", "both"), "op"),
-        ("short_conv", "", ("forward", "both"), "op"),
-        ("hyena_mixer", "", ("forward", "both"), "op"),
-        ("implicit_filter", "", ("forward", "both"), "op"),
-        ("hyena_operator", "", ("forward", "both"), "operator"),
+        ("fftconv", "gated", _BOTH, "op"),
+        ("fftconv", "plain", _BOTH, "op"),
+        ("short_conv", "", _BOTH, "op"),
+        ("hyena_mixer", "", _BOTH, "op"),
+        ("implicit_filter", "", _BOTH, "op"),
+        ("hyena_operator", "", _BOTH, "operator"),
     ):
-        for length in lengths[kind] if wanted(workload) else ():
-            yield workload, variant, directions, 1, WIDTH, length
+        for length in lengths[kind]:
+            yield workload, variant, directions, 1, _WIDTH, length
     for workload, directions, configurations in (
-        ("hyenadna", ("forward", "both"), [(name, 1) for name in PUBLISHED[device]]),
-        ("training_step", ("both",), TRAINED[device]),
+        ("hyenadna", _BOTH, [(name, 1) for name in _PUBLISHED[device]]),
+        ("training_step", ("both",), _TRAINED[device]),
     ):
-        sizes = published_sizes()[0] if wanted(workload) else {}
+        # The sizes come with transformers, which takes seconds to import.
+        sizes = published_sizes()[0] if not workloads or workload in workloads else {}
         for name, batch in configurations if sizes else ():
             yield workload, name, directions, batch, sizes[name]["d_model"], sizes[name]["max_seq_len"]
 
 
-def cases(device: str, named: Collection[str] = (), workloads: Collection[str] = ()) -> list[Case]:
-    """All of the suite, the shortest lengths first.
+def _target_shapes(device: str, workloads: Collection[str]) -> Iterator[_Shape]:
+    """Shapes for which ``bench.kernels.targets`` has targets."""
+    if device == "cuda":
+        for batch, width in _GPU_TARGETS:
+            for length in (*(1 << bits for bits in range(10, 21)), 3000, 5000, _LARGEST):
+                yield "fftconv", "gated", _BOTH, batch, width, length
+            for length in (1 << 15, 1 << 20):
+                yield "implicit_filter", "", _BOTH, 1, width, length
+                yield "hyena_operator", "", ("both",), batch, width, length
+        return
+    for batch, width, length in _CPU_TARGETS:
+        yield "fftconv", "gated", _BOTH, batch, width, length
+    yield "mixer_projection", "", _BOTH, 1, 256, 1 << 15
+    for width, length in ((128, 4096), (256, 32768)):
+        yield "implicit_filter", "", _BOTH, 1, width, length
+    if published_sizes()[0] and (not workloads or "hyenadna" in workloads):
+        yield "hyenadna", "small-32k", _BOTH, 1, 256, 1 << 15
+
+
+def cases(
+    device: str, named: Collection[str] = (), workloads: Collection[str] = (), *, targets: bool = False
+) -> list[Case]:
+    """All cases, shortest lengths first.
 
     Args:
         device: ``"cuda"`` or ``"cpu"``.
-        named: peers that are asked for by name: they alone, on a CPU too.
-        workloads: likewise.
+        named: only these implementations, on a CPU too; empty for the device's default.
+        workloads: only these workloads; empty for all.
+        targets: the shapes of ``bench.kernels.targets`` in place of the suite's.
     """
 
     def runs(case: Case) -> bool:
         if named:
-            return case.peer in named
+            return case.implementation in named
+        if targets and case.implementation == "published_compiled":
+            return False
         if device == "cuda":
             return True
-        too_long = case.is_attention and case.variant == "plain" and case.length > PLAIN_ATTENTION_UP_TO
-        return case.peer in ON_CPU and not too_long
+        too_long = case.is_attention and case.variant == "plain" and case.length > _PLAIN_ATTENTION_UP_TO
+        return case.implementation in _ON_CPU and not too_long
 
-    shapes = sorted(_shapes(device, workloads), key=lambda shape: shape[-1])
+    shapes = (_target_shapes if targets else _suite_shapes)(device, workloads)
+    wanted = [shape for shape in shapes if not workloads or shape[0] in workloads]
     found = (
-        Case(workload, variant, peer, direction, batch, width, length)
-        for workload, variant, directions, batch, width, length in shapes
+        Case(workload, variant, implementation, direction, batch, width, length)
+        for workload, variant, directions, batch, width, length in sorted(wanted, key=lambda shape: shape[-1])
         for direction in directions
-        for peer in peers(workload, variant, direction, length)
+        for implementation in _implementations(workload, variant, direction, length)
     )
     return list(filter(runs, found))

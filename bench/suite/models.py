@@ -1,4 +1,4 @@
-"""The model of the headline: two layers around any mixer, the same for Hyena and for a Transformer."""
+"""The 2-layer model of the headline. Hyena and Transformer differ only in the mixer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Block(nn.Module):
-    """Layer norm, mixer, residual; layer norm, MLP of four times the width, residual."""
+    """Layer norm, mixer, residual, layer norm, MLP of four times the width, residual."""
 
     def __init__(self, mixer: nn.Module, width: int) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x (B, L, D)``, the residual, and back."""
+        """``(B, L, D)`` → ``(B, L, D)``, the residual."""
         x = x + self.mixer(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -27,9 +27,9 @@ class TwoLayerModel(nn.Module):
     """A language model of two blocks (Nguyen et al. 2023, section 4.1 and appendix: width 128, checkpointing).
 
     Args:
-        mixer: makes the mixer of a block.
+        mixer: function that makes the mixer of a block.
         width: D.
-        vocabulary: number of tokens.
+        vocabulary: V, number of tokens.
         checkpointed: whether backward computes each block again.
     """
 

@@ -1,7 +1,7 @@
-"""A run of the suite: peers of a comparison are set up and checked, then timed in turns, and written down.
+"""A run of the suite: prepare and check the implementations of a comparison, time them in turns, record the results.
 
-In every round each peer has its turn, so that what changes the speed of a machine between two rounds changes that of
-all, and a ratio is taken within a round. Whatever failed its check is not timed.
+Every implementation has its turn in every round, and ratios are taken within a round. A change of the machine's speed
+between rounds then affects them all. An implementation that fails its check is not timed.
 """
 
 from __future__ import annotations
@@ -9,50 +9,52 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pytest
+import numpy as np
 import torch
-from pytest_benchmark.stats import Stats
 
-from bench.common import json_io as records, machine
-from bench.common.memory import peak_rss
+from bench.common import json_io, machine
+from bench.common.compile_pool import CompilePool
+from bench.common.memory import peak_cuda_bytes, peak_rss
 from bench.common.run_file import FORMAT, OURS
-from bench.common.stopwatch import Stopwatch, stopwatch
-from bench.costs.roofline import COUNTED_PEERS, cost, measure_ceilings, predict
-from bench.suite.budget import Budget, Experience
+from bench.common.timing import Timer, graph_replay, timer_for
+from bench.costs.roofline import COUNTED, WORKLOADS, cost, measure_peak_rates, predict
+from bench.suite.budget import Budget, TimeEstimator
 from bench.suite.cases import Case
-from bench.suite.workloads import OP_NAMES, Shared, Unavailable, Work, build
+from bench.suite.options import Options
+from bench.suite.workloads import OP_NAMES, PreparedCase, Shared, Unavailable, build
+from hyena_kernels.backends.triton.plan import plan
 
-CASE_SECONDS = {"cuda": 15.0, "cpu": 120.0}
-"""Longest wall time of one call that is waited for; a peer that is expected to take longer is stopped."""
-ROUND_SECONDS = 0.5
-"""Time for all rounds of a peer."""
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 25
-LONG_CALL = 5.0
-"""Seconds of a call that needs no warm-up, and of which there are fewer rounds where time is short."""
-OF_WHAT_IS_LEFT = 0.1
-"""Part of the time left that the rounds of one peer may take, but for one round."""
-# Where nothing shorter was run: how many times as long as predicted a call takes, and its checks in calls.
-OVER_PREDICTED, CHECK_CALLS = {OURS: 3.0}, 8.0
-OVER_PREDICTED_OTHERS = 6.0
+_ROUND_SECONDS = 0.5
+"""Time for all rounds of an implementation."""
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 25
+_LONG_CALL = 5.0
+"""From this many seconds a call has no warm-up, and fewer rounds if time is short."""
+_ROUNDS_FRACTION = 0.1
+"""Fraction of the time left that the rounds of an implementation may take. One round is always allowed."""
+_COMPILE_FRACTION = 0.3
+"""Fraction of the run's time for compiling ahead."""
+# Without a shorter length, a call is taken to last this many times the prediction, and its check this many calls.
+_OVER_PREDICTED = {OURS: 3.0}
+_OVER_PREDICTED_OTHERS, _CHECK_CALLS = 6.0, 8.0
 
 
 @dataclass
 class Outcome:
-    """What became of a case.
+    """The outcome of a case.
 
     Args:
-        status: as records have it, or ``"failed"`` with an error that says nothing about speed.
-        reason: why it has no time.
-        samples: seconds of its rounds.
-        facts: further fields of its record.
-        error: that ended it.
+        status: a status of records, or ``"failed"`` if hyena_kernels raised an error.
+        reason: why there is no time.
+        samples: seconds of each round.
+        facts: further fields of the record.
+        error: the error of a failed case.
     """
 
     status: str
@@ -61,32 +63,47 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
 
+    @property
+    def median(self) -> float:
+        """Median seconds."""
+        return statistics.median(self.samples)
+
 
 @dataclass
 class _Runner:
-    """A peer that passed its check."""
+    """An implementation that passed its check.
+
+    Args:
+        case: the case.
+        prepared: what was built.
+        outcome: the outcome so far.
+        overhead: seconds of building and checking.
+        call: the function that is timed.
+        waited: wall seconds of each call. On a busy processor they exceed the time that the timer gives.
+    """
 
     case: Case
-    work: Work
+    prepared: PreparedCase
     outcome: Outcome
     overhead: float
+    call: Callable[[], object]
     waited: list[float] = field(default_factory=list)
 
-    def time(self, watch: Stopwatch) -> float:
-        """Seconds of a call; how long it was waited for goes to ``waited``, which a busy processor makes longer."""
+    def time(self, timer: Timer) -> float:
+        """Seconds of a call."""
         start = time.monotonic()
-        seconds = watch.time(self.work.run)
+        seconds = timer.time(self.call)
         self.waited.append(time.monotonic() - start)
         return seconds
 
     def wanted(self, left: float) -> int:
-        """Rounds in all, once it is known how long a call takes."""
+        """Number of rounds, once the time of a call is known."""
         if not self.waited:
             return 1
         call = min(self.waited)
-        rounds = max(FEWEST_ROUNDS, min(MOST_ROUNDS, int(ROUND_SECONDS / max(call, 1e-6))))
-        if call > LONG_CALL:
-            rounds = min(rounds, max(1, int(left * OF_WHAT_IS_LEFT / call)))
+        rounds = max(_MIN_ROUNDS, min(_MAX_ROUNDS, int(_ROUND_SECONDS / max(call, 1e-6))))
+        if call > _LONG_CALL:
+            rounds = min(rounds, max(1, int(left * _ROUNDS_FRACTION / call)))
         return rounds
 
 
@@ -95,39 +112,39 @@ def _text(error: BaseException) -> str:
 
 
 def _setup(case: Case, device: str, dtype: str, threads: int) -> Callable[[], object]:
-    """For a fresh process, which measures its memory."""
+    """Build a case in the fresh process that measures its memory."""
     torch.set_num_threads(threads)
     return build(case, torch.device(device), getattr(torch, dtype)).run
 
 
+def _compile(case: Case, dtype: str) -> None:
+    """Run a case once in a process of the pool, so that Triton's cache has its kernels."""
+    build(case, torch.device("cuda"), getattr(torch, dtype)).run()
+    torch.cuda.synchronize()
+
+
 class Suite:
-    """What the measurements of a run share.
+    """A run of the suite.
 
     Args:
-        config: pytest's, with the options of ``bench/conftest.py``.
-        to_come: cases that the run is going to measure.
-        spent: seconds that are gone of the time of the run.
+        options: options of the run.
+        to_come: the cases that will be asked for.
+        spent: seconds of the run's time that are already over.
     """
 
-    def __init__(self, config: pytest.Config, to_come: Iterable[Case], *, spent: float = 0.0) -> None:
-        option = config.getoption
-        self.device = torch.device(device_of(config))
+    def __init__(self, options: Options, to_come: Iterable[Case], *, spent: float = 0.0) -> None:
+        self.options = options
+        self.device, self.dtype = torch.device(options.device), getattr(torch, options.dtype)
         self.on_gpu = self.device.type == "cuda"
-        self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
-        self.path: Path = option("--bench-json") or (
-            machine.ROOT / "bench" / "results" / machine.folder_name(self.device) / "suite.json"
-        )
         self.comparisons: dict[tuple[Any, ...], list[Case]] = {}
         for case in to_come:
             self.comparisons.setdefault(case.comparison, []).append(case)
-        shares = [_share(cases[0]) for cases in self.comparisons.values()]
-        self.budget = Budget(option("--bench-seconds") - spent, {share: shares.count(share) for share in shares})
-        self.case_seconds = option("--bench-case-seconds") or CASE_SECONDS[self.device.type]
-        self.cold = option("--bench-l2") == "cold"
+        kinds = [_kind(cases[0]) for cases in self.comparisons.values()]
+        self.budget = Budget(options.seconds - spent, {kind: kinds.count(kind) for kind in kinds})
         if not self.on_gpu:
-            torch.set_num_threads(option("--bench-threads"))
-        self.experience = Experience()
-        self.watches: dict[bool, Stopwatch] = {}
+            torch.set_num_threads(options.threads)
+        self.estimator = TimeEstimator()
+        self.timers: dict[bool, Timer] = {}
         self.outcomes: dict[Case, Outcome] = {}
         self.content: dict[str, Any] = {
             "format": FORMAT,
@@ -136,98 +153,120 @@ class Suite:
             "started": _now(),
             "finished": None,
             "settings": {
-                "seconds": option("--bench-seconds"),
-                "case_seconds": self.case_seconds,
-                "dtype": str(self.dtype).removeprefix("torch."),
+                "seconds": options.seconds,
+                "case_seconds": options.case_seconds,
+                "dtype": options.dtype,
                 "threads": None if self.on_gpu else torch.get_num_threads(),
-                "l2": option("--bench-l2") if self.on_gpu else None,
+                "l2": options.l2 if self.on_gpu else None,
+                "launch": "graph" if self.on_gpu and options.launch == "graph" else None,
+                "backend": os.environ.get("HYENA_BACKEND"),
+                "cpu_isa": None if self.on_gpu else os.environ.get("HYENA_CPU_ISA"),
+                "interpreted": os.environ.get("TRITON_INTERPRET") == "1" or None,
             },
-            "ceilings": measure_ceilings(self.device, self.dtype),
+            "peak_rates": measure_peak_rates(self.device, self.dtype),
             "records": [],
         }
+        if self.content["settings"]["interpreted"]:
+            print("TRITON_INTERPRET=1: times of interpreted kernels are not a measure of speed.", flush=True)
+        if self.on_gpu and options.processes > 1:
+            self._compile_ahead()
 
     # Measuring -------------------------------------------------------------------------------------------------------
 
     def outcome(self, case: Case) -> Outcome:
-        """What became of a case; the first of a comparison measures all of it."""
+        """The outcome of a case. The first case of a comparison measures all of its cases."""
         if case not in self.outcomes:
             self._compare(self.comparisons[case.comparison])
         return self.outcomes[case]
 
+    def _compile_ahead(self) -> None:
+        ours = [case for cases in self.comparisons.values() for case in cases if case.implementation == OURS]
+        # Kernels that work on columns do not depend on the number of channels.
+        small = [
+            replace(case, width=2) if case.workload == "fftconv" and plan(case.length).columns > 1 else case
+            for case in ours
+        ]
+        pool = CompilePool(self.options.processes)
+        try:
+            jobs = [(case, self.options.dtype) for case in dict.fromkeys(small)]
+            pool.run(_compile, jobs, _COMPILE_FRACTION * self.options.seconds)
+        finally:
+            pool.close()
+
     def _compare(self, cases: Sequence[Case]) -> None:
-        share = _share(cases[0])
-        with self.budget.spending(share):
-            for case in self._within_time(cases, share):
+        kind = _kind(cases[0])
+        with self.budget.spending(kind):
+            for case in self._within_time(cases, kind):
                 self.outcomes[case] = Outcome("measured")
             try:
-                self._measure([case for case in cases if self.outcomes[case].status == "measured"], share)
+                self._measure([case for case in cases if self.outcomes[case].status == "measured"], kind)
             finally:
                 self._free()
                 for case in cases:
                     self._record(case, self.outcomes[case])
-                records.write_json(self.path, self.content)
+                json_io.write_json(self.options.json, self.content)
 
-    def _within_time(self, cases: Sequence[Case], share: str) -> list[Case]:
-        """The cases that there is time for; the slowest peers go first, ours last."""
-        left = self.budget.left(share)
+    def _within_time(self, cases: Sequence[Case], kind: str) -> list[Case]:
+        """The cases that there is time for. The slowest implementations are dropped first, ours last."""
+        left, case_seconds = self.budget.left(kind), self.options.case_seconds
         going: dict[Case, float] = {}
         for case in cases:
-            call, other = self._expected(case) or (0.0, 0.0)
-            if call > self.case_seconds:
-                reason = f"about {call:.0f} s a call, above the {self.case_seconds:.0f} s of a case"
-                self.outcomes[case] = Outcome("stopped", reason)
+            call, other = self._estimate(case) or (0.0, 0.0)
+            if call > case_seconds:
+                reason = f"about {call:.0f} s per call, the limit is {case_seconds:.0f} s"
+                self.outcomes[case] = Outcome("timed_out", reason)
             else:
                 going[case] = call + other
         while going and (left <= 0 or sum(going.values()) > left):
-            slowest = max(going, key=lambda case: (case.peer != OURS, going[case]))
-            reason = "the time of the suite was up"
+            slowest = max(going, key=lambda case: (case.implementation != OURS, going[case]))
+            reason = "the time of the run was over"
             if left > 0:
-                reason = f"about {sum(going.values()):.0f} s with its check, and {left:.0f} s were left of the suite"
-            self.outcomes[slowest] = Outcome("stopped", reason)
+                reason = f"about {sum(going.values()):.0f} s with its check, {left:.0f} s of the run were left"
+            self.outcomes[slowest] = Outcome("timed_out", reason)
             del going[slowest]
         return list(going)
 
-    def _expected(self, case: Case) -> tuple[float, float] | None:
-        """Seconds of a call and of all else, from a shorter length or, of a model without one, as predicted."""
-        known = self.experience.expect(case)
+    def _estimate(self, case: Case) -> tuple[float, float] | None:
+        """Seconds of a call and of everything else: from a shorter length or, for whole models, from the prediction."""
+        known = self.estimator.estimate(case)
         if known is not None or case.workload not in ("hyenadna", "training_step"):
             return known
-        counted = predict(self._cost(case, OURS, None), self.content["ceilings"])
-        call = OVER_PREDICTED.get(case.peer, OVER_PREDICTED_OTHERS) * counted
-        return call, CHECK_CALLS * call
+        predicted = predict(self._cost(case, OURS, None), self.content["peak_rates"])
+        call = _OVER_PREDICTED.get(case.implementation, _OVER_PREDICTED_OTHERS) * predicted
+        return call, _CHECK_CALLS * call
 
-    def _measure(self, cases: Sequence[Case], share: str) -> None:
+    def _measure(self, cases: Sequence[Case], kind: str) -> None:
         shared: Shared = {}
-        runners = [runner for case in cases if (runner := self._ready(case, shared)) is not None]
+        runners = [runner for case in cases if (runner := self._prepare(case, shared)) is not None]
         shared.clear()
         self._free()
-        watch = self._watch(cases)
+        timer = self._timer(cases)
         for runner in runners:
-            expected = self.experience.expect(runner.case)
-            # Compiles, fills caches, and tells how long a call takes.
-            for _ in range(0 if expected is not None and expected[0] > LONG_CALL else 2):
-                if not runner.waited or runner.waited[-1] < ROUND_SECONDS / FEWEST_ROUNDS:
-                    with self._survived(runner):
-                        runner.time(watch)
+            expected = self.estimator.estimate(runner.case)
+            # Warm-up: compiles, fills caches, and shows how long a call takes.
+            for _ in range(0 if expected is not None and expected[0] > _LONG_CALL else 2):
+                if not runner.waited or runner.waited[-1] < _ROUND_SECONDS / _MIN_ROUNDS:
+                    with self._catching(runner):
+                        runner.time(timer)
         runners = [runner for runner in runners if runner.outcome.status == "measured"]
         gc.collect()
         gc.disable()
         try:
-            self._rounds(runners, watch, share)
+            self._rounds(runners, timer, kind)
         finally:
             gc.enable()
         for runner in runners:
             if runner.outcome.status == "measured":
                 call = statistics.median(runner.waited[-len(runner.outcome.samples) :])
-                self.experience.learn(runner.case, call, runner.overhead)
-                with self._survived(runner):
-                    runner.outcome.facts["peak_bytes"] = self._peak_bytes(runner, call, share)
+                self.estimator.observe(runner.case, call, runner.overhead)
+                with self._catching(runner):
+                    runner.outcome.facts["peak_bytes"] = self._peak_bytes(runner, call, kind)
 
-    def _rounds(self, runners: Sequence[_Runner], watch: Stopwatch, share: str) -> None:
-        """Rounds in which each peer has its turn, as many as each of them wants."""
+    def _rounds(self, runners: Sequence[_Runner], timer: Timer, kind: str) -> None:
+        """Time in turns, for as many rounds as each implementation wants."""
         number = 0
         while True:
-            left = self.budget.left(share)
+            left = self.budget.left(kind)
             turn = [
                 runner
                 for runner in runners
@@ -238,68 +277,65 @@ class Suite:
             if not turn:
                 return
             for runner in turn:
-                with self._survived(runner):
-                    runner.outcome.samples.append(runner.time(watch))
+                with self._catching(runner):
+                    runner.outcome.samples.append(runner.time(timer))
             number += 1
 
-    def _ready(self, case: Case, shared: Shared) -> _Runner | None:
-        """A peer that is built and passed its check; None, and an outcome, of any other."""
+    def _prepare(self, case: Case, shared: Shared) -> _Runner | None:
+        """Build and check a case; None, with the outcome set, if it cannot be timed."""
         outcome = self.outcomes[case]
         start = time.monotonic()
         try:
-            work = build(case, self.device, self.dtype, shared)
-            error, budget = work.check()
+            prepared = build(case, self.device, self.dtype, shared)
+            error, budget = prepared.check()
+            outcome.facts = {"error": error, "error_budget": budget, "backend": prepared.backend}
+            if error <= budget:
+                as_graph = self.on_gpu and case.workload in OP_NAMES and self.options.launch == "graph"
+                call = graph_replay(prepared.run, self.device) if as_graph else prepared.run
+                return _Runner(case, prepared, outcome, time.monotonic() - start, call)
+            outcome.status, outcome.reason = "failed_check", f"error {error:.3g} above its budget of {budget:.3g}"
         except (Unavailable, ImportError) as failure:
             outcome.status, outcome.reason = "skipped", _text(failure)
         except Exception as failure:
             self._fail(case, outcome, failure)
-        else:
-            outcome.facts = {"error": error, "error_budget": budget, "backend": work.backend}
-            if error <= budget:
-                return _Runner(case, work, outcome, time.monotonic() - start)
-            outcome.status, outcome.reason = "refused", f"error {error:.3g} above its budget of {budget:.3g}"
         self._free()
         return None
 
     @staticmethod
     def _fail(case: Case, outcome: Outcome, failure: Exception) -> None:
-        """What an error means: memory, a kernel of a peer that does not run here, or a fault of ours."""
+        """Set the outcome after an error."""
         outcome.reason = _text(failure)
         if isinstance(failure, torch.OutOfMemoryError):
             outcome.status = "out_of_memory"
-        elif case.peer != OURS:
-            # Some attention kernels refuse a dtype, a device or a build with an error.
+        elif case.implementation != OURS:
+            # Some attention kernels raise an error for a dtype, a device or a build that they do not support.
             outcome.status = "skipped"
         else:
             outcome.status, outcome.error = "failed", failure
 
     @contextlib.contextmanager
-    def _survived(self, runner: _Runner) -> Any:
-        """What a peer raises inside is its outcome, and does not end the others."""
+    def _catching(self, runner: _Runner) -> Iterator[None]:
+        """Turn an error of one implementation into its outcome. The others go on."""
         try:
             yield
         except Exception as failure:
             self._fail(runner.case, runner.outcome, failure)
 
-    def _watch(self, cases: Sequence[Case]) -> Stopwatch:
+    def _timer(self, cases: Sequence[Case]) -> Timer:
         is_op = bool(cases) and cases[0].workload in OP_NAMES
-        if is_op not in self.watches:
-            self.watches[is_op] = stopwatch(self.device, is_op=is_op, cold=self.cold)
-        return self.watches[is_op]
+        if is_op not in self.timers:
+            self.timers[is_op] = timer_for(self.device, is_op=is_op, cold=self.options.l2 == "cold")
+        return self.timers[is_op]
 
-    def _peak_bytes(self, runner: _Runner, call: float, share: str) -> int | None:
-        """What one call holds beyond its inputs and weights; None where no time is left for it."""
+    def _peak_bytes(self, runner: _Runner, call: float, kind: str) -> int | None:
+        """Peak bytes of one call beyond inputs and weights; None if there is no time to measure them."""
         if self.on_gpu:
-            torch.cuda.empty_cache()
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            runner.work.run()
-            torch.cuda.synchronize()
-            return torch.cuda.max_memory_allocated() - before
-        if call > self.budget.left(share) or runner.case.peer == "published_compiled":
+            return peak_cuda_bytes(runner.prepared.run, self.device)
+        if call > self.budget.left(kind) or runner.case.implementation == "published_compiled":
             return None
-        dtype = str(self.dtype).removeprefix("torch.")
-        before, after = peak_rss(_setup, runner.case, self.device.type, dtype, torch.get_num_threads())
+        before, after = peak_rss(
+            _setup, runner.case, self.device.type, self.options.dtype, torch.get_num_threads()
+        )  # fmt: skip
         return after - before
 
     def _free(self) -> None:
@@ -307,73 +343,66 @@ class Suite:
         if self.on_gpu:
             torch.cuda.empty_cache()
 
-    # Writing down ----------------------------------------------------------------------------------------------------
+    # Recording -------------------------------------------------------------------------------------------------------
 
-    def _cost(self, case: Case, peer: str, backend: str | None) -> Any:
+    def _cost(self, case: Case, implementation: str, backend: str | None) -> Any:
         return cost(
             case.workload, case.variant, case.direction, batch=case.batch, width=case.width, length=case.length,
-            itemsize=self.dtype.itemsize, peer=peer, backend=backend,
+            itemsize=self.dtype.itemsize, implementation=implementation, backend=backend,
         )  # fmt: skip
 
     def _record(self, case: Case, outcome: Outcome) -> None:
-        """Put a record in the file's content."""
+        """Append the record of a case to the content of the file."""
         measured = outcome.status == "measured"
-        # An error of ours fails its test, and an interrupted comparison has no figures.
+        # A failed case has no record: its run ends with an error. Nor has an interrupted comparison.
         if outcome.status == "failed" or (measured and not outcome.samples):
             return
         made: dict[str, Any] = {
             **{name: getattr(case, name) for name in Case.__dataclass_fields__},
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self.options.dtype,
             "backend": None,
             "status": outcome.status,
             "reason": outcome.reason,
             **dict.fromkeys(("error", "error_budget", "seconds", "seconds_min", "seconds_iqr", "rounds")),
             **dict.fromkeys(("ratio", "ratio_iqr")),
-            "timer": self._watch([case]).name,
+            "timer": self._timer([case]).name,
             **dict.fromkeys(("peak_bytes", "bytes", "flops", "predicted_seconds")),
             **outcome.facts,
         }
         if measured:
-            made |= _figures("seconds", outcome.samples) | {"rounds": len(outcome.samples)}
+            made |= _statistics("seconds", outcome.samples) | {"rounds": len(outcome.samples)}
             made |= self._ratios(case, outcome)
-            if case.peer in COUNTED_PEERS:
-                counted = self._cost(case, case.peer, made["backend"])
+            if case.implementation in COUNTED and case.workload in WORKLOADS:
+                counted = self._cost(case, case.implementation, made["backend"])
                 made |= {
                     "bytes": counted.bytes,
                     "flops": counted.flops,
-                    "predicted_seconds": predict(counted, self.content["ceilings"]),
+                    "predicted_seconds": predict(counted, self.content["peak_rates"]),
                 }
         self.content["records"].append(made)
 
     def _ratios(self, case: Case, outcome: Outcome) -> dict[str, float]:
-        """Median and spread of a peer's time over ours in the same round."""
-        ours = next((each for each in self.comparisons[case.comparison] if each.peer == OURS), None)
+        """Median and interquartile range of an implementation's time over ours in the same round."""
+        ours = next((each for each in self.comparisons[case.comparison] if each.implementation == OURS), None)
         if ours is None or ours == case or self.outcomes[ours].status != "measured":
             return {}
         mine = self.outcomes[ours].samples
-        found = _figures("ratio", [a / b for a, b in zip(outcome.samples, mine, strict=False)])
+        found = _statistics("ratio", [a / b for a, b in zip(outcome.samples, mine, strict=False)])
         return {name: found[name] for name in ("ratio", "ratio_iqr")}
 
     def finish(self) -> None:
-        """Write down that the run went to its end."""
+        """Record that the run is complete."""
         self.content["finished"] = _now()
-        records.write_json(self.path, self.content)
+        json_io.write_json(self.options.json, self.content)
 
 
-def device_of(config: pytest.Config) -> str:
-    """``"cuda"`` or ``"cpu"``: what was asked for, or what there is."""
-    return config.getoption("--bench-device") or ("cuda" if torch.cuda.is_available() else "cpu")
+def _statistics(name: str, samples: Sequence[float]) -> dict[str, float]:
+    """Median, minimum and interquartile range."""
+    low, median, high = (float(value) for value in np.percentile(samples, (25, 50, 75)))
+    return {name: median, f"{name}_min": min(samples), f"{name}_iqr": high - low}
 
 
-def _figures(name: str, samples: Sequence[float]) -> dict[str, float]:
-    """Median, least and interquartile range, as the table of pytest-benchmark has them."""
-    stats = Stats()
-    for sample in samples:
-        stats.update(sample)
-    return {name: stats.median, f"{name}_min": stats.min, f"{name}_iqr": stats.iqr}
-
-
-def _share(case: Case) -> str:
+def _kind(case: Case) -> str:
     return "headline" if case.is_headline else "rest"
 
 

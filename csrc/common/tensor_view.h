@@ -6,7 +6,7 @@
 #include <optional>
 #include <stdexcept>
 
-#include "../cpu/view.h"
+#include "view.h"
 
 namespace hyena {
 

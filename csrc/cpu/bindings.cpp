@@ -1,45 +1,20 @@
 // Registers the CPU kernels for the ops that hyena_kernels/backends/cpp/schemas.py defines.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <optional>
-#include <stdexcept>
 
+#include "../common/tensor_view.h"
 #include "dispatch.h"
 #include "fftconv.h"
 #include "implicit_filter.h"
 #include "taps.h"
-#include "view.h"
 
 namespace hyena {
 namespace {
 
 using torch::stable::Tensor;
-
-Dtype dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case torch::headeronly::ScalarType::Half: return Dtype::f16;
-    case torch::headeronly::ScalarType::BFloat16: return Dtype::bf16;
-    case torch::headeronly::ScalarType::Float: return Dtype::f32;
-    case torch::headeronly::ScalarType::Double: return Dtype::f64;
-    default: throw std::runtime_error("hyena_kernels: a tensor has a dtype that the C++ kernels do not take");
-  }
-}
-
-View view(const Tensor& tensor) {
-  View v;
-  v.data = tensor.data_ptr();
-  v.dtype = dtype_of(tensor);
-  for (int64_t i = 0; i < tensor.dim(); ++i) {
-    v.size[i] = tensor.size(i);
-    v.stride[i] = tensor.stride(i);
-  }
-  return v;
-}
-
-View view(const std::optional<Tensor>& tensor) { return tensor ? view(*tensor) : View(); }
 
 bool wide(const View& a, const View& b) { return a.dtype == Dtype::f64 || b.dtype == Dtype::f64; }
 

@@ -2,7 +2,7 @@
 // instruction set.
 #pragma once
 
-#include "view.h"
+#include "../common/view.h"
 
 namespace hyena {
 

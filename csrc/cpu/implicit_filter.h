@@ -2,7 +2,7 @@
 // gradients. There is one set of kernels for each instruction set.
 #pragma once
 
-#include "view.h"
+#include "../common/view.h"
 
 namespace hyena {
 

@@ -2,8 +2,8 @@
 // them.
 #pragma once
 
+#include "../common/view.h"
 #include "simd.h"
-#include "view.h"
 
 namespace hyena {
 namespace {

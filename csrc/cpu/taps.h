@@ -1,8 +1,8 @@
 // Short convolutions of rows, and of channel-last projections into the gates and signals of a Hyena operator.
 #pragma once
 
+#include "../common/view.h"
 #include "fftconv.h"
-#include "view.h"
 
 namespace hyena {
 

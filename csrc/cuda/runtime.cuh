@@ -59,7 +59,7 @@ HYENA_DEVICE int opaque(int value) {
 #endif
 
 #include "../common/host_device.h"
-#include "../cpu/view.h"
+#include "../common/view.h"
 
 namespace hyena {
 

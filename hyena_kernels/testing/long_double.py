@@ -1,8 +1,7 @@
 """``implicit_filter`` and its gradients in NumPy's long double: an oracle that is more exact than float64.
 
-The oracle of an op in float32 or less is plain PyTorch in float64. For float64 inputs that would be plain PyTorch
-itself, whose error is as large as that which it is to measure. A long double has 80 bits on x86 and 128 on aarch64
-Linux.
+In float32 and below, the oracle is plain PyTorch in float64. For float64 inputs its error would be as large as the
+error to be measured. A long double has 80 bits on x86 and 128 bits on aarch64 Linux.
 """
 
 from __future__ import annotations
@@ -14,24 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyena_kernels.common.inputs import ImplicitFilterInputs
+
 AVAILABLE = sys.platform != "win32" and bool(np.finfo(np.longdouble).eps < np.finfo(np.float64).eps)
 """Whether the platform has a long double that is wider than float64."""
 
 
-def implicit_filter(
-    z: Tensor,
-    freq: Tensor,
-    w_in: Tensor,
-    b_in: Tensor,
-    w_hidden: Tensor,
-    b_hidden: Tensor,
-    w_out: Tensor,
-    t: Tensor | None = None,
-    deltas: Tensor | None = None,
-    shift: float = 0.0,
-) -> Tensor:
-    """:func:`hyena_kernels.implicit_filter`, rounded to float64 once at the end; so is every gradient."""
-    y: Tensor = _ImplicitFilter.apply(z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas, shift)
+def implicit_filter(*, shift: float = 0.0, **tensors: Tensor | None) -> Tensor:
+    """:func:`hyena_kernels.implicit_filter`, called by name. It rounds the result and each gradient to float64 once.
+
+    Args:
+        shift: what the window tends to.
+        tensors: all fields of :class:`hyena_kernels.common.inputs.ImplicitFilterInputs`.
+    """
+    y: Tensor = _ImplicitFilter.apply(*ImplicitFilterInputs(**tensors), shift)  # type: ignore[arg-type]
     return y
 
 

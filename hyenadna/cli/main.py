@@ -10,9 +10,9 @@ import importlib.util
 import re
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from hyenadna.common.errors import InputError
 
@@ -50,9 +50,15 @@ def pretrain(argv: Sequence[str]) -> None:
         "splits.bed, metrics.jsonl, checkpoints and, at the end, model/.",
         "hyenadna pretrain --genome genome --out run --valid_contigs chrXIV,chrX --steps 20000 --d_model 128\n"
         "  hyenadna pretrain --config run/config.yaml --resume",
+        PretrainConfig,
     )
     parser.add_argument(
-        "--resume", type=bool, default=False, help="Resume from the newest checkpoint in --out, if there is one."
+        "--resume",
+        type=bool,
+        default=False,
+        nargs="?",
+        const=True,
+        help="Resume from the newest checkpoint in --out, if there is one.",
     )
     config, parsed = parse_config(parser, PretrainConfig, argv)
     from hyenadna.pretraining import train
@@ -75,6 +81,7 @@ def evaluate(argv: Sequence[str]) -> None:
         "Measure perplexity and accuracy of a checkpoint on held-out contigs. Markov models of order 0 to 8, fitted on "
         "the other contigs and their reverse complement, are the baseline. Writes JSON and PNGs.",
         "hyenadna evaluate --model run/model --genome genome --contigs chrXIV --out evaluation",
+        EvaluateConfig,
     )
     config, _ = parse_config(parser, EvaluateConfig, argv)
     from hyenadna.evaluation import evaluate as evaluation
@@ -84,7 +91,7 @@ def evaluate(argv: Sequence[str]) -> None:
     for order, score in row["markov"].items():
         print(f"Markov {order:<5} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}")
     print(f"{'model':<12} {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}")
-    print(f"{row['positions']:,} positions; pictures in {config.out}")
+    print(f"{row['positions']:,} positions; figures in {config.out}")
 
 
 def finetune(argv: Sequence[str]) -> None:
@@ -99,6 +106,7 @@ def finetune(argv: Sequence[str]) -> None:
         "hyenadna finetune --data promoters.tsv --sequence_column seq --model run/model --out tuned "
         "--seeds '[0, 1, 2]' --jobs 2\n"
         "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters --model tiny-1k --out tuned",
+        FinetuneConfig,
     )
     config, _ = parse_config(parser, FinetuneConfig, argv)
     from hyenadna.finetuning import train as tuning
@@ -118,6 +126,7 @@ def predict(argv: Sequence[str]) -> None:
         "Predict classes, labels or values of sequences (FASTA, table) with a model of hyenadna finetune. Writes a TSV "
         "with the input's columns first.",
         "hyenadna predict --model tuned/model --fasta new.fa --out predictions.tsv",
+        PredictConfig,
     )
     config, _ = parse_config(parser, PredictConfig, argv)
     from hyenadna.inference import predict as prediction
@@ -137,6 +146,7 @@ def score(argv: Sequence[str]) -> None:
         "first.",
         "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
         "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
+        ScoreConfig,
     )
     config, _ = parse_config(parser, ScoreConfig, argv)
     from hyenadna.inference import score as scoring
@@ -158,6 +168,7 @@ def embed(argv: Sequence[str]) -> None:
         "last one, or all. The input may be larger than memory. A stopped run resumes with --resume.",
         "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
         "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
+        EmbedConfig,
     )
     config, _ = parse_config(parser, EmbedConfig, argv)
     from hyenadna.inference import embed as embedding
@@ -167,81 +178,71 @@ def embed(argv: Sequence[str]) -> None:
 
 def plot(argv: Sequence[str]) -> None:
     """Draw embeddings, training curves, fine-tunings or a mutagenesis."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print("usage: hyenadna plot KIND …\n\nDraw one kind of figure into a PNG.\n")
-        print(summaries(PLOTS))
-        print("\nhyenadna plot KIND --help shows the options of a kind.\n")
-        print("example:\n  hyenadna plot embeddings --embeddings genes.npz --out genes.png")
-        return
-    if argv[0] not in PLOTS:
-        raise InputError(f"unknown kind {argv[0]!r}: choose one of {', '.join(PLOTS)} (see hyenadna plot --help)")
-    PLOTS[argv[0]](argv[1:])
-
-
-def plot_embeddings(argv: Sequence[str]) -> None:
-    """Draw a map of embeddings by PCA or UMAP."""
+    from hyenadna.cli import plot_config
     from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.cli.plot_config import EmbeddingsPlot
 
     parser = make_parser(
-        "plot embeddings",
+        "plot", "Draw a figure into a PNG.", "hyenadna plot training --metrics run/metrics.jsonl --out training.png"
+    )
+    kinds = parser.add_subcommands(required=False, title="kinds of figures", metavar="KIND")
+    for name, texts in PLOTS.items():
+        child = make_parser(f"plot {name}", texts.description, texts.example, getattr(plot_config, texts.options))
+        kinds.add_subcommand(name, child, help=texts.summary)
+        # add_subcommand gives it the usage of its parent.
+        child.prog = f"hyenadna plot {name}"
+        if argv[:1] == [name]:
+            config, _ = parse_config(child, getattr(plot_config, texts.options), argv[1:])
+            from hyenadna.cli import plot as figures
+
+            print(getattr(figures, texts.draw)(config))
+            return
+    if argv and not argv[0].startswith("-"):
+        raise InputError(f"unknown kind {argv[0]!r}: choose one of {', '.join(PLOTS)} (see hyenadna plot --help)")
+    parser.parse_args(list(argv) or ["--help"])
+
+
+class Plot(NamedTuple):
+    """A kind of figure: texts of its help, its options in ``plot_config.py``, and its function in ``plot.py``."""
+
+    summary: str
+    description: str
+    example: str
+    options: str
+    draw: str
+
+
+PLOTS = {
+    "embeddings": Plot(
+        "a map of embeddings by PCA or UMAP",
         "Draw embeddings in two dimensions (PCA, UMAP), and print how well simple classifiers tell their labels apart.",
         "hyenadna plot embeddings --embeddings genes.npz --out genes.png\n"
         "  hyenadna plot embeddings --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' "
         "--min_dist '[0.1, 0.5]' --out umap.png",
-    )
-    config, _ = parse_config(parser, EmbeddingsPlot, argv)
-    from hyenadna.cli.plot import draw_embeddings
-
-    print(draw_embeddings(config))
-
-
-def plot_training(argv: Sequence[str]) -> None:
-    """Draw the curves of a pretraining run."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.cli.plot_config import TrainingPlot
-
-    parser = make_parser(
-        "plot training",
+        "EmbeddingsPlot",
+        "draw_embeddings",
+    ),
+    "training": Plot(
+        "the curves of a pretraining run",
         "Draw the perplexity of a pretraining run in training and validation.",
         "hyenadna plot training --metrics run/metrics.jsonl --out training.png",
-    )
-    config, _ = parse_config(parser, TrainingPlot, argv)
-    from hyenadna.cli.plot import draw_training
-
-    print(draw_training(config))
-
-
-def plot_results(argv: Sequence[str]) -> None:
-    """Compare the test results of several fine-tunings."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.cli.plot_config import ResultsPlot
-
-    parser = make_parser(
-        "plot results",
+        "TrainingPlot",
+        "draw_training",
+    ),
+    "results": Plot(
+        "the test results of several fine-tunings",
         "Compare the test results of several fine-tunings of the same data and split, as a table and a figure.",
         "hyenadna plot results --results '[tuned, frozen, scratch]' --out methods.png",
-    )
-    config, _ = parse_config(parser, ResultsPlot, argv)
-    from hyenadna.cli.plot import draw_results
-
-    print(draw_results(config))
-
-
-def plot_mutagenesis(argv: Sequence[str]) -> None:
-    """Draw how every possible substitution in a region changes its likelihood."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.cli.plot_config import MutagenesisPlot
-
-    parser = make_parser(
-        "plot mutagenesis",
+        "ResultsPlot",
+        "draw_results",
+    ),
+    "mutagenesis": Plot(
+        "how every substitution in a region changes its likelihood",
         "Replace every base of a region by each of the others, and draw how the log-likelihood of the window changes.",
         "hyenadna plot mutagenesis --model run/model --genome genome --region chrI:1001-1080 --out mutations.png",
-    )
-    config, _ = parse_config(parser, MutagenesisPlot, argv)
-    from hyenadna.cli.plot import draw_mutagenesis
-
-    print(draw_mutagenesis(config))
+        "MutagenesisPlot",
+        "draw_mutagenesis",
+    ),
+}
 
 
 def generate(argv: Sequence[str]) -> None:
@@ -253,6 +254,7 @@ def generate(argv: Sequence[str]) -> None:
         "generate",
         "Sample continuations of a prompt base by base from a language model, and write them to a FASTA.",
         "hyenadna generate --model run/model --prompt_fasta prompts.fa --length 500 --top_p 0.95 --out new.fa",
+        GenerateConfig,
     )
     config, _ = parse_config(parser, GenerateConfig, argv)
     from hyenadna.inference import generate as generation
@@ -342,14 +344,6 @@ VERBS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
-PLOTS: dict[str, Callable[[Sequence[str]], None]] = {
-    "embeddings": plot_embeddings,
-    "training": plot_training,
-    "results": plot_results,
-    "mutagenesis": plot_mutagenesis,
-}
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb; exit code 2 and one line on bad input, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -358,7 +352,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: hyenadna VERB …\n\nSingle-nucleotide genomic language models.\n")
-        print(summaries(VERBS))
+        for name, verb in VERBS.items():
+            print(f"  {name:<10} {(verb.__doc__ or '').splitlines()[0]}")
         print("\nhyenadna VERB --help shows the options of a verb, hyenadna --version the version.\n")
         print("example:\n  hyenadna prepare genome.fa.gz --out genome")
         return
@@ -379,11 +374,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
-
-
-def summaries(verbs: Mapping[str, Callable[[Sequence[str]], None]]) -> str:
-    """A line for each verb."""
-    return "\n".join(f"  {name:<11} {(verb.__doc__ or '').splitlines()[0]}" for name, verb in verbs.items())
 
 
 def _fail(message: str) -> NoReturn:

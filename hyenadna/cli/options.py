@@ -54,22 +54,41 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, ArgumentParser().formatte
         return re.sub(r"type: Literal\[.*?\], ", "", text).replace("default: null", "default: none")
 
 
-def make_parser(verb: str, description: str, example: str) -> OptionParser:
-    """The parser of one verb, with an example at the end of its help."""
-    return OptionParser(
+def make_parser(verb: str, description: str, example: str, kind: type[Any] | None = None) -> OptionParser:
+    """The parser of one verb, with an example at the end of its help.
+
+    Args:
+        verb: Words after ``hyenadna``.
+        description: What the verb does.
+        example: Command lines, the further ones indented by two spaces.
+        kind: Dataclass whose fields are the options. ``--config`` reads them from YAML.
+    """
+    parser = OptionParser(
         prog=f"hyenadna {verb}",
         allow_abbrev=False,
         description=textwrap.fill(description, 100),
         epilog=f"example:\n  {example}",
         formatter_class=_Formatter,
     )
+    if kind is not None:
+        parser.add_argument("--config", action="config", help="YAML file with values for the options below.")
+        parser.add_class_arguments(kind)
+        for action in parser._actions:
+            if getattr(action, "_typehint", None) is bool:
+                # A flag as well: --resume is --resume true.
+                action.nargs, action.const = "?", True
+            elif getattr(action, "_typehint", None) == list[Path]:
+                action.metavar = "[PATH,...]"
+        needed = [f"{name} {name.removeprefix('--').upper()}" for name in _required(parser)]
+        parser.usage = " ".join([parser.prog, *needed, "[options]"])
+    return parser
 
 
 def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) -> tuple[Config, Any]:
     """Read the options of a dataclass from the command line and from YAML (``--config``), and check them.
 
     Args:
-        parser: Parser of the verb.
+        parser: Parser of the verb, made with ``kind``.
         kind: Class of the options.
         argv: Words after the verb.
 
@@ -80,14 +99,6 @@ def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) 
         InputError: a YAML file is missing, damaged or has unknown keys; an option has a wrong value; an input does not
             exist.
     """
-    parser.add_argument("--config", action="config", help="YAML file with values for the options below.")
-    parser.add_class_arguments(kind)
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
-            # A flag as well: --resume is --resume true.
-            action.nargs, action.const = "?", True
-    needed = [f"{name} {name.removeprefix('--').upper()}" for name in _required(parser)]
-    parser.usage = " ".join(["%(prog)s", *needed, "[options]"])
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     lists = {f"--{field.name}" for field in fields if hints[field.name] in (list[str], list[Path])}

@@ -19,7 +19,7 @@ from hyenadna.inference.mutagenesis import saturation_mutagenesis
 
 
 def draw_training(config: TrainingPlot) -> str:
-    """Draw the curves of a pretraining run; returns a line on the picture.
+    """Draw the curves of a pretraining run; returns a line on the figure.
 
     Raises:
         InputError: a file or option that does not fit.
@@ -30,17 +30,17 @@ def draw_training(config: TrainingPlot) -> str:
 
 
 def draw_results(config: ResultsPlot) -> str:
-    """Draw what several fine-tunings reached; returns their table.
+    """Draw the test results of several fine-tunings; returns their table.
 
     Raises:
         InputError: a folder or option that does not fit.
     """
     config.check()
-    return f"{compare(config.results, config.out)}\npicture in {config.out}"
+    return f"{compare(config.results, config.out)}\nfigure in {config.out}"
 
 
 def draw_embeddings(config: EmbeddingsPlot) -> str:
-    """Draw a map of embeddings; returns a line on what it shows.
+    """Draw a map of embeddings; returns a line with the accuracy of the probe, or why there is none.
 
     Raises:
         InputError: a file or option that does not fit.
@@ -49,7 +49,7 @@ def draw_embeddings(config: EmbeddingsPlot) -> str:
     config.check()
     found = Embeddings.read(config.embeddings)
     if len(found) < 3:
-        raise InputError(f"{config.embeddings}: {len(found)} vectors are no map; embed at least 3 sequences")
+        raise InputError(f"{config.embeddings}: holds {len(found)} vectors; a map needs at least 3")
     classes = colour_classes(
         config.colour,
         label=found.label,
@@ -65,23 +65,18 @@ def draw_embeddings(config: EmbeddingsPlot) -> str:
             line = probe(found.vectors, classes, groups, seed=config.seed).describe()
         except InputError as error:
             line = str(error)
-    is_umap = config.method == "umap"
-    embedding_maps(
-        umap_panels(found.vectors, config.neighbors, config.min_dist, seed=config.seed)
-        if is_umap
-        else [pca_panel(found.vectors, seed=config.seed)],
-        classes,
-        config.out,
-        rows=len(config.neighbors) if is_umap else 1,
-        legend=config.colour,
-        ordered=config.colour == "position",
-        note=line,
-    )
-    return f"{line or f'{len(found):,} sequences'}; picture in {config.out}"
+    if config.method == "umap":
+        panels = umap_panels(found.vectors, config.neighbors, config.min_dist, seed=config.seed)
+        rows = len(config.neighbors)
+    else:
+        panels, rows = [pca_panel(found.vectors, seed=config.seed)], 1
+    is_ordered = config.colour == "position"
+    embedding_maps(panels, classes, config.out, rows=rows, legend=config.colour, ordered=is_ordered, note=line)
+    return f"{line or f'{len(found):,} sequences'}; figure in {config.out}"
 
 
 def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
-    """Draw what every change of every base of a region does to its likelihood; returns a line on the picture.
+    """Draw how every substitution in a region changes its likelihood; returns a line on the figure.
 
     Raises:
         InputError: a checkpoint, genome, region or option that does not fit.
@@ -89,16 +84,16 @@ def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
     config.check()
     contig, start, end = config.interval()
     with open_genome(config.genome, progress=progress) as genome:
+        if end > genome.contig(contig).length:
+            raise InputError(f"`region` {config.region}: {contig} ends at {genome.contig(contig).length:,}")
         model = load_language_model(config.model, config.device, "float64")
-        longest, length = model.config.max_seq_len, genome.contig(contig).length
-        if end > length:
-            raise InputError(f"`region` {config.region}: {contig} ends at {length:,}")
+        longest = model.config.max_seq_len
         size = min(1024, longest) if config.window is None else config.window
         if not 2 <= size <= longest:
-            raise InputError(f"`window` {size}: must be within 2 and the {longest} tokens that the model is made for")
+            raise InputError(f"`window` {size}: must be from 2 to the model's max_seq_len of {longest}")
         if end - start > size:
             raise InputError(
-                f"`region` {config.region}: holds {end - start:,} bases, the window that the model reads only {size:,}"
+                f"`region` {config.region}: holds {end - start:,} bases, more than the {size:,} of the window"
             )
         scorer = LogLikelihoodScorer(model, batch_size=config.batch_size)
         effects = saturation_mutagenesis(scorer, genome, contig, start, end, size)
@@ -107,4 +102,4 @@ def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
         for position, (letter, column) in enumerate(zip(reference, effects.T.tolist(), strict=True), start=start + 1):
             write([contig, position, letter, *column])
     mutagenesis_map(effects, reference, f"{contig}:{start + 1:,}-{end:,}", config.out, rows=BASES)
-    return f"{3 * len(reference)} changes of {contig}:{start + 1}-{end}; picture in {config.out}, values beside it"
+    return f"{3 * len(reference)} changes of {contig}:{start + 1}-{end}; figure in {config.out}, values beside it"

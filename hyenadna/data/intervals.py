@@ -48,9 +48,9 @@ def read_bed(path: str | Path, genome: Genome) -> list[Interval]:
         The intervals in the order of the file, each within its contig.
 
     Raises:
-        InputError: the file is missing, damaged or without intervals. Or a line, which the message names, has fewer
-            than three columns, an unknown contig, coordinates that are not integers, an interval that is empty or not
-            within its contig, or no split although other lines have one.
+        InputError: the file is missing, damaged or without intervals, or one of its lines is wrong. The message names
+            the line. It has fewer than three columns, an unknown contig, coordinates that are not integers, an empty
+            interval or one beyond its contig, or no split although other lines have one.
     """
     path = Path(path)
     text = b"".join(read_chunks(path)).decode("utf-8", "backslashreplace")

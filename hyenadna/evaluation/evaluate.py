@@ -130,7 +130,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
         InputError: a checkpoint, genome, contig, BED or folder does not fit.
     """
     config.check()
-    # Before the splits, which are looked for beside the model.
+    # Before the splits, which may lie next to the model.
     locate.find(config.model)
     genome = Genome.open(config.genome)
     train, held_out = _read_splits(config, genome)

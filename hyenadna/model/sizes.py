@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 from hyenadna.common.errors import InputError
 
 PUBLISHED_SIZES: dict[str, dict[str, int]] = {
@@ -37,3 +39,22 @@ def short_name(name: str) -> str:
     if bare not in PUBLISHED_SIZES:
         raise InputError(f"no published size is called {name!r}: choose one of {', '.join(PUBLISHED_SIZES)}")
     return bare
+
+
+class _Shape(Protocol):
+    d_model: int | None
+    n_layer: int | None
+    max_seq_len: int | None
+    model_fields: dict[str, Any]
+
+
+def shape_fields(options: _Shape) -> dict[str, Any]:
+    """The fields of ``HyenaDNAConfig`` that options set in place of a published size's.
+
+    The MLP is four times as wide as the model, unless ``model_fields`` has a ``d_inner``.
+    """
+    values = {name: getattr(options, name) for name in ("d_model", "n_layer", "max_seq_len")}
+    given = {name: value for name, value in values.items() if value is not None}
+    if options.d_model is not None:
+        given["d_inner"] = 4 * options.d_model
+    return given | options.model_fields

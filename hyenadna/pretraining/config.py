@@ -136,9 +136,13 @@ class PretrainConfig:
             )
         if self.accumulate > self.batch_size:
             raise InputError(f"`accumulate` {self.accumulate}: exceeds `batch_size` {self.batch_size}")
+        given = [name for name in ("d_model", "n_layer", "max_seq_len", "model_fields") if getattr(self, name)]
+        if self.init_from is not None and given:
+            names = ", ".join(f"`{name}`" for name in given)
+            raise InputError(f"`init_from` {self.init_from}: has the shape of its own model; leave out {names}")
         check_inputs(self)
         if self.init_from is None:
             short_name(self.size)
         elif not (self.out / CONFIG_FILE).is_file():
-            # A run that has begun resumes from its own checkpoints, and needs the first one no more.
+            # A run that has begun resumes from its own checkpoints, and does not need the first one.
             check_checkpoint(self.init_from)

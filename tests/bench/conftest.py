@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 MADE_UP: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "machine": {"name": "Made-up GPU", "device": "cuda", "torch": "0.0", "driver_version": "1.2"},
     "commit": "0123456789abcdef0123",
     "started": "2001-02-03T04:05:06",
     "finished": "2001-02-03T05:05:06",
     "settings": {"dtype": "bfloat16"},
-    "ceilings": {"copy_bytes_per_s": 1e12, "matmul_flops_per_s": 1e14},
+    "peak_rates": {"copy_bytes_per_s": 1e12, "matmul_flops_per_s": 1e14},
 }
 
 
@@ -26,7 +26,7 @@ def record(**fields: Any) -> dict[str, Any]:
     made: dict[str, Any] = {
         "workload": "two_layer_model",
         "variant": "checkpointed",
-        "peer": "hyena_kernels",
+        "implementation": "hyena_kernels",
         "backend": None,
         "direction": "both",
         "batch": 1,
@@ -60,19 +60,19 @@ def headline_records() -> list[dict[str, Any]]:
         length = 1 << bits
         at: dict[str, Any] = {"length": length}
         made.append(record(**at, seconds=1e-6 * length, peak_bytes=1000 * length))
-        made.append(record(**at, peer="published", seconds=5e-6 * length, peak_bytes=4000 * length))
+        made.append(record(**at, implementation="published", seconds=5e-6 * length, peak_bytes=4000 * length))
         slow = 1e-6 * length**2 / (2048 * 2**0.5)
         if length <= 8192:
-            made.append(record(**at, peer="sdpa_flash", seconds=slow, peak_bytes=2000 * length))
-            made.append(record(**at, peer="sdpa_efficient", seconds=2 * slow))
+            made.append(record(**at, implementation="sdpa_flash", seconds=slow, peak_bytes=2000 * length))
+            made.append(record(**at, implementation="sdpa_efficient", seconds=2 * slow))
         else:
-            at |= {"status": "stopped", "reason": "over the budget of 1 s"}
-            made += [record(**at, peer=peer) for peer in ("sdpa_flash", "sdpa_efficient")]
+            at |= {"status": "timed_out", "reason": "over the budget of 1 s"}
+            made += [record(**at, implementation=implementation) for implementation in ("sdpa_flash", "sdpa_efficient")]
     return made
 
 
 def kernel_records() -> list[dict[str, Any]]:
-    """fftconv at half of the copy bandwidth and twice the predicted time; a peer that is not installed."""
+    """fftconv at half of the copy bandwidth and twice the predicted time; an implementation that is not installed."""
     made = []
     for length in (1024, 2048):
         place: dict[str, Any] = {"workload": "fftconv", "variant": "gated", "length": length}
@@ -80,7 +80,7 @@ def kernel_records() -> list[dict[str, Any]]:
             place["direction"] = direction
             counted = {"bytes": 10**9, "flops": 10**10, "predicted_seconds": 1e-3, "seconds_iqr": 4e-4}
             made.append(record(**place, backend="triton", seconds=2e-3, **counted))
-            made.append(record(**place, peer="flashfftconv", status="skipped", reason="not importable"))
+            made.append(record(**place, implementation="flashfftconv", status="skipped", reason="not importable"))
     return made
 
 

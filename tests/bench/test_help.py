@@ -6,10 +6,13 @@ from types import ModuleType
 import pytest
 
 from bench.common import machine
-from bench.kernels import long_context, operator_vs_published
+from bench.kernels import long_context, operator_vs_published, targets, thread_scaling
+from bench.suite import __main__ as bench_suite
 
 
-@pytest.mark.parametrize("module", [long_context, machine, operator_vs_published], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [long_context, machine, operator_vs_published, thread_scaling], ids=lambda m: m.__name__
+)
 def test_help_names_the_command_and_tells_every_option(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -27,3 +30,17 @@ def test_the_name_of_the_device_is_printed(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(sys, "argv", ["machine.py"])
     machine.main()
     assert capsys.readouterr().out == f"{machine.folder_name()}\n"
+
+
+@pytest.mark.parametrize(("module", "name"), [(bench_suite, "bench.suite"), (targets, "bench.kernels.targets")])
+def test_help_of_the_suite_has_an_example_and_every_option(
+    module: ModuleType, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: python -m {name} ")
+    assert f"\n    python -m {name}\n" in shown
+    for option in ("--json", "--seconds", "--workload", "--implementation", "--l2", "--launch", "--processes"):
+        assert f"\n  {option} " in shown

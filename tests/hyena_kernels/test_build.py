@@ -78,7 +78,7 @@ def test_source_hash_follows_every_source(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(_build, "CSRC", tmp_path / "csrc")
     before = _build.source_hash()
     assert before == _build.source_hash()
-    (tmp_path / "csrc" / "cpu" / "view.h").write_text("", encoding="utf-8")
+    (tmp_path / "csrc" / "common" / "view.h").write_text("", encoding="utf-8")
     assert _build.source_hash() != before
 
 

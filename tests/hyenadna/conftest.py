@@ -1,4 +1,4 @@
-"""A genome and a training run small enough for every test."""
+"""A genome, models and a training run that are small enough for every test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.data.genome import prepare
 from hyenadna.pretraining.train import PretrainConfig
 
@@ -38,6 +39,36 @@ def tiny_fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_genome(tiny_fasta: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the prepared genome."""
     return prepare(tiny_fasta, tmp_path_factory.mktemp("genome") / "tiny", progress=False).folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    """Makes a model with the same random weights at every call.
+
+    ``noise`` is the spread of random numbers that are added to every weight: an untrained model is almost the same
+    function of every base. Other arguments are the class, and fields of its configuration.
+    """
+
+    def make(kind: Any = HyenaDNAForCausalLM, *, noise: float = 0.0, **fields: Any) -> Any:
+        torch.manual_seed(1)
+        model = kind(HyenaDNAConfig(**{"d_model": 8, "n_layer": 1, "filter_order": 8, "max_seq_len": 64} | fields))
+        for parameter in model.parameters():
+            parameter.data += noise * torch.randn_like(parameter)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Saves what ``tiny_model`` makes, and returns the folder."""
+
+    def make(*args: Any, **fields: Any) -> Path:
+        folder = tmp_path_factory.mktemp("checkpoint") / "model"
+        tiny_model(*args, **fields).save_pretrained(folder)
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

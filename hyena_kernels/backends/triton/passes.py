@@ -199,6 +199,62 @@ def _points(first, N: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr, V: tl.c
     return m // C * STEP + first + m % C, tl.arange(0, V)[:, None] * (N // V * STEP), N * STEP
 
 
+@triton.jit
+def _no_spectra(V: tl.constexpr, M: tl.constexpr):
+    """Zeros for the backward pass: spectra of the filter, of a row's x and of the filter's gradient, re and im each."""
+    zero = tl.zeros([V, M], tl.float32)
+    return zero, zero, zero, zero, zero, zero
+
+
+@triton.jit
+def _filter_gradient(spectra, ROWS: tl.constexpr):
+    """Spectrum of the filter's gradient, a sum over rows. That of a single row replaces its x, to save registers."""
+    if ROWS == 1:
+        return spectra[2], spectra[3]
+    else:
+        return spectra[4], spectra[5]
+
+
+@triton.jit
+def _backward_products(i, is_x, is_g, re, im, spectra, ROWS: tl.constexpr):
+    """Products of the spectrum that step i of a backward pass has computed.
+
+    Step 0 transforms the filter k. Two steps for each of ``ROWS`` rows transform x = pre_gate * u, then
+    g = post_gate * dy. The last step transforms nothing.
+
+    Args:
+        i: the step.
+        is_x: whether the step transforms an x.
+        is_g: whether it transforms a g.
+        re: ``[V, M]`` spectrum of this step, as ``im``.
+        im: see ``re``.
+        spectra: those of earlier steps, :func:`_no_spectra` at first.
+        ROWS: number of rows.
+
+    Returns:
+        Real and imaginary part of what the step transforms back: ``k x`` for dpost, ``conj(k) g`` for dx, in the last
+        step the sum of ``conj(x) g`` for dk; and the spectra, with that of this step.
+    """
+    kr, ki, xr, xi, sr, si = spectra
+    if i == 0:
+        kr = re
+        ki = im
+    elif is_x:
+        xr = re
+        xi = im
+        re, im = dft.times(re, im, kr, ki)
+    elif is_g:
+        tr, ti = dft.times(re, im, xr, -xi)
+        if ROWS == 1:
+            xr = tr
+            xi = ti
+        else:
+            sr += tr
+            si += ti
+        re, im = dft.times(re, im, kr, -ki)
+    return re, im, (kr, ki, xr, xi, sr, si)
+
+
 # Sizes and strides change from call to call; only the innermost strides are worth a compilation of their own.
 _SIZES = ["B", "D", "L", "K", "shift", "out_D"]
 _OUTER = [
@@ -276,26 +332,19 @@ def row_backward(
     d = tl.program_id(0) % D
     chunk = tl.program_id(0) // D
     n = _points(0, N, 1, 1, V)
-    zero = tl.zeros([V, M], tl.float32)
     out_x = _nothing(G, V, M)
     out_post = out_x
     for q in range(G):
         twiddles = table + q * (dft.loops(N, V) * N)
-        kr = zero
-        ki = zero
-        xr = zero
-        xi = zero
-        sr = zero
-        si = zero
+        spectra = _no_spectra(V, M)
         # One body for all transforms of a row: the filter's, then x and g of every row, then the sum's inverse.
         for i in range(2 * ROWS + 2):
             w = _factors(group, digit, q, G, V)
             b = chunk * ROWS + (i - 1) // 2
             is_x = (i % 2 == 1) & (i < 2 * ROWS)
             is_g = (i % 2 == 0) & (i > 0)
-            # What the last turn takes back, the sum.
-            re = xr if ROWS == 1 else sr
-            im = xi if ROWS == 1 else si
+            # The last step has nothing to load: it transforms this back.
+            re, im = _filter_gradient(spectra, ROWS)
             if i == 0:
                 row = _at(k, chunk, d, 0, k_d)
                 re, im = _combine_filter(row, k_l, (None if skip is None else skip + d), w, n, K, shift, CAUSAL, P, G)
@@ -307,23 +356,7 @@ def row_backward(
                 re, im = _combine(_load_signal(_at(dy, b, d, dy_b, dy_d), dy_l, gate, post_l, n, L, G), w)
             if i <= 2 * ROWS:
                 re, im = dft.forward(re, im, twiddles, N, 1, V)
-            if i == 0:
-                kr = re
-                ki = im
-            elif is_x:
-                xr = re
-                xi = im
-                re, im = dft.times(re, im, kr, ki)
-            elif is_g:
-                # The sum of one row takes the place of its own spectrum: fewer registers.
-                tr, ti = dft.times(re, im, xr, -xi)
-                if ROWS == 1:
-                    xr = tr
-                    xi = ti
-                else:
-                    sr += tr
-                    si += ti
-                re, im = dft.times(re, im, kr, -ki)
+            re, im, spectra = _backward_products(i, is_x, is_g, re, im, spectra, ROWS)
             if (is_x & POST) | (is_g & SIGNAL) | ((i == 2 * ROWS + 1) & FILTER):
                 re, im = dft.inverse(re, im, twiddles, N, 1, V)
                 w = _factors(group, digit, q, G, V)
@@ -456,13 +489,7 @@ def rows_backward(
     FILTER: tl.constexpr = filter_grad is not None
     r = tl.program_id(0) % COLUMNS
     d = tl.program_id(0) // COLUMNS
-    zero = tl.zeros([V, M], tl.float32)
-    kr = zero
-    ki = zero
-    xr = zero
-    xi = zero
-    sr = zero
-    si = zero
+    spectra = _no_spectra(V, M)
     for i in range(2 * BATCH + 2):
         b = (i - 1) // 2
         is_x = (i % 2 == 1) & (i < 2 * BATCH)
@@ -473,27 +500,11 @@ def rows_backward(
         elif is_g:
             row = grad + (b * D + d).to(tl.int64) * (2 * P)
         at = _row(row + r * N, N, V)
-        # What the last turn takes back, the sum.
-        re = xr if BATCH == 1 else sr
-        im = xi if BATCH == 1 else si
+        # The last step has nothing to load: it transforms this back.
+        re, im = _filter_gradient(spectra, BATCH)
         if i <= 2 * BATCH:
             re, im = dft.forward(tl.load(at), tl.load(at + P), table, N, 1, V)
-        if i == 0:
-            kr = re
-            ki = im
-        elif is_x:
-            xr = re
-            xi = im
-            re, im = dft.times(re, im, kr, ki)
-        elif is_g:
-            tr, ti = dft.times(re, im, xr, -xi)
-            if BATCH == 1:
-                xr = tr
-                xi = ti
-            else:
-                sr += tr
-                si += ti
-            re, im = dft.times(re, im, kr, -ki)
+        re, im, spectra = _backward_products(i, is_x, is_g, re, im, spectra, BATCH)
         last = i == 2 * BATCH + 1
         if (is_x & POST) | (is_g & SIGNAL) | (last & FILTER):
             re, im = dft.inverse(re, im, table, N, 1, V)

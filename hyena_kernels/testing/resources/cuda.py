@@ -1,15 +1,13 @@
 """Registers, spills, shared memory and occupancy of every CUDA kernel, compiled by nvcc without a GPU.
 
-    python -m hyena_kernels.testing.resources.cuda --arch 80 90
+    python -m hyena_kernels.testing.resources.cuda --arch 80 90 --out resources.md
     python -m hyena_kernels.testing.resources.cuda --arch 80 90 --check
 
-Needs nvcc of CUDA 12 or newer: on the PATH, in CUDA_HOME or in /usr/local/cuda. Nothing is written but to a temporary
-folder.
+Needs nvcc of CUDA 12 or newer: on the PATH, in CUDA_HOME or in /usr/local/cuda.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -23,10 +21,12 @@ from pathlib import Path
 
 from hyena_kernels import _build
 from hyena_kernels.testing.resources.occupancy import ARCHITECTURES, Resources, occupancy
+from hyena_kernels.testing.resources.report import Report, Table, faults
 
-# Threads of a block and the dynamic shared memory of each of its forms; those of fftconv's transforms are worked out
-# from the template arguments of their plan, and those of patches from their form. Tests hold all of it against what is
-# launched.
+REPORT = Report("CUDA", "hyena_kernels.testing.resources.cuda", "nvcc", (80, 90))
+
+# Threads of a block, and the bytes of dynamic shared memory of each form of the kernel. For the transforms of fftconv
+# they follow from the template arguments of the plan, for patches from the form. Tests compare all with the launches.
 KERNELS = {
     "fftconv_weight_kernel": (256, {"": 0}),
     "fftconv_product_kernel": (256, {"": 0}),
@@ -47,7 +47,7 @@ _FORMS = ("forward", "backward", "backward, several of the batch")
 
 @dataclass(frozen=True)
 class RowPlan:
-    """Template arguments of a transform, as in ``csrc/cuda/row_plans.cuh``; of columns, ``rows`` is their number."""
+    """Template arguments of a transform, as in ``csrc/cuda/row_plans.cuh``. ``rows`` is the number of columns too."""
 
     threads: int
     rows: int
@@ -62,7 +62,7 @@ class RowPlan:
         return points
 
     def shared_bytes(self, spectra: int) -> int:
-        """Two padded planes of floats for each row, and spectra in the registers' order."""
+        """Two padded planes of floats for each row, and ``spectra`` spectra in the order of the registers."""
         last = self.radices[-1]
         plane = -(-(self.points + self.points // last) // 4) * 4
         values = -(-self.points // last // self.threads) * last
@@ -70,7 +70,7 @@ class RowPlan:
 
     @property
     def column_bytes(self) -> int:
-        """Two padded planes of floats with the columns side by side; none for a single stage."""
+        """Two padded planes of floats with the columns side by side. A single stage needs none."""
         if len(self.radices) == 1:
             return 0
         return 8 * self.rows * (self.points + self.points // self.radices[-1])
@@ -87,18 +87,18 @@ class PatchForm:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Its name in the table."""
         order = "channel-last" if self.channels_last else "channel-first"
         return f"{self.kernel}, {self.dtype}, {order}{', pair' if self.pair else ''}"
 
     @property
     def threads(self) -> int:
-        """Of a block."""
+        """Threads of a block."""
         return 128 if self.kernel.endswith("backward") else 256
 
     @property
     def shared_bytes(self) -> int:
-        """Weights and biases of two tiles of 32 channels; backward the sums of every thread too."""
+        """Weights and biases of two tiles of 32 channels. Backward adds the sums of every thread."""
         if self.kernel.startswith("transpose"):
             return 0
         taps = 2 * 32 * 5 * 4
@@ -108,24 +108,24 @@ class PatchForm:
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel in one of its forms: what the table calls it, and its shared memory."""
+    """A kernel in one of its forms."""
 
     name: str
     threads: int
     shared_bytes: int
     optional: bool = False
-    """Whether launches do without this form where its shared memory does not fit."""
+    """Whether launches avoid this form where its shared memory does not fit."""
 
 
 def find_nvcc() -> str | None:
-    """The nvcc on the PATH, else that of CUDA_HOME or /usr/local/cuda; None if there is none."""
+    """The path of nvcc: from the PATH, else in CUDA_HOME or /usr/local/cuda. None if there is none."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     folders = [os.environ.get("PATH", ""), *(str(Path(home) / "bin") for home in homes if home)]
     return shutil.which("nvcc", path=os.pathsep.join(folders))
 
 
 def cases(mangled: str) -> Iterator[Case]:
-    """Every form of a kernel, by its mangled name."""
+    """Every form of the kernel with a mangled name."""
     kinds = "|".join(_TRANSFORMS)
     plan = re.search(rf"({kinds})_kernelI.*?(?:Row|Column)PlanILi(\d+)ELi(\d+)EJ((?:Li\d+E)+)E", mangled)
     if plan is not None:
@@ -160,10 +160,10 @@ _ENTRY = re.compile(
 
 
 def compile_source(nvcc: str, source: Path, arch: int) -> list[tuple[Case, Resources]]:
-    """Compile one source for one architecture, with the flags of the build, and read what ptxas says.
+    """Compile one source for one architecture with the flags of the build, and read the output of ptxas.
 
     Raises:
-        RuntimeError: nvcc failed; the message has its output.
+        RuntimeError: nvcc failed. The message contains its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         gencode = f"-gencode=arch=compute_{arch},code=sm_{arch}"
@@ -183,12 +183,12 @@ def compile_source(nvcc: str, source: Path, arch: int) -> list[tuple[Case, Resou
 
 
 def kernel_sources() -> list[Path]:
-    """Every CUDA source but the bindings, which have no kernels and need torch's headers."""
+    """All CUDA sources except the bindings, which have no kernels and need torch's headers."""
     return [source for source in _build.cuda_sources() if source.name != "bindings.cu"]
 
 
-def measure(archs: Sequence[int], workers: int = 2) -> dict[str, dict[int, Resources | None]]:
-    """What every kernel takes, by its name and architecture; None where a form does not fit and is not launched.
+def measure(archs: Sequence[int], workers: int = 2) -> Table:
+    """Resources of every kernel in every form. None where a form does not fit and is not launched.
 
     Raises:
         RuntimeError: there is no nvcc, or it failed.
@@ -197,24 +197,13 @@ def measure(archs: Sequence[int], workers: int = 2) -> dict[str, dict[int, Resou
     if nvcc is None:
         raise RuntimeError("needs nvcc, which is neither on the PATH nor in CUDA_HOME/bin nor in /usr/local/cuda/bin")
     jobs = [(source, arch) for source in kernel_sources() for arch in archs]
-    table: dict[str, dict[int, Resources | None]] = {}
+    table: Table = {}
     with ThreadPoolExecutor(workers) as pool:
         for measured in pool.map(lambda job: compile_source(nvcc, *job), jobs):
             for case, resources in measured:
                 absent = case.optional and case.shared_bytes > ARCHITECTURES[resources.arch].shared_per_block
                 table.setdefault(case.name, {})[resources.arch] = None if absent else resources
-    return table
-
-
-def faults(table: dict[str, dict[int, Resources | None]]) -> list[str]:
-    """A line for each spill, and for each block that wants more shared memory than there is."""
-    return [
-        f"{name} on sm_{arch}: {fault}"
-        for name, row in table.items()
-        for arch, resources in row.items()
-        if resources is not None
-        for fault in resources.faults()
-    ]
+    return {name: table[name] for name in sorted(table, key=_order)}
 
 
 def _order(name: str) -> tuple[str, int, str]:
@@ -222,56 +211,15 @@ def _order(name: str) -> tuple[str, int, str]:
     return name.split()[0], int(digits[0]) if digits else 0, name
 
 
-def markdown(table: dict[str, dict[int, Resources | None]], archs: Sequence[int]) -> str:
-    """The table of ``docs/kernels.md``."""
-    lines = [
-        f"| kernel | threads | {' | '.join(f'sm_{arch}' for arch in archs)} |",
-        "|---|---" + "|---" * len(archs) + "|",
-    ]
-    for name in sorted(table, key=_order):
-        row = table[name]
-        threads = next((str(resources.threads) for resources in row.values() if resources is not None), "")
-        cells = [_cell(row[arch]) for arch in archs]
-        lines.append(f"| {name} | {threads} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(resources: Resources | None) -> str:
-    if resources is None:
-        return "not taken"
-    shared = f"{resources.shared_bytes / 1024:.3g} KB"
-    return f"{resources.registers} / {resources.stack_bytes} / {shared} / {resources.occupancy:.0%}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 where all is well, 1 on a fault, 2 on bad usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hyena_kernels.testing.resources.cuda",
-        description="Compile every CUDA kernel with nvcc and report registers, spills, shared memory and occupancy as "
-        "a Markdown table. Ends with 1 if a kernel spills, or takes more shared memory than a block can have.",
-        epilog="example: python -m hyena_kernels.testing.resources.cuda --arch 80 90",
-    )
-    parser.add_argument(
-        "--arch",
-        nargs="+",
-        type=int,
-        choices=ARCHITECTURES,
-        default=[80, 90],
-        help="compute capabilities times ten (default: 80 90)",
-    )
-    parser.add_argument("--check", action="store_true", help="print no table")
-    options = parser.parse_args(arguments)
+    parser = REPORT.parser()
+    options = REPORT.parse(parser, arguments)
     try:
         table = measure(options.arch)
     except RuntimeError as error:
         parser.error(str(error))
-    found = faults(table)
-    if not options.check:
-        print(markdown(table, options.arch), end="")
-    if found:
-        print(f"{len(found)} faults:", *found, sep="\n  ", file=sys.stderr)
-        return 1
-    return 0
+    return REPORT.finish(parser, options, table, faults(table))
 
 
 if __name__ == "__main__":

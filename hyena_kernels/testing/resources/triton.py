@@ -1,18 +1,16 @@
-"""Registers, stack, shared memory and occupancy of every kernel configuration, compiled ahead of time without a GPU.
+"""Registers, stack, shared memory and occupancy of the Triton kernels, compiled ahead of time without a GPU.
 
     python -m hyena_kernels.testing.resources.triton --arch 80 90 100 --out resources.md
     python -m hyena_kernels.testing.resources.triton --arch 80 90 100 --check
 
-Triton's cache on disk is used as at run time: a configuration that has not changed since it was last compiled costs
-nothing. A process in which ``TRITON_INTERPRET=1`` is set cannot do this: its kernels are Python functions.
+Triton's cache on disk is used, so a configuration is compiled again only after it has changed. A process in which
+``TRITON_INTERPRET=1`` is set cannot do this: its kernels are Python functions.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import multiprocessing
-import os
 import re
 import subprocess
 import sys
@@ -21,14 +19,14 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from hyena_kernels.testing.resources.occupancy import ARCHITECTURES, WARP, Resources, occupancy
+from hyena_kernels.testing.resources.occupancy import WARP, Resources, occupancy
+from hyena_kernels.testing.resources.report import Report, Table
 
 KERNEL_MODULES = tuple(
     f"hyena_kernels.testing.resources.triton_cases.{name}"
@@ -38,24 +36,26 @@ KERNEL_MODULES = tuple(
 
 WORKERS = 2
 
+REPORT = Report("Triton", "hyena_kernels.testing.resources.triton", f"Triton {triton.__version__}", (80, 90, 100))
+
 
 @dataclass(frozen=True)
 class Case:
     """One configuration of one kernel.
 
     Args:
-        name: how the table calls it; unique among all cases.
+        name: its name in the table, unique among all cases.
         kernel: the ``@triton.jit`` function.
         signature: type of every argument of the kernel: ``"*fp32"``, ``"*bf16"``, ``"i32"``, ``"i64"``, ``"fp32"`` …
-            or ``"constexpr"``. Pointers are taken as aligned to 16 bytes, as torch allocates. ``"i32:16"`` is an
-            integer that the launch will find to be a multiple of 16.
-        constexprs: values of the ``"constexpr"`` arguments; None stands for an absent tensor, 1 for a unit stride that
-            the launch specialises on.
+            or ``"constexpr"``. Pointers are aligned to 16 bytes, as torch allocates them. ``"i32:16"`` is an integer
+            that is a multiple of 16 at the launch.
+        constexprs: values of the ``"constexpr"`` arguments: None for an absent tensor, 1 for a unit stride, on which
+            Triton specialises.
         num_warps: warps in a block.
         num_stages: depth of the pipelined loops.
-        maxnreg: bound on the registers of a thread, if there is one.
-        absent: architectures on which no launch takes this configuration.
-        milder: another case takes more registers in the same way; ``--quick`` leaves this one out.
+        maxnreg: bound on the registers of a thread, or None.
+        absent: architectures on which no launch uses this configuration.
+        milder: whether ``--quick`` leaves it out, because a similar case takes more registers.
     """
 
     name: str
@@ -73,7 +73,7 @@ def compile_case(case: Case, arch: int) -> Resources:
     """Compile one configuration for one architecture, or take it from Triton's cache.
 
     Raises:
-        ValueError: the kernel is an interpreted one, or the signature and the kernel's arguments differ.
+        ValueError: the kernel is interpreted, or the signature does not fit the kernel's arguments.
     """
     _check(case)
     signature = {name: case.signature[name] for name in case.kernel.arg_names}
@@ -107,7 +107,7 @@ def _check(case: Case) -> None:
 
 
 def _usage(cubin: bytes) -> tuple[int, int]:
-    """Registers, and bytes of local memory, a thread."""
+    """Registers of a thread, and its bytes of local memory."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -124,7 +124,7 @@ def aot_cases(modules: Iterable[str] = KERNEL_MODULES) -> list[Case]:
     """The cases of these modules, in their order.
 
     Raises:
-        ValueError: two cases have one name.
+        ValueError: two cases have the same name.
     """
     cases = [case for name in modules for case in importlib.import_module(name).aot_cases()]
     names = [case.name for case in cases]
@@ -133,9 +133,6 @@ def aot_cases(modules: Iterable[str] = KERNEL_MODULES) -> list[Case]:
         raise ValueError(f"several cases are called {', '.join(repeated)}")
     return cases
 
-
-Measured = dict[tuple[str, int], Resources]
-"""Resources by the name of the case and the architecture."""
 
 _cases: Sequence[Case] = ()
 
@@ -150,19 +147,19 @@ def _compile_in_worker(index: int, arch: int) -> tuple[Resources, float]:
     return compile_case(_cases[index], arch), time.perf_counter() - start
 
 
-def measure(cases: Sequence[Case], archs: Sequence[int]) -> tuple[Measured, list[str]]:
-    """Compile every case for every architecture in worker processes, with a line on stderr for each.
+def measure(cases: Sequence[Case], archs: Sequence[int]) -> tuple[Table, list[str]]:
+    """Compile every case for every architecture in worker processes. Each prints a line on stderr.
 
     Args:
-        cases: what to compile.
-        archs: for which of :data:`ARCHITECTURES`.
+        cases: the configurations.
+        archs: the architectures, of :data:`.occupancy.ARCHITECTURES`.
 
     Returns:
-        the resources, and a line for each fault found and each compilation that failed.
+        The resources, and a line for each fault and each compilation that failed.
     """
-    measured: Measured = {}
+    table: Table = {case.name: {} for case in cases}
     faults: list[str] = []
-    # Forked workers have the kernels already: they need neither import torch again nor pickle what cannot be pickled.
+    # Forked workers inherit the kernels: they neither import torch again nor need to pickle them.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(WORKERS, context, _receive, (cases,)) as pool:
         jobs = {
@@ -174,18 +171,18 @@ def measure(cases: Sequence[Case], archs: Sequence[int]) -> tuple[Measured, list
         for done, job in enumerate(as_completed(jobs), start=1):
             name, arch = jobs[job]
             label = f"{name} sm_{arch}"
-            # Whatever a compiler raises, the other cases are still worth knowing.
+            # A compiler may raise anything, and the other cases are still of interest.
             try:
                 resources, seconds = job.result()
             except Exception as error:
                 faults.append(f"{label}: {type(error).__name__}: {error}")
                 text = "failed"
             else:
-                measured[name, arch] = resources
+                table[name][arch] = resources
                 faults += [f"{label}: {fault}" for fault in resources.faults()]
                 text = f"{_describe(resources)}, {seconds:.1f} s"
             print(f"[{done:>{len(str(len(jobs)))}}/{len(jobs)}] {label}: {text}", file=sys.stderr, flush=True)
-    return measured, faults
+    return table, faults
 
 
 def _describe(resources: Resources) -> str:
@@ -195,56 +192,9 @@ def _describe(resources: Resources) -> str:
     )
 
 
-def table(cases: Sequence[Case], archs: Sequence[int], measured: Measured) -> str:
-    """A Markdown document with one row for each case and one column for each architecture."""
-    command = f"python -m hyena_kernels.testing.resources.triton --arch {' '.join(map(str, archs))}"
-    lines = [
-        "# Resources of the Triton kernels",
-        "",
-        f"Made by `{command} --out FILE`, which compiles ahead of time, with Triton {triton.__version__}. Each cell:",
-        "registers a thread / bytes of stack a thread (spills) / shared memory a block / occupancy of an SM.",
-        "Not taken: the table of that device class has another entry.",
-        "",
-        f"| configuration | threads | {' | '.join(f'sm_{arch}' for arch in archs)} |",
-        f"|---|---|{'---|' * len(archs)}",
-    ]
-    for case in cases:
-        row = [measured.get((case.name, arch)) for arch in archs]
-        cells = [
-            f"{cell.registers} / {cell.stack_bytes} / {cell.shared_bytes / 1024:g} KB / {cell.occupancy:.0%}"
-            if cell is not None
-            else "not taken"
-            for cell in row
-        ]
-        lines.append(f"| {case.name} | {WARP * case.num_warps} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 where all is well, 1 on a fault, 2 on bad usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hyena_kernels.testing.resources.triton",
-        description="Compile every kernel configuration ahead of time and report registers, stack, shared memory and "
-        "occupancy. Ends with 1 if a configuration spills, or takes more shared memory than a block can have.",
-        epilog="example: python -m hyena_kernels.testing.resources.triton --arch 80 90 100 --out resources.md",
-    )
-    parser.add_argument(
-        "--arch",
-        nargs="+",
-        type=int,
-        choices=ARCHITECTURES,
-        default=[80, 90, 100],
-        help="compute capabilities times ten (default: 80 90 100)",
-    )
+    parser = REPORT.parser()
     parser.add_argument(
         "--module",
         nargs="+",
@@ -253,36 +203,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="modules with a function aot_cases() (default: every kernel module)",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="leave out cases of which others take more registers in the same way"
+        "--quick", action="store_true", help="leave out cases that are similar to others which take more registers"
     )
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--out", type=Path, metavar="FILE", help="write the table here instead of printing it")
-    output.add_argument("--check", action="store_true", help="make no table")
-    options = parser.parse_args(arguments)
+    options = REPORT.parse(parser, arguments)
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set, and interpreted kernels cannot be compiled: unset it")
-    if options.out is not None and not options.out.parent.is_dir():
-        parser.error(f"there is no folder {options.out.parent} to write {options.out.name} into")
     try:
         cases = [case for case in aot_cases(options.module) if not (options.quick and case.milder)]
     except (ImportError, AttributeError, ValueError) as error:
         parser.error(str(error))
-    measured, faults = measure(cases, options.arch)
-    if faults:
-        print(f"{len(faults)} faults:", *faults, sep="\n  ", file=sys.stderr)
-        return 1
-    if options.check:
-        print(f"{len(measured)} compilations of {len(cases)} cases: no spills, shared memory within the limits")
-        return 0
-    text = table(cases, options.arch, measured)
-    if options.out is None:
-        print(text, end="")
-        return 0
-    try:
-        _write(options.out, text)
-    except OSError as error:
-        parser.error(f"cannot write {options.out}: {error}")
-    return 0
+    return REPORT.finish(parser, options, *measure(cases, options.arch))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Counts of bench.costs.roofline against tensors, hand counts and real models, and what follows from ceilings."""
+"""Counts of bench.costs.roofline against tensors, hand counts and real models, and what follows from peak_rates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.costs import costs as counted, roofline
+from bench.costs import costs, roofline
 from bench.costs.costs import Cost, Model, Stage
 from bench.costs.roofline import cost, predict, stage_seconds
 from hyena_kernels.testing import fftconv_inputs, hyena_mixer_inputs, implicit_filter_inputs, short_conv_inputs
@@ -80,12 +80,11 @@ def test_launches_of_the_triton_kernels() -> None:
     assert forward == points * ((4 + 8) + (4 + 8) + (16 + 8) + (8 + 2 + 2))
     both = cost("fftconv", "gated", "both", **million).bytes
     assert both - forward == points * (2 * (4 + 8) + (4 + 8) + (24 + 24) + (8 + 4 + 4) + (8 + 2 + 2) + (8 + 4))
-    assert (forward, both - forward) == counted.fftconv_bytes(1, 128, 1 << 20, 2)
     # Without gates: u and dy transformed, one inverse each of du and dk.
     both = cost("fftconv", "plain", "both", **million).bytes
     forward = cost("fftconv", "plain", "forward", **million).bytes
     assert both - forward == points * (2 * (2 + 8) + (4 + 8) + (16 + 8) + (8 + 8) + (8 + 2) + (8 + 4))
-    # docs/kernels.md: project 1.34 GB and merge 0.54 GB, besides the convolution without its gate in front.
+    # docs/kernels/triton.md: project 1.34 GB and merge 0.54 GB, besides the convolution without its gate in front.
     mixer = cost("hyena_mixer", "", "forward", **million).bytes
     assert mixer == points * ((6 + 4) + (4 + 8) + (2 + 8) + (16 + 8) + (8 + 4) + 4)
     # and 5.9 GB of the filter's backward pass: 18 planes of 64, the filters' gradient twice.
@@ -97,16 +96,22 @@ def test_launches_of_the_triton_kernels() -> None:
 
 def test_several_programs_of_one_pass_add_up_their_sums() -> None:
     # 4 rows of 1000 points of 2 channels: a program each, for they fill no device otherwise.
-    forward, backward = counted.fftconv_bytes(4, 2, 1000, 2)
+    shape: dict[str, Any] = {"batch": 4, "width": 2, "length": 1000, "itemsize": 2, "backend": "triton"}
+    forward, both = (cost("fftconv", "gated", direction, **shape).bytes for direction in ("forward", "both"))
     assert forward == 2 * 1000 * (4 * 4 * 2 + 4 * 4)
-    assert backward == 2 * 1000 * (4 * 7 * 2 + 4 * 4 + 4 * 4 + (4 * 4 + 4) + 2 * 4)
+    assert both - forward == 2 * 1000 * (4 * 7 * 2 + 4 * 4 + 4 * 4 + (4 * 4 + 4) + 2 * 4)
+
+
+def test_one_program_per_row_reads_its_filter_once() -> None:
+    found = cost("fftconv", "gated", "forward", batch=3, width=1, length=3000, itemsize=4, backend="triton")
+    assert found.bytes == 3 * (4 * 4 * 3000 + 4 * 3000)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="the constant is in a file that imports triton")
 def test_rows_of_the_filter_kernels() -> None:
     from hyena_kernels.backends.triton.implicit_filter import CHANNELS
 
-    assert counted.FILTER_ROWS == CHANNELS
+    assert costs.FILTER_ROWS == CHANNELS
 
 
 def test_a_transform_has_the_conventional_flops() -> None:
@@ -122,7 +127,7 @@ def test_parameters_are_those_of_the_model(name: str, order: int) -> None:
     with torch.device("meta"):
         model = HyenaDNAForCausalLM(config)
     counts = Model(1, config.d_model, 8, 4, order, 2, False, roofline.OURS, False)
-    assert config.padded_vocab_size == counted.VOCABULARY
+    assert config.padded_vocab_size == costs.VOCABULARY
     assert counts.parameters() == sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -161,36 +166,39 @@ def test_training_step_adds_the_optimizer() -> None:
 def test_attention_computes_the_causal_half_of_the_scores() -> None:
     length, width = 6, 64
     pairs = int(torch.ones(length, length).tril().sum())
-    forward = counted.attention(2, width, length, 4, False)
+    forward = costs.attention(2, width, length, 4, False)
     assert forward.products == 2 * (2 * 2 * pairs * width)
     assert forward.bytes == 4 * torch.empty(2, length, width).nbytes
-    backward = counted.attention(2, width, length, 4, True)
+    backward = costs.attention(2, width, length, 4, True)
     assert backward.products == 5 * (2 * 2 * pairs * width)
     assert backward.bytes == 2 * forward.bytes
-    scores = counted.attention(2, width, length, 4, False, scores=True)
+    scores = costs.attention(2, width, length, 4, False, scores=True)
     assert scores.bytes - forward.bytes == 6 * torch.empty(2, 1, length, length).nbytes
 
 
 def test_transformer_of_the_same_width_and_depth() -> None:
     shape: dict[str, Any] = {"batch": 1, "width": 128, "length": 1 << 20, "itemsize": 2}
-    transformer = cost("two_layer_model", "checkpointed", "both", peer="sdpa_flash", **shape)
+    transformer = cost("two_layer_model", "checkpointed", "both", implementation="sdpa_flash", **shape)
     ours = cost("two_layer_model", "checkpointed", "both", **shape)
     # The paper's count, 4 L² D a layer forward and half of it causal; 2.5 times that backward; forward twice.
     scores = 2 * (2 + 2 + 5) * (1 << 40) * 128
     assert sum(stage.products for stage in transformer.stages) == pytest.approx(scores, rel=0.01)
     assert ours.flops < transformer.flops / 100
-    assert cost("two_layer_model", "checkpointed", "both", peer="sdpa_math", **shape).bytes > 100 * transformer.bytes
+    assert (
+        cost("two_layer_model", "checkpointed", "both", implementation="sdpa_math", **shape).bytes
+        > 100 * transformer.bytes
+    )
 
 
 def test_a_stage_takes_what_binds_it() -> None:
-    ceilings = {"copy_bytes_per_s": 10.0, "matmul_flops_per_s": 600.0, "float32_flops_per_s": 100.0}
-    assert stage_seconds(Stage("bytes", 100, products=600, vector=100), ceilings) == 10
-    assert stage_seconds(Stage("products", 1, products=1200), ceilings) == 2
-    assert stage_seconds(Stage("vector", 1, vector=300), ceilings) == 3
+    peak_rates = {"copy_bytes_per_s": 10.0, "matmul_flops_per_s": 600.0, "float32_flops_per_s": 100.0}
+    assert stage_seconds(Stage("bytes", 100, products=600, vector=100), peak_rates) == 10
+    assert stage_seconds(Stage("products", 1, products=1200), peak_rates) == 2
+    assert stage_seconds(Stage("vector", 1, vector=300), peak_rates) == 3
     # Three products in 16 bits are faster there than one in float32.
-    assert stage_seconds(Stage("exact", 1, exact=800), ceilings) == 4
+    assert stage_seconds(Stage("exact", 1, exact=800), peak_rates) == 4
     cost = Cost((Stage("a", 20), Stage("b", 1, products=1200)))
-    assert predict(cost, ceilings) == 4
+    assert predict(cost, peak_rates) == 4
     assert (cost.bytes, cost.flops) == (21, 1200)
 
 
@@ -202,7 +210,7 @@ def test_what_is_not_known_of_a_machine_takes_no_time() -> None:
 
 
 def test_ceilings_are_measured() -> None:
-    found = roofline.measure_ceilings("cpu", torch.float32)
+    found = roofline.measure_peak_rates("cpu", torch.float32)
     assert set(found) == {"copy_bytes_per_s", "matmul_flops_per_s", "float32_flops_per_s"}
     # Any machine that runs this copies more than 100 MB a second and less than 10 TB.
     assert 1e8 < found["copy_bytes_per_s"] < 1e13
@@ -240,15 +248,15 @@ def test_what_is_not_known_is_refused(arguments: tuple[str, str, str], message: 
 
 def test_peers_without_a_cost_are_refused() -> None:
     with pytest.raises(ValueError, match="the cost of 'published' is not known"):
-        cost("fftconv", "gated", "both", peer="published", **SMALL)
-    with pytest.raises(ValueError, match="attention stands in models alone"):
-        cost("fftconv", "gated", "both", peer="sdpa_flash", **SMALL)
+        cost("fftconv", "gated", "both", implementation="published", **SMALL)
+    with pytest.raises(ValueError, match="attention is part of models only"):
+        cost("fftconv", "gated", "both", implementation="sdpa_flash", **SMALL)
 
 
 def test_command_prints_the_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "suite.json"
-    ceilings = {"copy_bytes_per_s": 1e9, "matmul_flops_per_s": None}
-    run.write_text(json.dumps({"format": 1, "ceilings": ceilings, "records": []}), encoding="utf-8")
+    peak_rates = {"copy_bytes_per_s": 1e9, "matmul_flops_per_s": None}
+    run.write_text(json.dumps({"format": 2, "peak_rates": peak_rates, "records": []}), encoding="utf-8")
     arguments = ["--workload", "fftconv", "--direction", "forward", "--width", "10", "--length", "100000"]
     assert roofline.main([*arguments, "--run", str(run)]) == 0
     # 10 channels of u, two gates, k and y: 20 MB, 20 ms.

@@ -1,4 +1,4 @@
-"""What can be checked of the Triton benchmarks without a GPU: what they choose to do, refuse, and write."""
+"""The benchmarks of kernels as far as they run without a GPU: what they choose, refuse and write."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bench.common import json_io as records, machine
-from bench.kernels import gpu, triton_targets as triton_aims, tune_triton
-from bench.suite import accuracy as checked
-from hyena_kernels import backend
-from hyena_kernels.backends.triton import support as triton_support, table
+from bench.common import json_io, machine
+from bench.kernels import gpu, tune_triton
+from bench.suite import accuracy
+from hyena_kernels.backends.triton import table
 from hyena_kernels.backends.triton.autotune import Measurement
 from hyena_kernels.backends.triton.plan import plan
 from hyena_kernels.backends.triton.table import Config
@@ -56,34 +54,34 @@ RESULTS = {
 @pytest.mark.parametrize("op", INPUTS)
 def test_errors_of_all_channels_are_within_budget(op: str) -> None:
     inputs = INPUTS[op]()
-    dy = torch.randn(value_and_gradients(checked.OPS[op].function, inputs)["y"].shape)
-    errors = checked.errors_on_channels(op, inputs, dy, range(40))
+    dy = torch.randn(value_and_gradients(accuracy.OPS[op].function, inputs)["y"].shape)
+    errors = accuracy.errors_on_channels(op, inputs, dy, range(40))
     assert errors.keys() == RESULTS[op]
-    assert not checked.faults(errors)
+    assert not accuracy.faults(errors)
 
 
 @pytest.mark.parametrize("op", INPUTS)
 def test_an_error_in_a_watched_channel_is_seen_and_no_other(op: str) -> None:
     inputs = INPUTS[op]()
-    dy = torch.randn(value_and_gradients(checked.OPS[op].function, inputs)["y"].shape)
-    axis = checked._AXES[op]["y"]
+    dy = torch.randn(value_and_gradients(accuracy.OPS[op].function, inputs)["y"].shape)
+    axis = accuracy._AXES[op]["y"]
 
     def wrong(**tensors: Any) -> torch.Tensor:
-        y = checked.OPS[op].function(**tensors)
+        y = accuracy.OPS[op].function(**tensors)
         factors = torch.ones(40)
         factors[7] = 1.01
         return y * factors.view([-1 if dimension == axis else 1 for dimension in range(y.dim())])
 
-    seen = checked.faults(checked.errors_on_channels(op, inputs, dy, [1, 7], wrong))
+    seen = accuracy.faults(accuracy.errors_on_channels(op, inputs, dy, [1, 7], wrong))
     assert any(fault.startswith("y has the relative error") for fault in seen)
     assert len(seen) >= 2, "only the result, and no gradient"
-    assert not checked.faults(checked.errors_on_channels(op, inputs, dy, [0, 6, 8, 39], wrong))
+    assert not accuracy.faults(accuracy.errors_on_channels(op, inputs, dy, [0, 6, 8, 39], wrong))
 
 
 def test_a_nan_is_a_fault() -> None:
-    assert checked.faults({"y": (float("nan"), 1.0)})
-    assert checked.faults({"y": (1e-3, float("nan"))})
-    assert not checked.faults({"y": (1e-3, 1e-2)})
+    assert accuracy.faults({"y": (float("nan"), 1.0)})
+    assert accuracy.faults({"y": (1e-3, float("nan"))})
+    assert not accuracy.faults({"y": (1e-3, 1e-2)})
 
 
 # bench.kernels.tune_triton --------------------------------------------------------------------------------------------
@@ -133,6 +131,11 @@ def test_table_is_rewritten_for_one_class_alone() -> None:
             key: str(entry) for key, entry in table.TABLES[shared].items()
         }
     assert "# Measured on a GPU.\n# All of it.\n" in text
+    # Of all entries only those that differ from the formula are written.
+    assert len(names["_TABLE_227"]) == 1 + len(table._TABLE_227)
+    assert {key: names["_TABLE_227"][key].warps for key in table._TABLE_227} == {
+        key: entry.warps for key, entry in table._TABLE_227.items()
+    }
     # What was rewritten can be rewritten again.
     again = tune_triton.rewritten(text, 227, entries, [(1, 256), (4097, 6144)], "Measured on a GPU.\nAll of it.")
     assert again == text
@@ -141,7 +144,7 @@ def test_table_is_rewritten_for_one_class_alone() -> None:
 @pytest.mark.skipif(shutil.which("ruff") is None, reason="needs ruff")
 @pytest.mark.parametrize("ranges", [[], [(1, 256)], [(1 << bits, 3 << bits) for bits in range(12)]], ids=len)
 def test_rewritten_table_is_formatted(ranges: list[tuple[int, int]]) -> None:
-    entries = {key: Config(32, tile=4096, registers=128) for key in table.TABLES[99]}
+    entries = {key: Config(32, tile=4096, registers=128) for key in table.TABLES[99]} if ranges else table._FORMULA
     text = tune_triton.rewritten(SOURCE.read_text(encoding="utf-8"), 99, entries, ranges, "Measured.")
     for command in (["format", "--check"], ["check"]):
         done = subprocess.run(
@@ -212,7 +215,7 @@ def test_results_of_another_machine_are_kept_aside(tmp_path: Path, capsys: pytes
         assert "kept as tune.before.json" in capsys.readouterr().out
     fresh = tune_triton._load(path, 99)
     fresh["kernels"]["row_forward 1 x 256"] = {}
-    records.write_json(path, fresh)
+    json_io.write_json(path, fresh)
     assert tune_triton._load(path, 99)["kernels"] == fresh["kernels"]
     assert tune_triton._load(path, 227)["kernels"] == {}
 
@@ -220,7 +223,7 @@ def test_results_of_another_machine_are_kept_aside(tmp_path: Path, capsys: pytes
 def test_tuning_stops_when_the_time_is_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tune_triton._Run(tmp_path / "tune.json", CPU, 0, 1)
     run.all(tune_triton.work([1024, 2048], 8))
-    assert "the time is up with 4 steps left" in capsys.readouterr().out
+    assert "the time is over with 4 steps left" in capsys.readouterr().out
 
 
 def test_tuning_goes_on_after_a_failure(
@@ -230,7 +233,7 @@ def test_tuning_goes_on_after_a_failure(
         raise RuntimeError("out of something")
 
     monkeypatch.setattr(tune_triton, "recorded", fail)
-    monkeypatch.setattr(tune_triton, "compare", lambda item, device: {"triton": 1.0, "torch": 3.0})
+    monkeypatch.setattr(tune_triton, "time_backends", lambda item, device: {"triton": 1.0, "torch": 3.0})
     run = tune_triton._Run(tmp_path / "tune.json", CPU, 100, 1)
     run.all(tune_triton.work([1024, 2048], 8))
     assert run.failures == 2
@@ -247,7 +250,7 @@ def test_tune_dry_run_lists_everything(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @without_gpu
-@pytest.mark.parametrize("module", [tune_triton, triton_aims, gpu], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [tune_triton, gpu], ids=lambda module: module.__name__)
 def test_without_a_gpu_there_is_one_clear_line(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         module.main([])
@@ -255,144 +258,11 @@ def test_without_a_gpu_there_is_one_clear_line(module: Any, capsys: pytest.Captu
     assert "there is no CUDA device" in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("module", [tune_triton, triton_aims], ids=lambda module: module.__name__)
-def test_a_length_that_is_too_long_is_refused(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_length_that_is_too_long_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        module.main(["--dry-run", "--lengths", "1024", "16777217"])
+        tune_triton.main(["--dry-run", "--lengths", "1024", "16777217"])
     assert ended.value.code == 2
     assert "16777217" in capsys.readouterr().err
-
-
-# bench.kernels.triton_targets -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def torch_as_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain PyTorch in the place of the kernels, which would take the interpreter minutes."""
-    monkeypatch.setattr(triton_support, "obstacles", lambda device: [])
-    monkeypatch.setattr(triton_support, "_installed", lambda: True)
-    for (op, name), function in list(backend._implementations.items()):
-        if name == "torch":
-            monkeypatch.setitem(backend._implementations, (op, "triton"), function)
-            monkeypatch.delitem(backend._supports, (op, "triton"), raising=False)
-
-
-@pytest.mark.usefixtures("torch_as_triton")
-def test_aims_run_on_a_cpu_and_say_that_it_is_no_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "results" / "aims.json"
-    arguments = ["--device", "cpu", "--lengths", "256", "300", "--shapes", "2x40", "--out", str(out)]
-    assert triton_aims.main(arguments) == 0
-    text = capsys.readouterr().out
-    assert "NO measure of speed" in text
-    stored = json.loads(out.read_text(encoding="utf-8"))
-    assert stored["no_speed"] is True
-    done = [(line["op"], line["length"]) for line in stored["lines"]]
-    assert done == [("fftconv", 256), ("fftconv", 300), ("implicit_filter", 300), ("operator", 300)]
-    for line in stored["lines"]:
-        assert line["faults"] == []
-        assert line["both"]["ratios"]["published"] > 0
-    assert {"y", "du", "dk", "dD"} <= stored["lines"][0]["errors"].keys()
-    assert {"y", "dx", "din_proj.weight"} <= stored["lines"][-1]["errors"].keys()
-    assert stored["machine"]["torch"] == torch.__version__
-    table_lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in table_lines} == {table_lines[0].count("|")}
-
-
-@pytest.mark.usefixtures("torch_as_triton")
-@pytest.mark.parametrize("fault", [lambda y: y * 1.0001, lambda y: y.fill_(float("nan"))], ids=["off", "NaN"])
-def test_no_speed_is_printed_for_a_wrong_op(
-    fault: Callable[[torch.Tensor], torch.Tensor],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    right = backend._implementations["fftconv_fwd", "torch"]
-    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "triton"), lambda *args: fault(right(*args)))
-    out = tmp_path / "aims.json"
-    assert triton_aims.main(["--device", "cpu", "--lengths", "64", "--ops", "fftconv", "--out", str(out)]) == 1
-    (line,) = json.loads(out.read_text(encoding="utf-8"))["lines"]
-    assert line["faults"]
-    assert "both" not in line
-    assert "forward" not in line
-    assert "wrong, so no speed: y has the relative error" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("torch_as_triton")
-def test_a_line_that_raises_does_not_stop_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any) -> dict[str, Any]:
-        raise RuntimeError("kernel launch failed")
-
-    monkeypatch.setitem(triton_aims.MEASURES, "fftconv", fail)
-    out = tmp_path / "aims.json"
-    arguments = ["--device", "cpu", "--lengths", "64", "--shapes", "1x40", "--ops", "fftconv", "implicit_filter"]
-    assert triton_aims.main([*arguments, "--out", str(out)]) == 1
-    first, second = json.loads(out.read_text(encoding="utf-8"))["lines"]
-    assert first["error"] == "RuntimeError: kernel launch failed"
-    assert second["both"]["ms"] > 0
-
-
-def test_aims_stop_when_the_time_is_up(tmp_path: Path) -> None:
-    out = tmp_path / "aims.json"
-    items = triton_aims.lines(["fftconv"], [(1, 2)], [64, 128])
-    triton_aims.run(items, CPU, torch.float32, out, time.monotonic() - 1)
-    stored = json.loads(out.read_text(encoding="utf-8"))
-    assert stored["lines"] == []
-    assert len(stored["not_run"]) == 2
-
-
-def test_lines_go_from_short_to_long_and_cover_the_aims() -> None:
-    found = triton_aims.lines(triton_aims.OPS, triton_aims.SHAPES, triton_aims.LENGTHS)
-    assert [line.length for line in found] == sorted(line.length for line in found)
-    assert len(set(found)) == len(found)
-    for length in (1024, 3000, 5000, 1_000_002, 1 << 20):
-        for batch, channels in ((1, 128), (4, 256)):
-            assert triton_aims.Line("fftconv", batch, channels, length) in found
-    assert triton_aims.Line("implicit_filter", 1, 128, 1 << 20) in found
-    assert triton_aims.Line("operator", 4, 256, 1 << 20) in found
-
-
-def test_bytes_at_a_million() -> None:
-    forward, backward = triton_aims.fftconv_bytes(1, 128, 1 << 20, 2)
-    points = 128 << 20
-    # Columns of signal and filter in and out, rows, columns back, a point each.
-    assert forward == points * ((4 + 8) + (4 + 8) + (16 + 8) + (8 + 2 + 2))
-    assert backward == points * (2 * (4 + 8) + (4 + 8) + (24 + 24) + (8 + 4 + 4) + (8 + 2 + 2) + (8 + 4))
-    assert triton_aims.fftconv_bytes(3, 1, 3000, 4)[0] == 3 * (4 * 4 * 3000 + 4 * 3000)
-
-
-def line_of(op: str, length: int, *, forward: float = 1.0, both: float = 3.0, ratio: float = 10.0) -> dict[str, Any]:
-    def times(ms: float) -> dict[str, Any]:
-        calls = {"ours": ms, "published": ratio * ms}
-        return {"calls_ms": calls, "ms": ms, "ratios": {"published": ratio}, "reasons": {}}
-
-    place = {"op": op, "batch": 1, "channels": 128, "length": length}
-    return {**place, "faults": [], "forward": times(forward), "both": times(both)}
-
-
-def test_aims_are_held_against_the_worst_line() -> None:
-    results = [
-        line_of("fftconv", 1024, ratio=4.5),
-        line_of("fftconv", 1 << 20, forward=1.5, both=6.0),
-        {**line_of("fftconv", 2048, ratio=0.1), "faults": ["y is wrong"]},
-        {**line_of("operator", 1 << 20, ratio=7.0), "memory_share": 0.3},
-    ]
-    text = "\n".join(triton_aims.aims(results))
-    assert "sequence, forward: at least 5×; NOT met, the least of 2 is 4.50× at B = 1, D = 128, L = 1024" in text
-    assert "the same, forward + backward: at least 4×; met" in text
-    assert "gated forward at L = 2^20, D = 128: at most 2 ms; met, 1.500 ms" in text
-    assert "gated backward at L = 2^20, D = 128: at most 4 ms; NOT met, 4.500 ms" in text
-    assert "FlashFFTConv, forward: at least 2×; not measured" in text
-    assert "HyenaOperator against the published one, forward + backward: at least 6×; met" in text
-    assert "as a share of the published one's: at most 0.25; NOT met, 0.300" in text
-    assert "1 of 4 lines failed or were wrong" in text
-
-
-@pytest.mark.parametrize("shape", ["1", "1x", "0x4", "ax2"])
-def test_a_shape_that_is_none_is_refused(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        triton_aims.main(["--dry-run", "--shapes", shape])
-    assert ended.value.code == 2
-    assert "--shapes" in capsys.readouterr().err
 
 
 # bench.kernels.gpu, bench.common.machine, bench.common.json_io --------------------------------------------------------
@@ -408,10 +278,10 @@ def fake_steps(monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> None
 def test_steps_go_on_after_one_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fake_steps(monkeypatch, {"test": "print('red'); raise SystemExit(1)", "aims": "print('measured')"})
-    assert gpu.run_all(["test", "aims"], tmp_path, 600) == {"test": 1, "aims": 0}
+    fake_steps(monkeypatch, {"test": "print('red'); raise SystemExit(1)", "targets": "print('measured')"})
+    assert gpu.run_all(["test", "targets"], tmp_path, 600) == {"test": 1, "targets": 0}
     assert (tmp_path / "test.log").read_text(encoding="utf-8") == "red\n"
-    assert (tmp_path / "aims.log").read_text(encoding="utf-8") == "measured\n"
+    assert (tmp_path / "targets.log").read_text(encoding="utf-8") == "measured\n"
     assert "measured" in capfd.readouterr().out
 
 
@@ -436,17 +306,18 @@ def test_a_step_that_takes_too_long_is_ended_with_what_it_started(tmp_path: Path
 
 def test_no_step_begins_without_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "step", None)
-    assert gpu.run_all(["tune", "aims"], tmp_path, 10) == {"tune": 124, "aims": 124}
+    assert gpu.run_all(["tune", "targets"], tmp_path, 10) == {"tune": 124, "targets": 124}
 
 
 def test_gpu_dry_run_prints_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--dry-run", "--time", "1000", "--results", str(tmp_path)]) == 0
-    test, suite, tune, aims = capsys.readouterr().out.splitlines()
+    test, suite, tune, targets = capsys.readouterr().out.splitlines()
     assert "pytest -m gpu tests/hyena_kernels" in test
-    assert f"--bench-seconds={1000 * gpu.SHARES['suite'] - gpu.SPARE:.0f}" in suite
-    assert f"--time-limit {1000 * gpu.SHARES['tune'] - gpu.SPARE:.0f}" in tune
+    assert f"bench.suite --json {tmp_path}" in suite
+    assert suite.partition(" > ")[0].endswith(f"--seconds {1000 * gpu.FRACTIONS['suite'] - gpu.SPARE:.0f}")
+    assert f"--time-limit {1000 * gpu.FRACTIONS['tune'] - gpu.SPARE:.0f}" in tune
     assert "--write-table" in tune
-    assert f"{tmp_path}" in aims
+    assert f"bench.kernels.targets --json {tmp_path}" in targets
     assert list(tmp_path.iterdir()) == []
 
 
@@ -505,6 +376,6 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        records.write_json(path, {"a": 1})
+        json_io.write_json(path, {"a": 1})
     assert path.read_text(encoding="utf-8") == "before"
     assert list(tmp_path.iterdir()) == [path]

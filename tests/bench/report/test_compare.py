@@ -28,7 +28,7 @@ def change(path: Path, wanted: dict[str, object], changes: dict[str, object]) ->
     return len(found)
 
 
-OURS_AT_4K = {"peer": "hyena_kernels", "length": 4096}
+OURS_AT_4K = {"implementation": "hyena_kernels", "length": 4096}
 
 
 def run(files: tuple[Path, Path], *options: str) -> int:
@@ -60,7 +60,7 @@ def test_more_than_the_threshold_fails(
     assert "faster or smaller by more than 1.1×: 1\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("status", ["refused", "stopped", "out_of_memory"])
+@pytest.mark.parametrize("status", ["failed_check", "timed_out", "out_of_memory"])
 def test_what_is_no_longer_measured_fails(
     files: tuple[Path, Path], status: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,7 +68,7 @@ def test_what_is_no_longer_measured_fails(
     assert run(files) == 1
     assert f"bfloat16: {status}, made up" in capsys.readouterr().out
     assert run((files[1], files[0])) == 0
-    assert "measured in B and not in A: 1\n" in capsys.readouterr().out
+    assert "measured in B but not in A: 1\n" in capsys.readouterr().out
 
 
 def test_what_is_absent_or_skipped_is_said_and_fails_nothing(
@@ -79,17 +79,17 @@ def test_what_is_absent_or_skipped_is_said_and_fails_nothing(
     content["records"] = [record for record in content["records"] if record["length"] != 8192]
     files[1].write_text(json.dumps(content), encoding="utf-8")
     assert run(files) == 0
-    assert "absent, skipped or without time in B, which fails nothing: 2\n" in capsys.readouterr().out
+    assert "absent, skipped or timed out in B, which does not count as worse: 2\n" in capsys.readouterr().out
 
 
 def test_other_peers_fail_nothing_unless_asked_for(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(files[1], {"peer": "published"}, {"seconds": lambda value: 3 * value})
+    change(files[1], {"implementation": "published"}, {"seconds": lambda value: 3 * value})
     assert run(files) == 0
     # Six of the published operator and four each of two attentions.
-    assert "times of 14 records of other peers, B over A: median 1.000" in capsys.readouterr().out
-    assert run(files, "--all-peers") == 1
+    assert "times of 14 records of other implementations, B over A: median 1.000" in capsys.readouterr().out
+    assert run(files, "--all-implementations") == 1
 
 
 @pytest.mark.parametrize(("seconds", "bad"), [(100.0, 0), (600.0, 1), (900.0, 1)])
@@ -97,22 +97,22 @@ def test_what_a_run_of_fewer_seconds_had_no_time_for_is_not_lost(
     tmp_path: Path, made_up: SimpleNamespace, capsys: pytest.CaptureFixture[str], seconds: float, bad: int
 ) -> None:
     rows = [made_up.record(), made_up.record(length=2048)]
-    stopped = [rows[0], made_up.record(length=2048, status="stopped")]
+    stopped = [rows[0], made_up.record(length=2048, status="timed_out")]
     a = made_up.write_run(tmp_path / "a.json", rows, settings={"seconds": 600.0, "threads": 1})
     b = made_up.write_run(tmp_path / "b.json", stopped, settings={"seconds": seconds, "threads": 2})
     assert run((a, b)) == bad
     out = capsys.readouterr().out
-    assert ("without time in B, which fails nothing: 1" in out) == (not bad)
+    assert ("timed out in B, which does not count as worse: 1" in out) == (not bad)
     assert "warning: threads is 1 in A and 2 in B" in out
 
 
 def test_another_backend_is_compared_and_said(files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = {"workload": "fftconv", "peer": "hyena_kernels", "direction": "both", "length": 2048}
+    wanted = {"workload": "fftconv", "implementation": "hyena_kernels", "direction": "both", "length": 2048}
     change(files[1], wanted, {"backend": "cuda", "seconds": lambda value: 2 * value})
     assert run(files) == 1
     out = capsys.readouterr().out
     assert "  2.00×  time" in out
-    assert "another backend: 1\n  hyena_kernels: fftconv gated" in out
+    assert "the backend changed: 1\n  hyena_kernels: fftconv gated" in out
     assert "triton → cuda" in out
 
 
@@ -154,13 +154,13 @@ def test_a_run_that_was_cut_off_can_be_compared(
     ("content", "message"),
     [
         (None, "cannot be read: No such file or directory"),
-        ("{", "is no JSON"),
-        ("[]", "is no run of the suite"),
-        ('{"records": []}', "is no run of the suite"),
-        ('{"format": 2, "records": []}', "has format 2, and this version reads 1"),
-        ('{"format": 1, "records": [3]}', "record 0: is no object"),
+        ("{", "is not JSON"),
+        ("[]", "is not a run of the suite"),
+        ('{"records": []}', "is not a run of the suite"),
+        ('{"format": 3, "records": []}', "has format 3, and this version reads 1 and 2"),
+        ('{"format": 1, "records": [3]}', "record 0: is not an object"),
         ('{"format": 1, "records": [{}]}', "record 0: workload is None, a text is needed"),
-        ('{"format": 1, "machine": 1, "records": []}', "machine is no object"),
+        ('{"format": 1, "machine": 1, "records": []}', "machine is not an object"),
         ('{"format": 1, "records": []}', "no measurement in common"),
     ],
 )
@@ -180,7 +180,7 @@ def test_bad_input_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peer": "somebody"}, "no peer is called 'somebody'"),
+        ({"implementation": "somebody"}, "no implementation is called 'somebody'"),
         ({"status": "fine"}, "status is 'fine', not one of measured"),
         ({"seconds": 0.0}, "is measured, but seconds is 0.0"),
         ({"seconds": "1"}, "seconds is '1', a number or null is needed"),

@@ -27,7 +27,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def run(tmp_path: Path, made_up: SimpleNamespace) -> Run:
     """The headline, a kernel, and an op that was refused."""
     refused = made_up.record(
-        workload="hyena_operator", variant="", status="refused", error=0.3, reason="y is wrong | by far"
+        workload="hyena_operator", variant="", status="failed_check", error=0.3, reason="y is wrong | by far"
     )
     records = [*made_up.headline_records(), *made_up.kernel_records(), refused]
     return read_run(made_up.write_run(tmp_path / "made-up-gpu" / "suite.json", records))
@@ -115,7 +115,14 @@ def test_headline_table(run: Run) -> None:
 
 def test_a_published_peer_that_was_refused_is_explained(made_up: SimpleNamespace, tmp_path: Path) -> None:
     refused = [
-        made_up.record(length=length, peer="published", status="refused", error=error, error_budget=0.0202, reason="y")
+        made_up.record(
+            length=length,
+            implementation="published",
+            status="failed_check",
+            error=error,
+            error_budget=0.0202,
+            reason="y",
+        )
         for length, error in ((1024, 0.0722), (2048, 0.2312))
     ]
     ours = [made_up.record(length=length, seconds=1.0) for length in (1024, 2048)]
@@ -133,7 +140,7 @@ def test_what_was_stopped_is_extrapolated_and_never_printed_as_measured(run: Run
     found = curves.headline(run)
     assert found is not None
     for length, record in found.measured("hyena_kernels").items():
-        against = curves.rival(found, length)
+        against = curves.fastest_attention(found, length)
         assert against is not None
         assert (against.record is None) == (against.fit is not None) == (length > 8192)
         assert against.seconds / record["seconds"] == pytest.approx(length / (2048 * 2**0.5))
@@ -149,7 +156,7 @@ def test_what_was_stopped_is_extrapolated_and_never_printed_as_measured(run: Run
     assert not any("≈" in line for line in below)
 
 
-def model(made_up: SimpleNamespace, tmp_path: Path, *attention: dict[str, Any]) -> curves.Case:
+def model(made_up: SimpleNamespace, tmp_path: Path, *attention: dict[str, Any]) -> curves.Comparison:
     """Ours at 1K to 16K, and these records."""
     ours = [made_up.record(length=1 << bits, seconds=1.0) for bits in range(10, 15)]
     found = curves.headline(read_run(made_up.write_run(tmp_path / "suite.json", [*ours, *attention])))
@@ -160,13 +167,13 @@ def model(made_up: SimpleNamespace, tmp_path: Path, *attention: dict[str, Any]) 
 def flash(
     made_up: SimpleNamespace, length: int, seconds: float | None = None, status: str = "measured"
 ) -> dict[str, Any]:
-    record: dict[str, Any] = made_up.record(peer="sdpa_flash", length=length, seconds=seconds, status=status)
+    record: dict[str, Any] = made_up.record(implementation="sdpa_flash", length=length, seconds=seconds, status=status)
     return record
 
 
 def test_nothing_steeper_than_quadratic_is_extrapolated(made_up: SimpleNamespace, tmp_path: Path) -> None:
-    rows = [flash(made_up, 1024, 1.0), flash(made_up, 2048, 8.0), flash(made_up, 4096, status="stopped")]
-    against = curves.rival(model(made_up, tmp_path, *rows), 8192)
+    rows = [flash(made_up, 1024, 1.0), flash(made_up, 2048, 8.0), flash(made_up, 4096, status="timed_out")]
+    against = curves.fastest_attention(model(made_up, tmp_path, *rows), 8192)
     assert against is not None
     assert against.fit is not None
     assert against.fit.exponent == pytest.approx(3)
@@ -175,21 +182,21 @@ def test_nothing_steeper_than_quadratic_is_extrapolated(made_up: SimpleNamespace
     assert "to the power 3.00, of which 2.00 is used, fitted to L = 1K, 2K." in table[-1]
 
 
-@pytest.mark.parametrize("status", ["out_of_memory", "refused", "skipped"])
+@pytest.mark.parametrize("status", ["out_of_memory", "failed_check", "skipped"])
 def test_what_did_not_stop_for_time_is_not_extrapolated(made_up: SimpleNamespace, tmp_path: Path, status: str) -> None:
     rows = [flash(made_up, 1024, 1.0), flash(made_up, 2048, 4.0), flash(made_up, 4096, status=status)]
     found = model(made_up, tmp_path, *rows)
-    assert curves.rival(found, 4096) is None
-    assert curves.rival(found, 8192) is None
+    assert curves.fastest_attention(found, 4096) is None
+    assert curves.fastest_attention(found, 8192) is None
     assert set(curves.ratios(found)) == {1024, 2048}
     line = next(line for line in report.headline_table(found) if line.startswith("| 4K"))
-    word = {"out_of_memory": "out of memory", "refused": "refused: check failed", "skipped": "-"}[status]
+    word = {"out_of_memory": "out of memory", "failed_check": "refused: check failed", "skipped": "-"}[status]
     assert line.startswith(f"| 4K | 1.00 s | {word} | - |")
 
 
 def test_one_length_is_too_few_to_extrapolate(made_up: SimpleNamespace, tmp_path: Path) -> None:
-    found = model(made_up, tmp_path, flash(made_up, 1024, 1.0), flash(made_up, 2048, status="stopped"))
-    assert curves.rival(found, 2048) is None
+    found = model(made_up, tmp_path, flash(made_up, 1024, 1.0), flash(made_up, 2048, status="timed_out"))
+    assert curves.fastest_attention(found, 2048) is None
     assert "stopped" in "\n".join(report.headline_table(found))
 
 
@@ -200,9 +207,12 @@ def test_a_run_cut_off_before_attention_is_not_extrapolated(made_up: SimpleNames
 
 def test_the_fastest_attention_at_each_length_is_the_rival(made_up: SimpleNamespace, tmp_path: Path) -> None:
     rows = [flash(made_up, 1024, 2.0), flash(made_up, 2048, 2.0)]
-    rows += [{**each, "peer": "sdpa_cudnn", "seconds": seconds} for each, seconds in zip(rows, (3.0, 1.5), strict=True)]
+    rows += [
+        {**each, "implementation": "sdpa_cudnn", "seconds": seconds}
+        for each, seconds in zip(rows, (3.0, 1.5), strict=True)
+    ]
     ratios = curves.ratios(model(made_up, tmp_path, *rows))
-    assert {length: (ratio, each.peer) for length, (ratio, each) in ratios.items()} == {
+    assert {length: (ratio, each.implementation) for length, (ratio, each) in ratios.items()} == {
         1024: (2.0, "sdpa_flash"),
         2048: (1.5, "sdpa_cudnn"),
     }
@@ -218,13 +228,13 @@ def test_the_fastest_attention_at_each_length_is_the_rival(made_up: SimpleNamesp
         ((), None, "No attention was measured"),
     ],
 )  # fmt: skip
-def test_crossing(
+def test_crossover(
     made_up: SimpleNamespace, tmp_path: Path, times: tuple[float, ...], place: float | None, line: str
 ) -> None:
     rows = [flash(made_up, 1024 << index, seconds) for index, seconds in enumerate(times)]
     found = model(made_up, tmp_path, *rows)
-    assert curves.crossing(found) == (None if place is None else pytest.approx(place))
-    assert line in report._crossing_line(found)
+    assert curves.crossover(found) == (None if place is None else pytest.approx(place))
+    assert line in report._crossover_line(found)
 
 
 def test_the_checkpointed_model_is_the_headline(made_up: SimpleNamespace, tmp_path: Path) -> None:
@@ -261,9 +271,13 @@ def test_what_was_not_measured_has_its_reason(run: Run) -> None:
 
 
 def test_no_time_is_printed_for_what_was_refused(made_up: SimpleNamespace, tmp_path: Path) -> None:
-    wrong = made_up.record(status="refused", length=2048)
+    wrong = made_up.record(status="failed_check", length=2048)
     # A file that has a time nevertheless.
-    rows = [made_up.record(seconds=1.0), {**wrong, "seconds": 0.123}, made_up.record(peer="published", length=2048)]
+    rows = [
+        made_up.record(seconds=1.0),
+        {**wrong, "seconds": 0.123},
+        made_up.record(implementation="published", length=2048),
+    ]
     text = report.section(read_run(made_up.write_run(tmp_path / "suite.json", rows)), [])
     assert "123 ms" not in text
     assert "| 2K | refused: check failed | - | - |" in text
@@ -279,7 +293,7 @@ def test_a_run_that_was_cut_off_says_so(made_up: SimpleNamespace, tmp_path: Path
 
 def test_several_backends_have_a_column_each_and_the_fastest_counts(made_up: SimpleNamespace, tmp_path: Path) -> None:
     rows = [made_up.record(backend="torch", seconds=3.0), made_up.record(backend="cpp", seconds=1.0)]
-    rows.append(made_up.record(peer="published", seconds=6.0))
+    rows.append(made_up.record(implementation="published", seconds=6.0))
     run = read_run(made_up.write_run(tmp_path / "suite.json", rows))
     text = report.section(run, [])
     assert "| L | hyena_kernels (cpp) | hyena_kernels (torch) | published Hyena |" in text
@@ -289,22 +303,22 @@ def test_several_backends_have_a_column_each_and_the_fastest_counts(made_up: Sim
 def test_what_was_stopped_before_a_backend_was_chosen_has_no_column_of_its_own(
     made_up: SimpleNamespace, tmp_path: Path
 ) -> None:
-    rows = [made_up.record(backend="cpp", seconds=1.0), made_up.record(length=2048, status="stopped", reason="late")]
-    rows.append(made_up.record(peer="published", seconds=6.0))
+    rows = [made_up.record(backend="cpp", seconds=1.0), made_up.record(length=2048, status="timed_out", reason="late")]
+    rows.append(made_up.record(implementation="published", seconds=6.0))
     text = report.section(read_run(made_up.write_run(tmp_path / "suite.json", rows)), [])
     assert "None" not in text
     assert "| L | hyena_kernels | published Hyena |" in text
     assert "| 1K | 1.00 s | 6.00 s (6.00×) |" in text
     assert "| 2K | stopped | - |" in text
     assert "- hyena_kernels, **stopped**: late\n  - L = 2K: two_layer_model" in text
-    # Nothing was measured: the peer stays without a backend.
+    # Nothing was measured: the implementation stays without a backend.
     alone = report.section(read_run(made_up.write_run(tmp_path / "suite.json", rows[1:])), [])
     assert "| L | hyena_kernels | published Hyena |" in alone
 
 
 def test_ratios_are_those_of_rounds_where_the_run_has_them(made_up: SimpleNamespace, tmp_path: Path) -> None:
     rows = [made_up.record(seconds=1.0), flash(made_up, 1024, 3.0) | {"ratio": 2.5}]
-    rows.append(made_up.record(peer="published", seconds=6.0, ratio=5.5))
+    rows.append(made_up.record(implementation="published", seconds=6.0, ratio=5.5))
     found = curves.headline(read_run(made_up.write_run(tmp_path / "suite.json", rows)))
     assert found is not None
     assert curves.ratios(found)[1024][0] == 2.5
@@ -385,8 +399,8 @@ def test_only_what_there_are_figures_for_is_drawn(made_up: SimpleNamespace, tmp_
 
     assert drawn([]) == set()
     assert drawn([made_up.record()]) == {"headline"}
-    assert drawn(made_up.kernel_records(), ceilings={}) == {"predicted"}
-    assert drawn([made_up.record(peer="sdpa_flash")]) == set()
+    assert drawn(made_up.kernel_records(), peak_rates={}) == {"predicted"}
+    assert drawn([made_up.record(implementation="sdpa_flash")]) == set()
 
 
 # Command -------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The benchmark suite: it refuses a speed to what is wrong, and its file can be read whenever a run ends."""
+"""The benchmark suite: wrong results have no time, and the file can be read whenever a run ends."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,71 +12,71 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
-from bench.baselines import packages
-from bench.baselines.attention import error_at_some_queries
-from bench.baselines.packages import Unavailable
-from bench.common import stopwatch
 from bench.common.run_file import OURS, read_run
 from bench.costs.roofline import WORKLOADS
-from bench.suite import suite
-from bench.suite.accuracy import errors_on_channels, faults
-from bench.suite.budget import Budget, Experience
+from bench.suite import __main__ as command, suite
+from bench.suite.budget import Budget, TimeEstimator
 from bench.suite.cases import Case, cases
-from bench.suite.workloads import Work, build
-from hyena_kernels.testing import fftconv_inputs, short_conv_inputs
+from bench.suite.options import Options
+from bench.suite.workloads import PreparedCase, build
+from hyena_kernels import backend
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def command(path: Path, *options: str) -> list[str]:
-    found = [sys.executable, "-m", "pytest", "bench/", "--benchmark-only", "-q", "-p", "no:cacheprovider"]
-    return [*found, "--bench-device=cpu", f"--bench-json={path}", "--bench-max-length=1024", *options]
+def quick(path: Path, *options: str) -> list[str]:
+    """Options of a quick run; the number of threads stays as it is in this process."""
+    return ["--device=cpu", f"--json={path}", "--max-length=1024", f"--threads={torch.get_num_threads()}", *options]
 
 
-def run(path: Path, *options: str, wrong: str = "") -> subprocess.CompletedProcess[str]:
-    """The suite in a process of its own, on one op; ``wrong`` is code that runs in it first."""
-    environment = {**os.environ}
-    if wrong:
-        (path.parent / "sabotage.py").write_text(wrong)
-        options = ("-p", "sabotage", *options)
-        environment["PYTHONPATH"] = os.pathsep.join([str(path.parent), str(ROOT)])
-    return subprocess.run(
-        command(path, "--bench-workload=fftconv", *options), cwd=ROOT, env=environment, capture_output=True, text=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+@pytest.fixture
+def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the measurements that take seconds and that no test looks at."""
+    monkeypatch.setattr(suite, "measure_peak_rates", lambda *_: {"copy_bytes_per_s": 1e9})
+    monkeypatch.setattr(suite, "peak_rss", lambda *_: (0, 1))
+    monkeypatch.setattr(suite.machine, "describe", lambda *_: {})
+    monkeypatch.setattr(suite.machine, "commit", lambda: "unknown")
 
 
-def test_a_peer_that_returns_wrong_values_is_refused_a_speed(tmp_path: Path) -> None:
+def test_pytest_runs_the_suite_and_a_wrong_implementation_has_no_time(tmp_path: Path) -> None:
     wrong = """
 from bench.baselines import published
 
 right = published.published_fftconv
 published.published_fftconv = lambda u, k, D: 1.001 * right(u, k, D)
 """
-    done = run(
-        tmp_path / "suite.json", "-k", "gated-published or gated-hyena_kernels", "--bench-seconds=100", wrong=wrong
-    )
+    (tmp_path / "sabotage.py").write_text(wrong)
+    command = [sys.executable, "-m", "pytest", "bench/", "--benchmark-only", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "sabotage", "-k", "gated-published or gated-hyena_kernels", f"--benchmark-json={tmp_path}/b.json"]
+    command += [option.replace("--", "--bench-", 1) for option in quick(tmp_path / "suite.json", "--workload=fftconv")]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
-    found = {(record["peer"], record["status"]) for record in read_run(tmp_path / "suite.json").records}
-    assert found == {(OURS, "measured"), ("published", "refused")}
     records = read_run(tmp_path / "suite.json").records
+    found = {(record["implementation"], record["status"]) for record in records}
+    assert found == {(OURS, "measured"), ("published", "failed_check")}
     assert all(record["ratio"] is None for record in records)
     for record in records:
-        assert (record["seconds"] is None) == (record["status"] == "refused")
-        assert (record["error"] > record["error_budget"]) == (record["status"] == "refused")
+        assert (record["seconds"] is None) == (record["status"] == "failed_check")
+        assert (record["error"] > record["error_budget"]) == (record["status"] == "failed_check")
+    # The table of pytest-benchmark shows the rounds of the run.
+    shown = json.loads((tmp_path / "b.json").read_text())["benchmarks"]
+    medians = sorted(record["seconds"] for record in records if record["seconds"])
+    assert sorted(each["stats"]["median"] for each in shown) == pytest.approx(medians)
 
 
 def test_a_killed_run_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "suite.json"
     process = subprocess.Popen(
-        command(path, "--bench-workload=fftconv,hyena_mixer"), cwd=ROOT, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+        [sys.executable, "-m", "bench.suite", *quick(path, "--workload=fftconv,hyena_mixer")], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
@@ -90,43 +91,139 @@ def test_a_killed_run_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
     assert found.finished is None
 
 
-def test_what_the_time_is_up_for_is_stopped_and_said_so(tmp_path: Path) -> None:
-    done = run(tmp_path / "suite.json", "--bench-seconds=0")
-    assert done.returncode == 0, done.stdout
+@pytest.mark.usefixtures("no_machine")
+@pytest.mark.parametrize("chosen", ["suite", "targets"])
+def test_cases_without_time_are_recorded_as_timed_out(
+    chosen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--workload=fftconv", "--seconds=0", f"--cases={chosen}")
+    assert command.main(quick(tmp_path / "suite.json", *options)) == 0
+    found = read_run(tmp_path / "suite.json")
+    assert len(found.records) == 8
+    assert {(record["status"], record["seconds"]) for record in found.records} == {("timed_out", None)}
+    assert found.finished is not None
+    printed = capsys.readouterr().out
+    assert "[8/8] fftconv-" in printed
+    assert "timed out: the time of the run was over" in printed
+
+
+@pytest.mark.usefixtures("no_machine")
+@pytest.mark.parametrize("fault", [lambda y: y * 1.0001, lambda y: y.fill_(float("nan"))], ids=["off", "NaN"])
+def test_no_time_is_given_for_a_wrong_op_of_ours(
+    fault: Callable[[torch.Tensor], torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    right = backend._implementations["fftconv_fwd", "torch"]
+    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "torch"), lambda *args: fault(right(*args)))
+    options = ("--workload=fftconv", f"--implementation={OURS}", "--cases=targets", "--max-length=1000")
+    with backend.use_backend("torch"):
+        assert command.main(quick(tmp_path / "suite.json", *options)) == 1
     records = read_run(tmp_path / "suite.json").records
-    assert len(records) == 8
-    assert {(record["status"], record["seconds"]) for record in records} == {("stopped", None)}
+    assert {(record["direction"], record["status"], record["seconds"]) for record in records} == {
+        ("forward", "failed_check", None), ("both", "failed_check", None),
+    }  # fmt: skip
+    assert "failed check: error" in capsys.readouterr().out
 
 
-def test_attention_that_sees_the_future_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.baselines import attention
+@pytest.mark.usefixtures("no_machine")
+def test_an_error_of_ours_fails_the_run_and_the_next_case_still_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> torch.Tensor:
+        raise RuntimeError("kernel launch failed")
 
-    cpu = torch.device("cpu")
-    error, budget = error_at_some_queries("sdpa_math", 1, 64, 100, cpu, torch.float32)
-    assert error <= budget
-    right = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(attention, "function_of", lambda peer: right)
-    error, budget = error_at_some_queries("sdpa_math", 1, 64, 100, cpu, torch.float32)
-    assert error > budget
+    monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "torch"), fail)
+    with backend.use_backend("torch"):
+        code = command.main(quick(tmp_path / "suite.json", "--workload=fftconv,short_conv", f"--implementation={OURS}"))
+    assert code == 1
+    found = {(record["workload"], record["status"]) for record in read_run(tmp_path / "suite.json").records}
+    assert found == {("short_conv", "measured")}
+    assert "failed: kernel launch failed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--workload=fft"], "no case matches"), (["--l2=hot"], "invalid choice"), (["--device=tpu"], "invalid choice")],
+)
+def test_wrong_options_end_with_one_line(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(quick(tmp_path / "suite.json", *options))
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "suite.json").exists()
+
+
+@pytest.mark.usefixtures("no_machine")
+def test_ops_can_be_timed_as_cuda_graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    case = Case("fftconv", "gated", OURS, "forward", 1, 128, 1024)
+    monkeypatch.setattr(suite, "build", lambda *_: PreparedCase(lambda: None, lambda: (0.1, 0.2), None))
+    monkeypatch.setattr(suite, "graph_replay", lambda run, device: ("graph of", run))
+    for launch, workload, captured in (
+        ("graph", "fftconv", True),
+        ("calls", "fftconv", False),
+        ("graph", "hyena_operator", False),
+    ):
+        made = suite.Suite(run_options(tmp_path / "suite.json", launch=launch), [case])
+        made.on_gpu = True
+        monkeypatch.setattr(made, "_free", lambda: None)
+        each = replace(case, workload=workload)
+        made.outcomes[each] = suite.Outcome("measured")
+        runner = made._prepare(each, {})
+        assert runner is not None
+        assert (runner.call == ("graph of", runner.prepared.run)) == captured
+        assert captured or runner.call is runner.prepared.run
+
+
+def run_options(path: Path, **changes: object) -> Options:
+    return replace(command.read_options(command.make_parser("x", None), quick(path)), **changes)
+
+
+@pytest.mark.usefixtures("no_machine")
+def test_kernels_are_compiled_ahead_with_few_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Pool:
+        def __init__(self, count: int) -> None:
+            assert count == 4
+
+        def run(self, function: Callable[..., object], jobs: list[tuple[Case, str]], seconds: float) -> None:
+            compiled.extend(jobs)
+            assert function is suite._compile
+            assert seconds == 30
+
+        def close(self) -> None:
+            compiled.append("closed")
+
+    compiled: list[object] = []
+    monkeypatch.setattr(suite, "CompilePool", Pool)
+    case = Case("fftconv", "gated", OURS, "both", 4, 256, 1024)
+    to_come = [case, replace(case, length=1 << 20), replace(case, implementation="published")]
+    made = suite.Suite(run_options(tmp_path / "suite.json", processes=4, seconds=100.0), to_come)
+    made._compile_ahead()
+    assert compiled == [(case, "float32"), (replace(case, length=1 << 20, width=2), "float32"), "closed"]
+
+
+@pytest.mark.parametrize("targets", [False, True])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_cases_are_unlike_the_shortest_come_first_and_peers_stand_together(device: str) -> None:
-    found = cases(device)
+def test_cases_differ_come_shortest_first_and_are_grouped_by_comparison(device: str, targets: bool) -> None:
+    found = cases(device, targets=targets)
     lengths = [case.length for case in found]
     assert lengths == sorted(lengths)
     assert len(set(map(str, found))) == len(found)
     changes = sum(a.comparison != b.comparison for a, b in pairwise(found))
     assert changes + 1 == len({case.comparison for case in found})
-    ours = {case.comparison for case in found if case.peer == OURS}
+    ours = {case.comparison for case in found if case.implementation == OURS}
     assert ours == {case.comparison for case in found}
-    assert {case.workload for case in found} == set(WORKLOADS)
+    if not targets:
+        assert {case.workload for case in found} == set(WORKLOADS)
 
 
-def test_peers_that_a_cpu_leaves_out_run_there_when_named() -> None:
-    assert {case.peer for case in cases("cpu")} == {OURS, "published", "sdpa_flash", "sdpa_math"}
-    assert {case.peer for case in cases("cpu", {"published_compiled"})} == {"published_compiled"}
-    assert {case.peer for case in cases("cpu", {"flashfftconv", OURS})} == {"flashfftconv", OURS}
+def test_implementations_that_a_cpu_leaves_out_run_there_when_named() -> None:
+    assert {case.implementation for case in cases("cpu")} == {OURS, "published", "sdpa_flash", "sdpa_math"}
+    assert {case.implementation for case in cases("cpu", {"published_compiled"})} == {"published_compiled"}
+    assert {case.implementation for case in cases("cpu", {"flashfftconv", OURS})} == {"flashfftconv", OURS}
 
 
 def small(case: Case) -> Case:
@@ -140,7 +237,7 @@ def test_every_workload_of_ours_passes_its_check_and_runs() -> None:
     found = {
         (case.workload, case.variant, case.direction): case
         for case in cases("cpu")
-        if case.peer == OURS and (case.workload != "hyenadna" or case.variant == "tiny-1k")
+        if case.implementation == OURS and (case.workload != "hyenadna" or case.variant == "tiny-1k")
     }
     for case in found.values():
         work = build(small(case), cpu, torch.float32)
@@ -158,12 +255,15 @@ def test_a_training_step_changes_the_weights() -> None:
     assert after < before
 
 
-def test_peers_are_timed_in_turns_and_a_slow_one_ends_earlier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("no_machine")
+def test_implementations_are_timed_in_turns_and_a_slow_one_ends_earlier(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seconds = {OURS: 0.05, "published": 0.06, "sdpa_flash": 10.0}
     called: list[str] = []
 
-    def made(case: Case, *_: object) -> Work:
-        return Work(lambda: called.append(case.peer), lambda: (0.1, 0.2), None)
+    def made(case: Case, *_: object) -> PreparedCase:
+        return PreparedCase(lambda: called.append(case.implementation), lambda: (0.1, 0.2), None)
 
     now = [0.0]
 
@@ -181,34 +281,33 @@ def test_peers_are_timed_in_turns_and_a_slow_one_ends_earlier(monkeypatch: pytes
     monkeypatch.setattr(suite, "Budget", lambda *arguments: Budget(*arguments, clock=clock.monotonic))
 
     monkeypatch.setattr(suite, "build", made)
-    monkeypatch.setattr(suite, "stopwatch", lambda *_, **__: Counting())
+    monkeypatch.setattr(suite, "timer_for", lambda *_, **__: Counting())
     monkeypatch.setattr(suite.Suite, "_peak_bytes", lambda *_: None)
-    monkeypatch.setattr(suite, "measure_ceilings", lambda *_: {"copy_bytes_per_s": 1e9})
-    options = {
-        "--bench-device": "cpu", "--bench-json": tmp_path / "suite.json", "--bench-seconds": 100.0,
-        "--bench-case-seconds": None, "--bench-l2": "cold", "--bench-threads": torch.get_num_threads(),
-    }  # fmt: skip
-    together = [Case("two_layer_model", "checkpointed", peer, "both", 1, 128, 1024) for peer in seconds]
-    run = suite.Suite(SimpleNamespace(getoption=options.get), together)
-    rounds = {peer: len(run.outcome(case).samples) for peer, case in zip(seconds, together, strict=True)}
+    together = [
+        Case("two_layer_model", "checkpointed", implementation, "both", 1, 128, 1024) for implementation in seconds
+    ]
+    run = suite.Suite(run_options(tmp_path / "suite.json", seconds=100.0), together)
+    rounds = {
+        implementation: len(run.outcome(case).samples) for implementation, case in zip(seconds, together, strict=True)
+    }
     assert rounds == {OURS: 5, "published": 4, "sdpa_flash": 1}
     # After the calls for warming up.
     timed = called[-sum(rounds.values()) :]
     assert timed == [*seconds, *3 * (OURS, "published"), OURS]
     # By the clock on the wall, not that of the calls: more of them would not have fitted.
-    assert run.experience.expect(together[2]) == (20.0, 0.0)
-    ratios = {record["peer"]: record["ratio"] for record in read_run(tmp_path / "suite.json").records}
+    assert run.estimator.estimate(together[2]) == (20.0, 0.0)
+    ratios = {record["implementation"]: record["ratio"] for record in read_run(tmp_path / "suite.json").records}
     assert ratios == {OURS: None, "published": pytest.approx(1.2), "sdpa_flash": pytest.approx(200)}
 
 
-def test_an_error_of_a_peer_is_a_reason_and_one_of_ours_a_failure() -> None:
+def test_an_error_of_another_implementation_is_a_reason_and_one_of_ours_a_failure() -> None:
     case = Case("two_layer_model", "plain", "sdpa_cudnn", "both", 1, 128, 1024)
     found = []
     for each, error in (
         (case, RuntimeError("No available kernel")),
         (case, torch.OutOfMemoryError("too large")),
-        (replace(case, peer=OURS), torch.OutOfMemoryError("too large")),
-        (replace(case, peer=OURS), RuntimeError("a fault")),
+        (replace(case, implementation=OURS), torch.OutOfMemoryError("too large")),
+        (replace(case, implementation=OURS), RuntimeError("a fault")),
     ):
         outcome = suite.Outcome("measured")
         suite.Suite._fail(each, outcome, error)
@@ -221,7 +320,7 @@ def test_an_error_of_a_peer_is_a_reason_and_one_of_ours_a_failure() -> None:
     ]
 
 
-def test_each_kind_of_case_keeps_its_share_and_long_calls_are_foreseen() -> None:
+def test_each_kind_of_case_keeps_its_fraction_and_long_calls_are_estimated() -> None:
     now = [0.0]
     budget = Budget(100.0, {"headline": 1, "rest": 2}, lambda: now[0])
     assert budget.left("rest") == budget.left("headline") == 50
@@ -233,148 +332,13 @@ def test_each_kind_of_case_keeps_its_share_and_long_calls_are_foreseen() -> None
         now[0] = 40.0
     # No more of the headline is to come.
     assert budget.left("rest") == 60
-    learned = Experience()
+    estimator = TimeEstimator()
     ours = Case("two_layer_model", "plain", OURS, "both", 1, 128, 1024)
-    attention = replace(ours, peer="sdpa_flash")
-    assert learned.expect(ours) is None
+    attention = replace(ours, implementation="sdpa_flash")
+    assert estimator.estimate(ours) is None
     for case in (ours, attention):
-        learned.learn(case, 1.0, 2.0)
-    assert learned.expect(replace(attention, length=4096)) == (16.0, 32.0)
-    call, other = learned.expect(replace(ours, length=4096)) or (0.0, 0.0)
+        estimator.observe(case, 1.0, 2.0)
+    assert estimator.estimate(replace(attention, length=4096)) == (16.0, 32.0)
+    call, other = estimator.estimate(replace(ours, length=4096)) or (0.0, 0.0)
     assert 4 <= call < 5
     assert other == 2 * call
-
-
-def test_a_gpu_is_timed_by_events_that_wait_for_all_launches(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
-
-        def record(self) -> None:
-            order.append("event")
-
-        def elapsed_time(self, other: Event) -> float:
-            return 250.0
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: order.append("wait"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: order.append("synchronize"))
-    monkeypatch.setattr(stopwatch, "FLUSH_BYTES", 64)
-    cpu = torch.device("cpu")
-    cold, warm = (stopwatch.EventStopwatch(cpu, cold=cold) for cold in (True, False))
-    cold.flush.fill_(1)
-    assert cold.time(lambda: order.append("call")) == 0.25
-    assert order == ["wait", "event", "call", "event", "synchronize"]
-    assert not cold.flush.any()
-    order.clear()
-    assert warm.time(lambda: order.append("call")) == 0.25
-    assert order == ["wait", "call", "event", "call", "event", "synchronize"]
-
-
-# Packages ------------------------------------------------------------------------------------------------------------
-
-
-def fake(monkeypatch: pytest.MonkeyPatch, module: str, **content: object) -> None:
-    made = ModuleType(module)
-    vars(made).update(content)
-    monkeypatch.setitem(sys.modules, module, made)
-
-
-def causal(u: Tensor, k: Tensor) -> Tensor:
-    size = 2 * u.shape[-1]
-    return torch.fft.irfft(torch.fft.rfft(u.float(), size) * torch.fft.rfft(k.float(), size), size)[..., : u.shape[-1]]
-
-
-class FakeFlashFFTConv:
-    def __init__(self, seqlen: int, dtype: torch.dtype) -> None:
-        assert seqlen & (seqlen - 1) == 0
-        self.seqlen, self.dtype = seqlen, dtype
-
-    def to(self, device: torch.device) -> FakeFlashFFTConv:
-        return self
-
-    def __call__(self, u: Tensor, k: Tensor, *gates: Tensor) -> Tensor:
-        assert u.dtype == self.dtype
-        assert k.dtype == torch.float32
-        assert u.shape[-1] == k.shape[-1]
-        assert u.shape[-1] % 2 == 0
-        assert 2 * u.shape[-1] <= self.seqlen
-        before, after = gates or (1, 1)
-        return (causal(u * before, k) * after).to(u.dtype)
-
-
-@pytest.mark.parametrize("peer", ["flashfftconv", "cudnn_fft_causal_conv1d"])
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("length", [256, 301])
-def test_packages_for_long_convolutions_give_the_op(
-    monkeypatch: pytest.MonkeyPatch, peer: str, gated: bool, length: int
-) -> None:
-    fake(monkeypatch, "flashfftconv", FlashFFTConv=FakeFlashFFTConv)
-    fake(monkeypatch, "cudnn")
-    fake(monkeypatch, "cudnn.ops", fft_causal_conv1d=lambda x, weight: causal(x, weight).to(x.dtype))
-    workload, adapter = packages.ADAPTERS[peer]
-    filters = torch.bfloat16 if peer in packages.FILTERS_LIKE_SIGNALS else torch.float32
-    inputs = fftconv_inputs(1, 16, length, dtype=torch.bfloat16, filter_dtype=filters, pre_gate=gated, post_gate=gated)
-    function = adapter(16, length, torch.bfloat16, torch.device("cpu"))
-    errors = errors_on_channels(workload, inputs, torch.ones(1, 16, length, dtype=torch.bfloat16), range(16), function)
-    assert not faults(errors)
-
-
-def test_a_package_for_short_convolutions_gives_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
-    def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None) -> Tensor:
-        assert activation is None
-        taps = weight.shape[1]
-        y = torch.nn.functional.conv1d(x, weight.unsqueeze(1), bias, padding=taps - 1, groups=x.shape[1])
-        return y[..., : x.shape[-1]]
-
-    fake(monkeypatch, "causal_conv1d", causal_conv1d_fn=causal_conv1d_fn)
-    workload, adapter = packages.ADAPTERS["causal_conv1d"]
-    function = adapter(16, 100, torch.float32, torch.device("cpu"))
-    assert not faults(errors_on_channels(workload, short_conv_inputs(1, 16, 100), None, range(16), function))
-
-
-@pytest.mark.parametrize("peer", ["flash_attn", "flash_attn_3", "flash_attn_4"])
-def test_versions_of_flash_attn_take_heads_last(monkeypatch: pytest.MonkeyPatch, peer: str) -> None:
-    def flash_attn_func(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> object:
-        assert causal
-        assert q.shape[-2:] == (1, 64)
-        heads_first = (t.transpose(1, 2) for t in (q, k, v))
-        y = torch.nn.functional.scaled_dot_product_attention(*heads_first, is_causal=True).transpose(1, 2)
-        return y if peer == "flash_attn" else (y, None)
-
-    for module in ("flash_attn", "flash_attn_interface", "flash_attn.cute"):
-        fake(monkeypatch, module, flash_attn_func=flash_attn_func)
-    error, budget = error_at_some_queries(peer, 1, 64, 100, torch.device("cpu"), torch.float32)
-    assert error <= budget
-
-
-@pytest.mark.parametrize("peer", [*packages.ADAPTERS, "flash_attn_3"])
-def test_a_package_that_is_missing_or_has_no_such_op_is_skipped_with_the_reason(
-    monkeypatch: pytest.MonkeyPatch, peer: str
-) -> None:
-    workload = packages.ADAPTERS.get(peer, ("two_layer_model", None))[0]
-    case = Case(workload, "plain", peer, "both", 1, 64, 100)
-    monkeypatch.setattr(packages, "ADAPTERS", {peer: (workload, lambda *_: packages.imported("torch", "no_such_op"))})
-    if peer == "flash_attn_3":
-        monkeypatch.setitem(sys.modules, "flash_attn_interface", None)
-        with pytest.raises(ImportError, match="flash_attn_interface"):
-            build(case, torch.device("cpu"), torch.float32)
-        return
-    with pytest.raises(Unavailable, match="runs on CUDA devices alone"):
-        build(case, torch.device("cpu"), torch.float32)
-    with pytest.raises(ImportError, match=r"torch .* has no no_such_op"):
-        build(case, torch.device("cuda"), torch.float32)
-
-
-def test_flashfftconv_says_what_it_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake(monkeypatch, "flashfftconv", FlashFFTConv=FakeFlashFFTConv)
-    cpu = torch.device("cpu")
-    for width, length, dtype, message in (
-        (16, 64, torch.float32, "float16 and bfloat16"),
-        (16, 1 << 22, torch.bfloat16, "4194304 points"),
-        (8, 1 << 15, torch.bfloat16, "multiples of 16"),
-    ):
-        with pytest.raises(Unavailable, match=message):
-            packages.flashfftconv(width, length, dtype, cpu)

@@ -90,7 +90,7 @@ def test_the_whole_way(
         "             perplexity  accuracy",
         *(f"Markov {k:<5} {v['perplexity']:>10.4f} {v['accuracy']:>9.4f}" for k, v in row["markov"].items()),
         f"model        {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}",
-        "499 positions; pictures in result",
+        "499 positions; figures in result",
     ]
     assert list(row["markov"]) == ["0", "1", "2"]
 
@@ -326,7 +326,7 @@ def test_pretrain_refuses_bad_input_in_one_line(
         ),
         (["prepare"], "required and missing: fasta, --out (see hyenadna prepare --help)"),
         (["prepare", "absent.fa", "--out", "x"], "absent.fa: no such file"),
-        (["prepare", "protein.fa", "--out", "x"], "protein.fa:2: 'E' at position 2 of contig 'p' is no nucleotide"),
+        (["prepare", "protein.fa", "--out", "x"], "protein.fa:2: 'E' at position 2 of contig 'p' is not a nucleotide"),
         (["prepare", "empty.fa", "--out", "x"], "empty.fa: "),
         (["evaluate"], "required and missing: --model, --genome (see hyenadna evaluate --help)"),
         (["evaluate", "--model", "m", "--genome", "g"], "no checkpoint at m: no such file or folder"),

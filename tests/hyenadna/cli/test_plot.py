@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAForCausalLM
 from hyenadna.cli.plot import draw_embeddings, draw_mutagenesis, draw_training
 from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, TrainingPlot
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import N_ID
 from hyenadna.data.genome import Genome
 from hyenadna.inference.embeddings import COLUMNS
 from hyenadna.inference.likelihood import LogLikelihoodScorer
@@ -41,9 +43,9 @@ def test_a_map_comes_with_a_number(config: EmbeddingsPlot, colour: str) -> None:
     line = draw_embeddings(replace(config, colour=colour))
     classes = 10 if colour == "position" else 2
     assert line.startswith(f"60 sequences of {classes} classes, 5 folds: nearest neighbours ")
-    assert line.endswith(f"picture in {config.out}")
+    assert line.endswith(f"figure in {config.out}")
     assert is_png(config.out)
-    assert draw_embeddings(replace(config, colour=colour, probe=False)) == f"60 sequences; picture in {config.out}"
+    assert draw_embeddings(replace(config, colour=colour, probe=False)) == f"60 sequences; figure in {config.out}"
 
 
 def test_the_probe_says_why_there_is_no_number(config: EmbeddingsPlot) -> None:
@@ -88,14 +90,8 @@ def test_training_curves(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=64))
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    path = tmp_path_factory.mktemp("pictures") / "model"
-    model.save_pretrained(path)
-    return path
+def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint(noise=0.2)
 
 
 def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
@@ -104,7 +100,7 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
     effects = saturation_mutagenesis(LogLikelihoodScorer(model, batch_size=4), genome, "a", 995, 1003, 32)
     region = genome.tokens("a", 995, 1003)
     window = np.array(genome.tokens("a", 983, 1015))
-    assert np.isnan(effects[:, region == 11]).all()
+    assert np.isnan(effects[:, region == N_ID]).all()
     for column, base in enumerate(region[:5]):
         assert effects[base - 7, column] == 0
 
@@ -119,7 +115,7 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
     config = MutagenesisPlot(
         out=tmp_path / "m.png", model=folder, genome=tiny_genome, region="a:996-1,003", window=32, device="cpu"
     )
-    assert draw_mutagenesis(config, progress=False).startswith("24 changes of a:996-1003; picture in ")
+    assert draw_mutagenesis(config, progress=False).startswith("24 changes of a:996-1003; figure in ")
     assert is_png(config.out)
     with (tmp_path / "m.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -160,7 +156,7 @@ def test_curves_go_into_a_png(tmp_path: Path) -> None:
         ("a:0-10", "`region` a:0-10: expected a contig and its first and last position, counted from 1"),
         ("z:1-5", "unknown contig 'z'"),
         ("b:899-901", "`region` b:899-901: b ends at 900"),
-        ("b:1-100", "`region` b:1-100: holds 100 bases, the window that the model reads only 64"),
+        ("b:1-100", "`region` b:1-100: holds 100 bases, more than the 64 of the window"),
         ("b:9-5", "`region` b:9-5: expected"),
     ],
 )

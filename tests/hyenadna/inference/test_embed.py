@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAModel
+from hyenadna import HyenaDNAModel
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import N_ID, PAD_ID
 from hyenadna.data.genome import Genome
 from hyenadna.inference import embed as embed_module
 from hyenadna.inference.embed import EmbedConfig, embed
@@ -18,12 +19,8 @@ from hyenadna.inference.embeddings import Embeddings
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=64))
-    path = tmp_path_factory.mktemp("embed") / "model"
-    model.save_pretrained(path)
-    return path
+def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint()
 
 
 @pytest.fixture
@@ -40,7 +37,7 @@ def states(folder: Path, ids: np.ndarray) -> np.ndarray:
     batch = torch.from_numpy(ids.astype(np.int64))[None]
     model = HyenaDNAModel.from_pretrained(folder)
     with torch.no_grad():
-        return model(torch.where(batch == 11, 4, batch)).last_hidden_state[0].numpy()
+        return model(torch.where(batch == N_ID, PAD_ID, batch)).last_hidden_state[0].numpy()
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])

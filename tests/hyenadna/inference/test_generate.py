@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import N_ID, SEP_ID
 from hyenadna.inference.generate import GenerateConfig, generate
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that likes N and [SEP] best, and rows that are no tokens even more."""
-    torch.manual_seed(1)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=64))
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
+    model = tiny_model(noise=0.2)
     last = model.hyena.backbone.ln_f
     last.bias.data[0] = 3.0
     model.lm_head.weight.data[:, 0] = 0.0
-    for token, logit in ((1, 0.5), (11, 1.0), (13, 3.0)):
+    for token, logit in ((SEP_ID, 0.5), (N_ID, 1.0), (13, 3.0)):
         model.lm_head.weight.data[token, 0] = logit
     path = tmp_path_factory.mktemp("generate") / "model"
     model.save_pretrained(path)

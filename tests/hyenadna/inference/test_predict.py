@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import pytest
 import torch
 
 from hyenadna import (
-    HyenaDNAConfig,
     HyenaDNAForCausalLM,
     HyenaDNAForSequenceClassification,
     HyenaDNAForTokenClassification,
@@ -21,8 +21,16 @@ from hyenadna.inference.predict import PredictConfig, predict
 SEQUENCES = ["ACGTACGTA", "GATTACA", "GG", "TTTTTTTTTTTTTTTTT"]
 
 
-def small(**fields: Any) -> HyenaDNAConfig:
-    return HyenaDNAConfig(d_model=8, n_layer=1, filter_order=8, max_seq_len=32, **fields)
+@pytest.fixture
+def save(tiny_model: Callable[..., Any], config: PredictConfig) -> Callable[..., Any]:
+    """Saves a small model as the one of the configuration, and returns it."""
+
+    def make(kind: Any, **fields: Any) -> Any:
+        model = tiny_model(kind, max_seq_len=32, **fields)
+        model.save_pretrained(config.model)
+        return model
+
+    return make
 
 
 @pytest.fixture
@@ -38,10 +46,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
-def test_rows_hold_what_the_model_says_of_each_alone(config: PredictConfig, problem: str) -> None:
+def test_rows_hold_what_the_model_says_of_each_alone(config: PredictConfig, save: Any, problem: str) -> None:
     labels = {0: "low", 1: "high"}
-    model = HyenaDNAForSequenceClassification(small(id2label=labels, problem_type=problem)).eval()
-    model.save_pretrained(config.model)
+    model = save(HyenaDNAForSequenceClassification, id2label=labels, problem_type=problem)
     assert predict(config, progress=False) == 4
     for row, sequence in zip(rows(config.out), SEQUENCES, strict=True):
         with torch.no_grad():
@@ -54,8 +61,8 @@ def test_rows_hold_what_the_model_says_of_each_alone(config: PredictConfig, prob
         assert [float(row["low"]), float(row["high"])] == pytest.approx(expected.tolist(), abs=2e-6)
 
 
-def test_both_strands_give_the_same(config: PredictConfig, tmp_path: Path) -> None:
-    HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
+def test_both_strands_give_the_same(config: PredictConfig, save: Any, tmp_path: Path) -> None:
+    save(HyenaDNAForSequenceClassification, num_labels=2)
     (tmp_path / "f.fa").write_text(">a\nACGGT\n>b\nACCGT\n")
     predict(replace(config, table=None, fasta=tmp_path / "f.fa", reverse_complement=True), progress=False)
     one, two = rows(config.out)
@@ -63,9 +70,8 @@ def test_both_strands_give_the_same(config: PredictConfig, tmp_path: Path) -> No
     assert one == two
 
 
-def test_bases_have_a_letter_each(config: PredictConfig) -> None:
-    model = HyenaDNAForTokenClassification(small(id2label={0: "E", 1: "I"})).eval()
-    model.save_pretrained(config.model)
+def test_bases_have_a_letter_each(config: PredictConfig, save: Any) -> None:
+    model = save(HyenaDNAForTokenClassification, id2label={0: "E", 1: "I"})
     predict(config, progress=False)
     for row, sequence in zip(rows(config.out), SEQUENCES, strict=True):
         with torch.no_grad():
@@ -75,8 +81,8 @@ def test_bases_have_a_letter_each(config: PredictConfig) -> None:
         predict(replace(config, reverse_complement=True), progress=False)
 
 
-def test_a_checkpoint_without_a_head_is_refused(config: PredictConfig) -> None:
-    HyenaDNAForCausalLM(small()).save_pretrained(config.model)
+def test_a_checkpoint_without_a_head_is_refused(config: PredictConfig, save: Any) -> None:
+    save(HyenaDNAForCausalLM)
     with pytest.raises(InputError, match="has no trained head to predict with; make one with hyenadna finetune"):
         predict(config, progress=False)
     assert not config.out.exists()
@@ -93,15 +99,15 @@ def test_a_checkpoint_without_a_head_is_refused(config: PredictConfig) -> None:
         ({"table": None, "fasta": Path("absent.fa")}, "absent.fa: no such file"),
     ],
 )
-def test_bad_input_is_refused(config: PredictConfig, change: dict[str, Any], message: str) -> None:
-    HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
+def test_bad_input_is_refused(config: PredictConfig, save: Any, change: dict[str, Any], message: str) -> None:
+    save(HyenaDNAForSequenceClassification, num_labels=2)
     with pytest.raises(InputError, match=message):
         predict(replace(config, **change), progress=False)
     assert not config.out.exists()
 
 
-def test_rows_before_a_failure_are_kept_apart(config: PredictConfig) -> None:
-    HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
+def test_rows_before_a_failure_are_kept_apart(config: PredictConfig, save: Any) -> None:
+    save(HyenaDNAForSequenceClassification, num_labels=2)
     config.table.write_text(config.table.read_text() + f"4\t{'A' * 33}\n")
     message = r"row 5: 33 bases are .* windows of at most 32, such as those of seqkit sliding -g -W 32 -s 16"
     with pytest.raises(InputError, match=message + r".*; the [34] rows before that are in .*o\.tsv\.partial"):
@@ -114,9 +120,9 @@ def test_rows_before_a_failure_are_kept_apart(config: PredictConfig) -> None:
     [("", "row 5: the sequence is empty$"), ("ACE", "row 5: 'E' at position 3 is not a nucleotide code")],
 )
 def test_every_sequence_is_checked_before_the_first_is_predicted(
-    config: PredictConfig, last: str, message: str
+    config: PredictConfig, save: Any, last: str, message: str
 ) -> None:
-    HyenaDNAForSequenceClassification(small(num_labels=2)).save_pretrained(config.model)
+    save(HyenaDNAForSequenceClassification, num_labels=2)
     config.table.write_text(config.table.read_text() + f"4\t{last}\n")
     with pytest.raises(InputError, match=message):
         predict(config, progress=False)

@@ -10,28 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
+from hyenadna.common.vocab import LETTERS, N_ID, PAD_ID, reverse_complement
 from hyenadna.data import variants
 from hyenadna.data.genome import Genome
 from hyenadna.data.sequences import encode
 from hyenadna.inference.likelihood import LogLikelihoodScorer
 from hyenadna.inference.score import ScoreConfig, score
 
-LETTERS = {i: letter for letter, i in NUCLEOTIDE_IDS.items()}
 HEADER = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=2, filter_order=8, max_seq_len=64))
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
-    path = tmp_path_factory.mktemp("score") / "model"
-    model.save_pretrained(path)
-    return path
+def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint(noise=0.2, n_layer=2)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +69,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def nats(model: HyenaDNAForCausalLM, ids: np.ndarray) -> np.ndarray:
     """Log-probability of each base by the model alone."""
     batch = torch.from_numpy(ids.astype(np.int64))[None]
-    logits = model(torch.where(batch == 11, 4, batch)).logits[0].log_softmax(-1)
+    logits = model(torch.where(batch == N_ID, PAD_ID, batch)).logits[0].log_softmax(-1)
     return np.array([np.nan, *(logits[i, batch[0, i + 1]].item() for i in range(len(ids) - 1))])
 
 
@@ -86,7 +79,7 @@ def test_likelihood_is_that_of_each_base_whatever_the_batch(model: HyenaDNAForCa
         found = list(LogLikelihoodScorer(model, batch_size=size)(("x", ids) for ids in sequences))
         for ids, values in zip(sequences, found, strict=True):
             expected = nats(model, ids)
-            expected[ids == NUCLEOTIDE_IDS["N"]] = np.nan
+            expected[ids == N_ID] = np.nan
             np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
 
 

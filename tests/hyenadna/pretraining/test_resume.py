@@ -229,7 +229,7 @@ def test_sigterm_leaves_a_checkpoint_of_that_step(
         with pytest.raises(SystemExit) as ended:
             cli.main(["pretrain", "--config", str(tmp_path / "settings.yaml")])
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted: stopped after step 7; go on with --resume\n"
+    assert capsys.readouterr().err == "interrupted: stopped after step 7; continue with --resume\n"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert [path.name for path in RunFolder(tiny.out).checkpoints()] == ["step-00000006", "step-00000007"]
     pretrain(tiny, resume=True, progress=False)
@@ -310,7 +310,7 @@ def test_ctrl_c_reaches_workers_too_and_the_step_is_saved(
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "log", interrupt)
-        with pytest.raises(KeyboardInterrupt, match="stopped after step 4; go on with --resume"):
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 4; continue with `resume`"):
             pretrain(dataclasses.replace(tiny, workers=1), progress=False)
     pretrain(tiny, resume=True, progress=False)
     assert_same_run(tiny.out, finished)

@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import os
-import signal
 import sys
 import threading
 import types
@@ -24,7 +22,7 @@ from hyenadna.common.vocab import N_ID, NUCLEOTIDE_IDS, PAD_ID
 from hyenadna.data.genome import prepare
 from hyenadna.data.windows import TrainWindows
 from hyenadna.pretraining import train
-from hyenadna.pretraining.train import PretrainConfig, make_model, next_token_loss, pretrain
+from hyenadna.pretraining.train import LoopState, PretrainConfig, make_model, pretrain
 from hyenadna.training.optim import parameter_groups
 from hyenadna.training.run_dir import RunFolder
 
@@ -34,25 +32,11 @@ def tiny(tiny_config: Callable[..., PretrainConfig], tmp_path: Path) -> Pretrain
     return tiny_config(tmp_path / "run")
 
 
-def test_loss_counts_neither_n_nor_pad() -> None:
-    logits = torch.randn(2, 6, 16, dtype=torch.float64)
-    targets = torch.tensor([[7, 8, N_ID, 10, PAD_ID, 9], [PAD_ID, N_ID, 7, 7, 8, N_ID]])
-    by_hand = sum(
-        -logits[row, column].log_softmax(-1)[targets[row, column]]
-        for row in range(2)
-        for column in range(6)
-        if targets[row, column] not in (N_ID, PAD_ID)
-    )
-    torch.testing.assert_close(next_token_loss(logits, targets), by_hand, rtol=1e-14, atol=0)
-    assert next_token_loss(logits.half(), targets).dtype == torch.float32
-    assert next_token_loss(logits, torch.full((2, 6), N_ID)) == 0
-
-
 def step(model: HyenaDNAForCausalLM, batch: torch.Tensor, config: PretrainConfig) -> tuple[float, float, list[Any]]:
     model.train()
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-3)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    loss, norm = train._optimizer_step(model, optimizer, scaler, batch, config, torch.device("cpu"))
+    loss, norm = train.optimizer_step(LoopState(model, optimizer, scaler), batch, config)
     return loss, norm, [parameter.detach().clone() for parameter in model.parameters()]
 
 
@@ -133,21 +117,21 @@ def test_windows_with_n_train_on_the_rest(
         ),
         (
             {"valid_contigs": []},
-            "nothing is held out for validation: name --valid_contigs, or rows with valid in the BED",
+            "nothing is held out for validation: name `valid_contigs`, or rows with valid in the BED",
         ),
         ({"valid_contigs": ["z"]}, "unknown contig 'z'; the genome has 3: a, b, c"),
         ({"device": "tpu9"}, "--device tpu9: torch knows no such device; choose auto, cpu or cuda"),
         ({"device": "meta"}, "--device meta: only CPUs and CUDA devices are supported; choose auto, cpu or cuda"),
         ({"warmup_length": 33}, "start length 33 of the warm-up is not within 1 to the window length 32"),
         ({"size": "huge"}, "no published size is called 'huge': choose one of tiny-1k,"),
-        ({"length": 65}, "windows of 65 tokens: the model is made for 64; lower --length and --eval_length"),
-        ({"eval_length": 65}, "windows of 65 tokens: the model is made for 64; lower --length and --eval_length"),
+        ({"length": 65}, "windows of 65 tokens: the model is made for 64; lower `length` and `eval_length`"),
+        ({"eval_length": 65}, "windows of 65 tokens: the model is made for 64; lower `length` and `eval_length`"),
         ({"max_n_fraction": -1.0}, "max_n_fraction -1 is not within 0 to 1"),
-        ({"model_fields": {"widht": 3}}, "--model_fields: HyenaDNAConfig has no field widht"),
-        ({"model_fields": {"hyena_dropout": 5.0}}, "--model_fields {'hyena_dropout': 5.0}: make no model ("),
+        ({"model_fields": {"widht": 3}}, "`model_fields`: HyenaDNAConfig has no field widht"),
+        ({"model_fields": {"hyena_dropout": 5.0}}, "`model_fields` {'hyena_dropout': 5.0}: make no model ("),
         (
             {"init_from": Path("owner/name")},
-            "--init_from owner/name: says the model's shape; leave out d_inner, d_model, max_seq_len",
+            "`init_from` owner/name: has the shape of its own model; leave out `d_model`, `max_seq_len`",
         ),
     ],
 )
@@ -238,14 +222,6 @@ def test_tensorboard_gets_the_metrics_where_it_is_installed(
     assert shown == [(k, v, row["step"]) for row in logged for k, v in row.items() if k != "step"]
 
 
-def test_a_second_sigint_stops_at_once() -> None:
-    with train._stop_between_steps() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt, match="stopped within a step"):
-            os.kill(os.getpid(), signal.SIGINT)
-
-
 def test_runs_outside_the_main_thread(tiny: PretrainConfig) -> None:
     done: list[int] = []
     short = dataclasses.replace(tiny, steps=2, eval_every=0)
@@ -256,7 +232,7 @@ def test_runs_outside_the_main_thread(tiny: PretrainConfig) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tiny: PretrainConfig) -> None:
-    with pytest.raises(InputError, match=r"step \d+: the loss is (nan|inf), .*; lower --lr"):
+    with pytest.raises(InputError, match=r"step \d+: the loss is (nan|inf), .*; lower `lr`"):
         pretrain(dataclasses.replace(tiny, lr=1e30, checkpoint_every=1, warmup_length=None), progress=False)
     for checkpoint in RunFolder(tiny.out).checkpoints():
         weights = HyenaDNAForCausalLM.from_pretrained(checkpoint).state_dict()
@@ -266,8 +242,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tiny: PretrainCo
 
 
 def test_a_gradient_that_is_no_number_is_not_saved(tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = train._optimizer_step
-    monkeypatch.setattr(train, "_optimizer_step", lambda *args: (step(*args)[0], float("nan")))
+    step = train.optimizer_step
+    monkeypatch.setattr(train, "optimizer_step", lambda *args: (step(*args)[0], float("nan")))
     with pytest.raises(InputError, match="the gradient's norm nan"):
         pretrain(dataclasses.replace(tiny, checkpoint_every=1), progress=False)
     assert sorted(path.name for path in tiny.out.iterdir()) == ["config.yaml", "splits.bed"]
@@ -281,8 +257,8 @@ def test_too_little_gpu_memory_is_one_line(tiny: PretrainConfig, monkeypatch: py
     with pytest.raises(InputError) as caught:
         pretrain(tiny, progress=False)
     assert str(caught.value) == (
-        "4 windows of 16 tokens do not fit into the memory of cpu: raise --accumulate, or turn on "
-        "--gradient_checkpointing"
+        "4 windows of 16 tokens do not fit into the memory of cpu: raise `accumulate`, or turn on "
+        "`gradient_checkpointing`"
     )
 
 
@@ -294,7 +270,7 @@ def test_an_error_of_a_worker_is_the_one_line_it_was() -> None:
         except InputError:
             ExceptionWrapper(sys.exc_info(), "in DataLoader worker process 0").reraise()
 
-    batches = train._batches(loader())  # type: ignore[arg-type]
+    batches = train.one_line_errors(loader())  # type: ignore[arg-type]
     next(batches)
     with pytest.raises(InputError) as caught:
         next(batches)

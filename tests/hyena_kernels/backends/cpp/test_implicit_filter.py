@@ -88,7 +88,7 @@ def constant_filter(t: Tensor) -> dict[str, Any]:
 
 ELEMENTARY_SCRIPT = """
 import torch
-from tests.hyena_kernels.extension.test_implicit_filter import elementary_errors
+from tests.hyena_kernels.backends.cpp.test_implicit_filter import elementary_errors
 for dtype in (torch.float32, torch.float64):
     print(*elementary_errors(dtype))
 """

@@ -12,8 +12,6 @@ Where there is a GPU the kernels are compiled: tests marked ``gpu`` run, and the
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -26,7 +24,6 @@ import torch
 from bench.kernels.interpreter import as_on_a_gpu
 from hyena_kernels.backends.triton import support as triton_support
 
-ROOT = Path(__file__).resolve().parents[4]
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 INTERPRETED = not torch.cuda.is_available() or triton_support.interpreting()
 
@@ -41,56 +38,6 @@ class Untested(pytest.File):
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Skip every file where there is no Triton."""
     return None if HAS_TRITON else Untested.from_parent(parent, path=module_path)
-
-
-_compilation = pytest.StashKey[subprocess.Popen[str]]()
-
-
-def _compiles_everything(item: pytest.Item) -> bool:
-    return "compilation" in getattr(item, "fixturenames", ())
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the test that waits for all kernels to be compiled last."""
-    items.sort(key=_compiles_everything)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin to compile all kernels beside the other tests, which leave a core idle: alone it would take minutes."""
-    if session.config.option.collectonly or not any(map(_compiles_everything, session.items)):
-        return
-    command = [
-        sys.executable,
-        "-m",
-        "hyena_kernels.testing.resources.triton",
-        "--arch",
-        "80",
-        "90",
-        "100",
-        "--check",
-        "--quick",
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    session.stash[_compilation] = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        preexec_fn=lambda: os.nice(10),
-    )  # fmt: skip
-
-
-@pytest.fixture
-def compilation(request: pytest.FixtureRequest) -> tuple[int, str]:
-    """Exit status and output of compiling every configuration of every kernel."""
-    process = request.session.stash[_compilation]
-    output, _ = process.communicate()
-    return process.returncode, output
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave nothing running behind, whatever ended the session."""
-    process = session.stash.get(_compilation, None)
-    if process is not None and process.poll() is None:
-        process.kill()
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def test_table_and_cache(toy: str, tmp_path: Path) -> None:
     assert first.stdout == ""
     assert re.search(r"^\[4/4\] .* sm_\d+: \d+ registers, 0 bytes of stack, 0 KB shared, ", first.stderr, re.MULTILINE)
     text = out.read_text()
-    assert "| configuration | threads | sm_80 | sm_90 |\n|---|---|---|---|\n| scale 512 | 128 | " in text
+    assert "| kernel | threads | sm_80 | sm_90 |\n|---|---|---|---|\n| scale 512 | 128 | " in text
     registers, stack, shared, share = re.search(r"^\| one warp \| 32 \| (.*?) \|", text, re.MULTILINE)[1].split(" / ")
     # 512 values in 32 threads, each with an address: more than the 16 registers of the values themselves.
     assert 16 < int(registers) <= 128
@@ -189,6 +189,23 @@ def test_interpreted_kernels_are_refused(monkeypatch: pytest.MonkeyPatch, capsys
     assert "TRITON_INTERPRET is set, and interpreted kernels cannot be compiled" in capsys.readouterr().err
 
 
-def test_no_kernel_spills_or_takes_more_shared_memory_than_there_is(compilation: tuple[int, str]) -> None:
-    status, output = compilation
-    assert status == 0, output
+ARCHS = ("80", "90", "100")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("op", "archs"),
+    [*(("fftconv", (arch,)) for arch in ARCHS), *((op, ARCHS) for op in ("implicit_filter", "mixer", "short_conv"))],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_no_kernel_spills_or_takes_more_shared_memory_than_there_is(op: str, archs: tuple[str, ...]) -> None:
+    module = f"hyena_kernels.testing.resources.triton_cases.{op}"
+    assert module in _resources.KERNEL_MODULES
+    done = resources("--module", module, "--arch", *archs, "--check", "--quick")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_compiled_modules_are_all_there_are() -> None:
+    assert {name.rpartition(".")[2] for name in _resources.KERNEL_MODULES} == {
+        "fftconv", "implicit_filter", "mixer", "short_conv"
+    }  # fmt: skip

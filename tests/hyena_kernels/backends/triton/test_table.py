@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import hyena_kernels
 from bench.kernels import tune_triton
 from hyena_kernels import BackendError
 from hyena_kernels.backends.triton import autotune, fftconv, passes, table
@@ -122,11 +123,23 @@ def test_sizes_that_only_tests_use_follow_the_formula() -> None:
     assert table.config("columns_forward", 1, 128, CPU) == Config(16, tile=32)
 
 
+def test_only_what_differs_from_the_formula_is_written_out() -> None:
+    written = {99: table._TABLE_99, 164: table._TABLE_164, 227: table._TABLE_227}
+    assert {shared: len(entries) for shared, entries in written.items()} == {99: 3, 164: 3, 227: 2}
+    for shared, entries in written.items():
+        for key, config in table.TABLES[shared].items():
+            formula = table.formula(key[0], key[2])
+            assert (config != formula) == (key in entries)
+            assert config == entries.get(key, formula)
+
+
 def test_a_missing_entry_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(table.TABLES[99], ("rows_backward", 1, 1024))
-    message = r"backend 'triton' has no entry for rows_backward of 1 × 1024 points .* 99 KB .*bench\.tune_triton"
+    message = (
+        r"backend 'triton' .* has no entry for rows_backward of 1 × 1024 points .* 99 KB .*SIZES in .*triton/table\.py"
+    )
     with pytest.raises(BackendError, match=message):
-        table.config("rows_backward", 1, 1024, CPU)
+        hyena_kernels.fftconv(torch.zeros(1, 1, 16384), torch.zeros(1, 16384), backend="triton")
     assert "has no entry for rows_backward" in (table.obstacle(16384, CPU) or "")
     assert table.obstacle(8192, CPU) is None
     assert table.obstacle(32768, CPU) is None

@@ -1,0 +1,136 @@
+"""Time functions: by processor time, by wall time or by CUDA events; one function, or several in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+Call = Callable[[], object]
+
+_HOLD_CYCLES = 4_000_000
+"""How long the stream of a GPU is held, about 2 ms."""
+_FLUSH_BYTES = 256 << 20
+"""Bytes that are written to replace the contents of the L2 cache; more than the cache of any GPU."""
+
+
+class Timer:
+    """Time calls by a clock of the host.
+
+    Args:
+        name: name of the clock in records.
+        read: returns the seconds of the clock, after all work that was queued before.
+    """
+
+    def __init__(self, name: str, read: Callable[[], float]) -> None:
+        self.name, self.read = name, read
+
+    def time(self, run: Call, repeats: int = 1) -> float:
+        """Seconds per call."""
+        start = self.read()
+        for _ in range(repeats):
+            run()
+        return (self.read() - start) / repeats
+
+
+class EventTimer(Timer):
+    """Time calls by CUDA events.
+
+    Args:
+        device: the GPU.
+        cold: overwrite the L2 cache before the first event. Otherwise, if ``hold``, ``run`` is called once before it.
+        hold: hold the stream until all launches are queued, so that Python time is excluded.
+    """
+
+    def __init__(self, device: torch.device, *, cold: bool = False, hold: bool = True) -> None:
+        name = ("CUDA events, cold L2" if cold else "CUDA events, warm L2") if hold else "CUDA events"
+        super().__init__(name, time.perf_counter)
+        self.device, self.cold, self.hold = device, cold, hold
+        self.flush = torch.empty(_FLUSH_BYTES // 4 if cold else 0, dtype=torch.int32, device=device)
+
+    def time(self, run: Call, repeats: int = 1) -> float:
+        """Seconds per call on the GPU."""
+        if self.hold:
+            torch.cuda._sleep(_HOLD_CYCLES)
+        if self.cold:
+            self.flush.zero_()
+        elif self.hold:
+            run()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(repeats):
+            run()
+        end.record()
+        torch.cuda.synchronize(self.device)
+        return begin.elapsed_time(end) / 1000 / repeats
+
+
+def cpu_timer() -> Timer:
+    """Processor time with one thread, else wall time: processor time would add up the waiting of several threads."""
+    if torch.get_num_threads() == 1:
+        return Timer("process time", time.process_time)
+    return Timer("wall", time.perf_counter)
+
+
+def timer_for(device: torch.device, *, is_op: bool, cold: bool) -> Timer:
+    """Timer of a workload of the suite.
+
+    Args:
+        device: device of the workload.
+        is_op: whether it is a single op. At short lengths the launches of an op take as long as its work, so only its
+            time on the GPU counts. The time of operators and models is the time that a user waits.
+        cold: whether the L2 cache is cold for an op.
+    """
+    if device.type != "cuda":
+        return cpu_timer()
+    if is_op:
+        return EventTimer(device, cold=cold)
+
+    def synchronised() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return Timer("wall, synchronised", synchronised)
+
+
+def in_turns(functions: Mapping[str, Call], timer: Timer, rounds: int, repeats: int = 1) -> dict[str, list[float]]:
+    """Time functions in turns, after one call of each.
+
+    Every function has its turn in every round. A change of the machine's speed between rounds then affects them all.
+
+    Args:
+        functions: functions by name.
+        timer: the timer.
+        rounds: number of rounds.
+        repeats: calls per turn.
+
+    Returns:
+        Seconds per call by name, one value per round.
+    """
+    for function in functions.values():
+        function()
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            samples[name].append(timer.time(function, repeats))
+    return samples
+
+
+def best_seconds(function: Call, timer: Timer, rounds: int, repeats: int = 1) -> float:
+    """Shortest time per call over several rounds: other processes can only make a call slower."""
+    return max(min(in_turns({"": function}, timer, rounds, repeats)[""]), 1e-9)
+
+
+def graph_replay(function: Call, device: torch.device) -> Call:
+    """Capture one call as a CUDA graph and return its replay, which launches everything at once."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay

@@ -1,0 +1,195 @@
+"""The error of an op, and the error that it may have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyena_kernels.fftconv import fftconv
+from hyena_kernels.implicit_filter import implicit_filter
+from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.short_conv import short_conv
+from hyena_kernels.testing import long_double
+from hyena_kernels.testing.inputs import Inputs
+from hyena_kernels.testing.oracles import oracle_fftconv, oracle_hyena_mixer
+from hyena_kernels.testing.references import (
+    reference_fftconv,
+    reference_hyena_mixer,
+    reference_implicit_filter,
+    reference_short_conv,
+)
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op with its reference and its oracle, which is called with float64 inputs."""
+
+    function: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    oracle: Callable[..., Tensor]
+    exact: Callable[..., Tensor] | None = None
+    """An oracle more exact than float64, on platforms that have one."""
+
+
+OPS = {
+    "fftconv": Op(fftconv, reference_fftconv, oracle_fftconv),
+    "short_conv": Op(short_conv, reference_short_conv, reference_short_conv),
+    "implicit_filter": Op(
+        implicit_filter,
+        reference_implicit_filter,
+        reference_implicit_filter,
+        long_double.implicit_filter if long_double.AVAILABLE else None,
+    ),
+    "hyena_mixer": Op(hyena_mixer, reference_hyena_mixer, oracle_hyena_mixer),
+}
+"""Every op by its public name."""
+
+
+def value_and_gradients(
+    function: Callable[..., Tensor],
+    inputs: Mapping[str, Tensor | None],
+    dy: Tensor | None = None,
+    *,
+    frozen: Collection[str] = (),
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Result of a function of tensors and the gradients of ``sum(dy * result)``.
+
+    Args:
+        function: called with ``inputs`` and ``options`` by name.
+        inputs: tensors by name. They are neither copied nor changed, and keep their strides.
+        dy: gradient of the result, cast to its dtype and broadcast to its shape. None computes no gradients.
+        frozen: names of inputs that require no gradient.
+        options: further arguments.
+
+    Returns:
+        ``"y"``, and ``"d<name>"`` for every input that is present, is not frozen and has a gradient.
+    """
+    leaves = {name: None if tensor is None else tensor.detach() for name, tensor in inputs.items()}
+    if dy is None:
+        with torch.no_grad():
+            return {"y": function(**leaves, **options)}
+    for name, leaf in leaves.items():
+        if leaf is not None and name not in frozen:
+            leaf.requires_grad_()
+    y = function(**leaves, **options)
+    y.backward(dy.to(y.dtype).expand_as(y))
+    results = {"y": y.detach()}
+    for name, leaf in leaves.items():
+        if leaf is not None and leaf.grad is not None:
+            results[f"d{name}"] = leaf.grad
+    return results
+
+
+def relative_error(value: Tensor, oracle: Tensor) -> float:
+    """``‖value - oracle‖ / ‖oracle‖`` in float64. 0 if both are zero or empty, infinite if only the oracle is."""
+    distance = torch.linalg.vector_norm(value.double() - oracle.double()).item()
+    scale = torch.linalg.vector_norm(oracle.double()).item()
+    return distance / scale if scale else (math.inf if distance else 0.0)
+
+
+def error_budget(plain: Tensor, oracle: Tensor) -> float:
+    """The largest error that an op may have: ``2 × (error of plain PyTorch + one rounding of the dtype)``.
+
+    Args:
+        plain: the result of plain PyTorch from the same inputs, in the dtype that the op returns.
+        oracle: the result in float64.
+
+    Returns:
+        A bound for :func:`relative_error`. One rounding is half the dtype's machine epsilon.
+    """
+    return 2 * (relative_error(plain, oracle) + torch.finfo(plain.dtype).eps / 2)
+
+
+def check(
+    op: str,
+    inputs: Mapping[str, Tensor | None],
+    *,
+    function: Callable[..., Tensor] | None = None,
+    gradients: bool = True,
+    frozen: Collection[str] = (),
+    **options: Any,
+) -> dict[str, tuple[float, float]]:
+    """Compare the errors of an op with its budgets, for the result and for every gradient.
+
+    A float64 oracle cannot measure the error of plain PyTorch in float64. For float64 inputs the oracle is therefore in
+    long double, if the op and the platform have it. Otherwise the budget of a float64 result is the budget of the same
+    inputs in float32, scaled by the ratio of the machine epsilons.
+
+    Args:
+        op: a name of :data:`OPS`.
+        inputs: its tensors by name. The error of a few elements varies by chance, so each result should have some
+            hundred elements.
+        function: the function to check, by default the op itself.
+        gradients: whether gradients are checked.
+        frozen: names of inputs that require no gradient.
+        options: further arguments of the op, such as ``causal``.
+
+    Returns:
+        (error, budget) of ``"y"`` and of every ``"d<name>"``.
+
+    Raises:
+        AssertionError: an error exceeds its budget, or a result differs from plain PyTorch in shape, dtype or presence.
+            The message lists every fault.
+    """
+    known = OPS[op]
+    dy = _output_gradient(known, inputs, options) if gradients else None
+
+    def evaluate(each: Callable[..., Tensor], arguments: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        return value_and_gradients(each, arguments, dy, frozen=frozen, **options)
+
+    ours = evaluate(function or known.function, inputs)
+    float64 = any(value.dtype == torch.float64 for value in ours.values())
+    exact = known.exact if float64 else None
+    plain, oracle = evaluate(known.reference, inputs), evaluate(exact or known.oracle, _cast(inputs, torch.float64))
+    # Plain PyTorch gives no gradient to an empty tensor, such as the weights of no hidden layers.
+    ours = {name: value for name, value in ours.items() if name in plain or value.numel()}
+    if ours.keys() != plain.keys():
+        raise AssertionError(f"{op} gives {sorted(ours)}, plain PyTorch {sorted(plain)}")
+    budgets = {name: error_budget(plain[name], oracle[name]) for name in ours}
+    if float64 and exact is None:
+        narrow = _cast(inputs, torch.float32)
+        narrow_plain = evaluate(known.reference, narrow)
+        narrow_oracle = evaluate(known.oracle, _cast(narrow, torch.float64))
+        ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        for name, value in ours.items():
+            if value.dtype == torch.float64:
+                budgets[name] = error_budget(narrow_plain[name], narrow_oracle[name]) * ratio
+
+    figures, faults = {}, []
+    for name, value in ours.items():
+        if value.shape != plain[name].shape or value.dtype != plain[name].dtype:
+            faults.append(f"{name} is {_kind(value)}, expected {_kind(plain[name])}")
+            continue
+        figures[name] = relative_error(value, oracle[name]), budgets[name]
+        # Written so that a NaN fails.
+        if not figures[name][0] <= figures[name][1]:
+            faults.append("{} has the relative error {:.3g}, above its budget of {:.3g}".format(name, *figures[name]))
+    if faults:
+        raise AssertionError(f"{op} on {', '.join(_given(inputs))}: " + "; ".join(faults))
+    return figures
+
+
+def _output_gradient(op: Op, inputs: Mapping[str, Tensor | None], options: Mapping[str, Any]) -> Tensor:
+    with torch.no_grad():
+        y = op.reference(**inputs, **options)
+    values = torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    # Rounded to the dtype of the result, so that every evaluation gets the same numbers.
+    return values.float().to(device=y.device, dtype=y.dtype)
+
+
+def _cast(inputs: Mapping[str, Tensor | None], dtype: torch.dtype) -> Inputs:
+    return {name: None if tensor is None else tensor.to(dtype) for name, tensor in inputs.items()}
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {tuple(tensor.shape)}"
+
+
+def _given(inputs: Mapping[str, Tensor | None]) -> Iterable[str]:
+    return (f"{name} {_kind(tensor)}" for name, tensor in inputs.items() if tensor is not None)

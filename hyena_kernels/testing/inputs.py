@@ -1,0 +1,203 @@
+"""Random arguments of the ops."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Inputs = dict[str, Tensor | None]
+"""Tensors of an op by name, in the order of its signature. An optional one that is absent is None."""
+
+
+class _Draw:
+    """Random numbers drawn in float64 on the CPU. So they agree in every dtype and on every device."""
+
+    def __init__(self, seed: int, device: torch.device | str) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.device = device
+
+    def normal(self, *shape: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
+        values = torch.randn(shape, dtype=torch.float64, generator=self.generator) * scale
+        return values.to(device=self.device, dtype=dtype)
+
+    def uniform(self, *shape: int, dtype: torch.dtype, bound: float) -> Tensor:
+        values = torch.rand(shape, dtype=torch.float64, generator=self.generator) * (2 * bound) - bound
+        return values.to(device=self.device, dtype=dtype)
+
+
+def _filter_dtype(dtype: torch.dtype, filter_dtype: torch.dtype | None) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32) if filter_dtype is None else filter_dtype
+
+
+def fftconv_inputs(
+    batch: int,
+    channels: int,
+    length: int,
+    taps: int | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    filter_dtype: torch.dtype | None = None,
+    skip: bool = True,
+    pre_gate: bool = True,
+    post_gate: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``fftconv``, scaled so that results are of the order of 1.
+
+    Args:
+        batch: batch size B.
+        channels: number of channels D.
+        length: length L.
+        taps: filter length K, by default L.
+        dtype: dtype of signal and gates.
+        filter_dtype: dtype of ``k`` and ``D``, by default float32, or float64 if ``dtype`` is float64.
+        skip: whether there is a ``D``.
+        pre_gate: whether there is one.
+        post_gate: whether there is one.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+
+    Returns:
+        ``u (B, D, L)``, ``k (D, K)``, ``D (D,)``, ``pre_gate (B, D, L)`` and ``post_gate (B, D, L)``.
+    """
+    draw, wide = _Draw(seed, device), _filter_dtype(dtype, filter_dtype)
+    taps = length if taps is None else taps
+    return {
+        "u": draw.normal(batch, channels, length, dtype=dtype),
+        "k": draw.normal(channels, taps, dtype=wide, scale=taps**-0.5),
+        "D": draw.normal(channels, dtype=wide) if skip else None,
+        "pre_gate": draw.normal(batch, channels, length, dtype=dtype) if pre_gate else None,
+        "post_gate": draw.normal(batch, channels, length, dtype=dtype) if post_gate else None,
+    }
+
+
+def short_conv_inputs(
+    batch: int,
+    channels: int,
+    length: int,
+    taps: int = 3,
+    *,
+    dtype: torch.dtype = torch.float32,
+    filter_dtype: torch.dtype | None = None,
+    bias: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``short_conv``: ``x (B, D, L)``, ``weight (D, K)`` and ``bias (D,)``.
+
+    Args:
+        batch: batch size B.
+        channels: number of channels D.
+        length: length L.
+        taps: filter length K.
+        dtype: dtype of the signal.
+        filter_dtype: dtype of ``weight`` and ``bias``, by default float32, or float64 if ``dtype`` is float64.
+        bias: whether there is one.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+    """
+    draw, wide = _Draw(seed, device), _filter_dtype(dtype, filter_dtype)
+    return {
+        "x": draw.normal(batch, channels, length, dtype=dtype),
+        "weight": draw.normal(channels, taps, dtype=wide, scale=taps**-0.5),
+        "bias": draw.normal(channels, dtype=wide) if bias else None,
+    }
+
+
+def implicit_filter_inputs(
+    channels: int,
+    length: int,
+    *,
+    features: int = 5,
+    width: int = 64,
+    layers: int = 2,
+    dtype: torch.dtype = torch.float32,
+    window: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Arguments of ``implicit_filter``: positions and decay rates as published, random weights, frequencies near 10.
+
+    Args:
+        channels: number of channels D.
+        length: length L.
+        features: number of features of a position E, odd.
+        width: width of the network H.
+        layers: number of hidden layers M.
+        dtype: dtype of all tensors, float32 or float64.
+        window: whether there are ``t`` and ``deltas``.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+
+    Returns:
+        ``z (L, E)``, ``freq (H,)``, ``w_in (H, E)``, ``b_in (H,)``, ``w_hidden (M, H, H)``, ``b_hidden (M, H)``,
+        ``w_out (D, H)``, ``t (L,)`` and ``deltas (D,)``.
+    """
+    draw = _Draw(seed, device)
+    bands = (features - 1) // 2
+    t = torch.linspace(0, 1, length, dtype=torch.float64)
+    phase = (2 * math.pi / length) * torch.outer(
+        torch.arange(length, dtype=torch.float64), torch.linspace(1e-4, bands - 1, bands, dtype=torch.float64)
+    )
+    z = torch.cat((t[:, None], phase.cos(), -phase.sin()), dim=1)
+    deltas = torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, channels, dtype=torch.float64)
+    return {
+        "z": z.to(device=device, dtype=dtype),
+        "freq": 10 + draw.normal(width, dtype=dtype),
+        "w_in": draw.uniform(width, features, dtype=dtype, bound=features**-0.5),
+        "b_in": draw.uniform(width, dtype=dtype, bound=features**-0.5),
+        "w_hidden": draw.uniform(layers, width, width, dtype=dtype, bound=width**-0.5),
+        "b_hidden": draw.uniform(layers, width, dtype=dtype, bound=width**-0.5),
+        "w_out": draw.uniform(channels, width, dtype=dtype, bound=width**-0.5),
+        "t": t.to(device=device, dtype=dtype) if window else None,
+        "deltas": deltas.to(device=device, dtype=dtype) if window else None,
+    }
+
+
+def hyena_mixer_inputs(
+    batch: int,
+    length: int,
+    channels: int,
+    *,
+    order: int = 2,
+    taps: int | None = None,
+    short_taps: int = 3,
+    dtype: torch.dtype = torch.float32,
+    filter_dtype: torch.dtype | None = None,
+    bias: bool = True,
+    skip: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``hyena_mixer``.
+
+    Args:
+        batch: batch size B.
+        length: length L.
+        channels: width d of the operator.
+        order: order N of the recurrence.
+        taps: length K of the long filters, by default L.
+        short_taps: length Ks of the short filters.
+        dtype: dtype of ``x``.
+        filter_dtype: dtype of all other tensors, by default float32, or float64 if ``dtype`` is float64.
+        bias: whether there is a ``short_bias``.
+        skip: whether there is a ``D``.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+
+    Returns:
+        ``x (B, L, (N+1) d)``, ``short_weight ((N+1) d, Ks)``, ``short_bias ((N+1) d,)``, ``k (N-1, d, K)`` and
+        ``D (N-1, d)``.
+    """
+    draw, wide = _Draw(seed, device), _filter_dtype(dtype, filter_dtype)
+    taps = length if taps is None else taps
+    return {
+        "x": draw.normal(batch, length, (order + 1) * channels, dtype=dtype),
+        "short_weight": draw.normal((order + 1) * channels, short_taps, dtype=wide, scale=short_taps**-0.5),
+        "short_bias": draw.normal((order + 1) * channels, dtype=wide) if bias else None,
+        "k": draw.normal(order - 1, channels, taps, dtype=wide, scale=taps**-0.5),
+        "D": draw.normal(order - 1, channels, dtype=wide) if skip else None,
+    }

@@ -1,1 +1,1 @@
-"""Benchmarks of hyena_kernels and the peers it is measured against."""
+"""Benchmarks of hyena_kernels and of other implementations."""

@@ -22,7 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test per case that the options choose."""
-    metafunc.parametrize("case", suite_options.read(metafunc.config.getoption, _PREFIX).chosen(), ids=str)
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", suite_options.read(metafunc.config.getoption, _PREFIX).chosen(), ids=str)
 
 
 @pytest.fixture(scope="session")

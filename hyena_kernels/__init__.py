@@ -1,6 +1,6 @@
 """Fast Hyena operators: fused FFT convolution with gating, short convolution and implicit filters.
 
-``fftconv``, ``short_conv`` and ``implicit_filter`` name both a public function and the module that holds it:
+``fftconv``, ``short_conv`` and ``implicit_filter`` are each the name of a public function and of its module.
 ``from hyena_kernels import fftconv``, ``from hyena_kernels.fftconv import fftconv`` and
 ``import hyena_kernels.fftconv as m; m.fftconv(...)`` all reach the same function.
 """

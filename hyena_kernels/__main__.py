@@ -1,4 +1,4 @@
-"""``python -m hyena_kernels``: what is installed, what will run here, and why the rest will not."""
+"""``python -m hyena_kernels``: what is installed, which backends run here, and why the others do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hyena_kernels.backends.extension import build_ext
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 is success, 2 an extension that could not be compiled."""
+    """Run the command line. Returns 0; exits with 2 if the extension cannot be compiled."""
     parser = argparse.ArgumentParser(
         prog="python -m hyena_kernels",
         description="Tell what is installed, which backend runs each op here, and why the others do not.",
@@ -20,13 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--build",
         action="store_true",
-        help="first compile the C++/CUDA extension into the user's cache (HYENA_CACHE, else ~/.cache/hyena_kernels), "
-        "where the installation brought none",
+        help="first compile the libraries of the C++/CUDA extension that the installation lacks, into the user's cache "
+        "(HYENA_CACHE, by default ~/.cache/hyena_kernels)",
     )
     parser.add_argument("--verbose", action="store_true", help="with --build: show the compilers' commands and output")
     options = parser.parse_args(argv)
     if options.verbose and not options.build:
-        parser.error("--verbose says how to --build")
+        parser.error("--verbose needs --build")
     if options.build:
         try:
             build_ext(verbose=options.verbose)

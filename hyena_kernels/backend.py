@@ -2,12 +2,12 @@
 
 Four backends are known by name: ``"triton"`` (GPU kernels in Triton), ``"cuda"`` (the C++ extension on a GPU),
 ``"cpp"`` (the C++ extension on a CPU) and ``"torch"`` (plain PyTorch, everywhere, the reference semantics).
-An op asks :func:`implementation` at every call. A request that names no backend takes the first of
-:data:`PREFERENCE` that can run; a request that names one gets that one or a :class:`BackendError` with every reason,
-never another one in silence.
+An op asks :func:`implementation` at every call. A request without a name takes the first of :data:`PREFERENCE` that can
+run. A request for a certain backend gets it or raises a :class:`BackendError` with every reason. It never gets another
+one.
 
-Triton runs on CUDA devices. ``TRITON_INTERPRET=1``, in the environment before the process starts, has it interpret its
-kernels in Python, on the CPU too: slow, for tests, and only where ``"triton"`` is asked for by name.
+Triton runs on CUDA devices. With ``TRITON_INTERPRET=1``, set before the process starts, Triton interprets its kernels
+in Python, on the CPU too. This is slow and meant for tests, and it only happens when ``"triton"`` is requested by name.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from hyena_kernels.errors import BackendError
 log = logging.getLogger("hyena_kernels")
 
 BACKENDS = ("triton", "cuda", "cpp", "torch")
-"""Every backend name, in the order in which they are described."""
+"""Every backend name, in the order in which :func:`describe` lists them."""
 
 AUTO = "auto"
-"""What an op's ``backend`` argument holds when nobody asked for a certain one."""
+"""The ``backend`` argument of a registered op when no backend was requested."""
 
 PREFERENCE = {"cuda": ("triton", "cuda", "torch"), "cpu": ("cpp", "torch")}
-"""Fastest first, by device type; a device type that is not named here runs ``"torch"``."""
+"""The fastest backends first, by device type. Other device types run ``"torch"``."""
 
 FASTEST = {"cuda": {"fftconv": "cuda", "hyena_mixer": "cuda"}}
-"""Ops for which another backend than the first of :data:`PREFERENCE` comes first, by device type: measured on an H200,
-see docs/kernels.md."""
+"""Ops that another backend runs faster than the first of :data:`PREFERENCE`, by device type. Measured on an H200: see
+docs/kernels.md."""
 
 Implementation = Callable[..., Any]
 Supports = Callable[..., str | None]
 Skipped = tuple[tuple[str, ...], ...]
 """Name and reasons of each backend that was passed over."""
 
-# A string is the place of an implementation that nobody has needed so far.
+# A string says where to import an implementation that has not been needed so far.
 _implementations: dict[tuple[str, str], Implementation | str] = {}
 _supports: dict[tuple[str, str], Supports] = {}
 _broken: dict[str, str] = {}
-# Why an op failed to compile or launch on a backend that was not asked for by name; by op, backend and device type.
+# Why an op failed to compile or launch on an automatically chosen backend, by op, backend and device type.
 _failed: dict[tuple[str, str, str], str] = {}
 _forced: str | None = os.environ.get("HYENA_BACKEND") or None
 _announced: set[tuple[str, str, str, Skipped]] = set()
@@ -63,16 +63,16 @@ _MISSING = f"hyena_kernels {__version__} has no implementation for it"
 
 
 def register(op: str, backend: str, function: Implementation | str, supports: Supports | None = None) -> None:
-    """Make ``function`` the implementation of ``op`` on ``backend``. Each op file calls this for its own.
+    """Make ``function`` the implementation of ``op`` on ``backend``.
 
     Args:
         op: name of the op, such as ``"fftconv_fwd"``.
         backend: one of :data:`BACKENDS`.
-        function: called with the op's arguments without its last, the backend; or where to find it on first use, as
-            ``"package.module:attribute"``.
-        supports: called with the same arguments before each call; the reason why this backend cannot take them, or
-            None if it can. Has to be cheap, and to need nothing but torch. A reason is logged once, so it should not
-            name a number that changes from call to call.
+        function: called as :mod:`hyena_kernels.backends` describes. A string ``"package.module:attribute"`` says where
+            to import it from on first use.
+        supports: called before each call with the op's flat arguments, without the backend. It returns the reason why
+            this backend cannot run with them, or None if it can. It must be cheap and need nothing but torch.
+            :mod:`hyena_kernels.common.reasons` describes reasons.
     """
     _implementations[op, backend] = function
     if supports is None:
@@ -88,16 +88,16 @@ def register_op(
     supports: Mapping[str, Supports],
     supports_backward: Mapping[str, Supports] | None = None,
 ) -> None:
-    """Register ``<op>_fwd`` and ``<op>_bwd`` on every backend.
+    """Register ``<op>_fwd`` and ``<op>_bwd`` on every backend. Each op file calls this once.
 
-    Every backend has a module of the same stem with ``forward`` and ``backward``. That of plain PyTorch is imported
-    already; the others are imported on first use.
+    Every backend has a module of the same name as ``plain``, with ``forward`` and ``backward``. It is imported on first
+    use.
 
     Args:
         op: name of the op without its direction, such as ``"fftconv"``.
         plain: the module of the backend ``"torch"``.
         supports: the ``supports`` of :func:`register` by backend, for both directions.
-        supports_backward: those of the backward pass, where they differ.
+        supports_backward: ``supports`` of the backward pass, if it is another one.
     """
     stem = plain.__name__.rpartition(".")[2]
     of_direction = {"forward": supports, "backward": supports_backward or supports}
@@ -116,13 +116,13 @@ def _check_name(name: str, source: str = "") -> str:
 
 
 def set_backend(name: str | None) -> None:
-    """Force one backend for every op of this process, or give the choice back with ``None``.
+    """Force one backend for every op of this process. ``None`` makes the choice automatic again.
 
-    Takes precedence over the environment variable ``HYENA_BACKEND``; the ``backend`` argument of a call takes
+    This takes precedence over the environment variable ``HYENA_BACKEND``. The ``backend`` argument of a call takes
     precedence over both.
 
     Raises:
-        ValueError: ``name`` is no backend.
+        ValueError: ``name`` is not the name of a backend.
     """
     global _forced
     _forced = None if name is None else _check_name(name)
@@ -130,10 +130,10 @@ def set_backend(name: str | None) -> None:
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Force one backend inside a ``with`` block, for the whole process (autograd runs in threads of its own).
+    """Force one backend inside a ``with`` block, for the whole process: autograd runs in threads of its own.
 
     Raises:
-        ValueError: ``name`` is no backend.
+        ValueError: ``name`` is not the name of a backend.
     """
     global _forced
     before = _forced
@@ -145,19 +145,19 @@ def use_backend(name: str | None) -> Iterator[None]:
 
 
 def requested(backend: str | None) -> str:
-    """The backend asked for by the call, :func:`set_backend` or ``HYENA_BACKEND``, in this order, else ``"auto"``.
+    """The backend that the call, :func:`set_backend` or ``HYENA_BACKEND`` requests, in this order, else ``"auto"``.
 
     Raises:
-        ValueError: the name is no backend.
+        ValueError: the name is not the name of a backend.
     """
     if backend is not None:
         return _check_name(backend)
-    # Only the environment can have brought a wrong name here: it is not checked at import, which should never fail.
+    # A wrong name here comes from the environment. It is not checked at import, because an import should never fail.
     return AUTO if _forced is None else _check_name(_forced, " in the environment variable HYENA_BACKEND")
 
 
 def _obstacles(op: str, backend: str, device: torch.device) -> list[str]:
-    """Every reason why ``backend`` cannot run ``op`` on ``device``, whatever the arguments; nothing is imported."""
+    """Every reason why ``backend`` cannot run ``op`` on ``device``, for any arguments. Nothing is imported."""
     if backend == "torch":
         return []
     found = []
@@ -171,7 +171,7 @@ def _obstacles(op: str, backend: str, device: torch.device) -> list[str]:
 
 
 def _load(op: str, backend: str) -> str | None:
-    """Import what runs ``op`` on ``backend``, if that is still to be done; the reason why it failed, or None."""
+    """Import the implementation of ``op`` on ``backend``, if necessary. Returns the reason if that failed, or None."""
     place = _implementations[op, backend]
     if not isinstance(place, str):
         return None
@@ -188,9 +188,10 @@ def _load(op: str, backend: str) -> str | None:
 def _refusals(
     op: str, backend: str, device: torch.device, args: Sequence[Any] | None = None
 ) -> tuple[list[str], list[str]]:
-    """Every reason why ``backend`` cannot run ``op``: those of the machine, then those of the arguments or an import.
+    """Every reason why ``backend`` cannot run ``op``, in two lists.
 
-    What can run is imported by this call.
+    The first has the reasons of the machine. The second has the reasons of the arguments or of a failed import. If
+    there are none, the implementation is imported.
     """
     obstacles = _obstacles(op, backend, device)
     supports = None if args is None else _supports.get((op, backend))
@@ -209,20 +210,20 @@ def _reasons(op: str, backend: str, device: torch.device, args: Sequence[Any] | 
 
 
 def _order(op: str, device_type: str) -> tuple[str, ...]:
-    """The backends of :data:`PREFERENCE`, with that of :data:`FASTEST` first."""
+    """The backends of :data:`PREFERENCE`, with the one of :data:`FASTEST` first."""
     names = PREFERENCE.get(device_type, ())
     first = FASTEST.get(device_type, {}).get(op.removesuffix("_fwd").removesuffix("_bwd"))
     return names if first not in names else (first, *(name for name in names if name != first))
 
 
 def _slower(op: str, name: str, args: Sequence[Any]) -> str | None:
-    """Why nobody who does not ask for a backend should get it with these arguments, if another is left; or None."""
+    """Why a backend is not chosen automatically for these arguments, although it can run. None if it may be."""
     support = {"triton": triton_support, "cuda": extension}.get(name)
     return None if support is None else support.slower(op, args)
 
 
 def _fastest(op: str, device: torch.device, args: Sequence[Any] | None = None) -> tuple[str, Skipped, int]:
-    """The first backend that can run ``op``, those before it, and the level at which to log the choice."""
+    """The first backend that can run ``op``, the backends before it, and the level at which to log the choice."""
     skipped: Skipped = ()
     level = logging.INFO
     for name in _order(op, device.type):
@@ -261,39 +262,45 @@ def resolve(op: str, device: torch.device, backend: str | None = None) -> str:
 
     Args:
         op: name of an op, such as ``"fftconv_fwd"``.
-        device: where the tensors are.
-        backend: one of :data:`BACKENDS`; ``"auto"`` for the first that can run; None for what is forced, else the same.
+        device: device of the tensors.
+        backend: one of :data:`BACKENDS`, or ``"auto"`` for the first that can run. None stands for the forced backend,
+            or ``"auto"`` if none is forced.
 
     Raises:
-        ValueError: ``backend`` is no backend's name.
+        ValueError: ``backend`` is not the name of a backend.
         BackendError: ``backend`` names a backend that cannot run here.
     """
     return _choose(op, device, backend)
 
 
 def implementation(op: str, args: Sequence[Any], backend: str | None = None) -> Implementation:
-    """The function that runs ``op`` with ``args``: all its arguments but the backend, the first of them a tensor.
+    """The function that runs ``op``; :mod:`hyena_kernels.backends` describes how it is called.
 
-    ``backend`` is that of :func:`resolve`. A backend that does not support these arguments cannot run: it is passed
-    over with a warning, once, or raises if it was asked for.
+    A backend that does not support these arguments is passed over with one warning. If it was requested by name, this
+    raises.
+
+    Args:
+        op: name of an op, such as ``"fftconv_fwd"``.
+        args: the op's flat arguments without the backend. The first is a tensor.
+        backend: as for :func:`resolve`.
 
     Raises:
-        ValueError: ``backend`` is no backend's name.
-        BackendError: ``backend`` names a backend that cannot run here, or cannot take these arguments.
+        ValueError: ``backend`` is not the name of a backend.
+        BackendError: ``backend`` names a backend that cannot run here, or cannot run with these arguments.
     """
     function = _implementations[op, _choose(op, args[0].device, backend, args)]
-    assert callable(function), "what has been chosen has been imported"
+    assert callable(function), "choosing a backend imports it"
     return function
 
 
-# Of the same that torch has classes for Triton's driver raises a RuntimeError.
+# Triton's driver raises a RuntimeError for errors that have their own class in torch.
 _BEYOND_ANY_BACKEND = re.compile(
     r"Triton Error \[CUDA\]: .*(out of memory|illegal|misaligned|launch failure|launch timed out|assert|ECC|captur)"
 )
 
 
 def _capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is captured on the current stream of ``device``, which need not be the current device."""
+    """Whether a CUDA graph is captured on the current stream of ``device``, whichever device is current."""
     if device.type != "cuda":
         return False
     with torch.cuda.device(device):
@@ -303,16 +310,18 @@ def _capturing(device: torch.device) -> bool:
 def pass_over(op: str, args: Sequence[Any], backend: str | None, ran: Implementation, error: Exception) -> None:
     """Let another backend run ``op`` from now on, after Triton has failed to compile or launch it with ``args``.
 
-    Only compiling on the machine at hand, which Triton does at the first call, shows whether that works there: it takes
-    a C compiler, an assembler that knows the GPU, a folder to write to. Not passed over: what was asked for by name; a
-    lack of memory, faults of the device and what happens while a CUDA graph is captured, which another would not mend.
+    Triton compiles at the first call. It needs a C compiler, an assembler that knows the GPU and a writable folder.
+    Only this call shows whether it has them. A backend that was requested by name is not passed over. Nor is an error
+    that another backend would not avoid: too little memory, a fault of the device, or any error while a CUDA graph is
+    captured.
 
     Args:
         op: as for :func:`implementation`.
-        args: as there.
-        backend: as there.
-        ran: what it gave, which may be another than it gives now: several threads may fail at the same time.
-        error: what was raised; raised again if there is no other backend to take.
+        args: as for :func:`implementation`.
+        backend: as for :func:`implementation`.
+        ran: the function that failed. Several threads may fail at the same time, so :func:`implementation` may return
+            another one by now.
+        error: the error. It is raised again if the backend is not passed over.
     """
     device = args[0].device
     automatic = (requested(None) if backend is None else backend) == AUTO
@@ -334,7 +343,7 @@ def _installed(module: str) -> str:
 
 
 def describe() -> str:
-    """What is installed, which backend every op takes on every device here, and why the rest do not run.
+    """What is installed, which backend runs each op on each device here, and why the others do not run.
 
     Returns:
         Several lines of text, as ``python -m hyena_kernels`` prints them.
@@ -368,7 +377,7 @@ def describe() -> str:
     ops = sorted({op for op, _ in _implementations})
     for place in map(torch.device, devices):
         lines.append(f"\non {place}:")
-        # What is forced is tried again, whatever became of it before.
+        # A forced backend is tried again, even if it has failed before.
         failed = _failed if forced == AUTO else {}
         reasons = {
             (op, name): failed.get((op, name, place.type)) or _reasons(op, name, place)

@@ -1,9 +1,7 @@
 """``fftconv``: a long convolution of every channel with its own filter, with a skip and a gate on either side.
 
-In reading order: registration, fake, autograd, public function. The mathematics is the convolution theorem:
-with transforms of a size N at which nothing wraps around, ``y = irfft(rfft(u) * rfft(k))``, the gradient of ``u`` is
-the correlation of ``dy`` with ``k`` and the gradient of ``k`` that of ``dy`` with ``u``, summed over the batch. Only
-inputs are saved for backward; spectra are computed again: keeping them would cost 2 GB a layer at L = 2^20, D = 128.
+Only the inputs are saved for backward, which computes the spectra again. Keeping them would cost 2 GB a layer at
+L = 2^20, D = 128. ``backends/torch/fftconv.py`` has the mathematics.
 """
 
 from __future__ import annotations
@@ -44,32 +42,31 @@ def fftconv(
 ) -> Tensor:
     """Gated long convolution ``y = post_gate * ((pre_gate * u) ⋆ k + D * (pre_gate * u))``, channel by channel.
 
-    Causal: ``(x ⋆ k)[t] = sum_j k[j] x[t - j]`` for ``j`` in ``0 … K-1`` with ``x`` zero before its start.
-    Two-sided (``causal=False``): ``(x ⋆ k)[t] = sum_j k[j] x[t - j + (K-1)//2]`` with ``x`` zero on both sides, as
-    ``scipy.signal.convolve(x, k, "same")`` for K ≤ L. This is not what the original HyenaDNA code calls bidirectional
-    (the causal convolution delayed by L/2 with wrap-around).
+    Causal: ``(x ⋆ k)[t] = sum_j k[j] x[t - j]`` for ``j`` in ``0 … K-1``, with ``x`` zero before its start.
+    Two-sided (``causal=False``): ``(x ⋆ k)[t] = sum_j k[j] x[t - j + (K-1)//2]``, with ``x`` zero on both sides. This
+    is ``scipy.signal.convolve(x, k, "same")`` for K ≤ L. The original HyenaDNA code calls something else bidirectional:
+    the causal convolution delayed by L/2 with wrap-around.
 
-    Computed in float32, or in float64 if ``u`` or ``k`` has it, whatever the signal's dtype; equal to the definition
-    up to rounding at every L. Under autocast signal and gates are cast to its dtype, ``k`` and ``D`` are left alone.
-    Differentiable once in every tensor. A NaN or an infinity spoils all of its row, for transforms take a row whole,
-    and no other.
+    Computed in float32, or in float64 if ``u`` or ``k`` is float64. The result equals the definition up to rounding at
+    every L. Autocast casts the signal and the gates, but not ``k`` and ``D``. Differentiable once in every tensor. A
+    NaN or an infinity spoils its whole row, because a transform mixes all of it, and no other row.
 
     Args:
-        u: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides, any L ≥ 1.
+        u: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides and any L ≥ 1.
         k: ``(D, K)`` filters with 1 ≤ K ≤ L; float32 or ``u``'s dtype.
         D: ``(D,)`` skip weight, added to the filter's tap of zero lag; float32 or ``u``'s dtype.
-        pre_gate: ``(B, D, L)``, multiplied in before the convolution; ``u``'s dtype.
-        post_gate: ``(B, D, L)``, multiplied in after it; ``u``'s dtype.
-        causal: whether outputs see only earlier inputs.
-        backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``; None takes the first that can run.
+        pre_gate: ``(B, D, L)`` factor before the convolution; ``u``'s dtype.
+        post_gate: ``(B, D, L)`` factor after the convolution; ``u``'s dtype.
+        causal: whether an output depends on earlier inputs only.
+        backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
 
     Returns:
         ``(B, D, L)``, contiguous, of ``u``'s dtype.
 
     Raises:
-        TypeError: an argument is no tensor, sparse or of a dtype that is not named above, or ``causal`` is no bool.
-        ValueError: shapes do not fit (the message gives them), tensors lie on several devices, or ``backend`` is no
-            backend's name.
+        TypeError: an argument is not a dense tensor of a dtype named above, or ``causal`` is not a bool.
+        ValueError: shapes do not fit together (the message gives them), the tensors are on several devices, or
+            ``backend`` is not the name of a backend.
         BackendError: ``backend`` cannot run here.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), section 3; ``fftconv`` of HyenaDNA
@@ -81,7 +78,7 @@ def fftconv(
     if length < 1 or not 1 <= k.shape[1] <= length or k.shape[0] != channels:
         raise ValueError(
             f"fftconv: u (B, D, L) has shape {tuple(u.shape)} and k (D, K) {tuple(k.shape)}: "
-            "both need the same D, and 1 ≤ K ≤ L (of a longer filter k[:, :L] is all that counts if it is causal)"
+            "both need the same D, and 1 ≤ K ≤ L (a causal convolution uses only k[:, :L] of a longer filter)"
         )
     if not isinstance(causal, bool):
         raise TypeError(f"fftconv: causal must be True or False, got {causal!r}")
@@ -106,6 +103,6 @@ def fftconv(
     return result
 
 
-# The package exports this function under the module's own name; the attribute keeps
-# ``import hyena_kernels.fftconv as m; m.fftconv(...)`` working all the same.
+# The package exports this function under the name of this module. The attribute keeps
+# ``import hyena_kernels.fftconv as m; m.fftconv(...)`` working.
 fftconv.fftconv = fftconv  # type: ignore[attr-defined]

@@ -1,9 +1,4 @@
-"""``implicit_filter``: long filters from a sine network of the position, under an exponential window.
-
-In reading order: registration, fake, autograd, public function. Positions are processed in slices, transposed,
-so that no tensor of all positions times the width of the network is ever made and the filter comes out as
-``(D, L)``. Backward runs the network again.
-"""
+"""``implicit_filter``: long filters from a sine network of the position, under an exponential window."""
 
 from __future__ import annotations
 
@@ -58,13 +53,13 @@ def implicit_filter(
 ) -> Tensor:
     """Filters ``k[:, n] = (w_out @ h_n) * (exp(-t[n] |deltas|) + shift)`` with a sine network ``h_n`` of position n.
 
-    ``h = sin(freq * (w_in @ z[n] + b_in))``, then ``h = sin(freq * (w_hidden[i] @ h + b_hidden[i]))`` for each hidden
-    layer. Without ``t`` and ``deltas`` there is no window. Never computed below float32 (autocast has no effect);
-    backward runs the network again. Differentiable once in every tensor.
+    The network is ``h = sin(freq * (w_in @ z[n] + b_in))``, then ``h = sin(freq * (w_hidden[i] @ h + b_hidden[i]))``
+    for each hidden layer. Without ``t`` and ``deltas`` there is no window. Autocast has no effect: at least float32 is
+    needed. Backward runs the network again. Differentiable once in every tensor.
 
     Args:
-        z: ``(L, E)`` features of the positions; float32 or float64, as all other tensors.
-        freq: ``(H,)`` frequency of the sines, shared by all layers.
+        z: ``(L, E)`` features of the positions. All tensors are float32, or all are float64.
+        freq: ``(H,)`` frequencies of the sines, shared by all layers.
         w_in: ``(H, E)``.
         b_in: ``(H,)``.
         w_hidden: ``(M, H, H)``, M ≥ 0 hidden layers.
@@ -72,16 +67,16 @@ def implicit_filter(
         w_out: ``(D, H)``.
         t: ``(L,)`` time of the positions, or None.
         deltas: ``(D,)`` decay rates, or None.
-        shift: what the window tends to.
-        backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``; None takes the first that can run.
+        shift: limit of the window at late positions.
+        backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
 
     Returns:
         ``(D, L)`` filters, contiguous.
 
     Raises:
-        TypeError: an argument is no tensor, or dtypes differ or are below float32.
-        ValueError: shapes do not fit (the message gives them), only one of ``t`` and ``deltas`` is given, tensors lie
-            on several devices, or ``backend`` is no backend's name.
+        TypeError: an argument is not a dense tensor, or dtypes differ or are not float32 or float64.
+        ValueError: shapes do not fit together (the message gives them), only one of ``t`` and ``deltas`` is given, the
+            tensors are on several devices, or ``backend`` is not the name of a backend.
         BackendError: ``backend`` cannot run here.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), section 3.3 and appendix D; the filter of HyenaDNA
@@ -91,7 +86,7 @@ def implicit_filter(
     checks.rank("implicit_filter", "w_out", w_out, "(D, H)")
     checks.rank("implicit_filter", "w_hidden", w_hidden, "(M, H, H)")
     if (t is None) != (deltas is None):
-        raise ValueError("implicit_filter: t and deltas make the window together: give both or neither")
+        raise ValueError("implicit_filter: the window needs both t and deltas: give both or neither")
     length, features = z.shape
     channels, width = w_out.shape
     layers = w_hidden.shape[0]
@@ -124,5 +119,5 @@ def implicit_filter(
     return result
 
 
-# The package exports this function under the module's own name; see the end of fftconv.py.
+# See the end of fftconv.py.
 implicit_filter.implicit_filter = implicit_filter  # type: ignore[attr-defined]

@@ -1,8 +1,7 @@
-"""``hyena_mixer``: everything of the Hyena operator between the products of in_proj and out_proj.
+"""``hyena_mixer``: everything in the Hyena operator between in_proj and out_proj.
 
-In reading order: registration, fake, autograd, public function. A slice of channels is read from the
-channel-last projections, convolved with the short filters, carried through the recurrence of gates and long
-convolutions, and written channel-last; nothing of the size of the input is made on the way.
+Backends read some channels at a time from the channel-last projections. They apply the short filters, the gates and the
+long convolutions, and write the result channel-last. No temporary tensor is as large as the input.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from torch import Tensor
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import mixer as torch_mixer
 from hyena_kernels.backends.triton import support as triton_support
-from hyena_kernels.common.dtypes import no_float64
 from hyena_kernels.common.inputs import MixerInputs
+from hyena_kernels.common.reasons import no_float64
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.registration import checks, library
 
@@ -42,34 +41,33 @@ def hyena_mixer(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Short convolution, split, and the recurrence of gates and long convolutions of a Hyena operator of order N.
+    """Short convolution, split, and recurrence of gates and long convolutions of a Hyena operator of order N.
 
     With ``p = short_conv(x)`` split along its channels into ``x_0 | x_1 | … | x_{N-1} | v``::
 
         for o in 0 … N-2:  v = k[o] ⋆ (v * x_{N-1-o}) + D[o] * (v * x_{N-1-o})
         y = v * x_0
 
-    For order 2, as HyenaDNA uses it: ``y = x_0 * (k ⋆ (v * x_1) + D * (v * x_1))``. Convolutions are causal. Computed
-    in float32, or in float64 if an input has it; only the inputs are saved for backward. Under autocast ``x`` is cast
-    to its dtype. Differentiable once in every tensor.
+    HyenaDNA uses order 2: ``y = x_0 * (k ⋆ (v * x_1) + D * (v * x_1))``. Convolutions are causal. Computed in float32,
+    or in float64 if an input is float64. Only the inputs are saved for backward. Autocast casts ``x`` only.
+    Differentiable once in every tensor.
 
     Args:
-        x: ``(B, L, (N+1) d)``, the output of in_proj; float16, bfloat16, float32 or float64; any strides, any L ≥ 1.
+        x: ``(B, L, (N+1) d)``, the output of in_proj; float16, bfloat16, float32 or float64; any strides and L ≥ 1.
         short_weight: ``((N+1) d, Ks)`` short filters with 1 ≤ Ks ≤ 8, in the tap order of ``torch.nn.Conv1d``; float32
             or ``x``'s dtype.
         short_bias: ``((N+1) d,)`` or None; float32 or ``x``'s dtype.
-        k: ``(N-1, d, K)`` long filters with K ≤ L, in the order in which the recurrence takes them; float32 or
-            ``x``'s dtype.
+        k: ``(N-1, d, K)`` long filters with K ≤ L, in the order of the recurrence; float32 or ``x``'s dtype.
         D: ``(N-1, d)`` skip weights or None; float32 or ``x``'s dtype.
-        backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``; None takes the first that can run.
+        backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
 
     Returns:
-        ``(B, L, d)``, contiguous, of ``x``'s dtype: the input of out_proj.
+        ``(B, L, d)``, the input of out_proj; contiguous, of ``x``'s dtype.
 
     Raises:
-        TypeError: an argument is no tensor or has a dtype that is not named above.
-        ValueError: shapes do not fit (the message gives them), tensors lie on several devices, or ``backend`` is no
-            backend's name.
+        TypeError: an argument is not a dense tensor of a dtype named above.
+        ValueError: shapes do not fit together (the message gives them), the tensors are on several devices, or
+            ``backend`` is not the name of a backend.
         BackendError: ``backend`` cannot run here.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), definition 3.1 and algorithm 3.

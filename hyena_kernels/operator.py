@@ -1,9 +1,9 @@
 """``HyenaOperator`` and ``HyenaFilter``: drop-in for the classes of HyenaDNA, on the fused ops.
 
-Arguments, state_dict keys and results are those of ``standalone_hyenadna.py`` of the HyenaDNA repository; the further
-arguments of its training code are accepted by name and either work or raise NotImplementedError. Two defaults
-of those two sources differ, and a checkpoint does not say which it was trained with: the window's ``shift`` is 0.05 in
-the standalone file and 0.0 in the training code. Here it is 0.05.
+Arguments, state_dict keys and results are those of ``standalone_hyenadna.py`` of the HyenaDNA repository. The further
+arguments of its training code are accepted by name, and either work or raise NotImplementedError. The default ``shift``
+of the window is 0.05 in the standalone file and 0.0 in the training code. A checkpoint does not say which one it was
+trained with. Here the default is 0.05.
 """
 
 from __future__ import annotations
@@ -39,13 +39,23 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 def _register(module: nn.Module, name: str, tensor: Tensor, lr: float | None) -> None:
-    """A buffer if ``lr`` is 0, else a parameter with its own learning rate and no weight decay in ``_optim``."""
+    """Register a buffer if ``lr`` is 0, else a parameter whose ``_optim`` has this rate and no weight decay."""
     if lr == 0.0:
         module.register_buffer(name, tensor)
         return
     parameter = nn.Parameter(tensor)
     parameter._optim = {"weight_decay": 0.0} if lr is None else {"lr": lr, "weight_decay": 0.0}  # type: ignore[attr-defined]
     module.register_parameter(name, parameter)
+
+
+def _refuse(owner: str, **arguments: tuple[Any, Any]) -> None:
+    """Raise NotImplementedError if an argument ``name=(given, supported)`` does not have the supported value."""
+    for name, (given, supported) in arguments.items():
+        if given != supported:
+            raise NotImplementedError(
+                f"{owner}: {name}={given!r} is not supported; every published HyenaDNA checkpoint uses "
+                f"{name}={supported!r}"
+            )
 
 
 class Sin(nn.Module):
@@ -67,9 +77,9 @@ class Sin(nn.Module):
 
 
 class _AtLeastFloat32(nn.Module):
-    """A module whose tensors ``.half()``, ``.bfloat16()`` and ``.to(dtype)`` leave in float32 or wider.
+    """A module whose tensors stay in float32 or wider under ``.half()``, ``.bfloat16()`` and ``.to(dtype)``.
 
-    Positions of a long sequence cannot be told apart in 16 bits, and decay rates are exponents.
+    16 bits cannot distinguish the positions of a long sequence. Decay rates are exponents and need the precision too.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -81,16 +91,16 @@ class _AtLeastFloat32(nn.Module):
 
 
 def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling a layer is what ``kind.forward`` computes: no wrapper, subclass or hook (LoRA) changes it."""
+    """Whether calling a layer runs ``kind.forward``, unchanged by a wrapper, a subclass or a hook such as LoRA's."""
     hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
     return type(layer).forward is kind.forward and "forward" not in layer.__dict__ and not any(hooks)
 
 
 def _linspace(start: float, stop: float, steps: int) -> Tensor:
-    """``torch.linspace`` in the default dtype, or in float32 where that is narrower (a model made in bfloat16).
+    """``torch.linspace`` in the default dtype, but at least in float32, for models made in bfloat16.
 
-    The device is named, for ``with torch.device("meta")`` does not reach ``torch.linspace`` in a process where
-    transformers has loaded a model before: it replaces the function for a while, and torch remembers that.
+    The device is explicit: ``with torch.device("meta")`` does not work for ``torch.linspace`` after transformers has
+    loaded a model. transformers replaces the function for a while, and torch remembers the replacement.
     """
     dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
     return torch.linspace(start, stop, steps, dtype=dtype, device=torch.get_default_device())
@@ -115,8 +125,8 @@ class PositionalEmbedding(_AtLeastFloat32):
         _register(self, "t", t, 0.0)
 
     def _features(self) -> tuple[Tensor, Tensor]:
-        # The published weights were trained on features computed in float32 and in this order of operations; z is
-        # multiplied by frequencies of 10 and more before a sine, so the last bits count.
+        # The published weights were trained with features computed in float32 and in this order of operations. The last
+        # bits matter, because z is multiplied by frequencies of 10 and more before a sine.
         t = _linspace(0, 1, self.seq_len)[None, :, None]
         position = _linspace(0, self.seq_len - 1, self.seq_len)[None, :, None]
         w = 2 * math.pi * position / self.seq_len
@@ -126,13 +136,13 @@ class PositionalEmbedding(_AtLeastFloat32):
         return torch.cat((t, phase.real, phase.imag), dim=-1), t
 
     def reset_buffers(self) -> None:
-        """Write the features into ``z`` and ``t``, on their device; for modules made on the meta device."""
+        """Write the features into ``z`` and ``t``, for modules made on the meta device."""
         with torch.no_grad():
             for tensor, value in zip((self.z, self.t), self._features(), strict=True):
                 tensor.copy_(value)
 
     def forward(self, L: int) -> tuple[Tensor, Tensor]:
-        """``z (1, L, emb_dim)`` and ``t (1, L, 1)`` of the first L positions."""
+        """Return ``z (1, L, emb_dim)`` and ``t (1, L, 1)`` of the first L positions."""
         return self.z[:, :L], self.t[:, :L]
 
 
@@ -141,12 +151,12 @@ class ExponentialModulation(_AtLeastFloat32):
 
     Args:
         d_model: number of channels.
-        fast_decay_pct: share of ``seq_len`` after which the fastest channel has decayed to ``target``.
-        slow_decay_pct: the same for the slowest channel.
-        target: what "decayed" means.
-        modulation_lr: learning rate of ``deltas``; 0 makes it a buffer.
+        fast_decay_pct: fraction of ``seq_len`` after which the fastest channel has decayed to ``target``.
+        slow_decay_pct: fraction of ``seq_len`` after which the slowest channel has decayed to ``target``.
+        target: value to which a channel decays in that time.
+        modulation_lr: learning rate of ``deltas``. 0 makes it a buffer.
         modulate: False leaves the filter without a window.
-        shift: what the window tends to.
+        shift: limit of the window at late positions.
     """
 
     deltas: Tensor
@@ -168,7 +178,7 @@ class ExponentialModulation(_AtLeastFloat32):
         _register(self, "deltas", _linspace(*self.decays)[None, None], modulation_lr)
 
     def reset_buffers(self) -> None:
-        """Write the decay rates into ``deltas``, on its device; for modules made on the meta device."""
+        """Write the decay rates into ``deltas``, for modules made on the meta device."""
         with torch.no_grad():
             self.deltas.copy_(_linspace(*self.decays)[None, None])
 
@@ -183,8 +193,7 @@ _MODULATION = frozenset(inspect.signature(ExponentialModulation).parameters) - {
 class HyenaFilter(nn.Module):
     """Implicit long filters: a sine network of the position under an exponential window.
 
-    The filter depends on ``seq_len`` (the l_max it was made for), not on the length asked of it: another ``seq_len``
-    is another filter.
+    The filter depends on ``seq_len``, the l_max that it was made for. It does not depend on the requested length.
 
     In ``eval()`` without gradients the filters of the last length are kept, up to :attr:`CACHE_BYTES`, until a
     parameter or buffer changes. ``train()`` and ``eval()`` drop them. Writing into ``parameter.data`` in place is not
@@ -194,12 +203,12 @@ class HyenaFilter(nn.Module):
         d_model: number of channels D.
         emb_dim: number of position features, odd and at least 3.
         order: width of the network.
-        fused_fft_conv: accepted and without effect; the convolution is always fused.
+        fused_fft_conv: accepted and without effect. The convolution is always fused.
         seq_len: number of positions.
-        lr: learning rate of the network, kept in each parameter's ``_optim``; None leaves the optimizer's own.
-        lr_pos_emb: learning rate of ``pos_emb.z``; 0 makes it a buffer, as in HyenaDNA.
-        dropout: accepted for the original's signature, which does not use it either; must be 0.
-        w: start value of the frequencies.
+        lr: learning rate of the network, kept in each parameter's ``_optim``. None leaves the optimizer's own.
+        lr_pos_emb: learning rate of ``pos_emb.z``. 0 makes it a buffer, as in HyenaDNA.
+        dropout: must be 0. The original accepts it without using it.
+        w: initial value of the frequencies.
         wd: weight decay of the network, kept in each parameter's ``_optim``.
         bias: whether :meth:`forward` adds the skip.
         num_inner_mlps: number of hidden layers.
@@ -211,13 +220,13 @@ class HyenaFilter(nn.Module):
         **modulation: arguments of :class:`ExponentialModulation`.
 
     Raises:
-        TypeError: there is no argument of such a name.
+        TypeError: an argument has an unknown name.
         ValueError: ``emb_dim`` is even or below 3, or ``seq_len`` is below 1.
-        NotImplementedError: an argument that must have a certain value has another.
+        NotImplementedError: an argument has a value that is not supported.
     """
 
     CACHE_BYTES = 256 << 20
-    """Largest filters that are kept for inference; 0 keeps none."""
+    """Bytes of the largest filters that are kept for inference. 0 keeps none."""
 
     def __init__(
         self,
@@ -278,12 +287,12 @@ class HyenaFilter(nn.Module):
         self.modulation.reset_buffers()
 
     def train(self, mode: bool = True) -> Self:
-        """Change between training and inference; either way the filters are computed again."""
+        """Set training or inference. The filters are computed again after either."""
         self._cache.restart()
         return super().train(mode)
 
     def kernel(self, L: int, backend: str | None = None) -> Tensor:
-        """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters have it.
+        """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters are float64.
 
         Raises:
             ValueError: L is below 1 or above ``seq_len``.
@@ -314,7 +323,7 @@ class HyenaFilter(nn.Module):
             w_hidden = first.weight.new_empty((0, width, width), dtype=dtype)
             b_hidden = first.weight.new_empty((0, width), dtype=dtype)
         modulate = self.modulation.modulate
-        # No dimension is taken by its index anywhere here: the gradient of that is two kernels, zeros and a copy.
+        # Nothing here is indexed: the gradient of an index takes two kernels, for zeros and a copy.
         return implicit_filter(
             z.squeeze(0).to(dtype),
             act.freq.squeeze(0).to(dtype),
@@ -330,14 +339,14 @@ class HyenaFilter(nn.Module):
         )
 
     def _has_plain_layers(self) -> bool:
-        """Whether the network is what `implicit_filter` computes."""
+        """Whether ``implicit_filter`` computes the same as the network's layers."""
         layers = list(self.implicit_filter)
         return all(_is_plain(layer, nn.Linear) for layer in layers[::2]) and all(
             layer is layers[1] and _is_plain(layer, Sin) for layer in layers[1::2]
         )
 
     def _kernel_by_layers(self, L: int) -> Tensor:
-        """:meth:`kernel` through the layers' own ``forward``, in the dtype of their parameters."""
+        """:meth:`kernel` by calling the layers, in the dtype of their parameters."""
         z, t = self.pos_emb(L)
         with torch.autocast(z.device.type, enabled=False):
             h = self.implicit_filter(z.to(next(self.implicit_filter.parameters()).dtype))
@@ -345,7 +354,7 @@ class HyenaFilter(nn.Module):
             return self.modulation(t.to(h.dtype), h)[0].t().contiguous()
 
     def filter(self, L: int, *args: Any, **kwargs: Any) -> Tensor:
-        """The filters in the original's shape, ``(1, L, D)``; see :meth:`kernel`."""
+        """The filters of :meth:`kernel` in the original's shape, ``(1, L, D)``."""
         return self.kernel(L).t()[None]
 
     def forward(
@@ -357,22 +366,12 @@ class HyenaFilter(nn.Module):
         return fftconv(x, k, bias if self.use_bias else None)
 
 
-def _refuse(owner: str, **arguments: tuple[Any, Any]) -> None:
-    """Raise NotImplementedError for every argument (given, supported) that has another value than the supported."""
-    for name, (given, supported) in arguments.items():
-        if given != supported:
-            raise NotImplementedError(
-                f"{owner}: {name}={given!r} is not supported; no published HyenaDNA checkpoint uses another value than "
-                f"{name}={supported!r}"
-            )
-
-
 class HyenaOperator(nn.Module):
     """The Hyena operator, ``(B, L, D) → (B, L, D)``: in_proj, short convolution, gated long convolutions, out_proj.
 
     Drop-in for the class of the same name in HyenaDNA: same arguments, same state_dict keys. In ``eval()`` without
-    gradients its filters are kept until a parameter changes, see :class:`HyenaFilter`: after writing into
-    ``parameter.data`` in place, as some moving averages do, call ``eval()`` again.
+    gradients :class:`HyenaFilter` keeps the filters until a parameter changes. Call ``eval()`` again after writing into
+    ``parameter.data`` in place, as some moving averages do.
 
     Args:
         d_model: width D of input and output.
@@ -380,7 +379,7 @@ class HyenaOperator(nn.Module):
         order: depth of the recurrence, at least 2.
         filter_order: width of the filter network.
         dropout: dropout before each long convolution, in training.
-        filter_dropout: must be 0 (the original accepts it without using it).
+        filter_dropout: must be 0. The original accepts it without using it.
         short_filter_order: taps of the short convolution, 1 to 8.
         activation: applied before out_proj: "id", "gelu", "relu", "silu", "tanh" or "sigmoid".
         return_state: return ``(y, None)``, as the training code does.
@@ -392,10 +391,10 @@ class HyenaOperator(nn.Module):
         **filter_args: arguments of :class:`HyenaFilter`.
 
     Raises:
-        TypeError: there is no argument of such a name.
+        TypeError: an argument has an unknown name.
         ValueError: ``order`` is below 2, ``l_max`` below 1, ``short_filter_order`` outside 1 … 8, or ``activation`` or
-            ``backend`` unknown; in forward, L is above ``l_max`` or the input is not ``(B, L, D)``.
-        NotImplementedError: an argument that must have a certain value has another.
+            ``backend`` unknown. In forward: L exceeds ``l_max`` or the input is not ``(B, L, D)``.
+        NotImplementedError: an argument has a value that is not supported.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), algorithm 3; Nguyen et al., "HyenaDNA", 2023
     (arXiv 2306.15794). With order above 2 the filters are ordered as in ``standalone_hyenadna.py``: order outer,
@@ -482,7 +481,7 @@ class HyenaOperator(nn.Module):
         return (y, None) if self.return_state else y
 
     def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
-        """The recurrence of hyena_mixer op by op: dropout or a wrapped short filter keeps them from being fused."""
+        """The recurrence of hyena_mixer op by op, for dropout or a wrapped short filter."""
         if _is_plain(self.short_filter, nn.Conv1d):
             weight = self.short_filter.weight.squeeze(1)
             p = short_conv(x.transpose(1, 2), weight, self.short_filter.bias, backend=self.backend)

@@ -1,7 +1,7 @@
 """``short_conv``: causal depthwise convolution with a filter of a few taps.
 
-In reading order: registration, fake, autograd, public function. The taps are in the order of
-``torch.nn.Conv1d`` with ``padding=K-1`` cut to L, the last one weighting the present position.
+The taps are in the order of ``torch.nn.Conv1d`` with ``padding=K-1`` and its output cut to L. The last tap weights the
+present position.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import short_conv as torch_short_conv
-from hyena_kernels.common.dtypes import no_float64
 from hyena_kernels.common.inputs import ShortConvInputs
+from hyena_kernels.common.reasons import no_float64
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.registration import checks, library
 
@@ -27,24 +27,24 @@ _short_conv_fwd = library.define_op("short_conv", "Tensor x, Tensor weight, Tens
 
 
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Causal depthwise convolution ``y[t] = bias + sum_j weight[j] x[t - (K-1) + j]``, ``x`` zero before its start.
+    """Causal depthwise convolution ``y[t] = bias + sum_j weight[j] x[t - (K-1) + j]`` with ``x`` zero before its start.
 
-    Accumulates in float32, or in float64 if ``x`` or ``weight`` has it. Under autocast ``x`` is cast to its dtype.
-    Differentiable once in every tensor.
+    Accumulates in float32, or in float64 if ``x`` or ``weight`` is float64. Autocast casts ``x`` only. Differentiable
+    once in every tensor.
 
     Args:
-        x: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides, any L ≥ 1.
+        x: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides and any L ≥ 1.
         weight: ``(D, K)`` with 1 ≤ K ≤ 8, in the tap order of ``torch.nn.Conv1d``; float32 or ``x``'s dtype.
         bias: ``(D,)``; float32 or ``x``'s dtype.
-        backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``; None takes the first that can run.
+        backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
 
     Returns:
         ``(B, D, L)``, contiguous, of ``x``'s dtype.
 
     Raises:
-        TypeError: an argument is no tensor or has a dtype that is not named above.
-        ValueError: shapes do not fit (the message gives them), tensors lie on several devices, or ``backend`` is no
-            backend's name.
+        TypeError: an argument is not a dense tensor of a dtype named above.
+        ValueError: shapes do not fit together (the message gives them), the tensors are on several devices, or
+            ``backend`` is not the name of a backend.
         BackendError: ``backend`` cannot run here.
 
     Source: the short filter of Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), section 3.
@@ -67,5 +67,5 @@ def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend
     return result
 
 
-# The package exports this function under the module's own name; see the end of fftconv.py.
+# See the end of fftconv.py.
 short_conv.short_conv = short_conv  # type: ignore[attr-defined]

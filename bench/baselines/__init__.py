@@ -1,1 +1,1 @@
-"""What hyena_kernels is measured against, each written as plainly as its original."""
+"""Baselines: the published op sequence, attention, and convolutions of other packages."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Adapter = Callable[[int, int, torch.dtype, torch.device], Callable[..., Tensor]]
+_Adapter = Callable[[int, int, torch.dtype, torch.device], Callable[..., Tensor]]
 """Width, length, dtype and device → a function with the arguments of the op."""
 
 _LARGEST_FLASHFFTCONV = 1 << 22
@@ -101,7 +101,7 @@ def causal_conv1d(width: int, length: int, dtype: torch.dtype, device: torch.dev
     return run
 
 
-ADAPTERS: dict[str, tuple[str, Adapter]] = {
+ADAPTERS: dict[str, tuple[str, _Adapter]] = {
     "flashfftconv": ("fftconv", flashfftconv),
     "cudnn_fft_causal_conv1d": ("fftconv", cudnn_fft_causal_conv1d),
     "causal_conv1d": ("short_conv", causal_conv1d),

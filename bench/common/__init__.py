@@ -1,1 +1,1 @@
-"""What all measurements share: clocks, memory, the machine, files and number formats."""
+"""Shared by all measurements: timing, memory, compiling ahead, the machine, files and formats."""

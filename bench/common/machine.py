@@ -33,7 +33,7 @@ def device_name(device: torch.device | str = "cuda") -> str:
     place = torch.device(device)
     if place.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(place)
-    return processor_name()
+    return _processor_name()
 
 
 def _cpuinfo(field: str) -> str | None:
@@ -44,7 +44,7 @@ def _cpuinfo(field: str) -> str | None:
     return None
 
 
-def processor_name() -> str:
+def _processor_name() -> str:
     """Model of the processor without trademark signs and clock, or its architecture if the model is unknown."""
     name = _cpuinfo("model name")
     if name is None and sys.platform == "darwin":
@@ -86,7 +86,8 @@ def _program(path: str) -> str:
     """The started program: relative to the checkout, or only its name if it lies elsewhere."""
     program = Path(path or ".").resolve()
     if program.is_relative_to(ROOT) and ".venv" not in program.parts:
-        return program.relative_to(ROOT).as_posix()
+        path = program.relative_to(ROOT)
+        return f"python -m {'.'.join(path.parent.parts)}" if path.name == "__main__.py" else path.as_posix()
     return f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
 
 

@@ -13,7 +13,7 @@ OURS = "hyena_kernels"
 ATTENTION = (
     "flash_attn", "flash_attn_3", "flash_attn_4", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math",
 )  # fmt: skip
-"""Implementations that are, in a model, a Transformer with that attention."""
+"""Attentions. In a model the name means a Transformer with that attention."""
 IMPLEMENTATIONS = {
     OURS: "hyena_kernels",
     "published": "published Hyena",
@@ -30,12 +30,12 @@ IMPLEMENTATIONS = {
     "causal_conv1d": "causal-conv1d",
 }
 """Implementations by name, with their names in tables and plots."""
-STATUSES = ("measured", "failed_check", "skipped", "timed_out", "out_of_memory")
+_STATUSES = ("measured", "failed_check", "skipped", "timed_out", "out_of_memory")
 """Skipped: it cannot run on this machine. Timed out: it would take longer than its time budget."""
 
 _OLD_KEYS = {"peer": "implementation", "ceilings": "peak_rates"}
 _OLD_STATUSES = {"refused": "failed_check", "stopped": "timed_out"}
-"""Names in files of format 1, with those of format 2."""
+"""Names in files of format 1, and the names that replaced them in format 2."""
 
 Record = Mapping[str, Any]
 
@@ -166,8 +166,8 @@ def _fault(record: Any) -> str | None:
             return f"{name} is {value!r}, a number or null is needed"
     if record["implementation"] not in IMPLEMENTATIONS:
         return f"no implementation is called {record['implementation']!r}"
-    if record["status"] not in STATUSES:
-        return f"status is {record['status']!r}, not one of {', '.join(STATUSES)}"
+    if record["status"] not in _STATUSES:
+        return f"status is {record['status']!r}, not one of {', '.join(_STATUSES)}"
     if record["status"] == "measured" and not (record.get("seconds") or 0) > 0:
         return f"is measured, but seconds is {record.get('seconds')!r}"
     return None

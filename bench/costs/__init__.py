@@ -1,1 +1,1 @@
-"""Bytes and operations of every op, and the times that they predict."""
+"""Bytes and operations of every workload, and predicted times."""

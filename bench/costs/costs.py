@@ -14,7 +14,7 @@ from hyena_kernels.backends.triton.plan import Plan, plan as plan_for
 
 FILTER_ROWS = 64
 """Rows of a weight gradient per program of the filter's Triton kernels. Each program reads the other factor."""
-SINE_FLOPS = 40
+_SINE_FLOPS = 40
 """Instructions of a sine of float32 accuracy: range reduction in three terms and a polynomial."""
 VOCABULARY = 16
 """Rows of the embedding and of the head: 12 tokens, padded."""
@@ -127,7 +127,7 @@ def _fft_flops(plan: Plan) -> int:
     return round(5 * plan.size * math.log2(plan.size)) if plan.size > 1 else 0
 
 
-def filter_bytes(channels: int, length: int, features: int = 5) -> int:
+def _filter_bytes(channels: int, length: int, features: int = 5) -> int:
     """Bytes of making the filters: features, times and filters in float32."""
     return 4 * length * (features + 1 + channels)
 
@@ -135,8 +135,8 @@ def filter_bytes(channels: int, length: int, features: int = 5) -> int:
 def filter_forward(channels: int, length: int, width: int = 64, layers: int = 2, features: int = 5) -> Stage:
     """Forward pass of ``implicit_filter``: a network with ``layers`` hidden layers of ``width``, and its window."""
     products = 2 * length * width * (features + layers * width + channels)
-    sines = length * (width * (layers + 1) + channels) * SINE_FLOPS
-    return Stage("implicit_filter", filter_bytes(channels, length, features), exact=products, vector=sines)
+    sines = length * (width * (layers + 1) + channels) * _SINE_FLOPS
+    return Stage("implicit_filter", _filter_bytes(channels, length, features), exact=products, vector=sines)
 
 
 def filter_backward(
@@ -146,8 +146,8 @@ def filter_backward(
     network = features + layers * width
     # The network again, then the gradients of its signals and of its weights.
     products = 2 * length * width * (network + (layers * width + channels) + (network + channels))
-    vector = length * (2 * width * (layers + 1) + channels) * SINE_FLOPS
-    count = filter_bytes(channels, length, features)
+    vector = length * (2 * width * (layers + 1) + channels) * _SINE_FLOPS
+    count = _filter_bytes(channels, length, features)
     if triton:
         rows = -(-channels // FILTER_ROWS), -(-width // FILTER_ROWS)
         planes = (layers + 1) + rows[0] + 2 + 3 * layers + layers * (1 + rows[1]) + 1

@@ -79,7 +79,7 @@ def _timer(device: torch.device) -> Timer:
     return EventTimer(device, hold=False) if device.type == "cuda" else cpu_timer()
 
 
-def copy_bytes_per_s(device: torch.device | str, *, count: int | None = None, rounds: int = 10) -> float:
+def _copy_rate(device: torch.device | str, *, count: int | None = None, rounds: int = 10) -> float:
     """Bytes read and written per second by a copy of ``count`` bytes. The default exceeds every cache."""
     place = torch.device(device)
     count = count or (1 << 30 if place.type == "cuda" else 1 << 28)
@@ -88,9 +88,7 @@ def copy_bytes_per_s(device: torch.device | str, *, count: int | None = None, ro
     return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), _timer(place), rounds)
 
 
-def matmul_flops_per_s(
-    device: torch.device | str, dtype: torch.dtype, *, size: int | None = None, rounds: int = 5
-) -> float:
+def _product_rate(device: torch.device | str, dtype: torch.dtype, *, size: int | None = None, rounds: int = 5) -> float:
     """FLOPs per second of the product of two square matrices."""
     place = torch.device(device)
     size = size or (8192 if place.type == "cuda" else 1024)
@@ -110,12 +108,12 @@ def measure_peak_rates(device: torch.device | str, dtype: torch.dtype) -> dict[s
     tf32 = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        float32 = matmul_flops_per_s(device, torch.float32)
-        matmul = float32 if dtype == torch.float32 else matmul_flops_per_s(device, dtype)
+        float32 = _product_rate(device, torch.float32)
+        matmul = float32 if dtype == torch.float32 else _product_rate(device, dtype)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = tf32
     return {
-        "copy_bytes_per_s": copy_bytes_per_s(device),
+        "copy_bytes_per_s": _copy_rate(device),
         "matmul_flops_per_s": matmul,
         "float32_flops_per_s": float32,
     }

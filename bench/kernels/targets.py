@@ -4,8 +4,8 @@
     HYENA_CPU_ISA=portable python -m bench.kernels.targets --workload fftconv --json portable.json
     python -m bench.kernels.targets --from bench/results/my-gpu/targets.json
 
-Cases and options are those of `python -m bench.suite --cases targets`. With --from nothing is measured. The exit code
-is 1 if a check failed or hyena_kernels raised an error, and 2 on bad usage. A missed target does not change it.
+Cases and options are those of `python -m bench.suite --cases targets`. With --from, an earlier run is compared. The
+exit code is 1 if a check failed or hyena_kernels raised an error, and 2 on bad usage. A missed target does not count.
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ from hyena_kernels.backends.triton.plan import MAX_LENGTH, plan as plan_for
 from hyena_kernels.backends.triton.table import Config, Key
 from hyena_kernels.common.inputs import FftconvInputs
 
-TABLE = Path(table.__file__)
+_TABLE = Path(table.__file__)
 
-PUBLISHED = (1_000_002, 32_770, 1_026, 160_002, 450_002, 16_386)
+_PUBLISHED = (1_000_002, 32_770, 1_026, 160_002, 450_002, 16_386)
 """Training lengths of the published HyenaDNA models, with their two special tokens."""
 
 POINTS = 1 << 27
@@ -51,7 +51,7 @@ POINTS = 1 << 27
 def _all_lengths() -> list[int]:
     sizes = sorted(size for bits in range(8, 25) for size in (3 << (bits - 2), 1 << bits) if size >= 256)
     common = [size for size in sizes if 1024 <= size <= 1 << 20]
-    return list(dict.fromkeys((*PUBLISHED, *common, *sizes)))
+    return list(dict.fromkeys((*_PUBLISHED, *common, *sizes)))
 
 
 LENGTHS = tuple(length for length in _all_lengths() if length <= MAX_LENGTH)
@@ -287,7 +287,7 @@ def write_table(path: Path, results: Mapping[str, Any], shared: int) -> int:
 
 def _kernels_hash() -> str:
     """Hash of the source files of the measured kernels."""
-    sources = (TABLE.with_name(f"{name}.py").read_bytes() for name in ("dft", "passes", "plan"))
+    sources = (_TABLE.with_name(f"{name}.py").read_bytes() for name in ("dft", "passes", "plan"))
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
 
@@ -452,7 +452,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--from-results", type=Path, metavar="FILE", help="write the table from FILE and measure nothing"
     )
-    parser.add_argument("--table", type=Path, default=TABLE, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, default=_TABLE, help=argparse.SUPPRESS)
     parser.add_argument("--time-limit", type=float, default=600, metavar="SECONDS")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="L")
     parser.add_argument("--width", type=int, default=128, help="channels D")
@@ -478,7 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         dry_run(items, table.device_class(device))
         return 0
     if not torch.cuda.is_available():
-        parser.error("there is no CUDA device; --dry-run lists the work without one")
+        parser.error("there is no CUDA device; --dry-run needs none")
     device = torch.device("cuda", torch.cuda.current_device())
     out = options.out or machine.ROOT / "bench" / "results" / machine.folder_name() / "tune.json"
     _install()

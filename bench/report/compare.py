@@ -36,7 +36,7 @@ _LOST = ("failed_check", "timed_out", "out_of_memory")
 """Statuses in B that count as worse than a measurement in A."""
 
 _PLACE = ("workload", "variant", "direction", "batch", "width", "length", "dtype", "implementation")
-Pairs = list[tuple[Record, Record]]
+_Pairs = list[tuple[Record, Record]]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def place(record: Record) -> str:
     return f"{name}{backend}: {workload}, {direction_name(record['direction'])}, {shape}"
 
 
-def pairs(a: Run, b: Run) -> tuple[Pairs, list[Record], list[Record]]:
+def pairs(a: Run, b: Run) -> tuple[_Pairs, list[Record], list[Record]]:
     """Pairs of records of both runs, records of A alone, records of B alone. The later of two equal records counts.
 
     If each run has one backend, the two are compared even if they differ: they are what users get.
@@ -86,7 +86,7 @@ def pairs(a: Run, b: Run) -> tuple[Pairs, list[Record], list[Record]]:
         return found
 
     before, after = by_place(a), by_place(b)
-    both: Pairs = []
+    both: _Pairs = []
     alone: tuple[list[Record], list[Record]] = ([], [])
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, {}), after.get(key, {})
@@ -99,7 +99,7 @@ def pairs(a: Run, b: Run) -> tuple[Pairs, list[Record], list[Record]]:
     return both, *alone
 
 
-def changes(both: Pairs) -> list[Change]:
+def changes(both: _Pairs) -> list[Change]:
     """Times and memory that were measured in both runs."""
     found = []
     for old, new in both:

@@ -16,7 +16,7 @@ _STEEPEST = 2.0
 """Largest exponent used to extrapolate. Attention does L² operations; a steeper fit would flatter our ratio."""
 
 Entry = tuple[str, str | None]
-"""Peer and backend."""
+"""An implementation and its backend."""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _extrapolation_notes(found: Comparison, lengths: Sequence[int] | None = None
     return ["", *lines] if lines else []
 
 
-def _refusal_lines(found: Comparison) -> list[str]:
+def _failed_check_lines(found: Comparison) -> list[str]:
     """One sentence with the errors of the published implementation, if its check failed."""
     records = [record for length in found.lengths if (record := found.at("published", length)) is not None]
     wrong = [record for record in records if record["status"] == "failed_check" and record.get("error_budget")]
@@ -323,7 +323,7 @@ def section(run: Run, drawn: Iterable[str]) -> str:
     parts = [f"## {run.key}", "", *_facts(run)]
     if found is not None:
         parts += ["", f"### The 2-layer model: {found.title}", "", *headline_table(found)]
-        parts += [*_refusal_lines(found), "", _crossover_line(found)]
+        parts += [*_failed_check_lines(found), "", _crossover_line(found)]
         parts += figure("headline", "time and speed-up against length") + figure("memory", "memory against length")
     parts += ["", "### Times", "", "Medians ± half of the interquartile range; in brackets the time over ours."]
     for each in curves.comparisons(run):
@@ -389,7 +389,7 @@ def readme_block(runs: Sequence[Run], figures: str) -> str:
             f"**{run.name}**, {found.title}, commit `{run.commit[:10]}`, {run.started[:10]}{cut}:",
             "",
             *headline_table(found, lengths),
-            *_refusal_lines(found),
+            *_failed_check_lines(found),
             "",
             _crossover_line(found),
             "",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """Layer norm, mixer, residual, layer norm, MLP of four times the width, residual."""
 
     def __init__(self, mixer: nn.Module, width: int) -> None:
@@ -36,7 +36,7 @@ class TwoLayerModel(nn.Module):
     def __init__(self, mixer: Callable[[], nn.Module], width: int, vocabulary: int, *, checkpointed: bool) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.blocks = nn.ModuleList(Block(mixer(), width) for _ in range(2))
+        self.blocks = nn.ModuleList(_Block(mixer(), width) for _ in range(2))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         self.checkpointed = checkpointed
 

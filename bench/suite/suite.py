@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.baselines.packages import Unavailable
 from bench.common import json_io, machine
 from bench.common.compile_pool import CompilePool
 from bench.common.memory import peak_cuda_bytes, peak_rss
@@ -28,7 +29,7 @@ from bench.costs.roofline import COUNTED, WORKLOADS, cost, measure_peak_rates, p
 from bench.suite.budget import Budget, TimeEstimator
 from bench.suite.cases import Case
 from bench.suite.options import Options
-from bench.suite.workloads import OP_NAMES, PreparedCase, Shared, Unavailable, build
+from bench.suite.workloads import OP_NAMES, PreparedCase, Shared, build
 from hyena_kernels.backends.triton.plan import plan
 
 _ROUND_SECONDS = 0.5

@@ -1,8 +1,7 @@
-"""Where the compiled extension runs and why not elsewhere, told without importing what hands the ops to it.
+"""Finds, loads and compiles the libraries of the extension, which the backends ``cpp`` and ``cuda`` run.
 
-A library lies in the package, where ``pip install`` puts it, or in a folder of the user's cache, where
-:func:`build_ext` does. The first that loads serves. A reason is the end of a sentence that begins with the backend's
-name; see ``triton/support.py``.
+``pip install`` puts a library into the package. :func:`build_ext` puts it into a folder of the user's cache. The first
+one that loads is used. :mod:`hyena_kernels.common.reasons` describes the reasons that functions here return.
 """
 
 from __future__ import annotations
@@ -24,12 +23,13 @@ import torch
 from hyena_kernels import _build
 from hyena_kernels._build import MIN_TORCH, BuildError
 from hyena_kernels._version import __version__
+from hyena_kernels.common.reasons import cuda_obstacle, sequence_length
 
 MIN_CAPABILITY = (7, 5)
-"""Compute capability of the oldest GPU that the CUDA kernels are compiled for, where the toolkit still does."""
+"""Compute capability of the oldest GPU that the CUDA kernels are compiled for, if the CUDA toolkit supports it."""
 
 MAX_FAST_LENGTH = 2_621_440
-"""Longest convolution with transforms of our own on CUDA, as ``csrc/cuda/fftconv_passes.cu`` has them."""
+"""Longest convolution on CUDA that ``csrc/cuda/fftconv_passes.cu`` transforms. Longer ones use cuFFT."""
 
 _PACKAGE = Path(__file__).parents[1]
 _DEVICES = {"cpp": ("the CPU", "cpu"), "cuda": ("CUDA devices", "cuda")}
@@ -41,9 +41,9 @@ def _release() -> tuple[int, ...]:
 
 @functools.cache
 def cache_folder() -> Path:
-    """Where :func:`build_ext` keeps what it compiles, for this version, its sources, this torch and this machine.
+    """Where :func:`build_ext` keeps the libraries of this version, its sources, this torch and this machine.
 
-    In ``HYENA_CACHE``, else in ``hyena_kernels`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
+    It is a folder in ``HYENA_CACHE``, by default ``hyena_kernels`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
     """
     root = os.environ.get("HYENA_CACHE")
     if not root:
@@ -60,9 +60,9 @@ def _places(backend: str) -> list[Path]:
 
 
 def _not_built(backend: str) -> str:
-    """What the last build said, that of the user's cache or else that of the package."""
+    """What the report of the last build says: of the build in the user's cache, else of the package's build."""
     for folder in (cache_folder(), _PACKAGE):
-        # What an interrupted installation has left may be half a report.
+        # An interrupted installation may leave half a report.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             reason = json.loads((folder / _build.REPORT).read_text(encoding="utf-8")).get(backend)
             if reason is not None:
@@ -71,7 +71,7 @@ def _not_built(backend: str) -> str:
 
 
 def _truncated(path: Path) -> bool:
-    """Whether an ELF file ends before its last part, the table of sections: the loader maps it and dies of it."""
+    """Whether an ELF file ends before its last part, the table of sections. Loading it would crash the process."""
     with open(path, "rb") as file:
         header = file.read(64)
     if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
@@ -82,7 +82,7 @@ def _truncated(path: Path) -> bool:
 
 @functools.cache
 def _load(backend: str) -> tuple[Path | None, str]:
-    """Load the first library of a backend that can be loaded: its place, else None and the reason."""
+    """Load the first library of a backend that can be loaded. Returns its path, or None and the reason."""
     places = [path for path in _places(backend) if path.exists()]
     if not places:
         return (
@@ -93,63 +93,49 @@ def _load(backend: str) -> tuple[Path | None, str]:
         return None, f"needs torch {'.'.join(map(str, MIN_TORCH))} or newer, and {torch.__version__} is installed"
     failures = []
     for path in places:
-        # A library for another torch asks for symbols that this one lacks, and the loader says which.
+        # A library for another torch needs symbols that this torch lacks. The loader names them.
         try:
             if _truncated(path):
                 raise OSError("the file is incomplete")
             torch.ops.load_library(str(path))
             return path, ""
         except OSError as error:
-            # torch hides what the loader says behind a sentence of its own.
+            # The cause is the loader's own message, which torch replaces by a general one.
             failures.append(f"failed to load {path}: {' '.join(str(error.__cause__ or error).split())}")
     return None, "; ".join(failures)
 
 
 def library(backend: str) -> Path | None:
-    """The compiled library that a backend runs, loaded by this call; None if there is none that can be loaded."""
+    """Load the compiled library of a backend. Returns its path, or None if none can be loaded."""
     return _load(backend)[0]
 
 
-@functools.cache
-def _unfit(index: int | None) -> str | None:
-    """Why the CUDA kernels cannot run on the device of this index (None: on the current one), or None if they can."""
-    if torch.version.hip is not None:
-        return f"is made for NVIDIA GPUs, and torch {torch.__version__} is built for ROCm"
-    if not torch.cuda.is_available():
-        return "runs on CUDA devices only, and torch sees none"
-    capability = torch.cuda.get_device_capability(index)
-    if capability < MIN_CAPABILITY:
-        needed, has = (".".join(map(str, numbers)) for numbers in (MIN_CAPABILITY, capability))
-        return f"needs compute capability {needed}, and {torch.cuda.get_device_name(index)} has {has}"
-    return None
-
-
 def load_libraries() -> None:
-    """Load every library that was built and fits the installed torch."""
+    """Load every library that was built for the installed torch."""
     for backend in _build.LIBRARIES:
         library(backend)
 
 
 def obstacles(backend: str, device: torch.device) -> list[str]:
-    """Every reason why ``backend`` cannot run on tensors of ``device``, whatever their shapes and dtypes."""
+    """Every reason why ``backend`` cannot run on ``device``, for any shapes and dtypes."""
     name, kind = _DEVICES[backend]
     if device.type != kind:
         return [f"runs on {name} only, the tensors are on {device.type!r}"]
-    unfit = _unfit(device.index) if backend == "cuda" else None
+    unfit = cuda_obstacle(device.index, MIN_CAPABILITY) if backend == "cuda" else None
     path, reason = _load(backend)
     return [*filter(None, [unfit]), *([reason] if path is None else [])]
 
 
 def slower(op: str, args: Sequence[Any]) -> str | None:
-    """Why nobody who does not ask for CUDA should get it here: what it does with cuFFT is no faster; or None."""
-    axis = {"fftconv": 2, "hyena_mixer": 1}.get(op.removesuffix("_fwd").removesuffix("_bwd"))
-    if axis is None or args[0].shape[axis] <= MAX_FAST_LENGTH:
+    """Why CUDA is not chosen automatically for these arguments: cuFFT is not faster there. None if it may be."""
+    length = sequence_length(op, args)
+    if length is None or length <= MAX_FAST_LENGTH:
         return None
     return f"is for sequences of up to {MAX_FAST_LENGTH} positions"
 
 
 def describe() -> list[str]:
-    """A line for each compiled backend: the library that it runs, or why it has none."""
+    """One line for each compiled backend: the path of its library, or why it has none."""
     lines = []
     for backend in _build.LIBRARIES:
         path, reason = _load(backend)
@@ -159,7 +145,7 @@ def describe() -> list[str]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes, such as those of one training run, from compiling the same at the same time."""
+    """Keep other processes, such as the other ranks of a training run, from compiling at the same time."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w", encoding="utf-8") as file:
         if sys.platform != "win32":
@@ -170,22 +156,22 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def build_ext(verbose: bool = False) -> list[str]:
-    """Compile the C++/CUDA extension for this user, where the installation brought none, and load it.
+    """Compile the libraries of the C++/CUDA extension that the installation lacks, and load them.
 
-    What can be compiled here and does not load already is compiled, from the sources in the package: the CPU library
-    with a C++ compiler (GCC 9, Clang 11 or newer), the one for CUDA with an nvcc of the major version of torch's CUDA.
-    It is kept in a folder of the user's cache (``HYENA_CACHE``, else ``~/.cache/hyena_kernels``), where every later
-    process with this version and this torch finds it. ``python -m hyena_kernels --build`` does the same.
+    The CPU library needs a C++ compiler: GCC 9, Clang 11 or newer. The CUDA library needs an nvcc of the same major
+    version as torch's CUDA. The sources are in the package. The libraries go into a folder of the user's cache
+    (``HYENA_CACHE``, by default ``~/.cache/hyena_kernels``). Every later process with this version and this torch finds
+    them there. ``python -m hyena_kernels --build`` does the same.
 
     Args:
-        verbose: print the compilers' commands and what they print.
+        verbose: print the commands of the compilers and their output.
 
     Returns:
-        The compiled backends that can run now, of ``"cpp"`` and ``"cuda"``, at least one.
+        The compiled backends that can run now: ``"cpp"``, ``"cuda"`` or both.
 
     Raises:
-        RuntimeError: there is none; the message says why for each. One that cannot be compiled while the other runs is
-            no error: ``python -m hyena_kernels`` tells why.
+        RuntimeError: neither backend can run. The message says why for each. If only one of them cannot,
+            ``python -m hyena_kernels`` tells the reason.
     """
     failures = {}
     for backend in _build.LIBRARIES:
@@ -193,7 +179,7 @@ def build_ext(verbose: bool = False) -> list[str]:
             failures[backend] = reason
     ready = [backend for backend in _build.LIBRARIES if library(backend) is not None]
     if failures:
-        # For describe(), in later processes too.
+        # describe() reads the reasons, in later processes too.
         with contextlib.suppress(OSError), _locked(cache_folder()):
             (cache_folder() / _build.REPORT).write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
         _load.cache_clear()
@@ -204,13 +190,13 @@ def build_ext(verbose: bool = False) -> list[str]:
 
 
 def _compile(backend: str, verbose: bool) -> str | None:
-    """Compile a library into the cache and load it; the reason why not, or None."""
+    """Compile a library into the cache and load it. Returns the reason if that fails, else None."""
     obstacle = _build.obstacle(backend)
     if obstacle is not None:
         return obstacle
     try:
         with _locked(cache_folder()):
-            # Another process may have had the lock, and compiled it.
+            # Another process may have compiled it while this one waited for the lock.
             _load.cache_clear()
             if library(backend) is None:
                 _build.compile_library(backend, cache_folder(), verbose=verbose)

@@ -1,1 +1,1 @@
-"""What the ops and every backend share: sizes of transforms, slices that bound memory, gradients, taps."""
+"""What the ops and several backends share."""

@@ -1,4 +1,4 @@
-"""Gradients that a backward pass allocates before it writes them."""
+"""The gradients that a backward pass returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors of each op, in the order of its schema. Every backend takes them as one argument."""
+"""The tensors of each op as one object, in the order of its schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pieces of the plain PyTorch backend: transform sizes, slices that bound memory, spectra of filters."""
+"""Transform sizes and dtypes, and slices that bound scratch memory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-# Scratch that one slice of rows may take, in bytes. On a CPU it should stay in the last-level cache; elsewhere
-# it only bounds memory. Measured in docs/LOG.md.
+# Bytes of scratch that one slice of rows may take. On a CPU it should stay in the last-level cache; elsewhere this only
+# bounds memory. docs/LOG.md has the measurements.
 SCRATCH_BYTES = {"cpu": 24 << 20}
 SCRATCH_BYTES_ELSEWHERE = 256 << 20
 
@@ -23,12 +23,12 @@ def centre(filter_length: int, causal: bool) -> int:
 
 
 def fft_size(length: int, filter_length: int, tap: int) -> int:
-    """Smallest even ``2^a 3^b 5^c`` at which the kept part of a linear convolution does not wrap onto itself.
+    """Smallest even size ``2^a 3^b 5^c`` at which no wrap-around reaches the kept outputs of a linear convolution.
 
     Args:
         length: length L of the signal and of the output.
         filter_length: length K of the filter.
-        tap: index of the filter's tap of zero lag, which is also the first output kept.
+        tap: index of the filter's tap of zero lag. It is also the index of the first output kept.
     """
     needed = max(length + filter_length - 1 - tap, length + tap, 2)
     best = 1 << (needed - 1).bit_length()
@@ -57,7 +57,7 @@ def tile(batch: int, channels: int, row_bytes: int, device: torch.device) -> tup
         batch: batch size B.
         channels: number of channels D.
         row_bytes: scratch of one row (one channel of one batch entry).
-        device: where the tensors are.
+        device: device of the tensors.
     """
     rows = max(1, SCRATCH_BYTES.get(device.type, SCRATCH_BYTES_ELSEWHERE) // row_bytes)
     channel_step = max(1, min(channels, rows // max(batch, 1)))

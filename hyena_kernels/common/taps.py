@@ -1,4 +1,4 @@
-"""Short filters: their limit, and the last step of their gradients on every GPU backend."""
+"""Short filters: their largest size, and the last step of their gradients on every GPU backend."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def write_tap_gradients(
     convolutions: int = 1,
     channels: slice = ALL,
 ) -> None:
-    """Add up what kernels have summed over parts of the positions, in the order of the parts.
+    """Add the sums that kernels made over parts of the positions, in the order of the parts.
 
     Args:
-        sums: ``(parts, N * (K + 1), C)`` in float32 of N convolutions: the gradients of the taps of each, then that of
-            its bias.
-        dweight: ``(N * D, K)``, to be written, or None.
-        dbias: ``(N * D,)``, likewise.
+        sums: ``(parts, N * (K + 1), C)`` in float32. For each of N convolutions, the gradients of its K taps and then
+            the gradient of its bias.
+        dweight: ``(N * D, K)``, written unless it is None.
+        dbias: ``(N * D,)``, written unless it is None.
         convolutions: N.
-        channels: which C of the D channels of each the sums are for.
+        channels: the C channels, of D, that the sums belong to.
     """
     total = sums.sum(dim=0).unflatten(0, (convolutions, -1))
     if dweight is not None:

@@ -1,1 +1,1 @@
-"""How an op is registered with torch: argument checks, schemas, dispatch of eager calls."""
+"""How an op becomes an operator of torch: argument checks, definition, fast calls."""

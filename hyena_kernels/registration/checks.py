@@ -1,4 +1,4 @@
-"""Argument checks shared by the ops: one clear line with the op, the names and the shapes at fault."""
+"""Argument checks of the ops. Each message names the op, the argument and its shape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIGNAL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
-    """Check that an argument is a floating-point tensor of as many dimensions as ``meaning`` names.
+    """Check that an argument is a dense floating-point tensor with the number of dimensions of ``meaning``.
 
     Args:
         op: name of the op, for the message.
@@ -19,7 +19,7 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
         meaning: its shape in letters, such as ``"(B, D, L)"``.
 
     Raises:
-        TypeError: it is no tensor, a sparse one, or of no dtype of :data:`SIGNAL_DTYPES`.
+        TypeError: it is not a dense tensor of a dtype of :data:`SIGNAL_DTYPES`.
         ValueError: it has another number of dimensions.
     """
     if not isinstance(tensor, torch.Tensor):
@@ -36,14 +36,14 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
 
 
 def shape(op: str, name: str, tensor: Any, expected: tuple[int | torch.SymInt, ...], meaning: str) -> None:
-    """As :func:`rank`, and raise ValueError unless the shape is ``expected``, which ``meaning`` gives in letters."""
+    """As :func:`rank`. Raise ValueError too unless the shape is ``expected``, in letters ``meaning``."""
     rank(op, name, tensor, meaning)
     if any(have != want for have, want in zip(tensor.shape, expected, strict=True)):
         raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {meaning} = {tuple(expected)}")
 
 
 def same_device(op: str, **tensors: torch.Tensor | None) -> None:
-    """Raise ValueError unless all the tensors given are on one device."""
+    """Raise ValueError unless all tensors are on one device. None stands for an absent tensor."""
     found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     if len({tensor.device for tensor in found.values()}) > 1:
         where = ", ".join(f"{name} {tuple(tensor.shape)} on {tensor.device}" for name, tensor in found.items())

@@ -1,9 +1,11 @@
-"""Which calls of an op may go past torch's dispatcher: those for which all that it would do is call the op.
+"""Which calls of an op may bypass torch's dispatcher, because it would do nothing but call the op.
 
-On its way to an op that is registered from Python a call takes some 50 µs, and with a derivative some 150 µs, as long
-as kernels of short sequences run. Everything else that the dispatcher is for has a dispatch key: fake, functional and
-other wrapped tensors, subclasses, ``torch.func``, modes, tracing, conjugate and negative views, zero tensors, other
-devices. A call without any such key, on its tensors or in its thread, is a plain one.
+The dispatcher takes some 50 µs to call an op that is registered from Python, and some 150 µs with a derivative. Kernels
+of short sequences run no longer than that.
+
+Everything else that the dispatcher does has a dispatch key: fake, functional and other wrapped tensors, subclasses,
+``torch.func``, modes, tracing, conjugate and negative views, zero tensors, other devices. A call is plain if neither
+its tensors nor its thread have such a key.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ def _bits(*keys: DispatchKey) -> int:
 
 
 def _of_tensors(device: str) -> tuple[int, int]:
-    """Keys of tensors on a device: with those of autograd, and as inference mode makes them."""
+    """Keys of tensors on a device: outside and inside of inference mode."""
     backend, autograd, autocast = (DispatchKey.__members__[f"{kind}{device}"] for kind in ("", "Autograd", "Autocast"))
     return _bits(backend, autograd, autocast, DispatchKey.ADInplaceOrView), _bits(backend, autocast)
 
 
-# None of this is public. In a torch that lacks some of it no call is plain, and in one with other keys none either.
+# None of this is public. No call is plain in a torch that lacks some of it or has other keys.
 try:
     from torch._C import DispatchKey, DispatchKeySet
 
@@ -51,13 +53,13 @@ except (ImportError, AttributeError, KeyError):
 def plain(args: tuple[Any, ...]) -> bool:
     """Whether torch's dispatcher would do nothing but call an op with these arguments.
 
-    Not while a profiler runs, which learns the names of ops from the dispatcher.
+    False while a profiler runs, because the dispatcher tells it the names of ops.
     """
     if not AVAILABLE or _included().raw_repr() not in _THREADS or _profiling() or _with_function_mode():
         return False
     for arg in args:
         kind = type(arg)
-        # A subclass may have a __torch_function__, of which there is no key.
+        # A subclass may have a __torch_function__, which has no key.
         if kind is Tensor or kind is Parameter:
             if _tensor_keys(arg).raw_repr() not in _TENSORS:
                 return False

@@ -1,8 +1,8 @@
-"""The operator library ``hyena_kernels::`` and how one of its ops is registered.
+"""The operator library ``hyena_kernels::`` and the definition of its ops.
 
-Every op is functional and of fixed arity, and has a schema, a fake, an autograd formula and one Python chooser
-that hands the call to the backend it names. The choice is made inside the op, so that a compiled graph holds no
-guard on length or device for it.
+Every op is functional and takes a fixed number of arguments. It has a schema, a fake, an autograd formula and one
+Python function that calls the chosen backend. The choice is made inside the op. So a compiled graph has no guard on
+length or device for it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from hyena_kernels.registration import eager
 
 LIBRARY = torch.library.Library("hyena_kernels", "DEF")
 
-# Asking whether autocast is on for one of these raises. Asked here once and not by `to_autocast` at every call: what
-# asks cannot be traced by every torch.compile (torch 2.11).
+# torch.is_autocast_enabled raises for these. The question is asked once here, because torch.compile cannot trace it in
+# torch 2.11.
 _WITHOUT_AUTOCAST = tuple(
     device_type for device_type in ("meta", "lazy", "vulkan") if not torch.amp.is_autocast_available(device_type)
 )
@@ -141,10 +141,10 @@ def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _entrance(
     op: Callable[..., Any], choose: Callable[..., Any], formula: Callable[..., Any], save: Callable[..., None]
 ) -> Callable[..., Any]:
-    """``op`` for eager callers: past the dispatcher where it has nothing to do, and with its derivative anywhere.
+    """``op`` for eager callers: it bypasses the dispatcher for plain calls, and has a derivative under ``torch.func``.
 
-    What ``torch.library.register_autograd`` makes has no setup_context of its own, and ``torch.func.grad`` refuses it
-    (pytorch issue 170834); an ``autograd.Function`` around the same op and the same formula is accepted.
+    ``torch.func.grad`` refuses the derivative that ``torch.library.register_autograd`` makes, because that has no
+    setup_context (pytorch issue 170834). It accepts an ``autograd.Function`` around the same op and the same formula.
     """
 
     class Transformed(torch.autograd.Function):
@@ -153,14 +153,14 @@ def _entrance(
         setup_context = staticmethod(save)
         backward = staticmethod(formula)
 
-    # A setup_context of its own would have torch inspect the signature at every call.
+    # With a setup_context, torch would inspect the signature at every call.
     def forward(ctx: Any, *args: Any) -> Any:
         result = choose(*args)
         save(ctx, args, result)
         return result
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(formula)}
-    # Named for what prints the nodes of a graph.
+    # The name is what tools print for the node of a graph.
     recorded: Any = type(op._opname, (torch.autograd.Function,), methods)  # type: ignore[attr-defined]
 
     def call(*args: Any) -> Any:
@@ -174,9 +174,9 @@ def _entrance(
 
 
 def to_autocast(signal: Tensor) -> Tensor:
-    """A signal as autocast wants it: its dtype in place of another 16- or 32-bit one; unchanged without autocast.
+    """A signal in the dtype of autocast. It is unchanged without autocast, and if it is float64.
 
-    Filters and biases are not signals: they keep their dtype, for the transforms are computed in float32 or better.
+    Filters and biases keep their dtype, because the transforms are computed in float32 or better.
     """
     device_type = signal.device.type
     if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):

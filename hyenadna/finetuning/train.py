@@ -26,7 +26,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir, write_files
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, plain
-from hyenadna.common.vocab import PAD_ID, reverse_complement
+from hyenadna.common.vocab import PAD_ID
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
@@ -36,8 +36,10 @@ from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import RESULTS_FILE, as_lines, draw_curves, summarise
 from hyenadna.finetuning.runs import Run, RunFolders
+from hyenadna.inference.logits import batch_logits
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
+from hyenadna.model.loss import next_token_loss
 from hyenadna.training.optim import learning_rate_factor, parameter_groups
 
 
@@ -304,7 +306,7 @@ def batch_losses(
     if head is None:
         return loss, None
     with autocast(config.autocast, ids.device):
-        return loss, next_token_loss(output.hidden_states[-1], ids, head)
+        return loss, mean_next_token_loss(output.hidden_states[-1], ids, head)
 
 
 def label_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
@@ -317,19 +319,17 @@ def label_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
 
 
-def next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
-    """Mean cross entropy of the next token, over all positions but pads.
+def mean_next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
+    """Mean cross entropy of the next token in nats, over all positions but pads.
 
     Args:
         hidden: the last hidden states, ``(B, L, D)``.
         ids: int64 ``(B, L)``, padded with [PAD].
         head: from hidden states to logits of tokens.
     """
-    following = ids[:, 1:].long()
-    following = following.masked_fill(following == PAD_ID, IGNORED)
-    logits = head(hidden[:, :-1]).float().flatten(0, 1)
-    total = F.cross_entropy(logits, following.flatten(), reduction="sum", ignore_index=IGNORED)
-    return total / (following != IGNORED).sum().clamp(min=1)
+    targets = ids[:, 1:]
+    total = next_token_loss(head(hidden[:, :-1]), targets, ignored=(PAD_ID,))
+    return total / (targets != PAD_ID).sum().clamp(min=1)
 
 
 # Predictions
@@ -342,14 +342,11 @@ def predict(model: Any, dataset: LabelledDataset, config: FinetuneConfig, device
     found: dict[int, np.ndarray] = {}
     was_training = model.training
     model.eval()
-    with torch.no_grad(), autocast(config.autocast, device):
+    with autocast(config.autocast, device):
         for first in range(0, len(order), config.batch_size):
             rows = order[first : first + config.batch_size]
             sequences = [dataset.sequences[row] for row in rows]
-            logits = model(to_tensor(sequences, device)).logits.float()
-            if config.reverse_complement:
-                logits += model(to_tensor([reverse_complement(ids) for ids in sequences], device)).logits.float()
-                logits /= 2
+            logits = batch_logits(model, sequences, device, both_strands=config.reverse_complement)
             found |= zip(rows, logits.cpu().numpy(), strict=True)
     model.train(was_training)
     if config.task == "token":

@@ -54,7 +54,7 @@ def record(**fields: Any) -> dict[str, Any]:
 
 
 def headline_records() -> list[dict[str, Any]]:
-    """Ours linear in L, attention quadratic up to 8K and stopped above; they cross at 2,048 · √2."""
+    """Ours linear in L, attention quadratic up to 8K and timed out above. They cross at 2,048 · √2."""
     made = []
     for bits in range(10, 16):
         length = 1 << bits
@@ -93,7 +93,7 @@ def write_run(path: Path, records: Sequence[dict[str, Any]], **fields: Any) -> P
 
 @pytest.fixture
 def made_up() -> SimpleNamespace:
-    """What makes up records and runs."""
+    """Functions that make up records and runs."""
     return SimpleNamespace(
         record=record, headline_records=headline_records, kernel_records=kernel_records, write_run=write_run
     )

@@ -4,9 +4,10 @@ import sys
 from types import ModuleType
 
 import pytest
+import torch
 
 from bench.common import machine
-from bench.kernels import long_context, operator_vs_published, targets, thread_scaling
+from bench.kernels import gpu, long_context, operator_vs_published, targets, thread_scaling, tune_triton
 from bench.suite import __main__ as bench_suite
 
 
@@ -44,3 +45,18 @@ def test_help_of_the_suite_has_an_example_and_every_option(
     assert f"\n    python -m {name}\n" in shown
     for option in ("--json", "--seconds", "--workload", "--implementation", "--l2", "--launch", "--processes"):
         assert f"\n  {option} " in shown
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [(tune_triton, []), (gpu, []), (bench_suite, ["--device=cuda"]), (targets, ["--device=cuda"])],
+    ids=lambda each: each.__name__ if isinstance(each, ModuleType) else "",
+)
+def test_without_a_gpu_there_is_one_clear_line(
+    module: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(arguments)
+    assert ended.value.code == 2
+    assert "there is no CUDA device" in capsys.readouterr().err.splitlines()[-1]

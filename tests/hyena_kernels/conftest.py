@@ -17,12 +17,15 @@ def each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.param == "cpp":
         cpu = torch.device("cpu")
         reasons = "; ".join(extension.obstacles("cpp", cpu))
-        # The op is a parameter, the first of a parameter, or in the name of the test or of its file.
-        params = request.node.callspec.params
-        named = " ".join((request.node.nodeid, params.get("op", ""), str(params.get("case", ("",))[0])))
-        for op in ("fftconv", "short_conv", "implicit_filter", "hyena_mixer"):
-            if op in named:
-                reasons = reasons or _backend._reasons(f"{op}_fwd", "cpp", cpu)
+        marker = request.node.get_closest_marker("op")
+        if marker is None:
+            # A test of several ops has the op as a parameter, or a case that begins with it.
+            params = request.node.callspec.params
+            op = params["op"] if "op" in params else params["case"][0] if "case" in params else None
+        else:
+            [op] = marker.args
+        if op is not None:
+            reasons = reasons or _backend._reasons(f"{op}_fwd", "cpp", cpu)
         if reasons:
             pytest.skip(f"backend 'cpp' {reasons}")
     with use_backend(request.param):

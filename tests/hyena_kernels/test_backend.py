@@ -18,6 +18,7 @@ import torch
 import hyena_kernels
 from hyena_kernels import BackendError, backend, fftconv, set_backend, use_backend
 from hyena_kernels.backends.triton import support as triton_support
+from hyena_kernels.common.reasons import cuda_obstacle
 from hyena_kernels.testing import OPS, fftconv_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,7 +191,7 @@ def lazy_module(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str
 def test_an_implementation_named_by_a_string_is_imported_on_first_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    body = "import torch\ndef forward(u, *rest):\n    return torch.full_like(u, 7.0)\n"
+    body = "import torch\ndef forward(inputs, causal):\n    return torch.full_like(inputs.u, 7.0)\n"
     backend.register("fftconv_fwd", "cpp", lazy_module(tmp_path, monkeypatch, body))
     assert not call("torch").eq(7).any()
     assert capsys.readouterr().out == ""
@@ -259,9 +260,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch, unforced: None) -> Iterator[None]:
     backend.register("fftconv_fwd", "triton", torch.add, triton_support.fftconv)
     backend._implementations.pop(("fftconv_fwd", "cuda"), None)
     monkeypatch.setattr(backend, "FASTEST", {})
-    triton_support._unfit.cache_clear()
+    cuda_obstacle.cache_clear()
     yield
-    triton_support._unfit.cache_clear()
+    cuda_obstacle.cache_clear()
 
 
 @pytest.mark.usefixtures("gpu")
@@ -287,7 +288,7 @@ def test_triton_runs_first_on_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
             torch.version,
             "hip",
             "7.1",
-            f"is made for NVIDIA GPUs so far, and torch {torch.__version__} is built for ROCm",
+            f"is made for NVIDIA GPUs, and torch {torch.__version__} is built for ROCm",
         ),
         (triton_support, "_installed", lambda: False, "needs the package triton, which is not installed"),
     ],

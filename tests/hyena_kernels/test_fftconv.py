@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from hyena_kernels import fftconv
 from hyena_kernels.testing import check, fftconv_inputs, value_and_gradients
+from tests.hyena_kernels.helpers import assert_refused
 
-pytestmark = pytest.mark.usefixtures("each_backend")
+pytestmark = [pytest.mark.usefixtures("each_backend"), pytest.mark.op("fftconv")]
 
 # (L, B, D): some hundred elements for every result, so that an error is no matter of chance.
 SIZES = [(1, 64, 64), (2, 64, 64), (3, 64, 32), (7, 32, 32), (64, 8, 32), (100, 4, 32), (1000, 2, 16), (1023, 2, 16)]
@@ -171,9 +171,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize(("change", "error", "message"), REFUSED.values(), ids=list(REFUSED))
 def test_refuses_with_one_clear_line(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=re.escape(message)) as raised:
-        fftconv(**{"u": U, "k": K, **change})
-    assert "\n" not in str(raised.value)
+    assert_refused(fftconv, error, message, **{"u": U, "k": K, **change})
 
 
 def test_dtypes_are_checked_after_autocast() -> None:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from bench.baselines.published import PublishedHyenaOperator
 from hyena_kernels import BackendError, HyenaFilter, HyenaOperator, use_backend
 from hyena_kernels.testing import reference_fftconv, reference_hyena_mixer, reference_short_conv
+from tests.hyena_kernels.helpers import assert_same
 
 D_MODEL, L_MAX = 6, 40
 # What the published models pass on to the filter.
@@ -336,8 +337,7 @@ def test_activation_checkpointing_changes_nothing(reentrant: bool) -> None:
     u = torch.randn(2, 30, D_MODEL)
     expected = gradients(module, module, u)
     results = gradients(lambda x: checkpoint(module, x, use_reentrant=reentrant), module, u)
-    for name, value in results.items():
-        assert torch.equal(value, expected[name]), name
+    assert_same(results, expected)
 
 
 @pytest.mark.parametrize("copied", ["deepcopy", "pickle"])

@@ -1,4 +1,4 @@
-"""``fftconv`` on the compiled extension."""
+"""``fftconv`` on the C++ kernels of ``csrc/cpu``."""
 
 from __future__ import annotations
 

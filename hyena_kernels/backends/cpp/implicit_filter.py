@@ -1,4 +1,4 @@
-"""``implicit_filter`` on the compiled extension."""
+"""``implicit_filter`` on the C++ kernels of ``csrc/cpu``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hyena_kernels.backends.cpp.schemas import ops
 from hyena_kernels.common.gradients import gradients_like, only_needed
 from hyena_kernels.common.inputs import ImplicitFilterInputs
 
-# Sums over positions are made in chunks of a multiple of so many, one row of float64 each.
+# Positions are summed in chunks, each into one row of float64. Chunks are multiples of this many positions.
 _POSITIONS = 512
 _MOST_CHUNKS = 64
 _SUMS_BYTES = 32 << 20
 
 
 def _chunk(length: int, parameters: int) -> int:
-    """Positions of a chunk, from sizes alone: the same sums are made whatever the number of threads."""
+    """Positions of a chunk. It depends on sizes alone, so the sums do not depend on the number of threads."""
     chunks = max(1, min(_MOST_CHUNKS, _SUMS_BYTES // (8 * max(1, parameters))))
     return _POSITIONS * -(-length // (_POSITIONS * chunks))
 

@@ -1,4 +1,4 @@
-"""``hyena_mixer`` on the compiled extension, and its first stage on its own."""
+"""``hyena_mixer`` on the C++ kernels of ``csrc/cpu``, and its first stage as a function of its own."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
 def project(x: Tensor, weight: Tensor, bias: Tensor | None, order: int = 2) -> tuple[Tensor, Tensor]:
     """Short convolution, split and first product of a Hyena operator, from channel-last to channel-first.
 
-    The mixer's first stage as a function of its own, to be tested and timed; the mixer itself takes it a few channels
-    at a time.
+    This is the first stage of the mixer, to be tested and timed. The mixer runs it on a few channels at a time.
 
     Args:
         x: ``(B, L, (order+1) d)``, as :func:`hyena_kernels.hyena_mixer` takes it.
@@ -51,7 +50,7 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None, order: int = 2) -> t
 def project_backward(
     dfirst: Tensor, dgates: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`project` in ``x``, ``weight`` and ``bias``, which is computed as if there were one."""
+    """Gradients of :func:`project` in ``x``, ``weight`` and ``bias``. The last is computed without a bias too."""
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     dweight, dbias = torch.empty_like(weight), weight.new_empty(weight.shape[0])
     ops.project_bwd(dx, dweight, dbias, dfirst, dgates, x, weight, bias)

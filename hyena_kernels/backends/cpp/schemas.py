@@ -1,7 +1,7 @@
-"""Schemas of what the compiled extension implements, and the loading of its libraries.
+"""Schemas of the ops that ``csrc/cpu`` implements. Importing this loads the compiled libraries.
 
-The ops of ``hyena_kernels_ext`` write into tensors that they are given: results are allocated in Python, where tests
-can poison them, and workspace comes from torch's allocator. Nobody calls them but the modules beside this one.
+The ops of ``hyena_kernels_ext`` write into their arguments. Results are allocated in Python, where tests can poison
+them, and workspace comes from torch's allocator. Only the files in this folder call them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``short_conv`` on the compiled extension."""
+"""``short_conv`` on the C++ kernels of ``csrc/cpu``."""
 
 from __future__ import annotations
 

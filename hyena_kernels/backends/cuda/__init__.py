@@ -1,5 +1,5 @@
-"""The backend ``"cuda"``: what the ops hand to the CUDA kernels of ``csrc/cuda``.
+"""The backend ``"cuda"``: the CUDA kernels of ``csrc/cuda``.
 
-One module an op, imported on first use. Results and workspace are allocated here, by torch's allocator; the kernels
-allocate nothing, run on the current stream and never wait, so that all of it can be captured in a CUDA graph.
+Each file is imported on first use. It allocates results and workspace with torch's allocator. The kernels allocate
+nothing, run on the current stream and never wait. So a CUDA graph can capture all of it.
 """

@@ -1,4 +1,4 @@
-"""What launches need to know of a device."""
+"""Properties of a device that launches depend on."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-# Where kernels are emulated on the CPU they have what a block of an H100 can have.
+# Kernels that tests emulate on the CPU get the shared memory of an H100.
 _EMULATED_SHARED_BYTES = 227 << 10
 _EMULATED_PROCESSORS = 132
 
 
 def shared_bytes(device: torch.device) -> int:
-    """Most shared memory that a block can have on ``device``."""
+    """Largest shared memory of a block on ``device``, in bytes."""
     return _EMULATED_SHARED_BYTES if device.type == "cpu" else _limits(_known(device.index))[0]
 
 
 def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of ``device``."""
+    """Number of streaming multiprocessors of ``device``."""
     return _EMULATED_PROCESSORS if device.type == "cpu" else _limits(_known(device.index))[1]
 
 

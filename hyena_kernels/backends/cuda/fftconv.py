@@ -1,11 +1,13 @@
-"""``fftconv`` on CUDA: one kernel for lengths whose transform fits on chip, three up to 2.6M, cuFFT for the rest.
+"""``fftconv`` on CUDA: one kernel if the transform fits on chip, three up to L = 2.6 M, cuFFT above.
 
-The transform has P ≥ L points and is weighted: modulo z^P - i the product of two real polynomials of degree below P
-keeps every coefficient of the linear convolution, the first P as real parts and the next P as imaginary ones. So
-nothing is padded to 2L, a two-sided convolution takes its outputs from both parts, and the gradient of its result goes
-in as a complex row. On chip P is 2^n, 3 · 2^n or 5 · 2^n up to 8192, and forward and backward are one launch each.
-Above, P = C · R: a launch transforms columns of C points from the tensors into scratch, one does rows of R there, with
-the products between them, and one goes back. The plans of all of them are in ``csrc/cuda``.
+The transform has P ≥ L points and is weighted. Modulo z^P - i, the product of two real polynomials of degree below P
+keeps every coefficient of the linear convolution: the first P as real parts, the next P as imaginary parts. So nothing
+is padded to 2L. A two-sided convolution takes its outputs from both parts, and the gradient of its result is a complex
+row.
+
+On chip, P is 2^n, 3 · 2^n or 5 · 2^n up to 8192, and forward and backward are one launch each. Above, P = C · R. The
+first launch transforms columns of C points from the tensors into scratch. The second transforms rows of R points there
+and multiplies them. The third transforms the columns back. The plans of all kernels are in ``csrc/cuda``.
 """
 
 from __future__ import annotations
@@ -22,22 +24,24 @@ from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like, only_needed
 from hyena_kernels.common.inputs import FftconvInputs
 
-# Blocks that a launch should have for each multiprocessor, if the batch has as many chunks; a chunk of n entries
+# Blocks that a launch should have for each multiprocessor, if the batch has enough chunks. A chunk of n batch entries
 # transforms the filter once for n signals.
 BLOCKS_PER_PROCESSOR = 4
 
-# Scratch of the three launches, whose channels (or, of a single one, batch entries) are taken in slices that fit.
+# Scratch of the three launches. They take as many channels at a time as fit, or as many batch entries of one channel.
 PASSES_SCRATCH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a call is computed; ``points`` is 0 where cuFFT has to do it."""
+    """How a call is computed."""
 
     points: int
+    """Points of the transform, 0 if cuFFT has to compute it."""
     chunk: int
-    """Batch entries of a block, which transforms the filter once for them."""
+    """Batch entries of a block, which transforms the filter once for all of them."""
     passes: bool = False
+    """Whether the transform takes three launches."""
 
     def launch(
         self,
@@ -56,7 +60,7 @@ class _Plan:
         gradient of ``post_gate``.
         """
         u, k, D, pre_gate, post_gate = inputs
-        # What the inverse transform multiplies the result with.
+        # The inverse transform multiplies the result with this factor.
         factor, post_gate = (post_gate, None) if dy is None else (dy, post_gate)
         if not self.passes:
             ops.fftconv_rows(
@@ -148,9 +152,9 @@ def filter_gradients(sums: Tensor, tap: int, dk: Tensor | None, dD: Tensor | Non
     """Write the gradients of filter and skip.
 
     Args:
-        sums: ``(chunks, D, K)`` gradients of parts of the batch, in the order in which they are added.
-        tap: index of the tap of zero lag, to which the skip was added.
-        dk: ``(D, K)``; may be ``sums[0]``.
+        sums: ``(chunks, D, K)`` gradients of parts of the batch. They are added in this order.
+        tap: index of the tap of zero lag, to which the skip is added.
+        dk: ``(D, K)``. It may be ``sums[0]``.
         dD: ``(D,)``.
     """
     total = sums[0] if sums.shape[0] == 1 else sums.sum(dim=0)
@@ -169,7 +173,7 @@ def _entries(tensor: Tensor | None, first: slice) -> Tensor | None:
 
 
 def _row_bytes(points: int) -> int:
-    """Scratch of a complex row."""
+    """Bytes of scratch of a complex row."""
     return 8 * points
 
 
@@ -180,20 +184,20 @@ def _rows_of_channel(batch: int, *, backward: bool) -> int:
 
 @lru_cache(maxsize=4096)
 def _row_points(length: int, spectra: int, shared_bytes: int) -> int:
-    """Points of the on-chip transform for a length, 0 if none fits with so many spectra put aside."""
+    """Points of the on-chip transform for a length, 0 if none fits beside ``spectra`` stored spectra."""
     points: int = ops.fftconv_row_points(length)
     return points if points and ops.fftconv_row_bytes(points, spectra) <= shared_bytes else 0
 
 
 @lru_cache(maxsize=4096)
 def _passes_points(length: int, spectra: int, shared_bytes: int) -> int:
-    """Points of the transform in passes for a length, 0 likewise or if it is too long."""
+    """Points of the transform in passes for a length, 0 if none fits beside ``spectra`` stored spectra."""
     points: int = ops.fftconv_passes_points(length)
     return points if points and ops.fftconv_passes_bytes(points, spectra) <= shared_bytes else 0
 
 
 def _plan(u: Tensor, k: Tensor, *, backward: bool, wants_filter: bool) -> _Plan:
-    """On chip if there is room for it, else in passes, with fewer of the batch to a block if need be."""
+    """On chip if it fits, else in passes, else with cuFFT. Blocks take one batch entry each if no more fit."""
     if sizes.accumulator(u, k) == torch.float64:
         return _Plan(0, 1)
     batch, channels, length = u.shape
@@ -201,7 +205,7 @@ def _plan(u: Tensor, k: Tensor, *, backward: bool, wants_filter: bool) -> _Plan:
     points = _row_points(length, 0, shared_bytes)
     if points:
         most = _chunk(batch, channels, points, _device.processors(u.device))
-        # With an entry to a block, the sum over the batch needs no room beside the spectrum of the signal.
+        # With one batch entry in a block, no sum over the batch is stored beside the spectrum of the signal.
         for chunk in (most, 1):
             points = _row_points(length, _spectra(chunk, wants_filter), shared_bytes)
             if points:
@@ -218,12 +222,12 @@ def _plan(u: Tensor, k: Tensor, *, backward: bool, wants_filter: bool) -> _Plan:
 
 
 def _spectra(chunk: int, wants_filter: bool) -> int:
-    """Spectra that a block puts aside: that of the signal, and that of the sum over the batch."""
+    """Spectra that a block stores: one of the signal, and one of the sum over the batch."""
     return 0 if not wants_filter else 1 if chunk == 1 else 2
 
 
 def _chunk(batch: int, channels: int, points: int, processors: int) -> int:
-    """Batch entries of a block: few enough that there are blocks for every multiprocessor."""
+    """Batch entries of a block, few enough to have blocks for every multiprocessor."""
     # Short rows share a block.
     blocks = -(-channels // max(1, 2048 // points))
     chunks = min(batch, -(-BLOCKS_PER_PROCESSOR * processors // blocks))

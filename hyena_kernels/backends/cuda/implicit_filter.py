@@ -1,9 +1,9 @@
-"""``implicit_filter`` on CUDA: one fused kernel forward; backward in slices, its products by torch.
+"""``implicit_filter`` on CUDA: forward in one fused kernel, backward in slices with matrix products by torch.
 
-Forward a block takes 64 positions through all layers in shared memory and writes their filters, window included; no
+In forward, a block takes 64 positions through all layers in shared memory and writes their filters with the window. No
 tensor of positions times width is ever in memory. Backward computes the network again for a slice of positions at a
-time: products of matrices are torch's, with its precision settings, and what lies between them are fused kernels. Sums
-over positions are added slice by slice, so that they are the same in every run.
+time. torch computes the matrix products, with its precision settings, and fused kernels do the rest. Sums over
+positions are added slice by slice, so that every run gives the same bits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
 from hyena_kernels.common.inputs import ImplicitFilterInputs
 
-# Activations and gradients of a slice of positions, in bytes.
+# Bytes of the activations and gradients of a slice of positions.
 SCRATCH_BYTES = 128 << 20
 
 
@@ -70,7 +70,7 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
             dw_out.addmm_(dh, sines[-1].t())
         grad = w_out.t() @ dh
         for layer in reversed(range(layers + 1)):
-            # From the gradient of the sines to that of what goes into them, without the frequency.
+            # From the gradient of the sines to the gradient of their arguments, without the frequency.
             sums = grad.new_empty((width, ops.filter_blocks(grad.shape[1])))
             ops.filter_sine_backward(grad, sums, linear.pop(), freq)
             if needs[1]:

@@ -1,14 +1,13 @@
-"""``fftconv`` on CUDA for what does not fit on chip, and for float64: cuFFT between fused elementwise kernels.
+"""``fftconv`` on CUDA for the longest signals and for float64: cuFFT between fused elementwise kernels.
 
-The transforms are ``torch.fft`` of complex rows of P points, P the least even 2^a 3^b 5^c that is no less than L. Torch
-keeps cuFFT's plans in a cache for each device, bounded and the user's to set, runs them on the current stream and gives
-them workspace from its own allocator: there is nothing left for plans of our own to do. ``norm="forward"`` asks for no
-factor in the inverse transform, where ``fftconv_unweight`` multiplies anyway; an ``out=`` argument would be a copy of
-the result, not a place for it.
+The transforms are ``torch.fft`` of complex rows of P points. P is the smallest even 2^a 3^b 5^c ≥ L. torch caches
+cuFFT's plans, runs them on the current stream and allocates their workspace, so we need no plans of our own.
+``norm="forward"`` leaves out the factor of the inverse transform, because ``fftconv_unweight`` multiplies anyway. There
+is no ``out=``, which would copy the result.
 
-What surrounds the transforms is one kernel each: gate, weight and padding before; product with the spectrum, or with
-its conjugate, and the sum over the batch between; inverse weight, gate and rounding behind. Channels are taken in
-slices, so that the complex rows of one stay within 256 MiB.
+One kernel each does the rest. Before a transform: gate, weight and padding. Between two: the product with a spectrum or
+its conjugate, and the sum over the batch. After them: inverse weight, gate and rounding. Channels are taken in slices
+whose complex rows stay within 256 MiB.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from hyena_kernels.backends.cuda.schemas import ops
 from hyena_kernels.common import sizes
 from hyena_kernels.common.inputs import FftconvInputs
 
-# Complex rows that exist at a time for each row of the signal: before and after a transform, and cuFFT's workspace;
-# backward has those of the gradient too. Those of the filter are counted as if the batch were one.
+# Complex rows that exist at a time for each row of the signal: before and after a transform, and cuFFT's workspace.
+# Backward has rows of the gradient too. Rows of the filter are counted as if there were one batch entry.
 _FORWARD_BUFFERS, _BACKWARD_BUFFERS = 4, 6
 
 
 def _real(rows: Tensor) -> Tensor:
-    """Complex ``(…, P)`` as the kernels take it, ``(…, 2 P)``."""
+    """Complex ``(…, P)`` as a view ``(…, 2 P)``, which the kernels take."""
     return torch.view_as_real(rows).flatten(-2)
 
 
@@ -54,7 +53,7 @@ class _Transforms:
     def signal(
         self, spectrum: Tensor, y: Tensor, factor: Tensor | None, y2: Tensor | None, factor2: Tensor | None, shift: int
     ) -> None:
-        """Write ``(B, C, L)`` from the spectrum, times one factor and times another."""
+        """Write ``y`` and ``y2``, ``(B, C, L)``: the signal times ``factor`` and times ``factor2``."""
         rows = torch.fft.ifft(spectrum, norm="forward")
         ops.fftconv_unweight(_real(rows), y, factor, y2, factor2, shift)
 
@@ -68,7 +67,7 @@ def _optional_real(rows: Tensor | None) -> Tensor | None:
 
 
 def forward(y: Tensor, inputs: FftconvInputs, tap: int) -> None:
-    """Write ``y``, of :func:`hyena_kernels.fftconv` with the tap of zero lag at ``tap``."""
+    """Write the result of :func:`hyena_kernels.fftconv` into ``y``. ``tap`` is the index of the tap of zero lag."""
     transforms = _Transforms(inputs.u, inputs.k, tap, _FORWARD_BUFFERS)
     for c in sizes.slices(transforms.channels, transforms.channel_step):
         filter_spectrum = transforms.filter_spectrum(inputs.k[c], None if inputs.D is None else inputs.D[c])
@@ -77,12 +76,12 @@ def forward(y: Tensor, inputs: FftconvInputs, tap: int) -> None:
             spectrum = transforms.spectrum(u, pre_gate)
             ops.fftconv_product(_real(spectrum), None, _real(filter_spectrum), None, False, True, False)
             transforms.signal(spectrum, y[b, c], post_gate, None, None, tap)
-            # Or it would live on beside those of the next slice.
+            # Free it before the next slice allocates its own.
             del spectrum
 
 
 def backward(grads: tuple[Tensor | None, ...], dy: Tensor, inputs: FftconvInputs, tap: int) -> None:
-    """Write the gradients that are not None, of which there is at least one."""
+    """Write those of the five gradients that are not None. At least one is not."""
     du, dk, dD, dpre_gate, dpost_gate = grads
     u, k, D, pre_gate, post_gate = inputs
     wants_filter = dk is not None or dD is not None
@@ -121,7 +120,7 @@ def _write_filter_gradients(
     transforms: _Transforms, sums: Tensor, dk: Tensor | None, dD: Tensor | None, k: Tensor
 ) -> None:
     real = torch.float64 if transforms.dtype == torch.complex128 else torch.float32
-    # A skip in 16 bits is not rounded twice.
+    # A skip must not be read from taps that are already rounded to 16 bits.
     direct = dk is not None and (dD is None or dk.dtype == real)
     taps = dk if direct and dk is not None else k.new_empty((sums.shape[0], k.shape[1]), dtype=real)
     transforms.signal(sums[None], taps[None], None, None, None, 0)

@@ -1,9 +1,9 @@
 """``hyena_mixer`` on CUDA: short convolution, split and first gate in one kernel, then long convolutions with gates.
 
-The channel-last projections are read in tiles and turned round on the way: one launch writes the gates and the product
-``v * x_{N-1}`` channel-first, as the long convolutions read them. The last of these multiplies with gate 0, and its
-result is turned back. Backward goes the same way round: it computes the product again, and the kernel that takes the
-gradients of gates and product to those of the projections writes channel-last.
+One launch reads the channel-last projections in tiles. It writes the gates and the product ``v * x_{N-1}``
+channel-first for the long convolutions. The last long convolution multiplies with gate 0, and its result is transposed
+back. Backward computes the product again. Its last kernel takes the gradients of gates and product and writes those of
+the projections, channel-last.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def _padded(length: int) -> int:
 
 
 def _rows(like: Tensor, *shape: int) -> Tensor:
-    """An empty tensor whose rows begin where vectors can be read and written, whatever its length."""
+    """An empty tensor whose rows are aligned for vector loads and stores at any length."""
     return like.new_empty((*shape[:-1], _padded(shape[-1])))[..., : shape[-1]]
 
 
 def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:
-    """Slices of channels, whole tiles of them, whose temporary tensors of ``channel_bytes`` a channel stay bounded.
+    """Slices of whole tiles of channels, with temporary tensors of ``channel_bytes`` a channel within a bound.
 
-    What the long convolutions take for themselves comes on top.
+    The scratch of the long convolutions comes on top.
     """
     limit = sizes.SCRATCH_BYTES_ELSEWHERE + x.nbytes // 4
     step = max(TILE_CHANNELS, limit // max(1, channel_bytes) // TILE_CHANNELS * TILE_CHANNELS)
@@ -57,8 +57,8 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None, steps: int, channel
 def forward(inputs: MixerInputs) -> Tensor:
     """As ``hyena_kernels::hyena_mixer_fwd``.
 
-    Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once;
-    what lies between is in float32.
+    Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once.
+    Everything between is in float32.
     """
     x, weight, bias, k, D = inputs
     batch, length, _ = x.shape
@@ -74,7 +74,7 @@ def forward(inputs: MixerInputs) -> Tensor:
             fftconv.forward_into(result, step, True)
             v = result
         ops.transpose(y[..., c].transpose(1, 2), v)
-        # Or they would live on beside those of the next slice.
+        # Free them before the next slice allocates its own.
         del gates, v, result, step
     return y
 
@@ -137,6 +137,6 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
         if sums is not None:
             of_taps = dweight if needs[1] else None, dbias if needs[2] else None
             write_tap_gradients(sums, *of_taps, convolutions=steps + 2, channels=c)
-        # Or they would live on beside those of the next slice.
+        # Free them before the next slice allocates its own.
         del gates, v, values, grad, value_grad, gate_grad, step
     return grads

@@ -1,7 +1,7 @@
-"""Schemas of what ``csrc/cuda`` implements, and the loading of its library.
+"""Schemas of the ops that ``csrc/cuda`` implements. Importing this loads the compiled libraries.
 
-They are ops of ``hyena_kernels_ext`` beside those of :mod:`hyena_kernels.backends.cpp.schemas`, with names of their
-own: on a GPU the sequence of kernels is composed in Python. ``(D, 2 P)`` stands for P complex numbers.
+``cpp/schemas.py`` has the other ops of ``hyena_kernels_ext``. These have other names, because Python composes the
+sequence of kernels on a GPU. ``(D, 2 P)`` stands for P complex numbers.
 """
 
 from __future__ import annotations

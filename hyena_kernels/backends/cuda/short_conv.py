@@ -1,7 +1,7 @@
-"""``short_conv`` on CUDA, in whatever order the tensors are stored.
+"""``short_conv`` on CUDA, for channel-first and channel-last tensors.
 
-Tiles of 32 channels × 64 positions in shared memory; up to 4 taps, and rows that begin at multiples of 16 bytes, go in
-patches in registers instead, which ``csrc/cuda/short_conv_patches.cu`` decides.
+The kernels take tiles of 32 channels × 64 positions into shared memory. With up to 4 taps and rows that begin at
+multiples of 16 bytes they take patches into registers instead. ``csrc/cuda/short_conv_patches.cu`` decides this.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hyena_kernels.common.taps import write_tap_gradients
 
 TILE_CHANNELS, TILE_POSITIONS = 32, 64
 
-# Blocks that a backward launch should have for each multiprocessor: each has a sum of its own, and they are added
-# afterwards, in their order.
+# Blocks that a backward launch should have for each multiprocessor. Each block has its own sum. The sums are added
+# afterwards, always in the same order.
 BLOCKS_PER_PROCESSOR = 8
 
 
@@ -48,20 +48,20 @@ def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Te
 
 
 def _spans(x: Tensor) -> int:
-    """Sums of a tile of channels of a batch entry, each of a span of positions."""
+    """Number of spans of positions, each with its own sum for a tile of channels of a batch entry."""
     batch, count, length = x.shape
     tiles = -(-length // TILE_POSITIONS)
     columns = batch * -(-count // TILE_CHANNELS)
     spans = min(tiles, max(1, -(-BLOCKS_PER_PROCESSOR * _device.processors(x.device) // columns)))
-    # As many spans as there are once each has a whole number of tiles: none is empty.
+    # Each span has a whole number of tiles, so there may be fewer spans. None is empty.
     return -(-tiles // -(-tiles // spans))
 
 
 def tap_sums(x: Tensor, parts: int, taps: int) -> Tensor:
-    """Where :func:`backward_into` leaves sums for several parts, to be added up by ``write_tap_gradients``.
+    """Uninitialised sums, which :func:`backward_into` writes and ``write_tap_gradients`` adds.
 
     Returns:
-        ``(spans, parts * (K + 1), C)`` in float32, not yet defined: of each part the taps' gradients, then the bias's.
+        ``(spans, parts * (K + 1), C)`` in float32. Each part has the gradients of its K taps, then of its bias.
     """
     batch, count, _ = x.shape
     return x.new_empty((batch * _spans(x), parts * (taps + 1), count), dtype=torch.float32)
@@ -78,17 +78,19 @@ def backward_into(
     *,
     pair: bool,
 ) -> None:
-    """Gradients of a short convolution, or of the product of two, of which the other lies ``channels`` further on.
+    """Write the gradients of a short convolution, or of the product of a pair of them.
+
+    The second signal of a pair lies ``channels`` channels behind the first, in ``x`` as in ``dx``.
 
     Args:
-        dx: ``(B, C, L)`` gradient of the first signal, to be written, or None. That of the other is behind it as in x.
-        sums: where those of weight and bias are, :func:`tap_sums` of one or two parts, or None.
+        dx: ``(B, C, L)`` gradient of the first signal, written unless it is None.
+        sums: :func:`tap_sums` of one or two parts, written unless it is None.
         dy: ``(B, C, L)`` gradient of the result.
         x: ``(B, C, L)`` first signal.
-        weight: ``(…, K)`` from the first row on.
-        bias: ``(…,)`` or None.
-        channels: channels between the two of a pair.
-        pair: whether there are two.
+        weight: ``(…, K)``, from the row of the first signal on.
+        bias: ``(…,)`` or None, from the same row on.
+        channels: channels from the first to the second signal of a pair.
+        pair: whether there are two signals.
     """
     dx_part = 0 if dx is None else channels * dx.stride(1)
     x_part, spans = channels * x.stride(1), _spans(x)

@@ -1,1 +1,1 @@
-"""The ops in plain PyTorch: the reference semantics, which run everywhere."""
+"""The ops in plain PyTorch. They define the results and run everywhere."""

@@ -12,7 +12,7 @@ def filter_spectrum(k: torch.Tensor, D: torch.Tensor | None, size: int, tap: int
         k: ``(D, K)``.
         D: ``(D,)`` or None.
         size: transform size N.
-        tap: index of the tap of zero lag; it is moved to index 0, earlier taps wrap to the end.
+        tap: index of the tap of zero lag. It moves to index 0, and earlier taps move to the end.
         dtype: float32 or float64.
 
     Returns:

@@ -15,7 +15,7 @@ from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
 from hyena_kernels.common.inputs import ImplicitFilterInputs
 
-# Positions computed at a time: on a CPU the activations of a network of width 64 should stay in its own cache.
+# Positions computed at a time. On a CPU the activations of a network of width 64 should stay in the cache of one core.
 _POSITIONS = {"cpu": 2048}
 _POSITIONS_ELSEWHERE = 1 << 18
 

@@ -95,7 +95,7 @@ def test_launches_of_the_triton_kernels() -> None:
 
 
 def test_several_programs_of_one_pass_add_up_their_sums() -> None:
-    # 4 rows of 1000 points of 2 channels: a program each, for they fill no device otherwise.
+    # 4 rows of 1000 points of 2 channels: one program per row, because fewer would not fill a device.
     shape: dict[str, Any] = {"batch": 4, "width": 2, "length": 1000, "itemsize": 2, "backend": "triton"}
     forward, both = (cost("fftconv", "gated", direction, **shape).bytes for direction in ("forward", "both"))
     assert forward == 2 * 1000 * (4 * 4 * 2 + 4 * 4)
@@ -209,7 +209,7 @@ def test_what_is_not_known_of_a_machine_takes_no_time() -> None:
         predict(Cost((stage,)), {"copy_bytes_per_s": None})
 
 
-def test_ceilings_are_measured() -> None:
+def test_peak_rates_are_measured() -> None:
     found = roofline.measure_peak_rates("cpu", torch.float32)
     assert set(found) == {"copy_bytes_per_s", "matmul_flops_per_s", "float32_flops_per_s"}
     # Any machine that runs this copies more than 100 MB a second and less than 10 TB.
@@ -241,12 +241,12 @@ def test_every_workload_has_a_cost(workload: str, direction: str, backend: str |
         (("hyenadna", "huge", "both"), "no published configuration is called 'huge'"),
     ],
 )
-def test_what_is_not_known_is_refused(arguments: tuple[str, str, str], message: str) -> None:
+def test_unknown_arguments_are_errors(arguments: tuple[str, str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cost(*arguments, batch=1, width=8, length=8, itemsize=4)
 
 
-def test_peers_without_a_cost_are_refused() -> None:
+def test_implementations_without_a_cost_are_errors() -> None:
     with pytest.raises(ValueError, match="the cost of 'published' is not known"):
         cost("fftconv", "gated", "both", implementation="published", **SMALL)
     with pytest.raises(ValueError, match="attention is part of models only"):

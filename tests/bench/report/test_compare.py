@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from bench.common.run_file import read_run
 from bench.report import compare
 
 
@@ -82,7 +84,7 @@ def test_what_is_absent_or_skipped_is_said_and_fails_nothing(
     assert "absent, skipped or timed out in B, which does not count as worse: 2\n" in capsys.readouterr().out
 
 
-def test_other_peers_fail_nothing_unless_asked_for(
+def test_other_implementations_do_not_count_unless_asked_for(
     files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(files[1], {"implementation": "published"}, {"seconds": lambda value: 3 * value})
@@ -97,9 +99,9 @@ def test_what_a_run_of_fewer_seconds_had_no_time_for_is_not_lost(
     tmp_path: Path, made_up: SimpleNamespace, capsys: pytest.CaptureFixture[str], seconds: float, bad: int
 ) -> None:
     rows = [made_up.record(), made_up.record(length=2048)]
-    stopped = [rows[0], made_up.record(length=2048, status="timed_out")]
+    timed_out = [rows[0], made_up.record(length=2048, status="timed_out")]
     a = made_up.write_run(tmp_path / "a.json", rows, settings={"seconds": 600.0, "threads": 1})
-    b = made_up.write_run(tmp_path / "b.json", stopped, settings={"seconds": seconds, "threads": 2})
+    b = made_up.write_run(tmp_path / "b.json", timed_out, settings={"seconds": seconds, "threads": 2})
     assert run((a, b)) == bad
     out = capsys.readouterr().out
     assert ("timed out in B, which does not count as worse: 1" in out) == (not bad)
@@ -164,7 +166,7 @@ def test_a_run_that_was_cut_off_can_be_compared(
         ('{"format": 1, "records": []}', "no measurement in common"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(
+def test_bad_input_ends_with_one_line(
     tmp_path: Path, files: tuple[Path, Path], content: str | None, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.json"
@@ -198,8 +200,22 @@ def test_a_wrong_field_is_named(
     assert f"record 1: {message}" in capsys.readouterr().err
 
 
+def test_names_of_format_1_are_read(tmp_path: Path, made_up: SimpleNamespace) -> None:
+    records = [made_up.record(status=status) for status in ("measured", "failed_check", "timed_out")]
+    new = json.loads(made_up.write_run(tmp_path / "new.json", records).read_text(encoding="utf-8"))
+    old = {**new, "format": 1, "ceilings": new["peak_rates"], "records": []}
+    del old["peak_rates"]
+    for record, status in zip(new["records"], ("measured", "refused", "stopped"), strict=True):
+        renamed = {**record, "peer": record["implementation"], "status": status}
+        del renamed["implementation"]
+        old["records"].append(renamed)
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert replace(read_run(path), path=tmp_path / "new.json") == read_run(tmp_path / "new.json")
+
+
 @pytest.mark.parametrize("threshold", ["1", "0.9", "nan", "x"])
-def test_a_threshold_that_is_none_is_refused(
+def test_a_wrong_threshold_is_an_error(
     files: tuple[Path, Path], threshold: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

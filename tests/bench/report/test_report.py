@@ -1,4 +1,4 @@
-"""bench.report.report: on made-up runs, and the committed report against the committed runs."""
+"""bench.report.report on made-up runs, and the committed report compared with the committed runs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 @pytest.fixture
 def run(tmp_path: Path, made_up: SimpleNamespace) -> Run:
-    """The headline, a kernel, and an op that was refused."""
-    refused = made_up.record(
+    """The headline, a kernel, and an op whose check failed."""
+    failed = made_up.record(
         workload="hyena_operator", variant="", status="failed_check", error=0.3, reason="y is wrong | by far"
     )
-    records = [*made_up.headline_records(), *made_up.kernel_records(), refused]
+    records = [*made_up.headline_records(), *made_up.kernel_records(), failed]
     return read_run(made_up.write_run(tmp_path / "made-up-gpu" / "suite.json", records))
 
 
@@ -113,8 +113,8 @@ def test_headline_table(run: Run) -> None:
     assert "hyena_kernels is faster than the fastest attention from L ≈ 2,900 on." in text
 
 
-def test_a_published_peer_that_was_refused_is_explained(made_up: SimpleNamespace, tmp_path: Path) -> None:
-    refused = [
+def test_a_failed_check_of_the_published_implementation_is_explained(made_up: SimpleNamespace, tmp_path: Path) -> None:
+    failed = [
         made_up.record(
             length=length,
             implementation="published",
@@ -126,17 +126,17 @@ def test_a_published_peer_that_was_refused_is_explained(made_up: SimpleNamespace
         for length, error in ((1024, 0.0722), (2048, 0.2312))
     ]
     ours = [made_up.record(length=length, seconds=1.0) for length in (1024, 2048)]
-    run = read_run(made_up.write_run(tmp_path / "suite.json", [*ours, *refused]))
+    run = read_run(made_up.write_run(tmp_path / "suite.json", [*ours, *failed]))
     line = "Published Hyena failed its check: its logits are off by 0.07 to 0.23, 0.02 is allowed."
     assert f"\n\n{line}\n\n" in report.section(run, [])
     assert f"\n\n{line}\n\n" in report.readme_block([run], "report")
 
 
-def test_nothing_is_explained_where_nothing_was_refused(run: Run) -> None:
+def test_nothing_is_explained_where_no_check_failed(run: Run) -> None:
     assert "failed its check" not in report.section(run, [])
 
 
-def test_what_was_stopped_is_extrapolated_and_never_printed_as_measured(run: Run) -> None:
+def test_attention_that_timed_out_is_extrapolated_and_never_printed_as_measured(run: Run) -> None:
     found = curves.headline(run)
     assert found is not None
     for length, record in found.measured("hyena_kernels").items():
@@ -205,7 +205,7 @@ def test_a_run_cut_off_before_attention_is_not_extrapolated(made_up: SimpleNames
     assert set(curves.ratios(found)) == {1024, 2048}
 
 
-def test_the_fastest_attention_at_each_length_is_the_rival(made_up: SimpleNamespace, tmp_path: Path) -> None:
+def test_ratios_are_to_the_fastest_attention_at_each_length(made_up: SimpleNamespace, tmp_path: Path) -> None:
     rows = [flash(made_up, 1024, 2.0), flash(made_up, 2048, 2.0)]
     rows += [
         {**each, "implementation": "sdpa_cudnn", "seconds": seconds}
@@ -270,7 +270,7 @@ def test_what_was_not_measured_has_its_reason(run: Run) -> None:
     assert row[1:] == ["hyena_kernels", "3.00e-01", "4.00e-03", "1K"]
 
 
-def test_no_time_is_printed_for_what_was_refused(made_up: SimpleNamespace, tmp_path: Path) -> None:
+def test_no_time_is_printed_after_a_failed_check(made_up: SimpleNamespace, tmp_path: Path) -> None:
     wrong = made_up.record(status="failed_check", length=2048)
     # A file that has a time nevertheless.
     rows = [
@@ -300,7 +300,7 @@ def test_several_backends_have_a_column_each_and_the_fastest_counts(made_up: Sim
     assert "| 1K | 1.00 s | 3.00 s | 6.00 s (6.00×) |" in text
 
 
-def test_what_was_stopped_before_a_backend_was_chosen_has_no_column_of_its_own(
+def test_a_record_that_timed_out_without_a_backend_has_no_column_of_its_own(
     made_up: SimpleNamespace, tmp_path: Path
 ) -> None:
     rows = [made_up.record(backend="cpp", seconds=1.0), made_up.record(length=2048, status="timed_out", reason="late")]
@@ -435,7 +435,7 @@ def test_command_writes_the_report_and_fills_the_readme(
 @pytest.mark.parametrize(
     "text", ["", f"{report.BEGIN}", f"{report.END} {report.BEGIN}", 2 * f"{report.BEGIN}{report.END}"]
 )
-def test_a_readme_without_its_marks_is_refused_and_nothing_is_written(
+def test_a_readme_without_its_marks_is_an_error_and_nothing_is_written(
     run: Run, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme = tmp_path / "README.md"
@@ -446,7 +446,7 @@ def test_a_readme_without_its_marks_is_refused_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_two_runs_of_one_name_are_refused(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_of_one_name_are_an_error(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadRun, match="would both be made-up-gpu"):
         report.report([run, run])
     assert report.main([str(tmp_path / "absent.json"), "--out", str(tmp_path)]) == 2

@@ -294,7 +294,7 @@ def test_implementations_are_timed_in_turns_and_a_slow_one_ends_earlier(
     # After the calls for warming up.
     timed = called[-sum(rounds.values()) :]
     assert timed == [*seconds, *3 * (OURS, "published"), OURS]
-    # By the clock on the wall, not that of the calls: more of them would not have fitted.
+    # The estimate is wall time: by the time of the calls alone, more of them would have seemed to fit.
     assert run.estimator.estimate(together[2]) == (20.0, 0.0)
     ratios = {record["implementation"]: record["ratio"] for record in read_run(tmp_path / "suite.json").records}
     assert ratios == {OURS: None, "published": pytest.approx(1.2), "sdpa_flash": pytest.approx(200)}

@@ -23,6 +23,7 @@ from hyena_kernels.testing import (
     short_conv_inputs,
     value_and_gradients,
 )
+from tests.hyena_kernels.helpers import assert_same
 
 pytestmark = pytest.mark.usefixtures("each_backend")
 
@@ -82,13 +83,6 @@ def run(case: Case, dy: Tensor | None = None, frozen: tuple[str, ...] = ()) -> d
 
 def output_gradient(case: Case) -> Tensor:
     return torch.randn_like(run(case)["y"])
-
-
-def assert_same(results: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Bit for bit the same results."""
-    assert results.keys() == expected.keys()
-    for name, value in results.items():
-        assert torch.equal(value, expected[name]), name
 
 
 @every_tiny_case

@@ -34,6 +34,7 @@ from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.presets import PRESETS
 from hyenadna.finetuning.results import describe
 from hyenadna.finetuning.train import FinetuneConfig, apply_preset, finetune, predict
+from hyenadna.inference import logits as logits_module
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +337,8 @@ def test_cropping_is_for_training_alone(config: FinetuneConfig, monkeypatch: pyt
         lengths[torch.is_grad_enabled()] += map(len, sequences)
         return to_tensor(sequences, device)
 
-    monkeypatch.setattr(finetune_module, "to_tensor", recorded)
+    for module in (finetune_module, logits_module):
+        monkeypatch.setattr(module, "to_tensor", recorded)
     data = read_data(config)[0]
     finetune(replace(config, epochs=1, crop=10), progress=False)
     assert sum(lengths[True]) < sum(map(len, data.train.sequences)) - 5 * len(data.train)
@@ -349,8 +351,8 @@ def test_next_token_loss_is_that_of_the_language_model_without_pads(folder: Path
     ids[1, 5:] = ids[2, 1:] = 4
     with torch.no_grad():
         output = model(ids, labels=ids.masked_fill(ids == 4, -100), output_hidden_states=True)
-        found = finetune_module.next_token_loss(output.hidden_states[-1], ids, model.lm_head)
-        nothing = finetune_module.next_token_loss(output.hidden_states[-1][:, :1], ids[:, :1], model.lm_head)
+        found = finetune_module.mean_next_token_loss(output.hidden_states[-1], ids, model.lm_head)
+        nothing = finetune_module.mean_next_token_loss(output.hidden_states[-1][:, :1], ids[:, :1], model.lm_head)
     assert abs(float(found - output.loss)) < 1e-6
     assert nothing == 0
 
@@ -361,7 +363,7 @@ def test_the_next_token_is_learnt_beside_the_labels(
 ) -> None:
     """The head is the checkpoint's, if there is one, and it and the loss of the next token move by the weight."""
     heads, losses = [], {}
-    make_head, next_token_loss = finetune_module.make_language_head, finetune_module.next_token_loss
+    make_head, mean_loss = finetune_module.make_language_head, finetune_module.mean_next_token_loss
 
     def recorded_head(*args: Any) -> nn.Linear:
         heads.append(make_head(*args))
@@ -369,12 +371,12 @@ def test_the_next_token_is_learnt_beside_the_labels(
         return heads[0]
 
     def recorded_loss(*args: Any) -> torch.Tensor:
-        loss = next_token_loss(*args)
+        loss = mean_loss(*args)
         losses.setdefault(config.lm_weight, []).append(float(loss.detach()))
         return loss
 
     monkeypatch.setattr(finetune_module, "make_language_head", recorded_head)
-    monkeypatch.setattr(finetune_module, "next_token_loss", recorded_loss)
+    monkeypatch.setattr(finetune_module, "mean_next_token_loss", recorded_loss)
     changes = {"model": None, "size": "tiny-1k", "d_model": 16, "n_layer": 1} if method == "scratch" else {}
     for weight in (1e-9, 3.0):
         heads.clear()

@@ -88,6 +88,14 @@ def test_a_checkpoint_without_a_head_is_refused(config: PredictConfig, save: Any
     assert not config.out.exists()
 
 
+def test_damaged_weights_are_refused(config: PredictConfig, save: Any) -> None:
+    save(HyenaDNAForSequenceClassification, num_labels=2)
+    (config.model / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"model\.safetensors: not a readable safetensors file"):
+        predict(config, progress=False)
+    assert not config.out.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from hyena_kernels import fftconv
-from hyena_kernels.testing import check, fftconv_inputs, value_and_gradients
+from hyena_kernels.testing import check, fftconv_inputs
+from tests.hyena_kernels.helpers import assert_threads_do_not_matter
 
 pytestmark = pytest.mark.usefixtures("cpp")
 
@@ -84,18 +85,7 @@ def test_conversions_of_every_sixteen_bit_number(dtype: torch.dtype) -> None:
 
 def test_threads_do_not_matter() -> None:
     inputs = fftconv_inputs(3, 40, 3000)
-    dy = torch.randn(3, 40, 3000)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(value_and_gradients(fftconv, inputs, dy))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for name, value in other.items():
-            assert torch.equal(value, results[0][name]), name
+    assert_threads_do_not_matter(fftconv, inputs, torch.randn(3, 40, 3000))
 
 
 def test_nothing_of_one_call_is_left_for_the_next() -> None:

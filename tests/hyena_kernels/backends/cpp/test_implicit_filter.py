@@ -15,6 +15,7 @@ from torch import Tensor
 from hyena_kernels import implicit_filter
 from hyena_kernels.backends.cpp.implicit_filter import _SUMS_BYTES, _chunk
 from hyena_kernels.testing import check, implicit_filter_inputs, value_and_gradients
+from tests.hyena_kernels.helpers import assert_threads_do_not_matter
 
 pytestmark = pytest.mark.usefixtures("cpp")
 
@@ -147,18 +148,7 @@ def test_what_is_not_finite_reaches_what_it_should(value: float) -> None:
 
 def test_threads_do_not_matter() -> None:
     inputs = implicit_filter_inputs(20, 5000, width=24)
-    dk = torch.randn(20, 5000)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(value_and_gradients(implicit_filter, inputs, dk))
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for name, value in other.items():
-            assert torch.equal(value, results[0][name]), name
+    assert_threads_do_not_matter(implicit_filter, inputs, torch.randn(20, 5000))
 
 
 def test_each_gradient_alone_is_the_one_among_others() -> None:

@@ -1,13 +1,11 @@
-"""The benchmarks of kernels as far as they run without a GPU: what they choose, refuse and write."""
+"""bench.kernels.tune_triton without a GPU: what it measures, chooses and writes."""
 
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +13,14 @@ import pytest
 import torch
 
 from bench.common import json_io, machine
-from bench.kernels import gpu, tune_triton
-from bench.suite import accuracy
+from bench.kernels import tune_triton
 from hyena_kernels.backends.triton import table
 from hyena_kernels.backends.triton.autotune import Measurement
 from hyena_kernels.backends.triton.plan import plan
 from hyena_kernels.backends.triton.table import Config
-from hyena_kernels.testing import (
-    fftconv_inputs,
-    hyena_mixer_inputs,
-    implicit_filter_inputs,
-    short_conv_inputs,
-    value_and_gradients,
-)
 
 SOURCE = Path(table.__file__)
 CPU = torch.device("cpu")
-
-without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no GPU")
-
-
-# Errors on some channels ---------------------------------------------------------------------------------------------
-
-INPUTS = {
-    "fftconv": lambda: fftconv_inputs(2, 40, 50, 30),
-    "short_conv": lambda: short_conv_inputs(2, 40, 50),
-    "hyena_mixer": lambda: hyena_mixer_inputs(2, 50, 40, order=3),
-    "implicit_filter": lambda: implicit_filter_inputs(40, 50),
-}
-RESULTS = {
-    "fftconv": {"y", "du", "dk", "dD", "dpre_gate", "dpost_gate"},
-    "short_conv": {"y", "dx", "dweight", "dbias"},
-    "hyena_mixer": {"y", "dx", "dshort_weight", "dshort_bias", "dk", "dD"},
-    "implicit_filter": {"y", "dw_out", "ddeltas"},
-}
-
-
-@pytest.mark.parametrize("op", INPUTS)
-def test_errors_of_all_channels_are_within_budget(op: str) -> None:
-    inputs = INPUTS[op]()
-    dy = torch.randn(value_and_gradients(accuracy.OPS[op].function, inputs)["y"].shape)
-    errors = accuracy.errors_on_channels(op, inputs, dy, range(40))
-    assert errors.keys() == RESULTS[op]
-    assert not accuracy.faults(errors)
-
-
-@pytest.mark.parametrize("op", INPUTS)
-def test_an_error_in_a_watched_channel_is_seen_and_no_other(op: str) -> None:
-    inputs = INPUTS[op]()
-    dy = torch.randn(value_and_gradients(accuracy.OPS[op].function, inputs)["y"].shape)
-    axis = accuracy._AXES[op]["y"]
-
-    def wrong(**tensors: Any) -> torch.Tensor:
-        y = accuracy.OPS[op].function(**tensors)
-        factors = torch.ones(40)
-        factors[7] = 1.01
-        return y * factors.view([-1 if dimension == axis else 1 for dimension in range(y.dim())])
-
-    seen = accuracy.faults(accuracy.errors_on_channels(op, inputs, dy, [1, 7], wrong))
-    assert any(fault.startswith("y has the relative error") for fault in seen)
-    assert len(seen) >= 2, "only the result, and no gradient"
-    assert not accuracy.faults(accuracy.errors_on_channels(op, inputs, dy, [0, 6, 8, 39], wrong))
-
-
-def test_a_nan_is_a_fault() -> None:
-    assert accuracy.faults({"y": (float("nan"), 1.0)})
-    assert accuracy.faults({"y": (1e-3, float("nan"))})
-    assert not accuracy.faults({"y": (1e-3, 1e-2)})
-
-
-# bench.kernels.tune_triton --------------------------------------------------------------------------------------------
 
 
 def test_every_length_of_use_and_every_entry_in_use_is_tuned() -> None:
@@ -249,133 +185,8 @@ def test_tune_dry_run_lists_everything(capsys: pytest.CaptureFixture[str]) -> No
     assert all(tune_triton.label(key) in text for key in tune_triton._keys())
 
 
-@without_gpu
-@pytest.mark.parametrize("module", [tune_triton, gpu], ids=lambda module: module.__name__)
-def test_without_a_gpu_there_is_one_clear_line(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        module.main([])
-    assert ended.value.code == 2
-    assert "there is no CUDA device" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_length_that_is_too_long_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_length_that_is_too_long_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         tune_triton.main(["--dry-run", "--lengths", "1024", "16777217"])
     assert ended.value.code == 2
     assert "16777217" in capsys.readouterr().err
-
-
-# bench.kernels.gpu, bench.common.machine, bench.common.json_io --------------------------------------------------------
-
-
-def fake_steps(monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> None:
-    def step(name: str, folder: Path, seconds: float) -> gpu.Step:
-        return gpu.Step(name, [sys.executable, "-S", "-u", "-c", scripts[name]], folder / f"{name}.log")
-
-    monkeypatch.setattr(gpu, "step", step)
-
-
-def test_steps_go_on_after_one_that_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    fake_steps(monkeypatch, {"test": "print('red'); raise SystemExit(1)", "targets": "print('measured')"})
-    assert gpu.run_all(["test", "targets"], tmp_path, 600) == {"test": 1, "targets": 0}
-    assert (tmp_path / "test.log").read_text(encoding="utf-8") == "red\n"
-    assert (tmp_path / "targets.log").read_text(encoding="utf-8") == "measured\n"
-    assert "measured" in capfd.readouterr().out
-
-
-def test_a_step_that_takes_too_long_is_ended_with_what_it_started(tmp_path: Path) -> None:
-    script = (
-        "import subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])\n"
-        "print(child.pid, flush=True)\ntime.sleep(60)"
-    )
-    item = gpu.Step("test", [sys.executable, "-S", "-c", script], tmp_path / "test.log")
-    start = time.monotonic()
-    assert gpu.run(item, 1.5) == 124
-    assert time.monotonic() - start < 8
-    child = Path("/proc") / item.log.read_text(encoding="utf-8").strip() / "stat"
-    for _ in range(50):
-        # A process that has ended and that nobody has asked after is a zombie.
-        if not child.exists() or child.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z":
-            return
-        time.sleep(0.05)
-    pytest.fail("the child still runs")
-
-
-def test_no_step_begins_without_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "step", None)
-    assert gpu.run_all(["tune", "targets"], tmp_path, 10) == {"tune": 124, "targets": 124}
-
-
-def test_gpu_dry_run_prints_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main(["--dry-run", "--time", "1000", "--results", str(tmp_path)]) == 0
-    test, suite, tune, targets = capsys.readouterr().out.splitlines()
-    assert "pytest -m gpu tests/hyena_kernels" in test
-    assert f"bench.suite --json {tmp_path}" in suite
-    assert suite.partition(" > ")[0].endswith(f"--seconds {1000 * gpu.FRACTIONS['suite'] - gpu.SPARE:.0f}")
-    assert f"--time-limit {1000 * gpu.FRACTIONS['tune'] - gpu.SPARE:.0f}" in tune
-    assert "--write-table" in tune
-    assert f"bench.kernels.targets --json {tmp_path}" in targets
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_folder_is_named_after_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "device_name", lambda device: "NVIDIA RTX 6000 Ada (24GB)")
-    assert machine.folder_name() == "nvidia-rtx-6000-ada-24gb"
-
-
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        ("AMD EPYC 7763 64-Core Processor", "AMD EPYC 7763 64-Core Processor"),
-        ("Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz", "Intel Xeon Platinum 8370C"),
-    ],
-)
-def test_a_processor_has_the_name_of_its_model(monkeypatch: pytest.MonkeyPatch, model: str, name: str) -> None:
-    monkeypatch.setattr(machine, "_cpuinfo", lambda field: model)
-    assert machine.device_name("cpu") == name
-
-
-def test_a_processor_without_a_model_has_the_name_of_its_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_cpuinfo", lambda field: None)
-    monkeypatch.setattr(machine, "_output", lambda command: None)
-    monkeypatch.setattr(machine.platform, "processor", lambda: "")
-    assert machine.device_name("cpu") == platform.machine()
-
-
-@pytest.mark.parametrize(
-    ("program", "named"),
-    [
-        (machine.ROOT / "bench" / "report" / "report.py", "bench/report/report.py"),
-        (machine.ROOT / ".venv" / "bin" / "pytest", "pytest"),
-        ("/somewhere/else/pytest/__main__.py", "python -m pytest"),
-        ("/somewhere/else/pytest", "pytest"),
-    ],
-)
-def test_a_command_has_no_place_of_this_machine(
-    monkeypatch: pytest.MonkeyPatch, program: str | Path, named: str
-) -> None:
-    monkeypatch.setattr(sys, "argv", [str(program), "--benchmark-only"])
-    assert machine.describe("cpu")["command"] == f"{named} --benchmark-only"
-
-
-def test_commit_without_git_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_output", lambda command: None)
-    monkeypatch.setenv("HYENA_COMMIT", "abc123")
-    assert machine.commit() == "abc123"
-
-
-def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "results.json"
-    path.write_text("before", encoding="utf-8")
-
-    def full(self: Path, target: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
-        json_io.write_json(path, {"a": 1})
-    assert path.read_text(encoding="utf-8") == "before"
-    assert list(tmp_path.iterdir()) == [path]

@@ -58,10 +58,10 @@ def make_parser(verb: str, description: str, example: str, kind: type[Any] | Non
     """The parser of one verb, with an example at the end of its help.
 
     Args:
-        verb: Words after ``hyenadna``.
-        description: What the verb does.
-        example: Command lines, the further ones indented by two spaces.
-        kind: Dataclass whose fields are the options. ``--config`` reads them from YAML.
+        verb: words after ``hyenadna``.
+        description: what the verb does.
+        example: command lines, the further ones indented by two spaces.
+        kind: dataclass whose fields are the options. ``--config`` reads them from YAML.
     """
     parser = OptionParser(
         prog=f"hyenadna {verb}",
@@ -88,9 +88,9 @@ def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) 
     """Read the options of a dataclass from the command line and from YAML (``--config``), and check them.
 
     Args:
-        parser: Parser of the verb, made with ``kind``.
-        kind: Class of the options.
-        argv: Words after the verb.
+        parser: parser of the verb, made with ``kind``.
+        kind: class of the options.
+        argv: words after the verb.
 
     Returns:
         The checked options, and a namespace that also holds the parser's other options.

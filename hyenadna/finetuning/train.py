@@ -25,8 +25,8 @@ from hyenadna.common.choices import DEFAULT_METRIC
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir, write_files
 from hyenadna.common.progress import StepBar
-from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, plain
-from hyenadna.common.vocab import PAD_ID, reverse_complement
+from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, plain
+from hyenadna.common.vocab import PAD_ID
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
@@ -34,8 +34,9 @@ from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, label_t
 from hyenadna.finetuning.config import _FREE, FinetuneConfig, apply_preset
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
-from hyenadna.finetuning.results import RESULTS_FILE, as_lines, draw_curves, summarise
+from hyenadna.finetuning.results import as_lines, draw_curves, summarise
 from hyenadna.finetuning.runs import Run, RunFolders
+from hyenadna.inference.logits import batch_logits
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss
@@ -341,14 +342,11 @@ def predict(model: Any, dataset: LabelledDataset, config: FinetuneConfig, device
     found: dict[int, np.ndarray] = {}
     was_training = model.training
     model.eval()
-    with torch.no_grad(), autocast(config.autocast, device):
+    with autocast(config.autocast, device):
         for first in range(0, len(order), config.batch_size):
             rows = order[first : first + config.batch_size]
             sequences = [dataset.sequences[row] for row in rows]
-            logits = model(to_tensor(sequences, device)).logits.float()
-            if config.reverse_complement:
-                logits += model(to_tensor([reverse_complement(ids) for ids in sequences], device)).logits.float()
-                logits /= 2
+            logits = batch_logits(model, sequences, device, both_strands=config.reverse_complement)
             found |= zip(rows, logits.cpu().numpy(), strict=True)
     model.train(was_training)
     if config.task == "token":

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
-from hyenadna.common.vocab import reverse_complement
-from hyenadna.data.sequences import to_tensor
 from hyenadna.data.sources import open_sequences
 from hyenadna.data.tables import partial_table
 from hyenadna.inference.config import PredictConfig
+from hyenadna.inference.logits import batch_logits
 from hyenadna.inference.prompted import PROMPT_FILE, PromptedClassifier, SoftPrompt
 from hyenadna.model import checkpoint, locate
 from hyenadna.model.device import pick_device
@@ -69,11 +68,7 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
                         f"as those of seqkit sliding -g -W {max_length} -s {max(1, max_length // 2)} of a FASTA"
                     )
             rows = [record.ids for record in batch]
-            with torch.no_grad():
-                logits = model(to_tensor(rows, device)).logits.float()
-                if config.reverse_complement:
-                    turned = [reverse_complement(ids) for ids in rows]
-                    logits = (logits + model(to_tensor(turned, device)).logits.float()) / 2
+            logits = batch_logits(model, rows, device, both_strands=config.reverse_complement)
             for record, row in zip(batch, logits.cpu(), strict=True):
                 write([*record.fields.values(), *_fields(row, names, problem, len(record.ids), is_classes)])
                 done += 1

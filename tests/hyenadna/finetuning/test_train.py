@@ -34,6 +34,7 @@ from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.presets import PRESETS
 from hyenadna.finetuning.results import describe
 from hyenadna.finetuning.train import FinetuneConfig, apply_preset, finetune, predict
+from hyenadna.inference import logits as logits_module
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,7 @@ def test_a_stopped_run_goes_on_with_what_is_left(
     )
     assert sorted(path.name for path in kept.glob("seed-*")) == ["seed-0-fold-1", "seed-1-fold-1"]
     assert len(list(kept.glob("seed-*/model"))) == 1
-    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; resume it with --resume"):
+    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; continue it with `resume`"):
         finetune(config, progress=False)
     with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 now\): give the same options to"):
         finetune(replace(config, lr=0.02, resume=True), progress=False)
@@ -336,7 +337,8 @@ def test_cropping_is_for_training_alone(config: FinetuneConfig, monkeypatch: pyt
         lengths[torch.is_grad_enabled()] += map(len, sequences)
         return to_tensor(sequences, device)
 
-    monkeypatch.setattr(finetune_module, "to_tensor", recorded)
+    for module in (finetune_module, logits_module):
+        monkeypatch.setattr(module, "to_tensor", recorded)
     data = read_data(config)[0]
     finetune(replace(config, epochs=1, crop=10), progress=False)
     assert sum(lengths[True]) < sum(map(len, data.train.sequences)) - 5 * len(data.train)
@@ -476,7 +478,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"lr": 0.0}, "`lr` 0.0: must be above 0"),
         ({"seeds": []}, "`seeds`: give at least one number"),
         ({"seeds": [3, 1, 3]}, "`seeds` [3, 1, 3]: a seed is there twice"),
-        ({"label_columns": ["share"]}, "not classes: choose --task regression"),
+        ({"label_columns": ["share"]}, "not classes: choose `task` regression"),
         ({"task": "regression", "baseline": True}, "`baseline` is for `task` classification"),
         ({"task": "regression", "balanced": True}, "`balanced` is for `task` classification"),
         ({"task": "token", "reverse_complement": True}, "`reverse_complement`: the labels of bases have a strand"),

@@ -1,0 +1,33 @@
+"""Logits of a classifier for a batch of sequences, on one strand or on both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyenadna.common.vocab import reverse_complement
+from hyenadna.data.sequences import to_tensor
+
+
+def batch_logits(model: Any, sequences: Sequence[np.ndarray], device: torch.device, *, both_strands: bool) -> Tensor:
+    """Logits of B sequences.
+
+    Args:
+        model: a classifier, in ``eval()``.
+        sequences: token ids ``(L,)`` of each.
+        device: device of the model.
+        both_strands: average the logits of a sequence and of its reverse complement.
+
+    Returns:
+        ``(B, columns)``, or ``(B, L, columns)`` of a token classifier, in float32.
+    """
+    with torch.no_grad():
+        logits: Tensor = model(to_tensor(sequences, device)).logits.float()
+        if both_strands:
+            turned = [reverse_complement(ids) for ids in sequences]
+            logits = (logits + model(to_tensor(turned, device)).logits.float()) / 2
+    return logits

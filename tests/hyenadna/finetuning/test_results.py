@@ -39,7 +39,7 @@ def test_rows_are_means_and_deviations_beside_the_baselines(write: Any, tmp_path
     assert rows[1] == ["full", "0.8500", "0.0707", "2"]
     assert rows[2] == ["frozen", "0.7000", "0.0000", "1"]
     assert rows[3] == ["majority", "class", "0.5000"]
-    assert rows[4] == ["picture", "in", str(tmp_path / "p.png")]
+    assert rows[4] == ["figure", "in", str(tmp_path / "p.png")]
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 

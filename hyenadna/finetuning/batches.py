@@ -37,17 +37,17 @@ def epoch_batches(
 
 
 def augment(
-    sequences: list[np.ndarray], rng: np.random.Generator, *, reverse_complements: bool, crop: int
+    sequences: list[np.ndarray], rng: np.random.Generator, *, both_strands: bool, crop: int
 ) -> list[np.ndarray]:
     """Sequences as training sees them.
 
     Args:
         sequences: token ids ``(L,)`` of each.
         rng: draws the strands and the crops.
-        reverse_complements: replace about half of the sequences with their reverse complements.
+        both_strands: replace about half of the sequences with their reverse complements.
         crop: greatest number of bases that are cut from each end.
     """
-    if reverse_complements:
+    if both_strands:
         turned = rng.random(len(sequences)) < 0.5
         sequences = [reverse_complement(ids) if turn else ids for ids, turn in zip(sequences, turned, strict=True)]
     if crop:

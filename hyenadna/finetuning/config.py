@@ -29,11 +29,11 @@ from hyenadna.model.sizes import short_name
 
 Method = Literal["full", "frozen", "lora", "scratch", "soft-prompt", "few-shot"]
 
-_PROMPTED = ("soft-prompt", "few-shot")
+PROMPTED_METHODS = ("soft-prompt", "few-shot")
+"""Methods in which a language model answers with a letter."""
 
-
-# Options that say how the runs are carried out, and may change on --resume.
-_FREE = ("out", "resume", "jobs", "threads", "device")
+RUNTIME_OPTIONS = ("out", "resume", "jobs", "threads", "device")
+"""Options that may change when a stopped run is resumed."""
 
 
 @dataclass
@@ -167,9 +167,9 @@ class FinetuneConfig:
                 raise InputError(f"`{name}`: give at least one number")
         if len({*self.seeds}) < len(self.seeds):
             raise InputError(f"`seeds` {self.seeds}: a seed is there twice, and would count as two runs")
-        if self.method in _PROMPTED and (self.task != "classification" or self.reverse_complement):
+        if self.method in PROMPTED_METHODS and (self.task != "classification" or self.reverse_complement):
             raise InputError(f"`method` {self.method} is for `task` classification, without `reverse_complement`")
-        if self.lm_weight and self.method in ("frozen", *_PROMPTED):
+        if self.lm_weight and self.method in ("frozen", *PROMPTED_METHODS):
             raise InputError(f"`method` {self.method}: `lm_weight` is for `method` full, lora and scratch")
         for name in ("baseline", "balanced"):
             if getattr(self, name) and self.task != "classification":

@@ -10,7 +10,7 @@ from torch import nn
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
-from hyenadna.finetuning.config import _PROMPTED
+from hyenadna.finetuning.config import PROMPTED_METHODS
 from hyenadna.finetuning.prompts import make_prompted, save_prompted
 from hyenadna.inference.prompted import PromptedClassifier
 from hyenadna.model.config import HyenaDNAConfig
@@ -41,7 +41,7 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
     Raises:
         InputError: a checkpoint or a size that does not fit the data.
     """
-    if config.method in _PROMPTED:
+    if config.method in PROMPTED_METHODS:
         prompted = make_prompted(config, data, seed)
         return prompted, prompted
     model = _make_classifier(config, data)

@@ -64,17 +64,18 @@ class RunFolders(PartialFolder):
         saved = json.loads((self._path(run) / _RESULT_FILE).read_text(encoding="utf-8"))
         return saved["epochs"], saved["result"]
 
-    def best_model(self, runs: Sequence[Run]) -> Path:
-        """The model of the best finished run on the validation split, the first of equal ones."""
-        best = self._best(filter(self.is_finished, runs), key=lambda run: self.load(run)[1]["valid"])
-        return self._path(best) / _MODEL_FOLDER
+    def keep_best_model(self, runs: Sequence[Run]) -> Path:
+        """Remove the models of all finished runs but the best on the validation split, the first of equal ones.
 
-    def remove_other_models(self, runs: Sequence[Run]) -> None:
-        """Remove the models of finished runs other than the best."""
-        best = self.best_model(runs)
-        for run in filter(self.is_finished, runs):
-            if (model := self._path(run) / _MODEL_FOLDER) != best:
-                shutil.rmtree(model, ignore_errors=True)
+        Returns:
+            The model of that run.
+        """
+        finished = [run for run in runs if self.is_finished(run)]
+        best = self._best(finished, key=lambda run: self.load(run)[1]["valid"])
+        for run in finished:
+            if run is not best:
+                shutil.rmtree(self._path(run) / _MODEL_FOLDER, ignore_errors=True)
+        return self._path(best) / _MODEL_FOLDER
 
     def _path(self, run: Run) -> Path:
         return self.folder / (f"seed-{run.seed}" + (f"-fold-{run.fold}" if run.fold else ""))

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from hyenadna.common.choices import DEFAULT_METRIC
 from hyenadna.common.errors import InputError
-from hyenadna.common.files import atomic_dir, write_files
+from hyenadna.common.files import atomic_dir
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, plain
 from hyenadna.common.vocab import PAD_ID
@@ -31,7 +31,7 @@ from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, label_tensor
-from hyenadna.finetuning.config import _FREE, FinetuneConfig, apply_preset
+from hyenadna.finetuning.config import RUNTIME_OPTIONS, FinetuneConfig, apply_preset
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
@@ -40,7 +40,7 @@ from hyenadna.inference.logits import batch_logits
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss
-from hyenadna.training.optim import learning_rate_factor, parameter_groups
+from hyenadna.training.optim import lr_scale, parameter_groups
 
 
 @without_transformers_bars()
@@ -58,7 +58,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     config = apply_preset(config)
     config.check()
     metric = config.metric or DEFAULT_METRIC[config.task]
-    settings = {name: value for name, value in plain(config).items() if name not in _FREE}
+    settings = {name: value for name, value in plain(config).items() if name not in RUNTIME_OPTIONS}
     folders = RunFolders(config.out, settings, resume=config.resume, lower_is_better=metric == "mse")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -78,14 +78,10 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
         curves, results = map(list, zip(*map(folders.load, runs), strict=True))
         summary = summarise(config, folds, results)
         with atomic_dir(config.out, merge=True) as draft:
-            write_files(
-                {
-                    draft / RESULTS_FILE: (json.dumps(summary, indent=1) + "\n").encode(),
-                    draft / METRICS_FILE: as_lines(curves),
-                }
-            )
+            (draft / RESULTS_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+            (draft / METRICS_FILE).write_bytes(as_lines(curves))
             draw_curves(curves, summary, draft / "training.png")
-            shutil.copytree(folders.best_model(runs), draft / MODEL_FOLDER)
+            shutil.copytree(folders.keep_best_model(runs), draft / MODEL_FOLDER)
     except (InputError, OSError, KeyboardInterrupt) as error:
         # 4. Say what is kept, after an error or an interrupt.
         kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
@@ -113,7 +109,7 @@ def _train_all(
     if jobs <= 1:
         for run in unfinished:
             _train_and_save(config, run, folders, device, progress)
-            folders.remove_other_models(runs)
+            folders.keep_best_model(runs)
         return
     threads = max(1, torch.get_num_threads() // jobs)
     others = set(multiprocessing.active_children())
@@ -123,7 +119,7 @@ def _train_all(
             futures = [pool.submit(_train_and_save, config, run, folders, device, progress) for run in unfinished]
             for future in as_completed(futures):
                 future.result()
-                folders.remove_other_models(runs)
+                folders.keep_best_model(runs)
         except BaseException as error:
             # Nobody needs the runs that other processes still train.
             for process in set(multiprocessing.active_children()) - others:
@@ -203,15 +199,9 @@ def train(
             lm_losses: list[float] = []
             for rows in epoch_batches(data.train, config.batch_size, rng, balanced=config.balanced):
                 for group in optimizer.param_groups:
-                    group["lr"] = config.lr * learning_rate_factor(
-                        step, total_steps, warmup_steps, config.min_lr_factor
-                    )
-                sequences = augment(
-                    [data.train.sequences[row] for row in rows],
-                    rng,
-                    reverse_complements=config.reverse_complement,
-                    crop=config.crop,
-                )
+                    group["lr"] = config.lr * lr_scale(step, total_steps, warmup_steps, config.min_lr_factor)
+                sequences = [data.train.sequences[row] for row in rows]
+                sequences = augment(sequences, rng, both_strands=config.reverse_complement, crop=config.crop)
                 ids, labels = to_tensor(sequences, device), label_tensor(data.train, rows, device)
                 loss, lm_loss = batch_losses(config, trained, head, ids, labels)
                 losses.append(float(loss.detach()))

@@ -34,7 +34,7 @@ from hyenadna.model.sizes import shape_fields
 from hyenadna.model.tokenizer import DNATokenizer
 from hyenadna.pretraining.config import PretrainConfig
 from hyenadna.training.logging import metrics_log
-from hyenadna.training.optim import learning_rate_factor, parameter_groups
+from hyenadna.training.optim import lr_scale, parameter_groups
 from hyenadna.training.run_dir import RunFolder
 from hyenadna.training.stop import leave_interrupts_to_parent, stop_between_steps
 
@@ -180,7 +180,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         with stop_between_steps() as stop:
             for batch in batches:
                 started = time.perf_counter()
-                lr = config.lr * learning_rate_factor(loop_state.step, config.steps, warmup_steps, config.min_lr_factor)
+                lr = config.lr * lr_scale(loop_state.step, config.steps, warmup_steps, config.min_lr_factor)
                 for group in loop_state.optimizer.param_groups:
                     group["lr"] = lr
                 loss, norm = optimizer_step(loop_state, batch, config)

@@ -40,7 +40,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decays, "weight_decay": weight_decay}, {"params": stays, "weight_decay": 0.0}]
 
 
-def learning_rate_factor(step: int, steps: int, warmup_steps: int, min_factor: float) -> float:
+def lr_scale(step: int, steps: int, warmup_steps: int, min_factor: float) -> float:
     """Factor on the peak learning rate: a linear warm-up, then a cosine.
 
     Args:

@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ from torch import nn
 
 from hyenadna import (
     DNATokenizer,
-    HyenaDNAConfig,
     HyenaDNAForCausalLM,
     HyenaDNAForSequenceClassification,
     HyenaDNAForTokenClassification,
@@ -38,16 +37,13 @@ from hyenadna.inference import logits as logits_module
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    path = tmp_path_factory.mktemp("finetune") / "model"
-    HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, n_layer=1, filter_order=8, max_seq_len=64)).save_pretrained(path)
-    return path
+def folder(tiny_checkpoint: Callable[..., Path]) -> Path:
+    return tiny_checkpoint(d_model=16)
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sequences that are rich in G and C, or not; the labels of each task that follow from it."""
+    """Sequences that are rich in G and C, or not, with labels for each task."""
     rng = np.random.default_rng(0)
     lines = ["seq\tkind\trich\tpoor\tshare\ttokens"]
     for i in range(120):
@@ -155,7 +151,7 @@ def test_jobs_side_by_side_give_what_one_after_another_gives(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     config = replace(config, epochs=2, seeds=[0, 1])
-    # Ending in another order than that of the seeds changes nothing either.
+    # The order in which runs end changes nothing.
     monkeypatch.setattr(finetune_module, "as_completed", reversed)
     one, two = (finetune(replace(config, jobs=n, out=config.out / str(n)), progress=False) for n in (1, 2))
     for summary in (one, two):
@@ -176,6 +172,10 @@ def test_an_error_ends_the_other_jobs_and_keeps_what_was_finished(
         yield next(as_completed(submitted))
         raise InputError("out of luck")
 
+    # The modules are imported once, for both processes.
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["hyenadna.finetuning.train"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forkserver)
     monkeypatch.setattr(finetune_module, "as_completed", first_then_error)
     config = replace(config, epochs=2, seeds=list(range(8)), jobs=2)
     pattern = r"out of luck; ([1-7]) of 8 runs are finished and kept in .*out\.partial: the same command with `resume`"
@@ -192,7 +192,7 @@ def test_an_error_ends_the_other_jobs_and_keeps_what_was_finished(
         assert [row["epoch"] for row in json.loads(run.read_text())["epochs"]] == [1, 2]
 
 
-def test_a_stopped_run_goes_on_with_what_is_left(
+def test_a_stopped_run_is_resumed(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None, capsys: Any
 ) -> None:
     """Seeds of two folds; the best of the four runs is among the first two, or not."""
@@ -264,7 +264,7 @@ def test_a_run_that_cannot_be_kept_leaves_nothing_in_the_way(
     assert (foreign / "seed-0").is_dir()
 
 
-def test_a_process_that_dies_is_said(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_reported(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune_module, "_start_worker", os._exit)
     with pytest.raises(InputError, match="a process of `jobs` 2 ended before its run: out of memory"):
         finetune(replace(config, seeds=[0, 1], jobs=2), progress=False)
@@ -277,17 +277,18 @@ def test_a_correlation_below_zero_stays_below_zero(config: FinetuneConfig, monke
     assert summary["runs"][0]["valid"] == -0.25
 
 
-def test_weights_that_the_last_step_ruins_are_said(config: FinetuneConfig) -> None:
-    """One batch an epoch: its loss is one of the weights before the step."""
+def test_weights_that_the_last_step_ruins_are_reported(config: FinetuneConfig) -> None:
+    """One batch an epoch: the loss is computed before the step, and stays finite."""
     with pytest.raises(InputError, match=r"the predictions are not finite\): lower `lr`"):
         finetune(replace(config, lr=1e30, batch_size=200, epochs=1), progress=False)
 
 
-def test_the_next_token_needs_a_head_that_reads_it(config: FinetuneConfig, tmp_path: Path) -> None:
-    model = HyenaDNAForSequenceClassification(HyenaDNAConfig(d_model=16, n_layer=1, filter_order=8, max_seq_len=64))
-    model.save_pretrained(tmp_path / "classifier")
+def test_the_next_token_needs_a_head_that_reads_it(
+    config: FinetuneConfig, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    classifier = tiny_checkpoint(HyenaDNAForSequenceClassification)
     with pytest.raises(InputError, match="`lm_weight` needs a checkpoint with the head of a language model: "):
-        finetune(replace(config, model=tmp_path / "classifier", lm_weight=0.5), progress=False)
+        finetune(replace(config, model=classifier, lm_weight=0.5), progress=False)
 
 
 def test_splits_are_drawn_once_and_do_not_overlap(config: FinetuneConfig) -> None:
@@ -361,7 +362,7 @@ def test_next_token_loss_is_that_of_the_language_model_without_pads(folder: Path
 def test_the_next_token_is_learnt_beside_the_labels(
     config: FinetuneConfig, folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The head is the checkpoint's, if there is one, and it and the loss of the next token move by the weight."""
+    """The head is the checkpoint's, if there is one. It is trained, and a larger weight lowers its loss more."""
     heads, losses = [], {}
     make_head, mean_loss = finetune_module.make_language_head, finetune_module.mean_next_token_loss
 

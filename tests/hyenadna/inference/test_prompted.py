@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
 from hyenadna.data.sequences import encode, to_tensor
@@ -25,12 +25,8 @@ SEQUENCES = ["ACGTACGTA", "GATTACA", "GG", "TTNTTTTTTTTTTTTTT"]
 
 
 @pytest.fixture
-def lm() -> HyenaDNAForCausalLM:
-    config = HyenaDNAConfig(d_model=16, n_layer=1, filter_order=8, max_seq_len=128)
-    model = HyenaDNAForCausalLM(config).double().eval()
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return model
+def lm(tiny_model: Callable[..., HyenaDNAForCausalLM]) -> HyenaDNAForCausalLM:
+    return tiny_model(noise=0.1, d_model=16, max_seq_len=128).double()
 
 
 def ids(*texts: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
-from hyenadna.training.optim import learning_rate_factor, parameter_groups
+from hyenadna.training.optim import lr_scale, parameter_groups
 
 BLOCK_DECAYS = [
     "mixer.in_proj.weight",
@@ -83,7 +83,7 @@ def test_the_filter_does_not_decay_and_the_projections_do() -> None:
 
 def test_schedule_at_its_corners() -> None:
     # 101 steps, 10 of warm-up: the peak is step 9's and again step 10's, the middle of the cosine step 55's.
-    factors = [learning_rate_factor(step, 101, 10, 0.1) for step in range(101)]
+    factors = [lr_scale(step, 101, 10, 0.1) for step in range(101)]
     assert factors[0] == pytest.approx(0.1, abs=1e-15)
     assert factors[4] == pytest.approx(0.5, abs=1e-15)
     assert factors[9] == 1.0
@@ -100,4 +100,4 @@ def test_schedule_at_its_corners() -> None:
     [(3, 0, [1.0, 0.5, 0.0]), (2, 2, [0.5, 1.0]), (1, 0, [1.0]), (1, 1, [1.0]), (2, 1, [1.0, 1.0])],
 )
 def test_schedule_of_short_runs(steps: int, warmup: int, expected: list[float]) -> None:
-    assert [learning_rate_factor(step, steps, warmup, 0.0) for step in range(steps)] == pytest.approx(expected)
+    assert [lr_scale(step, steps, warmup, 0.0) for step in range(steps)] == pytest.approx(expected)

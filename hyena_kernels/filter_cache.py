@@ -58,17 +58,22 @@ class FilterCache:
         dependencies = self._dependencies(module, settings, keep=keep)
         if dependencies is None:
             return compute()
-        if self._kept is None or self._kept.dependencies != dependencies:
+        # Another thread may replace or drop what is kept at any time, so it is read once.
+        kept = self._kept
+        if kept is None or kept.dependencies != dependencies:
             self._kept = None
             alive = [alias for t in (*module.parameters(), *module.buffers()) for alias in (t, t.detach())]
-            self._kept = _Kept(dependencies, compute(), alive)
-        return self._kept.filters
+            self._kept = kept = _Kept(dependencies, compute(), alive)
+        return kept.filters
 
     def _dependencies(self, module: nn.Module, settings: Any, *, keep: bool) -> Any:
         """Everything that the filters depend on, or None if they must not be kept."""
         if module.training or torch.compiler.is_compiling():
             return None
         parameters = list(module.parameters())
+        # The replicas that nn.DataParallel runs have none.
+        if not parameters:
+            return None
         if torch.is_grad_enabled():
             if any(parameter.requires_grad for parameter in parameters):
                 self._kept, self._may_keep = None, False

@@ -152,6 +152,55 @@ def test_kept_filters_are_neither_copied_nor_saved() -> None:
     assert not filters._cache.empty
 
 
+def test_a_thread_that_drops_or_replaces_what_is_kept_does_not_disturb_another() -> None:
+    filters = HyenaFilter(4, emb_dim=3, order=8, seq_len=32).eval()
+    cache, ours, theirs = filters._cache, torch.zeros(1), torch.ones(1)
+
+    class Settings:
+        """Lets another thread act between the comparison of settings and the return of what is kept."""
+
+        def __eq__(self, other: object) -> bool:
+            act()
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    def drop() -> None:
+        cache.drop()
+
+    def replace() -> None:
+        cache.drop()
+        cache.get(filters, "of another call", lambda: theirs, keep=True)
+
+    with torch.no_grad():
+        for act in (drop, replace):
+            cache.drop()
+            assert cache.get(filters, Settings(), lambda: ours, keep=True) is ours
+            assert cache.get(filters, Settings(), lambda: ours, keep=True) is ours
+
+
+def replica_of(module: nn.Module) -> nn.Module:
+    """A replica as ``nn.DataParallel`` makes it: its parameters are plain attributes."""
+    replicas = {each: each._replicate_for_data_parallel() for each in module.modules()}
+    for each, replica in replicas.items():
+        for name, parameter in each._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter.detach())
+        for name, child in each._modules.items():
+            replica._modules[name] = None if child is None else replicas[child]
+    return replicas[module]
+
+
+def test_a_replica_of_data_parallel_computes_its_filters_each_time(kept: tuple[HyenaFilter, Counted]) -> None:
+    filters, counted = kept
+    with torch.no_grad():
+        expected = filters.kernel(32)
+        replica = replica_of(filters)
+        assert torch.equal(replica.kernel(32), expected)
+        assert torch.equal(replica.kernel(32), expected)
+        assert counted.calls == 3
+        assert filters.kernel(32) is expected
+
+
 class Wrapped(nn.Module):
     """A layer that adds to its output, as LoRA does. A plain attribute switches that on and off."""
 

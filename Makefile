@@ -60,7 +60,7 @@ test: $(EXT) lint ## lint, check types, build the documentation, run the tests
 	@$(MAKE) --no-print-directory --jobs=2 typecheck docs
 	@$(MAKE) --no-print-directory pytest
 
-# As many processes as processors, at most 8. What one has not begun another takes over.
+# One process for each processor, at most 8. A process that is done takes tests over from the others.
 pytest: $(EXT)
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal --durations=10
 

@@ -225,10 +225,17 @@ def _jobs() -> int:
 
 def _run_all(commands: Sequence[list[str]], verbose: bool) -> None:
     """Run commands in parallel. After the first failure no further command starts."""
+
+    def run(command: list[str]) -> None:
+        if verbose:
+            print(shlex.join(command), flush=True)
+        output = _run(command)
+        if verbose:
+            print(output, end="", flush=True)
+
     with ThreadPoolExecutor(_jobs()) as pool:
-        for command, output in zip(commands, pool.map(_run, commands), strict=True):
-            if verbose:
-                print(shlex.join(command), output, sep="\n", end="", flush=True)
+        # The first error ends the loop of list(), and map() then cancels the commands that have not started.
+        list(pool.map(run, commands))
 
 
 def _commands(backend: str, scratch: str, library: Path) -> tuple[list[list[str]], list[str]]:

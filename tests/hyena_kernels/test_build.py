@@ -243,6 +243,13 @@ def test_a_failure_keeps_the_rest_from_starting(monkeypatch: pytest.MonkeyPatch,
     assert not places[-1].exists()
 
 
+def test_verbose_shows_the_command_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BuildError):
+        _build._run_all([["echo", "fine"], ["false", "--with flags"]], verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert {"echo fine", "fine", "false '--with flags'"} == set(lines)
+
+
 def test_a_library_appears_whole(one_source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if _build.obstacle("cpp") is not None:
         pytest.skip(f"needs a C++ compiler: {_build.obstacle('cpp')}")

@@ -8,7 +8,7 @@ TORCH  ?= torch==2.13.0
 TRITON ?= triton==3.6.0
 FASTA  ?=
 OUT    ?= demo-out
-# Of `make gpu`: seconds for all steps, which of them, and where the folder of the GPU goes.
+# For `make gpu`: seconds for all steps, the steps, and where the folder of the GPU goes.
 TIME    ?= 1500
 STEPS   ?= test suite tune targets
 RESULTS ?= bench/results
@@ -68,7 +68,7 @@ pytest: $(EXT)
 sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and thread sanitizers
 	@$(BIN)/python tests/sanitizers/run.py
 
-# Takes the environment there is: a machine with a GPU often brings its own torch, and no network to install another.
+# Uses the installed environment: a machine with a GPU often has its own torch, and no network to install another.
 gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune targets"]
 	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.kernels.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 

@@ -13,8 +13,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 20230627
 
-# Test tensors are small. Beyond a few threads the hand-over costs more than it saves. Processes side by side share the
-# processors: each takes two threads, so that what is about threads still meets more than one.
+# Test tensors are small: more than a few threads cost more time than they save. Parallel test processes share the
+# processors, so each takes two threads. With one thread, tests about threads would check nothing.
 THREADS = 2 if "PYTEST_XDIST_WORKER" in os.environ else min(torch.get_num_threads(), 4)
 torch.set_num_threads(THREADS)
 
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
-    """Start every test from the same random state, whatever ran before it."""
+    """Start every test from the same random state."""
     torch.manual_seed(SEED)
 
 

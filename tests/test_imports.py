@@ -1,4 +1,4 @@
-"""What importing the packages costs and needs, and which file may import which."""
+"""What importing the packages costs, needs and loads. test_floors.py checks which file may import which."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OPTIONAL = ("triton", "transformers", "matplotlib")
 OPS = ("fftconv", "short_conv", "implicit_filter", "mixer")
 
-# As if what is named were not installed: find_spec gives None, so that an import raises ModuleNotFoundError, and the
-# libraries of the extension, which are no modules, are not there.
+# As if some packages were not installed: find_spec returns None, so importing them raises ModuleNotFoundError. The
+# libraries of the extension are not modules. They seem to be absent.
 BLOCK = """
 import sys
 from importlib.machinery import PathFinder
@@ -37,7 +37,7 @@ exists = Path.exists
 Path.exists = lambda path, **how: not path.name.endswith(".abi3.so") and exists(path, **how)
 """
 
-# The function has the name of its module, so one import must not undo what another bound: all three, twice over.
+# The function has the name of its module, so one import could replace what another has bound. All are tried twice.
 PROBE = """
 import json, sys, time
 import torch
@@ -64,7 +64,7 @@ print(json.dumps({"seconds": seconds, "new": new, "loaded": loaded, "results": r
 
 
 def run_probe(*, blocked: bool) -> dict[str, Any]:
-    # Byte code is cached, as it is for whoever installed the package, and no backend is forced.
+    # As for a user: byte code is cached, and no backend is forced.
     unset = ("PYTHONDONTWRITEBYTECODE", "HYENA_BACKEND")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     command = [sys.executable, "-c", (BLOCK if blocked else "") + PROBE]

@@ -1,4 +1,4 @@
-"""What the distribution declares, and what building it gives."""
+"""The metadata of the distribution, and the results of building it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_installed_metadata_and_console_script() -> None:
     assert callable(script.load())
 
 
-# Stands in for the CPU kernels, which take a minute to compile; what is done with the result is the same.
+# Stands in for the CPU kernels, which take a minute to compile. The library is handled in the same way.
 TINY = 'extern "C" int hyena_tiny() { return 1; }\n'
 METADATA = f"hyena_kernels-{__version__}.dist-info"
 PURE = f"hyena_kernels-{__version__}-py3-none-any.whl"
@@ -92,7 +92,7 @@ PURE = f"hyena_kernels-{__version__}-py3-none-any.whl"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A copy of what a build reads, so that it leaves nothing in the checkout, with next to nothing to compile."""
+    """A copy of the files that a build reads, with one tiny source. So a build leaves nothing in the checkout."""
     folder = tmp_path / "source"
     folder.mkdir()
     for name in ("pyproject.toml", "setup.py", "hyenadna_command.py", "README.md", "LICENSE"):
@@ -114,7 +114,7 @@ def setup_py(source: Path, *arguments: str, **environment: str) -> subprocess.Co
 
 
 def build_wheel(source: Path, **environment: str) -> tuple[str, set[str], dict[str, str]]:
-    """Name of the wheel, its files, and what it says of libraries that were not built."""
+    """Name of the wheel, its files, and its reasons for libraries that were not built."""
     done = setup_py(source, "--quiet", "bdist_wheel", **environment)
     assert done.returncode == 0, done.stderr
     (wheel,) = (source / "dist").iterdir()
@@ -127,7 +127,7 @@ def build_wheel(source: Path, **environment: str) -> tuple[str, set[str], dict[s
 
 
 def files_of(source: Path) -> set[str]:
-    """What every wheel holds of the two packages."""
+    """The files of the two packages in every wheel."""
     paths = [path for package in ("hyena_kernels", "hyenadna") for path in (source / package).rglob("*")]
     modules = {str(path.relative_to(source)) for path in paths if path.suffix == ".py" or path.name == "py.typed"}
     # Tools of the tests stay in the checkout.
@@ -157,7 +157,7 @@ def test_wheel_with_the_library_is_for_this_platform_and_every_python(source: Pa
     assert {file.split("/")[0] for file in files} == {"hyena_kernels", "hyenadna", "hyenadna_command.py"}
     assert report == {"cuda": "this version has no CUDA sources"}
 
-    # A later build in the same folder takes over nothing of this one.
+    # A later build in the same folder uses nothing of this one.
     name, files, report = build_wheel(source, CXX="/nowhere/c++")
     assert name == PURE
     assert files == files_of(source)
@@ -224,7 +224,7 @@ def test_source_distribution_holds_the_sources_and_no_build(source: Path) -> Non
 
 
 def sources_of(package: Path) -> list[str]:
-    """What a package compiles, as paths below the folder that it is in."""
+    """The sources that a package compiles, relative to the folder of the package."""
     spec = importlib.util.spec_from_file_location("_build_of_the_package", package / "_build.py")
     assert spec is not None
     assert spec.loader is not None
@@ -292,7 +292,7 @@ def test_forced_cuda_fails_when_nvcc_does(source: Path, tmp_path: Path) -> None:
 
 
 def fake_compiler(path: Path, body: str, version: int = 12) -> Path:
-    """A script that says it is a GCC, and does ``body`` in place of compiling."""
+    """A script that claims to be a GCC, and runs ``body`` instead of compiling."""
     path.write_text(f'#!/bin/sh\ncase "$*" in *-dM*) echo "#define __GNUC__ {version}"; exit 0;; esac\n{body}\n')
     path.chmod(0o755)
     return path

@@ -25,7 +25,7 @@ from tests.hyena_kernels.helpers import small_fftconv as call
 ROOT = Path(__file__).resolve().parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 REGISTERED = [f"{op}_{suffix}" for op in OPS for suffix in ("fwd", "bwd")]
-# What runs on every machine without a compiled extension for the op; the others are refused on CPU tensors.
+# The backends that run on every machine without a compiled extension. The others refuse CPU tensors.
 ABSENT = ["triton", "cuda"]
 
 

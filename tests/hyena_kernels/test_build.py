@@ -1,4 +1,4 @@
-"""What is compiled, with what, and what is said where it cannot be; compilers are small scripts here."""
+"""Sources, compilers and commands of the build, and its errors. The compilers here are small scripts."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_no_compiler_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def new_compiler(monkeypatch: pytest.MonkeyPatch, folder: Path, otherwise: str = "") -> None:
-    """A compiler that passes for GCC 12, and does ``otherwise`` when it has to compile."""
+    """A compiler that claims to be GCC 12, and runs ``otherwise`` instead of compiling."""
     body = f"if '-dM' in sys.argv: print('#define __GNUC__ 12')\nelse:\n    {otherwise or 'pass'}"
     monkeypatch.setenv("CXX", str(script(folder / "g++", body)))
 
@@ -151,7 +151,7 @@ def test_cuda_needs_a_toolkit_of_the_major_version_of_torch(monkeypatch: pytest.
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "old", "12.8")))
     expected = f"nvcc is from CUDA 12.8, but torch {torch.__version__} was built with CUDA 13.2"
     assert _build.obstacle("cuda") == expected
-    # Another version than torch's is none that can be forced.
+    # A version that differs from torch's cannot be forced.
     monkeypatch.setenv("HYENA_FORCE_CUDA", "1")
     assert _build.obstacle("cuda") == expected
 
@@ -271,7 +271,7 @@ def test_a_library_appears_whole(one_source: Path, tmp_path: Path, capfd: pytest
         ),
         ("print('x.cpp: note\\nstopped'); sys.exit(1)", "g++ failed: stopped"),
         ("import os; os.kill(os.getpid(), 9)", "g++ failed: exit status -9"),
-        # It says that all is well and leaves nothing.
+        # It succeeds, but writes no library.
         ("pass", "_C.abi3.so cannot be written: [Errno 2] No such file"),
     ],
 )

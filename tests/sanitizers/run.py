@@ -1,10 +1,10 @@
-"""The CPU half of the compiled extension under sanitizers: ``make sanitize``, or one of
+"""Run the CPU kernels of the compiled extension under sanitizers: ``make sanitize``, or one of
 
     python tests/sanitizers/run.py address     # AddressSanitizer and UndefinedBehaviorSanitizer under the ops' tests
     python tests/sanitizers/run.py thread      # ThreadSanitizer on the kernels alone, over std::thread
 
-A copy of the package and its tests with a library of its own goes to ``build/sanitize``; the library in the checkout
-stays as it is. Needs GCC with its sanitizers, on Linux. Every instruction set that this processor has is run.
+The package and its tests are copied to ``build/sanitize``, and the library is compiled there. The library in the
+checkout does not change. Needs Linux and GCC with its sanitizers. Every instruction set of this processor is tested.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from hyena_kernels import _build  # noqa: E402
 FOLDER = ROOT / "build" / "sanitize"
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
 
-# A first fault ends the process: what follows one is of no interest. Line numbers without the time of -O0.
+# The first fault ends the process. -O1 keeps line numbers and takes less time than -O0.
 ADDRESS_FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g1"
 THREAD_FLAGS = ["-std=c++17", "-fsanitize=thread", "-fno-omit-frame-pointer", "-O1", "-g1", "-Wno-psabi"]
 
-# Each kernel, forward and backward, with every dtype and kind of stride, at the sizes at which it takes another way.
+# Each kernel, forward and backward, with every dtype and kind of stride, at the sizes where its algorithm changes.
 TESTS = [
     "tests/hyena_kernels/backends/cpp/test_fftconv.py::test_sizes_of_one_part",
     "tests/hyena_kernels/backends/cpp/test_fftconv.py::test_sizes_of_many_parts",
@@ -46,12 +46,12 @@ TESTS = [
     "tests/hyena_kernels/registration/test_library.py::test_every_element_is_written",
     "tests/hyena_kernels/registration/test_library.py::test_empty_batch_or_no_channels",
 ]
-# Plain PyTorch is no kernel of ours.
+# Plain PyTorch has no kernels of ours.
 LEFT_OUT = "not [torch"
 
 
 def copy_of_the_checkout(folder: Path) -> None:
-    """The packages and their tests, without libraries."""
+    """Copy the packages and their tests, without libraries."""
     shutil.rmtree(folder, ignore_errors=True)
     unwanted = shutil.ignore_patterns("*.so", "__pycache__", _build.REPORT)
     for name in ("csrc", "hyena_kernels", "tests", "bench"):
@@ -60,13 +60,13 @@ def copy_of_the_checkout(folder: Path) -> None:
 
 
 def lacks(isa: str) -> bool:
-    """Whether this processor, or this machine, does not have an instruction set."""
+    """Whether this processor lacks an instruction set."""
     features = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     return isa != "portable" and {"avx512": "avx512dq", "avx2": "avx2"}[isa] not in features.split()
 
 
 def instruction_sets() -> list[str]:
-    """Those that can be run here; the others are named."""
+    """The instruction sets of this processor. Prints those that it lacks."""
     for isa in INSTRUCTION_SETS:
         if lacks(isa):
             print(f"{isa}: skipped, this processor does not have it", flush=True)
@@ -87,7 +87,8 @@ def address() -> bool:
     _build.compile_library("cpp", FOLDER / "hyena_kernels")
     environment = {
         **os.environ,
-        # Into Python, which knows nothing of it, ahead of everything else. Python and torch keep memory to the end.
+        # Python is not linked with the sanitizer, so it has to be loaded first. Python and torch free some memory only at
+        # the end, so leaks are not searched for.
         "LD_PRELOAD": runtime("libasan.so"),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -104,7 +105,7 @@ def address() -> bool:
 
 
 def thread() -> bool:
-    """Whether no race is found but the planted one."""
+    """Whether the planted race is found, and no other."""
     folder = FOLDER / "thread"
     folder.mkdir(parents=True, exist_ok=True)
     kernels = [source for source in _build.cpu_sources() if source.name != "bindings.cpp"]
@@ -117,7 +118,7 @@ def thread() -> bool:
     )
     program = folder / "threads"
     _build._run([*compiler, *map(str, objects), "-o", str(program), "-lpthread"])
-    # Some kernels place mappings at random where the sanitizer keeps its own.
+    # Some Linux kernels place memory at random, where the sanitizer needs the addresses.
     fixed = ["setarch", os.uname().machine, "-R"] if shutil.which("setarch") else []
     passed = True
     for isa in instruction_sets():

@@ -1,8 +1,8 @@
-// The parallel paths of the CPU kernels over std::thread, for ThreadSanitizer: that of torch's OpenMP would be told of
-// every array that a thread hands to another, for libtorch is not instrumented.
+// The parallel paths of the CPU kernels over std::thread, for ThreadSanitizer. libtorch and its OpenMP are not
+// instrumented, so with them every array that one thread hands to another would be reported as a race.
 //
 //   threads           every op as csrc/cpu/bindings.cpp divides it among threads, and all of them at the same time
-//   threads --plant   two threads that write the same rows: what must be found
+//   threads --plant   two threads that write the same rows: the sanitizer must report it
 
 #include <atomic>
 #include <cstdint>
@@ -42,7 +42,7 @@ struct Tensor {
       char* at = reinterpret_cast<char*>(memory.data());
       if (dtype == Dtype::f64) std::memcpy(at + 8 * i, &value, 8);
       if (dtype == Dtype::f32) std::memcpy(at + 4 * i, &narrow, 4);
-      // As bits of either 16-bit format: a sign and numbers from 2^-7 on.
+      // Bits that are small numbers of either sign in both 16-bit formats.
       const std::uint16_t bits = static_cast<std::uint16_t>(0x3c00 | (state >> 16 & 0x80ff));
       if (dtype == Dtype::f16 || dtype == Dtype::bf16) std::memcpy(at + 2 * i, &bits, 2);
     }
@@ -64,7 +64,7 @@ struct Tensor {
 
 using Range = std::function<void(std::int64_t, std::int64_t)>;
 
-// All begin together: the lock of the tables orders what a thread does before another takes it, and hides a race there.
+// All threads begin together. Otherwise the lock of the tables would put them in order and hide a race.
 void parallel(std::int64_t count, const Range& work) {
   std::vector<std::thread> pool;
   std::atomic<int> missing{threads};
@@ -174,7 +174,7 @@ int main(int argc, char** argv) {
       [] { fftconv(1000, Dtype::bf16, Dtype::f32); },
       [] { fftconv(5000, Dtype::f16, Dtype::f32); },
       [] { fftconv(2500, Dtype::f64, Dtype::f64); },
-      // Scratch and tables that are given back after the call.
+      // Scratch and tables that are returned after the call.
       [] { fftconv(300000, Dtype::f32, Dtype::f32); },
       [] { taps(2, Dtype::f32, Dtype::f32); },
       [] { taps(700, Dtype::f32, Dtype::f32); },
@@ -186,7 +186,7 @@ int main(int argc, char** argv) {
       [] { implicit_filter(3000, Dtype::f64); },
   };
   for (const auto& op : all) op();
-  // As an application does that calls ops from several threads of its own.
+  // Like an application that calls ops from several threads.
   std::vector<std::thread> callers;
   for (const auto& op : all) callers.emplace_back(op);
   for (std::thread& caller : callers) caller.join();

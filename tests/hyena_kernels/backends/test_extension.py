@@ -141,7 +141,7 @@ def test_cache_folder_follows_the_usual_variables(monkeypatch: pytest.MonkeyPatc
     assert support.cache_folder().parent == tmp_path / "home" / ".cache" / "hyena_kernels"
 
 
-# Libraries in earnest are loaded in a process of its own: a bad one could take the process with it.
+# Real libraries are loaded in another process, because a bad one may end it.
 LOAD = """
 import sys
 from pathlib import Path
@@ -233,7 +233,7 @@ def test_build_ext_raises_when_nothing_can_be_built(monkeypatch: pytest.MonkeyPa
     )
     support._load.cache_clear()
     assert reason() == f"{NOT_BUILT}: g++ failed: no disk"
-    # The next attempt that succeeds takes the reason back.
+    # A later attempt that succeeds removes the reason.
     monkeypatch.setattr(
         _build, "compile_library", lambda backend, folder, verbose: put(folder, name=_build.LIBRARIES[backend])
     )

@@ -21,7 +21,7 @@ EDGES = [
     8, 9, 14, 17, 24, 28, 29, 40, 49, 57, 80, 81, 96, 112, 113, 128, 129, 160, 193, 225, 320, 321, 385, 449, 513,
     641, 769, 897, 1025, 1281, 1537, 1793,
 ]  # fmt: skip
-# From 1024 points on parts of a row are taken to their end one after the other, at every depth.
+# From 1024 points on, parts of a row are transformed completely one after the other, at every depth.
 DEEP = [2049, 2561, 3073, 3585, 5120, 7168, 8192, 12_289, 24_577, 40_961, 65_536, 131_073]
 
 
@@ -34,7 +34,7 @@ def test_sizes_of_one_part(length: int, causal: bool) -> None:
 
 @pytest.mark.parametrize("length", DEEP)
 def test_sizes_of_many_parts(length: int) -> None:
-    # One channel has one skip, whose error would be chance.
+    # One channel has one skip. The error of a single number would be chance.
     check("fftconv", fftconv_inputs(1, 1, length, skip=False), gradients=length < 50_000)
     check("fftconv", fftconv_inputs(1, 1, length, skip=False), causal=False, gradients=False)
 

@@ -101,7 +101,7 @@ def elementary_errors(dtype: torch.dtype) -> tuple[float, float, float]:
     phase = torch.linspace(-1.6, 1.6, 200_001, dtype=torch.float64).to(dtype)
     inner = sines_of(phase)
     for weight in (1.0, 30.0, 1000.0, 12_000.0, 1e5, 1e7):
-        # The input layer is computed in another way than hidden layers: both.
+        # The input layer and hidden layers are computed in different ways.
         for angle, value in (
             (phase * weight, sines_of(phase * weight)),
             (inner * weight, sines_of(phase, weight)),

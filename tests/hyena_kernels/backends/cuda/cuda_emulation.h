@@ -1,8 +1,8 @@
-// Runs CUDA kernels on the CPU, for tests: csrc/cuda/runtime.cuh includes this where the compiler is not
-// nvcc. Every thread of a block is a fiber that runs to its next barrier, one after the other, so that what a kernel
-// does is exactly what is checked, with its own launch geometry. A block's shared memory holds NaN at first, and has a
-// guard behind it. Threads take turns in ascending or descending order (`descending`): where a barrier is missing the
-// two disagree.
+// Runs CUDA kernels on the CPU, for tests. csrc/cuda/runtime.cuh includes this file if the compiler is not nvcc.
+//
+// Every thread of a block is a fiber. One after the other runs to its next barrier. So the real kernel is checked, with
+// its own launch geometry. The shared memory of a block is NaN at first, and a guard follows it. Threads take turns in
+// ascending or, if `descending`, in descending order. If a barrier is missing, the two orders give different results.
 #pragma once
 
 #include <ucontext.h>
@@ -85,7 +85,7 @@ inline void run_body() {
 inline void barrier() { swapcontext(&current->context, &scheduler); }
 
 inline void run_block(unsigned threads, int shared_bytes) {
-  // Aligned to 16 bytes, as CUDA has it.
+  // Aligned to 16 bytes, as in CUDA.
   std::vector<float4> memory((shared_bytes + guard_bytes + 15) / 16);
   shared = reinterpret_cast<unsigned char*>(memory.data());
   std::memset(shared, 0xff, shared_bytes);

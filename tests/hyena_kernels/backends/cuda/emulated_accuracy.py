@@ -1,9 +1,9 @@
-"""Error of the CUDA convolution against float64, beside plain PyTorch's, values and gradients, without a GPU:
+"""Measure errors of the CUDA convolution and of plain PyTorch against float64, without a GPU.
 
     python tests/hyena_kernels/backends/cuda/emulated_accuracy.py --lengths 1024 32768 1048576
 
-The kernels are compiled for the CPU as in test_emulation.py, beside which this lies. One row of one channel, gates
-on both sides and a skip; ``dD`` is left out, for it is one number here. The oracle is plain PyTorch in float64.
+The kernels are compiled for the CPU, as in test_emulation.py. The inputs are one row of one channel with both gates and
+a skip. ``dD`` is left out, because it is a single number. The oracle is plain PyTorch in float64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMES = ("y", "du", "dk", "dpre_gate", "dpost_gate")
 
 
 def cells(length: int, dtype: torch.dtype) -> list[str]:
-    """``ours / plain PyTorch's`` relative L2 errors, by result."""
+    """Relative L2 errors by result: of ours, then of plain PyTorch."""
     inputs = fftconv_inputs(1, 1, length, dtype=dtype)
     dy = torch.randn(1, 1, length, generator=torch.Generator().manual_seed(1)).to(dtype)
     ours = value_and_gradients(fftconv, inputs, dy, backend="cuda")

@@ -76,7 +76,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("radix", RADICES)
 def test_dft(library: ctypes.CDLL, radix: int, inverse: bool) -> None:
     random = np.random.default_rng(radix)
-    # Single impulses are the columns of the matrix; random numbers mix them.
+    # Single impulses give the columns of the matrix. Random numbers mix them.
     inputs = np.concatenate(
         (np.eye(radix), random.standard_normal((4, radix)) + 1j * random.standard_normal((4, radix)))
     )

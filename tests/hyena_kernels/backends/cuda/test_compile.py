@@ -27,11 +27,11 @@ def test_no_kernel_spills_or_wants_too_much_shared_memory() -> None:
     templates = (*_resources._TRANSFORMS, *_resources._PATCHES)
     assert names == {*(f"{name}_kernel" for name in templates), *_resources.KERNELS}
     assert sum(name.startswith("fftconv_rows") and name.endswith(", forward") for name in table) == 13
-    # Of four numbers of points with three lengths of rows each.
+    # Four numbers of points, each with three lengths of rows.
     assert sum(name.startswith("fftconv_columns") for name in table) == 4 + 4 * 3
-    # Three dtypes, either order; backward of two signals from projections alone.
+    # Three dtypes in both orders. Backward of two signals is compiled for projections only.
     assert sum("patches" in name for name in table) == 3 * (2 + 3 + 2)
-    # What a launch can do without is taken on one of the two at least.
+    # Every optional form is used on at least one of the two architectures.
     assert not [name for name, row in table.items() if not any(row.values())]
 
 

@@ -1,8 +1,8 @@
 """The CUDA kernels on the CPU: the sources of csrc/cuda compiled by the host's compiler with cuda_emulation.h.
 
-Launches, geometry, shared memory and barriers are the kernels' own, and so is the Python that composes them; what is
-missing is the hardware. Every case runs twice, with the threads of a block in ascending and in descending order, and
-has to give the same bits: a missing barrier shows.
+Launches, geometry, shared memory and barriers are the real ones, and so is the Python that composes them. Only the
+hardware is missing. Every case runs twice, with the threads of a block in ascending and in descending order. Both must
+give the same bits, so a missing barrier is seen.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def held(emulation: Emulation, op: str, inputs: Inputs, dy: Tensor | None = None
     ours = runs[0]
     assert not [name for name, value in ours.items() if not torch.equal(value, runs[1][name])]
     if ours["y"].dtype == FP64:
-        # An oracle of the same dtype has to be another algorithm.
+        # An oracle of the same dtype must use another algorithm.
         check(op, inputs, frozen=frozen, **options)
         return ours
     plain = value_and_gradients(OPS[op].reference, inputs, dy, frozen=frozen, **options)
@@ -143,7 +143,7 @@ def strided(tensor: Tensor) -> Tensor:
     return storage.permute(2, 1, 0)[1:, 1::2, 3:].copy_(tensor)
 
 
-# One length for each transform that fits on chip, with what else there is to vary.
+# One length for each transform that fits on chip. The other options vary with it.
 ROWS = [
     (1, {"batch": 3, "channels": 40}),
     (31, {"dtype": BF16, "batch": 3, "channels": 17}),
@@ -175,7 +175,7 @@ def test_fftconv_on_chip(emulation: Emulation, length: int, options: dict[str, A
         assert torch.equal(ours["dD"], ours["dk"][:, tap])
 
 
-# One length for each transform of columns, and for each of rows behind it.
+# One length for each transform of columns, and for each transform of rows after it.
 PASSES = [
     (8193, {"dtype": BF16, "taps": 77, "causal": False, "batch": 3, "channels": 3}),
     (12000, {"batch": 2, "channels": 2, "causal": False}),
@@ -200,7 +200,7 @@ def test_fftconv_in_passes(
 
     options = dict(options)
     causal, batch = options.pop("causal", True), options.pop("batch", 1)
-    # A channel or two at a time, or an entry or two of the batch.
+    # One or two channels at a time, or one or two batch entries.
     monkeypatch.setattr(adapter, "PASSES_SCRATCH_BYTES", 5 * adapter._row_bytes(length) * 5 // 4)
     held(emulation, "fftconv", fftconv_inputs(batch, options.pop("channels", 1), length, **options), causal=causal)
 
@@ -213,7 +213,7 @@ def test_fftconv_by_cufft(
 ) -> None:
     from hyena_kernels.backends.cuda import fftconv as adapter
 
-    # As for what is too long for passes.
+    # As if the signal were too long for passes.
     monkeypatch.setattr(adapter, "_passes_points", lambda *_: 0)
     # Slices of one or two rows.
     monkeypatch.setattr(sizes, "tile", lambda batch, channels, *rest: (2, 1))
@@ -244,7 +244,7 @@ def test_fftconv_of_strided_tensors(emulation: Emulation, length: int) -> None:
 def test_batch_in_chunks(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyena_kernels.backends.cuda import device
 
-    # Chunks of 3 and 2 entries, sums of some channels at a time.
+    # Chunks of 3 and 2 batch entries. The sums are of some channels at a time.
     monkeypatch.setattr(device, "_EMULATED_PROCESSORS", 1)
     monkeypatch.setattr(sizes, "SCRATCH_BYTES_ELSEWHERE", 4 * 200 * 2 * 3)
     held(emulation, "fftconv", fftconv_inputs(5, 20, 200))
@@ -335,7 +335,7 @@ def test_short_conv_in_patches(
 def test_tiles_in_spans(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyena_kernels.backends.cuda import device
 
-    # Three tiles to a block.
+    # Three tiles per block.
     monkeypatch.setattr(device, "_EMULATED_PROCESSORS", 1)
     held(emulation, "short_conv", short_conv_inputs(2, 40, 700))
     held(emulation, "hyena_mixer", hyena_mixer_inputs(2, 700, 40))
@@ -355,7 +355,7 @@ def test_tiles_in_spans(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_hyena_mixer(emulation: Emulation, length: int, channels: int, options: dict[str, Any]) -> None:
     held(emulation, "hyena_mixer", hyena_mixer_inputs(2, length, channels, **options))
-    # Whatever the length: temporary rows begin at multiples of 16 bytes.
+    # At any length, temporary rows begin at multiples of 16 bytes.
     patches = {name for name in emulation.launches() if "_patches_" in name}
     assert len(patches) == (3 if channels % 8 == 0 else 0)
 
@@ -434,13 +434,13 @@ def test_patches_read_nothing_behind_a_row(emulation: Emulation) -> None:
     memory = mmap.mmap(-1, 2 * page)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + page), page, 0) == 0
-    # In multiples of 16 bytes, without which no patches are taken.
+    # Patches need multiples of 16 bytes.
     for length in (4, 12, 124):
         x = torch.frombuffer(memory, dtype=FP32, count=length, offset=page - 4 * length)
         x, weight = x.view(1, 1, length), torch.ones(1, 3)
         if (child := os.fork()) == 0:
             OPS["short_conv"].function(x, weight)
-            # Not through autograd, which has threads of its own.
+            # Not through autograd, which runs backward in another thread.
             torch.ops.hyena_kernels.short_conv_bwd(x, x, weight, None, [True, True, False], "cuda")
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0, length
@@ -449,7 +449,7 @@ def test_patches_read_nothing_behind_a_row(emulation: Emulation) -> None:
 def test_resource_table_has_the_launches(emulation: Emulation) -> None:
     """hyena_kernels/testing/resources/cuda.py lists the threads and shared memory of the launches."""
     held(emulation, "fftconv", fftconv_inputs(2, 2, 100, dtype=FP64))
-    # Rows and channels that no patches are for.
+    # Rows and channels for which patches are not used.
     held(emulation, "short_conv", short_conv_inputs(1, 7, 21))
     held(emulation, "hyena_mixer", hyena_mixer_inputs(2, 20, 7))
     held(emulation, "implicit_filter", implicit_filter_inputs(8, 20))
@@ -512,7 +512,7 @@ def test_resource_table_has_the_shared_memory_of_passes(emulation: Emulation) ->
     for points, threads, columns, radices in plans:
         plan = _resources.RowPlan(int(threads), int(columns), tuple(map(int, radices.split(", "))))
         assert plan.points == int(points)
-        # Rows of 5120, as many as there are columns here.
+        # Rows of 5120, for as many columns as there are here.
         length = 5120 * plan.points - 1
         if length > 200_000:
             continue

@@ -1,4 +1,4 @@
-"""The CUDA backend on a GPU: errors against float64, and the rest of torch.
+"""The CUDA backend on a GPU: errors against float64, and its work together with other parts of torch.
 
 Everything goes through the public functions with the backend forced. The oracle is the reference with ``torch.fft`` in
 float64. What each kernel computes at small sizes is tested without a GPU, in test_emulation.py.
@@ -58,7 +58,7 @@ def cuda_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     reasons = extension.obstacles("cuda", torch.device("cuda"))
     if reasons:
         pytest.skip(f"backend 'cuda' {'; '.join(reasons)}")
-    # Plain PyTorch sets the budgets, and its products are in the filter's backward pass: no TF32.
+    # Plain PyTorch sets the budgets, and the filter's backward pass uses torch's products. So neither may use TF32.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     with use_backend("cuda"):
@@ -159,7 +159,7 @@ def test_hyena_mixer_with(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("length", [1, 31, 257, 1000, 65537, 1 << 20])
 def test_implicit_filter(length: int) -> None:
     inputs = case("implicit_filter", length, (1, 150 if length < 100_000 else 40))
-    # Gradients of the features of a few positions are too few to have an error, and of a million take much memory.
+    # A few positions have too few features for a typical error of their gradients. A million take too much memory.
     held("implicit_filter", inputs, frozen=("z", "t") if length < 100 or length > 100_000 else ())
 
 
@@ -239,7 +239,7 @@ def test_scratch_is_bounded(length: int) -> None:
     for tensor in inputs.values():
         tensor.requires_grad_()
     dy = torch.randn(1, 128, length, device=DEVICE, dtype=BF16)
-    # Once for cuFFT's plans.
+    # The first call makes cuFFT's plans.
     fftconv(**inputs).backward(dy)
     for tensor in inputs.values():
         tensor.grad = None
@@ -294,7 +294,7 @@ def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     if found is None:
         pytest.skip("needs compute-sanitizer of the CUDA toolkit, which is neither on the PATH nor in CUDA_HOME/bin")
     command = [found, "--tool", tool, "--error-exitcode", "99", sys.executable, "-c", SANITIZED]
-    # Each tensor in an allocation of its own: what lies behind it then belongs to nobody.
+    # Each tensor has an allocation of its own, so an access beyond its end is an error.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     output = done.stdout + done.stderr

@@ -31,9 +31,9 @@ _README_LENGTHS = tuple(1 << bits for bits in (10, 12, 14, 15, 16, 18, 20))
 """Lengths of the README's table. The longest measured length is always added."""
 _NO_RUNS = "No run of the suite is committed yet."
 _STATUS_WORDS = {
-    "failed_check": "refused: check failed",
+    "failed_check": "check failed",
     "skipped": "skipped",
-    "timed_out": "stopped",
+    "timed_out": "timed out",
     "out_of_memory": "out of memory",
 }
 _NOTHING = "-"
@@ -304,7 +304,7 @@ def _checks(run: Run) -> list[str]:
                 worst = max(checked, key=lambda record: record["error"] / record["error_budget"])
                 figures = [f"{worst['error']:.2e}", f"{worst['error_budget']:.2e}", length_text(worst["length"])]
                 rows.append([found.title, found.label(entry), *figures])
-    return _table(["workload", "contender", "error", "budget", "at L"], rows) if rows else []
+    return _table(["workload", "implementation", "error", "budget", "at L"], rows) if rows else []
 
 
 def section(run: Run, drawn: Iterable[str]) -> str:

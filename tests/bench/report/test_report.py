@@ -190,14 +190,14 @@ def test_what_did_not_stop_for_time_is_not_extrapolated(made_up: SimpleNamespace
     assert curves.fastest_attention(found, 8192) is None
     assert set(curves.ratios(found)) == {1024, 2048}
     line = next(line for line in report.headline_table(found) if line.startswith("| 4K"))
-    word = {"out_of_memory": "out of memory", "failed_check": "refused: check failed", "skipped": "-"}[status]
+    word = {"out_of_memory": "out of memory", "failed_check": "check failed", "skipped": "-"}[status]
     assert line.startswith(f"| 4K | 1.00 s | {word} | - |")
 
 
 def test_one_length_is_too_few_to_extrapolate(made_up: SimpleNamespace, tmp_path: Path) -> None:
     found = model(made_up, tmp_path, flash(made_up, 1024, 1.0), flash(made_up, 2048, status="timed_out"))
     assert curves.fastest_attention(found, 2048) is None
-    assert "stopped" in "\n".join(report.headline_table(found))
+    assert "timed out" in "\n".join(report.headline_table(found))
 
 
 def test_a_run_cut_off_before_attention_is_not_extrapolated(made_up: SimpleNamespace, tmp_path: Path) -> None:
@@ -263,9 +263,9 @@ def test_kernels_have_their_share_of_the_copy_bandwidth(run: Run) -> None:
 
 def test_what_was_not_measured_has_its_reason(run: Run) -> None:
     text = report.section(run, []).split("### Not measured")[1]
-    assert "- SDPA flash, **stopped**: over the budget of 1 s\n  - L = 16K, 32K: two_layer_model" in text
+    assert "- SDPA flash, **timed out**: over the budget of 1 s\n  - L = 16K, 32K: two_layer_model" in text
     assert "- FlashFFTConv, **skipped**: not importable\n  - all lengths: fftconv gated, forward, B = 1" in text
-    assert "- hyena_kernels, **refused: check failed**: y is wrong \\| by far\n" in text
+    assert "- hyena_kernels, **check failed**: y is wrong \\| by far\n" in text
     row = cells(text, "| hyena_operator, forward + backward")
     assert row[1:] == ["hyena_kernels", "3.00e-01", "4.00e-03", "1K"]
 
@@ -280,8 +280,8 @@ def test_no_time_is_printed_after_a_failed_check(made_up: SimpleNamespace, tmp_p
     ]
     text = report.section(read_run(made_up.write_run(tmp_path / "suite.json", rows)), [])
     assert "123 ms" not in text
-    assert "| 2K | refused: check failed | - | - |" in text
-    assert "| 2K | refused: check failed | 1.00 ms | - | - |" in text
+    assert "| 2K | check failed | - | - |" in text
+    assert "| 2K | check failed | 1.00 ms | - | - |" in text
 
 
 def test_a_run_that_was_cut_off_says_so(made_up: SimpleNamespace, tmp_path: Path) -> None:
@@ -309,8 +309,8 @@ def test_a_record_that_timed_out_without_a_backend_has_no_column_of_its_own(
     assert "None" not in text
     assert "| L | hyena_kernels | published Hyena |" in text
     assert "| 1K | 1.00 s | 6.00 s (6.00×) |" in text
-    assert "| 2K | stopped | - |" in text
-    assert "- hyena_kernels, **stopped**: late\n  - L = 2K: two_layer_model" in text
+    assert "| 2K | timed out | - |" in text
+    assert "- hyena_kernels, **timed out**: late\n  - L = 2K: two_layer_model" in text
     # Nothing was measured: the implementation stays without a backend.
     alone = report.section(read_run(made_up.write_run(tmp_path / "suite.json", rows[1:])), [])
     assert "| L | hyena_kernels | published Hyena |" in alone

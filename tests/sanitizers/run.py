@@ -87,8 +87,8 @@ def address() -> bool:
     _build.compile_library("cpp", FOLDER / "hyena_kernels")
     environment = {
         **os.environ,
-        # Python is not linked with the sanitizer, so it has to be loaded first. Python and torch keep some memory to the
-        # end, so leaks are not searched for.
+        # Python is not linked with the sanitizer, so it has to be loaded first. Leaks are not searched for: Python and
+        # torch keep some memory to the end.
         "LD_PRELOAD": runtime("libasan.so"),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",

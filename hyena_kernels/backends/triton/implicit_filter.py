@@ -34,6 +34,7 @@ from hyena_kernels.backends.triton.filter_kernels import (
 )
 from hyena_kernels.backends.triton.filter_sums import parameters_kernel
 from hyena_kernels.backends.triton.launch import Constants, constants, launch
+from hyena_kernels.backends.triton.support import MAX_FILTER_FEATURES, MAX_FILTER_WIDTH
 from hyena_kernels.common.gradients import gradients_like, only_needed
 from hyena_kernels.common.inputs import ImplicitFilterInputs
 
@@ -53,20 +54,14 @@ class Config:
     warps: int
 
 
-# By width, padded to a power of two. Larger tiles spill registers. The weights of wider networks leave no room for a
-# tile in shared memory.
+# By width, padded to a power of two, up to MAX_FILTER_WIDTH. Larger tiles spill registers. The weights of wider
+# networks leave no room for a tile in shared memory.
 CONFIGS = {
     16: Config(64, 32, 4),
     32: Config(64, 32, 4),
     64: Config(64, 32, 4),
     128: Config(32, 16, 8),
 }
-
-MAX_WIDTH = max(CONFIGS)
-"""Widest network H that the kernels take."""
-
-MAX_FEATURES = 64
-"""Largest number of features E of a position that the kernels take."""
 
 # Channels computed at a time.
 CHANNELS = 64
@@ -97,10 +92,10 @@ class _Network:
         z, freq, w_in, b_in, w_hidden, b_hidden, w_out, _, _ = inputs
         self.width, self.features = w_in.shape
         self.layers, self.channels = w_hidden.shape[0], w_out.shape[0]
-        if self.width > MAX_WIDTH or self.features > MAX_FEATURES:
+        if self.width > MAX_FILTER_WIDTH or self.features > MAX_FILTER_FEATURES:
             raise ValueError(
-                f"implicit_filter: the Triton kernels take networks of a width H up to {MAX_WIDTH} and up to "
-                f"{MAX_FEATURES} features E, got H = {self.width} and E = {self.features}"
+                f"implicit_filter: the Triton kernels take networks of a width H up to {MAX_FILTER_WIDTH} and up to "
+                f"{MAX_FILTER_FEATURES} features E, got H = {self.width} and E = {self.features}"
             )
         self.freq, self.w_in, self.b_in = freq.contiguous(), w_in.contiguous(), b_in.contiguous()
         self.w_hidden, self.b_hidden, self.w_out = w_hidden.contiguous(), b_hidden.contiguous(), w_out.contiguous()
@@ -174,8 +169,8 @@ def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
     """``implicit_filter_fwd``: ``(D, L)``, contiguous; float32 only.
 
     Raises:
-        ValueError: the network is wider than :data:`MAX_WIDTH`, or a position has more features than
-            :data:`MAX_FEATURES`.
+        ValueError: the network is wider than :data:`.support.MAX_FILTER_WIDTH`, or a position has more features than
+            :data:`.support.MAX_FILTER_FEATURES`.
     """
     with torch.cuda.device_of(inputs.z):
         return _filter(_Network(inputs, transposed=False), inputs.z, _Window.of(inputs, shift))

@@ -72,6 +72,7 @@ def imports(module: str) -> frozenset[str]:
 
 
 def _named(tree: ast.AST) -> Iterator[str]:
+    """Names that a file imports, and texts such as ``"package.module:attribute"``, which may be imported later."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -79,6 +80,8 @@ def _named(tree: ast.AST) -> Iterator[str]:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 yield whole if whole in MODULES else node.module
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            yield node.value.partition(":")[0]
 
 
 def place(module: str) -> tuple[str, int, str]:

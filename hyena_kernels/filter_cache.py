@@ -23,7 +23,7 @@ class FilterCache:
     nothing is kept while a parameter has a gradient, nor after a call with gradients until :meth:`restart`. Nothing is
     kept in a process group, where shards are gathered into a parameter without a trace. Nothing is kept while a CUDA
     graph is captured either: the graph would replay with filters that no longer exist. Copies and pickles of a cache
-    are empty.
+    are empty. Several threads may use one cache.
     """
 
     def __init__(self) -> None:

@@ -18,8 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
-from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -27,6 +25,7 @@ from triton.compiler import ASTSource
 
 from hyena_kernels.testing.resources.occupancy import WARP, Resources, occupancy
 from hyena_kernels.testing.resources.report import Report, Table
+from hyena_kernels.testing.resources.triton_case import Case
 
 KERNEL_MODULES = tuple(
     f"hyena_kernels.testing.resources.triton_cases.{name}"
@@ -37,36 +36,6 @@ KERNEL_MODULES = tuple(
 WORKERS = 2
 
 REPORT = Report("Triton", "hyena_kernels.testing.resources.triton", f"Triton {triton.__version__}", (80, 90, 100))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One configuration of one kernel.
-
-    Args:
-        name: its name in the table, unique among all cases.
-        kernel: the ``@triton.jit`` function.
-        signature: type of every argument of the kernel: ``"*fp32"``, ``"*bf16"``, ``"i32"``, ``"i64"``, ``"fp32"`` …
-            or ``"constexpr"``. Pointers are aligned to 16 bytes, as torch allocates them. ``"i32:16"`` is an integer
-            that is a multiple of 16 at the launch.
-        constexprs: values of the ``"constexpr"`` arguments: None for an absent tensor, 1 for a unit stride, on which
-            Triton specialises.
-        num_warps: warps in a block.
-        num_stages: depth of the pipelined loops.
-        maxnreg: bound on the registers of a thread, or None.
-        absent: architectures on which no launch uses this configuration.
-        milder: whether ``--quick`` leaves it out, because a similar case takes more registers.
-    """
-
-    name: str
-    kernel: Any
-    signature: dict[str, str]
-    constexprs: dict[str, Any] = field(default_factory=dict)
-    num_warps: int = 4
-    num_stages: int = 3
-    maxnreg: int | None = None
-    absent: tuple[int, ...] = ()
-    milder: bool = False
 
 
 def compile_case(case: Case, arch: int) -> Resources:

@@ -7,7 +7,7 @@ from typing import Any
 from hyena_kernels.backends.triton import passes, table
 from hyena_kernels.backends.triton.plan import MAX_LENGTH, RADIX, Plan, plan as plan_for
 from hyena_kernels.testing.resources.occupancy import ARCHITECTURES
-from hyena_kernels.testing.resources.triton import Case
+from hyena_kernels.testing.resources.triton_case import Case
 
 
 def aot_cases() -> list[Case]:

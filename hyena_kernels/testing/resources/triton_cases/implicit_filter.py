@@ -14,7 +14,7 @@ from hyena_kernels.backends.triton.filter_kernels import (
 )
 from hyena_kernels.backends.triton.filter_sums import parameters_kernel
 from hyena_kernels.backends.triton.implicit_filter import CHANNELS, CONFIGS, PACKED_ROWS, PROGRAMS
-from hyena_kernels.testing.resources.triton import Case
+from hyena_kernels.testing.resources.triton_case import Case
 
 
 def aot_cases() -> list[Case]:

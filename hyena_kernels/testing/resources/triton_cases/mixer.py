@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hyena_kernels.backends.triton.mixer import copy_kernel
 from hyena_kernels.backends.triton.short_conv import CONFIGS
-from hyena_kernels.testing.resources.triton import Case
+from hyena_kernels.testing.resources.triton_case import Case
 from hyena_kernels.testing.resources.triton_cases.short_conv import backward_case, forward_case
 
 

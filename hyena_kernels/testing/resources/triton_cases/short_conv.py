@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hyena_kernels.backends.triton.short_conv import CONFIGS, backward_kernel, forward_kernel
-from hyena_kernels.testing.resources.triton import Case
+from hyena_kernels.testing.resources.triton_case import Case
 
 
 def forward_case(

@@ -74,7 +74,7 @@ def resources(*arguments: str, **variables: str) -> subprocess.CompletedProcess[
 KERNELS = """
 import triton
 import triton.language as tl
-from hyena_kernels.testing.resources.triton import Case
+from hyena_kernels.testing.resources.triton_case import Case
 
 @triton.jit
 def scale(x, y, n, stride, BLOCK: tl.constexpr):

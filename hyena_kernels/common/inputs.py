@@ -58,3 +58,7 @@ class MixerInputs(NamedTuple):
     short_bias: Tensor | None
     k: Tensor
     D: Tensor | None
+
+    def convolution(self, o: int, u: Tensor, channels: slice, gate: Tensor) -> FftconvInputs:
+        """The ``fftconv`` of step ``o`` of the recurrence for some channels, with its signal and the gate after it."""
+        return FftconvInputs(u, self.k[o, channels], None if self.D is None else self.D[o, channels], None, gate)

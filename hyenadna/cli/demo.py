@@ -1,6 +1,6 @@
-"""``make demo``: the whole way from a FASTA to a trained, evaluated and reloaded model, with a report, in minutes.
+"""``make demo``: from a FASTA to a trained, evaluated and reloaded model, with a report, in minutes.
 
-Without a FASTA a synthetic genome is written first, in which context pays and what can be learnt is known.
+Without a FASTA it writes a synthetic genome first. Context pays there, and the best possible score is known.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from hyena_kernels.backend import describe
+from hyenadna.cli.main import with_dashes
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.options import check_values
@@ -36,12 +37,15 @@ from hyenadna.pretraining.train import pretrain
 _LENGTH = 512
 _HELD_OUT = 0.1
 _WINDOWS = 400
-# A folder that holds this file may be replaced.
+# A folder with this file in it may be replaced.
 _MARKER = ".hyenadna-demo"
 
 
 def _write_split(genome: genomes.Genome, synthetic: bool, path: Path) -> dict[str, list[Interval]]:
-    """A BED with the split in its fourth column: two contigs held out, or the end of every contig of a real genome."""
+    """Write a BED with the splits, and read it back.
+
+    A synthetic genome holds out its last two contigs, a real one the end of every contig.
+    """
     if synthetic:
         names = {genome.names[-2]: "valid", genome.names[-1]: "test"}
         rows = [Interval(c.name, 0, c.length, names.get(c.name, "train")) for c in genome.contigs]
@@ -57,13 +61,13 @@ def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int 
     """Run the demo into ``out`` and return the path of its report.
 
     Args:
-        out: folder for everything; a demo that it holds is replaced.
+        out: folder for everything. An earlier demo in it is replaced.
         fasta: a genome, or None for the synthetic one.
         steps: optimizer steps.
         threads: CPU threads; None leaves PyTorch's number.
 
     Raises:
-        InputError: a FASTA that cannot be read, a folder that cannot be written to or holds something else.
+        InputError: the FASTA cannot be read, or the folder cannot be written to or holds something else.
     """
     started = time.perf_counter()
     config = PretrainConfig(
@@ -90,8 +94,8 @@ def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int 
     is_new = not out.exists()
     marker = out / _MARKER
     if not is_new and not marker.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: holds something that is no demo; choose another folder with OUT=…")
-    write_files({marker: b"What the demo wrote here is replaced when it runs again.\n"}, make_folders=True)
+        raise InputError(f"{out}: holds something else than a demo; choose another folder with OUT=…")
+    write_files({marker: b"The next demo replaces the files in this folder.\n"}, make_folders=True)
 
     print(f"1/5  genome: {fasta or 'a synthetic one, with planted repeats, motifs and copies'}", flush=True)
     synthetic: SyntheticGenome | None = None
@@ -113,7 +117,7 @@ def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int 
     print(f"2/5  pretrain: {steps} steps", flush=True)
     trained = pretrain(config)
 
-    print("3/5  evaluate on held-out sequence, beside Markov models", flush=True)
+    print("3/5  evaluate on held-out sequence, with Markov models as the baseline", flush=True)
     score = evaluate(
         EvaluateConfig(
             model=trained.model,
@@ -147,19 +151,19 @@ def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int 
         f"{trained.seconds:.0f} s",
         "held-out perplexity": score["perplexity"],
         f"best Markov model (order {best})": markov[best]["perplexity"],
-        "checkpoint, saved and loaded again": "scores the same to the last bit",
+        "checkpoint, saved and loaded again": "the score has the same bits",
         "whole demo": f"{time.perf_counter() - started:.0f} s on {torch.get_num_threads()} CPU threads "
         f"({platform.machine()})",
     }
     if synthetic is not None:
-        facts["what the genome's own generator reaches"] = synthetic.floor_perplexity
+        facts["perplexity of the genome's own generator"] = synthetic.floor_perplexity
     rows = [[f"Markov, order {order}", values["perplexity"], values["accuracy"]] for order, values in markov.items()]
     rows.append(["HyenaDNA", score["perplexity"], score["accuracy"]])
     verdict = f"{gain:.4f} below" if gain > 0 else f"{-gain:.4f} above (train longer to change that)"
-    pictures = {
-        "training.png": "Perplexity in training and validation; lines: Markov models on the test part.",
-        "evaluation.png": "The model beside Markov models, on the same held-out positions.",
-        "perplexity_by_position.png": "Perplexity against the position in the window: how much context pays.",
+    figures = {
+        "training.png": "Perplexity in training and validation. The lines are Markov models on the test part.",
+        "evaluation.png": "The model and the Markov models on the same held-out positions.",
+        "perplexity_by_position.png": "Perplexity by position in the window, which shows the gain from context.",
     }
     options = f"--config {out / 'run' / CONFIG_FILE} --out {out / 'longer'} --steps {10 * steps}"
     report = write_report(
@@ -169,7 +173,7 @@ def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int 
         f"Markov model: {verdict}.",
         facts=facts,
         tables=[Table("Held-out score", ["model", "perplexity", "accuracy"], rows, highlight=len(rows) - 1)],
-        images=[Image(out / "evaluation" / name, caption) for name, caption in pictures.items()],
+        images=[Image(out / "evaluation" / name, caption) for name, caption in figures.items()],
         commands=[
             Command("Train longer, in a run of its own", f"hyenadna pretrain {options}"),
             Command("Your own genome", "make demo FASTA=path/to/genome.fa.gz"),
@@ -178,8 +182,8 @@ def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int 
     )
     write_files({out / "demo.json": (json.dumps({"facts": facts, "evaluation": score}, indent=1) + "\n").encode()})
     print(f"\n{describe().splitlines()[0]}")
-    yardstick = f"best Markov model (order {best}) {markov[best]['perplexity']:.4f}"
-    print(f"held-out perplexity {score['perplexity']:.4f}, {yardstick}")
+    baseline = f"best Markov model (order {best}) {markov[best]['perplexity']:.4f}"
+    print(f"held-out perplexity {score['perplexity']:.4f}, {baseline}")
     print(f"report: {report}")
     return report
 
@@ -198,7 +202,7 @@ def main() -> None:
     try:
         run(args.out, args.fasta, steps=args.steps)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {with_dashes(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -372,16 +372,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         extras = ",".join(["dna", *([EXTRAS[missing]] if missing in EXTRAS else [])])
         _fail(f"{argv[0]} needs {error.name}: pip install '.[{extras}]' in a checkout of hyena_kernels")
     except KeyboardInterrupt as stopped:
-        print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
+        print(f"interrupted{f': {with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {_with_dashes(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {with_dashes(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(2)
 
 
-def _with_dashes(message: str) -> str:
+def with_dashes(message: str) -> str:
     """A message with the names in backquotes as options: the library writes `steps`, the command line --steps."""
     return re.sub(r"`([a-z][a-z0-9_]*)`", r"--\1", message)
 

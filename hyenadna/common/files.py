@@ -213,7 +213,7 @@ class PartialFolder:
             return
         if not resume:
             raise InputError(
-                f"{self.folder}: holds parts of a stopped run; resume it with --resume, or remove the folder"
+                f"{self.folder}: holds parts of a stopped run; continue it with `resume`, or remove the folder"
             )
         stored = json.loads(self._file.read_text(encoding="utf-8"))
         known = self._settings

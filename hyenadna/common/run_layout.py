@@ -27,7 +27,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         InputError: the file is missing or holds no rows of metrics.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file; hyenadna pretrain writes one into its --out folder")
+        raise InputError(f"{path}: no such file; hyenadna pretrain writes one into the folder of a run")
     rows = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):

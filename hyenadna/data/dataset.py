@@ -251,7 +251,7 @@ def class_names(examples: Sequence[Example], task: str) -> list[str]:
     labels = [str(example.label) for example in examples]
     names = set("".join(labels)) if task == "token" else set(labels)
     if task == "classification" and (value := _fraction(labels)):
-        raise InputError(f"the labels are numbers such as {value} and not classes: choose --task regression")
+        raise InputError(f"the labels are numbers such as {value} and not classes: choose `task` regression")
     if len(names) < 2:
         raise InputError(f"the training examples hold one class only, {names.pop()!r}: classification needs two")
     is_numeric = all(name.lstrip("-").isdigit() for name in names)
@@ -303,6 +303,6 @@ def to_dataset(examples: Sequence[Example], task: str, classes: Sequence[str], s
     if task == "multilabel" and not np.isin(array, (0.0, 1.0)).all():
         row = int(np.flatnonzero(~np.isin(array, (0.0, 1.0)).all(axis=1))[0])
         raise InputError(
-            f"{examples[row].where}: outputs of several labels are 0 or 1; for values choose --task regression"
+            f"{examples[row].where}: outputs of several labels are 0 or 1; for values choose `task` regression"
         )
     return LabelledDataset(sequences, array)

@@ -197,8 +197,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out}: holds files that are not a prepared genome's; choose another folder")
     if not overwrite:
         raise InputError(
-            f"{out}: holds a prepared genome already; overwrite it (--overwrite, overwrite=True) or choose another "
-            "folder"
+            f"{out}: holds a prepared genome already; replace it with `overwrite`, or choose another folder"
         )
 
 

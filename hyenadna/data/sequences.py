@@ -79,8 +79,8 @@ def sliding_windows(length: int, max_length: int, window: int | None, stride: in
     if window is None or stride is None:
         raise InputError(
             f"{where}: {length:,} bases are longer than the {max_length:,} that the model is made for: read it in "
-            f"overlapping windows (--window {max_length} --stride {max(1, max_length // 2)}), or use a checkpoint made "
-            "for longer sequences"
+            f"overlapping windows (`window` {max_length}, `stride` {max(1, max_length // 2)}), or use a checkpoint "
+            "made for longer sequences"
         )
     windows = [Window(0, window, 0)]
     while windows[-1].end < length:

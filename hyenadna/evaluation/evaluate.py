@@ -95,7 +95,7 @@ def evaluate_windows(
     if not mean < _MOST_NATS:
         raise InputError(
             f"the model's mean loss on the held-out windows is {mean:g} nats: its weights are damaged or have "
-            "diverged; use another checkpoint, or train with a lower --lr"
+            "diverged; use another checkpoint, or train with a lower `lr`"
         )
     score = Score(perplexity=math.exp(mean), accuracy=float(hits.sum()) / total, count=int(total))
     return Evaluation(score, (nats / count).cpu().numpy())
@@ -182,9 +182,9 @@ def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval]
     if bed is not None:
         splits = split_bed(read_bed(bed, genome))
         if not splits[config.split]:
-            raise InputError(f"{bed}: no interval is of the split {config.split!r}; choose another --split")
+            raise InputError(f"{bed}: no interval is of the split {config.split!r}; choose another `split`")
         return splits["train"], splits[config.split]
     if not config.contigs:
-        raise InputError("nothing to score on: name the held-out --contigs, or a --bed with a split column")
+        raise InputError("nothing to score on: name the held-out `contigs`, or a `bed` with a split column")
     splits = split_contigs(genome, config.exclude, config.contigs)
     return splits["train"], splits["test"]

@@ -83,7 +83,7 @@ class FinetuneConfig:
             model cannot learn positions by heart. At least one base stays. Demonstrations of few-shot are not cut.
         lm_weight: Weight of the next-nucleotide loss that is added to the loss of the labels (0.5 in equation 5 of
             Radford et al. 2018). 0 is none. It uses the checkpoint's language head, or a new one that is not saved.
-        lora_rank: Rank of the adapters of --method lora. More ranks train more weights.
+        lora_rank: Rank of the adapters of --method lora. A higher rank trains more weights.
         prompt_tokens: Number of vectors of --method soft-prompt, 2 to 32,000.
         shots: Demonstrations of each class in training, with --method few-shot.
         eval_shots: Demonstrations of each class in the test, with one result for each number.

@@ -16,6 +16,7 @@ from hyenadna.inference.prompted import PromptedClassifier
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.modeling import HyenaDNAForCausalLM
+from hyenadna.model.sizes import shape_fields
 from hyenadna.model.tokenizer import DNATokenizer
 
 if TYPE_CHECKING:
@@ -67,11 +68,7 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
     }
     if config.model is not None:
         return kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)
-    given = {"d_model": config.d_model, "n_layer": config.n_layer, "max_seq_len": config.max_seq_len}
-    shape = {name: value for name, value in given.items() if value is not None} | config.model_fields
-    if config.d_model is not None:
-        shape.setdefault("d_inner", 4 * config.d_model)
-    return kind(HyenaDNAConfig.named(config.size, **shape, **head))
+    return kind(HyenaDNAConfig.named(config.size, **shape_fields(config), **head))
 
 
 def _with_lora(config: FinetuneConfig, model: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 from hyenadna.common.choices import DEFAULT_METRIC, METRICS, SPLITS
 from hyenadna.common.errors import InputError
+from hyenadna.common.run_layout import RESULTS_FILE
 from hyenadna.drawing.finetuning import method_dots, validation_curves
 from hyenadna.evaluation.baselines import baseline_accuracies
 from hyenadna.finetuning.presets import preset
@@ -18,8 +19,6 @@ from hyenadna.finetuning.presets import preset
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
     from hyenadna.finetuning.data import Splits
-
-RESULTS_FILE = "results.json"
 
 
 def summarise(config: FinetuneConfig, folds: list[Splits], results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from hyenadna.common.choices import DEFAULT_METRIC
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir
 from hyenadna.common.progress import StepBar
-from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, plain
+from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, plain
 from hyenadna.common.vocab import PAD_ID
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
@@ -34,7 +34,7 @@ from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, label_t
 from hyenadna.finetuning.config import RUNTIME_OPTIONS, FinetuneConfig, apply_preset
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
-from hyenadna.finetuning.results import RESULTS_FILE, as_lines, draw_curves, summarise
+from hyenadna.finetuning.results import as_lines, draw_curves, summarise
 from hyenadna.finetuning.runs import Run, RunFolders
 from hyenadna.inference.logits import batch_logits
 from hyenadna.model.device import autocast, pick_device

@@ -66,7 +66,7 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
             if not (kept := parts.done()):
                 parts.remove()
                 raise KeyboardInterrupt("no part was finished, nothing is saved") from stopped
-            raise KeyboardInterrupt(f"{kept:,} sequences are saved; resume with --resume") from stopped
+            raise KeyboardInterrupt(f"{kept:,} sequences are saved; continue with `resume`") from stopped
         if not parts.files():
             raise InputError("there is no sequence to embed")
         parts.finish()

@@ -145,7 +145,7 @@ def _check_reference(config: ScoreConfig, genome: Genome) -> int:
         if variant.problem == MISMATCH and config.ref_mismatch == "fail":
             raise InputError(
                 f"{config.vcf}:{variant.line}: REF {variant.fields[3]} differs from {genome.source} at "
-                f"{variant.contig}:{variant.start + 1}; wrong genome build? (--ref_mismatch note scores the others)"
+                f"{variant.contig}:{variant.start + 1}; wrong genome build? (`ref_mismatch` note scores the others)"
             )
     if not total:
         raise InputError(f"{config.vcf}: holds no variant")

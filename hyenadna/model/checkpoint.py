@@ -1,4 +1,4 @@
-"""The two published checkpoint formats, in and out, without ever running code that a checkpoint brings.
+"""Reads and writes the two published checkpoint formats, and never runs code from a checkpoint.
 
 - ``-hf``: a folder with ``config.json`` and ``model.safetensors``; keys ``hyena.backbone.…`` and ``lm_head.weight``.
 - original: a folder with ``config.json`` and ``weights.ckpt``, a PyTorch Lightning pickle; keys ``model.backbone.…``
@@ -33,14 +33,14 @@ _LISTED = 10
 
 
 def download(name: str, **hub: Any) -> Source:
-    """The checkpoint of a repository on the Hugging Face Hub, such as ``LongSafari/hyenadna-tiny-1k-seqlen-hf``.
+    """Download a checkpoint from the Hugging Face Hub, such as ``LongSafari/hyenadna-tiny-1k-seqlen-hf``.
 
     Args:
-        name: the repository, of either format.
-        hub: those of ``HUB_ARGUMENTS``, as in transformers.
+        name: repository of either format.
+        hub: arguments named in ``HUB_ARGUMENTS``, as in transformers.
 
     Raises:
-        OSError: no such repository, or no way to it; the message is that of transformers.
+        OSError: the repository does not exist or cannot be reached; the message comes from transformers.
     """
     config_file = Path(str(cached_file(name, CONFIG, **hub)))
     is_original = "layer" in read_json(config_file)
@@ -49,7 +49,7 @@ def download(name: str, **hub: Any) -> Source:
 
 
 class _Stub:
-    """Stands for every class of a pickle that is not a tensor's: takes anything, keeps and does nothing."""
+    """Stands in for every class of a pickle that is not a tensor's. Takes any arguments and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Stub:
         return super().__new__(cls)
@@ -66,12 +66,11 @@ def _plain_dict(*args: Any) -> dict[Any, Any]:
 
 
 def _unpickle(file: Path) -> Any:
-    """``torch.load`` by the restricted unpickler, with a stub in the place of every class that it refuses.
+    """``torch.load`` with the restricted unpickler, and a stub for every class that it refuses.
 
-    PyTorch's ``weights_only`` unpickler calls nothing but its own list of tensor functions; what a checkpoint names
-    beyond these (omegaconf objects in the published ones, anything at all in a hostile one) is never imported, for
-    the name is answered with a class of ours. The old format without a zip archive gets no stubs: all it may hold is
-    tensors.
+    PyTorch's ``weights_only`` unpickler calls only its own list of tensor functions. A checkpoint may name other
+    classes: omegaconf objects in the published ones, anything in a hostile one. They are never imported, because each
+    such name resolves to a stub. The old format without a zip archive gets no stubs and may hold tensors only.
     """
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
@@ -82,13 +81,13 @@ def _unpickle(file: Path) -> Any:
         for name in names
     ]
     with torch.serialization.safe_globals(stubs), warnings.catch_warnings():
-        # Another pickle protocol than torch.save's own is no news: it loads, or is refused below.
+        # torch warns of another pickle protocol than its own. The file loads, or is refused below.
         warnings.simplefilter("ignore", UserWarning)
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def load_original(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and configuration of a checkpoint in the original's format, as they are in its files.
+    """Read weights and configuration of a checkpoint in the original's format, unchanged.
 
     Args:
         path: the folder, or the ``.ckpt`` file with ``config.json`` beside it.
@@ -97,12 +96,12 @@ def load_original(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict
         ``state_dict`` (keys ``model.…``, tensors on the CPU) and the content of ``config.json``.
 
     Raises:
-        InputError: no such checkpoint, or its pickle holds what the restricted unpickler refuses.
+        InputError: there is no such checkpoint, or the restricted unpickler refuses its pickle.
     """
     source = find(path)
     if source is None or source.format != "original":
         raise InputError(
-            f"{path} is no checkpoint in the original's format ({CONFIG} with a 'layer', {ORIGINAL_WEIGHTS})"
+            f"{path} is not a checkpoint in the original's format ({CONFIG} with a 'layer', {ORIGINAL_WEIGHTS})"
         )
     return _pickled_weights(source.weights_file), read_json(source.config_file)
 
@@ -113,10 +112,10 @@ def _pickled_weights(file: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     except Exception as error:
-        # A damaged or hostile pickle can make the unpickler fail in any way; none of them is this program's fault.
+        # A damaged or hostile pickle can make the unpickler fail in any way.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         detail = next((line for line in reason if "GLOBAL" in line or "global" in line), reason[0]).strip()
-        raise InputError(f"{file}: refused, not a checkpoint of tensors alone ({detail})") from error
+        raise InputError(f"{file}: refused, holds more than tensors ({detail})") from error
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping):
         raise InputError(f"{file}: holds no state_dict")
@@ -127,10 +126,11 @@ def _pickled_weights(file: Path) -> dict[str, Tensor]:
 
 
 def original_to_hf(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of an original ``state_dict`` to those of the ``-hf`` format.
+    """Rename the keys of an original ``state_dict`` to the keys of the ``-hf`` format.
 
-    Dropped are metrics and the copies of the one ``freq`` that three sines share; ``.layer.``, left by training with
-    checkpointing, goes; an absent head is the embedding, to which the original ties it.
+    Metrics are dropped, and so are the copies of the ``freq`` that three sines share. The part ``.layer.`` of a key,
+    left by training with checkpointing, is removed. A missing head becomes a copy of the embedding, to which the
+    original ties it.
 
     Raises:
         InputError: the sines of one filter have different frequencies, which no original model has.
@@ -152,14 +152,14 @@ def original_to_hf(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             )
     head = renamed.get(HEAD_KEY, renamed.get(EMBEDDING_KEY))
     if head is not None:
-        # The pickle stores a tied head as a second name of the embedding's memory: without a copy the head of an
-        # untied model would be trained as part of the embedding.
+        # In the pickle a tied head shares the embedding's memory. Without a copy, training an untied model would change
+        # both.
         renamed[HEAD_KEY] = head.clone()
     return renamed
 
 
 def hf_to_original(weights: Mapping[str, Tensor], num_inner_mlps: int) -> dict[str, Tensor]:
-    """Rename the keys of the ``-hf`` format to those of an original ``state_dict``.
+    """Rename the keys of the ``-hf`` format to the keys of an original ``state_dict``.
 
     Raises:
         InputError: the head differs from the embedding, to which the original ties it.
@@ -167,14 +167,14 @@ def hf_to_original(weights: Mapping[str, Tensor], num_inner_mlps: int) -> dict[s
     if HEAD_KEY in weights and not torch.equal(weights[HEAD_KEY], weights[EMBEDDING_KEY]):
         raise InputError(
             "this model's output head differs from its embedding; the original's format ties the two and cannot hold "
-            """it: train with hyenadna pretrain --model_fields '{"tie_word_embeddings": true}' for one that it can"""
+            """it: train a model with hyenadna pretrain --model_fields '{"tie_word_embeddings": true}'"""
         )
     repeated = repeat_freq(weights, num_inner_mlps)
     return {f"model.{key.removeprefix('hyena.')}": tensor for key, tensor in repeated.items()}
 
 
 def repeat_freq(weights: Mapping[str, Tensor], num_inner_mlps: int) -> dict[str, Tensor]:
-    """``weights`` with each filter's one ``freq`` under the names of all sines that share it."""
+    """Copy each filter's ``freq`` to the names of all sines that share it."""
     repeated: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         match = _FREQ.fullmatch(key)
@@ -184,7 +184,7 @@ def repeat_freq(weights: Mapping[str, Tensor], num_inner_mlps: int) -> dict[str,
 
 
 def load_weights(source: Source) -> dict[str, Tensor]:
-    """The weights at ``source`` under the keys of the ``-hf`` format, on the CPU.
+    """Read weights under the keys of the ``-hf`` format, on the CPU.
 
     Raises:
         InputError: the file is damaged or refused.
@@ -200,14 +200,14 @@ def load_weights(source: Source) -> dict[str, Tensor]:
 
 
 def listed(keys: Iterable[str]) -> str:
-    """The first ten keys in order, and how many more there are."""
+    """The first ten keys in order, and the number of the others."""
     ordered = sorted(keys)
     more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
     return ", ".join(ordered[:_LISTED]) + more
 
 
 def published_size(shapes: Mapping[str, Iterable[int]]) -> str | None:
-    """Which published size has weights of these shapes (keys of the ``-hf`` format); None if none has."""
+    """Name the published sizes whose weights have these shapes, by keys of the ``-hf`` format; None if no size fits."""
     if EMBEDDING_KEY not in shapes:
         return None
     width = list(shapes[EMBEDDING_KEY])[1]

@@ -39,7 +39,7 @@ _ORIGINAL_LAYER = {
     "use_bias": "bias",
     "modulation_shift": "shift",
 }
-# Keys that change the model: any other value asks for a model that this one is not.
+# Keys that change the model. Other values than these ask for a model that is not supported here.
 _ORIGINAL_TOP_FIXED = {"resid_dropout": 0.0, "attn_layer_idx": None, "max_position_embeddings": 0}
 _ORIGINAL_LAYER_FIXED = {
     "_name_": "hyena",
@@ -53,8 +53,8 @@ _ORIGINAL_LAYER_FIXED = {
     "post_order_ffn": False,
     "activation": "id",
 }
-# Keys that change how the original computes or trains, not what: fused kernels, checkpointing, learning rates.
-# local_order is read by nothing there.
+# Keys that change how the original computes or trains, but not the result: fused kernels, checkpointing, learning
+# rates. Its code never reads local_order.
 _ORIGINAL_TOP_IGNORED = {
     "fused_mlp",
     "fused_dropout_add_ln",
@@ -75,23 +75,28 @@ class HyenaDNAConfig(PretrainedConfig):
         n_layer: number of blocks.
         d_inner: width of the MLP; 4 d_model if None.
         vocab_size: number of tokens, 12. The embedding and the logits have ``padded_vocab_size`` rows.
-        pad_vocab_size_multiple: the rows are padded to a multiple of this.
-        max_seq_len: longest input in tokens, special tokens included. The long filters are made for exactly this
-            length and cut to the input's: another value is another model, not the same with a longer context.
-        modulation_shift: what the exponential window of the filters tends to. No published configuration has this
-            key: 0.05 belongs to the ``-hf`` port and the original's standalone file, 0.0 to its training code.
+        pad_vocab_size_multiple: the number of rows is padded to a multiple of this.
+        max_seq_len: longest input in tokens, special tokens included. The long filters are made for this length and
+            cut to the length of the input. Another value gives another model, not the same with a longer context.
+        modulation_shift: limit of the exponential window of the filters. No published configuration has this key: 0.05
+            belongs to the ``-hf`` port and the original's standalone file, 0.0 to its training code.
         hyena_order, short_filter_order, filter_order, emb_dim, num_inner_mlps, activation_freq, train_freq,
             use_bias, hyena_dropout, hyena_filter_dropout: arguments of ``hyena_kernels.HyenaOperator``.
-        embed_dropout: dropout on the embedding, the model's only one.
+        embed_dropout: dropout on the embedding, the only one by default.
         layer_norm_epsilon: epsilon of all LayerNorms.
         initializer_range: standard deviation of new weights.
         pad_token_id: id of ``[PAD]``.
-        tie_word_embeddings: whether the head of the language model is the embedding's matrix.
-        pooling: what ``HyenaDNAForSequenceClassification`` makes of the positions: "mean", "last" or "first".
-        kwargs: those of ``transformers.PretrainedConfig``. Others are kept and named in a log line.
+        tie_word_embeddings: whether the head of the language model shares the embedding's matrix.
+        pooling: how ``HyenaDNAForSequenceClassification`` pools the positions: "mean", "last" or "first".
+        kwargs: arguments of ``transformers.PretrainedConfig``. Others are kept and named in a log line.
 
     Raises:
-        InputError: a value that no model can have.
+        InputError: a value is impossible for a model.
+
+    Example:
+        >>> from hyenadna import HyenaDNAConfig
+        >>> HyenaDNAConfig.named("tiny-1k").d_model
+        128
     """
 
     model_type = "hyenadna"
@@ -129,7 +134,7 @@ class HyenaDNAConfig(PretrainedConfig):
         pooling: str = "mean",
         **kwargs: Any,
     ) -> None:
-        # Points at code files of the published folder, which a folder saved by this package does not have.
+        # It names code files of the published folder. A folder saved by this package does not have them.
         kwargs.pop("auto_map", None)
         kwargs.pop("num_attention_heads", None)
         super().__init__(**kwargs)
@@ -160,12 +165,12 @@ class HyenaDNAConfig(PretrainedConfig):
         self.pad_token_id = pad_token_id
         self.tie_word_embeddings = tie_word_embeddings
         self.pooling = pooling
-        # There is no attention; peft's prompt tuning asks every configuration for this number.
+        # The model has no attention, but peft's prompt tuning asks every configuration for this number.
         self.num_attention_heads = 1
         self.check()
 
     def check(self) -> None:
-        """Raise InputError if a field has a value that no model can have."""
+        """Raise InputError if a field has an impossible value."""
         least = {"hyena_order": 2, "emb_dim": 3, "num_inner_mlps": 0}
         for name in (
             "d_model",
@@ -190,7 +195,7 @@ class HyenaDNAConfig(PretrainedConfig):
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding and columns of the logits: ``vocab_size`` up to a multiple of the padding, 16."""
+        """Rows of the embedding and columns of the logits: ``vocab_size`` rounded up to a multiple, here 16."""
         return -(-self.vocab_size // self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
 
     @classmethod
@@ -198,19 +203,19 @@ class HyenaDNAConfig(PretrainedConfig):
         """The configuration of a published size: ``"tiny-1k"``, ``"large-1m"``, or ``"large-1m-seqlen"``.
 
         Raises:
-            InputError: no published size has that name; the message lists them.
+            InputError: no published size has this name; the message lists them.
         """
         return cls(**{**PUBLISHED_SIZES[short_name(name)], **overrides})
 
     @classmethod
     def from_original(cls, original: Mapping[str, Any], **overrides: Any) -> HyenaDNAConfig:
-        """From the ``config.json`` of the original: ``{"d_model", "n_layer", …, "layer": {"l_max", …}}``.
+        """Read the ``config.json`` of the original: ``{"d_model", "n_layer", …, "layer": {"l_max", …}}``.
 
-        It says nothing about the window shift; without an override that is 0.05, which fits the published weights.
-        Unknown keys are tolerated and named in a log line.
+        The file has no window shift. Without an override it becomes 0.05, the value of the published weights. Unknown
+        keys are ignored and named in a log line.
 
         Raises:
-            InputError: a needed key is missing, or the file asks for another architecture.
+            InputError: a required key is missing, or the file asks for another architecture.
         """
         layer = original.get("layer")
         if not isinstance(layer, Mapping) or "l_max" not in layer or "d_model" not in original:
@@ -233,7 +238,7 @@ class HyenaDNAConfig(PretrainedConfig):
         return cls(**{**fields, **overrides})
 
     def to_original(self) -> dict[str, Any]:
-        """The layout of the original's ``config.json``. Its ``layer.shift`` is read by the original too."""
+        """The content of the original's ``config.json``. The original reads ``layer.shift`` too."""
         top: dict[str, Any] = {key: getattr(self, field) for field, key in _ORIGINAL_TOP.items()}
         layer = {key: getattr(self, field) for field, key in _ORIGINAL_LAYER.items()}
         return top | {

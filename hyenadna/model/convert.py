@@ -20,16 +20,17 @@ from hyenadna.model.modeling import HyenaDNAForCausalLM
 def convert(
     src: str | os.PathLike[str], dst: str | os.PathLike[str], to: Literal["hf", "original"] = "hf", **overrides: Any
 ) -> Path:
-    """Write the checkpoint at ``src`` to a new folder ``dst`` in the other published format, or in the same one.
+    """Write a checkpoint to a new folder in the other published format, or in the same one.
 
-    The weights stay identical, bit for bit. The original's configuration has no window shift: converting from it,
-    the ``-hf`` folder says ``modulation_shift: 0.05``, which fits the published weights, unless ``overrides`` say
-    otherwise (``modulation_shift=0.0`` for weights of the training code); converting to it, the value goes into
-    ``layer.shift``. ``dst`` appears complete or not at all.
+    The weights stay identical, bit for bit. ``dst`` appears complete or not at all.
+
+    The original's configuration has no window shift. From the original, the ``-hf`` folder gets the published weights'
+    ``modulation_shift`` of 0.05, unless ``overrides`` give another; weights of the training code need 0.0. To the
+    original, the value is written to ``layer.shift``.
 
     Args:
         src: folder or file of either format.
-        dst: folder to make; it must not exist or be empty.
+        dst: folder to make. It must not exist, or be empty.
         to: ``"hf"`` or ``"original"``.
         overrides: fields of ``HyenaDNAConfig``.
 
@@ -37,10 +38,10 @@ def convert(
         ``dst``.
 
     Raises:
-        InputError: ``src`` is no valid checkpoint, ``dst`` holds something, the disk is full, or the model has no place
-            in the format (a head that is not tied, in the original's).
+        InputError: ``src`` is not a valid checkpoint, ``dst`` is not empty, the disk is full, or the original format
+            cannot hold the model because its head is not tied.
     """
-    # The model, not a renaming alone: it checks every key and shape, and makes buffers that a checkpoint lacks.
+    # Loading the model does more than rename keys: it checks every key and shape, and makes missing buffers.
     if to not in ("hf", "original"):
         raise InputError(f"convert: there is no format {to!r}: choose 'hf' or 'original'")
     check_convertible(src, dst)
@@ -51,7 +52,7 @@ def convert(
         return target
     renamed = hf_to_original(model.state_dict(), model.config.num_inner_mlps)
     with atomic_dir(target) as partial:
-        # Through memory, for torch's own zip writer reports a full disk as a RuntimeError.
+        # Through memory: torch's own zip writer reports a full disk as a RuntimeError.
         pickled = io.BytesIO()
         torch.save({"state_dict": renamed}, pickled)
         (partial / ORIGINAL_WEIGHTS).write_bytes(pickled.getbuffer())

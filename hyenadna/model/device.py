@@ -1,4 +1,4 @@
-"""Where a model computes, and in which precision."""
+"""The device that a model runs on, and its precision."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from hyenadna.common.errors import InputError
 
 
 def pick_device(name: str) -> torch.device:
-    """``"auto"`` is a GPU if torch sees one; other names as torch knows them.
+    """The device of a name.
+
+    Args:
+        name: ``"auto"`` for a GPU if torch sees one, or a name of torch's such as ``"cpu"`` and ``"cuda:1"``.
 
     Raises:
-        InputError: neither a CPU nor a CUDA device, or a CUDA device that torch does not see.
+        InputError: the device is neither a CPU nor a CUDA device, or torch does not see it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"--device {name}: torch knows no such device; choose auto, cpu or cuda") from error
+        raise InputError(f"`device` {name}: torch has no such device; choose auto, cpu or cuda") from error
     if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: only CPUs and CUDA devices are supported; choose auto, cpu or cuda")
+        raise InputError(f"`device` {name}: only CPUs and CUDA devices are supported; choose auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {name}: torch sees no CUDA device here; choose cpu, or auto")
+        raise InputError(f"`device` {name}: torch sees no CUDA device here; choose cpu, or auto")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices, numbered from 0")
+        raise InputError(f"`device` {name}: torch sees {torch.cuda.device_count()} CUDA devices, numbered from 0")
     return device
 
 

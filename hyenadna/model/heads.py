@@ -1,4 +1,4 @@
-"""Heads on the backbone: one prediction a sequence, one prediction a position."""
+"""Heads on the backbone: one prediction for a sequence, or one for every position."""
 
 # transformers declares its class attributes without ClassVar, and a subclass cannot add it.
 # ruff: noqa: RUF012
@@ -20,15 +20,16 @@ from hyenadna.model.modeling import HyenaDNAModel, HyenaDNAPreTrainedModel, chec
 
 
 def pool(hidden: Tensor, real: Tensor, how: str) -> Tensor:
-    """One vector a sequence.
+    """Pool the positions of each sequence into one vector.
 
     Args:
         hidden: ``(B, L, D)``.
         real: bool ``(B, L)``, False at pads.
-        how: ``"mean"`` over the real positions, the ``"last"`` or the ``"first"`` real one.
+        how: ``"mean"`` over the real positions, or the ``"last"`` or ``"first"`` real one.
 
     Returns:
-        ``(B, D)`` in the dtype of ``hidden``. A row without a real position gives 0 as its mean, and position 0 else.
+        ``(B, D)`` in the dtype of ``hidden``. A row without a real position gives 0 for the mean, and position 0
+        otherwise.
     """
     if how == "mean":
         weights = real.to(torch.promote_types(hidden.dtype, torch.float32))
@@ -42,7 +43,7 @@ def pool(hidden: Tensor, real: Tensor, how: str) -> Tensor:
 def _real_positions(
     config: HyenaDNAConfig, input_ids: Tensor | None, attention_mask: Tensor | None, hidden: Tensor
 ) -> Tensor:
-    """Bool ``(B, L)``: by the mask, else by the pads among the ids, else all."""
+    """Bool ``(B, L)``: from the mask if there is one, otherwise from the pads among the ids, otherwise all True."""
     if attention_mask is not None:
         real = attention_mask.to(hidden.device) != 0
         if real.shape != hidden.shape[:2]:
@@ -54,9 +55,16 @@ def _real_positions(
 
 
 class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
-    """One prediction a sequence: positions pooled as ``config.pooling`` says, then a linear head.
+    """One prediction for a sequence: positions pooled by ``config.pooling``, then a linear head.
 
-    The mean and the last position are taken over real positions only; the original's mean counts pads.
+    The mean and the last position use real positions only. The original's mean counts pads.
+
+    Example:
+        >>> import torch
+        >>> from hyenadna import HyenaDNAConfig, HyenaDNAForSequenceClassification
+        >>> config = HyenaDNAConfig(num_labels=2)
+        >>> HyenaDNAForSequenceClassification(config)(torch.tensor([[7, 8, 9, 10]])).logits.shape
+        torch.Size([1, 2])
     """
 
     _new_heads = ("score.",)
@@ -78,24 +86,24 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Logits of every sequence, and their loss.
+        """Compute the logits of every sequence, and their loss.
 
         Args:
             input_ids: as in :meth:`HyenaDNAModel.forward`.
-            attention_mask: ``(B, L)``, non-zero at real positions. Without it, real is what is not ``pad_token_id``;
-                with ``inputs_embeds``, everything.
+            attention_mask: ``(B, L)``, non-zero at real positions. Without it, all positions but ``pad_token_id`` are
+                real. With ``inputs_embeds``, all positions are.
             inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
-            output_hidden_states: as there.
+            output_hidden_states: as in :meth:`HyenaDNAModel.forward`.
             labels: ``(B,)`` class indices; ``(B, num_labels)`` floats of 0 and 1 for several labels at once; or
-                ``(B,)`` or ``(B, num_labels)`` floats for regression. Which of them: ``config.problem_type``, or
-                else, as in transformers, regression for one label, classes for integers, several labels for floats.
-            kwargs: ``return_dict``, ``num_items_in_batch``; others are ignored.
+                ``(B,)`` or ``(B, num_labels)`` floats for regression. ``config.problem_type`` decides. Without it the
+                rule of transformers holds: regression for one label, classes for integers, several labels for floats.
+            kwargs: ``return_dict``, ``num_items_in_batch``. Others are ignored.
 
         Returns:
-            ``logits (B, num_labels)``; ``loss`` if there are ``labels``; ``hidden_states`` if asked for.
+            ``logits (B, num_labels)``; ``loss`` if there are ``labels``; ``hidden_states`` if requested.
 
         Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; a mask of another shape; on the CPU, a class index that
+            InputError: as in :meth:`HyenaDNAModel.forward`; the mask has another shape; or, on the CPU, a class index
                 is neither a column of the logits nor -100.
         """
         output = self.hyena(
@@ -115,9 +123,16 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
 
 
 class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
-    """One prediction a position: a linear head on the hidden states.
+    """One prediction for every position: a linear head on the hidden states.
 
-    The model is causal: the prediction of a position knows what stands left of it, and nothing of what follows.
+    The model is causal: a prediction depends on its position and the positions left of it only.
+
+    Example:
+        >>> import torch
+        >>> from hyenadna import HyenaDNAConfig, HyenaDNAForTokenClassification
+        >>> config = HyenaDNAConfig(num_labels=3)
+        >>> HyenaDNAForTokenClassification(config)(torch.tensor([[7, 8, 9, 10]])).logits.shape
+        torch.Size([1, 4, 3])
     """
 
     _new_heads = ("score.",)
@@ -139,24 +154,24 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
-        """Logits of every position, and their loss.
+        """Compute the logits of every position, and their loss.
 
         Args:
             input_ids: as in :meth:`HyenaDNAModel.forward`.
-            attention_mask: ``(B, L)``; positions where it is 0 are left out of the loss.
+            attention_mask: ``(B, L)``. Positions where it is 0 are left out of the loss.
             inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
-            output_hidden_states: as there.
-            labels: ``(B, L)`` class indices, not shifted; -100 leaves a position out of the loss.
-            kwargs: ``return_dict``; ``num_items_in_batch``, by which the summed loss is divided in place of the mean
-                (transformers' Trainer); others are ignored.
+            output_hidden_states: as in :meth:`HyenaDNAModel.forward`.
+            labels: ``(B, L)`` class indices, not shifted. -100 leaves a position out of the loss.
+            kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
+                transformers' Trainer. Others are ignored.
 
         Returns:
             ``logits (B, L, num_labels)``; ``loss``, a scalar in float32 or better, if there are ``labels``;
-            ``hidden_states`` if asked for.
+            ``hidden_states`` if requested.
 
         Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; labels or a mask of another shape; on the CPU, a label
-                that is neither a column of the logits nor -100.
+            InputError: as in :meth:`HyenaDNAModel.forward`; labels or a mask have another shape; or, on the CPU, a
+                label is neither a column of the logits nor -100.
         """
         output = self.hyena(
             input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True

@@ -1,4 +1,4 @@
-"""Loading checkpoints without the bars of transformers."""
+"""Loading checkpoints without the progress bars of transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from transformers.utils import logging
 
 @contextmanager
 def without_transformers_bars() -> Iterator[None]:
-    """No bars of transformers, which for every checkpoint would say "writing model shards". A decorator too."""
+    """Switch off transformers' progress bars, which show "writing model shards" at every checkpoint.
+
+    Works as a decorator too.
+    """
     was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

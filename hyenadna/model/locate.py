@@ -1,6 +1,6 @@
-"""Where a checkpoint lies, told from the names of its files alone: imports neither torch nor transformers.
+"""Finds a checkpoint and its format by the names of its files. Imports neither torch nor transformers.
 
-The formats are described in ``checkpoint.py``.
+``checkpoint.py`` describes the formats.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import Input
+from hyenadna.common.options import Input, listed
 
 CONFIG = "config.json"
 HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -31,10 +31,13 @@ class Source:
 
 
 def find(path: str | os.PathLike[str]) -> Source | None:
-    """The checkpoint at a folder or weights file; None where ``path`` can only be a name on the Hugging Face Hub.
+    """Find the checkpoint in a folder or at a weights file.
+
+    Returns:
+        The checkpoint, or None if nothing is there and ``path`` has the form ``owner/name`` of the Hugging Face Hub.
 
     Raises:
-        InputError: there is something at ``path``, or its parent folder, but no checkpoint of either format.
+        InputError: ``path``, or its parent folder, exists and holds no checkpoint of either format.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -42,12 +45,12 @@ def find(path: str | os.PathLike[str]) -> Source | None:
         found = [place / name for name in (*HF_WEIGHTS, ORIGINAL_WEIGHTS) if (place / name).exists()]
         found += [file for file in sorted(place.glob("*.ckpt")) if file not in found]
         if not found:
-            # The folder of a run, whose model is within it.
+            # A run's folder was named in place of the model in it.
             hint = f"; did you mean {place / 'model'}?" if (place / "model" / CONFIG).is_file() else ""
             raise InputError(f"{place} holds no weights: expected {HF_WEIGHTS[0]} or {ORIGINAL_WEIGHTS} in it{hint}")
     elif place.is_file():
         if place.suffix not in _WEIGHT_SUFFIXES:
-            raise InputError(f"{place} is no checkpoint: expected a folder or a file ending in {_WEIGHT_SUFFIXES}")
+            raise InputError(f"{place} is not a checkpoint: expected a folder, or a file in {listed(_WEIGHT_SUFFIXES)}")
         config_file, found = place.parent / CONFIG, [place]
     elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", os.fspath(path)) and not place.parent.is_dir():
         return None
@@ -63,10 +66,10 @@ def find(path: str | os.PathLike[str]) -> Source | None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        InputError: the file cannot be read or is none.
+        InputError: the file cannot be read, or holds something else.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ def next_token_loss(logits: Tensor, targets: Tensor, *, ignored: tuple[int, ...]
     Args:
         logits: ``(B, L, V)``, computed on in float32 or better.
         targets: int64 ``(B, L)``, the token after each position.
-        ignored: Ids that are never a target.
+        ignored: ids that are never a target.
 
     Returns:
         A scalar in float32 or better; 0 if every target is ignored.

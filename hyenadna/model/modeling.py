@@ -1,7 +1,7 @@
-"""HyenaDNA as transformers classes: backbone and language model; the classifiers are in ``heads.py``.
+"""HyenaDNA as transformers classes: backbone and language model. The classifiers are in ``heads.py``.
 
-Names of modules are those of the published ``-hf`` checkpoints. The residual stream is float32 whatever the
-weights are, and float64 in a float64 model.
+The modules have the names of the published ``-hf`` checkpoints. The residual stream is float32 for weights of 16 or 32
+bits, and float64 in a float64 model.
 """
 
 # transformers declares its class attributes without ClassVar, and a subclass cannot add it.
@@ -37,12 +37,12 @@ from hyenadna.model.tokenizer import DNATokenizer, HyenaDNATokenizer
 
 logger = logging.getLogger(__name__)
 
-# Positions that the MLP takes at a time where no gradient is needed: its hidden layer is four times as wide as the
-# model, 4 GB for 1,000,000 positions of a width of 256.
+# Positions that the MLP takes at a time without gradients. Its hidden layer is four times as wide as the model: 4 GB
+# for 1,000,000 positions of width 256.
 _MLP_POSITIONS = 1 << 15
 
-# Positions that it takes at a time on a CPU where gradients are needed, a few MB of hidden layer. Backward computes
-# them anew: what that costs is less than what memory does whose every page the system has to hand out first.
+# Positions that it takes at a time on a CPU with gradients: a few MB of hidden layer. Backward recomputes them, which
+# is cheaper than allocating fresh pages.
 _MLP_POSITIONS_CPU = 1 << 11
 
 
@@ -50,7 +50,7 @@ class HyenaDNALayerNorm(nn.LayerNorm):
     """LayerNorm of the residual, which may have a wider dtype than the weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x (…, D)`` normalised in its own dtype, returned in the weights'."""
+        """Normalise ``x (…, D)`` in its own dtype, and return it in the weights' dtype."""
         if x.dtype == self.weight.dtype:
             return super().forward(x)
         weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
@@ -58,7 +58,7 @@ class HyenaDNALayerNorm(nn.LayerNorm):
 
 
 class HyenaDNAEmbeddings(nn.Module):
-    """Embedding of the tokens; there is none of their positions."""
+    """Embedding of the tokens. Positions have none."""
 
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class HyenaDNAEmbeddings(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """``input_ids (B, L)`` to ``(B, L, D)``."""
-        # Any integer dtype will do, the uint8 of a tokenised genome included; the embedding itself takes two.
+        # Any integer dtype is allowed, such as the uint8 of a tokenised genome. nn.Embedding takes only two.
         return self.word_embeddings(input_ids.long())
 
 
@@ -108,7 +108,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         )
         self.norm2 = HyenaDNALayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.mlp = HyenaDNAMLP(config)
-        # Read by _init_weights, which sees one module at a time.
+        # For _init_weights, which sees one module at a time.
         self.mixer.out_proj.adds_to_residual = True  # type: ignore[assignment]
         self.mlp.fc2.adds_to_residual = True  # type: ignore[assignment]
 
@@ -128,11 +128,10 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         return residual + self.mlp(self.norm2(residual))
 
     def _recomputes(self, residual: Tensor) -> bool:
-        """Whether the MLP is to be computed in slices, and again in backward."""
+        """Whether the MLP is computed in slices, and recomputed in backward."""
         if residual.device.type != "cpu" or residual.numel() <= _MLP_POSITIONS_CPU * residual.shape[-1]:
             return False
-        # A compiler decides for itself what it computes again, torch.func has no hooks for what is saved, and hooks of
-        # modules (of a user, of what shards weights) count on one call for all positions.
+        # No slices under torch.compile and torch.func, or with module hooks: they expect one call for all positions.
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return False
         modules = (self.norm2, *self.mlp.modules())
@@ -152,8 +151,8 @@ class HyenaDNABackbone(nn.Module):
     def forward(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, output_hidden_states: bool
     ) -> BaseModelOutput:
-        """As :meth:`HyenaDNAModel.forward`, with inputs that it has checked."""
-        # Embedded here, not by the caller, whose reference would keep 1 GB alive at 1,000,000 positions.
+        """As :meth:`HyenaDNAModel.forward`, for inputs that it has checked."""
+        # Embedded here because a reference in the caller would keep 1 GB alive at 1,000,000 positions.
         residual = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         residual = self.embed_dropout(residual).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
         states = [residual] if output_hidden_states else []
@@ -175,27 +174,28 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     base_model_prefix = "hyena"
     supports_gradient_checkpointing = True
     _no_split_modules = ["HyenaDNABlock"]
-    # Sines of a frequency of 10 and more, over up to 1,000,000 positions, do not survive 16 bits.
+    # 16 bits are too few for sines of frequency 10 and more over up to 1,000,000 positions.
     _keep_in_fp32_modules_strict = ["filter_fn"]
     _keys_to_ignore_on_load_missing = [r"filter_fn\.pos_emb\.[zt]$", r"filter_fn\.modulation\.deltas$"]
-    # Heads that a checkpoint without them may be loaded into.
+    # Heads that a checkpoint may lack. They get new weights.
     _new_heads: tuple[str, ...] = ()
 
     if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
-        # The first releases of transformers 5 know it by its older name alone.
+        # The first releases of transformers 5 have only its older name.
         activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
 
     @property
     def embeddings(self) -> HyenaDNAEmbeddings:
-        """The backbone's embeddings, where peft looks for them: its other guess is a matrix of vocab_size rows."""
+        """The backbone's embeddings under the name that peft looks for. Otherwise it searches for vocab_size rows."""
         backbone: HyenaDNABackbone = self.base_model.backbone  # type: ignore[assignment]
         return backbone.embeddings
 
     def _init_weights(self, module: Any) -> None:
-        """New weights as HyenaDNA starts them; transformers leaves out those that were loaded.
+        """Initialise weights as the original does. transformers calls this for weights that were not loaded.
 
-        Every Linear and the embedding N(0, initializer_range) with zero bias, those that write into the residual
-        smaller by √(2 n_layer); the short convolution PyTorch's default; the skip N(0, 1); frequencies their start.
+        Every Linear and the embedding get N(0, initializer_range) and zero bias. Layers that write into the residual
+        are smaller by √(2 n_layer). The short convolution gets PyTorch's default, the skip N(0, 1), and the frequencies
+        ``activation_freq``.
         """
         if isinstance(module, nn.Conv1d):
             module.reset_parameters()
@@ -207,7 +207,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         elif isinstance(module, HyenaFilter):
             init.normal_(module.bias)
         elif hasattr(module, "reset_buffers"):
-            # from_pretrained makes modules on the meta device: buffers that the checkpoint lacks hold nothing yet.
+            # from_pretrained makes modules on the meta device, so buffers that the checkpoint lacks are still empty.
             module.reset_buffers()
         elif hasattr(module, "freq"):
             init.constant_(module.freq, self.config.activation_freq)
@@ -230,8 +230,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             The model in ``eval()`` mode.
 
         Raises:
-            InputError: no checkpoint there; keys missing or left over (listed), or of another shape; a file that is
-                damaged or would run code; ``max_seq_len`` overridden, by name or in a ``config``.
+            InputError: there is no checkpoint; keys are missing, left over or of another shape (they are listed); a
+                file is damaged or would run code; or ``max_seq_len`` is overridden, by name or in a ``config``.
         """
         path = pretrained_model_name_or_path
         if path is None or kwargs.get("state_dict") is not None or (Path(path) / "adapter_config.json").exists():
@@ -242,7 +242,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             source = checkpoint.download(str(path), **hub)
         config = kwargs.pop("config", None)
         if isinstance(config, HyenaDNAConfig):
-            # What transformers' Auto classes hand over, with the overrides they were given already in it.
+            # From transformers' Auto classes. Their overrides are already in it.
             _check_length(source, _stored_config(source), config.max_seq_len)
         else:
             config, kwargs = _read_config(source, kwargs)
@@ -250,7 +250,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         allow_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
         weights = checkpoint.load_weights(source)
         if cls.can_generate() and any(key.startswith("score.") for key in weights):
-            raise InputError(f"{path}: is fine-tuned and has no language head: use the model it was tuned from")
+            raise InputError(f"{path}: is fine-tuned and has no language head; use the model that it was tuned from")
         with _without_load_report():
             loaded: Any = super().from_pretrained(
                 None,
@@ -274,7 +274,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         return (model, info) if with_info else model
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write ``config.json`` and ``model.safetensors`` as the published ``-hf`` folders have them.
+        """Write ``config.json`` and ``model.safetensors`` in the layout of the published ``-hf`` folders.
 
         Each file is whole: all are written beside ``save_directory`` first, and if that fails nothing there changes.
         Then they replace those of the same name one by one, so that a crash in between leaves new files among old
@@ -291,7 +291,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             super().save_pretrained(partial, *args, **kwargs)
 
     def _check_input(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
-        """Raise InputError unless exactly one is given, and the model can take it."""
+        """Raise InputError unless exactly one input is given and the model can take it."""
         if input_ids is not None and inputs_embeds is None:
             self._check_ids(input_ids)
             length = input_ids.shape[1]
@@ -314,7 +314,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             raise InputError(f"input_ids must be (B, L) and not empty, got shape {tuple(input_ids.shape)}")
         if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
             raise InputError(f"input_ids must be integers, got {input_ids.dtype}")
-        # On a GPU the check would wait for all work in flight; there the embedding's device-side assert reports it.
+        # On a GPU the check would wait for all queued work. There the embedding's device-side assert reports bad ids.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
             least, most = (int(bound) for bound in torch.aminmax(input_ids))
             rows = self.config.padded_vocab_size
@@ -324,14 +324,22 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
 
 
 class HyenaDNAModel(HyenaDNAPreTrainedModel):
-    """The backbone without a head: token ids to hidden states."""
+    """The backbone without a head: token ids to hidden states.
+
+    Example:
+        >>> import torch
+        >>> from hyenadna import HyenaDNAConfig, HyenaDNAModel
+        >>> model = HyenaDNAModel(HyenaDNAConfig.named("tiny-1k"))
+        >>> model(torch.tensor([[7, 8, 9, 10]])).last_hidden_state.shape
+        torch.Size([1, 4, 128])
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^score\."]
 
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__(config)
         self.backbone = HyenaDNABackbone(config)
-        # The sines of one filter are one module: saving keeps its first name, as the published files do.
+        # The sines of one filter are one module. Saving keeps its first name, as the published files do.
         first = "backbone.layers.{}.mixer.filter_fn.implicit_filter.{}.freq"
         self._tied_weights_keys = {
             first.format(layer, sine): first.format(layer, 1)
@@ -345,7 +353,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         return self.backbone.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: Any) -> None:
-        """Put another embedding in its place."""
+        """Replace the embedding of the tokens."""
         self.backbone.embeddings.word_embeddings = value
 
     @can_return_tuple
@@ -357,24 +365,24 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Hidden states of every position.
+        """Compute the hidden states of every position.
 
         Args:
-            input_ids: ``(B, L)``, integers from 0 to 15, L ≤ max_seq_len. Ids 12 to 15 are no tokens but rows of
-                padding that the embedding has. On a GPU an id out of range is a device-side assert, no InputError.
-            attention_mask: accepted and not needed: the model is causal, so what stands right of a position never
-                changes it. Padding on the right is exact; padding on the left, the original's, changes the result.
-            inputs_embeds: ``(B, L, D)`` in the place of ``input_ids``.
+            input_ids: ``(B, L)``, integers from 0 to 15, L ≤ max_seq_len. Ids 12 to 15 are rows that pad the
+                embedding, not tokens. On a GPU an id out of range is a device-side assert in place of an InputError.
+            attention_mask: accepted and not needed. The model is causal, so padding on the right is exact. Padding on
+                the left, as in the original, changes the result.
+            inputs_embeds: ``(B, L, D)`` in place of ``input_ids``.
             output_hidden_states: return all states.
-            kwargs: ``return_dict``; others are accepted and ignored, as transformers' utilities need.
+            kwargs: ``return_dict``. Others are accepted and ignored, as transformers' utilities need.
 
         Returns:
-            ``last_hidden_state (B, L, D)`` after the final LayerNorm and, if asked for, ``hidden_states``: a tuple of
-            n_layer + 1 tensors ``(B, L, D)``, the embedding, then the residual after each block, the last of them
-            replaced by ``last_hidden_state``.
+            ``last_hidden_state (B, L, D)`` after the final LayerNorm. If requested, also ``hidden_states``, a tuple of
+            n_layer + 1 tensors ``(B, L, D)``: the embedding, the residual after each block but the last, and
+            ``last_hidden_state``.
 
         Raises:
-            InputError: shapes, dtypes or ids that the model cannot take; a sequence above max_seq_len.
+            InputError: the model cannot take these shapes, dtypes or ids, or a sequence exceeds max_seq_len.
         """
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -383,7 +391,16 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
 
 
 class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
-    """Next-nucleotide language model."""
+    """Next-nucleotide language model.
+
+    Example:
+        >>> import torch
+        >>> from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+        >>> model = HyenaDNAForCausalLM(HyenaDNAConfig.named("tiny-1k"))
+        >>> ids = torch.tensor([[7, 8, 9, 10]])
+        >>> model(ids, labels=ids).logits.shape
+        torch.Size([1, 4, 16])
+    """
 
     _tied_weights_keys = {"lm_head.weight": checkpoint.EMBEDDING_KEY}
 
@@ -404,26 +421,26 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutput:
-        """Logits of the next token at every position, and their loss.
+        """Compute the logits of the next token at every position, and their loss.
 
         Args:
             input_ids: as in :meth:`HyenaDNAModel.forward`.
-            attention_mask: as there: accepted and not needed.
-            inputs_embeds: as there.
-            output_hidden_states: as there.
-            labels: ``(B, L)``, the same ids as ``input_ids``: the shift by one happens here. -100 leaves a position
-                out of the loss; pads count unless they are -100. On a GPU a label out of range is a device-side assert.
-            logits_to_keep: only the last so many positions get logits, or those in a 1-D tensor of indices; 0 is all.
-            kwargs: ``return_dict``; ``num_items_in_batch``, by which the summed loss is divided in place of the mean
-                (transformers' Trainer); others are ignored.
+            attention_mask: accepted and not needed, as in :meth:`HyenaDNAModel.forward`.
+            inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
+            output_hidden_states: as in :meth:`HyenaDNAModel.forward`.
+            labels: ``(B, L)``, the same ids as ``input_ids``; this method shifts them by one. -100 leaves a position
+                out of the loss. Pads count unless they are -100. On a GPU a label out of range is a device-side assert.
+            logits_to_keep: number of last positions that get logits, or their indices in a 1-D tensor; 0 is all.
+            kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
+                transformers' Trainer. Others are ignored.
 
         Returns:
-            ``logits (B, L, 16)``: 12 tokens and 4 rows of padding; ``loss``, a scalar in float32 or better, if there
-            are ``labels``; ``hidden_states`` if asked for.
+            ``logits (B, L, 16)`` for 12 tokens and 4 rows of padding; ``loss``, a scalar in float32 or better, if there
+            are ``labels``; ``hidden_states`` if requested.
 
         Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; labels of another shape, or with ``logits_to_keep``;
-                on the CPU, labels that are neither an id from 0 to 15 nor -100.
+            InputError: as in :meth:`HyenaDNAModel.forward`; labels have another shape or come with ``logits_to_keep``;
+                or, on the CPU, a label is neither an id from 0 to 15 nor -100.
         """
         output = self.hyena(
             input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
@@ -444,16 +461,16 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         if labels.shape != logits.shape[:2]:
             raise InputError(f"labels {tuple(labels.shape)} must have the shape of input_ids {tuple(logits.shape[:2])}")
         check_labels(labels, logits.shape[2])
-        # transformers' own causal loss would cast a float64 model's logits down.
+        # transformers' causal loss would cast the logits of a float64 model to float32.
         logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
         targets = labels[:, 1:].to(logits.device, torch.long)
         return fixed_cross_entropy(logits.flatten(0, 1), targets.flatten(), num_items_in_batch)
 
-    # What mypy sees of the base class depends on which optional packages transformers finds.
+    # The base class looks different to mypy with other optional packages of transformers installed.
     def prepare_inputs_for_generation(  # type: ignore[override, unused-ignore]
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The whole sequence so far at every step: a long convolution has no cache of keys and values."""
+        """Give the model the whole sequence at every step: a long convolution has no cache of keys and values."""
         kept: dict[str, Any] = {k: kwargs[k] for k in ("logits_to_keep", "output_hidden_states") if k in kwargs}
         if inputs_embeds is None:
             return {"input_ids": input_ids, **kept}
@@ -465,7 +482,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         return False
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As the base class; ``lm_head.weight`` is written also where it is tied, as published files have it."""
+        """As the base class, but a tied ``lm_head.weight`` is written too, as in the published files."""
         if self.config.tie_word_embeddings:
             weights = dict(kwargs.get("state_dict") or self.state_dict())
             weights[checkpoint.HEAD_KEY] = weights[checkpoint.EMBEDDING_KEY].clone()
@@ -479,7 +496,7 @@ def _stored_config(source: locate.Source) -> HyenaDNAConfig:
 
 
 def _check_length(source: locate.Source, stored: HyenaDNAConfig, length: Any) -> None:
-    """Raise InputError unless ``length`` is the ``max_seq_len`` that the checkpoint was made for."""
+    """Raise InputError unless ``length`` is the checkpoint's own ``max_seq_len``."""
     if length != stored.max_seq_len:
         raise InputError(
             f"{source.config_file.parent}: max_seq_len is {stored.max_seq_len} and cannot be {length}: the filters are "
@@ -488,8 +505,8 @@ def _check_length(source: locate.Source, stored: HyenaDNAConfig, length: Any) ->
 
 
 def check_labels(labels: Tensor, columns: int) -> None:
-    """Raise InputError where a label is neither a column of the logits nor -100, which the loss leaves out."""
-    # On a GPU the check would wait for all work in flight, as that of the ids.
+    """Raise InputError if a label is neither a column of the logits nor -100, which the loss ignores."""
+    # On a GPU the check would wait for all queued work.
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         wrong = labels[(labels != -100) & ((labels < 0) | (labels >= columns))]
         if wrong.numel():
@@ -500,10 +517,10 @@ def check_labels(labels: Tensor, columns: int) -> None:
 
 
 def _read_config(source: locate.Source, kwargs: dict[str, Any]) -> tuple[HyenaDNAConfig, dict[str, Any]]:
-    """The configuration at ``source`` with the overrides among ``kwargs``, and what of ``kwargs`` is left."""
+    """The stored configuration with the overrides among ``kwargs``, and the other ``kwargs``."""
     stored = _stored_config(source)
     _check_length(source, stored, kwargs.get("max_seq_len", stored.max_seq_len))
-    # The dtype to load in is for the model, and "auto" is none that a configuration can hold.
+    # The dtype is an argument of the model. A configuration cannot hold "auto".
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     config, unused = HyenaDNAConfig.from_dict(stored.to_dict(), return_unused_kwargs=True, **kwargs)
     config.check()
@@ -511,10 +528,10 @@ def _read_config(source: locate.Source, kwargs: dict[str, Any]) -> tuple[HyenaDN
 
 
 def _as_loaded(weights: dict[str, Tensor], config: HyenaDNAConfig) -> dict[str, Tensor]:
-    """``weights`` as transformers wants them: every sine with its frequency, a tied head left out.
+    """The weights as transformers expects them: a frequency for every sine, and no tied head.
 
     Raises:
-        InputError: the head is to be tied and differs from the embedding.
+        InputError: ``tie_word_embeddings`` is True and the head differs from the embedding.
     """
     weights = checkpoint.repeat_freq(weights, config.num_inner_mlps)
     if config.tie_word_embeddings:
@@ -527,7 +544,7 @@ def _as_loaded(weights: dict[str, Tensor], config: HyenaDNAConfig) -> dict[str, 
 def _check_loaded(
     source: locate.Source, weights: dict[str, Tensor], missing: set[str], unexpected: set[str], mismatched: Any
 ) -> None:
-    """Raise InputError unless every key of the model, and none else, was in the checkpoint in the right shape."""
+    """Raise InputError unless the checkpoint had exactly the keys of the model, in the right shapes."""
     if not (missing or unexpected or mismatched):
         return
     problems = []
@@ -546,7 +563,7 @@ def _check_loaded(
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Drop transformers' table of missing and unexpected keys: one line of our own says the same."""
+    """Hide transformers' table of missing and unexpected keys. Our own error has them in one line."""
 
     def is_other(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
@@ -562,6 +579,6 @@ def _without_load_report() -> Iterator[None]:
 AutoConfig.register(HyenaDNAConfig.model_type, HyenaDNAConfig)
 AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
 AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
-# Published tokenizer folders ask for the second name, those saved by this package for the first.
+# Published tokenizer folders name the first class, folders saved by this package the second.
 AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=HyenaDNATokenizer, exist_ok=True)
 AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=DNATokenizer, exist_ok=True)

@@ -29,10 +29,10 @@ PUBLISHED_NAMES: dict[str, str] = {
 
 
 def short_name(name: str) -> str:
-    """The name in ``PUBLISHED_SIZES`` for a short or a published name, with or without prefix and ``-hf``.
+    """The name in ``PUBLISHED_SIZES`` of a short or a published name, with or without prefix and ``-hf``.
 
     Raises:
-        InputError: no published size has that name; the message lists them.
+        InputError: no published size has this name; the message lists them.
     """
     bare = name.removeprefix("LongSafari/").removeprefix("hyenadna-").removesuffix("-hf")
     bare = PUBLISHED_NAMES.get(bare, bare)

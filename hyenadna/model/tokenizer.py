@@ -47,17 +47,22 @@ __all__ = [
 
 
 class DNATokenizer(PreTrainedTokenizer):
-    """One token a character. ``tokenizer("acgtn")`` gives ``input_ids`` (a list of int) and ``attention_mask``.
+    """One token for each character.
 
-    Soft-masked lower case reads as upper case, ``U`` as T, the IUPAC ambiguity codes as N and anything else as
-    ``[UNK]``. By default ``[SEP]`` ends a sequence and nothing precedes it, as in the later published revisions;
+    Soft-masked lower case reads as upper case, ``U`` as T, the IUPAC ambiguity codes as N, and all else as ``[UNK]``.
+    By default ``[SEP]`` ends a sequence and no token precedes it, as in the later published revisions.
     ``add_special_tokens=False`` leaves it out.
 
     Args:
-        case_sensitive: lower case becomes ``[UNK]``, as upstream has it.
+        case_sensitive: read lower case as ``[UNK]``, as upstream does.
         add_cls_token: wrap as ``[CLS] … [SEP]``, as the original's standalone file does.
-        padding_side: ``"right"`` is exact for a causal model; ``"left"``, the original's choice, changes its output.
-        kwargs: those of ``transformers.PreTrainedTokenizer``, among them ``model_max_length``.
+        padding_side: ``"right"`` is exact for a causal model. ``"left"``, the original's choice, changes its output.
+        kwargs: arguments of ``transformers.PreTrainedTokenizer``, among them ``model_max_length``.
+
+    Example:
+        >>> from hyenadna import DNATokenizer
+        >>> DNATokenizer()("acgtn")["input_ids"]
+        [7, 8, 9, 10, 11, 1]
     """
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 - transformers declares it without ClassVar
@@ -88,7 +93,7 @@ class DNATokenizer(PreTrainedTokenizer):
         return VOCAB | self._added_tokens_encoder
 
     def encode_array(self, sequence: str | bytes) -> np.ndarray:
-        """Ids of a bare sequence, uint8 (L,), without special tokens: the fast way in, 1 Mb in milliseconds."""
+        """Ids of a bare sequence, uint8 ``(L,)``, without special tokens. It takes milliseconds for 1 Mb."""
         raw = sequence.encode("ascii", "replace") if isinstance(sequence, str) else sequence
         return self._byte_to_id[np.frombuffer(raw, dtype=np.uint8)]
 
@@ -98,9 +103,9 @@ class DNATokenizer(PreTrainedTokenizer):
         return super()._encode_plus(text, text_pair, **kwargs)
 
     def _to_ids(self, text: Any) -> Any:
-        """Strings to id lists through the table, in place of one Python call a character.
+        """Convert strings to lists of ids through the table, without a Python call for each character.
 
-        Text with a bracket may spell a special token, and an empty string has no ids: both go the base class's way.
+        Text with a bracket may hold a special token, and an empty string has no ids. The base class handles both.
         """
         if isinstance(text, str):
             return text if not text or "[" in text else self.encode_array(text).tolist()
@@ -120,11 +125,11 @@ class DNATokenizer(PreTrainedTokenizer):
         return self._id_to_token.get(index, "[UNK]")
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """The tokens without anything between them."""
+        """Join the tokens without spaces."""
         return "".join(tokens)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Writes ``tokenizer.json``, with which transformers tokenizes alike where this package is not installed."""
+        """Write ``tokenizer.json``. With it transformers tokenizes the same way without this package."""
         path = os.path.join(save_directory, (f"{filename_prefix}-" if filename_prefix else "") + "tokenizer.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump(self._tokenizer_json(), file, indent=2)
@@ -153,4 +158,4 @@ class DNATokenizer(PreTrainedTokenizer):
 
 
 class HyenaDNATokenizer(DNATokenizer):
-    """The name under which published folders ask ``AutoTokenizer`` for their tokenizer."""
+    """The name of the tokenizer in published folders, for ``AutoTokenizer``."""

@@ -54,12 +54,12 @@ class LoopState:
     """Everything that a step changes. A checkpoint holds it, so that a resumed run computes the same bits.
 
     Attributes:
-        model: The model, on its device.
+        model: the model, on its device.
         optimizer: AdamW.
-        scaler: Scaler of the loss, at work in float16 only.
-        step: Finished optimizer steps.
-        tokens: Targets seen so far, N and pads included.
-        seconds: Seconds spent in steps, without validation and saving.
+        scaler: scaler of the loss, at work in float16 only.
+        step: finished optimizer steps.
+        tokens: targets seen so far, N and pads included.
+        seconds: seconds spent in steps, without validation and saving.
     """
 
     model: HyenaDNAForCausalLM
@@ -124,9 +124,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     raise KeyboardInterrupt.
 
     Args:
-        config: The data, the model and the training.
-        resume: Continue from the newest checkpoint in ``config.out``, or start if there is none yet.
-        progress: Show a progress bar.
+        config: the data, the model and the training.
+        resume: continue from the newest checkpoint in ``config.out``, or start if there is none yet.
+        progress: show a progress bar.
 
     Raises:
         InputError: a configuration, genome, checkpoint or folder does not fit; the disk is full; GPU memory is too
@@ -282,9 +282,9 @@ def optimizer_step(loop_state: LoopState, batch: Tensor, config: PretrainConfig)
     """Update the weights once; the batch is computed in ``config.accumulate`` parts.
 
     Args:
-        loop_state: The model, the optimizer and the scaler; all three change.
-        batch: Token ids of any integer dtype, ``(B, L+1)``, on any device.
-        config: Gives the number of parts, the precision and the greatest norm.
+        loop_state: the model, the optimizer and the scaler; all three change.
+        batch: token ids of any integer dtype, ``(B, L+1)``, on any device.
+        config: gives the number of parts, the precision and the greatest norm.
 
     Returns:
         The mean loss in nats, and the norm of the gradient before clipping.

@@ -14,8 +14,8 @@ def metrics_log(folder: RunFolder, step: int) -> Iterator[Callable[[Mapping[str,
     """A function that writes a row to ``metrics.jsonl``, and shows it in TensorBoard if that is installed.
 
     Args:
-        folder: Folder of the run.
-        step: Last finished step. TensorBoard drops what a stopped run has shown after it.
+        folder: folder of the run.
+        step: last finished step. TensorBoard drops what a stopped run has shown after it.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -13,14 +13,17 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for AdamW: what decays, and what does not.
+    """Parameter groups for AdamW, with and without weight decay.
 
     Weights of Linear and convolution layers decay. Biases, LayerNorm, the embedding, and everything of the implicit
     filters (their network, frequencies and skip) do not.
 
     Args:
-        model: a HyenaDNA model; a parameter that needs no gradient is left out.
-        weight_decay: of the first group; the second has 0.
+        model: a HyenaDNA model. Parameters that need no gradient are left out.
+        weight_decay: weight decay of the first group. The second has 0.
+
+    Returns:
+        Two groups, as ``torch.optim`` takes them.
     """
     decays: list[nn.Parameter] = []
     stays: list[nn.Parameter] = []
@@ -38,13 +41,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def lr_scale(step: int, steps: int, warmup_steps: int, min_factor: float) -> float:
-    """Factor on the peak learning rate at a step: linear warm-up, then a cosine down to ``min_factor`` at the last.
+    """Factor on the peak learning rate: a linear warm-up, then a cosine.
 
     Args:
         step: optimizer step, from 0.
-        steps: number of steps of the run.
-        warmup_steps: steps of the warm-up; the first step already has 1/warmup_steps of the peak.
-        min_factor: factor at the end.
+        steps: steps of the run.
+        warmup_steps: steps of the warm-up. The first step has 1/warmup_steps of the peak.
+        min_factor: factor at the last step.
+
+    Returns:
+        A number from 0 to 1.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

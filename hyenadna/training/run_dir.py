@@ -1,8 +1,8 @@
 """The folder of a training run: its configuration, metrics and checkpoints, each written whole or not at all.
 
-``config.yaml``, ``splits.bed``, ``metrics.jsonl``, ``step-XXXXXXXX/`` (the newest checkpoints: the model in the ``-hf``
-format and ``state.pt``), and ``model/`` once the run has ended. What begins with a dot was being written when a run was
-killed; the next start removes it.
+It holds ``config.yaml``, ``splits.bed``, ``metrics.jsonl`` and the newest checkpoints ``step-XXXXXXXX/``, each with the
+model in the ``-hf`` format and ``state.pt``. ``model/`` appears once the run has ended. A name that begins with a dot
+is a leftover of a run that was killed while writing. The next start removes it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from hyenadna.common.run_layout import (
 _LEFTOVER = leftovers(rf"step-\d{{8,}}|{MODEL_FOLDER}|{CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE}")
 
 
-class Saves(Protocol):
+class _Saves(Protocol):
     """A model or tokenizer of transformers."""
 
     def save_pretrained(self, save_directory: str, /) -> Any:
@@ -45,14 +45,14 @@ class Saves(Protocol):
 
 
 class RunFolder:
-    """A training run's folder; see the module's docstring for what is in it."""
+    """A training run's folder. The docstring of the module lists its content."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def metrics(self) -> Path:
-        """The JSONL file of metrics: a row every few steps, and for every validation."""
+        """The JSONL file of metrics, with a row every few steps and one for every validation."""
         return self.path / METRICS_FILE
 
     @property
@@ -62,7 +62,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Where the finished model lies."""
+        """The folder of the finished model."""
         return self.path / MODEL_FOLDER
 
     def checkpoints(self) -> list[Path]:
@@ -71,27 +71,33 @@ class RunFolder:
         return sorted(found, key=lambda p: int(p.name[5:]))
 
     def start(self, config: Any, *, resume: bool) -> Path | None:
-        """Make the folder ready for a run of ``config``, a dataclass.
+        """Make the folder ready for a run.
+
+        Args:
+            config: the configuration, a dataclass.
+            resume: whether the folder may hold a run of the same configuration.
 
         Returns:
-            The checkpoint to go on from, or None for a run from the start.
+            The checkpoint to continue from, or None for a run from the start.
 
         Raises:
-            InputError: the folder holds a run and ``resume`` is False, or one of another configuration (the
-                differences are named), or parts of a run without its configuration, or cannot be written to.
+            InputError: the folder holds a run and ``resume`` is False; a run of another configuration, whose
+                differences are named; parts of a run without its configuration; or it cannot be written to.
         """
         with self._writing():
             saved = self.path / CONFIG_FILE
             if saved.exists():
                 if not resume:
-                    raise InputError(f"{self.path}: already holds a run; go on with --resume, or choose another --out")
+                    raise InputError(
+                        f"{self.path}: already holds a run; continue with `resume`, or choose another `out`"
+                    )
                 self._check_same(config)
             elif self.path.exists():
                 names = {entry.name for entry in self.path.iterdir() if not _LEFTOVER.fullmatch(entry.name)}
                 if {METRICS_FILE, MODEL_FOLDER} & names or self.checkpoints() or (resume and names):
                     raise InputError(
-                        f"{self.path}: holds files, but no run to go on with ({CONFIG_FILE} is missing); choose "
-                        "another --out"
+                        f"{self.path}: holds files, but no run to resume ({CONFIG_FILE} is missing); choose another "
+                        "`out`"
                     )
             self.path.mkdir(parents=True, exist_ok=True)
             for leftover in self.path.iterdir():
@@ -109,26 +115,35 @@ class RunFolder:
         except (UnicodeDecodeError, yaml.YAMLError):
             before = None
         if not isinstance(before, dict):
-            raise InputError(f"{saved}: damaged, holds no configuration; choose another --out")
+            raise InputError(f"{saved}: damaged, holds no configuration; choose another `out`")
         now = plain(config)
         free = {field.name for field in dataclasses.fields(config) if field.metadata.get("free")}
         changed = [n for n in sorted((before.keys() | now.keys()) - free) if before.get(n) != now.get(n)]
         if changed:
-            values = "; ".join(f"{n}: {before.get(n)!r} there, {now.get(n)!r} asked for" for n in changed)
-            options = ", ".join(f"--{name}" for name in changed)
+            values = "; ".join(f"{n}: {before.get(n)!r} there, {now.get(n)!r} now" for n in changed)
+            options = ", ".join(f"`{name}`" for name in changed)
             raise InputError(
-                f"{self.path}: holds a run of another configuration ({values}): pass --config "
-                f"{self.path / CONFIG_FILE} and leave out {options} to go on with it, or choose another --out"
+                f"{self.path}: holds a run of another configuration ({values}): to continue it, pass `config` "
+                f"{self.path / CONFIG_FILE} and leave out {options}; or choose another `out`"
             )
 
-    def save(self, step: int, model: Saves, state: Mapping[str, Any], *, keep: int) -> Path:
-        """Write the checkpoint of ``step`` and remove all but the newest ``keep``.
+    def save(self, step: int, model: _Saves, state: Mapping[str, Any], *, keep: int) -> Path:
+        """Write the checkpoint of a step, and remove older ones.
+
+        Args:
+            step: finished optimizer steps.
+            model: the model.
+            state: the rest of the training's state: tensors, numbers and strings.
+            keep: number of newest checkpoints to keep.
+
+        Returns:
+            The folder of the checkpoint.
 
         Raises:
-            InputError: the folder cannot be written to (a full disk); earlier checkpoints stay as they are.
+            InputError: the folder cannot be written to, or the disk is full. Earlier checkpoints stay as they are.
         """
         final = self.path / f"step-{step:08d}"
-        # Through memory, for torch's own zip writer reports a full disk as a RuntimeError.
+        # Through memory: torch's own zip writer reports a full disk as a RuntimeError.
         pickled = io.BytesIO()
         torch.save(dict(state), pickled)
         with self._writing():
@@ -139,11 +154,11 @@ class RunFolder:
                 remove_dir(old)
         return final
 
-    def save_model(self, model: Saves, tokenizer: Saves) -> Path:
-        """Write the finished model and its tokenizer, in place of one that is there.
+    def save_model(self, model: _Saves, tokenizer: _Saves) -> Path:
+        """Write the finished model and its tokenizer, and replace an earlier one.
 
         Raises:
-            InputError: the folder cannot be written to; checkpoints stay as they are.
+            InputError: the folder cannot be written to. The checkpoints stay as they are.
         """
         with self._writing(), atomic_dir(self.model) as partial:
             model.save_pretrained(str(partial))
@@ -160,13 +175,13 @@ class RunFolder:
             state: dict[str, Any] = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
         except Exception as error:
             raise InputError(
-                f"{checkpoint / STATE_FILE}: damaged ({type(error).__name__}); remove {checkpoint} to go on from an "
-                "earlier checkpoint"
+                f"{checkpoint / STATE_FILE}: damaged ({type(error).__name__}); remove {checkpoint} to continue from "
+                "an earlier checkpoint"
             ) from error
         return state
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Append a row to the metrics. What is no finite number becomes null, which JSON knows.
+        """Append a row to the metrics. JSON has no NaN and no infinity: both become null.
 
         Raises:
             InputError: the file cannot be written to.
@@ -176,7 +191,7 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def rewind_metrics(self, step: int) -> None:
-        """Drop the rows that a run resumed after ``step`` will write again: later ones, and the final validation's.
+        """Drop the rows that a run resumed after ``step`` writes again: later ones and the final validation.
 
         Raises:
             InputError: the file is damaged or cannot be written to.
@@ -188,7 +203,7 @@ class RunFolder:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turn failures to write, and what others made of them, into one InputError with advice."""
+        """Turn failures to write, also those that other code has wrapped, into one InputError with advice."""
         try:
             yield
         except (OSError, InputError) as error:
@@ -198,6 +213,6 @@ class RunFolder:
             raise write_error(
                 self.path,
                 reason,
-                advice="choose another --out",
-                if_full="free some space and go on with --resume",
+                advice="choose another `out`",
+                if_full="free some space and continue with `resume`",
             ) from error

@@ -1,4 +1,4 @@
-"""Backends that the tests of every op run on, a choice of backends and a compilation that no other test has touched."""
+"""Fixtures for the tests of the ops: their backends, an unforced choice of backends, a fresh compiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hyena_kernels.backends import extension
 
 @pytest.fixture(params=["torch", "cpp"])
 def each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run a test on plain PyTorch, and on the C++ kernels where they are and have the op."""
+    """Run a test on plain PyTorch, and on the C++ kernels if they are built."""
     if request.param == "cpp":
         cpu = torch.device("cpu")
         reasons = "; ".join(extension.obstacles("cpp", cpu))
@@ -34,13 +34,13 @@ def each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def fresh_dynamo() -> None:
-    """Forget what other tests compiled, and which sizes they changed."""
+    """Forget the compilations of other tests and the sizes that they saw."""
     torch._dynamo.reset()
 
 
 @pytest.fixture
 def unforced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start without a forced backend or an interpreter and with nothing logged yet, and leave no trace."""
+    """Start without a forced backend, an interpreter or log entries, and restore everything."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(_backend, "_forced", None)
     monkeypatch.setattr(_backend, "_announced", set())

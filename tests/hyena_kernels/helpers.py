@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyena_kernels.testing import Inputs, value_and_gradients
+from hyena_kernels import fftconv
+from hyena_kernels.testing import Inputs, fftconv_inputs, value_and_gradients
+
+
+def small_fftconv(backend: str | None = None) -> Tensor:
+    """Result of a small ``fftconv`` whose signal needs a gradient."""
+    inputs = fftconv_inputs(1, 2, 8)
+    return fftconv(inputs["u"].requires_grad_(), inputs["k"], backend=backend)
 
 
 def assert_same(results: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Which backend runs, what forces one, and what is said where it cannot run."""
+"""Which backend runs, what forces one, and the message if it cannot run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from hyena_kernels import BackendError, backend, fftconv, set_backend, use_backe
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common.reasons import cuda_obstacle
 from hyena_kernels.testing import OPS, fftconv_inputs
+from tests.hyena_kernels.helpers import small_fftconv as call
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -29,11 +30,6 @@ ABSENT = ["triton", "cuda"]
 
 
 pytestmark = pytest.mark.usefixtures("unforced")
-
-
-def call(name: str | None = None) -> torch.Tensor:
-    inputs = fftconv_inputs(1, 2, 8)
-    return fftconv(inputs["u"].requires_grad_(), inputs["k"], backend=name)
 
 
 @pytest.mark.parametrize("name", ABSENT)
@@ -181,7 +177,7 @@ def test_arguments_that_a_backend_does_not_support_go_to_the_next_with_one_warni
 
 
 def lazy_module(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> str:
-    """A module that no test has imported before; its name, with that of a function in it."""
+    """Write a module that no test has imported. Returns ``"module:function"``."""
     name = f"lazy_{folder.name}"
     (folder / f"{name}.py").write_text(f"print('imported')\n{body}")
     monkeypatch.syspath_prepend(folder)
@@ -251,7 +247,7 @@ def test_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, unforced: None) -> Iterator[None]:
-    """A machine with an A100 and no extension, and an implementation that Triton need not be imported for."""
+    """A machine with an A100 and no extension, and an implementation that does not import Triton."""
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "some GPU")

@@ -1,4 +1,4 @@
-"""``HyenaOperator`` under FSDP and DDP, in one process of a gloo group: sharding and hooks are those of many."""
+"""``HyenaOperator`` under FSDP and DDP. A gloo group of one process has the same sharding and hooks as a larger one."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_dtypes_gates_and_skip(dtype: torch.dtype, gates: str, skip: bool) -> No
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_sixteen_bits_accumulate_in_float32(dtype: torch.dtype) -> None:
-    """One rounding of the result is all that 16-bit signals cost: no error of the transforms in that dtype."""
+    """16-bit signals cost one rounding of the result. The transforms add no error in that dtype."""
     inputs = fftconv_inputs(1, 4, 1000, dtype=dtype, filter_dtype=dtype)
     wide = {name: tensor.float() for name, tensor in inputs.items()}
     difference = (fftconv(**inputs).float() - fftconv(**wide)).abs()
@@ -175,7 +175,7 @@ def test_refuses_with_one_clear_line(change: dict[str, Any], error: type[Excepti
 
 
 def test_dtypes_are_checked_after_autocast() -> None:
-    """A filter or gate that autocast made belongs to a signal that it is about to cast."""
+    """A filter or gate in the dtype of autocast fits a signal that autocast will cast."""
     inputs: dict[str, Tensor] = fftconv_inputs(1, 2, 16)
     with torch.autocast("cpu", torch.bfloat16):
         y = fftconv(inputs["u"], inputs["k"].bfloat16(), pre_gate=inputs["pre_gate"].bfloat16())

@@ -1,4 +1,4 @@
-"""``HyenaFilter`` in inference, where filters are kept, and layers of it and of the operator that were wrapped."""
+"""The filters that ``HyenaFilter`` keeps for inference, and wrapped layers of filter and operator."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_kept_filters_are_dropped_by_an_optimizer(optimizer: Any, way: str, look
 
 
 def test_kept_filters_are_those_of_their_own_weights() -> None:
-    """Weights that are dropped leave their addresses to the next ones."""
+    """New weights may have the addresses of deleted ones."""
     operator = HyenaOperator(8, 32, emb_dim=3, filter_order=16).eval()
     u, name = torch.randn(1, 32, 8), "filter_fn.implicit_filter.6.weight"
     base = operator.get_parameter(name).detach().clone()
@@ -153,7 +153,7 @@ def test_kept_filters_are_neither_copied_nor_saved() -> None:
 
 
 class Wrapped(nn.Module):
-    """A layer with something added to its output, as LoRA does it, under an attribute that changes no parameter."""
+    """A layer that adds to its output, as LoRA does. A plain attribute switches that on and off."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_layers_that_were_wrapped_compute_what_they_say(wrapped: str) -> None:
 
 
 class Doubled(nn.Linear):
-    """A layer of a kind of its own, as loralib has them."""
+    """A layer of another class, as in loralib."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -204,7 +204,7 @@ class DoubledSin(Sin):
 
 
 def _doubled(layer: nn.Module, way: str) -> None:
-    """Have a layer give twice what it gave, or, with the hook before it, what it gives for twice its input."""
+    """Double the output of a layer. With "hook before", double its input."""
     plain = layer.forward
     if way == "subclass":
         kinds: dict[type, type] = {nn.Linear: Doubled, nn.Conv1d: DoubledConv, Sin: DoubledSin}

@@ -43,7 +43,7 @@ def test_shift_is_what_the_window_tends_to(shift: float) -> None:
 
 
 def test_equals_the_modules_of_hyena_filter() -> None:
-    """The modules of HyenaFilter, applied one after the other, are how the published code computes it."""
+    """The published code applies the modules of HyenaFilter one after the other."""
     module = HyenaFilter(6, emb_dim=5, order=16, seq_len=40, w=10.0, shift=0.05).double()
     z, t = module.pos_emb(33)
     expected = module.modulation(t, module.implicit_filter(z))[0].t()
@@ -78,7 +78,7 @@ def test_gradient_of_a_decay_rate_has_its_sign() -> None:
 
 
 def test_peak_memory_does_not_grow_with_positions_times_width() -> None:
-    """No tensor of all positions times the width of the network is made: its size would be 32 times the result's."""
+    """No tensor of all positions times the width exists. It would be 32 times as large as the result."""
     sizes: list[int] = []
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):

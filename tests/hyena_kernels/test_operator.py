@@ -35,7 +35,7 @@ def operator(order: int = 2, **options: Any) -> HyenaOperator:
 
 
 def plain(module: HyenaOperator, u: Tensor) -> Tensor:
-    """The operator of any order step by step in plain PyTorch, filters by the published sequence of modules."""
+    """The operator of any order step by step in plain PyTorch, with filters by the published modules."""
     own, L = module.filter_fn, u.shape[1]
     z, t = own.pos_emb(L)
     k = own.modulation(t, own.implicit_filter(z))[0].t().reshape(module.order - 1, D_MODEL, L)
@@ -298,7 +298,7 @@ def test_the_filter_module_convolves_as_the_original() -> None:
 
 @pytest.mark.parametrize("order", [2, 3])
 def test_dropout_that_drops_nothing_changes_nothing(order: int) -> None:
-    """The path with dropout takes the steps one by one, and gives what the fused one gives."""
+    """The path with dropout computes step by step and gives the same result as the fused path."""
     module = operator(order, dropout=0.5).double()
     u = torch.randn(2, 30, D_MODEL, dtype=torch.float64)
     module.eval()

@@ -1,4 +1,4 @@
-"""A Triton that fails on the machine at hand, and which backend runs then."""
+"""Which backend runs after Triton has failed on this machine."""
 
 from __future__ import annotations
 
@@ -10,22 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from hyena_kernels import BackendError, backend, fftconv, use_backend
+from hyena_kernels import BackendError, backend, use_backend
 from hyena_kernels.backends import extension
 from hyena_kernels.backends.triton import support as triton_support
-from hyena_kernels.testing import OPS, fftconv_inputs
+from hyena_kernels.testing import OPS
+from tests.hyena_kernels.helpers import small_fftconv as call
 
 pytestmark = pytest.mark.usefixtures("unforced")
 
 
-def call(name: str | None = None) -> torch.Tensor:
-    inputs = fftconv_inputs(1, 2, 8)
-    return fftconv(inputs["u"].requires_grad_(), inputs["k"], backend=name)
-
-
 @pytest.fixture
 def failing_triton(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
-    """Let Triton come first on the CPU and raise what is in the list when it is called."""
+    """Put Triton first on the CPU. When called, it raises the first error of the list."""
     errors: list[Exception] = [RuntimeError("Failed to find C compiler.\nPlease specify via CC")]
 
     def fail(*args: object) -> object:

@@ -54,10 +54,10 @@ class _Plan:
         dpre_gate: Tensor | None = None,
         sums: Tensor | None = None,
     ) -> None:
-        """Write those of ``result``, ``du``, ``dpre_gate`` and ``sums`` that are given.
+        """Write ``result``, ``du``, ``dpre_gate`` and ``sums``, each unless it is None.
 
-        See ``csrc/cuda/fftconv_rows.h``. Without ``dy``, ``result`` is that of the convolution. With ``dy``, it is the
-        gradient of ``post_gate``.
+        See ``csrc/cuda/fftconv_rows.h``. Without ``dy``, ``result`` is the convolution. With ``dy``, it is the gradient
+        of ``post_gate``.
         """
         u, k, D, pre_gate, post_gate = inputs
         # The inverse transform multiplies the result with this factor.

@@ -36,8 +36,10 @@ def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
 def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::implicit_filter_bwd``."""
     z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas = inputs
-    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads = gradients_like(
-        inputs, needs, zeros=True
+    grads = gradients_like(inputs, needs, zeros=True)
+    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads
+    needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out, needs_t, needs_deltas = (
+        needs
     )
     if not dk.numel() or not any(needs):
         return grads
@@ -55,35 +57,35 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
 
         dh = dk[:, rows]
         if t is not None and deltas is not None:
-            wants_exponent = needs[7] or needs[8]
+            wants_exponent = needs_t or needs_deltas
             decayed = torch.empty(dh.shape, dtype=dh.dtype, device=dh.device) if wants_exponent else None
             windowed = torch.empty(dh.shape, dtype=dh.dtype, device=dh.device)
             ops.filter_window(windowed, decayed, dh, t[rows], deltas, shift)
             if decayed is not None:
                 dexponent = decayed.mul_(w_out @ sines[-1])
-                if needs[7]:
+                if needs_t:
                     dt[rows] = -(deltas.abs() @ dexponent)
-                if needs[8]:
+                if needs_deltas:
                     ddeltas -= deltas.sign() * (dexponent @ t[rows])
             dh = windowed
-        if needs[6]:
+        if needs_w_out:
             dw_out.addmm_(dh, sines[-1].t())
         grad = w_out.t() @ dh
         for layer in reversed(range(layers + 1)):
             # From the gradient of the sines to the gradient of their arguments, without the frequency.
             sums = grad.new_empty((width, ops.filter_blocks(grad.shape[1])))
             ops.filter_sine_backward(grad, sums, linear.pop(), freq)
-            if needs[1]:
+            if needs_freq:
                 dfreq += sums.sum(dim=1)
             weight = w_hidden[layer - 1] if layer else w_in
             dweight, dbias = (dw_hidden, db_hidden) if layer else (dw_in, db_in)
-            if needs[4 if layer else 2]:
+            if needs_w_hidden if layer else needs_w_in:
                 (dweight[layer - 1] if layer else dweight).addmm_(grad, sines[layer].t())
-            if needs[5 if layer else 3]:
+            if needs_b_hidden if layer else needs_b_in:
                 (dbias[layer - 1] if layer else dbias).add_(grad.sum(dim=1))
             if layer:
                 grad = weight.t() @ grad
-            elif needs[0]:
+            elif needs_z:
                 dz[rows] = (weight.t() @ grad).t()
     return grads
 

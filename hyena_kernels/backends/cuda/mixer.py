@@ -17,7 +17,7 @@ from hyena_kernels.backends.cuda.schemas import ops
 from hyena_kernels.backends.cuda.short_conv import TILE_CHANNELS
 from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
-from hyena_kernels.common.inputs import FftconvInputs, MixerInputs
+from hyena_kernels.common.inputs import MixerInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
 # Temporary rows begin at multiples of 16 bytes.
@@ -60,7 +60,7 @@ def forward(inputs: MixerInputs) -> Tensor:
     Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once.
     Everything between is in float32.
     """
-    x, weight, bias, k, D = inputs
+    x, weight, bias, k, _ = inputs
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
     y = x.new_empty((batch, length, channels))
@@ -69,19 +69,18 @@ def forward(inputs: MixerInputs) -> Tensor:
     for c in _slices(x, channels, (2 * steps + 1) * batch * _padded(length) * x.element_size()):
         *gates, v = _project(x, weight, bias, steps, channels, c)
         for o in range(steps):
-            skip, result = None if D is None else D[o, c], _rows(x, *v.shape)
-            step = FftconvInputs(v, k[o, c], skip, None, gates[steps - 1 - o])
-            fftconv.forward_into(result, step, True)
+            result = _rows(x, *v.shape)
+            fftconv.forward_into(result, inputs.convolution(o, v, c, gates[steps - 1 - o]), True)
             v = result
         ops.transpose(y[..., c].transpose(1, 2), v)
         # Free them before the next slice allocates its own.
-        del gates, v, result, step
+        del gates, v, result
     return y
 
 
 def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::hyena_mixer_bwd``."""
-    x, weight, bias, k, D = inputs
+    x, weight, bias, k, _ = inputs
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
     dx, dweight, dbias, dk, dD = grads = gradients_like(inputs, needs)
@@ -114,10 +113,8 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
         *gates, v = _project(x, weight, bias, steps, channels, c)
         values = [v]
         for o in range(steps - 1):
-            skip = None if D is None else D[o, c]
             values.append(_rows(x, *v.shape))
-            step = FftconvInputs(values[o], k[o, c], skip, None, gates[steps - 1 - o])
-            fftconv.forward_into(values[o + 1], step, True)
+            fftconv.forward_into(values[o + 1], inputs.convolution(o, values[o], c, gates[steps - 1 - o]), True)
         grad = _rows(x, *v.shape)
         ops.transpose(grad, dy[..., c].transpose(1, 2))
         sums = short_conv.tap_sums(grad, steps + 2, weight.shape[1]) if wants_taps else None
@@ -126,8 +123,9 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
             value_grad = _rows(x, *v.shape) if wants_projections or o > 0 else None
             gate_grad = _rows(x, *v.shape) if wants_projections else None
             of_filter = dk[o, c] if needs[3] else None, dD[o, c] if needs[4] else None
-            step = FftconvInputs(values.pop(), k[o, c], None if D is None else D[o, c], None, gates[part])
-            fftconv.backward_into((value_grad, *of_filter, None, gate_grad), grad, step, True)
+            convolution = inputs.convolution(o, values.pop(), c, gates[part])
+            fftconv.backward_into((value_grad, *of_filter, None, gate_grad), grad, convolution, True)
+            del convolution
             if gate_grad is not None:
                 project_backward(gate_grad, part, c, sums, pair=False)
             if value_grad is not None:
@@ -138,5 +136,5 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
             of_taps = dweight if needs[1] else None, dbias if needs[2] else None
             write_tap_gradients(sums, *of_taps, convolutions=steps + 2, channels=c)
         # Free them before the next slice allocates its own.
-        del gates, v, values, grad, value_grad, gate_grad, step
+        del gates, v, values, grad, value_grad, gate_grad
     return grads

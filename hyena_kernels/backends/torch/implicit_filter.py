@@ -47,8 +47,10 @@ def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
 def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::implicit_filter_bwd``."""
     z, freq, w_in, b_in, w_hidden, b_hidden, w_out, t, deltas = inputs
-    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads = gradients_like(
-        inputs, needs, zeros=True
+    grads = gradients_like(inputs, needs, zeros=True)
+    dz, dfreq, dw_in, db_in, dw_hidden, db_hidden, dw_out, dt, ddeltas = grads
+    needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out, needs_t, needs_deltas = (
+        needs
     )
     for rows in _position_slices(z):
         # linear[i] is the network's i-th pre-activation without its frequency, sines[i] the input of its i-th layer.
@@ -61,29 +63,29 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
         dh = dk[:, rows]
         if t is not None and deltas is not None:
             decay = _window(t[rows], deltas, 0.0)
-            if needs[7] or needs[8]:
+            if needs_t or needs_deltas:
                 dexponent = (w_out @ sines[-1]).mul_(dh).mul_(decay)
-                if needs[7]:
+                if needs_t:
                     dt[rows] = -(deltas.abs() @ dexponent)
-                if needs[8]:
+                if needs_deltas:
                     ddeltas -= deltas.sign() * (dexponent @ t[rows])
             dh = decay.add_(shift).mul_(dh)
-        if needs[6]:
+        if needs_w_out:
             dw_out += dh @ sines[-1].t()
         dsine = w_out.t() @ dh
         for layer in reversed(range(len(linear))):
             dsine.mul_((linear[layer] * freq[:, None]).cos_())
-            if needs[1]:
+            if needs_freq:
                 dfreq += (dsine * linear[layer]).sum(dim=1)
             dlinear = dsine.mul_(freq[:, None])
             weight = w_hidden[layer - 1] if layer else w_in
             dweight, dbias = (dw_hidden, db_hidden) if layer else (dw_in, db_in)
-            if needs[4 if layer else 2]:
+            if needs_w_hidden if layer else needs_w_in:
                 (dweight[layer - 1] if layer else dweight).addmm_(dlinear, sines[layer].t())
-            if needs[5 if layer else 3]:
+            if needs_b_hidden if layer else needs_b_in:
                 (dbias[layer - 1] if layer else dbias).add_(dlinear.sum(dim=1))
             if layer:
                 dsine = weight.t() @ dlinear
-            elif needs[0]:
+            elif needs_z:
                 dz[rows] = (weight.t() @ dlinear).t()
     return grads

@@ -1,11 +1,11 @@
-"""Measuring launch configurations at run time: ``HYENA_AUTOTUNE=1``, off by default.
+"""Measure launch configurations at run time, with ``HYENA_AUTOTUNE=1``. Off by default.
 
-The first launch of a kernel for a number of points measures every candidate on the arguments of that launch, keeps the
-fastest for the rest of the process and logs it. Which one that is differs from run to run where two are close, and with
-it the last bits of results; ``bench.kernels.tune_triton`` measures the same candidates once for the table.
+The first launch of a kernel for a number of points measures every candidate on the arguments of that launch. It keeps
+the fastest for the rest of the process and logs it. If two are close, the choice may differ from run to run, and with
+it the last bits of results. ``bench.kernels.tune_triton`` measures the same candidates once for the table.
 
-The environment is read when the kernels are imported. Nothing is measured while a CUDA graph is captured, nor on other
-devices than CUDA ones. Importing this module needs torch alone.
+The environment is read when the kernels are imported. Nothing is measured while a CUDA graph is captured, or on devices
+other than CUDA ones. Importing this module needs torch, but not Triton.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ log = logging.getLogger("hyena_kernels")
 VARIABLE = "HYENA_AUTOTUNE"
 
 GAIN = 1.03
-"""How much faster than the entry of the table a candidate has to be: two runs of one differ by less."""
+"""A candidate replaces the entry of the table if it is faster by this factor. Two runs of the same differ by less."""
 
 MAX_WARPS = 32
 _REGISTERS_OF_BLOCK = 1 << 16
 _BOUNDS = (96, 128)
 _TILE_POINTS = (2048, 4096, 8192)
 
-# What a kernel changes in place, and a second launch of it would change again.
+# Tensors that a kernel changes in place. A second launch would change them again.
 _IN_PLACE = {"rows_forward": ("signal",), "rows_backward": ("signal", "grad", "filter_grad")}
 
 
 def enabled() -> bool:
-    """Whether the environment asks for it."""
+    """Whether the environment asks for measuring."""
     return os.environ.get(VARIABLE, "").lower() in ("1", "true", "on", "yes", "y")
 
 
 def candidates(kernel: str, points: int) -> list[Config]:
-    """Configurations worth measuring for a kernel; the entry of the table may be another one.
+    """Configurations worth measuring for a kernel. The entry of the table need not be among them.
 
-    8 or 16 values a thread, so that no value is held twice; columns in tiles of 2048 to 8192 points; and bounds on the
-    registers of a thread that let more blocks run at a time than there would be without.
+    A thread has 8 or 16 values, so no value is held twice. Columns come in tiles of 2048 to 8192 points. Bounds on the
+    registers of a thread let more blocks run at a time.
     """
     columns = kernel.startswith("columns")
     tiles = [size // points for size in _TILE_POINTS if size >= points] if columns else [1]
@@ -66,7 +66,7 @@ def candidates(kernel: str, points: int) -> list[Config]:
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch that was asked for: ``kernel[grid](*args, **constants)``."""
+    """A requested launch: ``kernel[grid](*args, **constants)``."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -80,7 +80,7 @@ class Launch:
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of its tensors."""
         return next(arg.device for arg in self.args if isinstance(arg, Tensor))
 
     def with_config(self, config: Config) -> Launch:
@@ -95,7 +95,7 @@ class Launch:
         return Launch(self.kernel, grid, self.args, constants)
 
     def run(self) -> Any:
-        """Launch it; what Triton compiled for it."""
+        """Launch it, and return the compiled kernel."""
         return self.kernel[self.grid](*self.args, **self.constants)
 
     def compile(self) -> None:
@@ -104,7 +104,7 @@ class Launch:
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Give the tensors that the kernel changes in place back as they were."""
+        """Restore the tensors that the kernel changes in place."""
         arguments = dict(zip(self.kernel.arg_names, self.args, strict=False))
         changed = [arguments[name] for name in _IN_PLACE.get(self.kernel.__name__, ())]
         saved = [(tensor, tensor.clone()) for tensor in changed if tensor is not None]
@@ -117,18 +117,18 @@ class Launch:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How one configuration did; ``ms`` is None, with the reason, where it could not be compiled or launched."""
+    """Time of one configuration. ``ms`` is None, and ``reason`` says why, if it could not be compiled or launched."""
 
     config: Config
     ms: float | None
     registers: int = 0
     spills: int = 0
-    """32-bit words of local memory a thread."""
+    """32-bit words of local memory that a thread takes."""
     reason: str = ""
 
     @property
     def usable(self) -> bool:
-        """Whether it may become an entry of a table: what spills on one GPU is left to none."""
+        """Whether it may become an entry of a table. A configuration that spills may not."""
         return self.ms is not None and not self.spills
 
 
@@ -143,12 +143,12 @@ def measure(
     config: Config,
     timer: Callable[[Callable[[], object]], float] = _milliseconds,
 ) -> Measurement:
-    """Time of launches in a configuration, each times its weight; they are made many times over.
+    """The weighted sum of the times of some launches in a configuration. Each is made many times.
 
     Raises:
-        RuntimeError: the device reports an error, after which no process that uses it goes on.
+        RuntimeError: the device reports an error. After it the process cannot use the device.
     """
-    # Triton has an exception for each thing that a compiler or a device can find too large.
+    # Triton has an exception for each thing that can be too large for a compiler or a device.
     from triton.errors import TritonError
 
     total, registers, spills = 0.0, 0, 0
@@ -165,7 +165,7 @@ def measure(
 
 
 def best(default: Config, measurements: Sequence[Measurement]) -> Measurement | None:
-    """The fastest usable one, or that of ``default`` if none is faster by :data:`GAIN`; None if nothing is usable."""
+    """The fastest usable one, or ``default`` if none is faster by :data:`GAIN`. None if nothing is usable."""
     usable = [each for each in measurements if each.usable]
     if not usable:
         return None
@@ -198,10 +198,10 @@ def _choose(launch: Launch) -> Config:
         measured = [measure([(launch, 1)], config) for config in dict.fromkeys((default, *candidates(kernel, points)))]
     choice = best(default, measured)
     if choice is None:
-        log.warning("%s=1: no configuration of %s %d × %d can be taken", VARIABLE, kernel, groups, points)
+        log.warning("%s=1: no configuration of %s %d × %d can be used", VARIABLE, kernel, groups, points)
         return default
     log.info(
-        "%s=1: %s %d × %d on %s takes %s, %.4f ms; in the table %s", VARIABLE, kernel, groups, points, launch.device,
+        "%s=1: %s %d × %d on %s uses %s, %.4f ms; in the table %s", VARIABLE, kernel, groups, points, launch.device,
         choice.config, choice.ms, default,
     )  # fmt: skip
     return choice.config
@@ -212,7 +212,7 @@ _handler: Callable[[Launch], Any] = _tuned
 
 @contextmanager
 def handling(handler: Callable[[Launch], Any]) -> Iterator[None]:
-    """Have ``handler`` called for every launch of a tunable kernel, in its place."""
+    """Call ``handler`` in the place of every launch of a tunable kernel."""
     global _handler
     before = _handler
     _handler = handler
@@ -223,7 +223,7 @@ def handling(handler: Callable[[Launch], Any]) -> Iterator[None]:
 
 
 class Tunable:
-    """A Triton kernel whose launches are measured first."""
+    """A Triton kernel whose launches go to the handler, which measures them by default."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
@@ -239,7 +239,7 @@ class Tunable:
 
 
 def install(module: Any) -> None:
-    """Put a :class:`Tunable` in place of every kernel of a module that the table has entries for."""
+    """Replace every kernel of a module that has entries in the table by a :class:`Tunable`."""
     for name in {kernel for kernel, _ in table.SIZES}:
         kernel = getattr(module, name)
         if not isinstance(kernel, Tunable):

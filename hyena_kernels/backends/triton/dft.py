@@ -1,16 +1,16 @@
 """Fourier transforms of power-of-two length inside one Triton program, forward and backward, in float32.
 
-A state of N points of C independent columns is a pair (re, im) of tensors ``[V, M]`` with ``M = N C / V``. The second
-dimension lies across the threads, the first in each thread's registers, because Triton deals dimensions out from the
-last one: a butterfly over the first dimension therefore moves no data, and one transposition between two stages is one
+A state of N points of C independent columns is a pair (re, im) of tensors ``[V, M]`` with ``M = N C / V``. Triton
+distributes dimensions from the last one, so the second dimension lies across the threads and the first in the registers
+of each thread. A butterfly over the first dimension therefore moves no data. A transposition between two stages is one
 exchange through shared memory.
 
-Stages are those of a constant-geometry ("Pease") transform of radix V: butterfly over the first dimension, product
-with the twiddles, rotation of the digits. They are alike, so they are the body of a loop: the graph that Triton has to
-compile does not grow with N, which is what keeps compilation at seconds. The last stage has the radix N / V^(S-1) that
-is left. A forward transform takes natural order and leaves the frequencies in the order of its digits; the inverse is
-its exact mirror image and takes them in that order, so nothing is ever sorted.
-:mod:`hyena_kernels.backends.triton.plan` has the tables and says which frequency is where.
+Stages follow the constant-geometry ("Pease") transform of radix V: butterfly over the first dimension, product with the
+twiddles, rotation of the digits. All stages are alike, so they are the body of a loop. Then the graph that Triton
+compiles does not grow with N, which keeps compilation at seconds. The last stage has the remaining radix N / V^(S-1). A
+forward transform takes natural order and leaves the frequencies in the order of its digits. The inverse is its exact
+mirror image and takes them in that order, so nothing is ever sorted. :mod:`hyena_kernels.backends.triton.plan` has the
+tables and says which frequency is where.
 
 Source: M. C. Pease, "An adaptation of the fast Fourier transform for parallel processing", JACM 15 (1968).
 """
@@ -47,7 +47,7 @@ def times(ar, ai, br, bi):
 
 @triton.jit
 def _turn(re, im, LO: tl.constexpr, SIGN: tl.constexpr):
-    """``[HI, LO, M]`` times ``exp(SIGN πi lo / LO)``. Selections, not products with 0 and 1: they cost nothing."""
+    """``[HI, LO, M]`` times ``exp(SIGN πi lo / LO)``. Selections cost nothing, unlike products with 0 and 1."""
     if LO == 1:
         return re, im
     lo = tl.arange(0, LO)[None, :, None]
@@ -97,14 +97,14 @@ def _butterfly(re, im, R: tl.constexpr, V: tl.constexpr, M: tl.constexpr, SIGN: 
 
 @triton.jit
 def twist(re, im, w, SIGN: tl.constexpr, V: tl.constexpr, M: tl.constexpr):
-    """Products with the twiddles of every digit, bit by bit: the array of all twiddles would take 2 V registers.
+    """Products with the twiddles of every digit, bit by bit. An array of all twiddles would take 2 V registers.
 
     Args:
         re: ``[V, M]``, as ``im``.
         im: see ``re``.
-        w: four complex tensors ``[M]``, of which a value of digit bits ``(b2, b1, b0)``, upper one first, takes the
-            product: the first or, if b2 is set, the second; the third if b1 is set; the fourth if b0 is set.
-        SIGN: 1 takes the factors, -1 their conjugates.
+        w: four complex tensors ``[M]``. A digit with the bits ``(b2, b1, b0)`` takes the product of some: the second if
+            b2 is set, else the first; the third if b1 is set; the fourth if b0 is set.
+        SIGN: 1 for these factors, -1 for their conjugates.
         V: 8.
         M: number of lanes.
     """
@@ -125,7 +125,7 @@ def twist(re, im, w, SIGN: tl.constexpr, V: tl.constexpr, M: tl.constexpr):
 
 @triton.jit
 def load_pairs(pointers):
-    """Four complex tensors ``[M]`` from pointers ``[8, M]`` to their real and imaginary parts: one load for all."""
+    """Four complex tensors ``[M]`` from pointers ``[8, M]`` to their real and imaginary parts, in one load."""
     x = tl.load(pointers)
     M: tl.constexpr = x.shape[1]
     re, im = tl.split(x.reshape(2, 2, 2, M).permute(1, 2, 3, 0))
@@ -161,14 +161,14 @@ def forward(re, im, table, N: tl.constexpr, C: tl.constexpr, V: tl.constexpr):
 
     Args:
         re: ``[V, N C / V]``, point ``n = digit N/V + lane // C`` of column ``lane % C``.
-        im: the same.
-        table: twiddles of ``plan.stage_tables``; those of the first stage may hold a weight of the points.
+        im: as ``re``.
+        table: twiddles of ``plan._stage_tables``. In the first stage they may include a weight of the points.
         N: number of points, a power of two greater than V.
         C: number of columns, a power of two.
         V: 8.
 
     Returns:
-        The transform, at place ``digit N/V + lane // C`` the frequency ``plan.frequencies(N)`` of it.
+        The transform. At place ``digit N/V + lane // C`` it has the frequency that ``plan.frequencies(N)`` names.
     """
     M: tl.constexpr = N * C // V
     for stage in range(loops(N, V)):
@@ -181,7 +181,7 @@ def forward(re, im, table, N: tl.constexpr, C: tl.constexpr, V: tl.constexpr):
 
 @triton.jit
 def inverse(re, im, table, N: tl.constexpr, C: tl.constexpr, V: tl.constexpr):
-    """``N`` times the inverse of :func:`forward`, weights included (they have absolute value 1); same arguments."""
+    """``N`` times the inverse of :func:`forward`, with the same arguments. It inverts the weights too."""
     M: tl.constexpr = N * C // V
     re, im = _butterfly(re, im, last_radix(N, V), V, M, 1)
     for i in range(loops(N, V)):

@@ -1,26 +1,26 @@
 """``fftconv`` in Triton: which kernels run, over which slices. ``passes.py`` has the kernels.
 
-The transform is that of ``plan.py``, whose size P is L or a little more, for a weighted transform
-needs no zero padding to 2L. Up to P = 6144 a program transforms rows on chip: inputs are read once, results written
-once. Above, columns, rows and columns again take a pass each over a complex float32 scratch, for some channels at a
-time.
+``plan.py`` explains the transform. Its size P is L or a little more, because a weighted transform needs no zero padding
+to 2L. Up to P = 6144 a program transforms rows on chip: it reads inputs once and writes results once. Longer signals
+take three passes over a complex float32 scratch, for some channels at a time: columns, rows, and columns again.
 
 Backward transforms the inputs again instead of keeping spectra. With ``F`` the weighted transform, ``x = pre_gate * u``
-and ``g = post_gate * dy``: ``dx = F⁻¹(conj(F k) F g)`` and ``dk = F⁻¹(sum_b conj(F x) F g)``. The sum over the batch is
-taken in one program, or over programs or launches in their order, never by atomics: results are bitwise reproducible.
+and ``g = post_gate * dy``: ``dx = F⁻¹(conj(F k) F g)`` and ``dk = F⁻¹(sum_b conj(F x) F g)``. The sum over the batch
+is taken in one program, or over programs or launches in a fixed order. There are no atomics, so results are bitwise
+reproducible.
 
 Predicted at L = 2^20, D = 128, B = 1, bfloat16 signals and float32 filters, all gates, at 4.3 TB/s:
 
     forward     columns of signal and filter, rows, columns back      8.1 GB   1.9 ms
     backward    columns of x, g and the filter, rows, columns back   16.6 GB   3.9 ms
 
-Less where the scratch of a slice stays in the L2 cache. None of this has been measured on a GPU so far.
+It takes less where the scratch of a slice stays in the L2 cache. None of this has been measured on a GPU so far.
 """
 
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,13 +43,13 @@ if autotune.enabled():
     autotune.install(passes)
 
 _MAX_ROWS = 8
-"""Most rows that share a program and the filter's transform in it."""
+"""Largest number of rows that share a program and the filter's transform in it."""
 _PROGRAMS = 256
-"""Programs that occupy a large GPU: rows share a program only beyond them."""
+"""Programs that occupy a large GPU. Rows share a program only if there are more."""
 
 
 class _Call:
-    """A transform on one device: what the launches of a call have in common, and nothing that holds its tensors."""
+    """A transform on one device: what all launches of a call share. It holds no tensor of the call itself."""
 
     def __init__(
         self, batch: int, channels: int, length: int, taps: int, causal: bool, plan: Plan | None, device: torch.device
@@ -60,8 +60,12 @@ class _Call:
             raise ValueError(f"fftconv: a transform of {self.plan.size} points is too short for L = {length}")
         self.device = device
         self.tables: Tables = tables_for(self.plan, device)
+        t = self.tables
+        # Arguments of the kernels of one pass, and of those that transform columns.
+        self.row_tables = t.group, t.digit, t.weighted
+        self.column_tables = *self.row_tables, t.lane, t.column
         self.shift = sizes.centre(taps, causal)
-        # A launch is found again by its constants (`launch`), so each kind of launch has one object for all calls.
+        # `launch` looks a launch up by its constants, so each kind of launch keeps one object for all calls.
         self.constants = cache(self._constants)
 
     @staticmethod
@@ -86,7 +90,7 @@ class _Call:
             own = {"CAUSAL": self.shift == 0, "N": plan.rows, "G": plan.groups}
         elif kernel.startswith("columns_"):
             config = table.config(kernel, plan.groups, plan.columns, self.device)
-            # Signals have taps of no negative lag, whatever the filter has.
+            # The signals have no negative lags, even if the filter has.
             causal = self.shift == 0 or not others["FILTER"]
             own = {"CAUSAL": causal, "N": plan.columns, "C": self.tile(kernel), "ROWS": plan.rows, "G": plan.groups}
         else:
@@ -99,19 +103,20 @@ class _Call:
         plan = self.plan
         return min(table.config(kernel, plan.groups, plan.columns, self.device).tile, plan.rows)
 
-    def columns(self, kernel: str, rows: int, filter: bool) -> tuple[tuple[int], Constants]:
-        """Grid and constants of a pass over the columns of ``rows`` rows."""
+    def launch_columns(self, kernel: str, rows: int, args: tuple[Any, ...], *, filter: bool) -> None:
+        """Launch a pass over the columns of ``rows`` rows."""
         constants = self.constants(kernel, FILTER=filter)
-        return (rows * self.plan.rows // constants.values["C"],), constants
+        launch(getattr(passes, kernel), (rows * self.plan.rows // constants.values["C"],), args, constants)
 
-    def rows(self, kernel: str, channels: int, **others: Any) -> tuple[tuple[int], Constants]:
-        """Grid and constants of a pass over the rows of the scratch."""
-        return (channels * self.plan.groups * self.plan.columns,), self.constants(kernel, **others)
+    def launch_rows(self, kernel: str, channels: int, args: tuple[Any, ...], **others: Any) -> None:
+        """Launch a pass over the rows of the scratch."""
+        grid = (channels * self.plan.groups * self.plan.columns,)
+        launch(getattr(passes, kernel), grid, args, self.constants(kernel, **others))
 
     def slice_sizes(self, kernel: str, scratch_bytes: int, fixed: int, each: int) -> tuple[int, int]:
-        """How much of the batch and how many channels are taken at a time, the rows by ``kernel``.
+        """Batch entries and channels of a slice whose rows are transformed by ``kernel``.
 
-        A channel takes ``fixed + each * batch`` rows of scratch. The part of the batch divides it.
+        A channel takes ``fixed + each * batch`` rows of scratch. The batch is a multiple of a slice's batch entries.
         """
         row_bytes = 8 * self.plan.size
         most = _MAX_ROWS if table.shares(kernel, self.plan.rows, self.device) else 1
@@ -157,14 +162,13 @@ def forward(
     if not y.numel():
         return y
     call = _Call.of(u, k, causal, plan)
-    t = call.tables
-    # The kernels step through D by ones.
+    # The kernels read D with a stride of 1.
     D = None if D is None else D.contiguous()
     with torch.cuda.device_of(u):
         if call.plan.columns == 1:
             rows = call.rows_per_program("row_forward")
             args = (
-                u, pre_gate, post_gate, k, D, y, t.group, t.digit, t.weighted, *call.sizes(call.channels),
+                u, pre_gate, post_gate, k, D, y, *call.row_tables, *call.sizes(call.channels),
                 *_strides(u, pre_gate, post_gate), *k.stride(), *y.stride(),
             )  # fmt: skip
             grid = (call.channels * call.batch // rows,)
@@ -174,59 +178,67 @@ def forward(
         signal, filter = call.scratch(batch * step), call.scratch(step)
         for c in sizes.slices(call.channels, step):
             channels = len(range(*c.indices(call.channels)))
-            _filter_in(call, k[c], _part(D, c), filter)
+            _columns_forward(call, k[c], filter, skip=_part(D, c), filter=True)
             for b in sizes.slices(call.batch, batch):
-                _signal_in(call, u[b, c], _part(pre_gate, b, c), signal)
-                grid, constants = call.rows("rows_forward", channels, BATCH=batch)
-                launch(passes.rows_forward, grid, (signal, filter, t.plain, channels), constants)
-                _signal_out(call, signal, (y[b, c], _part(post_gate, b, c)))
+                _columns_forward(call, u[b, c], signal, gate=_part(pre_gate, b, c))
+                args = signal, filter, call.tables.plain, channels
+                call.launch_rows("rows_forward", channels, args, BATCH=batch)
+                _columns_inverse(call, signal, _Output(y[b, c], _part(post_gate, b, c)))
     return y
 
 
-def _filter_in(call: _Call, k: Tensor, D: Tensor | None, scratch: Tensor) -> None:
-    grid, constants = call.columns("columns_forward", k.shape[0], filter=True)
-    t = call.tables
+def _columns_forward(
+    call: _Call,
+    x: Tensor,
+    scratch: Tensor,
+    *,
+    gate: Tensor | None = None,
+    skip: Tensor | None = None,
+    filter: bool = False,
+) -> None:
+    """First pass, to ``scratch``.
+
+    Args:
+        call: the transform.
+        x: a signal ``(B, D, L)``, or a filter ``(D, K)``.
+        scratch: ``(rows, 2, P)``.
+        gate: ``(B, D, L)`` factor of a signal, or None.
+        skip: ``(D,)`` to be added to the first taps of a filter, or None.
+        filter: whether ``x`` is a filter.
+    """
+    shape = x.shape
+    channels = shape[-2]
+    rows, strides = (channels, (0, *x.stride())) if filter else (shape[0] * channels, x.stride())
     args = (
-        k, None, D, scratch, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(k.shape[0]),
-        0, *k.stride(), *_strides(None),
+        x, gate, skip, scratch, *call.column_tables, *call.sizes(channels), *strides, *_strides(gate),
     )  # fmt: skip
-    launch(passes.columns_forward, grid, args, constants)
+    call.launch_columns("columns_forward", rows, args, filter=filter)
 
 
-def _signal_in(call: _Call, x: Tensor, gate: Tensor | None, scratch: Tensor) -> None:
-    grid, constants = call.columns("columns_forward", x.shape[0] * x.shape[1], filter=False)
-    t = call.tables
-    args = (
-        x, gate, None, scratch, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(x.shape[1]),
-        *_strides(x, gate),
-    )  # fmt: skip
-    launch(passes.columns_forward, grid, args, constants)
+class _Output(NamedTuple):
+    """A result of the last pass and the factor of the convolution in it. None: not wanted, and a factor of 1."""
+
+    result: Tensor | None
+    factor: Tensor | None = None
 
 
-_Product = tuple[Tensor | None, Tensor | None]
-"""A result that is wanted, or None, and the factor of the convolution in it, or None for 1."""
+_NO_OUTPUT = _Output(None)
 
 
-def _signal_out(call: _Call, scratch: Tensor, first: _Product, second: _Product = (None, None)) -> None:
-    like = first[0] if second[0] is None else second[0]
+def _columns_inverse(
+    call: _Call, scratch: Tensor, first: _Output, second: _Output = _NO_OUTPUT, *, filter: bool = False
+) -> None:
+    """Last pass, from ``scratch`` to up to two results ``(B, D, L)``, or to one filter's gradient ``(D, K)``."""
+    like = first.result if second.result is None else second.result
     assert like is not None
-    grid, constants = call.columns("columns_inverse", like.shape[0] * like.shape[1], filter=False)
-    t = call.tables
-    args = (
-        scratch, *first, *second, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(like.shape[1]),
-        *_strides(*first, *second),
-    )  # fmt: skip
-    launch(passes.columns_inverse, grid, args, constants)
-
-
-def _filter_out(call: _Call, scratch: Tensor, dk: Tensor) -> None:
-    grid, constants = call.columns("columns_inverse", dk.shape[0], filter=True)
-    t = call.tables
-    args = (
-        scratch, dk, None, None, None, t.group, t.digit, t.weighted, t.lane, t.column, *call.sizes(dk.shape[0]),
-        0, *dk.stride(), *_strides(None, None, None),
-    )  # fmt: skip
-    launch(passes.columns_inverse, grid, args, constants)
+    shape = like.shape
+    channels = shape[-2]
+    if filter:
+        rows, strides = channels, [0, *like.stride(), *_strides(None, None, None)]
+    else:
+        rows, strides = shape[0] * channels, _strides(*first, *second)
+    args = (scratch, *first, *second, *call.column_tables, *call.sizes(channels), *strides)
+    call.launch_columns("columns_inverse", rows, args, filter=filter)
 
 
 def backward(
@@ -243,26 +255,32 @@ def backward(
     Args:
         dy: ``(B, D, L)`` gradient of the result.
         inputs: as in :func:`forward`.
-        causal: see there.
-        needs: which of the five are wanted.
-        plan: see there.
-        scratch_bytes: see there.
+        causal: as in :func:`forward`.
+        needs: which of the five gradients are wanted.
+        plan: how to transform, by default :func:`.table.backward_plan` of L.
+        scratch_bytes: as in :func:`forward`.
 
     Returns:
-        Contiguous tensors like the inputs; one of length 0 for each that is not wanted.
+        Contiguous tensors like the inputs, of length 0 where not wanted.
     """
     grads = gradients_like(inputs, needs)
-    wanted = only_needed(grads, needs)
+    wanted = Gradients(*only_needed(grads, needs))
     backward_into(wanted, dy, inputs, causal, plan=plan, scratch_bytes=scratch_bytes)
     return grads
 
 
-_Grads = tuple[Tensor | None, ...]
-"""Gradients of ``u``, ``k``, ``D``, ``pre_gate`` and ``post_gate``, with None for each that is not wanted."""
+class Gradients(NamedTuple):
+    """Contiguous gradients that :func:`backward_into` writes, each like its input; None for those not wanted."""
+
+    u: Tensor | None = None
+    k: Tensor | None = None
+    D: Tensor | None = None
+    pre_gate: Tensor | None = None
+    post_gate: Tensor | None = None
 
 
 def backward_into(
-    grads: _Grads,
+    grads: Gradients,
     dy: Tensor,
     inputs: FftconvInputs,
     causal: bool,
@@ -270,21 +288,23 @@ def backward_into(
     plan: Plan | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
 ) -> None:
-    """As :func:`backward`, into those of the five contiguous ``grads`` that are not None.
+    """As :func:`backward`, with gradients that the caller has allocated.
 
     Args:
-        grads: of ``u``, ``k``, ``D``, ``pre_gate`` and ``post_gate``.
+        grads: the gradients to write.
         dy: see :func:`backward`.
-        inputs: the five.
-        causal: see :func:`backward`.
-        plan: see :func:`forward`.
-        scratch_bytes: see there.
+        inputs: see :func:`forward`.
+        causal: see :func:`forward`.
+        plan: see :func:`backward`.
+        scratch_bytes: see :func:`forward`.
     """
     u, k, D, _, _ = inputs
     if not u.numel():
-        for tensor in grads[1:3]:
+        for tensor in (grads.k, grads.D):
             if tensor is not None:
                 tensor.zero_()
+        return
+    if all(grad is None for grad in grads):
         return
     call = _Call.of(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
     skip = None if D is None else D.contiguous()
@@ -293,24 +313,21 @@ def backward_into(
         run(call, dy, inputs._replace(D=skip), grads, scratch_bytes)
 
 
-def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: _Grads, scratch_bytes: int) -> None:
-    u, k, D, pre, post = inputs
+def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gradients, scratch_bytes: int) -> None:
     du, dk, dD, dpre, dpost = grads
-    if all(grad is None for grad in grads):
-        return
-    t = call.tables
     rows = call.rows_per_program("row_backward")
     chunks = call.batch // rows
-    # One sum over the batch for each program; they are added afterwards, in an order that is always the same.
+    # Each program writes its own sum over its rows. These are added afterwards, always in the same order.
     step = max(1, scratch_bytes // (4 * call.taps * chunks)) if chunks > 1 else call.channels
+    everything = slice(None)
     for c in sizes.slices(call.channels, step):
         channels = len(range(*c.indices(call.channels)))
         wanted = dk is not None or dD is not None
         sums = _sums(call, dk, c, chunks) if wanted else None
-        signals = [_part(x, slice(None), c) for x in (dy, u, pre, post)]
+        u, k, D, pre, post = inputs.part(everything, c)
         args = (
-            *signals, k[c], _part(D, c), *(_part(x, slice(None), c) for x in (du, dpre, dpost)), sums,
-            t.group, t.digit, t.weighted, *call.sizes(channels), call.channels, *_strides(*signals), *k.stride(),
+            dy[:, c], u, pre, post, k, D, *(_part(grad, everything, c) for grad in (du, dpre, dpost)), sums,
+            *call.row_tables, *call.sizes(channels), call.channels, *_strides(dy, u, pre, post), *k.stride(),
         )  # fmt: skip
         launch(passes.row_backward, (channels * chunks,), args, call.constants("row_backward", ROWS=rows))
         if sums is not None:
@@ -318,7 +335,7 @@ def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: _G
 
 
 def _sums(call: _Call, dk: Tensor | None, channels: slice, chunks: int) -> Tensor:
-    """``(chunks, D, K)`` float32 for the filters' gradients: ``dk`` itself, if one sum of its dtype is enough."""
+    """``(chunks, D, K)`` float32 for the filters' gradients: ``dk`` itself if that is float32 and one sum is enough."""
     if chunks == 1 and dk is not None and dk.dtype == torch.float32:
         return dk[channels][None]
     rows = len(range(*channels.indices(call.channels)))
@@ -332,35 +349,35 @@ def _filter_grads(call: _Call, taps: Tensor, dk: Tensor | None, dD: Tensor | Non
         dD.copy_(taps[:, call.shift])
 
 
-def _backward_passes(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: _Grads, scratch_bytes: int) -> None:
+def _backward_passes(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gradients, scratch_bytes: int) -> None:
     u, k, D, pre, post = inputs
     du, dk, dD, dpre, dpost = grads
     wants_filter = dk is not None or dD is not None
     wants_signal = du is not None or dpre is not None
-    if not (wants_filter or wants_signal or dpost is not None):
-        return
     batch, step = call.slice_sizes("rows_backward", scratch_bytes, fixed=2, each=2)
     filter, filter_grad = call.scratch(step), call.scratch(step) if wants_filter else None
     signal, grad = call.scratch(batch * step), call.scratch(batch * step)
     for c in sizes.slices(call.channels, step):
         channels = len(range(*c.indices(call.channels)))
         if wants_signal or dpost is not None:
-            _filter_in(call, k[c], _part(D, c), filter)
+            _columns_forward(call, k[c], filter, skip=_part(D, c), filter=True)
         for b in sizes.slices(call.batch, batch):
             if wants_filter or dpost is not None:
-                _signal_in(call, u[b, c], _part(pre, b, c), signal)
+                _columns_forward(call, u[b, c], signal, gate=_part(pre, b, c))
             if wants_filter or wants_signal:
-                _signal_in(call, dy[b, c], _part(post, b, c), grad)
-            grid, constants = call.rows(
-                "rows_backward", channels, BATCH=batch, SIGNAL=wants_signal, POST=dpost is not None, ADD=b.start > 0
-            )
+                _columns_forward(call, dy[b, c], grad, gate=_part(post, b, c))
             args = signal, grad, filter, filter_grad, call.tables.plain, channels
-            launch(passes.rows_backward, grid, args, constants)
+            call.launch_rows(
+                "rows_backward", channels, args,
+                BATCH=batch, SIGNAL=wants_signal, POST=dpost is not None, ADD=b.start > 0,
+            )  # fmt: skip
             if wants_signal:
-                _signal_out(call, grad, (_part(du, b, c), _part(pre, b, c)), (_part(dpre, b, c), u[b, c]))
+                of_u = _Output(_part(du, b, c), _part(pre, b, c))
+                of_pre = _Output(_part(dpre, b, c), u[b, c])
+                _columns_inverse(call, grad, of_u, of_pre)
             if dpost is not None:
-                _signal_out(call, signal, (dpost[b, c], dy[b, c]))
+                _columns_inverse(call, signal, _Output(dpost[b, c], dy[b, c]))
         if filter_grad is not None:
             taps = _sums(call, dk, c, 1)[0]
-            _filter_out(call, filter_grad, taps)
+            _columns_inverse(call, filter_grad, _Output(taps), filter=True)
             _filter_grads(call, taps, _part(dk, c), _part(dD, c))

@@ -1,9 +1,9 @@
 """Triton kernels of ``implicit_filter``: their pieces first, then the kernels in the order in which they run.
 
-A tile is features × positions, so that a layer is ``weight @ tile`` and the filter comes out as ``(D, L)``. Matrix
-products run on tensor cores as three products of parts, about as exact as float32: of float16 parts where sines are
-multiplied, which are at most 1, and of TF32 parts (tf32x3) where features or gradients are. Weights are split
-into parts once, by ``pack_kernel``. Launched by ``implicit_filter.py``.
+A tile is features × positions, so a layer is ``weight @ tile`` and the filter comes out as ``(D, L)``. Matrix products
+run on tensor cores as three products of parts, which is about as exact as float32. Products with sines, which are at
+most 1, take float16 parts. Products with features or gradients take TF32 parts (tf32x3). ``pack_kernel`` splits the
+weights into parts once. ``implicit_filter.py`` launches the kernels.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import triton.language as tl
 
 
 @triton.jit
-def _reduced(x):  # type: ignore[no-untyped-def]
+def _reduced(x):
     """``r`` in ``[-π/2, π/2]`` with ``x = n π + r`` for an integer n, and n's parity in the top bit of an int32.
 
-    Adding 1.5 · 2^23 rounds to an integer and leaves it in the lowest bits. π is subtracted in two parts, of which the
-    first has 8 bits: its product with n is exact up to |x| = 2^17, even without fused multiply-add. What the second
-    lacks, ``2e-12 |x|``, is little beside the rounding of x itself, ``6e-8 |x|``: there is no need of a third.
+    Adding 1.5 · 2^23 rounds to an integer and leaves it in the lowest bits. π is subtracted in two parts. The first has
+    8 bits, so its product with n is exact up to |x| = 2^17, even without fused multiply-add. The error of the second,
+    ``2e-12 |x|``, is small compared with the rounding of x itself, ``6e-8 |x|``. So no third part is needed.
     """
     shifted = tl.fma(x, 0.3183098861837907, 12582912.0)
     n = shifted - 12582912.0
@@ -28,16 +28,17 @@ def _reduced(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _with_sign(value, sign):  # type: ignore[no-untyped-def]
+def _with_sign(value, sign):
     return (value.to(tl.int32, bitcast=True) ^ sign).to(tl.float32, bitcast=True)
 
 
 @triton.jit
-def _sine(x):  # type: ignore[no-untyped-def]
-    """``sin(x)`` to 1.4e-7 + 2e-12 |x| on a GPU, in 12 instructions: ``tl.sin`` has 104 and a stack.
+def _sine(x):
+    """``sin(x)`` to 1.4e-7 + 2e-12 |x| on a GPU, in 12 instructions. ``tl.sin`` takes 104 and a stack.
 
-    The polynomial is the best of degree 9 on ``[-π/2, π/2]`` (5e-9). Beyond |x| = 2^22 π, where neighbouring float32
-    are more than 1 apart, n is no longer rounded to an integer and the result is not bounded; of an infinity it is NaN.
+    The polynomial is the best of degree 9 on ``[-π/2, π/2]``, with an error of 5e-9. Beyond |x| = 2^22 π neighbouring
+    float32 numbers are more than 1 apart. There n is not rounded to an integer, and the result is not bounded. It is
+    NaN for an infinity.
     """
     r, sign = _reduced(x)
     square = r * r
@@ -48,8 +49,8 @@ def _sine(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _cosine(x):  # type: ignore[no-untyped-def]
-    """``cos(x)``, as :func:`_sine`; degree 10 (3e-10)."""
+def _cosine(x):
+    """``cos(x)``, as :func:`_sine`, with a polynomial of degree 10 and an error of 3e-10."""
     r, sign = _reduced(x)
     square = r * r
     p = tl.fma(square, -2.6074187076119415e-07, 2.4761728127487004e-05)
@@ -60,18 +61,18 @@ def _cosine(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _split(x):  # type: ignore[no-untyped-def]
-    """``x`` rounded to the 11 bits of TF32, and the rest, of which tensor cores read 11 bits too.
+def _split(x):
+    """``x`` rounded to the 11 bits of TF32, and the rest. Tensor cores read 11 bits of that too.
 
-    The ``tf32x3`` of ``tl.dot`` takes more instructions, for infinities: here their products are NaN.
+    Products of infinities are NaN here. The ``tf32x3`` of ``tl.dot`` handles them and takes more instructions.
     """
     high = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     return high, x - high
 
 
 @triton.jit
-def _product(a_high, a_low, b):  # type: ignore[no-untyped-def]
-    """``a @ b`` as the sum of three products, the small ones first; that of both rests is below 2^-22."""
+def _product(a_high, a_low, b):
+    """``a @ b`` as the sum of three products, the small ones first. The product of both rests is below 2^-22."""
     b_high, b_low = _split(b)
     product = tl.dot(a_low, b_high, input_precision="tf32")
     product = tl.dot(a_high, b_low, product, input_precision="tf32")
@@ -79,37 +80,37 @@ def _product(a_high, a_low, b):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _dot(a, b):  # type: ignore[no-untyped-def]
+def _dot(a, b):
     a_high, a_low = _split(a)
     return _product(a_high, a_low, b)
 
 
 @triton.jit
-def _packed_dot(packed, low, b):  # type: ignore[no-untyped-def]
-    """Product of a matrix from :func:`pack_kernel`, at pointers ``packed``, and ``b``."""
+def _packed_dot(packed, low, b):
+    """Product of a matrix that :func:`pack_kernel` has written to ``packed`` (pointers) and ``b``."""
     return _product(tl.load(packed), tl.load(packed + low), b)
 
 
 @triton.jit
-def _store_packed(packed, low, value):  # type: ignore[no-untyped-def]
+def _store_packed(packed, low, value):
     high, rest = _split(value)
     tl.store(packed, high)
     tl.store(packed + low, rest)
 
 
 @triton.jit
-def _halves(x):  # type: ignore[no-untyped-def]
-    """``x`` rounded to float16, which has the 11 bits of TF32 too, and the rest in it, for ``|x|`` up to 2^15.
+def _halves(x):
+    """``x`` rounded to float16, and the rest in float16, for ``|x|`` up to 2^15. Float16 has 11 bits, as TF32 has.
 
-    The rest of a sine lacks at most 2^-24, twice what float32 does just below 1.
+    The error of a sine is at most 2^-24, twice the error of float32 just below 1.
     """
     high = x.to(tl.float16)
     return high, (x - high.to(tl.float32)).to(tl.float16)
 
 
 @triton.jit
-def _half_dot(halves, low, sine):  # type: ignore[no-untyped-def]
-    """Product of rows that :func:`_store_halves` has written, at pointers ``halves``, and :func:`_halves` of sines."""
+def _half_dot(halves, low, sine):
+    """Product of rows that :func:`_store_halves` has written to ``halves`` (pointers) and :func:`_halves` of sines."""
     a_high = tl.load(halves)
     b_high, b_low = sine
     product = tl.dot(tl.load(halves + low), b_high)
@@ -118,10 +119,10 @@ def _half_dot(halves, low, sine):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _store_halves(halves, low, scale, value):  # type: ignore[no-untyped-def]
-    """Halves of rows times the power of two that takes their largest to 2^13 … 2^14, and its inverse ``scale``.
+def _store_halves(halves, low, scale, value):
+    """Write the halves of rows, multiplied by a power of two, and the inverse of that power to ``scale``.
 
-    Of an infinity the rest is NaN, and so are its products.
+    The power takes the largest value of a row to 2^13 … 2^14. The rest of an infinity is NaN, and so are its products.
     """
     exponent = tl.max(tl.abs(value), axis=1).to(tl.int32, bitcast=True) >> 23
     exponent = tl.maximum(exponent - 13, 1)
@@ -133,32 +134,17 @@ def _store_halves(halves, low, scale, value):  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["width", "features", "layers", "channels", "channels_padded"])
-def pack_kernel(  # type: ignore[no-untyped-def]
-    w_in,
-    w_hidden,
-    w_out,
-    freq,
-    packed,
-    halves,
-    scales,
-    low,
-    halves_low,
-    width,
-    features,
-    layers,
-    channels,
+def pack_kernel(
+    w_in, w_hidden, w_out, freq, packed, halves, scales, low, halves_low, width, features, layers, channels,
     channels_padded,
-    H: tl.constexpr,
-    E: tl.constexpr,
-    ROWS: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-):
-    """All weights, padded with zeros and split for products, so that no program has to do it again.
+    H: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    """Pad all weights with zeros and split them for products, so that no other program has to.
 
-    ``packed`` has ``w_in (H, E)`` and, if TRANSPOSED, what takes gradients back through a layer,
-    ``(freq w_hidden)^T (M, H, H)`` and ``w_out^T (H, D)``, for :func:`_packed_dot`; ``halves`` and ``scales`` have
-    ``w_hidden (M, H, H)`` and ``w_out (D, H)`` for :func:`_half_dot`. The other parts are the same again ``low`` and
-    ``halves_low`` elements behind. A program writes ROWS rows.
+    ``packed`` holds ``w_in (H, E)`` for :func:`_packed_dot`. If TRANSPOSED it also holds the weights that take
+    gradients back through a layer: ``(freq w_hidden)^T (M, H, H)`` and ``w_out^T (H, D)``. ``halves`` and ``scales``
+    hold ``w_hidden (M, H, H)`` and ``w_out (D, H)`` for :func:`_half_dot`. The second parts lie ``low`` and
+    ``halves_low`` elements after the first. A program writes ROWS rows.
     """
     first = tl.program_id(0) * ROWS
     column = tl.arange(0, H)[None, :]
@@ -190,21 +176,10 @@ def pack_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _first_argument(  # type: ignore[no-untyped-def]
-    z,
-    freq,
-    b_in,
-    packed,
-    low,
-    position,
-    length,
-    width,
-    features,
-    z_l_stride,
-    z_e_stride,
-    H: tl.constexpr,
-    E: tl.constexpr,
-):
+def _first_argument(
+    z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride,
+    H: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
     """``freq (w_in @ z + b_in)``: arguments of the sines of the first layer."""
     row = tl.arange(0, H)
     e = tl.arange(0, E)
@@ -218,7 +193,7 @@ def _first_argument(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _next_argument(sine, freq, b_hidden, halves, scales, low, layer, width, H: tl.constexpr):  # type: ignore[no-untyped-def]
+def _next_argument(sine, freq, b_hidden, halves, scales, low, layer, width, H: tl.constexpr):
     """``freq (w_hidden @ h + b_hidden)`` of a hidden layer, from the halves of ``h``."""
     row = tl.arange(0, H)
     linear = _half_dot(halves + (layer * H + row[:, None]) * H + row[None, :], low, sine)
@@ -229,8 +204,8 @@ def _next_argument(sine, freq, b_hidden, halves, scales, low, layer, width, H: t
 
 
 @triton.jit
-def _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``(channels, positions)`` window ``exp(-t |delta|) + shift``; ``shift`` where there is none."""
+def _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW: tl.constexpr):
+    """``(channels, positions)`` window ``exp(-t |delta|) + shift``, or ``shift`` if there is no window."""
     if HAS_WINDOW:
         time = tl.load(t + position.to(tl.int64) * t_stride, mask=position < length, other=0.0)
         rate = tl.load(deltas + channel, mask=channel < channels, other=0.0)
@@ -240,39 +215,16 @@ def _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS
 
 
 @triton.jit(do_not_specialize=["width", "features", "layers", "channels"])
-def filter_kernel(  # type: ignore[no-untyped-def]
-    z,
-    freq,
-    b_in,
-    b_hidden,
-    packed,
-    halves,
-    scales,
-    t,
-    deltas,
-    k,
-    shift,
-    low,
-    halves_low,
-    length,
-    width,
-    features,
-    layers,
-    channels,
-    z_l_stride,
-    z_e_stride,
-    t_stride,
-    H: tl.constexpr,
-    E: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    POSITIONS: tl.constexpr,
-    CHANNELS: tl.constexpr,
+def filter_kernel(
+    z, freq, b_in, b_hidden, packed, halves, scales, t, deltas, k, shift, low, halves_low, length, width, features,
+    layers, channels, z_l_stride, z_e_stride, t_stride,
+    H: tl.constexpr, E: tl.constexpr, HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
     REPEATS: tl.constexpr,
-):
-    """Filters ``k (D, L)``: one program makes a tile of positions for REPEATS times CHANNELS channels.
+):  # fmt: skip
+    """Filters ``k (D, L)``: one program computes a tile of positions for REPEATS times CHANNELS channels.
 
-    Into a loop whose end is known only at run time, which the interpreter can take as ``while`` alone, Triton would not
-    sink what an A100 needs of ``h`` for a product, and it would spill.
+    The loop over channels has a constant end. With an end known at run time, Triton would prepare the operands of
+    ``h`` before the loop instead of in it, and spill registers on an A100.
     """
     position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     row = tl.arange(0, H)
@@ -293,29 +245,12 @@ def filter_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["length", "width", "features", "layers"])
-def arguments_kernel(  # type: ignore[no-untyped-def]
-    z,
-    freq,
-    b_in,
-    b_hidden,
-    packed,
-    halves,
-    scales,
-    x,
-    low,
-    halves_low,
-    length,
-    width,
-    features,
-    layers,
-    columns,
-    z_l_stride,
-    z_e_stride,
-    H: tl.constexpr,
-    E: tl.constexpr,
-    POSITIONS: tl.constexpr,
-):
-    """Arguments of all sines of a slice, ``x (M + 1, H, columns)``; positions from ``length`` on have some value."""
+def arguments_kernel(
+    z, freq, b_in, b_hidden, packed, halves, scales, x, low, halves_low, length, width, features, layers, columns,
+    z_l_stride, z_e_stride,
+    H: tl.constexpr, E: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """Arguments of all sines of a slice, ``x (M + 1, H, columns)``. Positions from ``length`` on mean nothing."""
     position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
     row = tl.arange(0, H)
     value = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
@@ -330,56 +265,28 @@ def arguments_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _gradient(  # type: ignore[no-untyped-def]
-    dy,
-    t,
-    deltas,
-    shift,
-    row,
-    position,
-    rows,
-    length,
-    dy_row_stride,
-    dy_l_stride,
-    t_stride,
-    OUTPUT: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-):
-    """A tile of ``dk`` times the window, zero outside, if OUTPUT, else of a plane, which is padded to whole tiles."""
+def _gradient(
+    dy, t, deltas, shift, row, position, rows, length, dy_row_stride, dy_l_stride, t_stride,
+    OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr,
+):  # fmt: skip
+    """A tile of ``dk`` times the window, zero outside, if OUTPUT. Else of a plane, which is padded to whole tiles."""
     if OUTPUT:
         offset = row.to(tl.int64)[:, None] * dy_row_stride + position.to(tl.int64)[None, :] * dy_l_stride
         value = tl.load(dy + offset, mask=(row < rows)[:, None] & (position < length)[None, :], other=0.0)
     else:
         value = tl.load(dy + row[:, None] * dy_row_stride + position[None, :])
-    # Without a window shift is 1. The product keeps Triton on an A100 from loading the tile as an operand of a matrix
-    # product, of which each warp would hold and split all.
+    # Without a window this multiplies by shift = 1. The product stops Triton on an A100 from loading the tile directly
+    # as an operand of a matrix product: each warp would then hold and split all of it.
     return value * _window(t, deltas, shift, position, row, length, rows, t_stride, HAS_WINDOW)
 
 
 @triton.jit(do_not_specialize=["rows", "length"])
-def signal_kernel(  # type: ignore[no-untyped-def]
-    dy,
-    packed,
-    t,
-    deltas,
-    x,
-    dx,
-    shift,
-    low,
-    rows,
-    length,
-    columns,
-    packed_stride,
-    dy_row_stride,
-    dy_l_stride,
-    t_stride,
-    H: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    POSITIONS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Gradient ``dx (H, columns)`` of the arguments of a layer's sines, from that of the next layer or of the filters.
+def signal_kernel(
+    dy, packed, t, deltas, x, dx, shift, low, rows, length, columns, packed_stride,
+    dy_row_stride, dy_l_stride, t_stride,
+    H: tl.constexpr, OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Gradient ``dx (H, columns)`` of the arguments of a layer's sines, from the gradient of the next layer or filters.
 
     ``dx = (weight^T @ dy) cos(x)``, where ``packed (H, rows)`` holds the transposed weight.
     """
@@ -390,20 +297,9 @@ def signal_kernel(  # type: ignore[no-untyped-def]
     while start < rows:
         row = start + tl.arange(0, ROWS)
         grad = _gradient(
-            dy,
-            t,
-            deltas,
-            shift,
-            row,
-            position,
-            rows,
-            length,
-            dy_row_stride,
-            dy_l_stride,
-            t_stride,
-            OUTPUT,
-            HAS_WINDOW,
-        )
+            dy, t, deltas, shift, row, position, rows, length, dy_row_stride, dy_l_stride, t_stride,
+            OUTPUT, HAS_WINDOW,
+        )  # fmt: skip
         dh += _packed_dot(packed + column[:, None] * packed_stride + row[None, :], low, grad)
         start += ROWS
     offset = column[:, None] * columns + position[None, :]
@@ -411,32 +307,14 @@ def signal_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["rows", "length", "first"])
-def weights_kernel(  # type: ignore[no-untyped-def]
-    dy,
-    t,
-    deltas,
-    x,
-    dweight,
-    dbias,
-    shift,
-    rows,
-    length,
-    first,
-    columns,
-    sums_stride,
-    dy_row_stride,
-    dy_l_stride,
-    t_stride,
-    H: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    POSITIONS: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Adds a slice's part to the sums ``dy @ sin(x)^T (rows, H)`` and, unless OUTPUT, ``dy @ 1 (rows,)``.
+def weights_kernel(
+    dy, t, deltas, x, dweight, dbias, shift, rows, length, first, columns, sums_stride,
+    dy_row_stride, dy_l_stride, t_stride,
+    H: tl.constexpr, OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Add the part of a slice to the sums ``dy @ sin(x)^T (rows, H)`` and, unless OUTPUT, ``dy @ 1 (rows,)``.
 
-    One program goes over every n-th tile of positions for some rows of one layer, and has its own sums. Those of the
-    ``first`` slice are the first.
+    One program goes over every n-th tile of positions for some rows of one layer, and has its own sums.
     """
     column = tl.arange(0, H)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -449,20 +327,9 @@ def weights_kernel(  # type: ignore[no-untyped-def]
     while start < length:
         position = start + tl.arange(0, POSITIONS)
         grad = _gradient(
-            dy,
-            t,
-            deltas,
-            shift,
-            row,
-            position,
-            rows,
-            length,
-            dy_row_stride,
-            dy_l_stride,
-            t_stride,
-            OUTPUT,
-            HAS_WINDOW,
-        )
+            dy, t, deltas, shift, row, position, rows, length, dy_row_stride, dy_l_stride, t_stride,
+            OUTPUT, HAS_WINDOW,
+        )  # fmt: skip
         if not OUTPUT:
             bias_total += tl.sum(grad, axis=1)
         h = _sine(tl.load(x + column[:, None] * columns + position[None, :]))
@@ -471,6 +338,7 @@ def weights_kernel(  # type: ignore[no-untyped-def]
     program = tl.program_id(0).to(tl.int64) * sums_stride
     inside = (row < rows)[None, :]
     sums = dweight + program + layer * H * H + row[None, :] * H + column[:, None]
+    # Sums are uninitialised before the first slice, which sets them. A helper for this took a register more on sm_90.
     tl.store(sums, tl.load(sums, mask=inside & (first == 0), other=0.0) + total, mask=inside)
     if not OUTPUT:
         bias_sums = dbias + program + layer * H + row
@@ -478,28 +346,12 @@ def weights_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["length", "first", "width", "features"])
-def inputs_kernel(  # type: ignore[no-untyped-def]
-    dx,
-    z,
-    freq,
-    w_in,
-    dz,
-    dweight,
-    dbias,
-    length,
-    first,
-    width,
-    features,
-    columns,
-    sums_stride,
-    z_l_stride,
-    z_e_stride,
-    H: tl.constexpr,
-    E: tl.constexpr,
-    NEEDS_Z: tl.constexpr,
-    POSITIONS: tl.constexpr,
-):
-    """As :func:`weights_kernel`, for the first layer: ``dx @ z (H, E)`` and ``dx @ 1 (H,)``; and ``dz``."""
+def inputs_kernel(
+    dx, z, freq, w_in, dz, dweight, dbias, length, first, width, features, columns, sums_stride,
+    z_l_stride, z_e_stride,
+    H: tl.constexpr, E: tl.constexpr, NEEDS_Z: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """As :func:`weights_kernel`, for the first layer: ``dx @ z (H, E)`` and ``dx @ 1 (H,)``. Writes ``dz`` too."""
     row = tl.arange(0, H)
     e = tl.arange(0, E)
     total = tl.zeros((H, E), tl.float32)

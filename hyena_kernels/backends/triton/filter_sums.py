@@ -1,6 +1,6 @@
-"""Triton kernel of ``implicit_filter``'s backward pass that ends it: from sums of programs to gradients of parameters.
+"""The last Triton kernel of ``implicit_filter``'s backward pass: from sums of programs to gradients of parameters.
 
-The kernels of ``filter_kernels.py`` leave the sums over positions in parts, one for each program.
+In ``filter_kernels.py`` every program writes its own sums over positions. Here they are added up.
 """
 
 from __future__ import annotations
@@ -10,31 +10,18 @@ import triton.language as tl
 
 
 @triton.jit
-def _total(sums, program, programs, stride, index):  # type: ignore[no-untyped-def]
-    """Sums of all programs at an index ``(N,)``."""
+def _total(sums, program, programs, stride, index):
+    """Sum over all programs of the elements at ``index (N,)``."""
     offset = program.to(tl.int64)[:, None] * stride + index[None, :]
     return tl.sum(tl.load(sums + offset, mask=(program < programs)[:, None], other=0.0), axis=0)
 
 
 @triton.jit
-def _row_gradients(  # type: ignore[no-untyped-def]
-    weight_sums,
-    bias_sums,
-    weight,
-    bias,
-    dweight,
-    dbias,
-    scale,
-    sums_row,
-    row,
-    columns,
-    program,
-    programs,
-    stride,
-    N: tl.constexpr,
-    NEEDS_FREQ: tl.constexpr,
-):
-    """Writes what is wanted of a row of a layer, ``columns`` of N wide, and returns its part of that of ``freq``."""
+def _row_gradients(
+    weight_sums, bias_sums, weight, bias, dweight, dbias, scale, sums_row, row, columns, program, programs, stride,
+    N: tl.constexpr, NEEDS_FREQ: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of a row of a layer, ``columns`` wide, and return its part of the gradient of ``freq``."""
     one = tl.zeros((1,), tl.int32)
     column = tl.arange(0, N)
     inside = column < columns
@@ -56,37 +43,16 @@ def _row_gradients(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["programs", "width", "features", "layers"])
-def parameters_kernel(  # type: ignore[no-untyped-def]
-    w_in_sums,
-    b_in_sums,
-    w_hidden_sums,
-    b_hidden_sums,
-    w_out_sums,
-    freq,
-    w_in,
-    b_in,
-    w_hidden,
-    b_hidden,
-    dfreq,
-    dw_in,
-    db_in,
-    dw_hidden,
-    db_hidden,
-    dw_out,
-    programs,
-    width,
-    features,
-    layers,
-    sums_stride,
-    H: tl.constexpr,
-    E: tl.constexpr,
-    PROGRAMS: tl.constexpr,
-):
-    """Gradients of the parameters, None for those that are not wanted, from the sums of each of ``programs``.
+def parameters_kernel(
+    w_in_sums, b_in_sums, w_hidden_sums, b_hidden_sums, w_out_sums, freq, w_in, b_in, w_hidden, b_hidden, dfreq,
+    dw_in, db_in, dw_hidden, db_hidden, dw_out, programs, width, features, layers, sums_stride,
+    H: tl.constexpr, E: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the parameters, from the sums of each of ``programs``. None for a gradient that is not wanted.
 
     The first ``width`` programs take a row of all layers, the others a row of ``w_out`` each. The sums are gradients of
-    ``freq * weight`` and ``freq * bias``; as the argument of a sine is linear in these, that of ``freq`` is a sum over
-    them.
+    ``freq * weight`` and ``freq * bias``. The argument of a sine is linear in these, so the gradient of ``freq`` is a
+    sum over them.
     """
     row = tl.program_id(0)
     program = tl.arange(0, PROGRAMS)

@@ -1,23 +1,24 @@
 """``implicit_filter`` on Triton: launchers of ``filter_kernels.py`` and ``filter_sums.py``.
 
-Forward is ``filter_kernel``: of its tiles nothing but the filters goes to memory. Backward goes over slices of the
-positions. What it keeps of one between its kernels, planes ``(H, slice)`` with the arguments of the sines and their
-gradients, has a bounded size.
+Forward is ``filter_kernel``, which writes nothing but the filters to memory. Backward goes over slices of positions.
+Between its kernels it keeps planes ``(H, slice)`` with the arguments of the sines and their gradients. Their size is
+bounded.
 
 Predicted for L = 2^20, D = 128, E = 5, H = 64, M = 2 on an H200 at 4.3 TB/s:
 
-- Forward moves 0.56 GB, 0.13 ms. Instructions bound it: 189 of a warp for each position, 0.21 ms at four a cycle and
-  0.38 ms at the two or so that are usual. Its 105 GFLOP on tensor cores (three times 35) run beside them.
-- Backward of all parameters moves 5.9 GB, 1.4 ms, where the second level cache holds none of the planes, and takes
-  720 instructions for each position, 0.8 ms at four a cycle: ``arguments_kernel`` 0.8 GB, ``signal_kernel`` 1.1 GB for
-  the filters and 0.8 GB for each hidden layer, ``weights_kernel`` 1.1 GB for the filters and 0.5 GB for each hidden
-  layer, ``inputs_kernel`` 0.3 GB.
+- Forward moves 0.56 GB in 0.13 ms. Instructions bound it: a warp takes 189 for each position. That is 0.21 ms at four
+  a cycle, and 0.38 ms at two or so, which is usual. Its 105 GFLOP on tensor cores (three times 35) run in parallel.
+- Backward of all parameters moves 5.9 GB in 1.4 ms, if the L2 cache holds none of the planes. It takes 720 instructions
+  for each position, 0.8 ms at four a cycle. ``arguments_kernel`` moves 0.8 GB and ``inputs_kernel`` 0.3 GB.
+  ``signal_kernel`` moves 1.1 GB for the filters and 0.8 GB for each hidden layer. ``weights_kernel`` moves 1.1 GB for
+  the filters and 0.5 GB for each hidden layer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -32,8 +33,8 @@ from hyena_kernels.backends.triton.filter_kernels import (
     weights_kernel,
 )
 from hyena_kernels.backends.triton.filter_sums import parameters_kernel
-from hyena_kernels.backends.triton.launch import constants, launch
-from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.backends.triton.launch import Constants, constants, launch
+from hyena_kernels.common.gradients import gradients_like, only_needed
 from hyena_kernels.common.inputs import ImplicitFilterInputs
 
 
@@ -43,7 +44,7 @@ class Config:
 
     Args:
         positions: positions of a tile.
-        summed: positions of a tile of the kernels that sum over positions.
+        summed: positions of a tile in kernels that sum over positions.
         warps: warps of a program.
     """
 
@@ -52,7 +53,7 @@ class Config:
     warps: int
 
 
-# By width, padded to a power of two. Larger tiles spill registers, and weights of wider networks leave no room for a
+# By width, padded to a power of two. Larger tiles spill registers. The weights of wider networks leave no room for a
 # tile in shared memory.
 CONFIGS = {
     16: Config(64, 32, 4),
@@ -70,14 +71,14 @@ MAX_FEATURES = 64
 # Channels computed at a time.
 CHANNELS = 64
 
-# Rows of weights packed at a time; divides every padded width.
+# Rows of weights that a program packs. It divides every padded width.
 PACKED_ROWS = 16
 
-# Programs that sum over positions, each with its own partial sums: one for each multiprocessor, about, of which the
-# grids have two or more rows. A constant, so that results do not depend on the GPU.
+# Programs that sum over positions, each with its own partial sums. That is about one for each multiprocessor, and the
+# grids have two or more rows of them. A constant, so that results do not depend on the GPU.
 PROGRAMS = 128
 
-# Elements of the planes that backward keeps: 2^16 positions of the published network, 96 MiB.
+# Elements of the planes that backward keeps. The published network takes 96 MiB for 2^16 positions.
 SCRATCH = 3 << 23
 
 
@@ -90,7 +91,7 @@ def _power_of_two(value: int) -> int:
 
 
 class _Network:
-    """The network's tensors as the kernels take them: vectors contiguous, weights packed; sizes and tiles."""
+    """The network as the kernels take it: contiguous vectors, packed weights, sizes and tiles."""
 
     def __init__(self, inputs: ImplicitFilterInputs, *, transposed: bool) -> None:
         z, freq, w_in, b_in, w_hidden, b_hidden, w_out, _, _ = inputs
@@ -111,32 +112,50 @@ class _Network:
         self.packed = z.new_empty((2, sum(sizes)))
         self.halves = z.new_empty((2, square + outer), dtype=torch.float16)
         self.scales = z.new_empty((square + outer) // self.H)
+        # Elements between the two parts of a packed weight.
+        self.low, self.halves_low = self.packed.stride(0), self.halves.stride(0)
         grid = ((self.H * (1 + self.layers) + self.channels_padded) // PACKED_ROWS,)
         args = (
             self.w_in, self.w_hidden, self.w_out, self.freq, self.packed, self.halves, self.scales, self.low,
-            self.halves.stride(0), self.width, self.features, self.layers, self.channels, self.channels_padded,
+            self.halves_low, self.width, self.features, self.layers, self.channels, self.channels_padded,
         )  # fmt: skip
         own = constants(H=self.H, E=self.E, ROWS=PACKED_ROWS, TRANSPOSED=transposed, num_warps=4)
         launch(pack_kernel, grid, args, own)
+        # Arguments of the kernels that compute the network.
+        self.weights = self.freq, self.b_in, self.b_hidden, self.packed, self.halves, self.scales
         if transposed:
             hidden, self.out_transposed = self.packed[0].split(sizes)[1:]
             self.hidden_transposed = hidden.view(self.layers, self.H, self.H)
 
-    @property
-    def low(self) -> int:
-        """Elements between the two parts of a packed weight."""
-        return self.packed.stride(0)
+
+class _Window(NamedTuple):
+    """The window of the filters: ``exp(-t |deltas|) + shift``, or ``shift`` if the tensors are None."""
+
+    t: Tensor | None
+    deltas: Tensor | None
+    shift: float
+
+    @classmethod
+    def of(cls, inputs: ImplicitFilterInputs, shift: float) -> _Window:
+        """With contiguous rates. Without a window the factor is 1."""
+        if inputs.t is None or inputs.deltas is None:
+            return _NO_WINDOW
+        return cls(inputs.t, inputs.deltas.contiguous(), shift)
 
 
-def _filter(network: _Network, z: Tensor, t: Tensor | None, deltas: Tensor | None, shift: float) -> Tensor:
+_NO_WINDOW = _Window(None, None, 1.0)
+
+
+def _filter(network: _Network, z: Tensor, window: _Window) -> Tensor:
     k = z.new_empty((network.channels, z.shape[0]))
     tiles = -(-z.shape[0] // network.config.positions)
-    # A short filter has few tiles of positions: then each group of channels has a program that repeats the network.
+    # A short filter has few tiles of positions. Then each group of channels has its own program, which repeats the
+    # network.
     groups = network.channels_padded // CHANNELS if tiles < PROGRAMS else 1
+    t, deltas, shift = window
     args = (
-        z, network.freq, network.b_in, network.b_hidden, network.packed, network.halves, network.scales, t, deltas, k,
-        shift, network.low, network.halves.stride(0), z.shape[0], network.width, network.features, network.layers,
-        network.channels, *z.stride(), 1 if t is None else t.stride(0),
+        z, *network.weights, t, deltas, k, shift, network.low, network.halves_low, z.shape[0], network.width,
+        network.features, network.layers, network.channels, *z.stride(), 1 if t is None else t.stride(0),
     )  # fmt: skip
     own = constants(
         H=network.H,
@@ -151,15 +170,6 @@ def _filter(network: _Network, z: Tensor, t: Tensor | None, deltas: Tensor | Non
     return k
 
 
-def _window_arguments(
-    t: Tensor | None, deltas: Tensor | None, shift: float
-) -> tuple[Tensor | None, Tensor | None, float]:
-    """Time, contiguous rates and what is added to the window; None, None and 1 if there is none."""
-    if t is None or deltas is None:
-        return None, None, 1.0
-    return t, deltas.contiguous(), shift
-
-
 def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
     """``implicit_filter_fwd``: ``(D, L)``, contiguous; float32 only.
 
@@ -167,15 +177,12 @@ def forward(inputs: ImplicitFilterInputs, shift: float) -> Tensor:
         ValueError: the network is wider than :data:`MAX_WIDTH`, or a position has more features than
             :data:`MAX_FEATURES`.
     """
-    z = inputs.z
-    t, deltas, shift = _window_arguments(inputs.t, inputs.deltas, shift)
-    with torch.cuda.device_of(z):
-        network = _Network(inputs, transposed=False)
-        return _filter(network, z, t, deltas, shift)
+    with torch.cuda.device_of(inputs.z):
+        return _filter(_Network(inputs, transposed=False), inputs.z, _Window.of(inputs, shift))
 
 
 class _Sums:
-    """Sums over positions of the gradients of one layer after another, one row for each program; not yet defined."""
+    """Memory for sums over positions of the gradients of all layers, a row for each program. Uninitialised."""
 
     def __init__(self, network: _Network, z: Tensor, programs: int) -> None:
         H, layers = network.H, network.layers
@@ -187,9 +194,9 @@ class _Sums:
 
 
 def slices(length: int, layers: int, width: int, tile: int) -> list[slice]:
-    """Slices of the positions, whole numbers of tiles but for the last, so that the planes of one fit ``SCRATCH``.
+    """Slices of the positions. The planes of one slice fit ``SCRATCH``, unless it has only one tile.
 
-    Slices of one tile are the shortest, whatever their planes take.
+    All but the last have a whole number of tiles.
     """
     longest = max(tile, SCRATCH // (2 * (layers + 1) * width) // tile * tile)
     step = _round_up(triton.cdiv(length, triton.cdiv(length, longest)), tile)
@@ -197,10 +204,10 @@ def slices(length: int, layers: int, width: int, tile: int) -> list[slice]:
 
 
 def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list[bool]) -> tuple[Tensor, ...]:
-    """``implicit_filter_bwd``: gradients of the nine tensors, contiguous; an empty one for each that is not needed.
+    """``implicit_filter_bwd``: contiguous gradients of the nine tensors, of length 0 where not needed.
 
-    Two runs give the same bits. Beside the gradients it takes the planes of one slice (``SCRATCH``), ``PROGRAMS``
-    times the size of the parameters, and, for the gradients of ``t`` and ``deltas``, twice the filters of one slice.
+    Two runs give the same bits. Besides the gradients it takes the planes of one slice (``SCRATCH``) and ``PROGRAMS``
+    times the size of the parameters. Gradients of ``t`` and ``deltas`` also take twice the filters of one slice.
 
     Raises:
         ValueError: as in :func:`forward`.
@@ -209,7 +216,9 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
     grads = gradients_like(inputs, needs)
     if not any(needs):
         return grads
-    t, deltas, shift = _window_arguments(inputs.t, inputs.deltas, shift)
+    needs_t, needs_deltas = needs[7:]
+    window = _Window.of(inputs, shift)
+    t, deltas = window.t, window.deltas
     with torch.cuda.device_of(z):
         network = _Network(inputs, transposed=True)
         tile = max(network.config.positions, network.config.summed)
@@ -218,100 +227,146 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
         sums = _Sums(network, z, min(PROGRAMS, columns // network.config.summed))
         planes = z.new_empty((2, network.layers + 1, network.H, columns))
         dt, ddeltas = grads[7:]
-        if needs[8]:
+        if needs_deltas:
             ddeltas.zero_()
         for piece in pieces:
             dk_piece, z_piece, t_piece = dk[:, piece], z[piece], None if t is None else t[piece]
             if any(needs[:7]):
-                dz_piece = grads[0][piece]
-                first = piece is pieces[0]
-                _slice_backward(
-                    network, sums, planes, dk_piece, z_piece, t_piece, deltas, shift, needs, dz_piece, first=first
-                )
-            if t_piece is not None and deltas is not None and (needs[7] or needs[8]):
-                exponent = _filter(network, z_piece, t_piece, deltas, 0.0).mul_(dk_piece)
-                if needs[7]:
+                part = _Slice(network, sums, planes, z_piece.shape[0], first=piece is pieces[0])
+                own = _Window(t_piece, deltas, window.shift)
+                _slice_backward(part, dk_piece, z_piece, own, grads[0][piece], needs)
+            if t_piece is not None and deltas is not None and (needs_t or needs_deltas):
+                exponent = _filter(network, z_piece, _Window(t_piece, deltas, 0.0)).mul_(dk_piece)
+                if needs_t:
                     torch.sum(exponent * deltas.abs()[:, None], dim=0, out=dt[piece]).neg_()
-                if needs[8]:
+                if needs_deltas:
                     ddeltas -= exponent.mul_(t_piece).sum(dim=1)
-        if needs[8] and deltas is not None:
+        if needs_deltas and deltas is not None:
             ddeltas *= deltas.sign()
         if any(needs[1:7]):
             _write_parameter_gradients(network, sums, grads, needs)
     return grads
 
 
-def _slice_backward(
-    network: _Network,
-    sums: _Sums,
-    planes: Tensor,
-    dk: Tensor,
-    z: Tensor,
-    t: Tensor | None,
-    deltas: Tensor | None,
-    shift: float,
-    needs: list[bool],
-    dz: Tensor,
-    *,
-    first: bool,
-) -> None:
-    """Adds the part of a slice of positions to the sums, which the first one begins, and writes its ``dz``."""
-    x, dx = planes
-    layers, length, columns = network.layers, z.shape[0], planes.shape[3]
+class _Gradient(NamedTuple):
+    """Layout and factor of gradients ``(rows, positions)`` that a kernel reads."""
+
+    window: _Window
+    rows: int
+    strides: tuple[int, ...]
+    """Of the rows, of the positions, and of the positions of the window."""
+    of_filters: bool
+
+    @classmethod
+    def filters(cls, network: _Network, dk: Tensor, window: _Window) -> _Gradient:
+        """Gradients of the filters."""
+        t = window.t
+        return cls(window, network.channels, (*dk.stride(), 1 if t is None else t.stride(0)), True)
+
+    @classmethod
+    def planes(cls, network: _Network, columns: int) -> _Gradient:
+        """Gradients of the arguments of sines, planes ``(H, columns)``."""
+        return cls(_NO_WINDOW, network.H, (columns, 1, 1), False)
+
+
+@lru_cache(maxsize=256)
+def _gradient_constants(H: int, positions: int, warps: int, of_filters: bool, has_window: bool) -> Constants:
+    """Constants of the kernels that read a gradient. Keyword arguments would make each look-up slower."""
+    rows = CHANNELS if of_filters else min(H, CHANNELS)
+    return Constants(H=H, POSITIONS=positions, ROWS=rows, OUTPUT=of_filters, HAS_WINDOW=has_window, num_warps=warps)
+
+
+class _Slice:
+    """Backward pass of a slice of the positions: the launches of its kernels.
+
+    Args:
+        network: the network.
+        sums: the sums that the first slice sets, and to which the others add.
+        planes: ``(2, M + 1, H, columns)`` for the arguments of the sines and their gradients.
+        length: number of positions.
+        first: whether it is the first slice.
+    """
+
+    def __init__(self, network: _Network, sums: _Sums, planes: Tensor, length: int, *, first: bool) -> None:
+        self.network, self.sums, self.length, self.first = network, sums, length, int(first)
+        self.x, self.dx = planes
+        self.columns = planes.shape[3]
+        self.grid = (-(-length // network.config.positions),)
+
+    def compute_arguments(self, z: Tensor) -> None:
+        """Compute the arguments of all sines."""
+        network = self.network
+        args = (
+            z, *network.weights, self.x, network.low, network.halves_low, self.length, network.width, network.features,
+            network.layers, self.columns, *z.stride(),
+        )  # fmt: skip
+        config = network.config
+        own = constants(H=network.H, E=network.E, POSITIONS=config.positions, num_warps=config.warps)
+        launch(arguments_kernel, self.grid, args, own)
+
+    def through_layer(self, dy: Tensor, of: _Gradient, weight: Tensor, padded_rows: int, x: Tensor, dx: Tensor) -> None:
+        """``dx = (weight^T @ dy) cos(x)``, where ``weight (H, padded_rows)`` is transposed."""
+        t, deltas, shift = of.window
+        args = (
+            dy, weight, t, deltas, x, dx, shift, self.network.low, of.rows, self.length, self.columns, padded_rows,
+            *of.strides,
+        )  # fmt: skip
+        launch(signal_kernel, self.grid, args, self._constants(self.network.config.positions, of))
+
+    def sum_weights(
+        self, dy: Tensor, of: _Gradient, x: Tensor, *, dweight: Tensor, dbias: Tensor | None, layers: int = 1
+    ) -> None:
+        """The sums ``dy @ sin(x)^T`` and ``dy @ 1`` of one or several layers."""
+        t, deltas, shift = of.window
+        args = (
+            dy, t, deltas, x, dweight, dbias, shift, of.rows, self.length, self.first, self.columns, self.sums.stride,
+            *of.strides,
+        )  # fmt: skip
+        grid = self.sums.programs, -(-of.rows // CHANNELS), layers
+        launch(weights_kernel, grid, args, self._constants(self.network.config.summed, of))
+
+    def sum_inputs(self, z: Tensor, dz: Tensor, *, needs_z: bool) -> None:
+        """The sums of the first layer, and ``dz``."""
+        network, sums = self.network, self.sums
+        args = (
+            self.dx[0], z, network.freq, network.w_in, dz, sums.w_in, sums.b_in, self.length, self.first, network.width,
+            network.features, self.columns, sums.stride, *z.stride(),
+        )  # fmt: skip
+        config = network.config
+        own = constants(H=network.H, E=network.E, NEEDS_Z=needs_z, POSITIONS=config.summed, num_warps=config.warps)
+        launch(inputs_kernel, (sums.programs,), args, own)
+
+    def _constants(self, positions: int, of: _Gradient) -> Constants:
+        network = self.network
+        has_window = of.window.t is not None
+        return _gradient_constants(network.H, positions, network.config.warps, of.of_filters, has_window)
+
+
+def _slice_backward(part: _Slice, dk: Tensor, z: Tensor, window: _Window, dz: Tensor, needs: list[bool]) -> None:
+    """Add the part of a slice of positions to the sums, and write its ``dz``."""
+    network, sums, x, dx = part.network, part.sums, part.x, part.dx
+    layers = network.layers
     needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out = needs[:7]
     needs_first = needs_z or needs_freq or needs_w_in or needs_b_in
     needs_hidden = layers > 0 and (needs_freq or needs_w_hidden or needs_b_hidden)
-    tiles = -(-length // network.config.positions)
-    positions, summed = network.config.positions, network.config.summed
-    sizes = {"H": network.H, "num_warps": network.config.warps}
-    args: tuple[Any, ...] = (
-        z, network.freq, network.b_in, network.b_hidden, network.packed, network.halves, network.scales, x,
-        network.low, network.halves.stride(0), length, network.width, network.features, layers, columns, *z.stride(),
-    )  # fmt: skip
-    launch(arguments_kernel, (tiles,), args, constants(**sizes, E=network.E, POSITIONS=positions))
-    # What the kernels take of dk and of a plane: window and shift, rows, strides, constants.
-    dk_rows, dk_strides = network.channels, (*dk.stride(), 1 if t is None else t.stride(0))
-    of_dk = {**sizes, "OUTPUT": True, "HAS_WINDOW": t is not None, "ROWS": CHANNELS}
-    plane_strides = columns, 1, 1
-    of_plane = {**sizes, "OUTPUT": False, "HAS_WINDOW": False, "ROWS": min(network.H, CHANNELS)}
+    part.compute_arguments(z)
+    of_filters, of_planes = _Gradient.filters(network, dk, window), _Gradient.planes(network, part.columns)
     if needs_w_out:
-        args = (
-            dk, t, deltas, x[-1], sums.w_out, None, shift, dk_rows, length, int(first), columns, sums.stride,
-            *dk_strides,
-        )  # fmt: skip
-        grid = sums.programs, -(-network.channels // CHANNELS), 1
-        launch(weights_kernel, grid, args, constants(**of_dk, POSITIONS=summed))
+        part.sum_weights(dk, of_filters, x[-1], dweight=sums.w_out, dbias=None)
     if needs_first or needs_hidden:
-        args = (
-            dk, network.out_transposed, t, deltas, x[-1], dx[-1], shift, network.low, dk_rows, length, columns,
-            network.channels_padded, *dk_strides,
-        )  # fmt: skip
-        launch(signal_kernel, (tiles,), args, constants(**of_dk, POSITIONS=positions))
+        part.through_layer(dk, of_filters, network.out_transposed, network.channels_padded, x[-1], dx[-1])
     for layer in range(layers, 0 if needs_first else 1, -1):
-        args = (
-            dx[layer], network.hidden_transposed[layer - 1], None, None, x[layer - 1], dx[layer - 1], 1.0, network.low,
-            network.H, length, columns, network.H, *plane_strides,
-        )  # fmt: skip
-        launch(signal_kernel, (tiles,), args, constants(**of_plane, POSITIONS=positions))
+        weight = network.hidden_transposed[layer - 1]
+        part.through_layer(dx[layer], of_planes, weight, network.H, x[layer - 1], dx[layer - 1])
     if needs_hidden:
-        args = (
-            dx[1:], None, None, x, sums.w_hidden, sums.b_hidden, 1.0, network.H, length, int(first), columns,
-            sums.stride, *plane_strides,
-        )  # fmt: skip
-        grid = sums.programs, -(-network.H // CHANNELS), layers
-        launch(weights_kernel, grid, args, constants(**of_plane, POSITIONS=summed))
+        part.sum_weights(dx[1:], of_planes, x, dweight=sums.w_hidden, dbias=sums.b_hidden, layers=layers)
     if needs_first:
-        args = (
-            dx[0], z, network.freq, network.w_in, dz, sums.w_in, sums.b_in, length, int(first), network.width,
-            network.features, columns, sums.stride, *z.stride(),
-        )  # fmt: skip
-        own = constants(**sizes, E=network.E, NEEDS_Z=needs_z, POSITIONS=summed)
-        launch(inputs_kernel, (sums.programs,), args, own)
+        part.sum_inputs(z, dz, needs_z=needs_z)
 
 
 def _write_parameter_gradients(network: _Network, sums: _Sums, grads: tuple[Tensor, ...], needs: list[bool]) -> None:
     """Gradients of ``freq`` and of all weights and biases from the sums, in one launch."""
-    wanted = (grad if needed else None for grad, needed in zip(grads[1:7], needs[1:7], strict=True))
+    wanted = only_needed(grads, needs)[1:7]
     args = (
         *sums.parts, network.freq, network.w_in, network.b_in, network.w_hidden, network.b_hidden, *wanted,
         sums.programs, network.width, network.features, network.layers, sums.stride,

@@ -1,10 +1,10 @@
-"""Launching a kernel again without what Triton does to find the compiled one: some 15 µs of processor time each.
+"""Launch a compiled kernel again without Triton's search for it, which takes some 15 µs of processor time.
 
-``kernel[grid](...)`` binds the arguments, classes each as Triton specialises on it, writes options and classes into a
-string and looks that up. :func:`launch` does so once for a kernel, its constants, and the dtypes, alignments and
-integers of its arguments, and afterwards calls what Triton found the first time. Everywhere else it is
-``kernel[grid](...)``: in the interpreter, with hooks (profilers of Triton), with a Triton whose compiled kernels are
-called in a way that is not known here, under ``HYENA_AUTOTUNE=1``.
+``kernel[grid](...)`` binds the arguments, finds the class on which Triton specialises for each, writes options and
+classes into a string and looks that up. :func:`launch` does this once for a kernel, its constants, and the dtypes,
+alignments and integers of its arguments. Later it calls the compiled kernel directly. In four cases it always runs
+``kernel[grid](...)``: in the interpreter, with hooks of Triton's profilers, under ``HYENA_AUTOTUNE=1``, and with a
+version of Triton that is not known to call compiled kernels in the same way.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 
 KNOWN_VERSIONS = ((3, 5), (3, 8))
-"""First Triton whose compiled kernels are called as here, and the first of which that is not known: in 3.5.1, 3.6.0 and
-3.7.1 ``JITFunction.run`` makes the same call of ``CompiledKernel.run``."""
+"""First Triton that calls compiled kernels as this module does, and the first later one that has not been checked.
+
+In 3.5.1, 3.6.0 and 3.7.1 ``JITFunction.run`` calls ``CompiledKernel.run`` in the same way.
+"""
 
 MAX_KEPT = 4096
-"""Launches that are remembered; a program that has more of them begins anew."""
+"""Number of launches that are remembered. All are forgotten when there are more."""
 
 
 class Constants:
     """Compile-time arguments and options of launches, such as ``num_warps``.
 
-    Equal to itself alone: who makes one keeps it, as :func:`constants` does, or every launch with it is a new one.
+    An object equals only itself, so keep one for repeated launches, as :func:`constants` does.
     """
 
     __slots__ = ("values",)
@@ -43,7 +45,7 @@ constants = functools.lru_cache(maxsize=1024)(Constants)
 """The same :class:`Constants` for the same values."""
 
 _Known = tuple[Any, Any, Any, tuple[Any, ...]]
-"""How a compiled kernel is called: its launcher, function, metadata, and values of its compile-time arguments."""
+"""All that a call of a compiled kernel takes: launcher, function, metadata, values of the compile-time arguments."""
 
 _known: dict[tuple[Any, ...], _Known] = {}
 
@@ -56,25 +58,31 @@ def _is_known(version: str) -> bool:
 _direct = _is_known(triton.__version__)
 
 
+def _is_called(hook: Any) -> bool:
+    """Whether a hook of Triton does anything: a chain of functions may be empty."""
+    return hook is not None and bool(getattr(hook, "calls", True))
+
+
 def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], constants: Constants) -> None:
     """``kernel[grid](*args, **constants.values)`` on the current device and stream.
 
     Args:
-        kernel: a ``@triton.jit`` function, interpreted or tunable ones included.
+        kernel: a ``@triton.jit`` function. It may be interpreted or tunable.
         grid: one to three numbers.
-        args: the arguments that are no compile-time ones, in their order, which come first; one is a tensor.
-        constants: the others, and options.
+        args: the run-time arguments, which come first, in their order. At least one is a tensor.
+        constants: the compile-time arguments and the options.
     """
-    hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
     if (
         type(kernel) is not triton.JITFunction
         or kernel.pre_run_hooks
         or not _direct
-        or any(hook is not None and getattr(hook, "calls", True) for hook in hooks)
+        or _is_called(knobs.runtime.launch_enter_hook)
+        or _is_called(knobs.runtime.launch_exit_hook)
     ):
         kernel[grid](*args, **constants.values)
         return
-    # What Triton looks at, or more: an integer is 1, a multiple of 16 or neither, and of 32 or 64 bits.
+    # All that Triton specialises on, and more: of an integer it only asks whether it is 1 or a multiple of 16, and
+    # whether it fits 32 bits.
     key: list[Any] = [kernel.fn, constants]
     values: list[Any] = []
     device = None

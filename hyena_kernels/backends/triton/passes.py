@@ -1,11 +1,10 @@
-"""Kernels of the long convolution: gates, transforms, product with the filter's spectrum and its inverse.
+"""Kernels of the long convolution: gates, transforms, product with the filter's spectrum and inverse transforms.
 
 In reading order: loads and stores, one pass, several passes. :mod:`hyena_kernels.backends.triton.fftconv` launches
-them.
+them, and :mod:`hyena_kernels.backends.triton.plan` explains the transform.
 
-The transform is that of :mod:`hyena_kernels.backends.triton.plan`. The skip is a tap of the filter. A two-sided filter
-is one with taps of negative lag: ``z^P = i`` in the weighted transform, so the tap of lag -j is ``-i`` times itself at
-P - j.
+The skip is added to a tap of the filter. A two-sided filter has taps of negative lag. In the weighted transform
+``z^P = i``, so the tap of lag -j becomes ``-i`` times this tap at point P - j.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from hyena_kernels.backends.triton import dft
 
 @triton.jit
 def _at(pointer, b, d, stride_b, stride_d):
-    """Start of the row of batch b and channel d, beyond 2^31 elements too."""
+    """Start of the row of batch b and channel d, in 64 bits."""
     return pointer + b.to(tl.int64) * stride_b + d.to(tl.int64) * stride_d
 
 
 @triton.jit
 def _address(row, stride, n, g: tl.constexpr):
-    """Addresses of the points of group g: what is constant in a register becomes an immediate offset."""
+    """Addresses of the points of group g. The parts that are constants become immediate offsets."""
     return row + n[0].to(tl.int64) * stride + (n[1] + g * n[2]).to(tl.int64) * stride
 
 
@@ -57,7 +56,7 @@ def _load_signal(row, stride, gate, gate_stride, n, L, G: tl.constexpr):
 
 @triton.jit
 def _store_signal(row, stride, value, gate, gate_stride, n, L, G: tl.constexpr):
-    """``value * gate`` to memory, for every group; without a gate ``value``."""
+    """Store ``value * gate`` of every group, or ``value`` if there is no gate."""
     for g in tl.static_range(G):
         x = _gated(value[g], gate, gate_stride, n, L, g).to(row.dtype.element_ty)
         tl.store(_address(row, stride, n, g), x, mask=_index(n, g) < L)
@@ -65,7 +64,7 @@ def _store_signal(row, stride, value, gate, gate_stride, n, L, G: tl.constexpr):
 
 @triton.jit
 def _load_filter(row, stride, skip, n, K, shift, G: tl.constexpr):
-    """The filter's taps of lag ≥ 0, with the skip, for each group."""
+    """Taps of lag ≥ 0 of each group, with the skip."""
     ahead = row + shift.to(tl.int64) * stride
     x = (_load(ahead, stride, n, K - shift, 0),)
     if skip is not None:
@@ -77,7 +76,7 @@ def _load_filter(row, stride, skip, n, K, shift, G: tl.constexpr):
 
 @triton.jit
 def _behind(row, stride, n, shift, P: tl.constexpr, g: tl.constexpr):
-    """Addresses and mask of the taps of negative lag, which stand at the end of the points."""
+    """Addresses and mask of the taps of negative lag, which are at the end of the points."""
     at = _index(n, g)
     return _address(row - (P - shift).to(tl.int64) * stride, stride, n, g), (at >= P - shift) & (at < P)
 
@@ -95,7 +94,7 @@ def _load_behind(row, stride, n, shift, P: tl.constexpr, G: tl.constexpr):
 
 @triton.jit
 def _store_filter(row, re, n, K, shift, add, G: tl.constexpr):
-    """Gradient of what :func:`_load_filter` reads, to a contiguous float32 row, added to what is there if ``add``."""
+    """Store the gradient of the taps that :func:`_load_filter` reads. ``add``: add it to the contiguous float32 row."""
     for g in tl.static_range(G):
         keep = _index(n, g) < K - shift
         at = _address(row + shift, 1, n, g)
@@ -104,7 +103,7 @@ def _store_filter(row, re, n, K, shift, add, G: tl.constexpr):
 
 @triton.jit
 def _store_behind(row, im, n, shift, add, P: tl.constexpr, G: tl.constexpr):
-    """Gradient of what :func:`_load_behind` reads, in the same way."""
+    """Store the gradient of the taps that :func:`_load_behind` reads, as :func:`_store_filter` does."""
     for g in tl.static_range(G):
         at, keep = _behind(row, 1, n, shift, P, g)
         tl.store(at, tl.load(at, mask=keep & add, other=0.0) - im[g], mask=keep)
@@ -112,7 +111,7 @@ def _store_behind(row, im, n, shift, add, P: tl.constexpr, G: tl.constexpr):
 
 @triton.jit
 def _digit_weight(SINE: tl.constexpr, V: tl.constexpr):
-    """``[V, 1]`` cosine or sine of ``π v / 16``, as constants in the code: loaded, they would take registers."""
+    """``[V, 1]`` cosine or sine of ``π v / 16``, as constants in the code. Loading them would take registers."""
     v = tl.arange(0, V)[:, None]
     v = 8 - v if SINE else v
     low = tl.where(v == 0, 1.0, tl.where(v == 1, 0.9807852804032304, tl.where(v == 2, 0.9238795325112867, 0.0)))
@@ -123,11 +122,11 @@ def _digit_weight(SINE: tl.constexpr, V: tl.constexpr):
 
 @triton.jit
 def _factors(group, digit, q, G: tl.constexpr, V: tl.constexpr):
-    """Weights of the digits ``[V, 1]`` in output group q and, if there are several, of the input groups in it."""
+    """Weights of the digits ``[V, 1]`` in output group q, and of the input groups if there are several."""
     if G == 1:
         w = _digit_weight(False, V), _digit_weight(True, V)
     else:
-        # Volatile, so that they are loaded where they are needed: the spectra need the registers in between.
+        # Volatile loads stay where they are needed. In between, the spectra need the registers.
         v = tl.arange(0, V)
         digit += q * 2 * V
         group += q * 6
@@ -139,7 +138,7 @@ def _factors(group, digit, q, G: tl.constexpr, V: tl.constexpr):
 
 @triton.jit
 def _combine(x, w):
-    """Weighted input ``[V, M]``, complex, of one group's transform, from the real inputs of all groups."""
+    """Complex weighted input ``[V, M]`` of the transform of one group, from the real inputs of all groups."""
     if len(w) == 2:
         return x[0] * w[0], x[0] * w[1]
     else:
@@ -150,7 +149,7 @@ def _combine(x, w):
 
 @triton.jit
 def _combine_filter(row, stride, skip, w, n, K, shift, CAUSAL: tl.constexpr, P: tl.constexpr, G: tl.constexpr):
-    """The same of a filter, which is complex if it is two-sided."""
+    """As :func:`_combine`, for a filter. A two-sided filter is complex."""
     re, im = _combine(_load_filter(row, stride, skip, n, K, shift, G), w)
     if not CAUSAL:
         ar, ai = _combine(_load_behind(row, stride, n, shift, P, G), w)
@@ -161,7 +160,7 @@ def _combine_filter(row, stride, skip, w, n, K, shift, CAUSAL: tl.constexpr, P: 
 
 @triton.jit
 def _spread(re, im, w, P: tl.constexpr):
-    """What one group's inverse gives to the results of all groups: real parts, divided by P."""
+    """Contribution of one group's inverse transform to the results of all groups: real parts, divided by P."""
     zr, zi = dft.times(re * (1.0 / P), im * (1.0 / P), w[0], -w[1])
     if len(w) == 2:
         return (zr,)
@@ -180,7 +179,7 @@ def _added(a, b):
 
 @triton.jit
 def _nothing(G: tl.constexpr, V: tl.constexpr, M: tl.constexpr):
-    """A zero for each group, where they have to be added up."""
+    """A zero for each group, to add up results."""
     zero = tl.zeros([V, M], tl.float32)
     if G == 1:
         return (zero,)
@@ -190,10 +189,10 @@ def _nothing(G: tl.constexpr, V: tl.constexpr, M: tl.constexpr):
 
 @triton.jit
 def _points(first, N: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr, V: tl.constexpr):
-    """Index of the points of a tile of C columns from ``first`` on, ``STEP`` points between two of a column.
+    """Index of the points of a tile of C columns from ``first`` on. Points of a column are ``STEP`` apart.
 
     Returns:
-        The part by lane ``[1, M]``, the part by digit ``[V, 1]``, and what a group adds to their sum.
+        Three parts whose sum is the index: by lane ``[1, M]``, by digit ``[V, 1]``, and for each group.
     """
     m = tl.arange(0, N * C // V)[None, :]
     return m // C * STEP + first + m % C, tl.arange(0, V)[:, None] * (N // V * STEP), N * STEP
@@ -255,7 +254,7 @@ def _backward_products(i, is_x, is_g, re, im, spectra, ROWS: tl.constexpr):
     return re, im, (kr, ki, xr, xi, sr, si)
 
 
-# Sizes and strides change from call to call; only the innermost strides are worth a compilation of their own.
+# Sizes and strides change from call to call. Only the innermost strides are worth a compilation of their own.
 _SIZES = ["B", "D", "L", "K", "shift", "out_D"]
 _OUTER = [
     f"{name}_{axis}" for name in ("x", "y", "gate", "f1", "f2", "o1", "o2", "u", "dy", "pre", "post") for axis in "bd"
@@ -277,7 +276,7 @@ def row_forward(
     u_b, u_d, u_l, pre_b, pre_d, pre_l, post_b, post_d, post_l, k_d, k_l, y_b, y_d, y_l,
     ROWS: tl.constexpr, CAUSAL: tl.constexpr, N: tl.constexpr, G: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """``ROWS`` rows of one channel, one where ``G > 1``; the filter is transformed once for all of them."""
+    """``ROWS`` rows of one channel, or one row if ``G > 1``. They share one transform of the filter."""
     M: tl.constexpr = N // V
     P: tl.constexpr = G * N
     d = tl.program_id(0) % D
@@ -320,7 +319,7 @@ def row_backward(
     dy_b, dy_d, dy_l, u_b, u_d, u_l, pre_b, pre_d, pre_l, post_b, post_d, post_l, k_d, k_l,
     ROWS: tl.constexpr, CAUSAL: tl.constexpr, N: tl.constexpr, G: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of ``ROWS`` rows of one channel, one where ``G > 1``; None for those that are not needed.
+    """Gradients of ``ROWS`` rows of one channel, or of one row if ``G > 1``. None for those that are not needed.
 
     ``du``, ``dpre`` and ``dpost`` are contiguous ``(B, D, L)``, ``dk`` is float32 ``(B / ROWS, D, K)``.
     """
@@ -337,7 +336,7 @@ def row_backward(
     for q in range(G):
         twiddles = table + q * (dft.loops(N, V) * N)
         spectra = _no_spectra(V, M)
-        # One body for all transforms of a row: the filter's, then x and g of every row, then the sum's inverse.
+        # One loop body for all transforms: of the filter, of x and g of every row, and the inverse of the sum.
         for i in range(2 * ROWS + 2):
             w = _factors(group, digit, q, G, V)
             b = chunk * ROWS + (i - 1) // 2
@@ -422,7 +421,7 @@ def columns_forward(
     FILTER: tl.constexpr, CAUSAL: tl.constexpr,
     N: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, G: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """First pass: weighted transforms of C columns of ``gate * x``, or of a filter, to scratch ``(rows, 2, P)``."""
+    """First pass: transform C weighted columns of ``gate * x``, or of a filter, to scratch ``(rows, 2, P)``."""
     M: tl.constexpr = N * C // V
     P: tl.constexpr = G * N * ROWS
     tile = tl.program_id(0) % (ROWS // C)
@@ -454,7 +453,7 @@ def rows_forward(
     signal, filter, table, D,
     BATCH: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """Second pass, in place: one row of the scratch of ``BATCH`` signals and of their filter, to the product's."""
+    """Second pass, in place: turn one row of the scratch of ``BATCH`` signals into its product with the filter's."""
     M: tl.constexpr = N // V
     P: tl.constexpr = COLUMNS * N
     r = tl.program_id(0) % COLUMNS
@@ -483,7 +482,7 @@ def rows_backward(
     SIGNAL: tl.constexpr, POST: tl.constexpr, ADD: tl.constexpr,
     BATCH: tl.constexpr, COLUMNS: tl.constexpr, N: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """Second pass backward, in place: ``signal`` becomes that of dpost, ``grad`` that of dx; sums ``filter_grad``."""
+    """Second pass backward, in place: ``signal`` becomes dpost, ``grad`` becomes dx. Writes ``filter_grad`` too."""
     M: tl.constexpr = N // V
     P: tl.constexpr = COLUMNS * N
     FILTER: tl.constexpr = filter_grad is not None
@@ -525,7 +524,7 @@ def columns_inverse(
     FILTER: tl.constexpr, CAUSAL: tl.constexpr,
     N: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, G: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """Last pass: C columns of the scratch to signals ``o1 = f1 * z`` and ``o2 = f2 * z``, or a filter's gradient."""
+    """Last pass: C columns of the scratch become ``o1 = f1 * z`` and ``o2 = f2 * z``, or a filter's gradient."""
     M: tl.constexpr = N * C // V
     P: tl.constexpr = G * N * ROWS
     tile = tl.program_id(0) % (ROWS // C)

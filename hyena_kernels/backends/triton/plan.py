@@ -7,11 +7,11 @@ frequencies q - 1/4::
 
     X[q] = sum_n x[n] exp(-2πi n (4q - 1) / 4P)
 
-P is 2^n or 3 · 2^n, so that at most a third of it is padding beyond L = 256. Up to :data:`MAX_ROW` points a program
-transforms a row at once, ``P = groups · rows``. Above, ``P = groups · columns · rows``: the columns of a matrix of
-``groups · columns`` by ``rows`` points are transformed first, then its rows, with a scratch in memory between them.
-The factor 3 is the outermost in both cases: every output group q of ``groups`` is a transform of its own of combined
-inputs, and takes its turn in a loop.
+P is 2^n or 3 · 2^n, so beyond L = 256 at most a third of it is padding. Up to :data:`MAX_ROW` points a program
+transforms a row at once, and ``P = groups · rows``. Above, ``P = groups · columns · rows``: kernels first transform the
+columns of a matrix of ``groups · columns`` by ``rows`` points, then its rows, with a scratch in memory in between. The
+factor 3 is the outermost in both cases. Every output group q of ``groups`` is a transform of combined inputs, and a
+loop computes one group after another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functools import cache, lru_cache
 import torch
 from torch import Tensor
 
-# Eight values a thread keep four states in registers, which the backward pass needs.
+# With eight values a thread has registers for the four states of the backward pass.
 RADIX = 8
 MAX_LENGTH = 1 << 24
 """Longest sequence that the long convolutions take."""
@@ -31,12 +31,12 @@ MAX_ROW = 3 * 2048
 COLUMN_BITS = (4, 8, 10, 12)
 """Columns have 16, 256, 1024 or 4096 points: few sizes, because each is a kernel to compile."""
 SCRATCH_BYTES = 256 << 20
-"""Bound of the scratch of a call; at least one row of each kind is always taken, 512 MiB backward at L = 2^24."""
+"""Bound of the scratch of a call. It always holds one row of each kind: 512 MiB backward at L = 2^24."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Factors of a transform of ``size = groups * columns * rows`` points; ``columns`` is 1 for one pass."""
+    """Factors of a transform of ``size = groups * columns * rows`` points. ``columns`` is 1 for one pass."""
 
     groups: int
     columns: int
@@ -49,9 +49,9 @@ class Plan:
 
 
 def transform_size(length: int) -> tuple[int, int]:
-    """The least P ≥ ``length`` of the form ``groups * 2^n``, as (groups, 2^n), with at least 256 points."""
+    """The smallest P ≥ ``length`` of the form ``groups * 2^n``, at least 256, as (groups, 2^n)."""
     power = max(256, 1 << (length - 1).bit_length())
-    # 384 = 3 * 128 would leave half a warp without work.
+    # P = 384 = 3 * 128 would leave half a warp idle.
     if power >= 1024 and 3 * power // 4 >= length:
         return 3, power // 4
     return 1, power
@@ -59,13 +59,13 @@ def transform_size(length: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def plan(length: int) -> Plan:
-    """How signals of ``length``, from 1 to :data:`MAX_LENGTH`, are transformed."""
+    """The transform of signals of ``length``, from 1 to :data:`MAX_LENGTH`."""
     groups, power = transform_size(length)
     if groups * power <= MAX_ROW and power <= 4096:
         return Plan(groups, 1, power)
     bits = power.bit_length() - 1
-    # Rows of 256 to 4096 points, long ones where there is a choice: they are read and written in whole lines, and short
-    # columns leave room for many of them side by side.
+    # Rows have 256 to 4096 points, and as many as possible: rows are read and written in whole lines, and a tile holds
+    # more columns if they are short.
     column_bits = next(column for column in COLUMN_BITS if bits - column <= 12)
     return Plan(groups, 1 << column_bits, 1 << (bits - column_bits))
 
@@ -86,7 +86,7 @@ def frequencies(points: int) -> Tensor:
     stages = _stages(points)
     rest = torch.arange(points)
     frequency = torch.zeros_like(rest)
-    # From the lowest place on: the digits of stages S-1 … 1, then that of the last stage, which may be smaller.
+    # From the lowest place on: the digits of stages S-1 … 1, then the digit of the last stage, which may be smaller.
     for stage in reversed(range(stages - 1)):
         frequency += _bit_reversed(rest % RADIX, RADIX) * RADIX**stage
         rest = rest // RADIX
@@ -103,11 +103,11 @@ def _stage_tables(points: int, groups: int | None) -> Tensor:
 
     Args:
         points: N of the transform.
-        groups: G of a weighted transform of G N points, one table for each of its groups; None for a plain transform.
+        groups: G of a weighted transform of G N points, with a table for each group. None for a plain transform.
 
     Returns:
-        ``(G, S - 1, 8, N / 8)``: real, then imaginary parts of the weight of the lane, of its product with ``W^m``, of
-        ``W^2m`` and of ``W^4m`` with ``W = exp(-2πi / N_s)``, ``N_s`` the points that stage s has left, at place m.
+        ``(G, S - 1, 8, N / 8)``. At place m are the real, then the imaginary parts of four factors: the weight w of the
+        lane, ``w W^m``, ``W^2m`` and ``W^4m``. Here ``W = exp(-2πi / N_s)``, and stage s has ``N_s`` points left.
     """
     loops, lanes = _stages(points) - 1, points // RADIX
     table = torch.zeros(groups or 1, loops, 2, 4, lanes, dtype=torch.float32)
@@ -124,10 +124,10 @@ def _stage_tables(points: int, groups: int | None) -> Tensor:
 
 
 def _group_tables(groups: int) -> tuple[Tensor, Tensor]:
-    """Factors of the groups and of the digits of a weighted transform, the rest of which is in the stage tables.
+    """Weights of the groups and of the digits of a weighted transform. The stage tables have the rest.
 
     Returns:
-        ``(G, 2, G)`` factor of input group g in output group q; ``(G, 2, 8)`` factor of the digit.
+        ``(G, 2, G)`` factor of input group g in output group q, and ``(G, 2, 8)`` factor of the digit.
     """
     q = torch.arange(groups, dtype=torch.float64)[:, None]
     inputs = _unit((4 * q - 1) * torch.arange(groups) / (4 * groups)).transpose(0, 1)
@@ -144,22 +144,22 @@ class Tables:
     digit: Tensor
     """``(G, 2, 8)``"""
     weighted: Tensor
-    """``(G, S - 1, 8, N / 8)`` stage tables of the first pass, N = columns, or rows for one pass."""
+    """``(G, S - 1, 8, N / 8)`` stage tables of the first pass: N = columns, or N = rows for one pass."""
     plain: Tensor
-    """``(1, S - 1, 8, rows / 8)`` stage tables of the rows; empty for one pass."""
+    """``(1, S - 1, 8, rows / 8)`` stage tables of the rows. Empty for one pass."""
     lane: Tensor
-    """``(G, 2, columns / 8, rows)`` twiddle between the passes at a digit of 0; empty for one pass."""
+    """``(G, 2, columns / 8, rows)`` twiddles between the passes for digit 0. Empty for one pass."""
     column: Tensor
-    """``(8, rows)`` factors of the digit's bits in it, real parts then imaginary ones; empty for one pass."""
+    """``(8, rows)`` factors for the bits of other digits, real parts, then imaginary parts. Empty for one pass."""
 
 
-# Never dropped: a captured CUDA graph may hold their addresses.
+# Never freed, because a captured CUDA graph may hold their addresses.
 @cache
 def tables(plan: Plan, device: torch.device) -> Tables:
-    """The tables of ``plan``, made in float64 on the CPU once for each device.
+    """The tables of ``plan``, computed in float64 on the CPU once for each device.
 
     Raises:
-        RuntimeError: a CUDA graph is captured, and they have not been made before.
+        RuntimeError: they are needed for the first time while a CUDA graph is captured.
     """
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
@@ -182,7 +182,7 @@ def _tables(plan: Plan) -> tuple[Tensor, ...]:
         point = torch.arange(plan.rows, dtype=torch.float64)
         q = torch.arange(plan.groups)[:, None] + plan.groups * frequency[: plan.columns // RADIX]
         lane = _unit((4 * q - 1)[:, :, None] * point / (4 * plan.size)).transpose(0, 1).contiguous()
-        # The digit is the upper end of a place, and the frequency is a sum over the bits of the place.
+        # The digit is the upper part of a place, and the frequency is a sum over the bits of the place.
         bits = plan.groups * frequency[torch.tensor([4, 2, 1]) * (plan.columns // RADIX)]
         column = torch.zeros(2, 4, plan.rows, dtype=torch.float32)
         column[:, 1:] = _unit(bits[:, None] * point / plan.size)

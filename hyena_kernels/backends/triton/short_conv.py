@@ -1,11 +1,10 @@
 """Triton kernels of ``short_conv``, which ``hyena_mixer`` shares.
 
-In reading order: pieces of kernels, kernels, launchers. A tile is positions × channels,
-read at any strides. In registers each thread holds 8 neighbouring positions of one channel as 8 tensors, so that the
-shifts of the filter are renamings, the sums over positions stay within a thread, and a signal stored channel-first is
-read and written in 128-bit pieces whatever the shift; one stored channel-last is turned round in shared memory. A
-filter of at most 9 taps reaches no further than the next 8 positions, which are loaded beside them and come from the
-L1 cache.
+In reading order: pieces of kernels, kernels, launchers. A tile is positions × channels, read at any strides. Each
+thread holds 8 neighbouring positions of one channel in its registers, as 8 tensors. So the shifts of the filter are
+renamings, and sums over positions stay within a thread. A signal stored channel-first is read and written in 128-bit
+pieces at any shift. One stored channel-last is transposed in shared memory. A filter of at most 9 taps reaches no
+further than the next 8 positions. These are loaded too and come from the L1 cache.
 
 Predicted, bfloat16, B = 1, L = 2^20, D = 128, at 4.3 TB/s: forward 0.54 GB, 0.125 ms; backward with all gradients
 0.81 GB, 0.19 ms.
@@ -19,17 +18,17 @@ import triton.language as tl
 from torch import Tensor
 
 from hyena_kernels.backends.triton.launch import constants, launch
-from hyena_kernels.common.gradients import gradients_like
+from hyena_kernels.common.gradients import gradients_like, only_needed
 from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
-# Tiles (positions, channels, warps) of which no kernel spills and all turn round by stmatrix or ldmatrix. Wide tiles
-# write whole cache lines; narrow ones waste less where there are few channels and leave the backward kernel registers
-# for several programs on one multiprocessor.
+# Tiles (positions, channels, warps). With these no kernel spills, and all transpose by stmatrix or ldmatrix. Wide
+# tiles write whole cache lines. Narrow ones waste less where there are few channels, and they leave the backward
+# kernel enough registers for several programs on one multiprocessor.
 CONFIGS = {"wide": (64, 64, 8), "narrow": (32, 32, 4)}
 
-# Programs of the backward kernel, each with its own partial sums: enough to fill a GPU several times over, so that the
-# last, partly filled wave matters little, and few enough for the sums to be small at any length.
+# Programs of the backward kernel, each with its own partial sums. They fill a GPU several times over, so the last,
+# partly filled wave matters little. Yet they are few enough to keep the sums small at any length.
 PROGRAMS = 4096
 
 
@@ -62,7 +61,7 @@ def _store_eight(y, values, t, t_stride, c_offset, in_range, length):  # type: i
 
 @triton.jit
 def _load_taps(weight, c_offset, k_stride, in_range, K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Tuple of the K taps, each a row over the channels of the tile, by lag: the one of the present position first."""
+    """Tuple of the K taps by lag, lag 0 first. Each is a row over the channels of the tile."""
     taps = ()
     for lag in tl.static_range(K):
         tap = tl.load(weight + c_offset + (K - 1 - lag) * k_stride, mask=in_range, other=0.0)
@@ -92,13 +91,13 @@ def _convolved(x, taps, bias, COUNT: tl.constexpr, K: tl.constexpr):  # type: ig
 
 @triton.jit
 def _left(t, length):  # type: ignore[no-untyped-def]
-    """Positions from ``t`` on, a column for all channels of a tile; in 32 bits, which are cheaper to compare."""
+    """Number of positions from ``t`` on, a column for all channels of a tile. 32 bits are cheaper to compare."""
     return (length - t).to(tl.int32)[:, None]
 
 
 @triton.jit
 def _product(a, b, left, COUNT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """COUNT products of two tuples in float32, of which the first ``left`` are kept, others zero whatever they are."""
+    """COUNT products of two tuples in float32. Those from ``left`` on are zero, even where a factor is NaN."""
     values = ()
     for i in tl.static_range(COUNT):
         values += (tl.where(left > i, a[i].to(tl.float32) * b[i], 0.0),)  # type: ignore[assignment]
@@ -124,7 +123,7 @@ def _add_tap_gradients(totals, grad, x, left, K: tl.constexpr):  # type: ignore[
     for lag in tl.static_range(K):
         total = totals[lag]
         for i in tl.static_range(8):
-            # A NaN in x must not meet the zeros that stand for gradients behind the end.
+            # Gradients beyond the end are zero. A NaN in x must not be multiplied with them.
             total += tl.where(left > i + lag, grad[i + lag].to(tl.float32) * x[i].to(tl.float32), 0.0)
         sums += (total,)  # type: ignore[assignment]
     total = totals[K]
@@ -143,36 +142,15 @@ def _store_totals(sums, totals, c, stride, in_range, K: tl.constexpr):  # type: 
 
 @triton.jit(do_not_specialize=["parts"])
 def forward_kernel(  # type: ignore[no-untyped-def]
-    x,
-    weight,
-    bias,
-    y,
-    length,
-    y_length,
-    channels,
-    parts,
-    part_channels,
-    x_b_stride,
-    x_c_stride,
-    x_t_stride,
-    weight_c_stride,
-    weight_k_stride,
-    bias_stride,
-    y_part_stride,
-    y_b_stride,
-    y_c_stride,
-    y_t_stride,
-    K: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    PAIR: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Convolution of ``parts`` signals, which follow one another in ``x`` every ``part_channels`` channels.
+    x, weight, bias, y, length, y_length, channels, parts, part_channels, x_b_stride, x_c_stride, x_t_stride,
+    weight_c_stride, weight_k_stride, bias_stride, y_part_stride, y_b_stride, y_c_stride, y_t_stride,
+    K: tl.constexpr, HAS_BIAS: tl.constexpr, PAIR: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Convolution of ``parts`` signals, which start in ``x`` every ``part_channels`` channels.
 
-    One program makes one tile of one part. With PAIR the last result is the product of the last part and the one
-    behind it. Positions of ``y`` from ``length`` to ``y_length`` are written too, with no meaning: a row of temporary
-    memory that is padded to whole tiles is written without a mask along it, hence in 128-bit pieces at any length.
+    One program computes one tile of one part. With PAIR the last result is the product of the last part and the part
+    after it. Positions of ``y`` from ``length`` to ``y_length`` are written too, but mean nothing. Rows of temporary
+    memory are padded to whole tiles for this: without a mask they are written in 128-bit pieces at any length.
     """
     pid = tl.program_id(0)
     c_tiles = tl.cdiv(channels, BLOCK_C)
@@ -209,42 +187,16 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["batch", "groups"])
 def backward_kernel(  # type: ignore[no-untyped-def]
-    dy,
-    x,
-    weight,
-    bias,
-    dx,
-    sums,
-    length,
-    channels,
-    part_channels,
-    batch,
-    groups,
-    sums_stride,
-    dy_b_stride,
-    dy_c_stride,
-    dy_t_stride,
-    x_b_stride,
-    x_c_stride,
-    x_t_stride,
-    weight_c_stride,
-    weight_k_stride,
-    bias_stride,
-    dx_b_stride,
-    dx_c_stride,
-    dx_t_stride,
-    K: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    PAIR: tl.constexpr,
-    NEEDS_X: tl.constexpr,
-    NEEDS_TAPS: tl.constexpr,
-    BLOCK_T: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Gradients of one part of :func:`forward_kernel`, or of both factors of a pair, which is computed again.
+    dy, x, weight, bias, dx, sums, length, channels, part_channels, batch, groups, sums_stride, dy_b_stride,
+    dy_c_stride, dy_t_stride, x_b_stride, x_c_stride, x_t_stride, weight_c_stride, weight_k_stride, bias_stride,
+    dx_b_stride, dx_c_stride, dx_t_stride,
+    K: tl.constexpr, HAS_BIAS: tl.constexpr, PAIR: tl.constexpr, NEEDS_X: tl.constexpr, NEEDS_TAPS: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one part of :func:`forward_kernel`, or of both factors of a pair, which are computed again.
 
-    One program goes over every ``groups``-th tile of its channels and writes its own sums of the taps' gradients, see
-    :func:`tap_sums`: their size does not depend on the length, nor their order on the order in which programs run.
+    One program goes over every ``groups``-th tile of its channels. It writes its own sums of the gradients of the taps,
+    see :func:`tap_sums`. So their size does not depend on the length, nor their order on when programs run.
     """
     pid = tl.program_id(0)
     c_tiles = tl.cdiv(channels, BLOCK_C)
@@ -264,7 +216,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         other_totals = (zero,) * (K + 1)
 
     tile = group
-    # Not tl.range: the interpreter cannot take bounds that are known at run time only.
+    # Not tl.range: the interpreter refuses bounds that are known only at run time.
     while tile < t_tiles * batch:
         b = (tile // t_tiles).to(tl.int64)
         t = (tile % t_tiles).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T // 8) * 8
@@ -305,20 +257,18 @@ def backward_kernel(  # type: ignore[no-untyped-def]
             _store_totals(sums + (K + 1) * channels, other_totals, c, channels, in_range, K)
 
 
-def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, part_channels: int, *, pair: bool, y_length: int
-) -> None:
+def convolve(inputs: ShortConvInputs, y: Tensor, part_channels: int, *, pair: bool, y_length: int) -> None:
     """Write the convolution of ``parts`` signals of C channels each, see :func:`forward_kernel`.
 
     Args:
-        x: ``(B, ≥ C, L)``; part ``p`` begins at channel ``p * part_channels``.
-        weight: ``(≥ C, K)``, beginning where ``x`` begins.
-        bias: ``(≥ C,)`` or None, likewise.
+        inputs: ``x (B, ≥ C, L)``, in which part ``p`` starts at channel ``p * part_channels``, with the taps
+            ``(≥ C, K)`` and biases ``(≥ C,)`` or None of the same channels.
         y: ``(parts, B, C, L)``.
         part_channels: channels from one part to the next.
-        pair: whether the last result is the product of the last part and the one behind it.
+        pair: whether the last result is the product of the last part and one more.
         y_length: positions of ``y`` that may be written, L or more.
     """
+    x, weight, bias = inputs
     parts, batch, channels, length = y.shape
     block_t, block_c, warps = CONFIGS["narrow" if channels <= CONFIGS["narrow"][1] else "wide"]
     grid = (batch * -(-length // block_t) * parts * -(-channels // block_c),)
@@ -334,44 +284,37 @@ def convolve(
 
 
 def _groups(dy: Tensor) -> int:
-    """Programs of a tile of channels in :func:`convolve_backward`, each with sums of its own."""
+    """Programs for one tile of channels in :func:`convolve_backward`. Each has its own sums."""
     batch, channels, length = dy.shape
     block_t, block_c, _ = CONFIGS["narrow"]
     return min(batch * -(-length // block_t), max(1, PROGRAMS // max(1, -(-channels // block_c))))
 
 
 def tap_sums(dy: Tensor, parts: int, taps: int) -> Tensor:
-    """Where :func:`convolve_backward` leaves sums for several parts, to be added up by ``write_tap_gradients``.
+    """Memory for the sums that :func:`convolve_backward` writes and ``write_tap_gradients`` adds up.
 
     Returns:
-        ``(groups, parts * (K + 1), C)`` in float32, not yet defined: of each part the taps' gradients, then the bias's.
+        ``(groups, parts * (K + 1), C)`` in float32, uninitialised. Each part has the gradients of its taps, then that
+        of its bias.
     """
     return torch.empty((_groups(dy), parts * (taps + 1), dy.shape[1]), dtype=torch.float32, device=dy.device)
 
 
 def convolve_backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    dx: Tensor | None,
-    sums: Tensor | None,
-    part_channels: int,
-    *,
-    pair: bool,
+    dy: Tensor, inputs: ShortConvInputs, part_channels: int, *, dx: Tensor | None, sums: Tensor | None, pair: bool
 ) -> None:
-    """Gradients of one part, or of a pair: part 0 and part 1 of which the product was taken.
+    """Gradients of one part, or of a pair: parts 0 and 1, whose product was taken.
 
     Args:
         dy: ``(B, C, L)``, gradient of the result.
-        x: as for :func:`convolve`.
-        weight: likewise.
-        bias: likewise.
-        dx: where the gradient of ``x`` is written, of the shape of ``x``; None if it is not needed.
-        sums: where those of ``weight`` and ``bias`` are, :func:`tap_sums` from the row of this part on, or None.
+        inputs: as for :func:`convolve`.
         part_channels: channels from one part to the next.
+        dx: where the gradient of ``x`` is written, of the shape of ``x``; None if it is not needed.
+        sums: where the sums for ``weight`` and ``bias`` are written: :func:`tap_sums` from the first row of this part
+            on. None if they are not needed.
         pair: whether the result was a product.
     """
+    x, weight, bias = inputs
     batch, channels, length = dy.shape
     block_t, block_c, warps = CONFIGS["narrow"]
     groups = _groups(dy)
@@ -395,21 +338,20 @@ def convolve_backward(
 
 
 def forward(inputs: ShortConvInputs) -> Tensor:
-    """``short_conv_fwd``: shapes, dtypes and result of :func:`hyena_kernels.short_conv`, float64 excepted."""
-    x, weight, bias = inputs
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    convolve(x, weight, bias, y[None], 0, pair=False, y_length=x.shape[2])
+    """``short_conv_fwd``: shapes, dtypes and result of :func:`hyena_kernels.short_conv`, except float64."""
+    y = torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
+    convolve(inputs, y[None], 0, pair=False, y_length=y.shape[2])
     return y
 
 
 def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Tensor, ...]:
-    """``short_conv_bwd``: ``(dx, dweight, dbias)``, contiguous; one of length 0 stands for each that is not needed."""
-    x, weight, bias = inputs
-    dx, dweight, dbias = grads = gradients_like(inputs, needs)
-    wants_bias = needs[2] and bias is not None
-    if needs[0] or needs[1] or wants_bias:
-        sums = tap_sums(dy, 1, weight.shape[1]) if needs[1] or wants_bias else None
-        convolve_backward(dy, x, weight, bias, dx if needs[0] else None, sums, 0, pair=False)
+    """``short_conv_bwd``: contiguous gradients of ``x``, ``weight`` and ``bias``, of length 0 where not needed."""
+    grads = gradients_like(inputs, needs)
+    dx, dweight, dbias = only_needed(grads, needs)
+    wants_taps = dweight is not None or dbias is not None
+    if dx is not None or wants_taps:
+        sums = tap_sums(dy, 1, inputs.weight.shape[1]) if wants_taps else None
+        convolve_backward(dy, inputs, 0, dx=dx, sums=sums, pair=False)
         if sums is not None:
-            write_tap_gradients(sums, dweight if needs[1] else None, dbias if wants_bias else None)
+            write_tap_gradients(sums, dweight, dbias)
     return grads

@@ -1,4 +1,4 @@
-"""What a block of a compiled kernel takes of a GPU, and how many of them an SM can hold. No torch, no Triton."""
+"""Resources of a block of a compiled kernel, and the number of blocks that an SM can hold. No torch, no Triton."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What one block of a compiled kernel takes.
+    """Resources of one block of a compiled kernel.
 
     Args:
         arch: compute capability times ten.
-        registers: 32-bit registers a thread.
-        stack_bytes: local memory a thread, spilled registers and arrays that are indexed at run time; 0 in a kernel
-            that keeps to its registers.
+        registers: 32-bit registers of a thread.
+        stack_bytes: local memory of a thread, for spilled registers and arrays that are indexed at run time. 0 in a
+            kernel that needs none.
         shared_bytes: shared memory of the block.
         threads: threads of the block.
-        occupancy: resident warps, as a share of what an SM can hold.
+        occupancy: resident warps, as a fraction of those that an SM can hold.
     """
 
     arch: int
@@ -59,7 +59,7 @@ class Resources:
     occupancy: float
 
     def faults(self) -> list[str]:
-        """What is wrong with it, one line each; empty if nothing is."""
+        """A line for each spill or excess of shared memory."""
         limit = ARCHITECTURES[self.arch].shared_per_block
         faults = []
         if self.stack_bytes:
@@ -70,13 +70,13 @@ class Resources:
 
 
 def occupancy(arch: int, registers: int, threads: int, shared_bytes: int) -> float:
-    """Share of the warps of an SM that blocks of this kind can occupy, as the CUDA occupancy calculator has it.
+    """Fraction of the warps of an SM that such blocks can occupy, as the CUDA occupancy calculator computes it.
 
     Args:
         arch: compute capability times ten, one of :data:`ARCHITECTURES`.
-        registers: registers a thread.
-        threads: threads a block.
-        shared_bytes: shared memory a block, without the KiB that the driver adds.
+        registers: registers of a thread.
+        threads: threads of a block.
+        shared_bytes: shared memory of a block, without the KiB that the driver adds.
     """
     limits = ARCHITECTURES[arch]
     warps = -(-threads // WARP)

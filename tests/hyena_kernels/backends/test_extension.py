@@ -1,4 +1,4 @@
-"""Where the compiled libraries are found, how a bad one is refused, and what ``build_ext`` and the command line do."""
+"""Finding and refusing compiled libraries, ``build_ext`` and the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A package without libraries and an empty cache; the folder that holds both."""
+    """The folder of a package without libraries and of an empty cache."""
     (tmp_path / "package").mkdir()
     monkeypatch.setattr(support, "_PACKAGE", tmp_path / "package")
     monkeypatch.setenv("HYENA_CACHE", str(tmp_path / "cache"))
@@ -39,7 +39,7 @@ def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """What is loaded, none of it in earnest; a file that holds ``bad`` cannot be."""
+    """Paths of the libraries that a fake loader loads. It refuses a file that contains ``bad``."""
     paths: list[Path] = []
 
     def load(name: str) -> None:
@@ -169,9 +169,9 @@ def test_bad_libraries_are_refused_and_do_no_harm(tmp_path: Path) -> None:
     subprocess.run([*_build._cxx(), "-shared", "-fPIC", str(newer), "-o", str(library)], check=True)
     whole = library.read_bytes()
     folders = [newer.parent]
-    for share in (0.0, 0.001, 0.1, 0.5, 0.99):
-        folders.append(put(tmp_path / f"cut at {share}").parent)
-        (folders[-1] / "_C.abi3.so").write_bytes(whole[: int(share * len(whole))])
+    for fraction in (0.0, 0.001, 0.1, 0.5, 0.99):
+        folders.append(put(tmp_path / f"cut at {fraction}").parent)
+        (folders[-1] / "_C.abi3.so").write_bytes(whole[: int(fraction * len(whole))])
     folders.append(
         put(tmp_path / "text", "not a library, and longer than the header of one would be, to be read").parent
     )

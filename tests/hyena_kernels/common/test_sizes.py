@@ -35,7 +35,7 @@ def test_fft_size_is_the_smallest_even_smooth_one_without_wrap(length: int, caus
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("length", "taps"), [(1, 1), (2, 2), (5, 1), (5, 3), (5, 4), (5, 5), (8, 8)])
 def test_nothing_wraps_at_this_size(length: int, taps: int, causal: bool) -> None:
-    """The circular convolution of every unit impulse with a filter of ones is the linear one."""
+    """For every unit impulse and a filter of ones, the circular convolution equals the linear one."""
     tap = sizes.centre(taps, causal)
     size = sizes.fft_size(length, taps, tap)
     spectrum = fft.filter_spectrum(torch.ones(1, taps), None, size, tap, torch.float64)

@@ -1,4 +1,4 @@
-"""Calls that go past torch's dispatcher, and those that must not."""
+"""Calls that bypass torch's dispatcher, and calls that must not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def torch_backend() -> Iterator[None]:
 
 
 class Seen(TorchDispatchMode):
-    """Names of the ops that the dispatcher is asked for."""
+    """Records the names of the ops that the dispatcher calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Seen(TorchDispatchMode):
 
 
 class WithFunction(Tensor):
-    """A subclass that leaves no key on its tensors."""
+    """A subclass whose tensors have no dispatch key for it."""
 
 
 class Function(TorchFunctionMode):
@@ -46,7 +46,7 @@ class Function(TorchFunctionMode):
 
 
 def negative() -> Tensor:
-    """A view with the negative bit: what is in memory has the other sign."""
+    """A view with the negative bit: the values in memory have the other sign."""
     tensor = torch.randn(2, 3, 8, dtype=torch.complex64).conj().imag
     assert tensor.is_neg()
     return tensor

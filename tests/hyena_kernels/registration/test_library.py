@@ -1,4 +1,4 @@
-"""What every registered op promises, whatever it computes: derivatives, compilation, strides, determinism, memory."""
+"""What every registered op guarantees: derivatives, compilation, strides, determinism, memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from hyena_kernels.common import sizes
+from hyena_kernels.common.inputs import FftconvInputs, ImplicitFilterInputs, MixerInputs, ShortConvInputs
 from hyena_kernels.registration import library
 from hyena_kernels.testing import (
     OPS,
@@ -121,6 +122,27 @@ def registered(case: Case, suffix: str, **values: Any) -> tuple[Any, tuple[Any, 
     return overload, tuple(known[argument.name] for argument in overload._schema.arguments)
 
 
+@pytest.mark.parametrize(
+    ("op", "inputs"),
+    [
+        ("fftconv", FftconvInputs),
+        ("short_conv", ShortConvInputs),
+        ("implicit_filter", ImplicitFilterInputs),
+        ("hyena_mixer", MixerInputs),
+    ],
+)
+def test_schemas_have_the_fields_that_backends_take(op: str, inputs: Any) -> None:
+    fields = list(inputs._fields)
+    for suffix, first in (("fwd", 0), ("bwd", 1)):
+        schema = getattr(torch.ops.hyena_kernels, f"{op}_{suffix}").default._schema
+        names = [argument.name for argument in schema.arguments]
+        assert names[first : first + len(fields)] == fields
+        assert names[-1] == "backend"
+    # One gradient for each field.
+    assert len(schema.returns) == len(fields)
+    assert names[-2] == "needs"
+
+
 @every_tiny_case
 def test_forward_passes_opcheck(case: Case) -> None:
     overload, arguments = registered(case, "fwd")
@@ -197,7 +219,7 @@ def expanded(tensor: Tensor) -> Tensor:
 
 
 def overlapping(tensor: Tensor) -> Tensor:
-    """Other values, of which neighbours along the first dimension share all but one with each other."""
+    """Other values. Neighbours along the first dimension overlap in all but one element."""
     return tensor.as_strided(tensor.shape, (1,) * tensor.dim()) if tensor.dim() > 1 else tensor
 
 
@@ -307,7 +329,7 @@ def test_second_derivative_raises_and_names_the_way_out(op: str) -> None:
 @every_op
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
 def test_torch_func(op: str) -> None:
-    """What torch.func.grad, vmap and jacrev give is what autograd gives."""
+    """torch.func.grad, vmap and jacrev give the same results as autograd."""
     inputs = present(INPUTS[op](6))
     first = next(iter(inputs))
 
@@ -366,7 +388,7 @@ def test_autocast_leaves_implicit_filters_alone() -> None:
 
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_autocast_is_asked_for_in_a_way_that_every_torch_compile_can_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Dynamo of torch 2.11 cannot trace ``torch.amp.is_autocast_available``; this one is made unable to."""
+    """Dynamo of torch 2.11 cannot trace ``torch.amp.is_autocast_available``. The test imitates this."""
 
     @torch._dynamo.disable
     def untraceable(device_type: str) -> bool:
@@ -409,7 +431,7 @@ def test_autocast_leaves_float64_alone(op: str) -> None:
     ids=["fftconv B", "fftconv D", "short_conv B", "short_conv D", "mixer B", "mixer D", "implicit_filter D"],
 )
 def test_empty_batch_or_no_channels(op: str, inputs: Inputs) -> None:
-    """The result is empty, and every gradient is there and zero."""
+    """The result is empty, and every gradient exists and is zero."""
     results = value_and_gradients(OPS[op].function, inputs, torch.zeros(()))
     assert results.pop("y").numel() == 0
     assert results.keys() == {f"d{name}" for name in inputs}

@@ -108,7 +108,7 @@ def test_check_finds_what_is_wrong(wrong: Callable[[Tensor], Tensor], message: s
 
 
 def test_check_finds_a_wrong_float64_result() -> None:
-    """Its budget is that of float64, not one of float32."""
+    """It has a float64 budget, not a float32 budget."""
     inputs = fftconv_inputs(2, 8, 100, **DOUBLE)
     with pytest.raises(AssertionError, match=r"y has the relative error \d.*e-15, above its budget of \d.*e-16"):
         check("fftconv", inputs, function=lambda **tensors: (1 + 4e-15) * OPS["fftconv"].function(**tensors))

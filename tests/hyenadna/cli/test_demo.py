@@ -43,7 +43,7 @@ def check_complete(out: Path) -> dict[str, Any]:
     content = json.loads((out / "demo.json").read_text())
     assert content["evaluation"] == json.loads((out / "evaluation" / "evaluation.json").read_text())
     facts = content["facts"]
-    assert facts["checkpoint, saved and loaded again"] == "scores the same to the last bit"
+    assert facts["checkpoint, saved and loaded again"] == "the score has the same bits"
     assert facts["held-out perplexity"] == content["evaluation"]["perplexity"]
     markov = content["evaluation"]["markov"]
     assert list(markov) == [str(order) for order in range(9)]
@@ -57,7 +57,7 @@ def test_a_genome_of_ones_own(fasta: Path, tmp_path: Path, small: None, capsys: 
     assert demo.run(out, fasta, steps=3) == out / "report.html"
     content = check_complete(out)
     assert content["facts"]["genome"].startswith("real.fa: 2 contigs, 24,000 nucleotides")
-    assert "what the genome's own generator reaches" not in content["facts"]
+    assert "perplexity of the genome's own generator" not in content["facts"]
     assert {line.split()[3] for line in (out / "split.bed").read_text().splitlines()} == {"train", "valid", "test"}
     shown = capsys.readouterr().out
     assert [line[:4] for line in shown.splitlines() if line[1:2] == "/"] == ["1/5 ", "2/5 ", "3/5 ", "4/5 ", "5/5 "]
@@ -67,7 +67,7 @@ def test_a_genome_of_ones_own(fasta: Path, tmp_path: Path, small: None, capsys: 
 def test_the_synthetic_genome_and_running_it_again(tmp_path: Path, small: None) -> None:
     demo.run(tmp_path, steps=2)
     first = check_complete(tmp_path)
-    assert 1 < first["facts"]["what the genome's own generator reaches"] < 4
+    assert 1 < first["facts"]["perplexity of the genome's own generator"] < 4
     held_out = {line.split()[0]: line.split()[3] for line in (tmp_path / "split.bed").read_text().splitlines()}
     assert held_out == {"syn1": "train", "syn2": "train", "syn3": "valid", "syn4": "test"}
     (tmp_path / "notes.txt").write_text("mine")
@@ -84,14 +84,14 @@ def test_the_synthetic_genome_and_running_it_again(tmp_path: Path, small: None) 
 def test_a_folder_that_is_no_demo_is_refused(fasta: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(InputError, match="holds something that is no demo; choose another folder with OUT=…"):
+    with pytest.raises(InputError, match="holds something else than a demo; choose another folder with OUT=…"):
         demo.run(tmp_path, fasta, steps=1)
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["mine"]
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(fasta: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(InputError, match="out: holds something that is no demo"):
+    with pytest.raises(InputError, match="out: holds something else than a demo"):
         demo.run(tmp_path / "out", fasta, steps=1)
     assert (tmp_path / "out").read_text() == "mine"
 

@@ -213,12 +213,14 @@ def test_lists(
 
 def test_resume(call: Callable[..., Outcome], run: Path, settings: Path) -> None:
     again = call("pretrain", "--config", settings)
-    assert again == Outcome(2, "", f"error: {run}: already holds a run; go on with --resume, or choose another --out\n")
+    assert again == Outcome(
+        2, "", f"error: {run}: already holds a run; continue with --resume, or choose another --out\n"
+    )
     other = call("pretrain", "--config", settings, "--resume", "--lr", "0.5")
     assert other.code == 2
-    assert other.err.startswith(f"error: {run}: holds a run of another configuration (lr: 0.01 there, 0.5 asked for)")
+    assert other.err.startswith(f"error: {run}: holds a run of another configuration (lr: 0.01 there, 0.5 now)")
     assert other.err.endswith(
-        f": pass --config {run / 'config.yaml'} and leave out --lr to go on with it, or choose another --out\n"
+        f": to continue it, pass --config {run / 'config.yaml'} and leave out --lr; or choose another --out\n"
     )
     assert other.err.count("\n") == 1
     weights, rows = (run / "model" / "model.safetensors").read_bytes(), read_metrics(run / "metrics.jsonl")

@@ -92,7 +92,7 @@ def test_values_are_no_classes(labels: list[str], refused: str) -> None:
     if not refused:
         assert class_names(examples, "classification") == sorted(labels)
         return
-    with pytest.raises(InputError, match=f"numbers such as {refused} and not classes: choose --task regression"):
+    with pytest.raises(InputError, match=f"numbers such as {refused} and not classes: choose `task` regression"):
         class_names(examples, "classification")
 
 

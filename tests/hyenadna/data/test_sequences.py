@@ -48,7 +48,7 @@ def test_what_the_model_takes_is_not_cut() -> None:
 
 def test_longer_ones_are_refused_with_the_two_ways_out() -> None:
     with pytest.raises(
-        InputError, match=r"g: 1,065 bases are longer than the 64 .* \(--window 64 --stride 32\), or use"
+        InputError, match=r"g: 1,065 bases are longer than the 64 .* \(`window` 64, `stride` 32\), or use"
     ):
         sliding_windows(1065, 64, None, None, "g")
 

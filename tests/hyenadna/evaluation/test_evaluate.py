@@ -255,7 +255,7 @@ def test_a_bed_says_what_is_held_out(config: EvaluateConfig, tmp_path: Path, spl
         ({"model": Path("absent")}, "no checkpoint at absent: no such file or folder"),
         ({"metrics": Path("absent.jsonl")}, "absent.jsonl: no such file"),
         ({"out": Path(__file__)}, f"`out` {__file__}: is a file; choose a folder"),
-        ({"device": "cuda:99"}, "--device cuda:99: torch sees"),
+        ({"device": "cuda:99"}, "`device` cuda:99: torch sees"),
     ],
 )
 def test_refuses_bad_input_and_writes_nothing(config: EvaluateConfig, change: dict[str, Any], message: str) -> None:
@@ -273,7 +273,7 @@ def test_a_model_is_scored_on_its_runs_held_out_part(config: EvaluateConfig, spl
 
 def test_a_model_without_a_run_needs_to_be_told(config: EvaluateConfig, tmp_path: Path) -> None:
     alone = shutil.copytree(config.model, tmp_path / "alone" / "model")
-    with pytest.raises(InputError, match=r"nothing to score on: name the held-out --contigs, or a --bed"):
+    with pytest.raises(InputError, match=r"nothing to score on: name the held-out `contigs`, or a `bed`"):
         evaluate(replace(config, model=alone, contigs=[]), progress=False)
 
 

@@ -216,7 +216,7 @@ def test_a_stopped_run_is_resumed(
     )
     assert sorted(path.name for path in kept.glob("seed-*")) == ["seed-0-fold-1", "seed-1-fold-1"]
     assert len(list(kept.glob("seed-*/model"))) == 1
-    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; resume it with --resume"):
+    with pytest.raises(InputError, match=r"out\.partial: holds parts of a stopped run; continue it with `resume`"):
         finetune(config, progress=False)
     with pytest.raises(InputError, match=r"other options \(lr: 0\.01 there, 0\.02 now\): give the same options to"):
         finetune(replace(config, lr=0.02, resume=True), progress=False)
@@ -479,7 +479,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"lr": 0.0}, "`lr` 0.0: must be above 0"),
         ({"seeds": []}, "`seeds`: give at least one number"),
         ({"seeds": [3, 1, 3]}, "`seeds` [3, 1, 3]: a seed is there twice"),
-        ({"label_columns": ["share"]}, "not classes: choose --task regression"),
+        ({"label_columns": ["share"]}, "not classes: choose `task` regression"),
         ({"task": "regression", "baseline": True}, "`baseline` is for `task` classification"),
         ({"task": "regression", "balanced": True}, "`balanced` is for `task` classification"),
         ({"task": "token", "reverse_complement": True}, "`reverse_complement`: the labels of bases have a strand"),

@@ -121,10 +121,10 @@ def test_a_stopped_run_goes_on_where_it_stopped(config: EmbedConfig, monkeypatch
         return original(*args)
 
     monkeypatch.setattr(embed_module, "_embed_part", stopping)
-    with pytest.raises(KeyboardInterrupt, match="5 sequences are saved; resume with --resume"):
+    with pytest.raises(KeyboardInterrupt, match="5 sequences are saved; continue with `resume`"):
         embed(config, progress=False)
     assert not config.out.exists()
-    with pytest.raises(InputError, match="holds parts of a stopped run; resume it with --resume"):
+    with pytest.raises(InputError, match="holds parts of a stopped run; continue it with `resume`"):
         embed(config, progress=False)
     calls = [1, 1]
     embed(replace(config, resume=True, batch_size=7), progress=False)

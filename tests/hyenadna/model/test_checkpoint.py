@@ -252,7 +252,9 @@ def test_pickled_weights_of_the_hf_format(model: HyenaDNAForCausalLM, tmp_path: 
 def test_a_fine_tuned_model_is_no_language_model(tmp_path: Path, tied: bool) -> None:
     config = HyenaDNAConfig(d_model=16, max_seq_len=32, num_labels=2, tie_word_embeddings=tied)
     HyenaDNAForSequenceClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="is fine-tuned and has no language head: use the model it was tuned from"):
+    with pytest.raises(
+        InputError, match="is fine-tuned and has no language head; use the model that it was tuned from"
+    ):
         HyenaDNAForCausalLM.from_pretrained(tmp_path)
 
 

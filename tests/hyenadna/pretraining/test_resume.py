@@ -288,7 +288,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
         with pytest.raises(InputError) as caught:
             pretrain(tiny, progress=False)
     assert str(caught.value) == (
-        f"{tiny.out}: cannot be written (No space left on device); free some space and go on with --resume"
+        f"{tiny.out}: cannot be written (No space left on device); free some space and continue with `resume`"
     )
     names = ["config.yaml", "metrics.jsonl", "splits.bed", "step-00000003", "step-00000006"]
     assert sorted(path.name for path in tiny.out.iterdir()) == names

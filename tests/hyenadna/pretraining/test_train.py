@@ -120,8 +120,8 @@ def test_windows_with_n_train_on_the_rest(
             "nothing is held out for validation: name `valid_contigs`, or rows with valid in the BED",
         ),
         ({"valid_contigs": ["z"]}, "unknown contig 'z'; the genome has 3: a, b, c"),
-        ({"device": "tpu9"}, "--device tpu9: torch knows no such device; choose auto, cpu or cuda"),
-        ({"device": "meta"}, "--device meta: only CPUs and CUDA devices are supported; choose auto, cpu or cuda"),
+        ({"device": "tpu9"}, "`device` tpu9: torch has no such device; choose auto, cpu or cuda"),
+        ({"device": "meta"}, "`device` meta: only CPUs and CUDA devices are supported; choose auto, cpu or cuda"),
         ({"warmup_length": 33}, "start length 33 of the warm-up is not within 1 to the window length 32"),
         ({"size": "huge"}, "no published size is called 'huge': choose one of tiny-1k,"),
         ({"length": 65}, "windows of 65 tokens: the model is made for 64; lower `length` and `eval_length`"),
@@ -146,7 +146,7 @@ def test_refuses_what_makes_no_run_and_writes_nothing(
 
 
 def test_an_absent_cuda_device_is_refused(tiny: PretrainConfig) -> None:
-    with pytest.raises(InputError, match="--device cuda:99: torch sees "):
+    with pytest.raises(InputError, match="`device` cuda:99: torch sees "):
         pretrain(dataclasses.replace(tiny, device="cuda:99"), progress=False)
 
 

@@ -73,7 +73,7 @@ def test_resume_starts_a_run_where_there_is_none(tmp_path: Path) -> None:
 
 def test_an_existing_run_needs_resume(folder: RunFolder) -> None:
     before = tree(folder)
-    with pytest.raises(InputError, match=r"one: already holds a run; go on with --resume, or choose another --out"):
+    with pytest.raises(InputError, match=r"one: already holds a run; continue with `resume`, or choose another `out`"):
         folder.start(Config(), resume=False)
     assert tree(folder) == before
 
@@ -83,9 +83,9 @@ def test_resume_refuses_another_configuration_and_names_the_fields(folder: RunFo
         folder.start(Config(lr=0.5, names=["1"]), resume=True)
     where = folder.path / "config.yaml"
     assert str(caught.value) == (
-        f"{folder.path}: holds a run of another configuration (lr: 0.001 there, 0.5 asked for; "
-        f"names: ['1', 'b'] there, ['1'] asked for): pass --config {where} and leave out --lr, --names to go on with "
-        "it, or choose another --out"
+        f"{folder.path}: holds a run of another configuration (lr: 0.001 there, 0.5 now; "
+        f"names: ['1', 'b'] there, ['1'] now): to continue it, pass `config` {where} and leave out `lr`, `names`; "
+        "or choose another `out`"
     )
 
 
@@ -105,14 +105,14 @@ def test_a_damaged_configuration_is_refused(folder: RunFolder, content: bytes) -
 @pytest.mark.parametrize("part", ["metrics.jsonl", "model", "step-00000003"])
 def test_parts_of_a_run_without_its_configuration_are_refused(tmp_path: Path, part: str, resume: bool) -> None:
     (tmp_path / part).mkdir()
-    with pytest.raises(InputError, match=r"holds files, but no run to go on with \(config\.yaml is missing\)"):
+    with pytest.raises(InputError, match=r"holds files, but no run to resume \(config\.yaml is missing\)"):
         RunFolder(tmp_path).start(Config(), resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == [part]
 
 
 def test_resume_refuses_a_folder_of_other_files_and_a_new_run_leaves_them(tmp_path: Path) -> None:
     (tmp_path / ".notes.partial").write_text("mine")
-    with pytest.raises(InputError, match="no run to go on with"):
+    with pytest.raises(InputError, match="no run to resume"):
         RunFolder(tmp_path).start(Config(), resume=True)
     assert RunFolder(tmp_path).start(Config(), resume=False) is None
     assert (tmp_path / ".notes.partial").read_text() == "mine"
@@ -121,7 +121,7 @@ def test_resume_refuses_a_folder_of_other_files_and_a_new_run_leaves_them(tmp_pa
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(InputError, match=r"run: cannot be written \(.*\); choose another --out"):
+        with pytest.raises(InputError, match=r"run: cannot be written \(.*\); choose another `out`"):
             RunFolder(tmp_path / "run").start(Config(), resume=resume)
     assert (tmp_path / "run").read_text() == "mine"
 
@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_whole(folder: RunFolder, error: 
         with pytest.raises(InputError) as caught:
             write()
         assert str(caught.value) == (
-            f"{folder.path}: cannot be written (No space left on device); free some space and go on with --resume"
+            f"{folder.path}: cannot be written (No space left on device); free some space and continue with `resume`"
         )
         assert tree(folder) == before
 
@@ -204,7 +204,7 @@ def test_a_full_disk_while_the_state_is_written(folder: RunFolder, monkeypatch: 
         raise FULL
 
     monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(InputError, match="free some space and go on with --resume"):
+    with pytest.raises(InputError, match="free some space and continue with `resume`"):
         folder.save(4, Weights(), {"step": 4}, keep=1)
     assert tree(folder) == before
 
@@ -216,7 +216,7 @@ def test_a_full_disk_while_metrics_are_written(folder: RunFolder, monkeypatch: p
         raise FULL
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(InputError, match="free some space and go on with --resume"):
+    with pytest.raises(InputError, match="free some space and continue with `resume`"):
         folder.log({"step": 2})
     monkeypatch.undo()
     assert read_metrics(folder.metrics) == [{"step": 1}]
@@ -242,7 +242,7 @@ def test_a_damaged_state_is_refused(folder: RunFolder, content: bytes | None) ->
     if content is not None:
         (path / "state.pt").write_bytes(content)
     with pytest.raises(
-        InputError, match=r"state\.pt: damaged \(\w+\); remove .*step-00000002 to go on from an earlier"
+        InputError, match=r"state\.pt: damaged \(\w+\); remove .*step-00000002 to continue from an earlier"
     ):
         folder.load_state(path)
 

@@ -11,10 +11,10 @@ from hyena_kernels.testing.resources.triton import Case
 
 
 def aot_cases() -> list[Case]:
-    """Every kernel of every plan, in the configuration of each table that has another, with all gates and results.
+    """Every kernel of every plan, in every configuration of the tables, with all gates and results.
 
-    Signals are bfloat16, filters float32 and causal. Backward kernels, which take more registers, come with several
-    rows in a program as well.
+    Signals are bfloat16, filters float32 and causal. Backward kernels take more registers, so they come with several
+    rows in a program too.
     """
     cases: list[Case] = []
     classes = {99: (86, 89, 120), 164: (80,), 227: (90, 100)}
@@ -62,7 +62,7 @@ def aot_cases() -> list[Case]:
     for plan in plans:
         for name, groups, points in table.keys(plan):
             first.setdefault((name, groups, points), plan)
-    # The other extreme: no gate, no skip, one result; and the passes of a filter.
+    # The other extreme, without gates and skip and with one result, and the passes of a filter.
     for plan in (Plan(1, 1, 256), Plan(3, 16, 256)):
         common: dict[str, Any] = {"G": plan.groups, "V": RADIX, "CAUSAL": False}
         if plan.columns == 1:

@@ -18,7 +18,7 @@ from hyena_kernels.testing.resources.triton import Case
 
 
 def aot_cases() -> list[Case]:
-    """Configurations of the resource test: networks of every width with 5 features, as published, and their window."""
+    """Networks of every width with a window and 5 features, as in the published models."""
     return [case for width in CONFIGS for case in _cases_of_width(width)]
 
 
@@ -55,7 +55,7 @@ def _cases_of_width(H: int) -> list[Case]:
 
 
 def _case(name: str, kernel: Any, constexprs: dict[str, Any], warps: int, *, milder: bool) -> Case:
-    """A case with sizes as the launch finds them: strides of what the launchers allocate are multiples of 16."""
+    """A case with sizes as in a launch: strides of the tensors that the launchers allocate are multiples of 16."""
     integers = ("width", "features", "layers", "channels", "channels_padded", "rows", "first", "programs")
     multiples = ("low", "halves_low", "length", "columns", "packed_stride", "sums_stride", "dy_row_stride")
     unspecialised = {name for name in ("length",) if kernel is not filter_kernel}

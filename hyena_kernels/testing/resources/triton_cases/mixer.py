@@ -9,7 +9,7 @@ from hyena_kernels.testing.resources.triton_cases.short_conv import backward_cas
 
 
 def aot_cases() -> list[Case]:
-    """Configurations of the resource test, with the published short filter of 3 taps."""
+    """The short convolution of the mixer with 3 taps, as published, and its copies."""
     project = [("bf16", config) for config in CONFIGS] + [("fp32", "wide")]
     cases = [
         forward_case(f"hyena_mixer project {config} {dtype}", f"*{dtype}", config=config, channel_last=True, pair=True)

@@ -35,13 +35,13 @@ def _case(
     block_t, block_c, warps = CONFIGS[config]
     constexprs = {**constants, **dict.fromkeys(units, 1), "BLOCK_T": block_t, "BLOCK_C": block_c}
     signature = dict.fromkeys(kernel.arg_names, "i32:16") | pointers | dict.fromkeys(constexprs, "constexpr")
-    # What the launch is told not to specialise, and the stride of a weight: the number of taps.
+    # Arguments that launches do not specialise, and the stride of a weight, which is the number of taps.
     signature |= {arg: "i32" for arg in ("batch", "groups", "parts", "weight_c_stride") if arg in signature}
     return Case(name, kernel, signature, constexprs, warps)
 
 
 def aot_cases() -> list[Case]:
-    """Configurations of the resource test, with the published filter of 3 taps; see also those of ``hyena_mixer``."""
+    """Short convolutions with 3 taps, as published. ``mixer.py`` has more of them."""
     return [
         *(forward_case(f"short_conv forward {config} bf16", "*bf16", config=config) for config in CONFIGS),
         forward_case("short_conv forward wide fp32", "*fp32", config="wide"),

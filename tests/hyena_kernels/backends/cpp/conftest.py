@@ -29,7 +29,7 @@ def cpp() -> Iterator[None]:
 
 @pytest.fixture(params=["avx512", "avx2", "portable"])
 def with_instruction_set(request: pytest.FixtureRequest, cpp: None) -> Callable[[str], str]:
-    """Runs a script in a process whose kernels are those of one instruction set, and returns what it prints."""
+    """Runs a script in a process with the kernels of one instruction set. Returns its output."""
 
     def run(script: str) -> str:
         environment = {**os.environ, "HYENA_CPU_ISA": request.param, "HYENA_BACKEND": "cpp"}

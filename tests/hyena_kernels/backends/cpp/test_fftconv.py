@@ -1,4 +1,4 @@
-"""The C++ kernels of ``fftconv`` against float64 where the tests of every backend do not look.
+"""The C++ kernels of ``fftconv`` against float64, beyond the tests of every backend.
 
 Those in ``tests/hyena_kernels/test_fftconv.py`` and ``test_library.py`` run on this backend too.
 """
@@ -73,7 +73,7 @@ def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_conversions_of_every_sixteen_bit_number(dtype: torch.dtype) -> None:
-    """Through a filter of one tap of 1 every finite number comes back as it is; products round to nearest even."""
+    """A filter with one tap of 1 returns every finite number unchanged. Products round to nearest even."""
     numbers = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
     numbers = numbers[numbers.isfinite()]
     one, k = torch.ones_like(numbers), torch.ones(numbers.numel(), 1)
@@ -89,7 +89,7 @@ def test_threads_do_not_matter() -> None:
 
 
 def test_nothing_of_one_call_is_left_for_the_next() -> None:
-    """Work arrays are kept between calls; a row of NaN in one call must not reach the next, of a shorter transform."""
+    """Work arrays are kept between calls. A row of NaN must not reach the next call with a shorter transform."""
     fftconv(torch.full((1, 2, 5000), float("nan")), torch.full((2, 5000), float("nan")))
     for length in (5, 300, 4000):
         assert fftconv(torch.ones(1, 2, length), torch.ones(2, length)).isfinite().all()

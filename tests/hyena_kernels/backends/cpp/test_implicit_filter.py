@@ -1,4 +1,4 @@
-"""The C++ kernels of ``implicit_filter`` where the tests of every backend do not look.
+"""The C++ kernels of ``implicit_filter``, beyond the tests of every backend.
 
 Those in ``tests/hyena_kernels/test_implicit_filter.py`` and ``test_library.py`` run on this backend too.
 """
@@ -67,14 +67,14 @@ def test_every_instruction_set(with_instruction_set: Callable[[str], str]) -> No
 
 
 def sines_of(z: Tensor, weight: float | None = None) -> Tensor:
-    """``sin(z)`` by a network of one unit without hidden layers, or ``sin(weight sin(z))`` by one with one."""
+    """``sin(z)`` by a network of one unit, or ``sin(weight sin(z))`` with a hidden layer."""
     one, zero = z.new_ones(1), z.new_zeros(1)
     hidden = z.new_zeros(0, 1, 1) if weight is None else torch.full_like(z[:1, None, None], weight)
     return implicit_filter(z[:, None], one, one[:, None], zero, hidden, 0 * hidden[:, :, 0], one[:, None])[0]
 
 
 def constant_filter(t: Tensor) -> dict[str, Any]:
-    """Arguments, but for the window, of a filter that is 1 at every position of ``t``."""
+    """Arguments, except the window, of a filter that is 1 at every position of ``t``."""
     one = t.new_ones(1)
     return {
         "z": one.expand(len(t), 1),
@@ -120,7 +120,7 @@ def elementary_errors(dtype: torch.dtype) -> tuple[float, float, float]:
 
 
 def test_elementary_functions_on_every_instruction_set(with_instruction_set: Callable[[str], str]) -> None:
-    """In float32, against what sines of exact pre-activations are; in float64 the reference has an error of its own."""
+    """In float32, against sines of exact pre-activations. In float64 the reference has an error too."""
     narrow, wide = (list(map(float, line.split())) for line in with_instruction_set(ELEMENTARY_SCRIPT).splitlines())
     assert max(narrow[:2]) < 2e-7
     assert narrow[2] < 2.5 * 2**-24

@@ -55,7 +55,7 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 @pytest.fixture(scope="module", params=["fused", "separate"])
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """The functions with fused multiply-add, as nvcc makes them, and without."""
+    """The functions with fused multiply-add, as nvcc compiles them, and without."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         pytest.skip("needs a C++ compiler, and there is no g++ on the PATH")

@@ -54,7 +54,7 @@ def test_faults_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_bindings_link_and_load_beside_a_torch_without_cuda(tmp_path: Path) -> None:
-    """The library registers its ops; launches need a GPU, and kernels are left out: the test above compiles them."""
+    """The library registers its ops. It has no kernels, which the test above compiles."""
     if torch.version.cuda is not None:
         pytest.skip("needs a torch without CUDA; beside one with CUDA the library is built and loaded as installed")
     folder = Path(torch.__file__).parent

@@ -45,7 +45,7 @@ COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 
 MIN_ELEMENTS = 32
-"""The error of fewer elements is chance, and so is that of plain PyTorch in its budget."""
+"""The error of fewer elements varies by chance, and so does their budget."""
 
 
 def compile_library(folder: Path, sources: list[Path], *flags: str) -> Path:
@@ -71,7 +71,7 @@ def compile_library(folder: Path, sources: list[Path], *flags: str) -> Path:
 
 
 class Emulation:
-    """The loaded library, and what it tells of launches."""
+    """The loaded library and its record of launches."""
 
     def __init__(self, path: Path) -> None:
         torch.ops.load_library(str(path))
@@ -95,7 +95,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
 
 @pytest.fixture
 def emulation(library: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulation]:
-    """Let the backend "cuda" take CPU tensors, and take it; launches of other tests are forgotten."""
+    """Run the backend "cuda" on CPU tensors, and forget the launches of other tests."""
     library.launches()
     monkeypatch.setattr(extension, "obstacles", lambda backend, device: [])
     with use_backend("cuda"):
@@ -104,7 +104,7 @@ def emulation(library: Emulation, monkeypatch: pytest.MonkeyPatch) -> Iterator[E
 
 
 def held(emulation: Emulation, op: str, inputs: Inputs, dy: Tensor | None = None, **options: Any) -> dict[str, Tensor]:
-    """Hold an op against its budgets, and its blocks against both orders of their threads."""
+    """Check the errors of an op against its budgets, and that both orders of threads give the same bits."""
     frozen = options.pop("frozen", ())
     if dy is None:
         with torch.no_grad():
@@ -429,7 +429,7 @@ def test_float64_is_refused_where_there_are_no_kernels(emulation: Emulation) -> 
 
 
 def test_patches_read_nothing_behind_a_row(emulation: Emulation) -> None:
-    """A row that ends where memory does, in the middle of a patch: the child that reads on does not live."""
+    """A row ends at the end of memory, in the middle of a patch. A child process that reads on crashes."""
     page = mmap.PAGESIZE
     memory = mmap.mmap(-1, 2 * page)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
@@ -447,7 +447,7 @@ def test_patches_read_nothing_behind_a_row(emulation: Emulation) -> None:
 
 
 def test_resource_table_has_the_launches(emulation: Emulation) -> None:
-    """What hyena_kernels/testing/resources/cuda.py says of threads and shared memory is what was launched."""
+    """hyena_kernels/testing/resources/cuda.py lists the threads and shared memory of the launches."""
     held(emulation, "fftconv", fftconv_inputs(2, 2, 100, dtype=FP64))
     # Rows and channels that no patches are for.
     held(emulation, "short_conv", short_conv_inputs(1, 7, 21))
@@ -503,7 +503,7 @@ def test_longest_transform_is_where_the_choice_of_backends_has_it(library: Emula
 
 
 def test_resource_table_has_the_shared_memory_of_passes(emulation: Emulation) -> None:
-    """The emulation refuses a block that leaves its shared memory, so what was launched is enough, too."""
+    """The emulation refuses a block that leaves its shared memory, so the shared memory of the launches is enough."""
     from hyena_kernels.backends.cuda.schemas import ops
 
     source = (_build.CSRC / "cuda" / "fftconv_passes.cu").read_text()

@@ -1,4 +1,4 @@
-"""The CUDA backend on a GPU: errors against float64, and how it gets on with the rest of torch.
+"""The CUDA backend on a GPU: errors against float64, and the rest of torch.
 
 Everything goes through the public functions with the backend forced. The oracle is the reference with ``torch.fft`` in
 float64. What each kernel computes at small sizes is tested without a GPU, in test_emulation.py.
@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from bench.suite.accuracy import errors_on_channels, faults
 from hyena_kernels import fftconv, use_backend
@@ -27,17 +26,28 @@ from hyena_kernels.testing import (
     Inputs,
     check,
     fftconv_inputs,
-    hyena_mixer_inputs,
-    implicit_filter_inputs,
-    short_conv_inputs,
     value_and_gradients,
+)
+from tests.hyena_kernels.gpu import (
+    BF16,
+    DEVICE,
+    FP16,
+    FP32,
+    FP64,
+    assert_equal,
+    case,
+    check_activation_checkpointing,
+    check_graph,
+    check_side_stream,
+    gradient_of,
+    leaves_of,
+    step,
+    strided,
 )
 
 pytestmark = pytest.mark.gpu
 
 ROOT = Path(__file__).resolve().parents[4]
-DEVICE = "cuda"
-BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 
 ROW_LENGTHS = (1, 2, 31, 256, 257, 700, 1000, 1280, 1500, 2000, 2500, 3000, 4096, 5000, 6144, 8191, 8192)
 LONG_LENGTHS = (8193, 10_000, 32768, 65537, 1_000_002, 1 << 20)
@@ -56,39 +66,8 @@ def cuda_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.cuda.synchronize()
 
 
-def shape(length: int) -> tuple[int, int]:
-    """Batch and channels that give every result some hundred elements and no test much to do."""
-    if length <= 300:
-        return 3, 400
-    if length <= 10_000:
-        return 2, 150
-    return (2, 50) if length <= 100_000 else (1, max(4, (33 << 20) // length))
-
-
-def case(op: str, length: int, sizes: tuple[int, int] | None = None, **options: Any) -> Inputs:
-    """Inputs of any op."""
-    batch, channels = sizes or shape(length)
-    if op == "implicit_filter":
-        return implicit_filter_inputs(channels, length, device=DEVICE, **options)
-    options = {"dtype": BF16, "device": DEVICE, **options}
-    if op == "fftconv":
-        return fftconv_inputs(batch, channels, length, **options)
-    if op == "short_conv":
-        return short_conv_inputs(batch, channels, length, **options)
-    return hyena_mixer_inputs(batch, length, channels, **options)
-
-
-def gradient_of(op: str, inputs: Inputs) -> Tensor:
-    first = next(tensor for tensor in inputs.values() if tensor is not None)
-    sizes = {
-        "hyena_mixer": lambda: (*first.shape[:2], inputs["k"].shape[1]),
-        "implicit_filter": lambda: (inputs["w_out"].shape[0], first.shape[0]),
-    }.get(op, lambda: tuple(first.shape))()
-    return torch.randn(sizes, device=DEVICE).to(first.dtype)
-
-
 def held(op: str, inputs: Inputs, dy: Tensor | None = None, **options: Any) -> None:
-    """Hold values and gradients of an op against their budgets."""
+    """Check the errors of an op and its gradients against their budgets."""
     if op == "implicit_filter":
         check(op, inputs, **options)
         return
@@ -134,17 +113,6 @@ def test_fftconv_without_gates_and_skip(absent: tuple[str, ...], length: int) ->
 )
 def test_fftconv_of_many_rows(batch: int, channels: int, length: int) -> None:
     held("fftconv", case("fftconv", length, (batch, channels)))
-
-
-def strided(tensor: Tensor, layout: str) -> Tensor:
-    """The same ``(B, D, L)``, stored in another way."""
-    batch, channels, length = tensor.shape
-    if layout == "channel-last":
-        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
-    if layout == "expanded":
-        return tensor[:1].expand_as(tensor)
-    storage = torch.full((batch + 1, 2 * channels, 2 * length + 3), float("nan"), dtype=tensor.dtype, device=DEVICE)
-    return storage[1:, 1::2, 3::2][..., :length].copy_(tensor)
 
 
 @pytest.mark.parametrize("length", [257, 3000, 8193])
@@ -229,23 +197,6 @@ EACH = pytest.mark.parametrize(
 )
 
 
-def leaves_of(inputs: Inputs) -> Inputs:
-    return {
-        name: None if tensor is None else tensor.detach().clone().requires_grad_() for name, tensor in inputs.items()
-    }
-
-
-def step(op: str, leaves: Inputs, dy: Tensor) -> list[Tensor]:
-    """The result and every gradient."""
-    y = OPS[op].function(**leaves)
-    return [y.detach(), *torch.autograd.grad(y, [leaf for leaf in leaves.values() if leaf is not None], dy)]
-
-
-def assert_equal(results: list[Tensor], expected: list[Tensor]) -> None:
-    for index, (value, wanted) in enumerate(zip(results, expected, strict=True)):
-        assert torch.equal(value, wanted), f"result {index} of {len(expected)}"
-
-
 @EACH
 def test_a_hundred_repeats_are_bitwise_equal(op: str, length: int) -> None:
     leaves, dy = leaves_of(case(op, length)), gradient_of(op, case(op, length))
@@ -256,63 +207,17 @@ def test_a_hundred_repeats_are_bitwise_equal(op: str, length: int) -> None:
 
 @EACH
 def test_graph_is_captured_and_replayed_with_other_values(op: str, length: int) -> None:
-    leaves, dy = leaves_of(case(op, length)), gradient_of(op, case(op, length))
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step(op, leaves, dy)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step(op, leaves, dy)
-    with torch.no_grad():
-        for leaf in leaves.values():
-            if leaf is not None:
-                leaf.mul_(0.75)
-        dy.mul_(-0.5)
-    expected = step(op, leaves, dy)
-    for tensor in captured:
-        tensor.fill_(float("nan"))
-    graph.replay()
-    torch.cuda.synchronize()
-    assert_equal(captured, expected)
+    check_graph(op, case(op, length))
 
 
 @EACH
 def test_side_stream(op: str, length: int) -> None:
-    inputs, dy = case(op, length), gradient_of(op, case(op, length))
-    expected = step(op, leaves_of(inputs), dy)
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        late = {
-            name: None if tensor is None else torch.full_like(tensor, float("nan")) for name, tensor in inputs.items()
-        }
-        # Some hundredths of a second: what is launched on another stream finds NaN.
-        torch.cuda._sleep(50_000_000)
-        for name, tensor in late.items():
-            if tensor is not None:
-                tensor.copy_(inputs[name])
-                tensor.requires_grad_()
-        results = step(op, late, dy)
-    stream.synchronize()
-    assert_equal(results, expected)
+    check_side_stream(op, case(op, length))
 
 
 @EACH
 def test_activation_checkpointing(op: str, length: int) -> None:
-    inputs, dy = case(op, length), gradient_of(op, case(op, length))
-    expected = step(op, leaves_of(inputs), dy)
-    leaves = leaves_of(inputs)
-    names = list(leaves)
-
-    def function(*tensors: Tensor | None) -> Tensor:
-        return OPS[op].function(**dict(zip(names, tensors, strict=True)))
-
-    y = checkpoint(function, *leaves.values(), use_reentrant=False)
-    grads = torch.autograd.grad(y, [leaf for leaf in leaves.values() if leaf is not None], dy)
-    assert_equal([y.detach(), *grads], expected)
+    check_activation_checkpointing(op, case(op, length))
 
 
 @pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter"])

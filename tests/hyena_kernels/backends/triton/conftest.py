@@ -1,12 +1,12 @@
-"""Run the Triton kernels on CPU tensors, in Triton's interpreter, beside tests that know nothing of it.
+"""Run the Triton kernels on CPU tensors in Triton's interpreter, without effect on other tests.
 
-Whether a kernel is interpreted or compiled is settled when its module is imported, by the environment variable
-``TRITON_INTERPRET``. Torch imports Triton before any file here is collected, so Triton's own functions, such as
-``tl.sum``, are compiled ones, which interpreted kernels cannot call. The context manager :func:`interpreting` sets the
-variable and exchanges these functions, while a file here is imported and while a test here runs, and never longer.
+The environment variable ``TRITON_INTERPRET`` decides whether a kernel is interpreted or compiled, when its module is
+imported. Torch imports Triton before any file here is collected. So Triton's own functions, such as ``tl.sum``, are
+compiled ones, and interpreted kernels cannot call them. The context manager :func:`interpreting` sets the variable and
+replaces these functions, but only while a file here is imported or a test here runs.
 
-Where there is a GPU the kernels are compiled: tests marked ``gpu`` run, and the others are skipped unless
-``TRITON_INTERPRET=1`` is set, which turns it round.
+With a GPU the kernels are compiled: tests marked ``gpu`` run, and the others are skipped. With ``TRITON_INTERPRET=1``
+it is the other way round.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @contextmanager
 def interpreting() -> Iterator[None]:
-    """Have kernels that are imported here interpreted, and those that were imported so run."""
+    """Interpret kernels that are imported in this context, and run those that were imported in it."""
     import triton.language
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
     modules = [module for name, module in sys.modules.items() if name.split(".")[:2] == ["triton", "language"]]
-    # By identity: what a JITFunction hashes to is its source with everything that it calls.
+    # By identity, because a JITFunction is hashed by its source and all functions that it calls.
     twins: dict[int, InterpretedFunction] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -56,7 +56,7 @@ def interpreting() -> Iterator[None]:
             for name, function in list(vars(owner).items()):
                 if isinstance(function, JITFunction):
                     twin = twins.setdefault(id(function), InterpretedFunction(function.fn))
-                    # A method has to be a function, for Python to hand it the tensor.
+                    # Python passes the tensor to a method only if the method is a function.
                     patch.setattr(owner, name, _function(twin) if owner is triton.language.tensor else twin)
         with as_on_a_gpu():
             yield
@@ -68,7 +68,7 @@ def _function(interpreted: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Import the test files, and with them the kernels."""
+    """Import the test files and their kernels to be interpreted."""
     if not HAS_TRITON or not INTERPRETED:
         return (yield)
     with interpreting():
@@ -77,7 +77,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.fixture(autouse=True)
 def interpreter(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Interpret the kernels that a test calls; for a test that calls none, to be overridden in its file."""
+    """Interpret the kernels that a test calls. Files whose tests call none override it."""
     on_gpu = request.node.get_closest_marker("gpu") is not None
     if on_gpu and INTERPRETED:
         pytest.skip("needs compiled kernels, and TRITON_INTERPRET=1 has them interpreted: unset it")

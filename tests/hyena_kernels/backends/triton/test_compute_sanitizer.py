@@ -48,7 +48,7 @@ def sanitizer() -> str:
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:
     command = [sanitizer(), "--tool", tool, "--error-exitcode", "99", sys.executable, "-c", SANITIZED]
-    # Each tensor in an allocation of its own: what lies behind it then belongs to nobody.
+    # Each tensor has an allocation of its own, so an access beyond its end is an error.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(

@@ -1,7 +1,7 @@
 """The long convolution in Triton, interpreted, against float64: values, gradients, every pass and every regime.
 
-An interpreted program takes a good part of a second whatever its size, so most cases force a small plan on a short
-signal; the plans that lengths get on their own are compiled in test_resources.py and run by test_gpu.py.
+An interpreted program of any size takes a good part of a second, so most cases force a small plan on a short signal.
+test_resources.py compiles the plans that lengths get by default, and test_gpu.py runs them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PASSES_BY_THREE = Plan(3, 16, 16)
 def errors(
     inputs: dict[str, Tensor | None], plan: Plan, causal: bool = True, needs: Sequence[bool] = (True,) * 5
 ) -> dict[str, tuple[float, float]]:
-    """(error, budget) of the result and of every gradient that is wanted."""
+    """(error, budget) of the result and of every wanted gradient."""
     tensors = list(inputs.values())
     wide = {name: None if x is None else x.double().requires_grad_() for name, x in inputs.items()}
     narrow = {name: None if x is None else x.clone().requires_grad_() for name, x in inputs.items()}
@@ -52,7 +52,7 @@ def errors(
         assert grad.dtype == inputs[name].dtype
         assert grad.is_contiguous()
         if name == "D" and needs[1]:
-            # The skip is a tap of the filter. Held against that tap's gradient: the error of a few numbers is chance.
+            # The error of a few numbers is chance. The skip is added to a tap, so compare with that tap's gradient.
             tap = 0 if causal else (grads[1].shape[1] - 1) // 2
             found["dD"] = relative_error(grad, grads[1][:, tap]), 0.0
             continue
@@ -117,7 +117,7 @@ def test_two_sided_in_several_passes(plan: Plan, nan_empty: None) -> None:
 
 
 def test_the_skip_and_its_gradient(nan_empty: None) -> None:
-    # dD is one number a channel, as dk is here: of many channels, for its error to be typical.
+    # Here dD and dk have one number for each channel. Many channels make the error typical.
     inputs = fftconv_inputs(1, 12, 15, 1)
     assert_within(errors(inputs, Plan(1, 1, 16)))
 
@@ -150,7 +150,7 @@ def test_nothing_is_needed() -> None:
 
 @pytest.mark.parametrize("plan", [ONE, PASSES], ids=["one pass", "passes"])
 def test_rows_that_share_the_filter(plan: Plan, monkeypatch: pytest.MonkeyPatch, nan_empty: None) -> None:
-    """Two of four rows to a program, and so two sums over the batch."""
+    """Four rows, two in a program, so there are two sums over the batch."""
     monkeypatch.setattr(launcher, "_PROGRAMS", 1)
     monkeypatch.setattr(launcher, "_MAX_ROWS", 2)
     assert_within(errors(fftconv_inputs(4, 1, 50), plan))
@@ -163,7 +163,7 @@ def test_rows_share_a_two_sided_filter_with_a_factor_of_three_in_several_passes(
 def test_slices_of_channels(nan_empty: None) -> None:
     tensors = list(fftconv_inputs(1, 2, 40).values())
     dy = torch.randn(1, 2, 40)
-    # One row of each kind at a time, and all of them.
+    # First one row of each kind at a time, then all at once.
     sliced = launcher.backward(dy, FftconvInputs(*tensors), True, [True] * 5, plan=PASSES, scratch_bytes=1)
     whole = launcher.backward(dy, FftconvInputs(*tensors), True, [True] * 5, plan=PASSES)
     assert all(torch.equal(one, other) for one, other in zip(sliced, whole, strict=True))
@@ -175,7 +175,7 @@ def test_several_tiles_of_columns(monkeypatch: pytest.MonkeyPatch, nan_empty: No
 
 
 def strided(inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """The same values, every tensor stored in another way."""
+    """The same values, every tensor with other strides."""
     u, k, D, pre_gate, post_gate = inputs.values()
     batch, channels, length = u.shape
     storage = torch.full((2 * batch, 3 * channels, 2 * length + 3), float("nan"))
@@ -221,7 +221,7 @@ def test_channel_last_and_sliced_inputs_of_a_batch_in_several_passes(nan_empty: 
 )
 def test_offsets_beyond_two_to_the_31(plan: Plan, shape: tuple[int, int, int], strides: tuple[int, int, int]) -> None:
     inputs = fftconv_inputs(*shape, dtype=torch.float16)
-    # Memory that is never touched is never taken.
+    # The system provides no memory for pages that are never touched.
     last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     inputs["u"] = torch.empty(last + 1, dtype=torch.float16).as_strided(shape, strides).copy_(inputs["u"])
     assert_within(errors(inputs, plan))
@@ -236,7 +236,7 @@ def test_a_row_of_nan_stays_alone(plan: Plan, batch: int, programs: int, monkeyp
     monkeypatch.setattr(launcher, "_PROGRAMS", programs)
     inputs = fftconv_inputs(batch, 2, 30)
     dy = torch.ones(batch, 2, 30)
-    # Of rows that share a program, some come after it.
+    # Some rows that share its program come after it.
     row = batch // 2 - 1
     inputs["u"][row, 0, 7] = dy[row, 0, 11] = float("nan")
     results = {"y": launcher.forward(FftconvInputs(*inputs.values()), True, plan=plan)}
@@ -244,7 +244,7 @@ def test_a_row_of_nan_stays_alone(plan: Plan, batch: int, programs: int, monkeyp
         inputs, launcher.backward(dy, FftconvInputs(*inputs.values()), True, [True] * 5, plan=plan), strict=True
     )
     for name, result in results.items():
-        # The filter's gradient is a sum over the batch; everything else belongs to one row.
+        # The gradient of the filter is a sum over the batch. All other results belong to one row.
         own = result[0] if name in ("k", "D") else result[row, 0]
         assert own.isnan().any(), name
         own.zero_()

@@ -1,8 +1,8 @@
-"""The Triton backend on a GPU: errors against float64, and how it gets on with the rest of torch.
+"""The Triton backend on a GPU: errors against float64, and its work together with other parts of torch.
 
-Everything goes through the public functions with the backend forced. Up to L = 4096 the oracle is the definition of the
-op in float64, above it ``torch.fft`` in float64. Several processes of pytest-xdist (``-n 8``) may share a GPU: what
-takes long is compiling. A test that loses the device takes its process with it, and none of the others.
+All tests call the public functions and force the backend. Up to L = 4096 the oracle is the definition of the op in
+float64, above it ``torch.fft`` in float64. Most time is spent compiling, so several processes of pytest-xdist, with
+``-n 8``, may share a GPU. A test that loses the device ends its own process, but no other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.utils.checkpoint import checkpoint
 
 from bench.suite.accuracy import errors_on_channels, faults
 from hyena_kernels import fftconv, hyena_mixer, use_backend
@@ -33,14 +32,28 @@ from hyena_kernels.testing import (
     short_conv_inputs,
     value_and_gradients,
 )
+from tests.hyena_kernels.gpu import (
+    BF16,
+    DEVICE,
+    FP16,
+    FP32,
+    case,
+    check_activation_checkpointing,
+    check_graph,
+    check_side_stream,
+    gradient_of,
+    leaves_of,
+    result_shape,
+    shape,
+    step,
+    strided,
+)
 
 pytestmark = pytest.mark.gpu
 
 ROOT = Path(__file__).resolve().parents[4]
-DEVICE = "cuda"
 DEFINITION = 4096
-"""Longest sequence for an oracle of O(L²) operations."""
-BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+"""Longest sequence for an oracle that takes O(L²) operations."""
 
 LENGTHS = (
     *(1, 2, 31, 255, 256, 257, 1000, 1024, 3000, 4096, 4097, 6144, 6145),
@@ -59,14 +72,14 @@ def triton_backend() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain PyTorch sets the budgets: in float32 it should not round to TF32."""
+    """Do not let plain PyTorch round float32 to TF32, because it sets the budgets."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
 
 
 @pytest.fixture(autouse=True)
 def working_device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """End the process with the test that lost the device: every other would fail after it, for no fault of its own."""
+    """End the process if a test has lost the device. All later tests in it would fail too."""
     yield
     try:
         torch.cuda.synchronize()
@@ -77,13 +90,13 @@ def working_device(request: pytest.FixtureRequest) -> Iterator[None]:
             pytest.exit(message, returncode=3)
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             print(message, file=sys.stderr, flush=True)
-        # pytest-xdist names the test and puts a new process in the place of this one.
+        # pytest-xdist names the test and starts a new process.
         os._exit(3)
 
 
 @pytest.fixture
 def memory() -> Iterator[Callable[[float], None]]:
-    """Skips where fewer GiB are free than are asked for; one test at a time has it, of all processes."""
+    """Skip if fewer GiB are free than a test needs. Of all processes, only one test uses it at a time."""
     with open(Path(tempfile.gettempdir()) / "hyena_kernels_gpu_memory.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
 
@@ -99,26 +112,8 @@ def memory() -> Iterator[Callable[[float], None]]:
 # Inputs and errors ---------------------------------------------------------------------------------------------------
 
 
-def shape(length: int) -> tuple[int, int]:
-    """Batch and channels that give every result some hundred elements and no test much to do."""
-    if length <= 300:
-        return 3, 400
-    if length <= 10_000:
-        return 2, 150
-    return (2, 50) if length <= 100_000 else (1, max(4, (33 << 20) // length))
-
-
-def result_shape(op: str, inputs: Inputs) -> tuple[int, ...]:
-    first = next(tensor for tensor in inputs.values() if tensor is not None)
-    if op == "hyena_mixer":
-        return (*first.shape[:2], inputs["k"].shape[1])
-    if op == "implicit_filter":
-        return inputs["w_out"].shape[0], first.shape[0]
-    return tuple(first.shape)
-
-
 def held(op: str, inputs: Inputs, dy: Tensor | None = None, **options: Any) -> None:
-    """Hold values and gradients of an op against their budgets."""
+    """Compare the errors of values and gradients of an op with their budgets."""
     length = inputs["x"].shape[1] if op == "hyena_mixer" else result_shape(op, inputs)[-1]
     if dy is None and (length <= DEFINITION or op == "implicit_filter"):
         check(op, inputs, **options)
@@ -192,25 +187,13 @@ def test_fftconv_without_gates_and_skip(absent: tuple[str, ...], length: int) ->
     held("fftconv", fftconv_case(length, dtype=BF16, **dict.fromkeys(absent, False)))
 
 
-# Rows share a program beyond some hundred of them, and the scratch of several passes beyond a bound.
+# Rows share a program if there are some hundred, and slices share the scratch of several passes beyond its bound.
 @pytest.mark.parametrize(
     ("batch", "channels", "length"),
     [(8, 300, 257), (7, 300, 1000), (12, 200, 2048), (5, 150, 3000), (16, 40, 8192), (11, 40, 65536), (9, 2, 1 << 20)],
 )
 def test_fftconv_of_many_rows(batch: int, channels: int, length: int) -> None:
     held("fftconv", fftconv_case(length, batch=batch, channels=channels, dtype=BF16))
-
-
-def strided(tensor: Tensor, layout: str) -> Tensor:
-    """The same ``(B, D, L)``, stored in another way."""
-    batch, channels, length = tensor.shape
-    if layout == "channel-last":
-        return tensor.transpose(1, 2).contiguous().transpose(1, 2)
-    if layout == "expanded":
-        return tensor[:1].expand_as(tensor)
-    storage = torch.full((batch + 1, 2 * channels, 2 * length + 3), float("nan"), dtype=tensor.dtype, device=DEVICE)
-    view = storage[1:, 1::2, 3::2][..., :length]
-    return view.copy_(tensor)
 
 
 @pytest.mark.parametrize("length", [257, 1000, 3000, 6145, 65537])
@@ -282,7 +265,7 @@ def test_hyena_mixer_of_strided_tensors(layout: str) -> None:
 @pytest.mark.parametrize("length", [1, 31, 257, 1000, 4097, 65537, 1 << 20])
 def test_implicit_filter(length: int) -> None:
     inputs = implicit_filter_inputs(150 if length < 100_000 else 40, length, device=DEVICE)
-    # Features of the positions are not trained by default; those of a few are too few to have an error.
+    # The features of positions are not trained by default. A few positions have too few of them for a typical error.
     held("implicit_filter", inputs, frozen=("z", "t") if length < 100 or length > 100_000 else ())
 
 
@@ -304,23 +287,11 @@ def test_every_element_is_written(op: str, length: int) -> None:
     held(op, case(op, length), **({"frozen": ("z", "t")} if op == "implicit_filter" else {}))
 
 
-def case(op: str, length: int, dtype: torch.dtype = BF16, sizes: tuple[int, int] | None = None) -> Inputs:
-    """Inputs of any op, small ones."""
-    batch, channels = sizes or shape(length)
-    if op == "fftconv":
-        return fftconv_inputs(batch, channels, length, dtype=dtype, device=DEVICE)
-    if op == "short_conv":
-        return short_conv_inputs(batch, channels, length, dtype=dtype, device=DEVICE)
-    if op == "hyena_mixer":
-        return hyena_mixer_inputs(batch, length, channels, dtype=dtype, device=DEVICE)
-    return implicit_filter_inputs(channels, length, device=DEVICE)
-
-
 # Beyond 2^31 elements ------------------------------------------------------------------------------------------------
 
 
 def drawn(*sizes: int, dtype: torch.dtype = BF16, scale: float = 1.0) -> Tensor:
-    """Normal numbers drawn on the device, in place of minutes on a CPU."""
+    """Normal numbers drawn on the device. A CPU would take minutes."""
     return torch.randn(sizes, dtype=dtype, device=DEVICE).mul_(scale)
 
 
@@ -429,73 +400,14 @@ EACH = pytest.mark.parametrize(
 )
 
 
-def leaves_of(inputs: Inputs) -> Inputs:
-    return {
-        name: None if tensor is None else tensor.detach().clone().requires_grad_() for name, tensor in inputs.items()
-    }
-
-
-def step(op: str, leaves: Inputs, dy: Tensor) -> list[Tensor]:
-    """The result and every gradient."""
-    y = OPS[op].function(**leaves)
-    return [y.detach(), *torch.autograd.grad(y, [leaf for leaf in leaves.values() if leaf is not None], dy)]
-
-
-def gradient_of(op: str, inputs: Inputs) -> Tensor:
-    first = next(tensor for tensor in inputs.values() if tensor is not None)
-    return torch.randn(result_shape(op, inputs), device=DEVICE).to(first.dtype)
-
-
-def assert_equal(results: list[Tensor], expected: list[Tensor]) -> None:
-    for index, (value, wanted) in enumerate(zip(results, expected, strict=True)):
-        assert torch.equal(value, wanted), f"result {index} of {len(expected)}"
-
-
 @EACH
 def test_graph_is_captured_and_replayed_with_other_values(op: str, length: int) -> None:
-    leaves, dy = leaves_of(case(op, length)), gradient_of(op, case(op, length))
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step(op, leaves, dy)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step(op, leaves, dy)
-    with torch.no_grad():
-        for leaf in leaves.values():
-            if leaf is not None:
-                leaf.mul_(0.75)
-        dy.mul_(-0.5)
-    expected = step(op, leaves, dy)
-    for _ in range(3):
-        for tensor in captured:
-            tensor.fill_(float("nan"))
-        graph.replay()
-        torch.cuda.synchronize()
-        assert_equal(captured, expected)
+    check_graph(op, case(op, length))
 
 
 @EACH
 def test_side_stream(op: str, length: int) -> None:
-    inputs, dy = case(op, length), gradient_of(op, case(op, length))
-    expected = step(op, leaves_of(inputs), dy)
-    torch.cuda.synchronize()
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        late = {
-            name: None if tensor is None else torch.full_like(tensor, float("nan")) for name, tensor in inputs.items()
-        }
-        # Some hundredths of a second: what is launched on another stream finds NaN.
-        torch.cuda._sleep(50_000_000)
-        for name, tensor in late.items():
-            if tensor is not None:
-                tensor.copy_(inputs[name])
-                tensor.requires_grad_()
-        results = step(op, late, dy)
-    stream.synchronize()
-    assert_equal(results, expected)
+    check_side_stream(op, case(op, length))
 
 
 @pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter"])
@@ -515,7 +427,7 @@ def test_dynamic_compilation_serves_every_length(op: str) -> None:
         for name, value in value_and_gradients(compiled, inputs, dy).items():
             assert torch.equal(value, expected[name]), f"{name} at L = {length}"
         compilations.append(counter.frame_count)
-    # A float argument makes dynamo start over once within the first call.
+    # A float argument makes dynamo restart once within the first call.
     assert compilations[0] in (1, 2)
     assert set(compilations) == {compilations[0]}
 
@@ -525,7 +437,7 @@ def test_autocast(op: str, length: int) -> None:
     inputs = case(op, length, dtype=FP32)
     with torch.autocast("cuda", dtype=BF16):
         y = OPS[op].function(**inputs)
-    # A filter stays in float32; a signal is the same as if it had been cast before.
+    # A filter stays in float32. A signal gives the same result as a signal that was cast before.
     signals = () if op == "implicit_filter" else ("u", "x", "pre_gate", "post_gate")
     cast = {name: tensor.to(BF16) if name in signals else tensor for name, tensor in inputs.items()}
     assert y.dtype == (FP32 if op == "implicit_filter" else BF16)
@@ -534,17 +446,7 @@ def test_autocast(op: str, length: int) -> None:
 
 @EACH
 def test_activation_checkpointing(op: str, length: int) -> None:
-    inputs, dy = case(op, length), gradient_of(op, case(op, length))
-    expected = step(op, leaves_of(inputs), dy)
-    leaves = leaves_of(inputs)
-    names = list(leaves)
-
-    def function(*tensors: Tensor | None) -> Tensor:
-        return OPS[op].function(**dict(zip(names, tensors, strict=True)))
-
-    y = checkpoint(function, *leaves.values(), use_reentrant=False)
-    grads = torch.autograd.grad(y, [leaf for leaf in leaves.values() if leaf is not None], dy)
-    assert_equal([y.detach(), *grads], expected)
+    check_activation_checkpointing(op, case(op, length))
 
 
 @pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter"])
@@ -595,5 +497,5 @@ def test_second_gpu_while_the_first_is_current(op: str, length: int) -> None:
         results = step(op, leaves_of(there), dy.to("cuda:1"))
     assert {str(value.device) for value in results} == {"cuda:1"}
     for value, wanted in zip(results, expected, strict=True):
-        # Two GPUs of one kind give the same bits, and nothing says that they are of one kind.
+        # Two GPUs of one model give the same bits, but the two here may differ.
         torch.testing.assert_close(value.to("cuda:0"), wanted, rtol=2e-2, atol=2e-2 * wanted.abs().max().item())

@@ -27,7 +27,7 @@ def triton() -> Iterator[None]:
 
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> Tiles:
-    """Sets the positions of every tile and of every tile of a sum: the interpreter takes as long for a long one."""
+    """Set the positions of every tile and of every tile of a sum. Long tiles cost the interpreter nothing."""
 
     def choose(positions: int, summed: int) -> None:
         for width, config in kernels.CONFIGS.items():
@@ -48,9 +48,9 @@ def test_error_is_within_budget(channels: int, length: int, tiles: Tiles) -> Non
 
 
 def test_length_changes_no_bit(tiles: Tiles) -> None:
-    """A filter that ends within a tile, or with one, is the start of a longer one, of which dk is zero further on.
+    """A filter that ends in a tile, or with one, equals the start of a longer one whose dk is zero after that.
 
-    Gradients of the window are left out: torch sums them, in an order that depends on the length.
+    Not for gradients of the window: torch sums them in an order that depends on the length.
     """
     tiles(64, 32)
     window = ("t", "deltas")
@@ -76,7 +76,7 @@ def test_shapes_of_the_network(features: int, width: int, layers: int, window: b
 @pytest.mark.usefixtures("nan_empty")
 def test_slices_and_programs_with_many_tiles(monkeypatch: pytest.MonkeyPatch, tiles: Tiles) -> None:
     tiles(64, 32)
-    # Three slices of two tiles, of which the last is ragged, and two programs for the four summed tiles of a slice.
+    # Three slices of two tiles, the last of them not full. Two programs take the four summed tiles of a slice.
     monkeypatch.setattr(kernels, "SCRATCH", 2 * 2 * 16 * 128)
     monkeypatch.setattr(kernels, "PROGRAMS", 2)
     inputs = implicit_filter_inputs(20, 300, width=16, layers=1)
@@ -95,7 +95,7 @@ def test_slices_cover_all_positions_within_the_scratch(length: int, layers: int)
 
 
 def _strided(tensor: Tensor) -> Tensor:
-    """The same values, of which no two lie side by side."""
+    """The same values, none next to another in memory."""
     storage = torch.full([2 * size + 1 for size in tensor.shape], float("nan"))
     view = storage[tuple(slice(1, None, 2) for _ in tensor.shape)]
     return view.copy_(tensor)
@@ -166,7 +166,7 @@ def test_nan_in_the_gradient_stays_with_its_position_or_channel(tiles: Tiles) ->
     ("bound", "error"), [(math.pi / 2, 1.8e-7), (40.0, 1.8e-7), (1000.0, 1.8e-7), (2.0**16, 1.2e-6)], ids=str
 )
 def test_sine_and_cosine(bound: float, error: float, tiles: Tiles) -> None:
-    """A network without hidden layers, weights of 1 and no bias gives ``sin(z)``, here without fused multiply-add."""
+    """``sin(z)`` by a network with weights of 1, without hidden layers and bias. Here without fused multiply-add."""
     tiles(4096, 4096)
     one = torch.ones(1)
     draw = torch.rand(8000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -201,16 +201,15 @@ def test_refuses_large_networks(features: int, width: int, message: str) -> None
 
 
 POSITIONS = {"z", "t"}
-"""What has a gradient for each position, and is not summed over positions."""
+"""Inputs with a gradient for each position, which is not a sum over positions."""
 
 
 def position_by_position(z: Tensor, **others: Any) -> Tensor:
     """``implicit_filter`` by a call of length 1 for each position.
 
-    The gradient of ``t`` at a position is a sum over channels of terms of both signs. What cancels leaves the errors of
-    the terms, those of the filter, in a smaller number, and plain PyTorch, which sets the budget, may be lucky in that
-    number: error and budget of one element are both chance (docs/LOG.md). Those of many positions are not, and no call
-    is longer than one.
+    The gradient of ``t`` at a position is a sum over channels of terms of both signs. The terms cancel in part, but
+    their errors do not, and plain PyTorch, which sets the budget, may be lucky. So error and budget of one element are
+    both chance (docs/LOG.md). Those of many positions are not, and here no call is longer than one position.
     """
     t = others.pop("t")
     calls = [implicit_filter(z[n : n + 1], t=t[n : n + 1], **others) for n in range(len(z))]
@@ -221,7 +220,7 @@ def position_by_position(z: Tensor, **others: Any) -> Tensor:
 @pytest.mark.parametrize("window", [True, False], ids=["window", "no window"])
 @pytest.mark.parametrize("length", [1, 1000, 4097, 200_000, 1 << 20])
 def test_error_is_within_budget_on_a_gpu(length: int, window: bool) -> None:
-    # Gradients of one position are one number of t and five of z: see `position_by_position`, and the test after this.
+    # One position has only one number of dt and five of dz: see `position_by_position` and the test after this.
     frozen = POSITIONS if length == 1 else ()
     inputs = implicit_filter_inputs(128, length, window=window, device="cuda")
     check("implicit_filter", inputs, frozen=frozen, shift=0.05)

@@ -26,7 +26,7 @@ def triton() -> Iterator[None]:
 
 @pytest.fixture
 def operator(monkeypatch: pytest.MonkeyPatch) -> HyenaOperator:
-    """A small operator, whose inputs fit into a tile of every kernel: the interpreter takes as long for a long one."""
+    """A small operator. Its inputs fit into a tile of every kernel, and the interpreter computes whole tiles."""
     for name in short_conv_kernels.CONFIGS:
         monkeypatch.setitem(short_conv_kernels.CONFIGS, name, (64, 32, 4))
     for width, config in filter_kernels.CONFIGS.items():
@@ -43,7 +43,7 @@ def operator_gradients(function: Callable[[Tensor], Tensor], module: HyenaOperat
 
 
 def assert_same(results: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Bit for bit the same results."""
+    """The results are bitwise equal."""
     assert results.keys() == expected.keys()
     for name, value in results.items():
         assert torch.equal(value, expected[name]), name
@@ -76,7 +76,7 @@ def test_the_operator_compiles_once_for_all_lengths(operator: HyenaOperator) -> 
         results = operator_gradients(compiled, operator, length)
         torch.testing.assert_close(results, operator_gradients(operator, operator, length))
         compilations.append(counter.frame_count)
-    # A float argument makes dynamo start over once within the first call.
+    # A float argument makes dynamo restart once within the first call.
     assert compilations[0] in (1, 2)
     assert compilations[1] == compilations[0]
 

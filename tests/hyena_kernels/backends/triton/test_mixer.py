@@ -1,7 +1,7 @@
 """Triton kernels of ``hyena_mixer`` against float64, in the interpreter unless marked ``gpu``.
 
-But for the tests of everything together, the long convolutions are those of plain PyTorch: they have tests of their
-own, and the interpreter takes its time.
+Most tests take the long convolutions of plain PyTorch, because the interpreter is slow and the Triton ones have their
+own tests. Only the tests of everything together use both.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def plain_fftconv(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """Sets positions and channels of every tile: a long or wide one costs the interpreter no more than a short one."""
+    """Set positions and channels of every tile. The interpreter takes as long for a large tile as for a small one."""
 
     def choose(positions: int, channels: int) -> None:
         for name in kernels.CONFIGS:
@@ -91,7 +91,7 @@ def test_default_tiles(channels: int) -> None:
     check("hyena_mixer", hyena_mixer_inputs(1, 40, channels))
 
 
-# Lengths around the eight positions that a thread holds and around the end of a tile; some hundred elements each.
+# Lengths around the eight positions of a thread and around the end of a tile, with some hundred elements each.
 @pytest.mark.usefixtures("plain_fftconv")
 @pytest.mark.parametrize(("length", "short_taps"), [(1, 3), (8, 3), (9, 3), (17, 3), (2, 8), (17, 8), (17, 1)])
 def test_error_is_within_budget(length: int, short_taps: int, tiles: Callable[[int, int], None]) -> None:
@@ -198,7 +198,7 @@ def test_backward_gives_what_is_needed_and_nothing_else(tiles: Callable[[int, in
             assert torch.equal(grad, expected) if needed else grad.shape == (0,), needs
 
 
-# Launches of the short convolution's backward kernel, and gradients that the long convolution is asked for, order 2.
+# Order 2: launches of the backward kernel of the short convolution, and gradients requested of the long convolution.
 @pytest.mark.usefixtures("plain_fftconv")
 @pytest.mark.parametrize(
     ("needed", "launches", "asked"),

@@ -1,4 +1,4 @@
-"""Sizes and tables of the Triton transforms: the arithmetic that kernels take on trust."""
+"""Sizes and tables of the Triton transforms, which the kernels rely on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_longest_length() -> None:
 def test_frequencies_are_a_permutation_with_digits_reversed(points: int) -> None:
     places = frequencies(points)
     assert torch.equal(places.sort().values, torch.arange(points))
-    # The upper bits of a place are those that its digit adds: the tables between passes rely on sums over bits.
+    # The digit adds the upper bits of a place. The tables between passes rely on sums over bits.
     lanes = points // RADIX
     for digit in range(RADIX):
         bits = [bit for bit in (4, 2, 1) if digit & bit]

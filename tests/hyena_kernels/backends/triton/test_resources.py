@@ -1,4 +1,4 @@
-"""Kernels compiled ahead of time: what they take of a GPU, and that the command that tells so can be relied on."""
+"""Kernels compiled ahead of time: their resources on a GPU, and the command that reports them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ VALUES = '{"BLOCK": 512, "stride": 1}'
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module in a folder of its own where subprocesses find it, with a cache of its own beside it."""
+    """The name of a module that subprocesses can import, in a folder with its own cache."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     return "toy_kernels"
@@ -119,7 +119,7 @@ def test_table_and_cache(toy: str, tmp_path: Path) -> None:
     text = out.read_text()
     assert "| kernel | threads | sm_80 | sm_90 |\n|---|---|---|---|\n| scale 512 | 128 | " in text
     registers, stack, shared, share = re.search(r"^\| one warp \| 32 \| (.*?) \|", text, re.MULTILINE)[1].split(" / ")
-    # 512 values in 32 threads, each with an address: more than the 16 registers of the values themselves.
+    # A thread has 16 of the 512 values, and addresses too, so it takes more than 16 registers.
     assert 16 < int(registers) <= 128
     assert (stack, shared, share) == ("0", "0 KB", "50%")
 

@@ -25,7 +25,7 @@ def triton() -> Iterator[None]:
 
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
-    """Sets positions and channels of every tile: a long or wide one costs the interpreter no more than a short one."""
+    """Set positions and channels of every tile. The interpreter takes as long for a large tile as for a small one."""
 
     def choose(positions: int, channels: int) -> None:
         for name in kernels.CONFIGS:
@@ -39,7 +39,7 @@ def test_default_tiles(channels: int, length: int) -> None:
     check("short_conv", short_conv_inputs(1, channels, length))
 
 
-# Lengths around the eight positions that a thread holds and around the end of a tile; some hundred elements each.
+# Lengths around the eight positions of a thread and around the end of a tile, with some hundred elements each.
 @pytest.mark.parametrize(
     ("length", "taps"),
     [*itertools.product([1, 7, 8, 9, 16, 17], [3]), *itertools.product([2, 17], [8]), (17, 1)],
@@ -64,7 +64,7 @@ def test_dtypes(dtype: torch.dtype, bias: bool, tiles: Callable[[int, int], None
 
 
 def strided(tensor: Tensor, layout: str) -> Tensor:
-    """The same values, stored in another way."""
+    """The same values with other strides."""
     batch, channels, length = tensor.shape
     if layout == "channel-last":
         return tensor.transpose(1, 2).contiguous().transpose(1, 2)
@@ -93,7 +93,7 @@ def test_offsets_beyond_two_to_the_31(tiles: Callable[[int, int], None]) -> None
     inputs = short_conv_inputs(1, 16, 34, dtype=torch.float16)
     dy = torch.randn(1, 16, 34)
     plain = value_and_gradients(short_conv, inputs, dy)
-    # Memory that is never touched is never taken.
+    # The system provides no memory for pages that are never touched.
     storage = torch.empty(34 << 26, dtype=torch.float16)
     inputs["x"] = storage.as_strided((1, 16, 34), (1, 1, 1 << 26)).copy_(inputs["x"])
     for name, value in value_and_gradients(short_conv, inputs, dy).items():
@@ -102,7 +102,7 @@ def test_offsets_beyond_two_to_the_31(tiles: Callable[[int, int], None]) -> None
 
 def test_one_program_goes_over_many_tiles(monkeypatch: pytest.MonkeyPatch, tiles: Callable[[int, int], None]) -> None:
     tiles(16, 32)
-    # Two channel tiles, and so two groups of programs for the five tiles of positions.
+    # There are two channel tiles, so two groups of programs take the five tiles of positions.
     monkeypatch.setattr(kernels, "PROGRAMS", 4)
     check("short_conv", short_conv_inputs(1, 40, 70))
 
@@ -137,7 +137,7 @@ def test_nan_stays_in_its_row_and_behind_its_position(tiles: Callable[[int, int]
         expected = torch.zeros(2, 5, 20, dtype=torch.bool)
         expected[1, 2, position : position + 3] = True
         assert torch.equal(results["y"].isnan(), expected)
-        # Tap j meets x[s] in y[s + 2 - j], which has to exist.
+        # Tap j multiplies x[s] in y[s + 2 - j], which must exist.
         met = torch.zeros(5, 3, dtype=torch.bool)
         met[2] = position + 2 - torch.arange(3) < 20
         assert torch.equal(results["dweight"].isnan(), met)

@@ -1,4 +1,4 @@
-"""The table of launch configurations, and the measuring at run time that takes its place if asked for."""
+"""The table of launch configurations, and measuring at run time, which can replace it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KERNELS += [passes.rows_forward, passes.rows_backward]
 
 @pytest.fixture
 def device_of_class(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.device]:
-    """Makes torch report a CUDA device with these properties."""
+    """Make torch report a CUDA device with these properties."""
 
     def report(**properties: Any) -> torch.device:
         table._class_of.cache_clear()
@@ -45,7 +45,7 @@ def device_of_class(monkeypatch: pytest.MonkeyPatch) -> Callable[..., torch.devi
     return report
 
 
-# What cudaDeviceProp.sharedMemPerBlockOptin is on an RTX 4090, an A100, an H100, and on what has less than any class.
+# cudaDeviceProp.sharedMemPerBlockOptin of an RTX 4090, an A100, an H100, and a device with less than any class.
 @pytest.mark.parametrize(("shared", "expected"), [(101376, 99), (166912, 164), (232448, 227), (65536, 99)])
 def test_class_is_that_of_the_shared_memory(
     shared: int, expected: int, device_of_class: Callable[..., torch.device]
@@ -101,7 +101,7 @@ def test_entries_fit_the_kernels(shared: int) -> None:
         assert config.tile == 1 or kernel.startswith("columns")
         assert config.warps & (config.warps - 1) == 0 < config.warps <= 32
         assert config.tile & (config.tile - 1) == 0
-        # A thread has whole digits of 8 values, or it would hold what another one holds.
+        # A thread has whole digits of 8 values. With fewer, two threads would hold the same value.
         assert points * config.tile >= 256 * config.warps
 
 
@@ -370,7 +370,7 @@ def test_tuner_finds_every_launch_and_writes_what_is_fastest(monkeypatch: pytest
     assert {key for key, *_ in measured} == set(item.keys)
     assert all((count, weight) == (1, 1) for *_, count, weight in measured)
     assert len(measured) == sum(len(tune_triton.options_of(key, 99)) for key in item.keys)
-    # A second run goes on where this one ended.
+    # A second run continues where this one ended.
     again = tune_triton._Run(out, CPU, 1000, 1)
     count = len(measured)
     again.tune(item)

@@ -1,6 +1,6 @@
 """Launches of compiled Triton kernels, with a driver that launches nothing.
 
-Not among the tests of the kernels, which are interpreted.
+This folder is for tests that compile. The tests in ``triton/`` interpret the kernels.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PLAIN = {"BLOCK": 64, "GATED": False, "num_warps": 1}
 
 
 def launched(how: Any, args: tuple[Any, ...], values: dict[str, Any], grid: tuple[int, ...] = (3,)) -> tuple[Any, ...]:
-    """Grid, stream, function, metadata and arguments, with pointers for tensors."""
+    """Grid, stream, function, metadata and arguments of a launch, with pointers in the place of tensors."""
     count = Launches.count
     if how is launch:
         launch(scale_kernel, grid, args, constants(**values))
@@ -68,7 +68,7 @@ def test_a_repeated_launch_is_the_one_that_triton_makes() -> None:
     for _ in range(3):
         assert launched(launch, args, PLAIN, (3, 2)) == expected
     assert len(launching._known) == 1
-    # Neither grid nor pointers nor floats are part of what is compiled.
+    # The compiled kernel does not depend on the grid, pointers or floats.
     other = arguments(factor=2.0)
     assert launched(launch, other, PLAIN, (5,)) == launched(None, other, PLAIN, (5,))
     assert len(launching._known) == 1
@@ -91,9 +91,9 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
-def test_what_triton_compiles_anew_is_never_launched_as_something_else() -> None:
+def test_a_launch_that_triton_compiles_separately_is_never_taken_for_another() -> None:
     functions = []
-    # Twice in turn: what is known by then must not get in the way.
+    # Twice: the launches that are known by then must not be mistaken for others.
     for _ in range(2):
         for change in CHANGES:
             for values in (PLAIN, {**PLAIN, "BLOCK": 128}, {**PLAIN, "num_warps": 2}):
@@ -102,7 +102,7 @@ def test_what_triton_compiles_anew_is_never_launched_as_something_else() -> None
                 ours = launched(launch, args, values)
                 assert ours == launched(None, args, values), change
                 functions.append(ours[4])
-    # 48 and 64 are multiples of 16, as addresses four floats apart are, and of `free` only the width counts.
+    # 48 and 64 are both multiples of 16. Addresses four floats apart are both aligned. Of `free` only the width counts.
     assert len(set(functions)) == 3 * (len(CHANGES) - 3)
 
 
@@ -139,7 +139,7 @@ def test_a_function_in_the_place_of_hooks_is_called(monkeypatch: pytest.MonkeyPa
 
 
 class Kernel:
-    """What is no compiled kernel: interpreted, tunable."""
+    """A kernel that is not compiled, such as an interpreted or tunable one."""
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         return lambda *args, **values: setattr(self, "call", (grid, args, values))

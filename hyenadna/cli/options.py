@@ -26,7 +26,7 @@ class _Config(Protocol):
 Config = TypeVar("Config", bound=_Config)
 
 
-class OptionParser(ArgumentParser):
+class _OptionParser(ArgumentParser):
     """Reports a wrong option in one line, as all other bad input, in place of the whole usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -54,7 +54,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, ArgumentParser().formatte
         return re.sub(r"type: Literal\[.*?\], ", "", text).replace("default: null", "default: none")
 
 
-def make_parser(verb: str, description: str, example: str, kind: type[Any] | None = None) -> OptionParser:
+def make_parser(verb: str, description: str, example: str, kind: type[Any] | None = None) -> _OptionParser:
     """The parser of one verb, with an example at the end of its help.
 
     Args:
@@ -63,7 +63,7 @@ def make_parser(verb: str, description: str, example: str, kind: type[Any] | Non
         example: command lines, the further ones indented by two spaces.
         kind: dataclass whose fields are the options. ``--config`` reads them from YAML.
     """
-    parser = OptionParser(
+    parser = _OptionParser(
         prog=f"hyenadna {verb}",
         allow_abbrev=False,
         description=textwrap.fill(description, 100),
@@ -84,7 +84,7 @@ def make_parser(verb: str, description: str, example: str, kind: type[Any] | Non
     return parser
 
 
-def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) -> tuple[Config, Any]:
+def parse_config(parser: _OptionParser, kind: type[Config], argv: Sequence[str]) -> tuple[Config, Any]:
     """Read the options of a dataclass from the command line and from YAML (``--config``), and check them.
 
     Args:
@@ -115,7 +115,7 @@ def parse_config(parser: OptionParser, kind: type[Config], argv: Sequence[str]) 
     return config, parsed
 
 
-def _required(parser: OptionParser) -> list[str]:
+def _required(parser: _OptionParser) -> list[str]:
     return [action.option_strings[0] for action in parser._actions if getattr(action, "required", False)]
 
 

@@ -37,7 +37,7 @@ from hyenadna.common.run_layout import (
 _LEFTOVER = leftovers(rf"step-\d{{8,}}|{MODEL_FOLDER}|{CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE}")
 
 
-class Saves(Protocol):
+class _Saves(Protocol):
     """A model or tokenizer of transformers."""
 
     def save_pretrained(self, save_directory: str, /) -> Any:
@@ -127,7 +127,7 @@ class RunFolder:
                 f"{self.path / CONFIG_FILE} and leave out {options}; or choose another `out`"
             )
 
-    def save(self, step: int, model: Saves, state: Mapping[str, Any], *, keep: int) -> Path:
+    def save(self, step: int, model: _Saves, state: Mapping[str, Any], *, keep: int) -> Path:
         """Write the checkpoint of a step, and remove older ones.
 
         Args:
@@ -154,7 +154,7 @@ class RunFolder:
                 remove_dir(old)
         return final
 
-    def save_model(self, model: Saves, tokenizer: Saves) -> Path:
+    def save_model(self, model: _Saves, tokenizer: _Saves) -> Path:
         """Write the finished model and its tokenizer, and replace an earlier one.
 
         Raises:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-# Threads that wait for each other sleep. By default they spin, which takes the processor from the tests beside them:
-# test_mixer.py and test_short_conv.py took 76 s of processor time so, and take 7 s now. Read when torch is loaded.
+# Let waiting threads sleep. By default they spin, and take the processor from parallel tests: test_mixer.py and
+# test_short_conv.py took 76 s of processor time and now take 7 s. torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch

@@ -178,9 +178,10 @@ def compile_source(nvcc: str, source: Path, arch: int) -> list[tuple[Case, Resou
 
 
 def _ptxas_output(nvcc: str, source: Path, arch: int) -> str:
-    """What the compilers print. It is kept by everything that decides it: a source that has not changed costs nothing.
+    """The output of the compilers for one source and architecture.
 
-    Triton keeps what it has compiled in the same way.
+    It is kept in the user's cache, under a hash of nvcc's version, the flags, the source and all headers. So a source is
+    compiled again only after a change.
     """
     command = [nvcc, *_build.NVCC_FLAGS, "-cubin", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
     headers = sorted(path for path in _build.CSRC.rglob("*") if path.suffix in (".h", ".cuh"))
@@ -195,7 +196,7 @@ def _ptxas_output(nvcc: str, source: Path, arch: int) -> str:
     output = done.stdout + done.stderr
     if done.returncode:
         raise RuntimeError(f"nvcc failed on {source.name} for sm_{arch}:\n{output[-4000:]}")
-    # Where nothing can be written, it is compiled again the next time.
+    # If nothing can be written, the next call compiles again.
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         draft = kept.with_name(f".{kept.name}.{os.getpid()}")

@@ -180,8 +180,8 @@ def compile_source(nvcc: str, source: Path, arch: int) -> list[tuple[Case, Resou
 def _ptxas_output(nvcc: str, source: Path, arch: int) -> str:
     """The output of the compilers for one source and architecture.
 
-    It is kept in the user's cache, under a hash of nvcc's version, the flags, the source and all headers. So a source is
-    compiled again only after a change.
+    It is kept in the user's cache, under a hash of nvcc's version, the flags, the source and all headers. A source is
+    compiled again only after one of these has changed.
     """
     command = [nvcc, *_build.NVCC_FLAGS, "-cubin", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
     headers = sorted(path for path in _build.CSRC.rglob("*") if path.suffix in (".h", ".cuh"))

@@ -9,14 +9,13 @@ import argparse
 import json
 import platform
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 from hyena_kernels.backend import describe
-from hyenadna.cli.main import with_dashes
+from hyenadna.cli.main import one_line_errors
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.options import check_values
@@ -199,14 +198,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything")
     parser.add_argument("--steps", type=int, default=900, help="optimizer steps")
     args = parser.parse_args()
-    try:
+    with one_line_errors("the demo"):
         run(args.out, args.fasta, steps=args.steps)
-    except InputError as error:
-        print(f"error: {with_dashes(' '.join(str(error).split()))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from hyena_kernels.backend import describe
 from hyenadna.cli.main import one_line_errors
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
-from hyenadna.common.options import check_values
 from hyenadna.common.run_layout import CONFIG_FILE
 from hyenadna.data import genome as genomes
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_fraction, write_bed
@@ -89,7 +88,7 @@ def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int 
         checkpoint_every=max(1, steps // 3),
         threads=threads,
     )
-    check_values(config)
+    config.check_values()
     is_new = not out.exists()
     marker = out / _MARKER
     if not is_new and not marker.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.options import Options
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -43,8 +44,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(options: Any) -> dict[str, Any]:
     """A dataclass as a dict for YAML, with paths as strings."""
-    return {
-        name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()
-    }
+    values = dataclasses.asdict(options)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def settings(options: Options) -> dict[str, Any]:
+    """The options that decide the result of a run, as :func:`plain` gives them."""
+    return {name: value for name, value in plain(options).items() if name not in options.runtime}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -16,10 +15,10 @@ from hyenadna.common.options import (
     AtLeast1,
     Fraction,
     InputPath,
+    NewFolder,
     NonNegative,
+    Options,
     Positive,
-    check_inputs,
-    check_values,
     listed,
 )
 from hyenadna.data.inputs import AnyGenome
@@ -32,12 +31,9 @@ Method = Literal["full", "frozen", "lora", "scratch", "soft-prompt", "few-shot"]
 PROMPTED_METHODS = ("soft-prompt", "few-shot")
 """Methods in which a language model answers with a letter."""
 
-RUNTIME_OPTIONS = ("out", "resume", "jobs", "threads", "device")
-"""Options that may change when a stopped run is resumed."""
-
 
 @dataclass
-class FinetuneConfig:
+class FinetuneConfig(Options):
     """The labelled data, the model and the training.
 
     Args:
@@ -103,7 +99,7 @@ class FinetuneConfig:
     """
 
     data: InputPath
-    out: Path
+    out: NewFolder
     model: Checkpoint | None = None
     method: Method = "full"
     task: Task = "classification"
@@ -149,13 +145,14 @@ class FinetuneConfig:
     device: str = "auto"
     autocast: Autocast = "auto"
     threads: AtLeast1 | None = None
+    runtime = ("out", "resume", "jobs", "threads", "device")
 
     def check(self) -> None:
-        """Raise InputError for values that make no run with the preset, and for inputs that do not exist."""
-        apply_preset(self)._check()
+        """Raise InputError if a value, or one of the preset, does not fit, or an input does not exist."""
+        Options.check(apply_preset(self))
 
-    def _check(self) -> None:
-        check_values(self)
+    def check_together(self) -> None:
+        """Raise InputError for values that do not go together."""
         if (self.method == "scratch") == (self.model is not None):
             raise InputError(f"`method` {self.method}: {'leave out' if self.model else 'needs a'} `model`")
         if self.metric is not None and self.metric not in METRICS[self.task]:
@@ -178,9 +175,6 @@ class FinetuneConfig:
             raise InputError("`reverse_complement`: the labels of bases have a strand; leave it out for `task` token")
         if self.crop and self.task == "token":
             raise InputError("`crop`: the labels of bases are not cut with them; leave it out for `task` token")
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise InputError(f"`out` {self.out}: exists already; choose a folder that does not exist, or is empty")
-        check_inputs(self)
         if self.method == "scratch":
             short_name(self.size)
 

@@ -25,13 +25,13 @@ from hyenadna.common.choices import DEFAULT_METRIC
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir
 from hyenadna.common.progress import StepBar
-from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, plain
+from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, settings
 from hyenadna.common.vocab import PAD_ID
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, label_tensor
-from hyenadna.finetuning.config import RUNTIME_OPTIONS, FinetuneConfig, apply_preset
+from hyenadna.finetuning.config import FinetuneConfig, apply_preset
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
@@ -58,8 +58,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     config = apply_preset(config)
     config.check()
     metric = config.metric or DEFAULT_METRIC[config.task]
-    settings = {name: value for name, value in plain(config).items() if name not in RUNTIME_OPTIONS}
-    folders = RunFolders(config.out, settings, resume=config.resume, lower_is_better=metric == "mse")
+    folders = RunFolders(config.out, settings(config), resume=config.resume, lower_is_better=metric == "mse")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)

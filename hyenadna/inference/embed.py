@@ -10,7 +10,7 @@ import torch
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
-from hyenadna.common.run_layout import plain
+from hyenadna.common.run_layout import settings
 from hyenadna.data.sequences import check_windows
 from hyenadna.data.sources import Record, open_sequences
 from hyenadna.inference.config import EmbedConfig
@@ -47,9 +47,7 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
         label_column=config.label_column,
         progress=progress,
     ) as sequences:
-        changing = ("batch_size", "resume", "device", "out")
-        settings = {name: value for name, value in plain(config).items() if name not in changing}
-        parts = Parts(config.out, settings, resume=config.resume)
+        parts = Parts(config.out, settings(config), resume=config.resume)
         done = parts.done()
         records = islice(sequences, done, None)
         try:

@@ -20,12 +20,7 @@ Autocast = Literal["auto", "off", "bfloat16", "float16"]
 Precision = Literal["float32", "float64"]
 """Precision of a model's weights and activations."""
 
-DEFAULT_METRIC = {
-    "classification": "accuracy",
-    "multilabel": "auroc",
-    "regression": "pearson",
-    "token": "accuracy",
-}
+DEFAULT_METRIC = {"classification": "accuracy", "multilabel": "auroc", "regression": "pearson", "token": "accuracy"}
 """Metric that decides on the best epoch, by task."""
 
 METRICS = {

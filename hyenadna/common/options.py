@@ -47,16 +47,13 @@ class Output:
 OutputFile = Annotated[Path, Output(lambda path: "is a folder; choose a file" if path.is_dir() else "")]
 """A file to write. It may exist."""
 
-NewFolder = Annotated[
-    Path,
-    Output(
-        lambda path: (
-            ""
-            if not path.exists() or (path.is_dir() and not any(path.iterdir()))
-            else "exists already; choose a folder that does not exist, or is empty"
-        )
-    ),
-]
+
+def _new_folder(path: Path) -> str:
+    is_new = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    return "" if is_new else "exists already; choose a folder that does not exist, or is empty"
+
+
+NewFolder = Annotated[Path, Output(_new_folder)]
 """A folder to write. It must not exist, or be empty."""
 
 

@@ -82,9 +82,7 @@ def training_curves(
             )
             seen.append(final[:, 1])
             labels.append((final[-1, 1], f"at the end: {final[-1, 1]:.4f}", MODEL))
-        low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
-        margin = 0.04 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
+        _show_all(axes, seen, 0.04)
         last_step = max(float(curve[-1, 0]) for curve in (train, valid, final) if curve.size)
         axes.set_xlim(0, last_step or 1)
         axes.set_xlabel("optimizer steps")
@@ -175,9 +173,7 @@ def perplexity_by_position(
             axes.axhline(baseline, color=BEST, linewidth=0.8, linestyle=DASHES)
             labels.append((baseline, f"best Markov: {baseline:.4f}", BEST))
             seen.append(np.array([baseline]))
-        low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
-        margin = 0.05 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
+        _show_all(axes, seen, 0.05)
         axes.set_xscale("log", base=2)
         axes.set_xlim(1, max(len(values), 2))
         ticks = 2 ** np.arange(0, int(np.log2(len(values))) + 1)
@@ -187,6 +183,13 @@ def perplexity_by_position(
         axes.set_ylabel("perplexity")
         _label_right(figure, axes, labels)
     return Path(out)
+
+
+def _show_all(axes: Axes, seen: Sequence[np.ndarray], margin: float) -> None:
+    """Set the limits of the y axis to those of the values, with a margin as a fraction of their range."""
+    low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
+    space = margin * (high - low) or 0.1
+    axes.set_ylim(low - space, high + space)
 
 
 def _smooth(perplexity: np.ndarray) -> np.ndarray:

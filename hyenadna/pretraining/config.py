@@ -115,16 +115,7 @@ class PretrainConfig(Options):
     checkpoint_every: AtLeast1 = 500
     keep: AtLeast1 = 2
 
-    runtime = (
-        "out",
-        "gradient_checkpointing",
-        "device",
-        "threads",
-        "workers",
-        "log_every",
-        "checkpoint_every",
-        "keep",
-    )
+    runtime = ("out", "gradient_checkpointing", "device", "threads", "workers", "log_every", "checkpoint_every", "keep")
 
     def check_together(self) -> None:
         """Raise InputError for values that do not go together."""

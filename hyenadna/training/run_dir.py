@@ -45,25 +45,20 @@ class _Saves(Protocol):
 
 
 class RunFolder:
-    """A training run's folder. The docstring of the module lists its content."""
+    """A training run's folder. The docstring of the module lists its content.
+
+    Attributes:
+        path: the folder.
+        metrics: the JSONL file of metrics, with a row every few steps and one for every validation.
+        splits: BED of the training, validation and test intervals.
+        model: the folder of the finished model.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def metrics(self) -> Path:
-        """The JSONL file of metrics, with a row every few steps and one for every validation."""
-        return self.path / METRICS_FILE
-
-    @property
-    def splits(self) -> Path:
-        """BED of the training, validation and test intervals."""
-        return self.path / SPLITS_FILE
-
-    @property
-    def model(self) -> Path:
-        """The folder of the finished model."""
-        return self.path / MODEL_FOLDER
+        self.metrics = path / METRICS_FILE
+        self.splits = path / SPLITS_FILE
+        self.model = path / MODEL_FOLDER
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first. A folder has this name only while it is complete."""
@@ -210,8 +205,5 @@ class RunFolder:
             if not isinstance(reason, OSError | SafetensorError):
                 raise
             raise write_error(
-                self.path,
-                reason,
-                advice="choose another `out`",
-                if_full="free some space and continue with `resume`",
+                self.path, reason, advice="choose another `out`", if_full="free some space and continue with `resume`"
             ) from error

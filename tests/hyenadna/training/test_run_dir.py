@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import Options
 from hyenadna.common.run_layout import FINAL_KEY, plain, read_metrics
-from hyenadna.training import run_dir as run_folder
 from hyenadna.training.run_dir import RunFolder
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -45,8 +45,7 @@ class EmbeddingsPlot(Options):
     probe_by_contig: bool = False
     seed: int = 0
 
-    def check_together(self) -> None:
-        """Raise InputError for values that draw nothing."""
+    def _check_together(self) -> None:
         for name in ("neighbors", "min_dist"):
             if not getattr(self, name):
                 raise InputError(f"`{name}`: give at least one number")
@@ -77,8 +76,7 @@ class ResultsPlot(Options):
     results: list[Path]
     out: PngFile
 
-    def check_together(self) -> None:
-        """Raise InputError without folders, and for folders without results."""
+    def _check_together(self) -> None:
         if not self.results:
             raise InputError("`results`: give at least one folder")
         for folder in self.results:
@@ -108,8 +106,7 @@ class MutagenesisPlot(Options):
     batch_size: AtLeast1 = 16
     device: str = "auto"
 
-    def check_together(self) -> None:
-        """Raise InputError for a region that cannot be read."""
+    def _check_together(self) -> None:
         self.interval()
 
     def interval(self) -> tuple[str, int, int]:

@@ -1,7 +1,7 @@
 """The base of the option classes, and the rules that are written beside their fields.
 
 A field says what it takes in its type: ``Literal["mean", "last"]``, ``Annotated[int, Ge(1)]``, or ``InputFile`` for a
-path that must exist. Rules between fields stay in the class's own ``check_together``.
+path that must exist. Rules between fields stay in the class's own ``_check_together``.
 
 pydantic would do the same. It takes as long to import as everything else that ``--help`` needs, and its errors fill
 several lines.
@@ -95,7 +95,7 @@ class Options:
     def check(self) -> None:
         """Raise InputError if a value does not fit, or an input does not exist."""
         self.check_values()
-        self.check_together()
+        self._check_together()
         for _, value, rules in _rules(self):
             for rule in rules:
                 if isinstance(rule, Input):
@@ -112,7 +112,7 @@ class Options:
             if problem := _problem(value, rules):
                 raise InputError(f"`{name}` {value}: {problem}")
 
-    def check_together(self) -> None:
+    def _check_together(self) -> None:
         """Raise InputError for values that do not go together."""
 
 

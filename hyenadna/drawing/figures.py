@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.run_layout import FINAL_KEY
 from hyenadna.common.score import Score
 from hyenadna.drawing.style import BASELINE, BEST, DASHES, LABEL_SIZE, MODEL, RULE, TITLE_SIZE, TRAIN, png_figure
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_FINAL = "final_valid_perplexity"
-"""Key of the last row of a finished run. This validation has more windows than the others, so it is a point apart."""
 _CHANCE = Score(perplexity=4.0, accuracy=0.25, count=0)
 """The score of a random choice among four nucleotides."""
 
@@ -39,12 +38,10 @@ def training_curves(
         InputError: no row has a perplexity, or ``out`` cannot be written.
         ImportError: matplotlib is absent; the message names the extra.
     """
-    train = np.array([(row["step"], row["perplexity"]) for row in metrics if "perplexity" in row], dtype=np.float64)
-    valid = np.array(
-        [(row["step"], row["valid_perplexity"]) for row in metrics if "valid_perplexity" in row and _FINAL not in row],
-        dtype=np.float64,
-    )
-    final = np.array([(row["step"], row[_FINAL]) for row in metrics if _FINAL in row], dtype=np.float64)
+    train = _curve(metrics, "perplexity")
+    # The last validation has more windows than the others, so it is a point apart.
+    valid = _curve([row for row in metrics if FINAL_KEY not in row], "valid_perplexity")
+    final = _curve(metrics, FINAL_KEY)
     if not train.size and not valid.size and not final.size:
         raise InputError(f"{out}: nothing to plot, the metrics have no perplexity yet; train for some steps first")
     baselines = baselines or {}
@@ -185,6 +182,11 @@ def perplexity_by_position(
     return Path(out)
 
 
+def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """float64 ``(n, 2)``: step and value of every row that has the key."""
+    return np.array([(row["step"], row[key]) for row in metrics if key in row], dtype=np.float64)
+
+
 def _show_all(axes: Axes, seen: Sequence[np.ndarray], margin: float) -> None:
     """Set the limits of the y axis to those of the values, with a margin as a fraction of their range."""
     low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
@@ -219,7 +221,7 @@ def _token_axis(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Add an axis of tokens on top, if the log has them. Batches may grow, so the axis need not be linear in steps."""
     from matplotlib.ticker import MaxNLocator
 
-    rows = np.array([(row["step"], row["tokens"]) for row in metrics if "tokens" in row], dtype=np.float64)
+    rows = _curve(metrics, "tokens")
     if not rows.size or rows[-1, 1] < 1:
         return
     steps, tokens = np.unique(np.concatenate([[(0.0, 0.0)], rows]), axis=0).T

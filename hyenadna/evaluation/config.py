@@ -55,7 +55,6 @@ class EvaluateConfig(Options):
     metrics: InputFile | None = None
     device: str = "auto"
 
-    def check_together(self) -> None:
-        """Raise InputError for values that do not go together."""
+    def _check_together(self) -> None:
         if self.bed is not None and (self.contigs or self.exclude):
             raise InputError("give the held-out part by `bed`, or by `contigs` and `exclude`, but not by both")

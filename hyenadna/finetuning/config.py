@@ -46,8 +46,9 @@ class FinetuneConfig(Options):
             random weights. soft-prompt trains vectors before a frozen language model, which answers with a letter.
             few-shot shows demonstrations in the context, and trains the model to use them.
         task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
-        preset: Published task. Its hyperparameters, length and metric replace the defaults, and its published figure is
-            printed beside the result.
+        preset: Published task, such as gb-nontata-promoters or nt-H3; any other word lists them all. Its
+            hyperparameters, length and metric replace the defaults, and its published figure is printed beside the
+            result.
         format: Layout of the data. auto recognises it.
         sequence_column: Column of a table that holds the sequence.
         label_columns: Columns of a table that hold the labels.
@@ -63,8 +64,8 @@ class FinetuneConfig(Options):
         pooling: mean over the bases, or the last or first position.
         epochs: Greatest number of passes over the training examples.
         patience: Epochs without a better validation after which training stops.
-        metric: Metric that decides on the best epoch. The default is accuracy, auroc for multilabel, pearson for
-            regression.
+        metric: Metric that decides on the best epoch: accuracy, mcc, f1_macro, f1_binary, auroc, auprc, pearson,
+            spearman or mse, as the task allows. The default is accuracy, auroc for multilabel, pearson for regression.
         batch_size: Sequences at a time.
         lr: Peak learning rate.
         min_lr_factor: Learning rate at the end, as a factor of the peak.
@@ -83,7 +84,8 @@ class FinetuneConfig(Options):
         prompt_tokens: Number of vectors of --method soft-prompt, 2 to 32,000.
         shots: Demonstrations of each class in training, with --method few-shot.
         eval_shots: Demonstrations of each class in the test, with one result for each number.
-        size: Published size, with --method scratch.
+        size: Published size, with --method scratch: tiny-1k, tiny-1k-d256, tiny-16k, small-32k, medium-160k,
+            medium-450k or large-1m.
         d_model: Width, in place of the size's.
         n_layer: Number of layers, in place of the size's.
         max_seq_len: Longest sequence, in place of the size's.
@@ -147,12 +149,16 @@ class FinetuneConfig(Options):
     threads: AtLeast1 | None = None
     runtime = ("out", "resume", "jobs", "threads", "device")
 
+    @property
+    def chosen_metric(self) -> str:
+        """The metric that decides on the best epoch."""
+        return self.metric or METRICS[self.task][0]
+
     def check(self) -> None:
         """Raise InputError if a value, or one of the preset, does not fit, or an input does not exist."""
         Options.check(apply_preset(self))
 
-    def check_together(self) -> None:
-        """Raise InputError for values that do not go together."""
+    def _check_together(self) -> None:
         if (self.method == "scratch") == (self.model is not None):
             raise InputError(f"`method` {self.method}: {'leave out' if self.model else 'needs a'} `model`")
         if self.metric is not None and self.metric not in METRICS[self.task]:

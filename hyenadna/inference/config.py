@@ -11,7 +11,7 @@ from annotated_types import Gt, Le
 from hyenadna.common.choices import Pooling, Precision, ScoreMode
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import AtLeast0, AtLeast1, InputFile, NonNegative, Options, Output, OutputFile
-from hyenadna.data.inputs import AnyGenome
+from hyenadna.data.inputs import AnyGenome, InputFasta
 from hyenadna.model.locate import Checkpoint
 
 EmbeddingsFile = Annotated[
@@ -46,7 +46,7 @@ class EmbedConfig(Options):
 
     model: Checkpoint
     out: EmbeddingsFile
-    fasta: InputFile | None = None
+    fasta: InputFasta | None = None
     bed: InputFile | None = None
     genome: AnyGenome | None = None
     table: InputFile | None = None
@@ -64,8 +64,7 @@ class EmbedConfig(Options):
     seed: int = 0
     runtime = ("batch_size", "resume", "device", "out")
 
-    def check_together(self) -> None:
-        """Raise InputError for values that do not go together."""
+    def _check_together(self) -> None:
         if sum(source is not None for source in (self.fasta, self.bed, self.table)) != 1:
             raise InputError("give one of `fasta`, `bed` and `table` to embed")
         if (self.bed is None) != (self.genome is None):
@@ -104,7 +103,7 @@ class ScoreConfig(Options):
 
     model: Checkpoint
     out: OutputFile
-    fasta: InputFile | None = None
+    fasta: InputFasta | None = None
     table: InputFile | None = None
     sequence_column: str = "sequence"
     vcf: InputFile | None = None
@@ -119,8 +118,7 @@ class ScoreConfig(Options):
     precision: Precision = "float64"
     device: str = "auto"
 
-    def check_together(self) -> None:
-        """Raise InputError for values that do not go together."""
+    def _check_together(self) -> None:
         if sum(source is not None for source in (self.fasta, self.table, self.vcf)) != 1:
             raise InputError("give one of `fasta`, `table` and `vcf` to score")
         if (self.vcf is None) != (self.genome is None):
@@ -146,15 +144,14 @@ class PredictConfig(Options):
 
     model: Checkpoint
     out: OutputFile
-    fasta: InputFile | None = None
+    fasta: InputFasta | None = None
     table: InputFile | None = None
     sequence_column: str = "sequence"
     reverse_complement: bool = False
     batch_size: AtLeast1 = 32
     device: str = "auto"
 
-    def check_together(self) -> None:
-        """Raise InputError for values that do not go together."""
+    def _check_together(self) -> None:
         if (self.fasta is None) == (self.table is None):
             raise InputError("give one of `fasta` and `table` to predict")
 
@@ -184,7 +181,7 @@ class GenerateConfig(Options):
     model: Checkpoint
     out: OutputFile
     prompt: str | None = None
-    prompt_fasta: InputFile | None = None
+    prompt_fasta: InputFasta | None = None
     length: AtLeast1 = 100
     count: AtLeast1 = 1
     temperature: NonNegative = 1.0
@@ -197,8 +194,7 @@ class GenerateConfig(Options):
     precision: Precision = "float32"
     device: str = "auto"
 
-    def check_together(self) -> None:
-        """Raise InputError for values that do not go together."""
+    def _check_together(self) -> None:
         if (self.prompt is None) == (self.prompt_fasta is None):
             raise InputError(
                 "give one of `prompt` and `prompt_fasta`: the model has no start token and needs a base to continue"

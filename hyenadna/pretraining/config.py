@@ -35,7 +35,8 @@ class PretrainConfig(Options):
         max_n_fraction: Greatest fraction of N in a training window.
         reverse_complement: Reverse complement half of the windows.
         n_to_pad: Replace N by [PAD], as the published pretraining did. N is never a target.
-        size: Published size to start from, such as tiny-1k or large-1m.
+        size: Published size to start from: tiny-1k, tiny-1k-d256, tiny-16k, small-32k, medium-160k, medium-450k or
+            large-1m.
         d_model: Width, in place of the size's.
         n_layer: Number of layers, in place of the size's.
         max_seq_len: Longest sequence that the model takes, in place of the size's. Its filters depend on it.
@@ -117,8 +118,7 @@ class PretrainConfig(Options):
 
     runtime = ("out", "gradient_checkpointing", "device", "threads", "workers", "log_every", "checkpoint_every", "keep")
 
-    def check_together(self) -> None:
-        """Raise InputError for values that do not go together."""
+    def _check_together(self) -> None:
         if self.bed is not None and (self.valid_contigs or self.test_contigs):
             raise InputError(
                 "give the held-out parts by `bed`, or by `valid_contigs` and `test_contigs`, but not by both"

@@ -78,7 +78,7 @@ def prepare(argv: Sequence[str]) -> None:
     parser = make_parser(
         "prepare",
         "Tokenise a FASTA (plain, gzip or bgzip) once, into a folder of memory-mapped tokens and an index. Lower case "
-        "is read as upper case, IUPAC ambiguity codes become N and are counted.",
+        "is read as upper case. IUPAC ambiguity codes become N and are counted.",
         "hyenadna prepare genome.fa.gz --out genome",
     )
     parser.add_argument("fasta", type=Path, help="FASTA with the genome.")

@@ -345,6 +345,8 @@ def test_pretrain_refuses_bad_input_in_one_line(
         (["predict", "--model", "m", "--out", "x"], "give one of --fasta and --table to predict"),
         (["score", "--model", "m", "--out", "x"], "give one of --fasta, --table and --vcf to score"),
         (["score", "--model", "m", "--out", "x", "--fasta", "absent.fa"], "no checkpoint at m: no such file or folder"),
+        (["predict", "--model", "a/b", "--out", "x", "--fasta", "prepared"], "prepared: is a genome of `hyenadna prep"),
+        (["generate", "--model", "a/b", "--out", "x", "--prompt_fasta", "prepared"], "prepared: is a genome of `hyen"),
         (["embed", "--model", "m", "--out", "x.npz"], "give one of --fasta, --bed and --table to embed"),
         (["plot", "fly"], "unknown kind 'fly': choose one of embeddings, training, results, mutagenesis"),
         (["plot", "embeddings", "--out", "x.png"], "required and missing: --embeddings (see hyenadna plot embeddings "),
@@ -365,6 +367,8 @@ def test_other_verbs_refuse_bad_input_in_one_line(
     monkeypatch.chdir(tmp_path)
     Path("protein.fa").write_text(">p\nMEEPQ\n")
     Path("empty.fa").write_text("")
+    Path("prepared").mkdir()
+    Path("prepared", "index.json").write_text("{}")
     before = sorted(tmp_path.iterdir())
     failed = call(*words)
     assert (failed.code, failed.out) == (2, "")

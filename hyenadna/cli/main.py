@@ -197,7 +197,7 @@ def doctor(argv: Sequence[str]) -> None:
     except ImportError as error:
         print(f"hyena_kernels cannot be imported: {error}")
     print()
-    for name in _PACKAGES:
+    for name in _PACKAGES.split():
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -205,19 +205,8 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 _PACKAGES = (
-    "torch",
-    "numpy",
-    "transformers",
-    "safetensors",
-    "jsonargparse",
-    "PyYAML",
-    "tqdm",
-    "matplotlib",
-    "polars",
-    "scikit-learn",
-    "umap-learn",
-    "peft",
-    "tensorboard",
+    "torch numpy transformers safetensors jsonargparse PyYAML tqdm matplotlib polars scikit-learn umap-learn peft "
+    "tensorboard"
 )
 
 

@@ -75,7 +75,7 @@ pre { padding: .6rem .8rem; background: #f5f5f5; white-space: pre-wrap; overflow
 <figcaption>{{ image.caption }}</figcaption></figure>
 {% endfor %}
 {% if commands %}
-<h2>How to go on</h2>
+<h2>Next steps</h2>
 {% for command in commands %}
 <p>{{ command.purpose }}</p>
 <pre>{{ command.line }}</pre>

@@ -76,7 +76,7 @@ class FinetuneConfig(Options):
             in place of the weights. 0 is none.
         balanced: Draw every class equally often.
         reverse_complement: Train on half of the sequences as their reverse complement, and average both in prediction.
-        crop: Most bases that training cuts from each end of a sequence. The number is drawn anew each time, so that the
+        crop: Most bases that training cuts from each end of a sequence. The number is drawn each time, so that the
             model cannot learn positions by heart. At least one base stays. Demonstrations of few-shot are not cut.
         lm_weight: Weight of the next-nucleotide loss that is added to the loss of the labels (0.5 in equation 5 of
             Radford et al. 2018). 0 is none. It uses the checkpoint's language head, or a new one that is not saved.

@@ -438,17 +438,22 @@ def test_a_bug_is_not_called_bad_input(monkeypatch: pytest.MonkeyPatch, error: E
         cli.main(["doctor"])
 
 
-def test_the_module_is_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hyenadna", "prepare", "absent.fa", "--out", str(tmp_path / "x")]
-    # Bytes that Python cannot decode would come from a bar or a traceback.
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False
+def python(*words: str, cwd: Path, without: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs Python in a process of its own, with this package on its path and one variable unset."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop(without, None)
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"error: absent.fa: no such file\n")
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    done = python("-m", "hyenadna", "prepare", "absent.fa", "--out", str(tmp_path / "x"), cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: absent.fa: no such file\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_tells_what_is_missing() -> None:
+def test_doctor_tells_what_is_missing(tmp_path: Path) -> None:
     """Of a package that is absent neither the module nor its metadata is found."""
     script = """
 import sys
@@ -466,9 +471,7 @@ import hyenadna_command
 from hyenadna.cli.main import main
 main(["doctor"])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    done = python("-c", script, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert {f"{name} not installed" for name in ("PyYAML", "jsonargparse", "tqdm", "transformers")} <= {*lines}
@@ -516,13 +519,11 @@ LIGHT = {
 @pytest.mark.parametrize("case", LIGHT)
 def test_help_and_a_missing_file_are_instant(case: str, tiny_genome: Path, tmp_path: Path) -> None:
     code, words = LIGHT[case]
-    command = [sys.executable, "-c", MEASURE, *(str(tiny_genome) if word == "GENOME" else word for word in words)]
-    # Bytecode is kept, as it is for whoever installed the package.
-    unset = ("PYTHONDONTWRITEBYTECODE",)
-    environment = {**{name: value for name, value in os.environ.items() if name not in unset}, "PYTHONPATH": str(ROOT)}
+    words = [str(tiny_genome) if word == "GENOME" else word for word in words]
     seconds: list[float] = []
     while not seconds or (min(seconds) > 0.7 and len(seconds) < 3):
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        # Bytecode is kept, as it is for whoever installed the package.
+        done = python("-c", MEASURE, *words, cwd=tmp_path, without="PYTHONDONTWRITEBYTECODE")
         assert done.returncode == code, done.stderr
         *message, measured = done.stderr.splitlines()
         time, *heavy = measured.split()
@@ -550,16 +551,12 @@ print(type(AutoConfig.for_model("hyenadna")).__name__, hyenadna.HyenaDNAConfig._
 def test_a_script_of_any_name_gets_the_classes(words: list[str], tmp_path: Path) -> None:
     # The script's folder comes first on the path, where hyenadna.py would hide the package.
     (tmp_path / words[0]).write_text(f"import sys; sys.path.pop(0)\n{WHOLE}")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = python(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "HyenaDNAConfig HyenaDNAConfig\n"), done.stderr
 
 
 def test_prepare_needs_neither_torch_nor_transformers(tiny_fasta: Path, tmp_path: Path) -> None:
     script = "import hyenadna_command, sys; hyenadna_command.main(); "
     script += "sys.exit(len({'torch', 'transformers'} & {*sys.modules}))"
-    command = [sys.executable, "-c", script, "prepare", str(tiny_fasta), "--out", str(tmp_path / "genome")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", script, "prepare", str(tiny_fasta), "--out", str(tmp_path / "genome"), cwd=tmp_path)
     assert (done.returncode, done.stdout[:18]) == (0, "tiny.fa: 3 contigs"), done.stderr

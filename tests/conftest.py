@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Threads that wait for each other sleep. By default they spin, which takes the processor from the tests beside them:
+# test_mixer.py and test_short_conv.py took 76 s of processor time so, and take 7 s now. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]

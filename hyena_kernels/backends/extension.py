@@ -39,20 +39,28 @@ def _release() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
 
 
-@functools.cache
-def cache_folder() -> Path:
-    """Where :func:`build_ext` keeps the libraries of this version, its sources, this torch and this machine.
+def cache_root() -> Path:
+    """Where this user's compiled files are kept: ``HYENA_CACHE``, by default ``hyena_kernels`` in the user's cache.
 
-    It is a folder in ``HYENA_CACHE``, by default ``hyena_kernels`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
+    The user's cache is ``XDG_CACHE_HOME``, by default ``~/.cache``.
     """
     root = os.environ.get("HYENA_CACHE")
     if not root:
         caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         root = os.path.join(caches, "hyena_kernels")
+    return Path(root).absolute()
+
+
+@functools.cache
+def cache_folder() -> Path:
+    """Where :func:`build_ext` keeps the libraries of this version, its sources, this torch and this machine.
+
+    It is a folder in :func:`cache_root`.
+    """
     release = ".".join(map(str, _release()))
     cuda = "cpu" if torch.version.cuda is None else f"cu{torch.version.cuda}"
     machine = f"{platform.system()}-{platform.machine()}".lower()
-    return Path(root).absolute() / f"{__version__}-torch{release}-{cuda}-{machine}-{_build.source_hash()}"
+    return cache_root() / f"{__version__}-torch{release}-{cuda}-{machine}-{_build.source_hash()}"
 
 
 def _places(backend: str) -> list[Path]:

@@ -8,6 +8,8 @@ Needs nvcc of CUDA 12 or newer: on the PATH, in CUDA_HOME or in /usr/local/cuda.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyena_kernels import _build
+from hyena_kernels.backends.extension import cache_root
 from hyena_kernels.testing.resources.occupancy import ARCHITECTURES, Resources, occupancy
 from hyena_kernels.testing.resources.report import Report, Table, faults
 
@@ -165,21 +168,40 @@ def compile_source(nvcc: str, source: Path, arch: int) -> list[tuple[Case, Resou
     Raises:
         RuntimeError: nvcc failed. The message contains its output.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        gencode = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-        command = [nvcc, *_build.NVCC_FLAGS, "-cubin", gencode, "-Xptxas", "-v", str(source)]
-        command += ["-o", str(Path(folder) / "kernels.cubin")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    output = done.stdout + done.stderr
-    if done.returncode:
-        raise RuntimeError(f"nvcc failed on {source.name} for sm_{arch}:\n{output[-4000:]}")
     measured = []
-    for entry in _ENTRY.finditer(output):
+    for entry in _ENTRY.finditer(_ptxas_output(nvcc, source, arch)):
         registers, stack = int(entry["registers"]), max(int(entry["stack"]), int(entry["spill"]))
         for case in cases(entry["name"]):
             share = occupancy(arch, registers, case.threads, case.shared_bytes)
             measured.append((case, Resources(arch, registers, stack, case.shared_bytes, case.threads, share)))
     return measured
+
+
+def _ptxas_output(nvcc: str, source: Path, arch: int) -> str:
+    """What the compilers print. It is kept by everything that decides it: a source that has not changed costs nothing.
+
+    Triton keeps what it has compiled in the same way.
+    """
+    command = [nvcc, *_build.NVCC_FLAGS, "-cubin", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
+    headers = sorted(path for path in _build.CSRC.rglob("*") if path.suffix in (".h", ".cuh"))
+    version = subprocess.run([nvcc, "--version"], capture_output=True, check=False).stdout
+    decides = [version, repr(command).encode(), *(path.read_bytes() for path in (source, *headers))]
+    kept = cache_root() / "ptxas" / hashlib.sha256(b"\0".join(decides)).hexdigest()
+    if kept.is_file():
+        return kept.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = str(Path(folder) / "kernels.cubin")
+        done = subprocess.run([*command, str(source), "-o", cubin], capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    if done.returncode:
+        raise RuntimeError(f"nvcc failed on {source.name} for sm_{arch}:\n{output[-4000:]}")
+    # Where nothing can be written, it is compiled again the next time.
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_name(f".{kept.name}.{os.getpid()}")
+        draft.write_text(output, encoding="utf-8")
+        draft.replace(kept)
+    return output
 
 
 def kernel_sources() -> list[Path]:

@@ -42,12 +42,17 @@ def test_faults_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         "  float v[200]; for (int i = 0; i < 200; ++i) v[i] = x[i * n];"
         "  for (int i = 0; i < 200; ++i) x[i] = v[(i * n) % 200]; }"
     )
+    monkeypatch.setenv("HYENA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(_resources, "kernel_sources", lambda: [source])
     monkeypatch.setattr(_resources, "cases", lambda name: [_resources.Case(name, 1024, 164 << 10)])
     found = _resources.faults(_resources.measure([80]))
     assert len(found) == 2
     assert "registers spill" in found[0]
     assert "bytes of shared memory" in found[1]
+    # The second time nothing is compiled: a call of None would raise. A source that has changed is.
+    with monkeypatch.context() as patch:
+        patch.setattr(_resources.tempfile, "TemporaryDirectory", None)
+        assert _resources.faults(_resources.measure([80])) == found
     source.write_text("no C++")
     with pytest.raises(RuntimeError, match=r"nvcc failed on toy.cu for sm_80"):
         _resources.measure([80])

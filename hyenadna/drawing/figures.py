@@ -67,16 +67,7 @@ def training_curves(
             if not final.size:
                 labels.append((valid[-1, 1], f"validation: {valid[-1, 1]:.4f}", MODEL))
         if final.size:
-            axes.plot(
-                *final.T,
-                color=MODEL,
-                linestyle="none",
-                marker="D",
-                markersize=6,
-                label="at the end",
-                clip_on=False,
-                zorder=5,
-            )
+            axes.plot(*final.T, "D", color=MODEL, markersize=6, label="at the end", clip_on=False, zorder=5)
             seen.append(final[:, 1])
             labels.append((final[-1, 1], f"at the end: {final[-1, 1]:.4f}", MODEL))
         _show_all(axes, seen, 0.04)
@@ -120,15 +111,8 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
             axes.barh(range(len(scores)), values - chance, left=chance, color=colours, height=0.7)
             for row, value in enumerate(values):
                 end = chance + direction * max(0.0, direction * (value - chance))
-                axes.annotate(
-                    form.format(value),
-                    (end, row),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=LABEL_SIZE,
-                    fontweight="bold" if row == len(scores) - 1 else "normal",
-                )
+                text = axes.annotate(form.format(value), (end, row), (4, 0), textcoords="offset points", va="center")
+                text.set(fontsize=LABEL_SIZE, fontweight="bold" if row == len(scores) - 1 else "normal")
             worst = chance - direction * max(0.0, float((direction * (chance - values)).max()))
             axes.set_xlim(worst, chance + direction * 1.3 * reach)
             axes.axvline(chance, color=RULE, linewidth=0.8)
@@ -244,18 +228,10 @@ def _label_right(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, 
     ordered = sorted(labels)
     heights = np.array([(value - low) / (high - low) for value, _, _ in ordered])
     places = _spread(heights, line)
+    outside: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for (_, text, colour), height, place in zip(ordered, heights, places, strict=True):
-        axes.plot(
-            [1.0, 1.012, 1.028],
-            [height, height, place],
-            color=colour,
-            linewidth=0.7,
-            transform=axes.transAxes,
-            clip_on=False,
-        )
-        axes.text(
-            1.034, place, text, color=colour, fontsize=LABEL_SIZE, va="center", transform=axes.transAxes, clip_on=False
-        )
+        axes.plot([1.0, 1.012, 1.028], [height, height, place], color=colour, linewidth=0.7, **outside)
+        axes.text(1.034, place, text, color=colour, fontsize=LABEL_SIZE, va="center", **outside)
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:

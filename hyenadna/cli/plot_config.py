@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, InputFile, NonNegative, Options, Output
-from hyenadna.common.run_layout import RESULTS_FILE
+from hyenadna.common.options import AtLeast1, NonNegative, Options, Output, made_by
+from hyenadna.common.run_layout import RESULTS_FILE, MetricsFile
 from hyenadna.data.inputs import AnyGenome
 from hyenadna.model.locate import Checkpoint
 
@@ -34,7 +34,7 @@ class EmbeddingsPlot(Options):
         seed: Seed of UMAP and of the probe's folds.
     """
 
-    embeddings: InputFile
+    embeddings: Annotated[Path, made_by("embed")]
     out: PngFile
     method: Literal["pca", "umap"] = "pca"
     colour: Literal["label", "contig", "position"] = "label"
@@ -60,7 +60,7 @@ class TrainingPlot(Options):
         out: PNG to write.
     """
 
-    metrics: InputFile
+    metrics: MetricsFile
     out: PngFile
 
 

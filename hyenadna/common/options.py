@@ -78,6 +78,17 @@ def check_path(path: Path) -> None:
         raise InputError(f"{path}: no such file or folder")
 
 
+def made_by(verb: str) -> Input:
+    """The rule of a file that a verb writes. Where none lies, the message names the verb."""
+
+    def check(path: Path) -> None:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; hyenadna {verb} writes one")
+        check_file(path)
+
+    return Input(check)
+
+
 InputFile = Annotated[Path, Input(check_file)]
 """A file that must exist."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import Options
+from hyenadna.common.options import Options, made_by
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -19,6 +19,9 @@ FINAL_KEY = "final_valid_perplexity"
 MODEL_FOLDER = "model"
 RESULTS_FILE = "results.json"
 """Results of ``hyenadna finetune``."""
+
+MetricsFile = Annotated[Path, made_by("pretrain")]
+"""A METRICS_FILE that must exist."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

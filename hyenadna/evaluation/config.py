@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 from hyenadna.common.choices import MAX_MARKOV_ORDER
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import AtLeast1, InputFile, Options, Output
+from hyenadna.common.run_layout import MetricsFile
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import Checkpoint
 
@@ -52,7 +53,7 @@ class EvaluateConfig(Options):
     batch_size: AtLeast1 = 16
     max_windows: AtLeast1 | None = None
     markov_order: Annotated[int, Ge(-1), Le(MAX_MARKOV_ORDER)] = 8
-    metrics: InputFile | None = None
+    metrics: MetricsFile | None = None
     device: str = "auto"
 
     def _check_together(self) -> None:

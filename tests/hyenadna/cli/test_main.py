@@ -350,8 +350,11 @@ def test_pretrain_refuses_bad_input_in_one_line(
         (["embed", "--model", "m", "--out", "x.npz"], "give one of --fasta, --bed and --table to embed"),
         (["plot", "fly"], "unknown kind 'fly': choose one of embeddings, training, results, mutagenesis"),
         (["plot", "embeddings", "--out", "x.png"], "required and missing: --embeddings (see hyenadna plot embeddings "),
-        (["plot", "embeddings", "--embeddings", "e.npz", "--out", "x.png"], "e.npz: no such file"),
-        (["plot", "training", "--metrics", "m.jsonl", "--out", "x.png"], "m.jsonl: no such file"),
+        (
+            ["plot", "embeddings", "--embeddings", "e.npz", "--out", "x.png"],
+            "e.npz: no such file; hyenadna embed writes one",
+        ),
+        (["plot", "training", "--metrics", "m.jsonl", "--out", "x.png"], "m.jsonl: no such file; hyenadna pretrain"),
         (["plot", "results", "--out", "x.png", "--results", "1,b"], "1/results.json: no results of hyenadna finetune"),
         (["plot", "results", "--out", "x.png", "--results", "[b, c]"], "b/results.json: no results of hyenadna "),
         (

@@ -253,7 +253,7 @@ def test_a_bed_says_what_is_held_out(config: EvaluateConfig, tmp_path: Path, spl
         ({"contigs": ["a", "c"]}, "nothing is left for training: every contig is held out; leave at least one"),
         ({"genome": Path("absent")}, "absent: no such folder; make it with `hyenadna prepare"),
         ({"model": Path("absent")}, "no checkpoint at absent: no such file or folder"),
-        ({"metrics": Path("absent.jsonl")}, "absent.jsonl: no such file"),
+        ({"metrics": Path("absent.jsonl")}, "absent.jsonl: no such file; hyenadna pretrain writes one"),
         ({"out": Path(__file__)}, f"`out` {__file__}: is a file; choose a folder"),
         ({"device": "cuda:99"}, "`device` cuda:99: torch sees"),
     ],

@@ -110,7 +110,11 @@ setup(
     # Outside the packages: it says that the command line imports hyenadna.
     py_modules=["hyenadna_command"],
     package_dir={f"{PACKAGE}.csrc": "csrc"},
-    package_data={PACKAGE: ["py.typed"], "hyenadna": ["py.typed"], **{folder: ["*"] for folder in SOURCES}},
+    package_data={
+        PACKAGE: ["py.typed"],
+        "hyenadna": ["py.typed", "drawing/report.html"],
+        **{folder: ["*"] for folder in SOURCES},
+    },
     ext_modules=[Extension(f"{PACKAGE}.{name.split('.')[0]}", []) for name in _build.LIBRARIES.values()],
     cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel},
     options={"bdist_wheel": stable},

@@ -157,10 +157,9 @@ def _nav_title(uri: str) -> str:
 
 
 def _cli_pages() -> dict[str, str]:
-    from hyenadna.cli.main import VERBS
+    from hyenadna.cli.main import VERBS, summary
 
-    summaries = {verb: (function.__doc__ or "").splitlines()[0] for verb, function in VERBS.items()}
-    rows = "".join(f"| [`hyenadna {verb}`]({verb}.md) | {text} |\n" for verb, text in summaries.items())
+    rows = "".join(f"| [`hyenadna {verb}`]({verb}.md) | {summary(found)} |\n" for verb, found in VERBS.items())
     head = "# Command line\n\nMade from the parsers. `hyenadna VERB --help` prints the same.\n\n"
     index = f"{head}| verb | what it does |\n|---|---|\n{rows}"
     return {"cli/index.md": index} | {f"cli/{verb}.md": _verb_page(verb) for verb in VERBS}

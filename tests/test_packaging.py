@@ -129,7 +129,11 @@ def build_wheel(source: Path, **environment: str) -> tuple[str, set[str], dict[s
 def files_of(source: Path) -> set[str]:
     """The files of the two packages in every wheel."""
     paths = [path for package in ("hyena_kernels", "hyenadna") for path in (source / package).rglob("*")]
-    modules = {str(path.relative_to(source)) for path in paths if path.suffix == ".py" or path.name == "py.typed"}
+    modules = {
+        str(path.relative_to(source))
+        for path in paths
+        if path.suffix == ".py" or path.name in ("py.typed", "report.html")
+    }
     # Tools of the tests stay in the checkout.
     modules = {name for name in modules if not name.startswith("hyena_kernels/testing/resources/")}
     csrc = [path for path in (source / "csrc").rglob("*") if path.is_file()]

@@ -1,1 +1,1 @@
-"""The command line: verbs, options, pictures and the demo."""
+"""The command line: verbs, options, figures and the demo."""

@@ -9,17 +9,15 @@ import argparse
 import json
 import platform
 import shutil
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 from hyena_kernels.backend import describe
-from hyenadna.cli.main import with_dashes
+from hyenadna.cli.main import one_line_errors
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
-from hyenadna.common.options import check_values
 from hyenadna.common.run_layout import CONFIG_FILE
 from hyenadna.data import genome as genomes
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_fraction, write_bed
@@ -90,7 +88,7 @@ def run(out: Path, fasta: Path | None = None, *, steps: int = 900, threads: int 
         checkpoint_every=max(1, steps // 3),
         threads=threads,
     )
-    check_values(config)
+    config.check_values()
     is_new = not out.exists()
     marker = out / _MARKER
     if not is_new and not marker.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -199,14 +197,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything")
     parser.add_argument("--steps", type=int, default=900, help="optimizer steps")
     args = parser.parse_args()
-    try:
+    with one_line_errors("the demo"):
         run(args.out, args.fasta, steps=args.steps)
-    except InputError as error:
-        print(f"error: {with_dashes(' '.join(str(error).split()))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``hyenadna VERB …``: a function for every verb.
+"""``hyenadna VERB …``: the table of the verbs, and what runs one of them.
 
 A verb reads its options, checks them and its input files, and only then imports the work. So ``--help`` and a message
 on a wrong path wait for neither torch nor transformers. Bad input is one line on stderr and exit code 2.
@@ -6,15 +6,68 @@ on a wrong path wait for neither torch nor transformers. Bad input is one line o
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import runpy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from hyenadna.common.errors import InputError
+
+
+class Verb(NamedTuple):
+    """A verb whose options are the fields of a dataclass. The dataclass and the work are named as ``module:name``.
+
+    Attributes:
+        name: words after ``hyenadna``.
+        text: the first paragraph of its help. Its first sentence is the line in the list of verbs.
+        example: command lines, the further ones indented by two spaces.
+        config: the dataclass.
+        work: the function that takes the options.
+        report: the text to print, from the options and what the function returns.
+        resumes: whether the function also takes ``resume``, which is not a field of the dataclass.
+    """
+
+    name: str
+    text: str
+    example: str
+    config: str
+    work: str
+    report: Callable[[Any, Any], str] = lambda config, result: result
+    resumes: bool = False
+
+    def parser(self) -> Any:
+        """The parser of the options."""
+        from hyenadna.cli.options import make_parser
+
+        parser = make_parser(self.name, self.text, self.example, _load(self.config))
+        if self.resumes:
+            text = "Resume from the newest checkpoint in --out, if there is one."
+            parser.add_argument("--resume", type=bool, default=False, nargs="?", const=True, help=text)
+        return parser
+
+    def __call__(self, argv: Sequence[str]) -> None:
+        """Read the options, do the work and print the report."""
+        from hyenadna.cli.options import parse_config
+
+        config, parsed = parse_config(self.parser(), _load(self.config), argv)
+        more = {"resume": parsed.resume} if self.resumes else {}
+        print(self.report(config, _load(self.work)(config, **more)))
+
+
+def summary(verb: Verb | Callable[[Sequence[str]], None]) -> str:
+    """The line of a verb in the list of verbs."""
+    text = verb.text if isinstance(verb, Verb) else str(verb.__doc__)
+    return f"{text.split('. ')[0].removesuffix('.')}."
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def prepare(argv: Sequence[str]) -> None:
@@ -25,7 +78,7 @@ def prepare(argv: Sequence[str]) -> None:
     parser = make_parser(
         "prepare",
         "Tokenise a FASTA (plain, gzip or bgzip) once, into a folder of memory-mapped tokens and an index. Lower case "
-        "is read as upper case, IUPAC ambiguity codes become N and are counted.",
+        "is read as upper case. IUPAC ambiguity codes become N and are counted.",
         "hyenadna prepare genome.fa.gz --out genome",
     )
     parser.add_argument("fasta", type=Path, help="FASTA with the genome.")
@@ -39,227 +92,56 @@ def prepare(argv: Sequence[str]) -> None:
     print(made.describe())
 
 
-def pretrain(argv: Sequence[str]) -> None:
-    """Train a language model on a prepared genome."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.pretraining.config import PretrainConfig
-
-    parser = make_parser(
-        "pretrain",
-        "Train a HyenaDNA language model by next-nucleotide prediction. The folder --out receives config.yaml, "
-        "splits.bed, metrics.jsonl, checkpoints and, at the end, model/.",
-        "hyenadna pretrain --genome genome --out run --valid_contigs chrXIV,chrX --steps 20000 --d_model 128\n"
-        "  hyenadna pretrain --config run/config.yaml --resume",
-        PretrainConfig,
-    )
-    parser.add_argument(
-        "--resume",
-        type=bool,
-        default=False,
-        nargs="?",
-        const=True,
-        help="Resume from the newest checkpoint in --out, if there is one.",
-    )
-    config, parsed = parse_config(parser, PretrainConfig, argv)
-    from hyenadna.pretraining import train
-
-    result = train.pretrain(config, resume=parsed.resume)
-    score = result.valid.score
-    print(
-        f"{result.steps:,} steps in {result.seconds:,.0f} s; validation perplexity {score.perplexity:.4f}, accuracy "
-        f"{score.accuracy:.4f} over {score.count:,} positions; model in {result.model}"
-    )
-
-
-def evaluate(argv: Sequence[str]) -> None:
-    """Score a model on held-out contigs, and compare it with Markov models."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.evaluation.config import EvaluateConfig
-
-    parser = make_parser(
-        "evaluate",
-        "Measure perplexity and accuracy of a checkpoint on held-out contigs. Markov models of order 0 to 8, fitted on "
-        "the other contigs and their reverse complement, are the baseline. Writes JSON and PNGs.",
-        "hyenadna evaluate --model run/model --genome genome --contigs chrXIV --out evaluation",
-        EvaluateConfig,
-    )
-    config, _ = parse_config(parser, EvaluateConfig, argv)
-    from hyenadna.evaluation import evaluate as evaluation
-
-    row = evaluation.evaluate(config)
-    print(f"{'':<12} perplexity  accuracy")
-    for order, score in row["markov"].items():
-        print(f"Markov {order:<5} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}")
-    print(f"{'model':<12} {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}")
-    print(f"{row['positions']:,} positions; figures in {config.out}")
-
-
-def finetune(argv: Sequence[str]) -> None:
-    """Train a model on labelled sequences."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.finetuning.config import FinetuneConfig
-
-    parser = make_parser(
-        "finetune",
-        "Train on labelled sequences: classes, several labels, values, or a class for each base. Start from a "
-        "checkpoint (all of it, the head alone, or LoRA) or from scratch. The test split is used once, at the end.",
-        "hyenadna finetune --data promoters.tsv --sequence_column seq --model run/model --out tuned "
-        "--seeds '[0, 1, 2]' --jobs 2\n"
-        "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters --model tiny-1k --out tuned",
-        FinetuneConfig,
-    )
-    config, _ = parse_config(parser, FinetuneConfig, argv)
-    from hyenadna.finetuning import train as tuning
-    from hyenadna.finetuning.results import describe
-
-    print(describe(tuning.finetune(config)))
-    print(f"model, curves and results in {config.out}")
-
-
-def predict(argv: Sequence[str]) -> None:
-    """Predict classes, labels or values of new sequences with a fine-tuned model."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.inference.config import PredictConfig
-
-    parser = make_parser(
-        "predict",
-        "Predict classes, labels or values of sequences (FASTA, table) with a model of hyenadna finetune. Writes a TSV "
-        "with the input's columns first.",
-        "hyenadna predict --model tuned/model --fasta new.fa --out predictions.tsv",
-        PredictConfig,
-    )
-    config, _ = parse_config(parser, PredictConfig, argv)
-    from hyenadna.inference import predict as prediction
-
-    print(f"{prediction.predict(config):,} rows in {config.out}")
-
-
-def score(argv: Sequence[str]) -> None:
-    """Score sequences by log-likelihood, or variants by how they change it."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.inference.config import ScoreConfig
-
-    parser = make_parser(
-        "score",
-        "Score sequences (FASTA, table) by their log-likelihood, or variants (VCF) by how they change it. A variant's "
-        "score is over a window, at the site alone, or a distance of embeddings. Writes a TSV with the input's columns "
-        "first.",
-        "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
-        "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
-        ScoreConfig,
-    )
-    config, _ = parse_config(parser, ScoreConfig, argv)
-    from hyenadna.inference import score as scoring
-
-    result = scoring.score(config)
-    print(f"{result.scored:,} of {result.rows:,} rows with a score in {config.out}")
-    for problem, count in sorted(result.problems.items(), key=lambda item: -item[1]):
-        print(f"{count:,} without: {problem}")
-
-
-def embed(argv: Sequence[str]) -> None:
-    """Write sequence embeddings to a file."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.inference.config import EmbedConfig
-
-    parser = make_parser(
-        "embed",
-        "Embed sequences (FASTA, intervals of a genome, table): the mean of the last hidden states over the bases, the "
-        "last one, or all. The input may be larger than memory. A stopped run resumes with --resume.",
-        "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
-        "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
-        EmbedConfig,
-    )
-    config, _ = parse_config(parser, EmbedConfig, argv)
-    from hyenadna.inference import embed as embedding
-
-    print(f"{embedding.embed(config):,} sequences in {config.out}")
-
-
 def plot(argv: Sequence[str]) -> None:
     """Draw embeddings, training curves, fine-tunings or a mutagenesis."""
-    from hyenadna.cli import plot_config
-    from hyenadna.cli.options import make_parser, parse_config
+    from hyenadna.cli.options import make_parser
 
-    parser = make_parser(
-        "plot", "Draw a figure into a PNG.", "hyenadna plot training --metrics run/metrics.jsonl --out training.png"
-    )
-    kinds = parser.add_subcommands(required=False, title="kinds of figures", metavar="KIND")
-    for name, texts in PLOTS.items():
-        child = make_parser(f"plot {name}", texts.description, texts.example, getattr(plot_config, texts.options))
-        kinds.add_subcommand(name, child, help=texts.summary)
-        # add_subcommand gives it the usage of its parent.
-        child.prog = f"hyenadna plot {name}"
-        if argv[:1] == [name]:
-            config, _ = parse_config(child, getattr(plot_config, texts.options), argv[1:])
-            from hyenadna.cli import plot as figures
-
-            print(getattr(figures, texts.draw)(config))
-            return
+    if argv and argv[0] in PLOTS:
+        PLOTS[argv[0]](argv[1:])
+        return
     if argv and not argv[0].startswith("-"):
         raise InputError(f"unknown kind {argv[0]!r}: choose one of {', '.join(PLOTS)} (see hyenadna plot --help)")
+    example = "hyenadna plot training --metrics run/metrics.jsonl --out training.png"
+    parser = make_parser("plot", "Draw a figure into a PNG.", example)
+    kinds = parser.add_subcommands(required=False, title="kinds of figures", metavar="KIND")
+    for name, kind in PLOTS.items():
+        kinds.add_subcommand(name, kind.parser(), help=summary(kind))
     parser.parse_args(list(argv) or ["--help"])
 
 
-class Plot(NamedTuple):
-    """A kind of figure: texts of its help, its options in ``plot_config.py``, and its function in ``plot.py``."""
-
-    summary: str
-    description: str
-    example: str
-    options: str
-    draw: str
-
-
-PLOTS = {
-    "embeddings": Plot(
-        "a map of embeddings by PCA or UMAP",
-        "Draw embeddings in two dimensions (PCA, UMAP), and print how well simple classifiers tell their labels apart.",
+_PLOTS = (
+    Verb(
+        "plot embeddings",
+        "Draw a map of embeddings by PCA or UMAP. Prints how well simple classifiers tell the labels apart.",
         "hyenadna plot embeddings --embeddings genes.npz --out genes.png\n"
         "  hyenadna plot embeddings --embeddings genes.npz --method umap --neighbors '[5, 15, 50]' "
         "--min_dist '[0.1, 0.5]' --out umap.png",
-        "EmbeddingsPlot",
-        "draw_embeddings",
+        "hyenadna.cli.plot_config:EmbeddingsPlot",
+        "hyenadna.cli.plot:draw_embeddings",
     ),
-    "training": Plot(
-        "the curves of a pretraining run",
-        "Draw the perplexity of a pretraining run in training and validation.",
+    Verb(
+        "plot training",
+        "Draw the curves of a pretraining run. They are its perplexity in training and in validation.",
         "hyenadna plot training --metrics run/metrics.jsonl --out training.png",
-        "TrainingPlot",
-        "draw_training",
+        "hyenadna.cli.plot_config:TrainingPlot",
+        "hyenadna.cli.plot:draw_training",
     ),
-    "results": Plot(
-        "the test results of several fine-tunings",
-        "Compare the test results of several fine-tunings of the same data and split, as a table and a figure.",
+    Verb(
+        "plot results",
+        "Compare the test results of several fine-tunings. They must have the same data and split. Prints a table too.",
         "hyenadna plot results --results '[tuned, frozen, scratch]' --out methods.png",
-        "ResultsPlot",
-        "draw_results",
+        "hyenadna.cli.plot_config:ResultsPlot",
+        "hyenadna.cli.plot:draw_results",
     ),
-    "mutagenesis": Plot(
-        "how every substitution in a region changes its likelihood",
-        "Replace every base of a region by each of the others, and draw how the log-likelihood of the window changes.",
+    Verb(
+        "plot mutagenesis",
+        "Draw how every substitution in a region changes its likelihood. Each base is replaced by each of the others.",
         "hyenadna plot mutagenesis --model run/model --genome genome --region chrI:1001-1080 --out mutations.png",
-        "MutagenesisPlot",
-        "draw_mutagenesis",
+        "hyenadna.cli.plot_config:MutagenesisPlot",
+        "hyenadna.cli.plot:draw_mutagenesis",
     ),
-}
-
-
-def generate(argv: Sequence[str]) -> None:
-    """Sample continuations of a prompt."""
-    from hyenadna.cli.options import make_parser, parse_config
-    from hyenadna.inference.config import GenerateConfig
-
-    parser = make_parser(
-        "generate",
-        "Sample continuations of a prompt base by base from a language model, and write them to a FASTA.",
-        "hyenadna generate --model run/model --prompt_fasta prompts.fa --length 500 --top_p 0.95 --out new.fa",
-        GenerateConfig,
-    )
-    config, _ = parse_config(parser, GenerateConfig, argv)
-    from hyenadna.inference import generate as generation
-
-    print(f"{generation.generate(config):,} sequences in {config.out}")
+)
+PLOTS = {verb.name.removeprefix("plot "): verb for verb in _PLOTS}
 
 
 def convert(argv: Sequence[str]) -> None:
@@ -315,7 +197,7 @@ def doctor(argv: Sequence[str]) -> None:
     except ImportError as error:
         print(f"hyena_kernels cannot be imported: {error}")
     print()
-    for name in _PACKAGES:
+    for name in _PACKAGES.split():
         try:
             print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -323,25 +205,114 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 _PACKAGES = (
-    "torch",
-    "numpy",
-    "transformers",
-    "safetensors",
-    "jsonargparse",
-    "PyYAML",
-    "tqdm",
-    "matplotlib",
-    "polars",
-    "scikit-learn",
-    "umap-learn",
-    "peft",
-    "tensorboard",
+    "torch numpy transformers safetensors jsonargparse PyYAML tqdm matplotlib polars scikit-learn umap-learn peft "
+    "tensorboard"
 )
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb
-    for verb in (prepare, pretrain, evaluate, finetune, predict, score, embed, generate, plot, convert, doctor)
-}
+
+def _report_pretraining(config: Any, result: Any) -> str:
+    score = result.valid.score
+    return (
+        f"{result.steps:,} steps in {result.seconds:,.0f} s; validation perplexity {score.perplexity:.4f}, accuracy "
+        f"{score.accuracy:.4f} over {score.count:,} positions; model in {result.model}"
+    )
+
+
+def _report_evaluation(config: Any, row: dict[str, Any]) -> str:
+    models = {f"Markov {order}": score for order, score in row["markov"].items()} | {"model": row}
+    scores = [f"{name:<12} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}" for name, score in models.items()]
+    last = f"{row['positions']:,} positions; figures in {config.out}"
+    return "\n".join([f"{'':<12} perplexity  accuracy", *scores, last])
+
+
+def _report_scores(config: Any, result: Any) -> str:
+    lines = [f"{result.scored:,} of {result.rows:,} rows with a score in {config.out}"]
+    problems = sorted(result.problems.items(), key=lambda item: -item[1])
+    return "\n".join(lines + [f"{count:,} without: {problem}" for problem, count in problems])
+
+
+def _report_finetuning(config: Any, summary: dict[str, Any]) -> str:
+    return f"{_load('hyenadna.finetuning.results:describe')(summary)}\nmodel, curves and results in {config.out}"
+
+
+_VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
+    prepare,
+    Verb(
+        "pretrain",
+        "Train a language model on a prepared genome, by next-nucleotide prediction. The folder --out receives "
+        "config.yaml, splits.bed, metrics.jsonl, checkpoints and, at the end, model/.",
+        "hyenadna pretrain --genome genome --out run --valid_contigs chrXIV,chrX --steps 20000 --d_model 128\n"
+        "  hyenadna pretrain --config run/config.yaml --resume",
+        "hyenadna.pretraining.config:PretrainConfig",
+        "hyenadna.pretraining.train:pretrain",
+        _report_pretraining,
+        resumes=True,
+    ),
+    Verb(
+        "evaluate",
+        "Score a model on held-out contigs, and compare it with Markov models. They have the orders 0 to 8, and are "
+        "fitted on the other contigs and their reverse complement. Writes JSON and PNGs.",
+        "hyenadna evaluate --model run/model --genome genome --contigs chrXIV --out evaluation",
+        "hyenadna.evaluation.config:EvaluateConfig",
+        "hyenadna.evaluation.evaluate:evaluate",
+        _report_evaluation,
+    ),
+    Verb(
+        "finetune",
+        "Train a model on labelled sequences. The labels are classes, several labels, values, or a class for each "
+        "base. Training starts from a checkpoint (all of it, the head alone, or LoRA) or from scratch. The test split "
+        "is used once, at the end.",
+        "hyenadna finetune --data promoters.tsv --sequence_column seq --model run/model --out tuned "
+        "--seeds '[0, 1, 2]' --jobs 2\n"
+        "  hyenadna finetune --data human_nontata_promoters --preset gb-nontata-promoters "
+        "--model LongSafari/hyenadna-tiny-1k-seqlen-hf --out tuned",
+        "hyenadna.finetuning.config:FinetuneConfig",
+        "hyenadna.finetuning.train:finetune",
+        _report_finetuning,
+    ),
+    Verb(
+        "predict",
+        "Predict classes, labels or values of new sequences with a fine-tuned model. Writes a TSV with the columns of "
+        "the FASTA or table first.",
+        "hyenadna predict --model tuned/model --fasta new.fa --out predictions.tsv",
+        "hyenadna.inference.config:PredictConfig",
+        "hyenadna.inference.predict:predict",
+        lambda config, rows: f"{rows:,} rows in {config.out}",
+    ),
+    Verb(
+        "score",
+        "Score sequences by log-likelihood, or variants by how they change it. A variant's score is over a window, at "
+        "the site alone, or a distance of embeddings. Writes a TSV with the columns of the FASTA, table or VCF first.",
+        "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
+        "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
+        "hyenadna.inference.config:ScoreConfig",
+        "hyenadna.inference.score:score",
+        _report_scores,
+    ),
+    Verb(
+        "embed",
+        "Write sequence embeddings to a file. They are the mean of the last hidden states over the bases, the last "
+        "one, or all. The sequences come from a FASTA, a table or the intervals of a genome, and may exceed the "
+        "memory. A stopped run resumes with --resume.",
+        "hyenadna embed --model run/model --bed genes.bed --genome genome --out genes.npz\n"
+        "  hyenadna embed --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.parquet",
+        "hyenadna.inference.config:EmbedConfig",
+        "hyenadna.inference.embed:embed",
+        lambda config, count: f"{count:,} sequences in {config.out}",
+    ),
+    Verb(
+        "generate",
+        "Sample continuations of a prompt. They grow base by base from a language model. Writes a FASTA.",
+        "hyenadna generate --model run/model --prompt_fasta prompts.fa --length 500 --top_p 0.95 --out new.fa",
+        "hyenadna.inference.config:GenerateConfig",
+        "hyenadna.inference.generate:generate",
+        lambda config, count: f"{count:,} sequences in {config.out}",
+    ),
+    plot,
+    convert,
+    doctor,
+)
+VERBS = {verb.name if isinstance(verb, Verb) else verb.__name__: verb for verb in _VERBS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -353,35 +324,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: hyenadna VERB …\n\nSingle-nucleotide genomic language models.\n")
         for name, verb in VERBS.items():
-            print(f"  {name:<10} {(verb.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:<10} {summary(verb)}")
         print("\nhyenadna VERB --help shows the options of a verb, hyenadna --version the version.\n")
         print("example:\n  hyenadna prepare genome.fa.gz --out genome")
         return
-    try:
+    with one_line_errors(argv[0]):
         if argv[0] not in VERBS:
             raise InputError(f"unknown verb {argv[0]!r}: choose one of {', '.join(VERBS)} (see hyenadna --help)")
         VERBS[argv[0]](argv[1:])
+
+
+@contextmanager
+def one_line_errors(command: str) -> Iterator[None]:
+    """End the process with one line: exit code 2 on bad input or a missing package, 130 when interrupted."""
+    try:
+        yield
     except (InputError, OSError) as error:
         _fail(str(error))
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("", "hyenadna", "hyena_kernels"):
             raise
-        from hyenadna.common.extras import EXTRAS
+        from hyenadna.common.extras import how_to_install
 
-        missing = (error.name or "").split(".")[0]
-        extras = ",".join(["dna", *([EXTRAS[missing]] if missing in EXTRAS else [])])
-        _fail(f"{argv[0]} needs {error.name}: pip install '.[{extras}]' in a checkout of hyena_kernels")
+        _fail(f"{command} needs {error.name}: {how_to_install(str(error.name))}")
     except KeyboardInterrupt as stopped:
-        print(f"interrupted{f': {with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
+        print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {with_dashes(' '.join(message.split()))}", file=sys.stderr)
+    print(f"error: {_with_dashes(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(2)
 
 
-def with_dashes(message: str) -> str:
+def _with_dashes(message: str) -> str:
     """A message with the names in backquotes as options: the library writes `steps`, the command line --steps."""
     return re.sub(r"`([a-z][a-z0-9_]*)`", r"--\1", message)
 

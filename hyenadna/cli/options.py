@@ -79,7 +79,8 @@ def make_parser(verb: str, description: str, example: str, kind: type[Any] | Non
                 action.nargs, action.const = "?", True
             elif getattr(action, "_typehint", None) == list[Path]:
                 action.metavar = "[PATH,...]"
-        needed = [f"{name} {name.removeprefix('--').upper()}" for name in _required(parser)]
+        required = [action.option_strings[0] for action in parser._actions if getattr(action, "required", False)]
+        needed = [f"{name} {name.removeprefix('--').upper()}" for name in required]
         parser.usage = " ".join([parser.prog, *needed, "[options]"])
     return parser
 
@@ -113,10 +114,6 @@ def parse_config(parser: _OptionParser, kind: type[Config], argv: Sequence[str])
     config = kind(**{name: _expanded(value) for name, value in values.items()})
     config.check()
     return config, parsed
-
-
-def _required(parser: _OptionParser) -> list[str]:
-    return [action.option_strings[0] for action in parser._actions if getattr(action, "required", False)]
 
 
 def _expanded(value: Any) -> Any:

@@ -7,6 +7,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import read_metrics
 from hyenadna.common.vocab import BASES, LETTERS
 from hyenadna.data.genome import open_genome
+from hyenadna.data.sequences import window_around
 from hyenadna.data.tables import partial_table
 from hyenadna.drawing.embeddings import colour_classes, embedding_maps, pca_panel, umap_panels
 from hyenadna.drawing.figures import training_curves
@@ -87,10 +88,7 @@ def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
         if end > genome.contig(contig).length:
             raise InputError(f"`region` {config.region}: {contig} ends at {genome.contig(contig).length:,}")
         model = load_language_model(config.model, config.device, "float64")
-        longest = model.config.max_seq_len
-        size = min(1024, longest) if config.window is None else config.window
-        if not 2 <= size <= longest:
-            raise InputError(f"`window` {size}: must be from 2 to the model's max_seq_len of {longest}")
+        size = window_around(config.window, model.config.max_seq_len)
         if end - start > size:
             raise InputError(
                 f"`region` {config.region}: holds {end - start:,} bases, more than the {size:,} of the window"

@@ -9,14 +9,16 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, InputFile, NonNegative, check_inputs, check_values
-from hyenadna.common.run_layout import RESULTS_FILE
+from hyenadna.common.options import AtLeast1, NonNegative, Options, Output, made_by
+from hyenadna.common.run_layout import RESULTS_FILE, MetricsFile
 from hyenadna.data.inputs import AnyGenome
 from hyenadna.model.locate import Checkpoint
 
+PngFile = Annotated[Path, Output(lambda path: "" if path.suffix.lower() == ".png" else "must end in .png")]
+
 
 @dataclass
-class EmbeddingsPlot:
+class EmbeddingsPlot(Options):
     """The embeddings, and how to draw them.
 
     Args:
@@ -32,8 +34,8 @@ class EmbeddingsPlot:
         seed: Seed of UMAP and of the probe's folds.
     """
 
-    embeddings: InputFile
-    out: Path
+    embeddings: Annotated[Path, made_by("embed")]
+    out: PngFile
     method: Literal["pca", "umap"] = "pca"
     colour: Literal["label", "contig", "position"] = "label"
     neighbors: list[Annotated[int, Ge(2)]] = field(default_factory=lambda: [15])
@@ -43,18 +45,14 @@ class EmbeddingsPlot:
     probe_by_contig: bool = False
     seed: int = 0
 
-    def check(self) -> None:
-        """Raise InputError for values that draw nothing, and for inputs that do not exist."""
-        check_values(self)
+    def _check_together(self) -> None:
         for name in ("neighbors", "min_dist"):
             if not getattr(self, name):
                 raise InputError(f"`{name}`: give at least one number")
-        _check_png(self.out)
-        check_inputs(self)
 
 
 @dataclass
-class TrainingPlot:
+class TrainingPlot(Options):
     """The training run to draw.
 
     Args:
@@ -62,17 +60,12 @@ class TrainingPlot:
         out: PNG to write.
     """
 
-    metrics: InputFile
-    out: Path
-
-    def check(self) -> None:
-        """Raise InputError for another ending than .png, and for an input that does not exist."""
-        _check_png(self.out)
-        check_inputs(self)
+    metrics: MetricsFile
+    out: PngFile
 
 
 @dataclass
-class ResultsPlot:
+class ResultsPlot(Options):
     """The fine-tunings to compare.
 
     Args:
@@ -81,20 +74,18 @@ class ResultsPlot:
     """
 
     results: list[Path]
-    out: Path
+    out: PngFile
 
-    def check(self) -> None:
-        """Raise InputError for values that draw nothing, and for folders without results."""
+    def _check_together(self) -> None:
         if not self.results:
             raise InputError("`results`: give at least one folder")
-        _check_png(self.out)
         for folder in self.results:
             if not (folder / RESULTS_FILE).is_file():
                 raise InputError(f"{folder / RESULTS_FILE}: no results of hyenadna finetune")
 
 
 @dataclass
-class MutagenesisPlot:
+class MutagenesisPlot(Options):
     """The model, and the region in which it changes every base.
 
     Args:
@@ -110,17 +101,13 @@ class MutagenesisPlot:
     model: Checkpoint
     genome: AnyGenome
     region: str
-    out: Path
+    out: PngFile
     window: int | None = None
     batch_size: AtLeast1 = 16
     device: str = "auto"
 
-    def check(self) -> None:
-        """Raise InputError for values that draw nothing, and for inputs that do not exist."""
-        check_values(self)
+    def _check_together(self) -> None:
         self.interval()
-        _check_png(self.out)
-        check_inputs(self)
 
     def interval(self) -> tuple[str, int, int]:
         """Contig, start and end of the region: 0-based, the end excluded.
@@ -136,8 +123,3 @@ class MutagenesisPlot:
                 "chrI:1001-1080"
             )
         return contig, int(first) - 1, int(last)
-
-
-def _check_png(path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise InputError(f"`out` {path}: must end in .png")

@@ -20,21 +20,13 @@ Autocast = Literal["auto", "off", "bfloat16", "float16"]
 Precision = Literal["float32", "float64"]
 """Precision of a model's weights and activations."""
 
-DEFAULT_METRIC = {
-    "classification": "accuracy",
-    "multilabel": "auroc",
-    "regression": "pearson",
-    "token": "accuracy",
-}
-"""Metric that decides on the best epoch, by task."""
-
 METRICS = {
     "classification": ("accuracy", "mcc", "f1_macro", "f1_binary", "auroc", "auprc"),
     "multilabel": ("auroc", "auprc", "accuracy", "f1_macro", "auroc_tf", "auroc_dhs", "auroc_hm"),
     "regression": ("pearson", "spearman", "mse"),
     "token": ("accuracy", "mcc", "f1_macro"),
 }
-"""Metrics by task."""
+"""Metrics by task. By default the first one decides on the best epoch."""
 
 MAX_MARKOV_ORDER = 12
 """Longest context of a Markov baseline, in bases."""

@@ -9,6 +9,12 @@ EXTRAS = {"polars": "tasks", "sklearn": "tasks", "scipy": "tasks", "peft": "peft
 """Extra of this distribution by top-level module; all other modules are in ``dna``."""
 
 
+def how_to_install(module: str) -> str:
+    """The command that installs a module of an extra."""
+    extras = ",".join(dict.fromkeys(("dna", EXTRAS.get(module.split(".")[0], "dna"))))
+    return f"pip install '.[{extras}]' in a checkout of hyena_kernels"
+
+
 def require(module: str) -> Any:
     """Import a module of an extra.
 
@@ -19,8 +25,4 @@ def require(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        extras = ",".join(dict.fromkeys(("dna", EXTRAS.get(root, "dna"))))
-        raise ImportError(
-            f"this needs {root} ({error}): pip install '.[{extras}]' in a checkout of hyena_kernels",
-            name=error.name or root,
-        ) from error
+        raise ImportError(f"this needs {root} ({error}): {how_to_install(root)}", name=error.name or root) from error

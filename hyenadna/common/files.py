@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,30 @@ class PartialFolder:
         if not self._file.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_files({self._file: json.dumps(self._settings, indent=1).encode()})
+
+    @contextmanager
+    def keep(self, finished: Callable[[], str]) -> Iterator[None]:
+        """If the block fails, add to its error what is finished and kept. If nothing is, remove the folder.
+
+        Args:
+            finished: what is finished, such as "5 sequences"; "" if nothing is. It is called after the failure.
+
+        Raises:
+            InputError: the block raised one, or an OSError.
+            KeyboardInterrupt: the block was interrupted.
+        """
+        try:
+            yield
+        except (InputError, OSError, KeyboardInterrupt) as error:
+            kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
+            if not (kept := finished()):
+                self.remove()
+                raise kind(str(error) or "nothing was finished, and nothing is kept") from error
+            reason = f"{error}; " if str(error) else ""
+            raise kind(
+                f"{reason}{kept} are finished and kept in {self.folder}: the same command with `resume` continues with "
+                "the others"
+            ) from error
 
     def remove(self) -> None:
         """Remove the folder and everything in it, if it exists."""

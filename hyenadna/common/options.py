@@ -1,7 +1,7 @@
-"""Rules for the fields of option classes, written beside each field, and the one function that checks them.
+"""The base of the option classes, and the rules that are written beside their fields.
 
 A field says what it takes in its type: ``Literal["mean", "last"]``, ``Annotated[int, Ge(1)]``, or ``InputFile`` for a
-path that must exist. Rules between fields stay in the class's own ``check``.
+path that must exist. Rules between fields stay in the class's own ``_check_together``.
 
 pydantic would do the same. It takes as long to import as everything else that ``--help`` needs, and its errors fill
 several lines.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,26 @@ Positive = Annotated[float, Gt(0), Lt(math.inf)]
 
 
 @dataclasses.dataclass(frozen=True)
+class Output:
+    """Marks a path that is written. ``problem`` says what is wrong with it, or is empty."""
+
+    problem: Callable[[Path], str]
+
+
+OutputFile = Annotated[Path, Output(lambda path: "is a folder; choose a file" if path.is_dir() else "")]
+"""A file to write. It may exist."""
+
+
+def _new_folder(path: Path) -> str:
+    is_new = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    return "" if is_new else "exists already; choose a folder that does not exist, or is empty"
+
+
+NewFolder = Annotated[Path, Output(_new_folder)]
+"""A folder to write. It must not exist, or be empty."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Input:
     """Marks a path that is read. ``check`` raises InputError where nothing fitting lies there."""
 
@@ -57,6 +78,17 @@ def check_path(path: Path) -> None:
         raise InputError(f"{path}: no such file or folder")
 
 
+def made_by(verb: str) -> Input:
+    """The rule of a file that a verb writes. Where none lies, the message names the verb."""
+
+    def check(path: Path) -> None:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; hyenadna {verb} writes one")
+        check_file(path)
+
+    return Input(check)
+
+
 InputFile = Annotated[Path, Input(check_file)]
 """A file that must exist."""
 
@@ -64,91 +96,79 @@ InputPath = Annotated[Path, Input(check_path)]
 """A file or folder that must exist."""
 
 
-def check_values(config: Any) -> None:
-    """Check every field of a dataclass against the rules in its type. ``None`` passes where the type allows it.
+class Options:
+    """Base of the option classes, which are dataclasses."""
 
-    Raises:
-        InputError: a value breaks a rule. The message names the field in backquotes, as all messages do; the command
-            line shows it as an option.
-    """
-    for name, value, rules in _rules(config):
-        if problem := _problem(value, rules):
-            raise InputError(f"`{name}` {value}: {problem}")
+    # Without an annotation: jsonargparse would look it up in the module of the subclass.
+    runtime = tuple[str, ...]()
+    """Fields that change how a run is carried out, and not what it computes. A resumed run may change them."""
+
+    def check(self) -> None:
+        """Raise InputError if a value does not fit, or an input does not exist."""
+        self.check_values()
+        self._check_together()
+        for _, value, rules in _rules(self):
+            for rule in rules:
+                if isinstance(rule, Input):
+                    rule.check(value)
+
+    def check_values(self) -> None:
+        """Check every field against the rules in its type. ``None`` passes where the type allows it.
+
+        Raises:
+            InputError: a value breaks a rule. The message names the field in backquotes, as all messages do; the
+                command line shows it as an option.
+        """
+        for name, value, rules in _rules(self):
+            if problem := _problem(value, rules):
+                raise InputError(f"`{name}` {value}: {problem}")
+
+    def _check_together(self) -> None:
+        """Raise InputError for values that do not go together."""
 
 
-def check_inputs(config: Any) -> None:
-    """Check that every path to be read exists, in the order of the fields.
-
-    Raises:
-        InputError: one does not exist, or is of the wrong kind.
-    """
-    for _, value, rules in _rules(config):
-        for rule in rules:
-            if isinstance(rule, Input):
-                rule.check(value)
-
-
-def _rules(config: Any) -> Iterator[tuple[str, Any, list[Any]]]:
+def _rules(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """Name, value and rules of every field that has a value, and of every entry of a list."""
-    hints = get_type_hints(type(config), include_extras=True)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        kinds = _alternatives(hints[field.name])
-        entries = [(value, kinds)]
-        if isinstance(value, list):
-            entries = [(item, _alternatives(get_args(hints[field.name])[0])) for item in value]
-        for item, alternatives in entries:
-            if item is None and type(None) in alternatives:
+    hints = get_type_hints(type(options), include_extras=True)
+    for field in dataclasses.fields(options):
+        kind, values = hints[field.name], [getattr(options, field.name)]
+        if isinstance(values[0], list):
+            kind, values = get_args(kind)[0], values[0]
+        alternatives = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+        for value in values:
+            if value is None and type(None) in alternatives:
                 continue
-            for kind in alternatives:
-                if get_origin(kind) is Annotated:
-                    yield field.name, item, list(kind.__metadata__)
-                elif get_origin(kind) is Literal:
-                    yield field.name, item, [kind]
+            for one in alternatives:
+                if get_origin(one) in (Annotated, Literal):
+                    yield field.name, value, one.__metadata__ if get_origin(one) is Annotated else (one,)
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """The members of a union; a tuple of the type itself where it is not one."""
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+_BOUNDS: dict[Any, tuple[Callable[[Any, Any], bool], str]] = {
+    Ge: (operator.ge, "at least"),
+    Gt: (operator.gt, "above"),
+    Le: (operator.le, "at most"),
+    Lt: (operator.lt, "below"),
+}
 
 
-def _problem(value: Any, rules: list[Any]) -> str:
+def _problem(value: Any, rules: tuple[Any, ...]) -> str:
     """What is wrong with a value, as the end of a message; empty if nothing is."""
     for rule in rules:
+        if isinstance(rule, Output) and (problem := rule.problem(value)):
+            return problem
         if get_origin(rule) is Literal and value not in get_args(rule):
             return f"choose {listed(get_args(rule))}"
-    bounds = [(rule, *_bound(rule)) for rule in rules if isinstance(rule, Ge | Gt | Le | Lt)]
+    limits = {type(rule): getattr(rule, type(rule).__name__.lower()) for rule in rules if type(rule) in _BOUNDS}
     # Written so that NaN, which compares as False with everything, is refused.
-    if all(holds(value) for _, holds, _ in bounds):
+    if all(_BOUNDS[kind][0](value, limit) for kind, limit in limits.items()):
         return ""
-    match [rule for rule, _, _ in bounds]:
-        case [Ge(least), Le(most)]:
-            return f"must be from {least} to {most}"
-    return f"must be {' and '.join(text for _, _, text in bounds)}"
-
-
-def _bound(rule: Ge | Gt | Le | Lt) -> tuple[Callable[[Any], bool], str]:
-    """A bound as a test and in words."""
-    limit: Any
-    match rule:
-        case Ge(limit):
-            return lambda value: value >= limit, f"at least {limit}"
-        case Gt(limit):
-            return lambda value: value > limit, f"above {limit}"
-        case Le(limit):
-            return lambda value: value <= limit, f"at most {limit}"
-        case Lt(limit):
-            return lambda value: value < limit, "finite" if limit == math.inf else f"below {limit}"
-    raise TypeError(rule)
+    if list(limits) == [Ge, Le]:
+        return f"must be from {limits[Ge]} to {limits[Le]}"
+    words = ("finite" if limit == math.inf else f"{_BOUNDS[kind][1]} {limit}" for kind, limit in limits.items())
+    return f"must be {' and '.join(words)}"
 
 
 def listed(choices: tuple[Any, ...]) -> str:
     """``"a, b or c"``."""
     *most, last = map(str, choices)
     return f"{', '.join(most)} or {last}" if most else last
-
-
-def check_output_file(path: Path) -> None:
-    """Raise InputError if the file to write is a folder."""
-    if path.is_dir():
-        raise InputError(f"`out` {path}: is a folder; choose a file")

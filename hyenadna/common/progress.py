@@ -11,13 +11,7 @@ _SECONDS = 30.0
 
 
 def bar(
-    name: str,
-    total: float | None,
-    unit: str,
-    *,
-    initial: float = 0,
-    progress: bool = True,
-    unit_scale: bool = False,
+    name: str, total: float | None, unit: str, *, initial: float = 0, progress: bool = True, unit_scale: bool = False
 ) -> tqdm:  # type: ignore[type-arg]
     """A progress bar on a terminal; nothing anywhere else.
 

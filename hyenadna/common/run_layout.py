@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.options import Options, made_by
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -18,6 +19,9 @@ FINAL_KEY = "final_valid_perplexity"
 MODEL_FOLDER = "model"
 RESULTS_FILE = "results.json"
 """Results of ``hyenadna finetune``."""
+
+MetricsFile = Annotated[Path, made_by("pretrain")]
+"""A METRICS_FILE that must exist."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -43,8 +47,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def plain(config: Any) -> dict[str, Any]:
+def plain(options: Any) -> dict[str, Any]:
     """A dataclass as a dict for YAML, with paths as strings."""
-    return {
-        name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(config).items()
-    }
+    values = dataclasses.asdict(options)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def settings(options: Options) -> dict[str, Any]:
+    """The options that decide the result of a run, as :func:`plain` gives them."""
+    return {name: value for name, value in plain(options).items() if name not in options.runtime}

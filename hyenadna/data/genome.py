@@ -232,11 +232,7 @@ def _write_tokens(fasta: Path, path: Path, progress: bool) -> dict[str, Any]:
             tokens.write(piece.ids)
             digest.update(piece.ids)
             length, n_count, iupac_count = counts.get(piece.contig, (0, 0, 0))
-            counts[piece.contig] = (
-                length + len(piece.ids),
-                n_count + piece.n_count,
-                iupac_count + piece.iupac_count,
-            )
+            counts[piece.contig] = (length + len(piece.ids), n_count + piece.n_count, iupac_count + piece.iupac_count)
     offsets = accumulate((length for length, _, _ in counts.values()), initial=0)
     contigs = [
         Contig(name, length, offset, n_count, iupac_count)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from hyenadna.common.errors import InputError
 from hyenadna.common.options import Input, check_file
-from hyenadna.data.genome import Genome
+from hyenadna.data.genome import INDEX_FILE, Genome
 
 
 def check_genome(path: Path) -> None:
@@ -16,6 +17,16 @@ def check_genome(path: Path) -> None:
     else:
         check_file(path)
 
+
+def check_fasta(path: Path) -> None:
+    """Raise InputError unless there is a file."""
+    if (path / INDEX_FILE).is_file():
+        raise InputError(f"{path}: is a genome of `hyenadna prepare`; give the FASTA itself")
+    check_file(path)
+
+
+InputFasta = Annotated[Path, Input(check_fasta)]
+"""A FASTA with sequences. It must be a file."""
 
 PreparedGenome = Annotated[Path, Input(Genome.open)]
 """A folder that ``hyenadna prepare`` has written."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from hyenadna.common.choices import SPLITS
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
+from hyenadna.common.options import listed
 from hyenadna.data.genome import Genome
 from hyenadna.data.streams import read_chunks
 
@@ -75,7 +76,7 @@ def split_bed(intervals: Sequence[Interval]) -> dict[str, list[Interval]]:
         InputError: the intervals have no split, none is for training, or two of different splits share a position.
     """
     if any(interval.split is None for interval in intervals):
-        raise InputError(f"the BED has no split column; write {_choices()} as the fourth column of every line")
+        raise InputError(f"the BED has no split column; write {listed(SPLITS)} as the fourth column of every line")
     split: dict[str, list[Interval]] = {name: [i for i in intervals if i.split == name] for name in SPLITS}
     _with_train(split, "no line of the BED has train in its fourth column")
     _check_disjoint(intervals)
@@ -169,7 +170,7 @@ def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -
         return Interval(name, start, end, name=label)
     if len(fields) < 4 or fields[3] not in SPLITS:
         got = repr(fields[3]) if len(fields) > 3 else "nothing"
-        raise InputError(f"{where}: {got} in the split column; write {_choices()}, as in other lines")
+        raise InputError(f"{where}: {got} in the split column; write {listed(SPLITS)}, as in other lines")
     return Interval(name, start, end, fields[3], name=label)
 
 
@@ -193,10 +194,6 @@ def _check_disjoint(intervals: Sequence[Interval]) -> None:
         own = (interval.contig, interval.split)
         if own not in furthest or interval.end > furthest[own].end:
             furthest[own] = interval
-
-
-def _choices() -> str:
-    return f"{', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
 
 
 def _with_train(split: dict[str, list[Interval]], otherwise: str) -> dict[str, list[Interval]]:

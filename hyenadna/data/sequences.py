@@ -58,6 +58,21 @@ def check_windows(window: int | None, stride: int | None, max_length: int) -> No
         raise InputError(f"`stride` {stride}: must be at least 1 and below `window`, so that windows overlap")
 
 
+def window_around(window: int | None, max_length: int) -> int:
+    """Bases in the one window around a place: ``window``, or 1,024 or what the model takes if that is None.
+
+    Raises:
+        InputError: a window is shorter than 2 bases, or longer than the model takes.
+    """
+    size = min(1024, max_length) if window is None else window
+    if not 2 <= size <= max_length:
+        raise InputError(
+            f"`window` {size}: must be 2 to {max_length}, the tokens that the model is made for; shorten it, or use a "
+            "checkpoint made for longer sequences"
+        )
+    return size
+
+
 def sliding_windows(length: int, max_length: int, window: int | None, stride: int | None, where: str) -> list[Window]:
     """The windows that a sequence is read in: one if it is short enough, otherwise overlapping ones.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.options import check_file
 
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -26,10 +27,7 @@ def read_chunks(path: Path, on_progress: Callable[[int], object] | None = None) 
     Raises:
         InputError: the file is missing or unreadable, or its compressed data are truncated or corrupt.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder; give a file' if path.is_dir() else 'not a file'}")
+    check_file(path)
     try:
         with path.open("rb") as raw:
             compressed = _check_compression(path, raw)

@@ -11,6 +11,7 @@ from typing import Any
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
 from hyenadna.common.files import write_error
+from hyenadna.common.options import check_file
 
 Row = Sequence[object]
 
@@ -27,8 +28,7 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> dict[str, list[str | N
         ImportError: polars is absent; the message names the extra.
     """
     polars = require("polars")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    check_file(path)
     try:
         if path.suffix == ".parquet":
             frame = polars.read_parquet(path)

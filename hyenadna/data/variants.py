@@ -150,11 +150,14 @@ def _variant(
         return refused(MISMATCH)
     if np.array_equal(before, after):
         return refused("ALT equals REF")
-    shared = min(len(before), len(after))
-    differs = np.flatnonzero(before[:shared] != after[:shared])
-    head = int(differs[0]) if differs.size else shared
+    head = _shared_start(before, after)
     before, after = before[head:], after[head:]
-    shared = min(len(before), len(after))
-    differs = np.flatnonzero(before[::-1][:shared] != after[::-1][:shared])
-    tail = int(differs[0]) if differs.size else shared
+    tail = _shared_start(before[::-1], after[::-1])
     return Variant(line, fields, contig, start + head, before[: len(before) - tail], after[: len(after) - tail])
+
+
+def _shared_start(first: np.ndarray, second: np.ndarray) -> int:
+    """Number of bases that both begin with."""
+    shared = min(len(first), len(second))
+    differs = np.flatnonzero(first[:shared] != second[:shared])
+    return int(differs[0]) if differs.size else shared

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.run_layout import FINAL_KEY
 from hyenadna.common.score import Score
 from hyenadna.drawing.style import BASELINE, BEST, DASHES, LABEL_SIZE, MODEL, RULE, TITLE_SIZE, TRAIN, png_figure
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_FINAL = "final_valid_perplexity"
-"""Key of the last row of a finished run. This validation has more windows than the others, so it is a point apart."""
 _CHANCE = Score(perplexity=4.0, accuracy=0.25, count=0)
 """The score of a random choice among four nucleotides."""
 
@@ -39,12 +38,10 @@ def training_curves(
         InputError: no row has a perplexity, or ``out`` cannot be written.
         ImportError: matplotlib is absent; the message names the extra.
     """
-    train = np.array([(row["step"], row["perplexity"]) for row in metrics if "perplexity" in row], dtype=np.float64)
-    valid = np.array(
-        [(row["step"], row["valid_perplexity"]) for row in metrics if "valid_perplexity" in row and _FINAL not in row],
-        dtype=np.float64,
-    )
-    final = np.array([(row["step"], row[_FINAL]) for row in metrics if _FINAL in row], dtype=np.float64)
+    train = _curve(metrics, "perplexity")
+    # The last validation has more windows than the others, so it is a point apart.
+    valid = _curve([row for row in metrics if FINAL_KEY not in row], "valid_perplexity")
+    final = _curve(metrics, FINAL_KEY)
     if not train.size and not valid.size and not final.size:
         raise InputError(f"{out}: nothing to plot, the metrics have no perplexity yet; train for some steps first")
     baselines = baselines or {}
@@ -70,21 +67,10 @@ def training_curves(
             if not final.size:
                 labels.append((valid[-1, 1], f"validation: {valid[-1, 1]:.4f}", MODEL))
         if final.size:
-            axes.plot(
-                *final.T,
-                color=MODEL,
-                linestyle="none",
-                marker="D",
-                markersize=6,
-                label="at the end",
-                clip_on=False,
-                zorder=5,
-            )
+            axes.plot(*final.T, "D", color=MODEL, markersize=6, label="at the end", clip_on=False, zorder=5)
             seen.append(final[:, 1])
             labels.append((final[-1, 1], f"at the end: {final[-1, 1]:.4f}", MODEL))
-        low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
-        margin = 0.04 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
+        _show_all(axes, seen, 0.04)
         last_step = max(float(curve[-1, 0]) for curve in (train, valid, final) if curve.size)
         axes.set_xlim(0, last_step or 1)
         axes.set_xlabel("optimizer steps")
@@ -125,15 +111,8 @@ def evaluation_bars(model_score: Score, markov_scores: Mapping[int, Score], out:
             axes.barh(range(len(scores)), values - chance, left=chance, color=colours, height=0.7)
             for row, value in enumerate(values):
                 end = chance + direction * max(0.0, direction * (value - chance))
-                axes.annotate(
-                    form.format(value),
-                    (end, row),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=LABEL_SIZE,
-                    fontweight="bold" if row == len(scores) - 1 else "normal",
-                )
+                text = axes.annotate(form.format(value), (end, row), (4, 0), textcoords="offset points", va="center")
+                text.set(fontsize=LABEL_SIZE, fontweight="bold" if row == len(scores) - 1 else "normal")
             worst = chance - direction * max(0.0, float((direction * (chance - values)).max()))
             axes.set_xlim(worst, chance + direction * 1.3 * reach)
             axes.axvline(chance, color=RULE, linewidth=0.8)
@@ -175,9 +154,7 @@ def perplexity_by_position(
             axes.axhline(baseline, color=BEST, linewidth=0.8, linestyle=DASHES)
             labels.append((baseline, f"best Markov: {baseline:.4f}", BEST))
             seen.append(np.array([baseline]))
-        low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
-        margin = 0.05 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
+        _show_all(axes, seen, 0.05)
         axes.set_xscale("log", base=2)
         axes.set_xlim(1, max(len(values), 2))
         ticks = 2 ** np.arange(0, int(np.log2(len(values))) + 1)
@@ -187,6 +164,18 @@ def perplexity_by_position(
         axes.set_ylabel("perplexity")
         _label_right(figure, axes, labels)
     return Path(out)
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """float64 ``(n, 2)``: step and value of every row that has the key."""
+    return np.array([(row["step"], row[key]) for row in metrics if key in row], dtype=np.float64)
+
+
+def _show_all(axes: Axes, seen: Sequence[np.ndarray], margin: float) -> None:
+    """Set the limits of the y axis to those of the values, with a margin as a fraction of their range."""
+    low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
+    space = margin * (high - low) or 0.1
+    axes.set_ylim(low - space, high + space)
 
 
 def _smooth(perplexity: np.ndarray) -> np.ndarray:
@@ -216,7 +205,7 @@ def _token_axis(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Add an axis of tokens on top, if the log has them. Batches may grow, so the axis need not be linear in steps."""
     from matplotlib.ticker import MaxNLocator
 
-    rows = np.array([(row["step"], row["tokens"]) for row in metrics if "tokens" in row], dtype=np.float64)
+    rows = _curve(metrics, "tokens")
     if not rows.size or rows[-1, 1] < 1:
         return
     steps, tokens = np.unique(np.concatenate([[(0.0, 0.0)], rows]), axis=0).T
@@ -239,18 +228,10 @@ def _label_right(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, 
     ordered = sorted(labels)
     heights = np.array([(value - low) / (high - low) for value, _, _ in ordered])
     places = _spread(heights, line)
+    outside: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     for (_, text, colour), height, place in zip(ordered, heights, places, strict=True):
-        axes.plot(
-            [1.0, 1.012, 1.028],
-            [height, height, place],
-            color=colour,
-            linewidth=0.7,
-            transform=axes.transAxes,
-            clip_on=False,
-        )
-        axes.text(
-            1.034, place, text, color=colour, fontsize=LABEL_SIZE, va="center", transform=axes.transAxes, clip_on=False
-        )
+        axes.plot([1.0, 1.012, 1.028], [height, height, place], color=colour, linewidth=0.7, **outside)
+        axes.text(1.034, place, text, color=colour, fontsize=LABEL_SIZE, va="center", **outside)
 
 
 def _spread(heights: np.ndarray, gap: float) -> np.ndarray:

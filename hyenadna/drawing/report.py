@@ -13,77 +13,8 @@ from hyenadna.common.files import write_files
 
 REPORT_FILE = "report.html"
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff;
-       font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin-bottom: .3rem; }
-h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-.summary { font-size: 1.1rem; margin-top: 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .9rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd; }
-th { font-weight: 600; }
-.number { text-align: right; }
-.highlight td { font-weight: 600; background: #e8f1f8; }
-figure { margin: 1rem 0; }
-img { max-width: 100%; height: auto; }
-figcaption, .note { color: #444; font-size: .9rem; }
-pre { padding: .6rem .8rem; background: #f5f5f5; white-space: pre-wrap; overflow-wrap: anywhere; }
-@media print {
-  body { margin: 0; max-width: none; font-size: 10pt; }
-  figure, table, pre { break-inside: avoid; }
-  h2 { break-after: avoid; }
-}
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% if summary %}
-<p class="summary">{{ summary }}</p>
-{% endif %}
-{% if facts %}
-<h2>The run</h2>
-<table>
-{% for key, value in facts.items() %}
-<tr><th scope="row">{{ key|shown }}</th><td>{{ value|shown }}</td></tr>
-{% endfor %}
-</table>
-{% endif %}
-{% set number = ' class="number"'|safe %}
-{% for table, numeric in tables %}
-<h2>{{ table.title }}</h2>
-<table>
-<tr>
-{%- for name in table.columns %}<th scope="col"{{ number if numeric[loop.index0] }}>{{ name }}</th>{% endfor %}</tr>
-{% for row in table.rows %}
-<tr{% if loop.index0 == table.highlight %} class="highlight"{% endif %}>
-{%- for value in row %}<td{{ number if numeric[loop.index0] }}>{{ value|shown }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>
-{% if table.note %}
-<p class="note">{{ table.note }}</p>
-{% endif %}
-{% endfor %}
-{% for image, data in images %}
-<figure><img src="data:image/png;base64,{{ data }}" alt="{{ image.caption }}">
-<figcaption>{{ image.caption }}</figcaption></figure>
-{% endfor %}
-{% if commands %}
-<h2>How to go on</h2>
-{% for command in commands %}
-<p>{{ command.purpose }}</p>
-<pre>{{ command.line }}</pre>
-{% endfor %}
-{% endif %}
-</body>
-</html>
-"""
+# A jinja2 template.
+_PAGE = Path(__file__).with_name("report.html")
 
 
 class Table(NamedTuple):
@@ -141,7 +72,7 @@ def write_report(
     jinja2 = require("jinja2")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     environment.filters["shown"] = _shown
-    page = environment.from_string(_PAGE).render(
+    page = environment.from_string(_PAGE.read_text(encoding="utf-8")).render(
         title=title,
         summary=summary,
         facts=facts,

@@ -10,13 +10,18 @@ from annotated_types import Ge, Le
 
 from hyenadna.common.choices import MAX_MARKOV_ORDER
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, InputFile, check_inputs, check_values
+from hyenadna.common.options import AtLeast1, InputFile, Options, Output
+from hyenadna.common.run_layout import MetricsFile
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import Checkpoint
 
+OutputFolder = Annotated[
+    Path, Output(lambda path: "is a file; choose a folder" if path.exists() and not path.is_dir() else "")
+]
+
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(Options):
     """The model, and the held-out part of a genome that it is scored on.
 
     Args:
@@ -38,7 +43,7 @@ class EvaluateConfig:
 
     model: Checkpoint
     genome: PreparedGenome
-    out: Path = Path("evaluation")
+    out: OutputFolder = Path("evaluation")
     contigs: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
     bed: InputFile | None = None
@@ -48,14 +53,9 @@ class EvaluateConfig:
     batch_size: AtLeast1 = 16
     max_windows: AtLeast1 | None = None
     markov_order: Annotated[int, Ge(-1), Le(MAX_MARKOV_ORDER)] = 8
-    metrics: InputFile | None = None
+    metrics: MetricsFile | None = None
     device: str = "auto"
 
-    def check(self) -> None:
-        """Raise InputError for values that make no evaluation, and for inputs that do not exist."""
-        check_values(self)
+    def _check_together(self) -> None:
         if self.bed is not None and (self.contigs or self.exclude):
             raise InputError("give the held-out part by `bed`, or by `contigs` and `exclude`, but not by both")
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"`out` {self.out}: is a file; choose a folder")
-        check_inputs(self)

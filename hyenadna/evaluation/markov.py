@@ -58,11 +58,7 @@ class MarkovModels:
 
 
 def fit(
-    segments: Iterable[np.ndarray],
-    max_order: int = 8,
-    reverse_complement: bool = True,
-    *,
-    prior_strength: float = 1.0,
+    segments: Iterable[np.ndarray], max_order: int = 8, reverse_complement: bool = True, *, prior_strength: float = 1.0
 ) -> MarkovModels:
     """Count every window of ``k + 1`` bases within the segments, for each order k from 0 to ``max_order``.
 

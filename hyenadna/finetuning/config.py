@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -16,10 +15,10 @@ from hyenadna.common.options import (
     AtLeast1,
     Fraction,
     InputPath,
+    NewFolder,
     NonNegative,
+    Options,
     Positive,
-    check_inputs,
-    check_values,
     listed,
 )
 from hyenadna.data.inputs import AnyGenome
@@ -32,12 +31,9 @@ Method = Literal["full", "frozen", "lora", "scratch", "soft-prompt", "few-shot"]
 PROMPTED_METHODS = ("soft-prompt", "few-shot")
 """Methods in which a language model answers with a letter."""
 
-RUNTIME_OPTIONS = ("out", "resume", "jobs", "threads", "device")
-"""Options that may change when a stopped run is resumed."""
-
 
 @dataclass
-class FinetuneConfig:
+class FinetuneConfig(Options):
     """The labelled data, the model and the training.
 
     Args:
@@ -50,8 +46,9 @@ class FinetuneConfig:
             random weights. soft-prompt trains vectors before a frozen language model, which answers with a letter.
             few-shot shows demonstrations in the context, and trains the model to use them.
         task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
-        preset: Published task. Its hyperparameters, length and metric replace the defaults, and its published figure is
-            printed beside the result.
+        preset: Published task, such as gb-nontata-promoters or nt-H3; any other word lists them all. Its
+            hyperparameters, length and metric replace the defaults, and its published figure is printed beside the
+            result.
         format: Layout of the data. auto recognises it.
         sequence_column: Column of a table that holds the sequence.
         label_columns: Columns of a table that hold the labels.
@@ -67,8 +64,8 @@ class FinetuneConfig:
         pooling: mean over the bases, or the last or first position.
         epochs: Greatest number of passes over the training examples.
         patience: Epochs without a better validation after which training stops.
-        metric: Metric that decides on the best epoch. The default is accuracy, auroc for multilabel, pearson for
-            regression.
+        metric: Metric that decides on the best epoch: accuracy, mcc, f1_macro, f1_binary, auroc, auprc, pearson,
+            spearman or mse, as the task allows. The default is accuracy, auroc for multilabel, pearson for regression.
         batch_size: Sequences at a time.
         lr: Peak learning rate.
         min_lr_factor: Learning rate at the end, as a factor of the peak.
@@ -79,7 +76,7 @@ class FinetuneConfig:
             in place of the weights. 0 is none.
         balanced: Draw every class equally often.
         reverse_complement: Train on half of the sequences as their reverse complement, and average both in prediction.
-        crop: Most bases that training cuts from each end of a sequence. The number is drawn anew each time, so that the
+        crop: Most bases that training cuts from each end of a sequence. The number is drawn each time, so that the
             model cannot learn positions by heart. At least one base stays. Demonstrations of few-shot are not cut.
         lm_weight: Weight of the next-nucleotide loss that is added to the loss of the labels (0.5 in equation 5 of
             Radford et al. 2018). 0 is none. It uses the checkpoint's language head, or a new one that is not saved.
@@ -87,7 +84,8 @@ class FinetuneConfig:
         prompt_tokens: Number of vectors of --method soft-prompt, 2 to 32,000.
         shots: Demonstrations of each class in training, with --method few-shot.
         eval_shots: Demonstrations of each class in the test, with one result for each number.
-        size: Published size, with --method scratch.
+        size: Published size, with --method scratch: tiny-1k, tiny-1k-d256, tiny-16k, small-32k, medium-160k,
+            medium-450k or large-1m.
         d_model: Width, in place of the size's.
         n_layer: Number of layers, in place of the size's.
         max_seq_len: Longest sequence, in place of the size's.
@@ -103,7 +101,7 @@ class FinetuneConfig:
     """
 
     data: InputPath
-    out: Path
+    out: NewFolder
     model: Checkpoint | None = None
     method: Method = "full"
     task: Task = "classification"
@@ -149,13 +147,18 @@ class FinetuneConfig:
     device: str = "auto"
     autocast: Autocast = "auto"
     threads: AtLeast1 | None = None
+    runtime = ("out", "resume", "jobs", "threads", "device")
+
+    @property
+    def chosen_metric(self) -> str:
+        """The metric that decides on the best epoch."""
+        return self.metric or METRICS[self.task][0]
 
     def check(self) -> None:
-        """Raise InputError for values that make no run with the preset, and for inputs that do not exist."""
-        apply_preset(self)._check()
+        """Raise InputError if a value, or one of the preset, does not fit, or an input does not exist."""
+        Options.check(apply_preset(self))
 
-    def _check(self) -> None:
-        check_values(self)
+    def _check_together(self) -> None:
         if (self.method == "scratch") == (self.model is not None):
             raise InputError(f"`method` {self.method}: {'leave out' if self.model else 'needs a'} `model`")
         if self.metric is not None and self.metric not in METRICS[self.task]:
@@ -178,9 +181,6 @@ class FinetuneConfig:
             raise InputError("`reverse_complement`: the labels of bases have a strand; leave it out for `task` token")
         if self.crop and self.task == "token":
             raise InputError("`crop`: the labels of bases are not cut with them; leave it out for `task` token")
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise InputError(f"`out` {self.out}: exists already; choose a folder that does not exist, or is empty")
-        check_inputs(self)
         if self.method == "scratch":
             short_name(self.size)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyenadna.common.choices import DEFAULT_METRIC, METRICS, SPLITS
+from hyenadna.common.choices import METRICS, SPLITS
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import RESULTS_FILE
 from hyenadna.drawing.finetuning import method_dots, validation_curves
@@ -48,7 +48,7 @@ def summarise(config: FinetuneConfig, folds: list[Splits], results: list[dict[st
         "demonstration_split": first.demonstration,
         "examples": {split: len(getattr(first, split)) for split in SPLITS},
         "classes": first.names,
-        "metric": config.metric or DEFAULT_METRIC[config.task],
+        "metric": config.chosen_metric,
         "test": metrics,
         "runs": results,
     }

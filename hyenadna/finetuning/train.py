@@ -21,17 +21,16 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from hyenadna.common.choices import DEFAULT_METRIC
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir
 from hyenadna.common.progress import StepBar
-from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, plain
+from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, settings
 from hyenadna.common.vocab import PAD_ID
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, label_tensor
-from hyenadna.finetuning.config import RUNTIME_OPTIONS, FinetuneConfig, apply_preset
+from hyenadna.finetuning.config import FinetuneConfig, apply_preset
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
@@ -57,9 +56,8 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     # 1. The options, the data and the runs.
     config = apply_preset(config)
     config.check()
-    metric = config.metric or DEFAULT_METRIC[config.task]
-    settings = {name: value for name, value in plain(config).items() if name not in RUNTIME_OPTIONS}
-    folders = RunFolders(config.out, settings, resume=config.resume, lower_is_better=metric == "mse")
+    metric = config.chosen_metric
+    folders = RunFolders(config.out, settings(config), resume=config.resume, lower_is_better=metric == "mse")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
@@ -69,9 +67,14 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
         for fold, data in enumerate(folds, start=1)
         for seed in config.seeds
     ]
-    if (finished := sum(map(folders.is_finished, runs))) and progress:
-        print(f"{finished} of {len(runs)} runs are finished, continuing with the others")
-    try:
+
+    def finished() -> str:
+        count = sum(map(folders.is_finished, runs))
+        return f"{count} of {len(runs)} runs" if count else ""
+
+    if progress and finished():
+        print(f"{finished()} are finished, continuing with the others")
+    with folders.keep(finished):
         # 2. Train the runs that are not finished yet.
         _train_all(config, runs, folders, device, progress)
         # 3. Write the results of all runs, and the best model.
@@ -82,17 +85,6 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
             (draft / METRICS_FILE).write_bytes(as_lines(curves))
             draw_curves(curves, summary, draft / "training.png")
             shutil.copytree(folders.keep_best_model(runs), draft / MODEL_FOLDER)
-    except (InputError, OSError, KeyboardInterrupt) as error:
-        # 4. Say what is kept, after an error or an interrupt.
-        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
-        if not (finished := sum(map(folders.is_finished, runs))):
-            folders.remove()
-            raise kind(str(error) or "no run was finished, nothing is kept") from error
-        reason = f"{error}; " if str(error) else ""
-        raise kind(
-            f"{reason}{finished} of {len(runs)} runs are finished and kept in {folders.folder}: the same command "
-            "with `resume` continues with the others"
-        ) from error
     folders.remove()
     return summary
 
@@ -182,7 +174,7 @@ def train(
     optimizer = torch.optim.AdamW(parameter_groups(learnt, config.weight_decay), lr=config.lr)
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
     validated = trained if average is None else average.module
-    metric = config.metric or DEFAULT_METRIC[config.task]
+    metric = config.chosen_metric
     best = BestEpoch(lower_is_better=metric == "mse")
     total_steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
     warmup_steps = math.ceil(config.lr_warmup * total_steps)

@@ -10,21 +10,17 @@ from annotated_types import Gt, Le
 
 from hyenadna.common.choices import Pooling, Precision, ScoreMode
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import (
-    AtLeast0,
-    AtLeast1,
-    InputFile,
-    NonNegative,
-    check_inputs,
-    check_output_file,
-    check_values,
-)
-from hyenadna.data.inputs import AnyGenome
+from hyenadna.common.options import AtLeast0, AtLeast1, InputFile, NonNegative, Options, Output, OutputFile
+from hyenadna.data.inputs import AnyGenome, InputFasta
 from hyenadna.model.locate import Checkpoint
+
+EmbeddingsFile = Annotated[
+    Path, Output(lambda path: "" if path.suffix in (".npz", ".parquet") else "must end in .npz or .parquet")
+]
 
 
 @dataclass
-class EmbedConfig:
+class EmbedConfig(Options):
     """The model, the sequences to embed, and how.
 
     Args:
@@ -49,8 +45,8 @@ class EmbedConfig:
     """
 
     model: Checkpoint
-    out: Path
-    fasta: InputFile | None = None
+    out: EmbeddingsFile
+    fasta: InputFasta | None = None
     bed: InputFile | None = None
     genome: AnyGenome | None = None
     table: InputFile | None = None
@@ -66,23 +62,19 @@ class EmbedConfig:
     resume: bool = False
     device: str = "auto"
     seed: int = 0
+    runtime = ("batch_size", "resume", "device", "out")
 
-    def check(self) -> None:
-        """Raise InputError for values that embed nothing, and for inputs that do not exist."""
-        check_values(self)
+    def _check_together(self) -> None:
         if sum(source is not None for source in (self.fasta, self.bed, self.table)) != 1:
             raise InputError("give one of `fasta`, `bed` and `table` to embed")
         if (self.bed is None) != (self.genome is None):
             raise InputError("`bed` and `genome` go together: intervals are cut from their genome")
         if self.label_column is not None and self.table is None:
             raise InputError("`label_column` needs a `table`: the label of a BED is its fourth column")
-        if self.out.suffix not in (".npz", ".parquet"):
-            raise InputError(f"`out` {self.out}: must end in .npz or .parquet")
-        check_inputs(self)
 
 
 @dataclass
-class ScoreConfig:
+class ScoreConfig(Options):
     """The model, the sequences or variants to score, and how.
 
     Args:
@@ -110,8 +102,8 @@ class ScoreConfig:
     """
 
     model: Checkpoint
-    out: Path
-    fasta: InputFile | None = None
+    out: OutputFile
+    fasta: InputFasta | None = None
     table: InputFile | None = None
     sequence_column: str = "sequence"
     vcf: InputFile | None = None
@@ -126,21 +118,17 @@ class ScoreConfig:
     precision: Precision = "float64"
     device: str = "auto"
 
-    def check(self) -> None:
-        """Raise InputError for values that make no scoring, and for inputs that do not exist."""
-        check_values(self)
+    def _check_together(self) -> None:
         if sum(source is not None for source in (self.fasta, self.table, self.vcf)) != 1:
             raise InputError("give one of `fasta`, `table` and `vcf` to score")
         if (self.vcf is None) != (self.genome is None):
             raise InputError("`vcf` and `genome` go together: variants are scored within their genome")
         if self.vcf is not None and self.stride is not None:
             raise InputError("`stride` is for long sequences: a variant has one window around it")
-        check_output_file(self.out)
-        check_inputs(self)
 
 
 @dataclass
-class PredictConfig:
+class PredictConfig(Options):
     """The fine-tuned model, and the sequences to predict.
 
     Args:
@@ -155,25 +143,21 @@ class PredictConfig:
     """
 
     model: Checkpoint
-    out: Path
-    fasta: InputFile | None = None
+    out: OutputFile
+    fasta: InputFasta | None = None
     table: InputFile | None = None
     sequence_column: str = "sequence"
     reverse_complement: bool = False
     batch_size: AtLeast1 = 32
     device: str = "auto"
 
-    def check(self) -> None:
-        """Raise InputError for values that predict nothing, and for inputs that do not exist."""
-        check_values(self)
+    def _check_together(self) -> None:
         if (self.fasta is None) == (self.table is None):
             raise InputError("give one of `fasta` and `table` to predict")
-        check_output_file(self.out)
-        check_inputs(self)
 
 
 @dataclass
-class GenerateConfig:
+class GenerateConfig(Options):
     """The model, the prompts, and how to sample.
 
     Args:
@@ -195,9 +179,9 @@ class GenerateConfig:
     """
 
     model: Checkpoint
-    out: Path
+    out: OutputFile
     prompt: str | None = None
-    prompt_fasta: InputFile | None = None
+    prompt_fasta: InputFasta | None = None
     length: AtLeast1 = 100
     count: AtLeast1 = 1
     temperature: NonNegative = 1.0
@@ -210,12 +194,8 @@ class GenerateConfig:
     precision: Precision = "float32"
     device: str = "auto"
 
-    def check(self) -> None:
-        """Raise InputError for values that generate nothing, and for inputs that do not exist."""
-        check_values(self)
+    def _check_together(self) -> None:
         if (self.prompt is None) == (self.prompt_fasta is None):
             raise InputError(
                 "give one of `prompt` and `prompt_fasta`: the model has no start token and needs a base to continue"
             )
-        check_output_file(self.out)
-        check_inputs(self)

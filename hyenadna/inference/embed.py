@@ -10,7 +10,7 @@ import torch
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
-from hyenadna.common.run_layout import plain
+from hyenadna.common.run_layout import settings
 from hyenadna.data.sequences import check_windows
 from hyenadna.data.sources import Record, open_sequences
 from hyenadna.inference.config import EmbedConfig
@@ -47,26 +47,16 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
         label_column=config.label_column,
         progress=progress,
     ) as sequences:
-        changing = ("batch_size", "resume", "device", "out")
-        settings = {name: value for name, value in plain(config).items() if name not in changing}
-        parts = Parts(config.out, settings, resume=config.resume)
+        parts = Parts(config.out, settings(config), resume=config.resume)
         done = parts.done()
         records = islice(sequences, done, None)
-        try:
-            with bar("embed", len(sequences), "sequence", initial=done, progress=progress) as shown:
-                while chunk := list(islice(records, config.part_size)):
-                    parts.add(len(chunk), _embed_part(model, chunk, config))
-                    shown.update(len(chunk))
-        except (InputError, OSError) as error:
-            if not (kept := parts.done()):
-                parts.remove()
-                raise
-            raise InputError(f"{error}; the {kept:,} sequences before that are in {parts.folder}") from error
-        except KeyboardInterrupt as stopped:
-            if not (kept := parts.done()):
-                parts.remove()
-                raise KeyboardInterrupt("no part was finished, nothing is saved") from stopped
-            raise KeyboardInterrupt(f"{kept:,} sequences are saved; continue with `resume`") from stopped
+        with (
+            parts.keep(lambda: f"{parts.done():,} sequences" if parts.done() else ""),
+            bar("embed", len(sequences), "sequence", initial=done, progress=progress) as shown,
+        ):
+            while chunk := list(islice(records, config.part_size)):
+                parts.add(len(chunk), _embed_part(model, chunk, config))
+                shown.update(len(chunk))
         if not parts.files():
             raise InputError("there is no sequence to embed")
         parts.finish()

@@ -83,12 +83,10 @@ class Parts(PartialFolder):
         resume: resume from the parts in the folder.
 
     Raises:
-        InputError: ``out`` has another ending or no folder; or as :class:`PartialFolder`.
+        InputError: the folder of ``out`` does not exist; or as :class:`PartialFolder`.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], *, resume: bool) -> None:
-        if out.suffix not in (".npz", ".parquet"):
-            raise InputError(f"`out` {out}: must end in .npz or .parquet")
         if out.suffix == ".parquet":
             require("polars")
         if not out.absolute().parent.is_dir():

@@ -85,12 +85,7 @@ def _sample(
     padding = list(range(model.config.vocab_size, model.config.padded_vocab_size))
     sampling: dict[str, Any] = {"do_sample": False}
     if config.temperature > 0:
-        sampling = {
-            "do_sample": True,
-            "temperature": config.temperature,
-            "top_k": config.top_k,
-            "top_p": config.top_p,
-        }
+        sampling = {"do_sample": True, "temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
     rows = model.generate(
         ids.expand(count, -1),
         attention_mask=torch.ones_like(ids).expand(count, -1),

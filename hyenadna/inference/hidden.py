@@ -49,12 +49,7 @@ def hidden_states(
         return [state[: len(row)] for state, row in zip(found, rows, strict=True)]
 
     return per_position(
-        sequences,
-        compute,
-        batch_size=batch_size,
-        max_length=model.config.max_seq_len,
-        window=window,
-        stride=stride,
+        sequences, compute, batch_size=batch_size, max_length=model.config.max_seq_len, window=window, stride=stride
     )
 
 

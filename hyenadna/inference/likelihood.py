@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from hyenadna.common.choices import Precision
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID
 from hyenadna.data.sequences import per_position, to_tensor
@@ -15,11 +17,9 @@ from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
-DTYPES = {"float64": torch.float64, "float32": torch.float32}
-
 
 @without_transformers_bars()
-def load_language_model(path: Path, device: str, precision: str) -> HyenaDNAForCausalLM:
+def load_language_model(path: Path, device: str, precision: Precision) -> HyenaDNAForCausalLM:
     """Load a language model in ``eval()``.
 
     Args:
@@ -28,20 +28,19 @@ def load_language_model(path: Path, device: str, precision: str) -> HyenaDNAForC
         precision: ``"float64"`` or ``"float32"``.
 
     Raises:
-        InputError: there is no such checkpoint, device or precision, or the checkpoint has no language-model head.
+        InputError: there is no such checkpoint or device, or the checkpoint has no language-model head.
     """
-    if precision not in DTYPES:
-        raise InputError(f"`precision` {precision}: choose {' or '.join(DTYPES)}")
     place = pick_device(device)
-    return HyenaDNAForCausalLM.from_pretrained(path, dtype=DTYPES[precision]).to(place)
+    return HyenaDNAForCausalLM.from_pretrained(path, dtype=getattr(torch, precision)).to(place)
 
 
+@dataclass
 class LogLikelihoodScorer:
     """Log-probability of every base given the bases before it.
 
     In float64, the default of ``hyenadna score``, scores depend on the batch size by rounding only.
 
-    Args:
+    Attributes:
         model: a language model in ``eval()``.
         batch_size: windows at a time.
         window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`.
@@ -49,20 +48,11 @@ class LogLikelihoodScorer:
         n_to_pad: show N to the model as [PAD], as in pretraining.
     """
 
-    def __init__(
-        self,
-        model: HyenaDNAForCausalLM,
-        *,
-        batch_size: int = 16,
-        window: int | None = None,
-        stride: int | None = None,
-        n_to_pad: bool = True,
-    ) -> None:
-        self.model = model
-        self.batch_size = batch_size
-        self.window = window
-        self.stride = stride
-        self.n_to_pad = n_to_pad
+    model: HyenaDNAForCausalLM
+    batch_size: int = 16
+    window: int | None = None
+    stride: int | None = None
+    n_to_pad: bool = True
 
     def __call__(self, sequences: Iterable[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
         """Nats of each base, for each sequence in order.

@@ -15,7 +15,7 @@ from hyenadna.common.progress import bar
 from hyenadna.common.vocab import reverse_complement
 from hyenadna.data import variants
 from hyenadna.data.genome import Genome, open_genome
-from hyenadna.data.sequences import check_windows
+from hyenadna.data.sequences import check_windows, window_around
 from hyenadna.data.sources import open_sequences
 from hyenadna.data.tables import partial_table
 from hyenadna.data.variants import MISMATCH, Variant
@@ -51,11 +51,7 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
     model = load_language_model(config.model, config.device, config.precision)
     check_windows(config.window, config.stride, model.config.max_seq_len)
     scorer = LogLikelihoodScorer(
-        model,
-        batch_size=config.batch_size,
-        window=config.window,
-        stride=config.stride,
-        n_to_pad=config.n_to_pad,
+        model, batch_size=config.batch_size, window=config.window, stride=config.stride, n_to_pad=config.n_to_pad
     )
     with open_sequences(
         fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
@@ -89,13 +85,7 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
         columns = variants.read_header(config.vcf)
         total = _check_reference(config, genome)
         model = load_language_model(config.model, config.device, config.precision)
-        max_length = model.config.max_seq_len
-        size = min(1024, max_length) if config.window is None else config.window
-        if not 2 <= size <= max_length:
-            raise InputError(
-                f"`window` {size}: must be 2 to {max_length}, the tokens that the model is made for; shorten it, or "
-                "use a checkpoint made for longer sequences"
-            )
+        size = window_around(config.window, model.config.max_seq_len)
         both = config.strands == "both"
         rows, again = tee(_fitting(variants.read_vcf(config.vcf, genome), size))
         inputs = (

@@ -171,23 +171,13 @@ class HyenaDNAConfig(PretrainedConfig):
 
     def check(self) -> None:
         """Raise InputError if a field has an impossible value."""
-        least = {"hyena_order": 2, "emb_dim": 3, "num_inner_mlps": 0}
-        for name in (
-            "d_model",
-            "n_layer",
-            "d_inner",
-            "vocab_size",
-            "pad_vocab_size_multiple",
-            "max_seq_len",
-            "hyena_order",
-            "short_filter_order",
-            "filter_order",
-            "emb_dim",
-            "num_inner_mlps",
-        ):
+        sizes = ("d_model", "n_layer", "d_inner", "vocab_size", "pad_vocab_size_multiple", "max_seq_len")
+        least = dict.fromkeys((*sizes, "filter_order", "short_filter_order"), 1)
+        least |= {"hyena_order": 2, "emb_dim": 3, "num_inner_mlps": 0}
+        for name, limit in least.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least.get(name, 1):
-                raise InputError(f"config: {name} must be an integer of at least {least.get(name, 1)}, got {value!r}")
+            if not isinstance(value, int) or value < limit:
+                raise InputError(f"config: {name} must be an integer of at least {limit}, got {value!r}")
         if self.emb_dim % 2 == 0:
             raise InputError(f"config: emb_dim must be odd (time, cosines and sines), got {self.emb_dim}")
         if self.pooling not in ("mean", "last", "first"):

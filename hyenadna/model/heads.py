@@ -54,7 +54,20 @@ def _real_positions(
     return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
 
 
-class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
+class _HyenaDNAClassifier(HyenaDNAPreTrainedModel):
+    """The backbone and a linear head."""
+
+    _new_heads = ("score.",)
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: HyenaDNAConfig) -> None:
+        super().__init__(config)
+        self.hyena = HyenaDNAModel(config)
+        self.score = nn.Linear(config.d_model, config.num_labels or 1)
+        self.post_init()
+
+
+class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
     """One prediction for a sequence: positions pooled by ``config.pooling``, then a linear head.
 
     The mean and the last position use real positions only. The original's mean counts pads.
@@ -66,15 +79,6 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         >>> HyenaDNAForSequenceClassification(config)(torch.tensor([[7, 8, 9, 10]])).logits.shape
         torch.Size([1, 2])
     """
-
-    _new_heads = ("score.",)
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
-
-    def __init__(self, config: HyenaDNAConfig) -> None:
-        super().__init__(config)
-        self.hyena = HyenaDNAModel(config)
-        self.score = nn.Linear(config.d_model, config.num_labels or 1)
-        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -122,7 +126,7 @@ class HyenaDNAForSequenceClassification(HyenaDNAPreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
 
 
-class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
+class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
     """One prediction for every position: a linear head on the hidden states.
 
     The model is causal: a prediction depends on its position and the positions left of it only.
@@ -134,15 +138,6 @@ class HyenaDNAForTokenClassification(HyenaDNAPreTrainedModel):
         >>> HyenaDNAForTokenClassification(config)(torch.tensor([[7, 8, 9, 10]])).logits.shape
         torch.Size([1, 4, 3])
     """
-
-    _new_heads = ("score.",)
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
-
-    def __init__(self, config: HyenaDNAConfig) -> None:
-        super().__init__(config)
-        self.hyena = HyenaDNAModel(config)
-        self.score = nn.Linear(config.d_model, config.num_labels or 1)
-        self.post_init()
 
     @can_return_tuple
     def forward(

@@ -11,39 +11,15 @@ import numpy as np
 from transformers import PreTrainedTokenizer
 
 from hyenadna.common.vocab import (
-    BOS_ID,
     BYTE_TO_ID,
     CASE_SENSITIVE_BYTE_TO_ID,
     CLS_ID,
-    COMPLEMENT,
-    MASK_ID,
-    N_ID,
-    NUCLEOTIDE_IDS,
-    PAD_ID,
-    RESERVED_ID,
     SEP_ID,
     SPECIAL_IDS,
     UNK_ID,
     VOCAB,
     letter_ids,
 )
-
-__all__ = [
-    "BOS_ID",
-    "BYTE_TO_ID",
-    "CLS_ID",
-    "COMPLEMENT",
-    "MASK_ID",
-    "NUCLEOTIDE_IDS",
-    "N_ID",
-    "PAD_ID",
-    "RESERVED_ID",
-    "SEP_ID",
-    "SPECIAL_IDS",
-    "UNK_ID",
-    "VOCAB",
-    "DNATokenizer",
-]
 
 
 class DNATokenizer(PreTrainedTokenizer):

@@ -10,29 +10,17 @@ from annotated_types import Ge, Gt, Lt
 
 from hyenadna.common.choices import Autocast
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import (
-    AtLeast0,
-    AtLeast1,
-    Fraction,
-    InputFile,
-    NonNegative,
-    Positive,
-    check_inputs,
-    check_values,
-)
+from hyenadna.common.options import AtLeast0, AtLeast1, Fraction, InputFile, NonNegative, Options, Positive
 from hyenadna.common.run_layout import CONFIG_FILE
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import check_checkpoint
 from hyenadna.model.sizes import short_name
 
-# Fields that change how a run is carried out or watched, and not what it computes. They may change on --resume.
-_FREE: dict[str, Any] = {"free": True}
-
 BelowOne = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass
-class PretrainConfig:
+class PretrainConfig(Options):
     """The data, the model and the training. Every field is an option and a key of the YAML file.
 
     Args:
@@ -47,7 +35,8 @@ class PretrainConfig:
         max_n_fraction: Greatest fraction of N in a training window.
         reverse_complement: Reverse complement half of the windows.
         n_to_pad: Replace N by [PAD], as the published pretraining did. N is never a target.
-        size: Published size to start from, such as tiny-1k or large-1m.
+        size: Published size to start from: tiny-1k, tiny-1k-d256, tiny-16k, small-32k, medium-160k, medium-450k or
+            large-1m.
         d_model: Width, in place of the size's.
         n_layer: Number of layers, in place of the size's.
         max_seq_len: Longest sequence that the model takes, in place of the size's. Its filters depend on it.
@@ -84,7 +73,7 @@ class PretrainConfig:
     """
 
     genome: PreparedGenome
-    out: Path = field(metadata=_FREE)
+    out: Path
     bed: InputFile | None = None
     valid_contigs: list[str] = field(default_factory=list)
     test_contigs: list[str] = field(default_factory=list)
@@ -100,7 +89,7 @@ class PretrainConfig:
     embed_dropout: BelowOne | None = None
     model_fields: dict[str, Any] = field(default_factory=dict)
     init_from: Path | None = None
-    gradient_checkpointing: bool = field(default=False, metadata=_FREE)
+    gradient_checkpointing: bool = False
     length: AtLeast1 = 1024
     batch_size: AtLeast1 = 256
     accumulate: AtLeast1 = 1
@@ -115,21 +104,21 @@ class PretrainConfig:
     beta2: BelowOne = 0.999
     clip: Annotated[float, Gt(0)] = 1.0
     seed: Annotated[int, Ge(0), Lt(1 << 63)] = 0
-    device: str = field(default="auto", metadata=_FREE)
+    device: str = "auto"
     autocast: Autocast = "auto"
-    threads: AtLeast1 | None = field(default=None, metadata=_FREE)
-    workers: AtLeast0 = field(default=0, metadata=_FREE)
-    log_every: AtLeast1 = field(default=10, metadata=_FREE)
+    threads: AtLeast1 | None = None
+    workers: AtLeast0 = 0
+    log_every: AtLeast1 = 10
     eval_every: AtLeast0 = 500
     eval_length: AtLeast1 | None = None
     eval_windows: AtLeast1 = 256
     final_windows: AtLeast1 | None = None
-    checkpoint_every: AtLeast1 = field(default=500, metadata=_FREE)
-    keep: AtLeast1 = field(default=2, metadata=_FREE)
+    checkpoint_every: AtLeast1 = 500
+    keep: AtLeast1 = 2
 
-    def check(self) -> None:
-        """Raise InputError for values that make no run, and for inputs that do not exist."""
-        check_values(self)
+    runtime = ("out", "gradient_checkpointing", "device", "threads", "workers", "log_every", "checkpoint_every", "keep")
+
+    def _check_together(self) -> None:
         if self.bed is not None and (self.valid_contigs or self.test_contigs):
             raise InputError(
                 "give the held-out parts by `bed`, or by `valid_contigs` and `test_contigs`, but not by both"
@@ -140,9 +129,12 @@ class PretrainConfig:
         if self.init_from is not None and given:
             names = ", ".join(f"`{name}`" for name in given)
             raise InputError(f"`init_from` {self.init_from}: has the shape of its own model; leave out {names}")
-        check_inputs(self)
         if self.init_from is None:
             short_name(self.size)
-        elif not (self.out / CONFIG_FILE).is_file():
-            # A run that has begun resumes from its own checkpoints, and does not need the first one.
+
+    def check(self) -> None:
+        """Raise InputError if a value does not fit, or an input does not exist."""
+        super().check()
+        # A run that has begun resumes from its own checkpoints, and does not need the first one.
+        if self.init_from is not None and not (self.out / CONFIG_FILE).is_file():
             check_checkpoint(self.init_from)

@@ -325,10 +325,7 @@ def _training_windows(
 ) -> tuple[Sequence[Stage], TrainWindows]:
     """The stages of the length warm-up, and the windows, of which every stage has at least one."""
     stages = warmup_stages(
-        config.length,
-        config.batch_size,
-        start_length=config.warmup_length,
-        steps_per_stage=config.warmup_length_steps,
+        config.length, config.batch_size, start_length=config.warmup_length, steps_per_stage=config.warmup_length_steps
     )
     windows = TrainWindows(
         genome,

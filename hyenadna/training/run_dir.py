@@ -7,7 +7,6 @@ is a leftover of a run that was killed while writing. The next start removes it.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir, leftovers, remove_dir, write_error, write_files
+from hyenadna.common.options import Options
 from hyenadna.common.run_layout import (
     CONFIG_FILE,
     FINAL_KEY,
@@ -45,36 +45,31 @@ class _Saves(Protocol):
 
 
 class RunFolder:
-    """A training run's folder. The docstring of the module lists its content."""
+    """A training run's folder. The docstring of the module lists its content.
+
+    Attributes:
+        path: the folder.
+        metrics: the JSONL file of metrics, with a row every few steps and one for every validation.
+        splits: BED of the training, validation and test intervals.
+        model: the folder of the finished model.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def metrics(self) -> Path:
-        """The JSONL file of metrics, with a row every few steps and one for every validation."""
-        return self.path / METRICS_FILE
-
-    @property
-    def splits(self) -> Path:
-        """BED of the training, validation and test intervals."""
-        return self.path / SPLITS_FILE
-
-    @property
-    def model(self) -> Path:
-        """The folder of the finished model."""
-        return self.path / MODEL_FOLDER
+        self.metrics = path / METRICS_FILE
+        self.splits = path / SPLITS_FILE
+        self.model = path / MODEL_FOLDER
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first. A folder has this name only while it is complete."""
         found = [p for p in self.path.glob("step-*") if p.name[5:].isdigit() and p.is_dir()]
         return sorted(found, key=lambda p: int(p.name[5:]))
 
-    def start(self, config: Any, *, resume: bool) -> Path | None:
+    def start(self, config: Options, *, resume: bool) -> Path | None:
         """Make the folder ready for a run.
 
         Args:
-            config: the configuration, a dataclass.
+            config: the options, a dataclass.
             resume: whether the folder may hold a run of the same configuration.
 
         Returns:
@@ -108,7 +103,7 @@ class RunFolder:
             found = self.checkpoints()
         return found[-1] if found else None
 
-    def _check_same(self, config: Any) -> None:
+    def _check_same(self, config: Options) -> None:
         saved = self.path / CONFIG_FILE
         try:
             before = yaml.safe_load(saved.read_text(encoding="utf-8"))
@@ -117,8 +112,7 @@ class RunFolder:
         if not isinstance(before, dict):
             raise InputError(f"{saved}: damaged, holds no configuration; choose another `out`")
         now = plain(config)
-        free = {field.name for field in dataclasses.fields(config) if field.metadata.get("free")}
-        changed = [n for n in sorted((before.keys() | now.keys()) - free) if before.get(n) != now.get(n)]
+        changed = [n for n in sorted((before.keys() | now.keys()) - {*config.runtime}) if before.get(n) != now.get(n)]
         if changed:
             values = "; ".join(f"{n}: {before.get(n)!r} there, {now.get(n)!r} now" for n in changed)
             options = ", ".join(f"`{name}`" for name in changed)
@@ -211,8 +205,5 @@ class RunFolder:
             if not isinstance(reason, OSError | SafetensorError):
                 raise
             raise write_error(
-                self.path,
-                reason,
-                advice="choose another `out`",
-                if_full="free some space and continue with `resume`",
+                self.path, reason, advice="choose another `out`", if_full="free some space and continue with `resume`"
             ) from error

@@ -14,7 +14,7 @@ from hyenadna.cli import demo
 from hyenadna.common.errors import InputError
 from hyenadna.data.synthetic import write_synthetic_genome
 
-PICTURES = ["evaluation.png", "perplexity_by_position.png", "training.png"]
+FIGURES = ["evaluation.png", "perplexity_by_position.png", "training.png"]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def check_complete(out: Path) -> dict[str, Any]:
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 3
-    assert [path.name for path in sorted((out / "evaluation").glob("*.png"))] == PICTURES
-    for name in PICTURES:
+    assert [path.name for path in sorted((out / "evaluation").glob("*.png"))] == FIGURES
+    for name in FIGURES:
         assert (out / "evaluation" / name).read_bytes().startswith(b"\x89PNG")
     assert (out / "run" / "model" / "model.safetensors").is_file()
     content = json.loads((out / "demo.json").read_text())

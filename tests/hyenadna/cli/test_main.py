@@ -345,11 +345,16 @@ def test_pretrain_refuses_bad_input_in_one_line(
         (["predict", "--model", "m", "--out", "x"], "give one of --fasta and --table to predict"),
         (["score", "--model", "m", "--out", "x"], "give one of --fasta, --table and --vcf to score"),
         (["score", "--model", "m", "--out", "x", "--fasta", "absent.fa"], "no checkpoint at m: no such file or folder"),
+        (["predict", "--model", "a/b", "--out", "x", "--fasta", "prepared"], "prepared: is a genome of `hyenadna prep"),
+        (["generate", "--model", "a/b", "--out", "x", "--prompt_fasta", "prepared"], "prepared: is a genome of `hyen"),
         (["embed", "--model", "m", "--out", "x.npz"], "give one of --fasta, --bed and --table to embed"),
         (["plot", "fly"], "unknown kind 'fly': choose one of embeddings, training, results, mutagenesis"),
         (["plot", "embeddings", "--out", "x.png"], "required and missing: --embeddings (see hyenadna plot embeddings "),
-        (["plot", "embeddings", "--embeddings", "e.npz", "--out", "x.png"], "e.npz: no such file"),
-        (["plot", "training", "--metrics", "m.jsonl", "--out", "x.png"], "m.jsonl: no such file"),
+        (
+            ["plot", "embeddings", "--embeddings", "e.npz", "--out", "x.png"],
+            "e.npz: no such file; hyenadna embed writes one",
+        ),
+        (["plot", "training", "--metrics", "m.jsonl", "--out", "x.png"], "m.jsonl: no such file; hyenadna pretrain"),
         (["plot", "results", "--out", "x.png", "--results", "1,b"], "1/results.json: no results of hyenadna finetune"),
         (["plot", "results", "--out", "x.png", "--results", "[b, c]"], "b/results.json: no results of hyenadna "),
         (
@@ -365,6 +370,8 @@ def test_other_verbs_refuse_bad_input_in_one_line(
     monkeypatch.chdir(tmp_path)
     Path("protein.fa").write_text(">p\nMEEPQ\n")
     Path("empty.fa").write_text("")
+    Path("prepared").mkdir()
+    Path("prepared", "index.json").write_text("{}")
     before = sorted(tmp_path.iterdir())
     failed = call(*words)
     assert (failed.code, failed.out) == (2, "")
@@ -434,17 +441,22 @@ def test_a_bug_is_not_called_bad_input(monkeypatch: pytest.MonkeyPatch, error: E
         cli.main(["doctor"])
 
 
-def test_the_module_is_the_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hyenadna", "prepare", "absent.fa", "--out", str(tmp_path / "x")]
-    # Bytes that Python cannot decode would come from a bar or a traceback.
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=False
+def python(*words: str, cwd: Path, without: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs Python in a process of its own, with this package on its path and one variable unset."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop(without, None)
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"error: absent.fa: no such file\n")
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    done = python("-m", "hyenadna", "prepare", "absent.fa", "--out", str(tmp_path / "x"), cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: absent.fa: no such file\n")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_doctor_tells_what_is_missing() -> None:
+def test_doctor_tells_what_is_missing(tmp_path: Path) -> None:
     """Of a package that is absent neither the module nor its metadata is found."""
     script = """
 import sys
@@ -462,9 +474,7 @@ import hyenadna_command
 from hyenadna.cli.main import main
 main(["doctor"])
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    done = python("-c", script, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert {f"{name} not installed" for name in ("PyYAML", "jsonargparse", "tqdm", "transformers")} <= {*lines}
@@ -512,13 +522,11 @@ LIGHT = {
 @pytest.mark.parametrize("case", LIGHT)
 def test_help_and_a_missing_file_are_instant(case: str, tiny_genome: Path, tmp_path: Path) -> None:
     code, words = LIGHT[case]
-    command = [sys.executable, "-c", MEASURE, *(str(tiny_genome) if word == "GENOME" else word for word in words)]
-    # Bytecode is kept, as it is for whoever installed the package.
-    unset = ("PYTHONDONTWRITEBYTECODE",)
-    environment = {**{name: value for name, value in os.environ.items() if name not in unset}, "PYTHONPATH": str(ROOT)}
+    words = [str(tiny_genome) if word == "GENOME" else word for word in words]
     seconds: list[float] = []
     while not seconds or (min(seconds) > 0.7 and len(seconds) < 3):
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        # Bytecode is kept, as it is for whoever installed the package.
+        done = python("-c", MEASURE, *words, cwd=tmp_path, without="PYTHONDONTWRITEBYTECODE")
         assert done.returncode == code, done.stderr
         *message, measured = done.stderr.splitlines()
         time, *heavy = measured.split()
@@ -546,16 +554,12 @@ print(type(AutoConfig.for_model("hyenadna")).__name__, hyenadna.HyenaDNAConfig._
 def test_a_script_of_any_name_gets_the_classes(words: list[str], tmp_path: Path) -> None:
     # The script's folder comes first on the path, where hyenadna.py would hide the package.
     (tmp_path / words[0]).write_text(f"import sys; sys.path.pop(0)\n{WHOLE}")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = python(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "HyenaDNAConfig HyenaDNAConfig\n"), done.stderr
 
 
 def test_prepare_needs_neither_torch_nor_transformers(tiny_fasta: Path, tmp_path: Path) -> None:
     script = "import hyenadna_command, sys; hyenadna_command.main(); "
     script += "sys.exit(len({'torch', 'transformers'} & {*sys.modules}))"
-    command = [sys.executable, "-c", script, "prepare", str(tiny_fasta), "--out", str(tmp_path / "genome")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = python("-c", script, "prepare", str(tiny_fasta), "--out", str(tmp_path / "genome"), cwd=tmp_path)
     assert (done.returncode, done.stdout[:18]) == (0, "tiny.fa: 3 contigs"), done.stderr

@@ -77,7 +77,7 @@ def draw_all(folder: Path) -> list[Path]:
     ]
 
 
-def test_pictures_are_png_with_readable_text_that_does_not_collide(tmp_path: Path, figures: list[Any]) -> None:
+def test_figures_are_png_with_readable_text_that_does_not_collide(tmp_path: Path, figures: list[Any]) -> None:
     paths = draw_all(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"curves.png", "bars.png", "position.png"}
     for path, figure in zip(paths, figures, strict=True):

@@ -53,13 +53,13 @@ def test_everything_given_is_on_the_page(tmp_path: Path) -> None:
         facts={"parameters": 436_096, "reload": True, "seconds": 98.5, "folder": Path("run")},
         tables=[Table("Scores", ["model", "perplexity"], [["Markov 8", 3.8164], ["HyenaDNA", 3.5]], 1, "chrXVI")],
         images=[Image(tmp_path / "curve.png", "Training")],
-        commands=[Command("Go on", "hyenadna pretrain --resume run")],
+        commands=[Command("Continue", "hyenadna pretrain --resume run")],
     )
     assert path == tmp_path / "report.html"
     page = Page(path)
     assert page.of("title") == page.of("h1") == ["Demo"]
-    assert page.of("h2") == ["The run", "Scores", "How to go on"]
-    assert page.of("p") == ["3.60 against 3.82", "chrXVI", "Go on"]
+    assert page.of("h2") == ["The run", "Scores", "Next steps"]
+    assert page.of("p") == ["3.60 against 3.82", "chrXVI", "Continue"]
     assert page.of("td") == ["436,096", "yes", "98.5000", "run", "Markov 8", "3.8164", "HyenaDNA", "3.5000"]
     assert page.of("figcaption") == ["Training"]
     assert page.of("pre") == ["hyenadna pretrain --resume run"]

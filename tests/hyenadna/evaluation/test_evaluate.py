@@ -146,7 +146,7 @@ def test_markov_models_are_scored_as_on_whole_contigs(genome: Genome) -> None:
     windows = EvalWindows(genome, [Interval("b", 0, 900), Interval("c", 0, 500)], 5)
     scores = fit_and_score_markov(genome, train, windows, 4)
     models = markov.fit([genome.tokens("a")], 4)
-    # Windows shorter than the order: without what stands before them the models would have less context.
+    # Windows shorter than the order: without the bases before them the models would have less context.
     whole = markov.evaluate(models, [genome.tokens("b"), genome.tokens("c")])
     for order, score in scores.items():
         assert score.perplexity == pytest.approx(whole[order].perplexity, rel=1e-12)
@@ -205,7 +205,7 @@ def test_evaluation_is_written_complete(config: EvaluateConfig, genome: Genome) 
     windows = EvalWindows(genome, [Interval("c", 0, 500)], 32)
     model = HyenaDNAForCausalLM.from_pretrained(config.model)
     score = evaluate_windows(model, windows, batch_size=16, progress=False).score
-    yardsticks = fit_and_score_markov(genome, [Interval("a", 0, 4040)], windows, 3)
+    baselines = fit_and_score_markov(genome, [Interval("a", 0, 4040)], windows, 3)
     assert row == {
         "model": str(config.model),
         "genome": "tiny.fa",
@@ -215,11 +215,11 @@ def test_evaluation_is_written_complete(config: EvaluateConfig, genome: Genome) 
         "perplexity": score.perplexity,
         "accuracy": score.accuracy,
         "positions": 499,
-        "markov": {str(order): vars(yardstick) for order, yardstick in yardsticks.items()},
+        "markov": {str(order): vars(score) for order, score in baselines.items()},
     }
 
 
-def test_without_metrics_and_markov_models_there_are_fewer_pictures(config: EvaluateConfig, tmp_path: Path) -> None:
+def test_without_metrics_and_markov_models_there_are_fewer_figures(config: EvaluateConfig, tmp_path: Path) -> None:
     alone = shutil.copytree(config.model, tmp_path / "alone" / "model")
     row = evaluate(replace(config, model=alone, markov_order=-1, length=None), progress=False)
     assert row["markov"] == {}
@@ -253,7 +253,7 @@ def test_a_bed_says_what_is_held_out(config: EvaluateConfig, tmp_path: Path, spl
         ({"contigs": ["a", "c"]}, "nothing is left for training: every contig is held out; leave at least one"),
         ({"genome": Path("absent")}, "absent: no such folder; make it with `hyenadna prepare"),
         ({"model": Path("absent")}, "no checkpoint at absent: no such file or folder"),
-        ({"metrics": Path("absent.jsonl")}, "absent.jsonl: no such file"),
+        ({"metrics": Path("absent.jsonl")}, "absent.jsonl: no such file; hyenadna pretrain writes one"),
         ({"out": Path(__file__)}, f"`out` {__file__}: is a file; choose a folder"),
         ({"device": "cuda:99"}, "`device` cuda:99: torch sees"),
     ],

@@ -240,7 +240,7 @@ def test_a_run_stopped_before_anything_is_finished_leaves_nothing(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finetune_module, "train", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt, match="no run was finished, nothing is kept"):
+    with pytest.raises(KeyboardInterrupt, match="nothing was finished, and nothing is kept"):
         finetune(config, progress=False)
     assert list(config.out.parent.iterdir()) == []
 

@@ -95,7 +95,7 @@ def test_long_sequences_need_windows(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "f.fa").write_text(f">short\nACGT\n>long\n{bases}\n")
     config = EmbedConfig(model=folder, out=tmp_path / "t.npz", fasta=tmp_path / "f.fa", part_size=1, device="cpu")
     with pytest.raises(
-        InputError, match=r"long: 150 bases are longer .*; the 1 sequences before that are in .*partial"
+        InputError, match=r"long: 150 bases are longer .*; 1 sequences are finished and kept in .*partial"
     ):
         embed(config, progress=False)
     with pytest.raises(InputError, match=r"of a run with other options \(stride: None there, 20 now; window:"):
@@ -121,7 +121,9 @@ def test_a_stopped_run_goes_on_where_it_stopped(config: EmbedConfig, monkeypatch
         return original(*args)
 
     monkeypatch.setattr(embed_module, "_embed_part", stopping)
-    with pytest.raises(KeyboardInterrupt, match="5 sequences are saved; continue with `resume`"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"5 sequences are finished and kept in .*partial: the same command with `resume`"
+    ):
         embed(config, progress=False)
     assert not config.out.exists()
     with pytest.raises(InputError, match="holds parts of a stopped run; continue it with `resume`"):

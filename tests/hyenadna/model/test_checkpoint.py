@@ -158,7 +158,7 @@ def test_no_code_of_a_checkpoint_runs(original: Path, tmp_path: Path, kind: str,
     with contextlib.suppress(InputError):
         weights, _ = load_original(original)
     assert not marker.exists()
-    # Passed over, with a stub in its place, is only what stands beside tensors in torch's present format.
+    # Only torch's present format gets stubs for the objects beside the tensors.
     assert not weights or (form == "zip" and place != "alone")
     assert all(isinstance(tensor, Tensor) for tensor in weights.values())
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM
-from hyenadna.model.tokenizer import BYTE_TO_ID, COMPLEMENT, NUCLEOTIDE_IDS, PAD_ID, SEP_ID, UNK_ID
+from hyenadna.common.vocab import BYTE_TO_ID, COMPLEMENT, NUCLEOTIDE_IDS, PAD_ID, SEP_ID, UNK_ID
 
 VOCABULARY = ["[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N"]
 

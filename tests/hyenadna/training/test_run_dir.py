@@ -14,20 +14,21 @@ import yaml
 from safetensors import SafetensorError
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.run_layout import FINAL_KEY, read_metrics
-from hyenadna.training import run_dir as run_folder
+from hyenadna.common.options import Options
+from hyenadna.common.run_layout import FINAL_KEY, plain, read_metrics
 from hyenadna.training.run_dir import RunFolder
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @dataclass
-class Config:
+class Config(Options):
     lr: float = 1e-3
     names: list[str] = field(default_factory=lambda: ["1", "b"])
     bed: Path | None = None
-    workers: int = field(default=0, metadata={"free": True})
-    out: Path = field(default=Path("run"), metadata={"free": True})
+    workers: int = 0
+    out: Path = Path("run")
+    runtime = ("workers", "out")
 
 
 class Weights:
@@ -144,7 +145,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path: Path, is_new: bool) 
     (folder.path / f".config.yaml.{'0f' * 16}.tmp").write_bytes(b"half")
     (folder.path / f".metrics.jsonl.{'0f' * 16}.tmp").write_bytes(b"half")
     if not is_new:
-        (folder.path / "config.yaml").write_text(yaml.safe_dump(run_folder.plain(Config())))
+        (folder.path / "config.yaml").write_text(yaml.safe_dump(plain(Config())))
     assert folder.start(Config(), resume=True) is None
     assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
 

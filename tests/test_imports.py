@@ -101,6 +101,7 @@ def test_everything_runs_without_the_extension() -> None:
     assert probe(True)["runs"] == "torch"
 
 
+@pytest.mark.slow
 def test_ops_and_the_operator_run_and_learn_without_optional_packages() -> None:
     script = """
 import torch
@@ -119,6 +120,7 @@ print(shapes, learning, used)
     assert done.stdout == "[(2, 2, 10), (2, 6, 10), (2, 10, 2)] True []\n", done.stderr
 
 
+@pytest.mark.slow
 def test_tests_of_hyena_kernels_run_without_transformers() -> None:
     script = """
 import pytest

@@ -153,6 +153,7 @@ def compiler() -> None:
         pytest.skip(f"needs a C++ compiler: {reason}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_wheel_with_the_library_is_for_this_platform_and_every_python(source: Path) -> None:
     name, files, report = build_wheel(source)
@@ -173,6 +174,7 @@ def test_wheel_without_the_extension_is_pure_python(source: Path) -> None:
     assert build_wheel(source, HYENA_SKIP_EXT="1") == (PURE, files_of(source), {"cpp": skipped, "cuda": skipped})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_wheel_of_sources_that_do_not_compile_is_pure_python(source: Path) -> None:
     (source / "csrc" / "cpu" / "tiny.cpp").write_text("#error not today\n", encoding="utf-8")
@@ -247,6 +249,7 @@ def test_sources_are_found_in_a_checkout_and_in_an_installed_package(source: Pat
     assert sources_of(source / "hyena_kernels") == ["csrc/cpu/tiny.cpp"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_building_in_place_leaves_nothing_of_an_earlier_build(source: Path) -> None:
     library, report = (source / "hyena_kernels" / name for name in ("_C.abi3.so", "_build_report.json"))
@@ -261,6 +264,7 @@ def test_building_in_place_leaves_nothing_of_an_earlier_build(source: Path) -> N
     assert "HYENA_SKIP_EXT" in json.loads(report.read_text(encoding="utf-8"))["cpp"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
@@ -276,6 +280,7 @@ def test_forced_cuda_fails_with_one_line(source: Path, environment: dict[str, st
     assert line == f"error: HYENA_FORCE_CUDA=1, and the CUDA library cannot be built: {reason}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_forced_cuda_fails_when_nvcc_does(source: Path, tmp_path: Path) -> None:
     (source / "csrc" / "cuda").mkdir()
@@ -302,6 +307,7 @@ def fake_compiler(path: Path, body: str, version: int = 12) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 @pytest.mark.parametrize(
     ("body", "version", "reason"),
@@ -346,6 +352,7 @@ def test_toolkit_of_another_major_version(source: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the extension is not compiled on Windows yet")
 def test_an_interrupted_build_says_so_and_leaves_no_library(source: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("setuptools") is None:

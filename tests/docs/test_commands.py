@@ -167,6 +167,7 @@ def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_command_of_a_page_runs(page: Path, workplace: Callable[[set[str]], Path]) -> None:

@@ -388,6 +388,7 @@ def python(*arguments: str, forced: str = "", **variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_module_prints_the_description_and_the_environment_forces() -> None:
     printed = python("-m", "hyena_kernels", forced="triton")
     set_backend("triton")
@@ -412,6 +413,7 @@ print(importlib.reload(backend).requested(None))
 """
 
 
+@pytest.mark.slow
 def test_wrong_environment_is_named_and_can_be_overruled() -> None:
     described, error, *results = python("-c", WRONG_ENVIRONMENT, forced="fast").splitlines()
     assert error.startswith("unknown backend 'fast' in the environment variable HYENA_BACKEND: choose one of 'triton',")
@@ -436,6 +438,7 @@ except hyena_kernels.BackendError as error:
 """
 
 
+@pytest.mark.slow
 def test_everything_else_works_without_triton() -> None:
     results, error = python("-c", WITHOUT_TRITON, TRITON_INTERPRET="1").splitlines()
     assert results == "[1.0, 2.0] [2.0, 1.0]"
@@ -444,6 +447,7 @@ def test_everything_else_works_without_triton() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_every_op_has_triton_kernels_that_can_be_imported() -> None:
     described = python("-m", "hyena_kernels", forced="triton", TRITON_INTERPRET="1")

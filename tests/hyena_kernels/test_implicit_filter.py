@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.usefixtures("each_backend"), pytest.mark.op("implicit_
 
 
 # 2048 positions are one slice: lengths below, at and above it, and beyond several.
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 7, 100, 2048, 2049, 5000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_error_is_within_budget(length: int, dtype: torch.dtype) -> None:

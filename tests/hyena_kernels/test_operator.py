@@ -521,6 +521,7 @@ def test_backend_of_the_operator_is_that_of_its_ops() -> None:
         assert operator(backend="torch")(u).shape == u.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [2, 3])
 def test_compiles_once_for_all_lengths(order: int) -> None:
     torch._dynamo.reset()

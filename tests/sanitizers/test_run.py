@@ -27,6 +27,7 @@ def test_make_knows_it() -> None:
     assert "make sanitize" in output("make", "help")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the sanitizers are run on Linux")
 def test_it_can_be_asked() -> None:
     assert "address" in output(sys.executable, str(RUN), "--help")

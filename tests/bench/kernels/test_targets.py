@@ -73,6 +73,7 @@ def test_every_target_has_its_cases(device: str, table: tuple[targets._Target, .
         assert Case("hyena_operator", "", OURS, "both", 4, 256, 1 << 20) in found
 
 
+@pytest.mark.slow
 def test_a_short_run_is_measured_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

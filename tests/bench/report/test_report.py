@@ -406,6 +406,7 @@ def test_only_what_there_are_figures_for_is_drawn(made_up: SimpleNamespace, tmp_
 # Command -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command_writes_the_report_and_fills_the_readme(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite.machine, "commit", lambda: "unknown")
 
 
+@pytest.mark.slow
 def test_pytest_runs_the_suite_and_a_wrong_implementation_has_no_time(tmp_path: Path) -> None:
     wrong = """
 from bench.baselines import published
@@ -75,6 +76,7 @@ published.published_fftconv = lambda u, k, D: 1.001 * right(u, k, D)
     assert sorted(each["stats"]["median"] for each in shown) == pytest.approx(medians)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "suite.json"
     process = subprocess.Popen(
@@ -94,6 +96,7 @@ def test_a_killed_run_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
     assert found.finished is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_machine")
 @pytest.mark.parametrize("chosen", ["suite", "targets"])
 def test_cases_without_time_are_recorded_as_timed_out(
@@ -110,6 +113,7 @@ def test_cases_without_time_are_recorded_as_timed_out(
     assert "timed out: the time of the run was over" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_machine")
 @pytest.mark.parametrize("fault", [lambda y: y * 1.0001, lambda y: y.fill_(float("nan"))], ids=["off", "NaN"])
 def test_no_time_is_given_for_a_wrong_op_of_ours(
@@ -130,6 +134,7 @@ def test_no_time_is_given_for_a_wrong_op_of_ours(
     assert "failed check: error" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_machine")
 def test_an_error_of_ours_fails_the_run_and_the_next_case_still_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -160,6 +160,7 @@ def load_in_a_process(*folders: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="cuts ELF files")
 def test_bad_libraries_are_refused_and_do_no_harm(tmp_path: Path) -> None:
     if _build.obstacle("cpp") is not None:
@@ -322,6 +323,7 @@ def test_verbose_needs_build() -> None:
     assert exit_.value.code == 2
 
 
+@pytest.mark.slow
 def test_the_compiled_backend_runs_from_the_cache(places: Path) -> None:
     packaged = ROOT / "hyena_kernels" / "_C.abi3.so"
     if not packaged.exists():

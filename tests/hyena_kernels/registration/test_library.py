@@ -143,12 +143,14 @@ def test_schemas_have_the_fields_that_backends_take(op: str, inputs: Any) -> Non
     assert names[-2] == "needs"
 
 
+@pytest.mark.slow
 @every_tiny_case
 def test_forward_passes_opcheck(case: Case) -> None:
     overload, arguments = registered(case, "fwd")
     torch.library.opcheck(overload, [a.detach().requires_grad_() if isinstance(a, Tensor) else a for a in arguments])
 
 
+@pytest.mark.slow
 @every_tiny_case
 def test_backward_passes_opcheck(case: Case) -> None:
     dy = output_gradient(case)

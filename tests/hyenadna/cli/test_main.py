@@ -456,6 +456,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_doctor_tells_what_is_missing(tmp_path: Path) -> None:
     """Of a package that is absent neither the module nor its metadata is found."""
     script = """
@@ -519,6 +520,7 @@ LIGHT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LIGHT)
 def test_help_and_a_missing_file_are_instant(case: str, tiny_genome: Path, tmp_path: Path) -> None:
     code, words = LIGHT[case]
@@ -550,6 +552,7 @@ print(type(AutoConfig.for_model("hyenadna")).__name__, hyenadna.HyenaDNAConfig._
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["hyenadna.py"], ["other.py", "-m", "hyenadna"]], ids=" ".join)
 def test_a_script_of_any_name_gets_the_classes(words: list[str], tmp_path: Path) -> None:
     # The script's folder comes first on the path, where hyenadna.py would hide the package.

@@ -147,6 +147,7 @@ def test_runs_are_the_same_with_the_same_seed(config: FinetuneConfig, one_thread
     assert one["runs"] == two["runs"] != three["runs"]
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_give_what_one_after_another_gives(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:

@@ -87,7 +87,7 @@ def test_load_original_gives_both_files_as_they_are(shared: Path) -> None:
         assert len(weights) == 63
         assert all(isinstance(tensor, Tensor) for tensor in weights.values())
         assert config["layer"]["l_max"] == 130
-    with pytest.raises(InputError, match="no checkpoint in the original's format"):
+    with pytest.raises(InputError, match="is not a checkpoint in the original's format"):
         load_original(shared / "fixtures" / "micro-L128" / "hf")
 
 

@@ -53,6 +53,7 @@ def arguments(folder: Path, **fields: Any) -> TrainingArguments:
     return TrainingArguments(str(folder), **quiet | steps | fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
     ("fields", "labels"),
@@ -187,6 +188,7 @@ def test_prompt_tuning_trains_the_prompt_alone(tmp_path: Path, task: str) -> Non
         assert model.eval().generate(input_ids=inputs["input_ids"], max_new_tokens=3, do_sample=False).shape == (2, 23)
 
 
+@pytest.mark.slow
 def test_tokenizer_loads_where_this_package_is_not_installed(tmp_path: Path) -> None:
     DNATokenizer(model_max_length=64).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')

@@ -84,6 +84,7 @@ def test_a_finished_run_is_complete(finished: Run) -> None:
     assert result.valid.score.count == 4 * 32
 
 
+@pytest.mark.slow
 def test_killed_with_sigkill_and_resumed_ends_with_the_same_bits(
     tiny: PretrainConfig, finished: Run, tmp_path: Path
 ) -> None:

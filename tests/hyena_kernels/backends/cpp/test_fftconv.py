@@ -54,10 +54,12 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_every_instruction_set(with_instruction_set: Callable[[str], str]) -> None:
     assert with_instruction_set(SIZES_SCRIPT) == "done\n"
 
 
+@pytest.mark.slow
 def test_an_unknown_instruction_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
     import sys

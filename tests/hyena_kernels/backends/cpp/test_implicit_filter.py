@@ -62,6 +62,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_every_instruction_set(with_instruction_set: Callable[[str], str]) -> None:
     assert with_instruction_set(SIZES_SCRIPT) == "done\n"
 
@@ -119,6 +120,7 @@ def elementary_errors(dtype: torch.dtype) -> tuple[float, float, float]:
     return worst[0], worst[1], worst[2]
 
 
+@pytest.mark.slow
 def test_elementary_functions_on_every_instruction_set(with_instruction_set: Callable[[str], str]) -> None:
     """In float32, against sines of exact pre-activations. In float64 the reference has an error too."""
     narrow, wide = (list(map(float, line.split())) for line in with_instruction_set(ELEMENTARY_SCRIPT).splitlines())

@@ -72,6 +72,7 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return ctypes.CDLL(str(folder / "arithmetic.so"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("radix", RADICES)
 def test_dft(library: ctypes.CDLL, radix: int, inverse: bool) -> None:

@@ -58,6 +58,7 @@ def test_faults_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         _resources.measure([80])
 
 
+@pytest.mark.slow
 def test_bindings_link_and_load_beside_a_torch_without_cuda(tmp_path: Path) -> None:
     """The library registers its ops. It has no kernels, which the test above compiles."""
     if torch.version.cuda is not None:

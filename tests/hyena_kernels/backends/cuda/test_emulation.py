@@ -163,6 +163,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nan_empty")
 @pytest.mark.parametrize(("length", "options"), ROWS, ids=[str(length) for length, _ in ROWS])
 def test_fftconv_on_chip(emulation: Emulation, length: int, options: dict[str, Any]) -> None:
@@ -191,6 +192,7 @@ PASSES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nan_empty")
 @pytest.mark.parametrize(("length", "options"), PASSES, ids=[str(length) for length, _ in PASSES])
 def test_fftconv_in_passes(
@@ -304,6 +306,7 @@ def test_short_conv_of_strided_tensors(emulation: Emulation, layout: str) -> Non
     held(emulation, "short_conv", inputs, change[layout](dy))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nan_empty")
 @pytest.mark.parametrize("dtype", [FP32, BF16, FP16], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -360,6 +363,7 @@ def test_hyena_mixer(emulation: Emulation, length: int, channels: int, options: 
     assert len(patches) == (3 if channels % 8 == 0 else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [2, 3])
 def test_hyena_mixer_by_cufft(emulation: Emulation, order: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyena_kernels.backends.cuda import fftconv as adapter
@@ -502,6 +506,7 @@ def test_longest_transform_is_where_the_choice_of_backends_has_it(library: Emula
     assert "up to" in extension.slower("hyena_mixer_bwd", [torch.empty(1, longest + 1, 3, device="meta")])
 
 
+@pytest.mark.slow
 def test_resource_table_has_the_shared_memory_of_passes(emulation: Emulation) -> None:
     """The emulation refuses a block that leaves its shared memory, so the shared memory of the launches is enough."""
     from hyena_kernels.backends.cuda.schemas import ops

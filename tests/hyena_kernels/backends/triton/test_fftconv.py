@@ -66,6 +66,7 @@ def assert_within(found: dict[str, tuple[float, float]]) -> None:
     assert not beyond, beyond
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "dtype"),
     [
@@ -111,11 +112,13 @@ def test_two_sided_and_short_filters(plan: Plan, taps: int, causal: bool, nan_em
     assert_within(errors(fftconv_inputs(1, 2, 48, taps), plan, causal=causal))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [PASSES, PASSES_BY_THREE], ids=str)
 def test_two_sided_in_several_passes(plan: Plan, nan_empty: None) -> None:
     assert_within(errors(fftconv_inputs(1, 1, plan.size - 1, plan.size - 2), plan, causal=False))
 
 
+@pytest.mark.slow
 def test_the_skip_and_its_gradient(nan_empty: None) -> None:
     # Here dD and dk have one number for each channel. Many channels make the error typical.
     inputs = fftconv_inputs(1, 12, 15, 1)
@@ -148,6 +151,7 @@ def test_nothing_is_needed() -> None:
         assert [grad.numel() for grad in grads] == [0] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [ONE, PASSES], ids=["one pass", "passes"])
 def test_rows_that_share_the_filter(plan: Plan, monkeypatch: pytest.MonkeyPatch, nan_empty: None) -> None:
     """Four rows, two in a program, so there are two sums over the batch."""
@@ -156,10 +160,12 @@ def test_rows_that_share_the_filter(plan: Plan, monkeypatch: pytest.MonkeyPatch,
     assert_within(errors(fftconv_inputs(4, 1, 50), plan))
 
 
+@pytest.mark.slow
 def test_rows_share_a_two_sided_filter_with_a_factor_of_three_in_several_passes(nan_empty: None) -> None:
     assert_within(errors(fftconv_inputs(2, 1, 767, 766, dtype=torch.bfloat16), PASSES_BY_THREE, causal=False))
 
 
+@pytest.mark.slow
 def test_slices_of_channels(nan_empty: None) -> None:
     tensors = list(fftconv_inputs(1, 2, 40).values())
     dy = torch.randn(1, 2, 40)
@@ -169,6 +175,7 @@ def test_slices_of_channels(nan_empty: None) -> None:
     assert all(torch.equal(one, other) for one, other in zip(sliced, whole, strict=True))
 
 
+@pytest.mark.slow
 def test_several_tiles_of_columns(monkeypatch: pytest.MonkeyPatch, nan_empty: None) -> None:
     monkeypatch.setattr(table, "config", lambda *_: table.Config(warps=1, tile=4))
     assert_within(errors(fftconv_inputs(1, 1, 250, skip=False), PASSES))
@@ -189,6 +196,7 @@ def strided(inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
     }
 
 
+@pytest.mark.slow
 def test_channel_last_and_sliced_inputs_are_read_in_place(nan_empty: None) -> None:
     inputs = fftconv_inputs(1, 2, 47)
     last = strided(inputs)
@@ -203,10 +211,12 @@ def test_channel_last_and_sliced_inputs_are_read_in_place(nan_empty: None) -> No
             assert one.is_contiguous()
 
 
+@pytest.mark.slow
 def test_channel_last_and_sliced_inputs_of_a_batch_in_several_passes(nan_empty: None) -> None:
     assert_within(errors(strided(fftconv_inputs(2, 2, 200)), PASSES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "shape", "strides"),
     [
@@ -227,6 +237,7 @@ def test_offsets_beyond_two_to_the_31(plan: Plan, shape: tuple[int, int, int], s
     assert_within(errors(inputs, plan))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "batch", "programs"),
     [(ONE, 2, 256), (ONE, 4, 1), (PASSES, 2, 256)],
@@ -251,6 +262,7 @@ def test_a_row_of_nan_stays_alone(plan: Plan, batch: int, programs: int, monkeyp
         assert not result.isnan().any(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "batch", "rows"), [(ONE, 8, 2), (PASSES, 2, 1)], ids=["one pass", "passes"])
 def test_bitwise_reproducible(plan: Plan, batch: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With several sums over parts of the batch."""

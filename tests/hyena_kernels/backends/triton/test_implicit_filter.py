@@ -65,6 +65,7 @@ def test_length_changes_no_bit(tiles: Tiles) -> None:
             assert torch.equal(value, expected[name]), (length, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [True, False], ids=["window", "no window"])
 @pytest.mark.parametrize(("features", "width", "layers"), [(3, 16, 2), (17, 40, 0), (5, 7, 3), (9, 100, 1)])
 def test_shapes_of_the_network(features: int, width: int, layers: int, window: bool, tiles: Tiles) -> None:
@@ -162,6 +163,7 @@ def test_nan_in_the_gradient_stays_with_its_position_or_channel(tiles: Tiles) ->
         assert results[name][place].isnan().all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bound", "error"), [(math.pi / 2, 1.8e-7), (40.0, 1.8e-7), (1000.0, 1.8e-7), (2.0**16, 1.2e-6)], ids=str
 )

@@ -52,6 +52,7 @@ def assert_same(results: dict[str, Tensor], expected: dict[str, Tensor]) -> None
 LENGTHS = (33, 40)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_fftconv_compiles_once_for_all_lengths() -> None:
     counter = CompileCounterWithBackend("aot_eager")
@@ -67,6 +68,7 @@ def test_fftconv_compiles_once_for_all_lengths() -> None:
         assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_the_operator_compiles_once_for_all_lengths(operator: HyenaOperator) -> None:
     counter = CompileCounterWithBackend("aot_eager")
@@ -81,6 +83,7 @@ def test_the_operator_compiles_once_for_all_lengths(operator: HyenaOperator) -> 
     assert compilations[1] == compilations[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["u", "k"])
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
 def test_vmap_and_grad_of_torch_func(name: str) -> None:
@@ -113,6 +116,7 @@ def test_autocast_casts_signals_and_no_filters() -> None:
     assert_same(results, {name: value.to(results[name].dtype) for name, value in expected.items()})
 
 
+@pytest.mark.slow
 def test_autocast_of_the_operator_leaves_its_filters_in_float32(operator: HyenaOperator) -> None:
     expected = operator_gradients(operator, operator, L_MAX)
     with torch.autocast("cpu", torch.bfloat16):
@@ -125,6 +129,7 @@ def test_autocast_of_the_operator_leaves_its_filters_in_float32(operator: HyenaO
     assert 0 < error <= 4 * torch.finfo(torch.bfloat16).eps
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_no_bit(operator: HyenaOperator) -> None:
     def checkpointed(u: Tensor) -> Tensor:
         return checkpoint(operator, u, use_reentrant=False)
@@ -133,6 +138,7 @@ def test_activation_checkpointing_changes_no_bit(operator: HyenaOperator) -> Non
     assert_same(operator_gradients(checkpointed, operator, 20), expected)
 
 
+@pytest.mark.slow
 def test_opcheck() -> None:
     tensors = fftconv_inputs(1, 2, 9, 8, post_gate=False).values()
     given = [tensor is not None for tensor in tensors]

@@ -71,6 +71,7 @@ def test_everything_together(tiles: Callable[[int, int], None]) -> None:
     check("hyena_mixer", hyena_mixer_inputs(1, 60, 2, taps=30))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nan_empty")
 def test_everything_together_in_slices_of_strided_projections(
     monkeypatch: pytest.MonkeyPatch, tiles: Callable[[int, int], None], projections: Counter[int]

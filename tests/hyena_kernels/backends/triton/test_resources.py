@@ -109,6 +109,7 @@ def write(folder: Path, *cases: str) -> None:
     (folder / "toy_kernels.py").write_text(f"{KERNELS}\n\ndef aot_cases():\n    return [{listed}]\n")
 
 
+@pytest.mark.slow
 def test_table_and_cache(toy: str, tmp_path: Path) -> None:
     write(tmp_path, f'Case("scale 512", scale, {SCALE}, {VALUES}, 4)', f'Case("one warp", scale, {SCALE}, {VALUES}, 1)')
     out = tmp_path / "table.md"
@@ -131,6 +132,7 @@ def test_table_and_cache(toy: str, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.cubin")} == compiled
 
 
+@pytest.mark.slow
 def test_faults_end_with_1_and_leave_no_table(toy: str, tmp_path: Path) -> None:
     good = f'Case("good", scale, {SCALE}, {VALUES})'
     spill = 'Case("spill", spill, {"x": "*fp32", "y": "*fp32", "BLOCK": "constexpr"}, {"BLOCK": 16384}, 1)'

@@ -159,6 +159,7 @@ def test_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(chosen.values()) == {"triton", "torch"}
 
 
+@pytest.mark.slow
 def test_table_and_autotune_import_without_triton() -> None:
     script = (
         "import sys; sys.modules['triton'] = None\n"
@@ -211,6 +212,7 @@ def tunable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autotune, "_chosen", {})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tunable")
 def test_any_tile_gives_the_same_bits() -> None:
     u, k, D, pre, post = fftconv_inputs(1, 1, 150, 90).values()

@@ -78,6 +78,7 @@ def probe(blocked: bool) -> dict[str, Any]:
     return run_probe(blocked=blocked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocked", [False, True], ids=["as installed", "without optional packages"])
 def test_every_way_of_importing_fftconv_works(blocked: bool) -> None:
     results = probe(blocked)["results"]

@@ -205,6 +205,7 @@ def test_wheel_without_a_torch_to_compile_against_is_pure_python(
     assert report["cuda"].startswith(reason)
 
 
+@pytest.mark.slow
 def test_pip_builds_a_wheel_with_the_licence(source: Path, tmp_path: Path) -> None:
     missing = [module for module in ("pip", "setuptools") if importlib.util.find_spec(module) is None]
     if missing:

@@ -27,6 +27,7 @@ LENGTHS_AND_TAPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "two-sided"])
 @pytest.mark.parametrize(("length", "taps", "batch", "channels"), LENGTHS_AND_TAPS)
 def test_equals_the_direct_convolution(length: int, taps: int, batch: int, channels: int, causal: bool) -> None:

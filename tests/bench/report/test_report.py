@@ -53,6 +53,7 @@ def assert_same_drawing(stored: str, made: str) -> None:
     assert np.abs(np.array(one[1::2], float) - np.array(other[1::2], float)).max() < 1.5e-6
 
 
+@pytest.mark.slow
 def test_committed_report_is_what_the_committed_runs_give() -> None:
     """Byte for byte; plots to a millionth of a point, where this matplotlib is the one that wrote them."""
     runs = committed_runs()
@@ -447,6 +448,7 @@ def test_a_readme_without_its_marks_is_an_error_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_name_are_an_error(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadRun, match="would both be made-up-gpu"):
         report.report([run, run])

@@ -263,6 +263,7 @@ def test_a_training_step_changes_the_weights() -> None:
     assert after < before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_machine")
 def test_implementations_are_timed_in_turns_and_a_slow_one_ends_earlier(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -165,6 +165,7 @@ def test_backward_passes_opcheck(case: Case) -> None:
 LENGTHS = (33, 64, 100, 47, 256)
 
 
+@pytest.mark.slow
 @every_op
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_dynamic_compilation_serves_every_length(op: str) -> None:

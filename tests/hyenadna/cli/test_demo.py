@@ -64,6 +64,7 @@ def test_a_genome_of_ones_own(fasta: Path, tmp_path: Path, small: None, capsys: 
     assert shown.endswith(f"report: {out / 'report.html'}\n")
 
 
+@pytest.mark.slow
 def test_the_synthetic_genome_and_running_it_again(tmp_path: Path, small: None) -> None:
     demo.run(tmp_path, steps=2)
     first = check_complete(tmp_path)

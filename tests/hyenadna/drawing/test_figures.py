@@ -99,6 +99,7 @@ def test_curves_name_every_baseline_and_the_last_validation(tmp_path: Path, figu
     assert {"Markov 8 (best): 3.8164", "validation: 3.8025", "bases seen (Mb)"} <= texts
 
 
+@pytest.mark.slow
 def test_curves_are_not_flattened_by_the_first_steps(tmp_path: Path, figures: list[Any]) -> None:
     plot.training_curves(metrics(), tmp_path / "curves.png", BASELINES)
     low, high = figures[0].axes[0].get_ylim()

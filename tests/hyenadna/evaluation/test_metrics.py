@@ -44,6 +44,7 @@ def test_several_classes_and_several_labels() -> None:
     assert "auroc_tf" not in values
 
 
+@pytest.mark.slow
 def test_groups_of_deepsea() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((12, 919)) < 0.5).astype(np.float32)

@@ -100,6 +100,7 @@ def test_trainer_takes_a_step_on_tokens(tmp_path: Path) -> None:
     assert trainer.train().training_loss > 0
 
 
+@pytest.mark.slow
 def test_trainer_takes_a_language_model_and_counts_tokens_over_accumulated_batches(tmp_path: Path) -> None:
     """One step on four sequences of unequal lengths is the same in one batch and in two."""
     tokenizer = DNATokenizer()

@@ -263,6 +263,7 @@ def test_gradients_by_torch_func(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (grad - expected[name]).abs().max() <= 1e-12, name
 
 
+@pytest.mark.slow
 def test_gradients_of_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     model = language_model()
     ids = random_ids(2, 50)

@@ -25,6 +25,7 @@ EDGES = [
 DEEP = [2049, 2561, 3073, 3585, 5120, 7168, 8192, 12_289, 24_577, 40_961, 65_536, 131_073]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "two-sided"])
 @pytest.mark.parametrize("length", EDGES)
 def test_sizes_of_one_part(length: int, causal: bool) -> None:
@@ -32,6 +33,7 @@ def test_sizes_of_one_part(length: int, causal: bool) -> None:
     check("fftconv", fftconv_inputs(1, 24, length, max(1, length // 2), dtype=torch.float64), causal=causal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", DEEP)
 def test_sizes_of_many_parts(length: int) -> None:
     # One channel has one skip. The error of a single number would be chance.

@@ -450,6 +450,7 @@ def test_patches_read_nothing_behind_a_row(emulation: Emulation) -> None:
         assert os.waitpid(child, 0)[1] == 0, length
 
 
+@pytest.mark.slow
 def test_resource_table_has_the_launches(emulation: Emulation) -> None:
     """hyena_kernels/testing/resources/cuda.py lists the threads and shared memory of the launches."""
     held(emulation, "fftconv", fftconv_inputs(2, 2, 100, dtype=FP64))

@@ -86,6 +86,7 @@ def test_values_and_gradients_in_every_dtype(plan: Plan, dtype: torch.dtype, nan
     assert_within(errors(inputs, plan))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plan", "channels", "dtype"),
     [

@@ -36,6 +36,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> Tiles:
     return choose
 
 
+@pytest.mark.slow
 def test_default_tiles() -> None:
     check("implicit_filter", implicit_filter_inputs(70, 70), shift=0.05)
 

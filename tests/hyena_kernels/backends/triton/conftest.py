@@ -50,7 +50,8 @@ def interpreting() -> Iterator[None]:
     modules = [module for name, module in sys.modules.items() if name.split(".")[:2] == ["triton", "language"]]
     # By identity, because a JITFunction is hashed by its source and all functions that it calls.
     twins: dict[int, InterpretedFunction] = {}
-    with pytest.MonkeyPatch.context() as patch:
+    classes = (triton.language.tensor, triton.language.core.tensor_descriptor_base)
+    with pytest.MonkeyPatch.context() as patch, unchanged(*modules, *classes):
         patch.setenv("TRITON_INTERPRET", "1")
         for owner in (*modules, triton.language.tensor):
             for name, function in list(vars(owner).items()):
@@ -60,6 +61,25 @@ def interpreting() -> Iterator[None]:
                     patch.setattr(owner, name, _function(twin) if owner is triton.language.tensor else twin)
         with as_on_a_gpu():
             yield
+
+
+@contextmanager
+def unchanged(*owners: Any) -> Iterator[None]:
+    """Give modules and classes their attributes back at the end.
+
+    The interpreter exchanges functions of ``triton.language`` at every call of a function within a kernel, and leaves
+    some of them so. Kernels that another test compiles in this process would call those.
+    """
+    before = [(owner, dict(vars(owner))) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, attributes in before:
+            for name in vars(owner).keys() - attributes.keys():
+                delattr(owner, name)
+            for name, value in attributes.items():
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)
 
 
 def _function(interpreted: Callable[..., Any]) -> Callable[..., Any]:

@@ -65,7 +65,7 @@ def interpreting() -> Iterator[None]:
 
 @contextmanager
 def unchanged(*owners: Any) -> Iterator[None]:
-    """Give modules and classes their attributes back at the end.
+    """Give modules and classes their attributes back at the end. What modules gained stays: rewritten functions need it.
 
     The interpreter exchanges functions of ``triton.language`` at every call of a function within a kernel, and leaves
     some of them so. Kernels that another test compiles in this process would call those.
@@ -75,7 +75,7 @@ def unchanged(*owners: Any) -> Iterator[None]:
         yield
     finally:
         for owner, attributes in before:
-            for name in vars(owner).keys() - attributes.keys():
+            for name in vars(owner).keys() - attributes.keys() if isinstance(owner, type) else ():
                 delattr(owner, name)
             for name, value in attributes.items():
                 if vars(owner).get(name) is not value:

@@ -65,9 +65,9 @@ def interpreting() -> Iterator[None]:
 
 @contextmanager
 def unchanged(*owners: Any) -> Iterator[None]:
-    """Give modules and classes their attributes back at the end. What modules gained stays: rewritten functions need it.
+    """Give modules and classes their attributes back at the end.
 
-    The interpreter exchanges functions of ``triton.language`` at every call of a function within a kernel, and leaves
+    New attributes of modules stay, because rewritten functions need them. The interpreter exchanges functions of ``triton.language`` at every call of a function within a kernel, and leaves
     some of them so. Kernels that another test compiles in this process would call those.
     """
     before = [(owner, dict(vars(owner))) for owner in owners]

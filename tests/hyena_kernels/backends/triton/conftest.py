@@ -67,8 +67,9 @@ def interpreting() -> Iterator[None]:
 def unchanged(*owners: Any) -> Iterator[None]:
     """Give modules and classes their attributes back at the end.
 
-    New attributes of modules stay, because rewritten functions need them. The interpreter exchanges functions of ``triton.language`` at every call of a function within a kernel, and leaves
-    some of them so. Kernels that another test compiles in this process would call those.
+    The interpreter exchanges functions of ``triton.language`` at every call of a function within a kernel, and leaves
+    some of them so. Kernels that another test compiles in this process would call those. New attributes of modules
+    stay, because functions that the interpreter has rewritten need them.
     """
     before = [(owner, dict(vars(owner))) for owner in owners]
     try:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 # Let waiting threads sleep. By default they spin, and take the processor from parallel tests: test_mixer.py and
-# test_short_conv.py took 76 s of processor time and now take 7 s. torch reads this when it is imported.
+# test_short_conv.py took 76 s of processor time and now take 7 s, on two cores with other work beside. torch reads this
+# when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch

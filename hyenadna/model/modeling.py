@@ -212,6 +212,13 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         elif hasattr(module, "freq"):
             init.constant_(module.freq, self.config.activation_freq)
 
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As the base class. The sines of one filter share their frequency, whatever ``tie_word_embeddings`` says."""
+        super().tie_weights(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, HyenaFilter):
+                module.implicit_filter.share_freq()
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any

@@ -81,7 +81,7 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
 def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
     assert config.vcf is not None
     assert config.genome is not None
-    with open_genome(config.genome, progress=progress) as genome:
+    with open_genome(config.genome, config.aliases, progress=progress) as genome:
         columns = variants.read_header(config.vcf)
         total = _check_reference(config, genome)
         model = load_language_model(config.model, config.device, config.precision)

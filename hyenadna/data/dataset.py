@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def read_examples(
     label_columns: Sequence[str],
     split_column: str | None,
     genome: Path | None,
+    aliases: Path | None = None,
     length: int | None,
     windows: int,
     seed: int,
@@ -74,6 +76,7 @@ def read_examples(
         label_columns: columns of a table that hold the label, several for several outputs.
         split_column: column of a table that holds train, valid or test; None if there is none.
         genome: genome of DeepSEA's coordinates.
+        aliases: file with other names of the genome's contigs.
         length: bases of a window, for DeepSEA's coordinates and for species; unused otherwise.
         windows: training windows of each species; validation and test take a tenth as many.
         seed: seed of the places of these windows.
@@ -91,7 +94,7 @@ def read_examples(
     if kind == "deepsea":
         if genome is None:
             raise InputError(f"{data}: DeepSEA's coordinates need their `genome` (hg19)")
-        with open_genome(genome) as opened:
+        with open_genome(genome, aliases) as opened:
             return _read_deepsea(data, opened, length)
     return _read_species(data, length or 1024, windows, seed)
 
@@ -156,7 +159,7 @@ def _read_folders(data: Path) -> dict[str, list[Example]]:
 def _read_fna(path: Path) -> Iterator[Example]:
     # Headers repeat in these files and end with a label, so the reader of a FASTA would refuse them.
     text = b"".join(read_chunks(path)).decode("utf-8", "backslashreplace")
-    for number, record in enumerate(text.split(">")[1:], start=1):
+    for number, record in enumerate(re.split("^>", text, flags=re.MULTILINE)[1:], start=1):
         header, _, body = record.partition("\n")
         where = f"{path}: sequence {number}"
         if "|" not in header:

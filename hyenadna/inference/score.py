@@ -58,7 +58,7 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
     ) as sequences:
         records, again = tee(sequences)
         both = config.strands == "both"
-        nats = scorer((record.where, ids) for record in again for ids in _strands(record.ids, both))
+        nats = scorer((record.where, ids) for record in again if len(record.ids) for ids in _strands(record.ids, both))
         added = ["bases", "log_likelihood", "per_base", "perplexity"]
         scored = done = 0
         with (
@@ -66,10 +66,11 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
             bar("score", len(sequences), "sequence", progress=progress) as shown,
         ):
             for record in records:
-                values = np.concatenate(list(islice(nats, 1 + both)))
+                found = list(islice(nats, 1 + both)) if len(record.ids) else [np.empty(0)]
+                values = np.concatenate(found)
                 count = int(np.isfinite(values).sum()) // (1 + both)
-                total_nats = float(np.nansum(values)) / (1 + both)
-                mean = total_nats / count if count else None
+                total_nats = float(np.nansum(values)) / (1 + both) if count else None
+                mean = total_nats / count if total_nats is not None else None
                 perplexity = None if mean is None else float(np.exp(-mean))
                 write([*record.fields.values(), count, total_nats, mean, perplexity])
                 done += 1
@@ -81,7 +82,7 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
 def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
     assert config.vcf is not None
     assert config.genome is not None
-    with open_genome(config.genome, progress=progress) as genome:
+    with open_genome(config.genome, config.aliases, progress=progress) as genome:
         columns = variants.read_header(config.vcf)
         total = _check_reference(config, genome)
         model = load_language_model(config.model, config.device, config.precision)

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt
 from hyenadna.common.choices import Autocast
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import AtLeast0, AtLeast1, Fraction, InputFile, NonNegative, Options, Positive
-from hyenadna.common.run_layout import CONFIG_FILE
+from hyenadna.common.run_layout import CONFIG_FILE, SPLITS_FILE
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import check_checkpoint
 from hyenadna.model.sizes import short_name
@@ -25,6 +25,7 @@ class PretrainConfig(Options):
 
     Args:
         genome: Folder that `hyenadna prepare` has written.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         out: Folder of the run, for metrics, checkpoints and the model.
         bed: Intervals to draw windows from, with train, valid or test in the fourth column. It takes the place of the
             next four options.
@@ -74,6 +75,7 @@ class PretrainConfig(Options):
 
     genome: PreparedGenome
     out: Path
+    aliases: InputFile | None = None
     bed: InputFile | None = None
     valid_contigs: list[str] = field(default_factory=list)
     test_contigs: list[str] = field(default_factory=list)
@@ -131,6 +133,10 @@ class PretrainConfig(Options):
             raise InputError(f"`init_from` {self.init_from}: has the shape of its own model; leave out {names}")
         if self.init_from is None:
             short_name(self.size)
+
+    def written(self) -> list[Path]:
+        """The folder of the run, and the intervals in it."""
+        return [self.out, self.out / SPLITS_FILE]
 
     def check(self) -> None:
         """Raise InputError if a value does not fit, or an input does not exist."""

@@ -62,7 +62,8 @@ def test_intervals_come_from_their_genome(
     ("name", "content", "message"),
     [
         ("s.fa", f">a\n{'ACGT' * 500}\n>b\nACQT\n", r"s\.fa:4: 'Q' at position 3 of contig 'b' is not a nucleotide"),
-        ("s.fa", ">a\nAC\n>a\nAC\n", "contig 'a' is there twice"),
+        ("s.fa", ">a\n>b\n\n", "none of its 2 records has a sequence"),
+        ("t.tsv", "sequence\nAC\nNA\n", r"t\.tsv: row 2: 'NA' stands for a missing sequence"),
         ("s.fa", "", "is empty"),
         ("t.tsv", "sequence\nAC\nAQ\n", r"t\.tsv: row 2: 'Q' at position 2 is not a nucleotide code"),
         ("t.tsv", "dna\nAC\n", "has no column 'sequence'"),

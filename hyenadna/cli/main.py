@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.writers import refuse_several_processes
 
 
 class Verb(NamedTuple):
@@ -55,6 +56,7 @@ class Verb(NamedTuple):
         from hyenadna.cli.options import parse_config
 
         config, parsed = parse_config(self.parser(), _load(self.config), argv)
+        refuse_several_processes(self.name)
         more = {"resume": parsed.resume} if self.resumes else {}
         print(self.report(config, _load(self.work)(config, **more)))
 
@@ -85,6 +87,7 @@ def prepare(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
     parser.add_argument("--overwrite", action="store_true", help="Replace a genome that the folder already holds.")
     args = parser.parse_args(list(argv))
+    refuse_several_processes("prepare")
     check_file(args.fasta)
     from hyenadna.data import genome
 
@@ -166,6 +169,7 @@ def convert(argv: Sequence[str]) -> None:
         "published ones, 0.0 for those of the original training code.",
     )
     args = parser.parse_args(list(argv))
+    refuse_several_processes("convert")
     check_convertible(args.src, args.dst)
     from hyenadna.model.convert import convert as convert_checkpoint
     from hyenadna.model.loading import without_transformers_bars
@@ -312,13 +316,15 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
     convert,
     doctor,
 )
+_VERSION = ("--version", "-V")
 VERBS = {verb.name if isinstance(verb, Verb) else verb.__name__: verb for verb in _VERBS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb; exit code 2 and one line on bad input, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv == ["--version"]:
+    # Also behind a verb, where no option takes such a value.
+    if argv and (argv[0] in _VERSION or (argv[0] in VERBS and {*argv[1:]} & {*_VERSION})):
         print(f"hyenadna {_version()}")
         return
     if not argv or argv[0] in ("-h", "--help"):

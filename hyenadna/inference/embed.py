@@ -11,6 +11,7 @@ import torch
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
+from hyenadna.common.writers import one_writer
 from hyenadna.data.sequences import check_windows
 from hyenadna.data.sources import Record, open_sequences
 from hyenadna.inference.config import EmbedConfig
@@ -22,6 +23,7 @@ from hyenadna.model.modeling import HyenaDNAModel
 
 
 @without_transformers_bars()
+@one_writer()
 def embed(config: EmbedConfig, *, progress: bool = True) -> int:
     """Embed the sequences that ``config`` names, and return their number.
 

@@ -64,6 +64,9 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     folds = read_data(config)
+    if progress:
+        for note in dict.fromkeys(note for data in folds for note in data.notes):
+            print(f"warning: {note}", file=sys.stderr)
     runs = [
         Run(data, seed, fold if config.folds else 0)
         for fold, data in enumerate(folds, start=1)

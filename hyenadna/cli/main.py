@@ -353,9 +353,18 @@ def one_line_errors(command: str) -> Iterator[None]:
         from hyenadna.common.extras import how_to_install
 
         _fail(f"{command} needs {error.name}: {how_to_install(str(error.name))}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        _fail(f"{command}: the memory is too small ({reason}); lower `batch_size`, or take shorter sequences")
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
+
+
+# torch has a class for it on GPUs only.
+_OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
 
 
 def _fail(message: str) -> NoReturn:

@@ -18,7 +18,8 @@ from hyenadna.data.streams import read_chunks
 from hyenadna.data.tables import read_table
 
 MISSING = frozenset(
-    "#N/A,#N/A N/A,#NA,-1.#IND,-1.#QNAN,-NaN,-nan,1.#IND,1.#QNAN,<NA>,N/A,NA,NULL,NaN,None,n/a,nan,null".split(",")
+    ("NA", "N/A", "n/a", "<NA>", "#N/A", "#N/A N/A", "#NA", "NULL", "null", "None", "NaN", "nan", "-NaN", "-nan")
+    + ("1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN")
 )
 """What tables write for a missing value. pandas reads the same words as missing."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hyenadna.common.choices import SPLITS
+from hyenadna.common.choices import SPLITS, Split
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import reverse_complement
 from hyenadna.data.dataset import (
@@ -178,23 +178,23 @@ def _make_splits(run: dict[str, list[Example]], config: FinetuneConfig, demonstr
     return Splits(**splits, names=names, demonstration=demonstration, notes=notes)
 
 
-def _overlaps(splits: dict[str, LabelledDataset]) -> Iterator[str]:
+def _overlaps(splits: Mapping[Split, LabelledDataset]) -> Iterator[str]:
     """A line for each split with sequences that an earlier one holds as well."""
-    for split, earlier in (("valid", ("train",)), ("test", ("train", "valid"))):
-        for other in earlier:
-            known = {ids.tobytes() for ids in splits[other].sequences}
-            same = turned = 0
-            for ids in splits[split].sequences:
-                if ids.tobytes() in known:
-                    same += 1
-                elif reverse_complement(ids).tobytes() in known:
-                    turned += 1
-            if same or turned:
-                strand = f" ({turned:,} as the reverse complement)" if turned else ""
-                yield (
-                    f"{same + turned:,} of the {len(splits[split]):,} {split} sequences are {_OTHER[other]} too"
-                    f"{strand}: the {split} figures may be too good"
-                )
+    pairs: tuple[tuple[Split, Split], ...] = (("valid", "train"), ("test", "train"), ("test", "valid"))
+    for split, other in pairs:
+        known = {ids.tobytes() for ids in splits[other].sequences}
+        same = turned = 0
+        for ids in splits[split].sequences:
+            if ids.tobytes() in known:
+                same += 1
+            elif reverse_complement(ids).tobytes() in known:
+                turned += 1
+        if same or turned:
+            strand = f" ({turned:,} as the reverse complement)" if turned else ""
+            yield (
+                f"{same + turned:,} of the {len(splits[split]):,} {split} sequences are {_OTHER[other]} too"
+                f"{strand}: the {split} figures may be too good"
+            )
 
 
 _OTHER = {"train": "training sequences", "valid": "validation sequences"}
@@ -210,9 +210,10 @@ def _conflicts(run: dict[str, list[Example]]) -> Iterator[str]:
         yield f"of the sequences that repeat, {count:,} have different labels: no model can be right on all of these"
 
 
-def _absences(splits: dict[str, LabelledDataset], task: str, names: list[str]) -> Iterator[str]:
+def _absences(splits: Mapping[Split, LabelledDataset], task: str, names: list[str]) -> Iterator[str]:
     """A line for each split without an example of some class, or with one value only in an output."""
-    for split in ("valid", "test"):
+    parts: tuple[Split, ...] = ("valid", "test")
+    for split in parts:
         labels = splits[split].labels
         if task in ("classification", "token"):
             present = np.unique(np.concatenate(labels) if isinstance(labels, list) else labels)

@@ -628,8 +628,8 @@ def test_sequences_in_two_splits_are_told(
     summary = finetune(config)
     notes = [
         "1 of the 2 valid sequences are training sequences too: the valid figures may be too good",
-        "2 of the 3 test sequences are training sequences too (1 as the reverse complement): the test figures may be too "
-        "good",
+        "2 of the 3 test sequences are training sequences too (1 as the reverse complement): the test figures may "
+        "be too good",
         "1 of the 3 test sequences are validation sequences too: the test figures may be too good",
         "of the sequences that repeat, 1 have different labels: no model can be right on all of these",
         "the valid split holds no example of a: metrics over all classes have no value there",

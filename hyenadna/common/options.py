@@ -40,13 +40,13 @@ Positive = Annotated[float, Gt(0), Lt(math.inf)]
 Seed = Annotated[int, Ge(0), Lt(1 << 63)]
 """A seed that numpy and torch take."""
 
-Threads = Annotated[int, Ge(1), Le(1024)]
+Threads = Annotated[int, Ge(1), Lt(1 << 10)]
 """Threads of a process."""
 
-Workers = Annotated[int, Ge(0), Le(256)]
+Workers = Annotated[int, Ge(0), Lt(1 << 8)]
 """Processes that read data; 0 reads in the process itself."""
 
-BatchSize = Annotated[int, Ge(1), Le(1 << 20)]
+BatchSize = Annotated[int, Ge(1), Lt(1 << 20)]
 """Sequences or windows at a time."""
 
 

@@ -17,10 +17,8 @@ from hyenadna.data.sequences import encode
 from hyenadna.data.streams import read_chunks
 from hyenadna.data.tables import read_table
 
-MISSING = frozenset(
-    ("NA", "N/A", "n/a", "<NA>", "#N/A", "#N/A N/A", "#NA", "NULL", "null", "None", "NaN", "nan", "-NaN", "-nan")
-    + ("1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN")
-)
+_WORDS = "NA N/A n/a <NA> #N/A #NA NULL null None NaN nan -NaN -nan 1.#IND -1.#IND 1.#QNAN -1.#QNAN"
+MISSING = frozenset([*_WORDS.split(" "), "#N/A N/A"])
 """What tables write for a missing value. pandas reads the same words as missing."""
 
 # Chromosomes that the published species task holds out; the others are for training.

@@ -61,5 +61,3 @@ class EvaluateConfig(Options):
             raise InputError("give the held-out part by `bed`, or by `contigs` and `exclude`, but not by both")
         if self.contigs:
             self.refuse_unused(("split",), "a BED: the named `contigs` are scored")
-        else:
-            self.refuse_unused(("exclude",), "`contigs`")

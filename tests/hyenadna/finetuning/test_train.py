@@ -498,7 +498,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"lm_weight": 0.5, "method": "frozen"}, "`lm_weight` is for `method` full, lora and scratch"),
         ({"crop": -1}, "`crop` -1: must be at least 0"),
         ({"crop": 2, "task": "token", "label_columns": ["tokens"]}, "leave it out for `task` token"),
-        ({"threads": 0}, "`threads` 0: must be from 1 to 1024"),
+        ({"threads": 0}, "`threads` 0: must be at least 1 and below 1024"),
         ({"threads": 10**9}, "`threads` 1000000000: must be"),
         ({"batch_size": 0}, "`batch_size` 0: must be"),
         ({"batch_size": 10**9}, "`batch_size` 1000000000: must be"),

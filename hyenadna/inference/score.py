@@ -13,6 +13,7 @@ from hyenadna.common.choices import SCORES
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
 from hyenadna.common.vocab import reverse_complement
+from hyenadna.common.writers import one_writer
 from hyenadna.data import variants
 from hyenadna.data.genome import Genome, open_genome
 from hyenadna.data.sequences import check_windows, window_around
@@ -36,6 +37,7 @@ class ScoreResult:
     problems: dict[str, int]
 
 
+@one_writer()
 def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
     """Score the sequences or variants that ``config`` names, and write the TSV.
 

@@ -279,6 +279,15 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"vcf": Path("absent.vcf")}, "absent.vcf: no such file"),
         ({"genome": Path("absent")}, "absent: no such file"),
+        ({"sequence_column": "seq"}, "`sequence_column` seq: has no effect without a `table`"),
+        (
+            {"vcf": None, "genome": None, "fasta": Path("absent"), "mode": "site"},
+            "`mode` site: has no effect without a `vcf`; leave it out",
+        ),
+        (
+            {"vcf": None, "genome": None, "fasta": Path("absent"), "ref_mismatch": "fail"},
+            "`ref_mismatch` fail: has no effect without a `vcf`; leave it out",
+        ),
     ],
 )
 def test_bad_input_is_refused(

@@ -284,9 +284,10 @@ def test_copies_pickles_and_replicas_are_in_no_block(operator: HyenaOperator, co
 def replica_of(module: nn.Module) -> nn.Module:
     """A replica as ``nn.DataParallel`` makes it: its parameters are plain attributes."""
     replicas = {each: each._replicate_for_data_parallel() for each in module.modules()}
+    copies = {parameter: parameter.detach() for parameter in module.parameters()}
     for each, replica in replicas.items():
         for name, parameter in each._parameters.items():
-            setattr(replica, name, None if parameter is None else parameter.detach())
+            setattr(replica, name, None if parameter is None else copies[parameter])
         for name, child in each._modules.items():
             replica._modules[name] = None if child is None else replicas[child]
     return replicas[module]

@@ -29,8 +29,8 @@ _OTHER_KINDS = {
     b"\x43\x27\x41\x1a": "is a 2bit; turn it into FASTA with twoBitToFa",
     b"\x1a\x41\x27\x43": "is a 2bit; turn it into FASTA with twoBitToFa",
     # UTF-32 begins with the mark of UTF-16.
-    codecs.BOM_UTF16_LE: "is in UTF-16; save it as UTF-8",
-    codecs.BOM_UTF16_BE: "is in UTF-16; save it as UTF-8",
+    codecs.BOM_UTF16_LE: "is in UTF-16 or UTF-32; save it as UTF-8",
+    codecs.BOM_UTF16_BE: "is in UTF-16 or UTF-32; save it as UTF-8",
 }
 
 _LONGEST_MAGIC = max(map(len, _OTHER_KINDS))

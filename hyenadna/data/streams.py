@@ -46,8 +46,12 @@ def read_chunks(path: Path, on_progress: Callable[[int], object] | None = None) 
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a file with their numbers, from 1, without their ends. Bytes that are not UTF-8 are escaped.
+def read_lines(path: Path, errors: str = "backslashreplace") -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file with their numbers, from 1, without their ends.
+
+    Args:
+        path: the file.
+        errors: what becomes of bytes that are not UTF-8, as for ``bytes.decode``. By default they are escaped.
 
     Raises:
         InputError: as `read_chunks`.
@@ -57,9 +61,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             number += 1
-            yield number, line.rstrip(b"\r").decode("utf-8", "backslashreplace")
+            yield number, line.rstrip(b"\r").decode("utf-8", errors)
     if rest:
-        yield number + 1, rest.rstrip(b"\r").decode("utf-8", "backslashreplace")
+        yield number + 1, rest.rstrip(b"\r").decode("utf-8", errors)
 
 
 def _check_compression(path: Path, raw: BinaryIO) -> bool:

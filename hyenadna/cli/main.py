@@ -83,12 +83,20 @@ def prepare(argv: Sequence[str]) -> None:
     )
     parser.add_argument("fasta", type=Path, help="FASTA with the genome.")
     parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_argument(
+        "--aliases",
+        type=Path,
+        help="Other names of the contigs, to keep with the genome: a chromAlias.txt of UCSC or an assembly_report.txt "
+        "of NCBI.",
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace a genome that the folder already holds.")
     args = parser.parse_args(list(argv))
-    check_file(args.fasta)
+    for file in (args.fasta, args.aliases):
+        if file is not None:
+            check_file(file)
     from hyenadna.data import genome
 
-    made = genome.prepare(args.fasta, args.out, overwrite=args.overwrite)
+    made = genome.prepare(args.fasta, args.out, aliases=args.aliases, overwrite=args.overwrite)
     print(made.describe())
 
 

@@ -84,7 +84,8 @@ def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
     """
     config.check()
     contig, start, end = config.interval()
-    with open_genome(config.genome, progress=progress) as genome:
+    with open_genome(config.genome, config.aliases, progress=progress) as genome:
+        contig = genome.contig(contig).name
         if end > genome.contig(contig).length:
             raise InputError(f"`region` {config.region}: {contig} ends at {genome.contig(contig).length:,}")
         model = load_language_model(config.model, config.device, "float64")

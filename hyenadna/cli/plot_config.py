@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, NonNegative, Options, Output, made_by
+from hyenadna.common.options import AtLeast1, InputFile, NonNegative, Options, Output, made_by
 from hyenadna.common.run_layout import RESULTS_FILE, MetricsFile
 from hyenadna.data.inputs import AnyGenome
 from hyenadna.model.locate import Checkpoint
@@ -91,6 +91,7 @@ class MutagenesisPlot(Options):
     Args:
         model: Checkpoint with the head of a language model: a folder or file of either published format.
         genome: Genome of the region: a folder of `hyenadna prepare`, or a FASTA.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         region: Region such as chrI:1001-1080, counted from 1 with both ends. Every base in it is changed in turn.
         out: PNG to write. A TSV of the same name holds the values.
         window: Bases around the region that the model reads. The default is 1024, or what the model takes.
@@ -102,6 +103,7 @@ class MutagenesisPlot(Options):
     genome: AnyGenome
     region: str
     out: PngFile
+    aliases: InputFile | None = None
     window: int | None = None
     batch_size: AtLeast1 = 16
     device: str = "auto"

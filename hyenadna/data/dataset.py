@@ -61,6 +61,7 @@ def read_examples(
     label_columns: Sequence[str],
     split_column: str | None,
     genome: Path | None,
+    aliases: Path | None = None,
     length: int | None,
     windows: int,
     seed: int,
@@ -74,6 +75,7 @@ def read_examples(
         label_columns: columns of a table that hold the label, several for several outputs.
         split_column: column of a table that holds train, valid or test; None if there is none.
         genome: genome of DeepSEA's coordinates.
+        aliases: file with other names of the genome's contigs.
         length: bases of a window, for DeepSEA's coordinates and for species; unused otherwise.
         windows: training windows of each species; validation and test take a tenth as many.
         seed: seed of the places of these windows.
@@ -91,7 +93,7 @@ def read_examples(
     if kind == "deepsea":
         if genome is None:
             raise InputError(f"{data}: DeepSEA's coordinates need their `genome` (hg19)")
-        with open_genome(genome) as opened:
+        with open_genome(genome, aliases) as opened:
             return _read_deepsea(data, opened, length)
     return _read_species(data, length or 1024, windows, seed)
 

@@ -102,8 +102,7 @@ def split_contigs(genome: Genome, valid: Sequence[str] = (), test: Sequence[str]
     Raises:
         InputError: a name is unknown, a contig is in both lists, or none is left for training.
     """
-    for name in (*valid, *test):
-        genome.contig(name)
+    valid, test = ([genome.contig(name).name for name in names] for names in (valid, test))
     if both := sorted(set(valid) & set(test)):
         raise InputError(f"contig {both[0]!r} is both for validation and for test; choose one")
     held_out = dict.fromkeys(valid, "valid") | dict.fromkeys(test, "test")

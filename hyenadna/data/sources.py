@@ -73,6 +73,7 @@ def open_sequences(
     table: Path | None = None,
     bed: Path | None = None,
     genome: Path | None = None,
+    aliases: Path | None = None,
     sequence_column: str = "sequence",
     label_column: str | None = None,
     progress: bool = True,
@@ -86,6 +87,7 @@ def open_sequences(
         table: CSV, TSV or Parquet.
         bed: intervals of ``genome``.
         genome: prepared genome or FASTA; a FASTA is tokenised into a temporary folder.
+        aliases: file with other names of the genome's contigs.
         sequence_column: column of the table that holds the sequence.
         label_column: column of the table that holds a label.
         progress: show a progress bar while a FASTA is checked.
@@ -98,7 +100,7 @@ def open_sequences(
         yield _open_table(table, sequence_column, label_column)
     elif bed is not None:
         assert genome is not None
-        with open_genome(genome, progress=progress) as opened:
+        with open_genome(genome, aliases, progress=progress) as opened:
             yield _open_bed(bed, opened)
     else:
         assert fasta is not None

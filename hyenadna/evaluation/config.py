@@ -27,6 +27,7 @@ class EvaluateConfig(Options):
     Args:
         model: Checkpoint: a folder or file of either published format, such as the model folder of a run.
         genome: Folder that `hyenadna prepare` has written.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         out: Folder for evaluation.json and the PNGs.
         contigs: Held-out contigs to score on. The default is the held-out part of the run that the model lies in.
         exclude: Further contigs that the Markov models must not see, such as the validation contigs.
@@ -46,6 +47,7 @@ class EvaluateConfig(Options):
     out: OutputFolder = Path("evaluation")
     contigs: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
+    aliases: InputFile | None = None
     bed: InputFile | None = None
     split: Literal["valid", "test"] = "test"
     length: AtLeast1 | None = None

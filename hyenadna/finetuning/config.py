@@ -14,6 +14,7 @@ from hyenadna.common.options import (
     AtLeast0,
     AtLeast1,
     Fraction,
+    InputFile,
     InputPath,
     NewFolder,
     NonNegative,
@@ -55,6 +56,7 @@ class FinetuneConfig(Options):
         split_column: Column of a table with train, valid or test. Without it, and without splits in the data, 10% are
             drawn for validation and 20% for the test.
         genome: Genome of DeepSEA's coordinates, a folder of `hyenadna prepare` or a FASTA.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         length: Length of the windows of DeepSEA's coordinates and of species. Longer sequences of other data are cut to
             their middle.
         species_windows: Windows of each species in training. Validation and test have a tenth as many each.
@@ -111,6 +113,7 @@ class FinetuneConfig(Options):
     label_columns: list[str] = field(default_factory=lambda: ["label"])
     split_column: str | None = None
     genome: AnyGenome | None = None
+    aliases: InputFile | None = None
     length: AtLeast1 | None = None
     species_windows: AtLeast1 = 1000
     valid_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1

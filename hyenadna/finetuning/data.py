@@ -48,6 +48,7 @@ def read_data(config: FinetuneConfig) -> list[Splits]:
         label_columns=config.label_columns,
         split_column=config.split_column,
         genome=config.genome,
+        aliases=config.aliases,
         length=config.length,
         windows=config.species_windows,
         seed=config.split_seed,

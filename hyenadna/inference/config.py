@@ -11,7 +11,7 @@ from annotated_types import Gt, Le
 from hyenadna.common.choices import Pooling, Precision, ScoreMode
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import AtLeast0, AtLeast1, InputFile, NonNegative, Options, Output, OutputFile
-from hyenadna.data.inputs import AnyGenome, InputFasta
+from hyenadna.data.inputs import AnyGenome, InputFasta, check_aliases
 from hyenadna.model.locate import Checkpoint
 
 EmbeddingsFile = Annotated[
@@ -31,6 +31,7 @@ class EmbedConfig(Options):
         fasta: FASTA with the sequences: plain, gzip or bgzip.
         bed: Intervals of --genome, in place of a FASTA. The fourth column is the label.
         genome: Genome of the intervals: a folder of `hyenadna prepare`, or a FASTA.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         table: Table of sequences (CSV, TSV, Parquet), in place of a FASTA.
         sequence_column: Column of the table that holds the sequence.
         label_column: Column of the table that holds a label.
@@ -51,6 +52,7 @@ class EmbedConfig(Options):
     fasta: InputFasta | None = None
     bed: InputFile | None = None
     genome: AnyGenome | None = None
+    aliases: InputFile | None = None
     table: InputFile | None = None
     sequence_column: str = "sequence"
     label_column: str | None = None
@@ -71,6 +73,7 @@ class EmbedConfig(Options):
             raise InputError("give one of `fasta`, `bed` and `table` to embed")
         if (self.bed is None) != (self.genome is None):
             raise InputError("`bed` and `genome` go together: intervals are cut from their genome")
+        check_aliases(self)
         if self.label_column is not None and self.table is None:
             raise InputError("`label_column` needs a `table`: the label of a BED is its fourth column")
 
@@ -88,6 +91,7 @@ class ScoreConfig(Options):
         sequence_column: Column of the table that holds the sequence.
         vcf: Variants to score, in place of sequences: a VCF or MAF, plain, gzip or bgzip, or a BCF.
         genome: Genome of the variants: a folder of `hyenadna prepare`, or a FASTA.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         mode: Score of a variant. likelihood is the log-likelihood of the window with the alternative allele minus that
             with the reference allele. site is the same, summed over the changed bases only. embedding is the distance
             between the mean states of the two windows.
@@ -116,6 +120,7 @@ class ScoreConfig(Options):
     sequence_column: str = "sequence"
     vcf: InputFile | None = None
     genome: AnyGenome | None = None
+    aliases: InputFile | None = None
     mode: ScoreMode = "likelihood"
     strands: Literal["forward", "both"] = "forward"
     window: int | None = None
@@ -140,6 +145,7 @@ class ScoreConfig(Options):
             raise InputError("give one of `fasta`, `table` and `vcf` to score")
         if (self.vcf is None) != (self.genome is None):
             raise InputError("`vcf` and `genome` go together: variants are scored within their genome")
+        check_aliases(self)
         if self.vcf is not None and self.stride is not None:
             raise InputError("`stride` is for long sequences: a variant has one window around it")
         if self.writes_vcf and self.vcf is None:

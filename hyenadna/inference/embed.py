@@ -43,6 +43,7 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
         table=config.table,
         bed=config.bed,
         genome=config.genome,
+        aliases=config.aliases,
         sequence_column=config.sequence_column,
         label_column=config.label_column,
         progress=progress,

@@ -130,7 +130,7 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
     assert config.vcf is not None
     assert config.genome is not None
     parts = TableParts(config.out, settings(config), resume=config.resume)
-    with open_genome(config.genome, progress=progress) as genome:
+    with open_genome(config.genome, config.aliases, progress=progress) as genome:
         file = open_variants(config.vcf)
         if config.writes_vcf and file.kind == "MAF":
             raise InputError(f"{config.vcf}: is a MAF, whose scores are written as TSV: choose another `out`")

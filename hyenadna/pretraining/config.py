@@ -25,6 +25,7 @@ class PretrainConfig(Options):
 
     Args:
         genome: Folder that `hyenadna prepare` has written.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         out: Folder of the run, for metrics, checkpoints and the model.
         bed: Intervals to draw windows from, with train, valid or test in the fourth column. It takes the place of the
             next four options.
@@ -74,6 +75,7 @@ class PretrainConfig(Options):
 
     genome: PreparedGenome
     out: Path
+    aliases: InputFile | None = None
     bed: InputFile | None = None
     valid_contigs: list[str] = field(default_factory=list)
     test_contigs: list[str] = field(default_factory=list)

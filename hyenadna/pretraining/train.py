@@ -134,7 +134,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     """
     # 1. Data: the splits, the windows to train on, and two sets of windows to validate on.
     config.check()
-    genome = Genome.open(config.genome)
+    genome = Genome.open(config.genome, config.aliases)
     splits = read_splits(config, genome)
     device = pick_device(config.device)
     if config.threads is not None:

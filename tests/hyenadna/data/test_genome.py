@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import tempfile
 import time
 import tracemalloc
 import zlib
@@ -282,10 +283,10 @@ def test_tokens_outside(prepared: Genome, contig: str, start: int, end: int, mes
 
 
 @pytest.mark.parametrize(("asked", "held"), [("7", "chr7"), ("chr7", "7")])
-def test_unknown_contig_hints_at_the_chr_prefix(tmp_path: Path, asked: str, held: str) -> None:
+def test_contigs_are_found_with_and_without_chr(tmp_path: Path, asked: str, held: str) -> None:
     genome = prepare(write(tmp_path / "g.fa", f">{held}\nACGT\n".encode()), tmp_path / "g", progress=False)
-    with pytest.raises(InputError, match=f"unknown contig '{asked}'; the genome calls it '{held}'"):
-        genome.contig(asked)
+    assert genome.contig(asked) == genome.contigs[0]
+    assert genome.tokens(asked).tolist() == genome.tokens(held).tolist()
 
 
 @pytest.mark.parametrize(
@@ -391,3 +392,24 @@ def test_a_fasta_is_read_as_a_prepared_genome_is(tiny_fasta: Path, tiny_genome: 
         assert genome.fingerprint == prepared.fingerprint
         folder = genome.folder
     assert not folder.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="there is no list of mapped files")
+def test_a_temporary_genome_is_not_mapped_when_its_folder_goes(
+    tiny_fasta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_mapped(folder: str) -> bool:
+        return folder in Path("/proc/self/maps").read_text()
+
+    mapped: list[bool] = []
+    remove = tempfile.TemporaryDirectory.cleanup
+
+    def cleanup(self: tempfile.TemporaryDirectory[str]) -> None:
+        mapped.append(is_mapped(self.name))
+        remove(self)
+
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "cleanup", cleanup)
+    with open_genome(tiny_fasta, progress=False) as genome:
+        assert genome.tokens("a", 0, 1).tolist()
+        assert is_mapped(str(genome.folder))
+    assert mapped == [False]

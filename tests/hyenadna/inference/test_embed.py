@@ -165,6 +165,9 @@ def test_random_weights_are_another_model_of_the_same_shape(config: EmbedConfig)
         ({"window": 100, "stride": 50}, "`window` 100: must be 2 to 64, the tokens"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"bed": Path("absent.bed")}, "absent.bed: no such file"),
+        ({"seed": 3}, "`seed` 3: has no effect without `random_weights`; leave it out"),
+        ({"sequence_column": "seq"}, "`sequence_column` seq: has no effect without a `table`; leave it out"),
+        ({"batch_size": 10**9}, "`batch_size` 1000000000: must be at least 1 and below"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(config: EmbedConfig, change: dict[str, Any], message: str) -> None:

@@ -243,8 +243,9 @@ def _report_evaluation(config: Any, row: dict[str, Any]) -> str:
 
 def _report_scores(config: Any, result: Any) -> str:
     lines = [f"{result.scored:,} of {result.rows:,} rows with a score in {config.out}"]
-    problems = sorted(result.problems.items(), key=lambda item: -item[1])
-    return "\n".join(lines + [f"{count:,} without: {problem}" for problem, count in problems])
+    for word, counts in (("without", result.problems), ("with a note", result.remarks)):
+        lines += [f"{count:,} {word}: {text}" for text, count in sorted(counts.items(), key=lambda item: -item[1])]
+    return "\n".join(lines)
 
 
 def _report_finetuning(config: Any, summary: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_error
+from hyenadna.common.streams import is_output_stream
 
 LOCK_FILE = ".lock"
 """The lock file within a folder."""
@@ -90,7 +91,7 @@ def only_writer(out: Path, *, inside: bool = False) -> Iterator[None]:
     Raises:
         InputError: another process holds the lock, which the message names; or the lock file cannot be written.
     """
-    if str(out) == "-" or (out.exists() and not out.is_file() and not out.is_dir()):
+    if is_output_stream(out):
         yield
         return
     place = Path(os.path.realpath(out))

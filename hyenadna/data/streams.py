@@ -29,8 +29,8 @@ _OTHER_KINDS = {
     b"\x43\x27\x41\x1a": "is a 2bit; turn it into FASTA with twoBitToFa",
     b"\x1a\x41\x27\x43": "is a 2bit; turn it into FASTA with twoBitToFa",
     # UTF-32 begins with the mark of UTF-16.
-    codecs.BOM_UTF16_LE: "is in UTF-16; save it as UTF-8",
-    codecs.BOM_UTF16_BE: "is in UTF-16; save it as UTF-8",
+    codecs.BOM_UTF16_LE: "is in UTF-16 or UTF-32; save it as UTF-8",
+    codecs.BOM_UTF16_BE: "is in UTF-16 or UTF-32; save it as UTF-8",
 }
 
 _LONGEST_MAGIC = max(map(len, _OTHER_KINDS))
@@ -77,8 +77,12 @@ def read_chunks(path: Path, on_progress: Callable[[int], object] | None = None) 
     return _unix_lines(_checked_text(path, read_bytes(path, on_progress)))
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a file with their numbers, from 1, without their ends. Bytes that are not UTF-8 are escaped.
+def read_lines(path: Path, errors: str = "backslashreplace") -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file with their numbers, from 1, without their ends.
+
+    Args:
+        path: the file.
+        errors: what becomes of bytes that are not UTF-8, as for ``bytes.decode``. By default they are escaped.
 
     Raises:
         InputError: as :func:`read_chunks`.
@@ -91,10 +95,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         parts.append(first)
         for following in others:
             number += 1
-            yield number, b"".join(parts).decode("utf-8", "backslashreplace")
+            yield number, b"".join(parts).decode("utf-8", errors)
             parts = [following]
     if last := b"".join(parts):
-        yield number + 1, last.decode("utf-8", "backslashreplace")
+        yield number + 1, last.decode("utf-8", errors)
 
 
 def check_text(path: Path, start: bytes) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
-from hyenadna.common.files import partial_place, put, real_place, write_error
+from hyenadna.common.files import PartialFolder, atomic_file, partial_place, put, real_place, write_error, write_files
 from hyenadna.common.options import check_file
 from hyenadna.common.streams import is_input_stream, is_output_stream, open_output_stream, regular_file
 from hyenadna.data.streams import check_text, read_bytes
@@ -95,13 +96,39 @@ def _read_text(path: Path) -> Any:
     return require("polars").read_csv(data, separator=separator, infer_schema=False)
 
 
+def added_columns(own: Sequence[str], added: Sequence[str]) -> list[str]:
+    """Names of columns that are added to a table's own. One that the table has already gets ``hyenadna_`` before it."""
+    names = []
+    for name in added:
+        while name in own or name in names:
+            name = f"hyenadna_{name}"
+        names.append(name)
+    return names
+
+
+def tsv_line(row: Row, *, quoted: bool = True) -> str:
+    """A row as a line of a TSV. Floats get six decimals, and None is an empty field.
+
+    Args:
+        row: the values.
+        quoted: write a field with a tab, a quote or a line end in quotes, with its own quotes doubled. Otherwise
+            fields stay as they are, as VCF has them.
+    """
+    fields = [_text(value) for value in row]
+    if not quoted:
+        return "\t".join(fields) + "\n"
+    line = io.StringIO()
+    csv.writer(line, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_MINIMAL).writerow(fields)
+    return line.getvalue()
+
+
 @contextmanager
 def partial_table(path: Path, header: Sequence[str]) -> Iterator[Callable[[Row], None]]:
     """Write a TSV row by row. It is called ``NAME.partial`` until the block ends well.
 
-    Floats get six decimals, and None is an empty field. If the block fails, the finished rows stay in the partial file,
-    and the exception (InputError, OSError, KeyboardInterrupt) names it. Without any row nothing stays. To a pipe, a
-    device or standard output the rows go at once.
+    Rows are those of `tsv_line`. If the block fails, the rows that reached the disk stay in the partial file, and the
+    exception (InputError, OSError, KeyboardInterrupt) names it. Without any row nothing stays. To a pipe, a device or
+    standard output the rows go at once.
 
     Yields:
         The function that writes a row.
@@ -158,9 +185,7 @@ class _Rows:
 
     def add(self, row: Row) -> None:
         """Write a row, at the latest with the first one that comes a second later."""
-        line = io.StringIO(newline="")
-        csv.writer(line, delimiter="\t", lineterminator="\n").writerow([_text(value) for value in row])
-        self._pending.append(line.getvalue().encode("utf-8", "backslashreplace"))
+        self._pending.append(encoded(tsv_line(row)))
         self._size += len(self._pending[-1])
         if self._size >= _BLOCK or time.monotonic() - self._flushed >= 1:
             self.flush()
@@ -193,6 +218,63 @@ class _Rows:
                 self._written += 1
             self._file.truncate(self._offset)
         return self._written
+
+
+class TableParts(PartialFolder):
+    """A folder ``OUT.partial`` with the finished parts of a table, which are joined into ``OUT`` after the last one.
+
+    Each part holds the lines of some inputs, and has a file of counts beside it.
+
+    Args:
+        out: the table.
+        settings: see :class:`PartialFolder`.
+        resume: resume from the parts in the folder.
+
+    Raises:
+        InputError: the folder of ``out`` does not exist; or as :class:`PartialFolder`.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], *, resume: bool) -> None:
+        if not out.absolute().parent.is_dir():
+            raise InputError(f"{out}: cannot be written (no folder {out.parent}); choose another place")
+        super().__init__(out, settings, resume=resume)
+
+    def files(self) -> list[Path]:
+        """The finished parts, in order."""
+        return sorted(self.folder.glob("part-*.txt"))
+
+    def done(self) -> int:
+        """Number of inputs in the finished parts."""
+        return sum(int(file.stem.split("-")[2]) for file in self.files())
+
+    def counts(self) -> list[dict[str, Any]]:
+        """The counts of each finished part."""
+        return [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in self.files()]
+
+    def add(self, inputs: int, text: str, counts: Mapping[str, Any]) -> None:
+        """Write a part: the lines of this many inputs, and counts as JSON values."""
+        self.begin()
+        path = self.folder / f"part-{len(self.files()):08}-{inputs}.txt"
+        # The lines come last: a part without counts is none.
+        write_files({path.with_suffix(".json"): json.dumps(counts).encode(), path: encoded(text)})
+
+    def finish(self, header: str, compressed: Callable[[Path], Any] | None = None) -> None:
+        """Join header and parts into the file, and remove them.
+
+        Args:
+            header: the lines before the first part.
+            compressed: opens a file for writing bytes, which it compresses; None for plain text.
+        """
+        with atomic_file(self.out) as draft, compressed(draft) if compressed else draft.open("wb") as file:
+            file.write(encoded(header))
+            for part in self.files():
+                file.write(part.read_bytes())
+        self.remove()
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8. Bytes that were none when they were read come back as they were."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _text(value: Any) -> str:

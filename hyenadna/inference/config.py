@@ -28,6 +28,8 @@ EmbeddingsFile = Annotated[
     Path, Output(lambda path: "" if path.suffix in (".npz", ".parquet") else "must end in .npz or .parquet")
 ]
 
+_VCF_ENDINGS = (".vcf", ".vcf.gz")
+
 
 @dataclass
 class EmbedConfig(Options):
@@ -96,11 +98,12 @@ class ScoreConfig(Options):
 
     Args:
         model: Checkpoint with the head of a language model: a folder or file of either published format.
-        out: TSV to write. It keeps the input's columns; scores are in nats.
+        out: TSV to write. It keeps the input's columns; scores are in nats. With an ending of .vcf or .vcf.gz it is an
+            annotated VCF.
         fasta: FASTA with the sequences to score: plain, gzip or bgzip.
         table: Table of sequences to score (CSV, TSV, Parquet), in place of a FASTA.
         sequence_column: Column of the table that holds the sequence.
-        vcf: Variants to score: plain, gzip or bgzip, in place of sequences.
+        vcf: Variants to score, in place of sequences: a VCF or MAF, plain, gzip or bgzip, or a BCF.
         genome: Genome of the variants: a folder of `hyenadna prepare`, or a FASTA.
         aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         mode: Score of a variant. likelihood is the log-likelihood of the window with the alternative allele minus that
@@ -111,11 +114,16 @@ class ScoreConfig(Options):
             sequences it is the length of the windows that longer ones are read in, and needs --stride.
         stride: Bases between the starts of two windows of a long sequence.
         ref_mismatch: Action where REF differs from the genome. note keeps the row without a score, skip leaves it out,
-            fail stops at the first. If more than 5% of the records differ, nothing is scored.
+            fail stops at the first. Without this option it is note, but if more than 5% of 20 or more alleles differ,
+            nothing is scored.
         n_to_pad: Show N to the model as [PAD], as in pretraining. N is never scored.
         batch_size: Windows at a time. In float64 it changes no score.
         precision: float64, or float32, which is faster. On yeast windows of 1,024 bases it differed by at most 7e-5
             nats.
+        out_format: tsv has a row for each allele. vcf has the records as they are, with the scores in INFO. The default
+            goes by the ending of --out.
+        part_size: Sequences or records between two saves.
+        resume: Resume a stopped run from the parts that it has saved.
         device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
     """
 
@@ -131,11 +139,20 @@ class ScoreConfig(Options):
     strands: Literal["forward", "both"] = "forward"
     window: int | None = None
     stride: int | None = None
-    ref_mismatch: Literal["note", "skip", "fail"] = "note"
+    ref_mismatch: Literal["note", "skip", "fail"] | None = None
     n_to_pad: bool = True
     batch_size: BatchSize = 16
     precision: Precision = "float64"
+    out_format: Literal["tsv", "vcf"] | None = None
+    part_size: AtLeast1 = 1024
+    resume: bool = False
     device: str = "auto"
+    runtime = ("batch_size", "resume", "device", "out")
+
+    @property
+    def writes_vcf(self) -> bool:
+        """True for an annotated VCF, False for a TSV."""
+        return self.out_format == "vcf" or (self.out_format is None and self.out.name.endswith(_VCF_ENDINGS))
 
     def _check_together(self) -> None:
         if sum(source is not None for source in (self.fasta, self.table, self.vcf)) != 1:
@@ -145,6 +162,12 @@ class ScoreConfig(Options):
         check_aliases(self)
         if self.vcf is not None and self.stride is not None:
             raise InputError("`stride` is for long sequences: a variant has one window around it")
+        if self.writes_vcf and self.vcf is None:
+            raise InputError(f"`out` {self.out}: a VCF needs variants; the scores of sequences are a TSV")
+        if self.out_format == "vcf" and not self.out.name.endswith(_VCF_ENDINGS):
+            raise InputError(f"`out` {self.out}: must end in {' or '.join(_VCF_ENDINGS)} for `out_format` vcf")
+        if not self.writes_vcf and self.out.suffix == ".gz":
+            raise InputError(f"`out` {self.out}: a TSV is written as plain text; choose a name without .gz")
         if self.table is None:
             self.refuse_unused(("sequence_column",), "a `table`")
         if self.vcf is None:

@@ -36,7 +36,7 @@ def test_every_kind_of_table_is_text_by_column(tmp_path: Path, name: str) -> Non
         ("a.tsv", b"seq\tseq\nAC\tAC\n", "several columns are called 'seq'"),
         ("a.tsv", b"seq,label\nAC,1\n", r"has no column 'seq'; it has 'seq,label'; is it comma-separated"),
         ("a.csv", b"seq\tlabel\nAC\t1\n", "is it tab-separated"),
-        ("a.tsv", b"\xff\xfes\0e\0q\0\n\0", "is in UTF-16; save it as UTF-8"),
+        ("a.tsv", b"\xff\xfes\0e\0q\0\n\0", "is in UTF-16 or UTF-32; save it as UTF-8"),
         ("a.tsv", b"seq\tlabel\nAC\t\xe9\n", "cannot be read as a table .*save it as UTF-8"),
         ("a.tsv", b'seq\tlabel\n"AC\t1\nAC\t2\n', "cannot be read as a table"),
         ("a.tsv", b"seq\tlabel\nAC\t1\t2\n", "cannot be read as a table"),

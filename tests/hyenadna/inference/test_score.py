@@ -13,9 +13,10 @@ import torch
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import LETTERS, N_ID, PAD_ID, reverse_complement
-from hyenadna.data import variants
 from hyenadna.data.genome import Genome
 from hyenadna.data.sequences import encode
+from hyenadna.data.variant_files import open_variants
+from hyenadna.data.variants import MISMATCH, OUTSIDE, alleles, windows
 from hyenadna.inference.likelihood import LogLikelihoodScorer
 from hyenadna.inference.score import ScoreConfig, score
 
@@ -138,24 +139,6 @@ def test_a_table_keeps_its_columns_and_both_strands_agree(folder: Path, tmp_path
     assert one["log_likelihood"] != two["log_likelihood"]
 
 
-def test_windows_hold_the_allele_in_the_middle_of_equally_many_bases(genome: Genome, write_vcf: Any) -> None:
-    deleted = letters(genome, "b", 299, 303)
-    base = letters(genome, "b", 399, 400)
-    path = write_vcf(
-        ("b", 300, deleted, deleted[0]), ("b", 400, base, base + "GGG"), ("b", 1, letters(genome, "b", 0, 1), "N")
-    )
-    deletion, insertion, first = variants.read_vcf(path, genome)
-    assert (deletion.start, len(deletion.ref), len(deletion.alt)) == (300, 3, 0)
-    before, after = ("".join(LETTERS[i] for i in ids.tolist()) for ids in variants.windows(deletion, genome, 21))
-    assert before == letters(genome, "b", 291, 312)
-    assert after == letters(genome, "b", 291, 300) + letters(genome, "b", 303, 315)
-    assert insertion.start >= 400 - 1
-    assert len(insertion.alt) == 3
-    before, after = variants.windows(insertion, genome, 20)
-    assert len(before) == len(after) == 20
-    assert len(variants.windows(first, genome, 20)[0]) == 20
-
-
 @pytest.mark.parametrize("mode", ["likelihood", "site", "embedding"])
 @pytest.mark.parametrize("strands", ["forward", "both"])
 def test_variants(
@@ -197,8 +180,9 @@ def test_variants(
         score(replace(config, out=tmp_path / "again.tsv", batch_size=size), progress=False)
         assert (tmp_path / "again.tsv").read_text() == config.out.read_text()
 
-    variant = next(iter(variants.read_vcf(config.vcf, genome)))
-    before, after = variants.windows(variant, genome, 64)
+    (variant,) = alleles(next(iter(open_variants(config.vcf).read())), genome)
+    cut = windows(variant, genome, 64)
+    before, after = cut.reference, cut.changed
     if mode == "embedding" or strands == "both":
         return
     change = nats(model, after) - nats(model, before)
@@ -254,10 +238,33 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
     config.out.unlink()
     with pytest.raises(InputError, match=r"v\.vcf:33: REF . differs from tiny\.fa at b:300; wrong genome build\?"):
         score(replace(config, ref_mismatch="fail"), progress=False)
-    few = write_vcf(*good[:18], wrong)
-    with pytest.raises(InputError, match=r"REF differs from tiny\.fa in 1 of 19 alleles \(5%\): wrong genome build\?"):
-        score(replace(config, vcf=few), progress=False)
     assert not config.out.exists()
+
+
+def test_only_enough_mismatches_stop_a_run_and_only_if_nothing_was_chosen(
+    folder: Path, genome: Genome, write_vcf: Any, tmp_path: Path
+) -> None:
+    good = [("b", p, letters(genome, "b", p - 1, p), other(letters(genome, "b", p - 1, p))) for p in range(100, 130)]
+    bad = [("b", p, other(letters(genome, "b", p - 1, p)), letters(genome, "b", p - 1, p)) for p in (300, 310)]
+    bad.append(("b", 5000, "A", "C"))
+    config = ScoreConfig(
+        model=folder, out=tmp_path / "o.tsv", vcf=write_vcf(*good[:16], *bad), genome=genome.folder, window=8
+    )
+    # 3 of 19 are too few to tell.
+    assert score(config, progress=False).scored == 16
+    many = replace(config, vcf=write_vcf(*good[:17], *bad))
+    with pytest.raises(InputError) as caught:
+        score(many, progress=False)
+    named = f"b:300 {bad[0][2]}, b:310 {bad[1][2]}, b:5000 {bad[2][2]}"
+    assert f"REF differs from tiny.fa in 3 of 20 alleles (15%), such as {named}: wrong genome build?" in str(
+        caught.value
+    )
+    assert "(`ref_mismatch` note scores the others)" in str(caught.value)
+    result = score(replace(many, ref_mismatch="note"), progress=False)
+    assert (result.rows, result.scored) == (20, 17)
+    assert result.problems == {MISMATCH: 2, OUTSIDE: 1}
+    result = score(replace(many, ref_mismatch="skip"), progress=False)
+    assert (result.rows, result.scored, result.problems) == (17, 17, {MISMATCH: 2, OUTSIDE: 1})
 
 
 @pytest.mark.parametrize(
@@ -305,13 +312,14 @@ def test_bad_input_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is not a VCF: no line begins with #CHROM"),
+        ("", "is empty; give a VCF, BCF or MAF"),
+        ("b\t5\t.\tA\tC\n", "is not a VCF: no line begins with #CHROM; nor a MAF"),
         ("#CHROM\tPOS\n", "its columns are not those of a VCF"),
         (HEADER, "holds no variant"),
         (HEADER + "b\t5\t.\tA\n", ":3: is not a record of a VCF"),
         (HEADER + "b\tx\t.\tA\tC\n", ":3: POS 'x' is not a number"),
         (HEADER + "b\t²\t.\tA\tC\n", ":3: POS '²' is not a number"),
-        (HEADER + "z\t5\t.\tA\tC\n", "none of its contigs is in tiny.fa, which has a, b, c"),
+        (HEADER + "z\t5\t.\tA\tC\n", "none of its contigs (z) is in the genome, which has a, b, c"),
     ],
 )
 def test_what_is_no_vcf_is_refused(folder: Path, genome: Genome, tmp_path: Path, content: str, message: str) -> None:
@@ -322,14 +330,64 @@ def test_what_is_no_vcf_is_refused(folder: Path, genome: Genome, tmp_path: Path,
     assert message in str(caught.value)
 
 
-def test_a_failure_on_the_way_keeps_what_was_scored(folder: Path, tmp_path: Path) -> None:
+def test_a_failure_on_the_way_keeps_the_finished_parts(folder: Path, tmp_path: Path) -> None:
     sequences = "".join(f">s{i}\nACGTACGT\n" for i in range(20)) + f">long\n{'A' * 100}\n"
     (tmp_path / "s.fa").write_text(sequences)
-    config = ScoreConfig(model=folder, out=tmp_path / "o.tsv", fasta=tmp_path / "s.fa", batch_size=1)
-    with pytest.raises(
-        InputError, match=r"long: 100 bases are longer .*; the 16 rows before that are in .*o\.tsv\.partial"
-    ):
+    config = ScoreConfig(model=folder, out=tmp_path / "o.tsv", fasta=tmp_path / "s.fa", batch_size=1, part_size=8)
+    with pytest.raises(InputError, match=r"long: 100 bases are longer .*; 16 sequences are finished and kept in "):
         score(config, progress=False)
     assert not config.out.exists()
-    assert len(rows(tmp_path / "o.tsv.partial")) == 16
-    assert score(replace(config, window=32, stride=16), progress=False).scored == 21
+    assert (tmp_path / "o.tsv.partial").is_dir()
+    with pytest.raises(InputError, match=r"long: 100 bases are longer [^;]*$"):
+        score(replace(config, out=tmp_path / "p.tsv", part_size=50), progress=False)
+    assert not (tmp_path / "p.tsv.partial").exists()
+    assert score(replace(config, out=tmp_path / "p.tsv", window=32, stride=16), progress=False).scored == 21
+
+
+@pytest.mark.parametrize("kind", ["sequences", "tsv", "vcf"])
+def test_a_stopped_run_resumes_to_the_same_bytes(
+    folder: Path, genome: Genome, write_vcf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    bases = [(p, letters(genome, "b", p - 1, p)) for p in range(100, 117)]
+    records = [("b", p, base, other(base) + ",<DEL>") for p, base in bases]
+    (tmp_path / "s.fa").write_text("".join(f">s{p}\n{letters(genome, 'b', p, p + 20 + p % 9)}\n" for p, _ in bases))
+    source: dict[str, Any] = {"vcf": write_vcf(*records), "genome": genome.folder}
+    if kind == "sequences":
+        source = {"fasta": tmp_path / "s.fa"}
+    out = tmp_path / f"o.{'vcf' if kind == 'vcf' else 'tsv'}"
+    config = ScoreConfig(model=folder, out=out, precision="float32", batch_size=3, part_size=4, window=None, **source)
+    whole = score(config, progress=False)
+    expected = out.read_bytes()
+    out.unlink()
+
+    real, calls = LogLikelihoodScorer._score, []
+
+    def stop(self: LogLikelihoodScorer, rows: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(rows))
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        return real(self, rows)
+
+    monkeypatch.setattr(LogLikelihoodScorer, "_score", stop)
+    with pytest.raises(KeyboardInterrupt, match=r"are finished and kept in .*: the same command with `resume`"):
+        score(config, progress=False)
+    assert not out.exists()
+    finished = len(calls)
+    monkeypatch.setattr(LogLikelihoodScorer, "_score", real)
+    with pytest.raises(InputError, match="continue it with `resume`"):
+        score(config, progress=False)
+    with pytest.raises(InputError, match=r"other options \(strands: 'forward' there, 'both' now\)"):
+        score(replace(config, strands="both", resume=True), progress=False)
+    calls.clear()
+
+    def count(self: LogLikelihoodScorer, rows: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(rows))
+        return real(self, rows)
+
+    monkeypatch.setattr(LogLikelihoodScorer, "_score", count)
+    assert score(replace(config, resume=True), progress=False) == whole
+    assert out.read_bytes() == expected
+    # What was finished is not computed again.
+    assert finished > 5
+    assert sum(calls) <= (17 - 4) * (1 if kind == "sequences" else 2)
+    assert not (tmp_path / f"{out.name}.partial").exists()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.streams import copied_streams, is_standard_output
 
 
 class Verb(NamedTuple):
@@ -56,7 +57,10 @@ class Verb(NamedTuple):
 
         config, parsed = parse_config(self.parser(), _load(self.config), argv)
         more = {"resume": parsed.resume} if self.resumes else {}
-        print(self.report(config, _load(self.work)(config, **more)))
+        result = _load(self.work)(config, **more)
+        # Beside a result on standard output, the report would be a part of it.
+        is_taken = any(is_standard_output(path) for path in config.written())
+        print(self.report(config, result), file=sys.stderr if is_taken else sys.stdout)
 
 
 def summary(verb: Verb | Callable[[Sequence[str]], None]) -> str:
@@ -347,7 +351,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def one_line_errors(command: str) -> Iterator[None]:
     """End the process with one line: exit code 2 on bad input or a missing package, 130 when interrupted."""
     try:
-        yield
+        with copied_streams():
+            yield
     except (InputError, OSError) as error:
         _fail(str(error))
     except ImportError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, InputFile, NonNegative, Options, Output, made_by
+from hyenadna.common.options import AtLeast1, InputFile, NonNegative, Options, Output, made_by, with_partial
 from hyenadna.common.run_layout import RESULTS_FILE, MetricsFile
 from hyenadna.data.inputs import AnyGenome
 from hyenadna.model.locate import Checkpoint
@@ -110,6 +110,10 @@ class MutagenesisPlot(Options):
 
     def _check_together(self) -> None:
         self.interval()
+
+    def written(self) -> list[Path]:
+        """The figure, and the table beside it."""
+        return with_partial((self.out, self.out.with_suffix(".tsv")))
 
     def interval(self) -> tuple[str, int, int]:
         """Contig, start and end of the region: 0-based, the end excluded.

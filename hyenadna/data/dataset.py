@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def _read_folders(data: Path) -> dict[str, list[Example]]:
 def _read_fna(path: Path) -> Iterator[Example]:
     # Headers repeat in these files and end with a label, so the reader of a FASTA would refuse them.
     text = b"".join(read_chunks(path)).decode("utf-8", "backslashreplace")
-    for number, record in enumerate(text.split(">")[1:], start=1):
+    for number, record in enumerate(re.split("^>", text, flags=re.MULTILINE)[1:], start=1):
         header, _, body = record.partition("\n")
         where = f"{path}: sequence {number}"
         if "|" not in header:

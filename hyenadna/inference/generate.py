@@ -72,6 +72,8 @@ def _read_prompts(config: GenerateConfig, progress: bool) -> Iterator[tuple[str,
         yield "prompt", encode(config.prompt, "`prompt`")
         return
     with open_sequences(fasta=config.prompt_fasta, progress=progress) as sequences:
+        if sequences.empty:
+            raise InputError(f"{config.prompt_fasta}: {sequences.empty[0]!r} has no base to continue; remove it")
         yield from ((record.name, record.ids) for record in sequences)
 
 

@@ -28,11 +28,12 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
     """Predict the sequences that ``config`` names, write the TSV, and return the number of rows.
 
     For classes a row holds the likeliest class and the probability of each. For several labels it holds the
-    probability of each, for values the values, and for classes of bases a letter for each base.
+    probability of each, for values the values, and for classes of bases a letter for each base. They are blank for an
+    empty sequence.
 
     Raises:
-        InputError: the checkpoint has no trained head, or a sequence is empty, not DNA, or too long. Finished rows stay
-            in ``OUT.partial``, which the message names.
+        InputError: the checkpoint has no trained head, or a sequence is not DNA, or too long. Finished rows stay in
+            ``OUT.partial``, which the message names.
     """
     config.check()
     model = load_classifier(config.model)
@@ -67,10 +68,15 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
                         f"is made for, and predict does not cut sequences: give windows of at most {max_length}, such "
                         f"as those of seqkit sliding -g -W {max_length} -s {max(1, max_length // 2)} of a FASTA"
                     )
-            rows = [record.ids for record in batch]
-            logits = batch_logits(model, rows, device, both_strands=config.reverse_complement)
-            for record, row in zip(batch, logits.cpu(), strict=True):
-                write([*record.fields.values(), *_fields(row, names, problem, len(record.ids), is_classes)])
+            rows = [record.ids for record in batch if len(record.ids)]
+            logits = iter(
+                batch_logits(model, rows, device, both_strands=config.reverse_complement).cpu() if rows else ()
+            )
+            for record in batch:
+                found: list[object] = [None] * len(added)
+                if len(record.ids):
+                    found = _fields(next(logits), names, problem, len(record.ids), is_classes)
+                write([*record.fields.values(), *found])
                 done += 1
             shown.update(len(batch))
     return done

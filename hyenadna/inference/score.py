@@ -112,12 +112,13 @@ def _sequence_rows(
 ) -> Iterator[tuple[list[object], bool]]:
     """The row of each sequence, and whether it has a score."""
     records, again = tee(records)
-    nats = scorer((record.where, ids) for record in again for ids in _strands(record.ids, both))
+    nats = scorer((record.where, ids) for record in again if len(record.ids) for ids in _strands(record.ids, both))
     for record in records:
-        values = np.concatenate(list(islice(nats, 1 + both)))
+        values = np.concatenate(list(islice(nats, 1 + both))) if len(record.ids) else np.empty(0)
         count = int(np.isfinite(values).sum()) // (1 + both)
-        total_nats = float(np.nansum(values)) / (1 + both)
-        mean = total_nats / count if count else None
+        # Without a base there is no sum: 0 would be the best of all.
+        total_nats = float(np.nansum(values)) / (1 + both) if count else None
+        mean = None if total_nats is None else total_nats / count
         perplexity = None if mean is None else float(np.exp(-mean))
         yield [*record.fields.values(), count, total_nats, mean, perplexity], bool(count)
 
@@ -221,7 +222,8 @@ def _finish(parts: TableParts, header: str, config: ScoreConfig) -> ScoreResult:
     problems, remarks = (
         sum((Counter(part[name]) for part in counts), Counter[str]()) for name in ("problems", "remarks")
     )
-    parts.finish(header, _bgzip if config.writes_vcf and config.out.suffix == ".gz" else None)
+    with parts.keep(lambda: f"{parts.done():,} inputs"):
+        parts.finish(header, _bgzip if config.writes_vcf and config.out.suffix == ".gz" else None)
     rows, scored = (sum(part[name] for part in counts) for name in ("rows", "scored"))
     return ScoreResult(rows, scored, dict(problems), dict(remarks))
 

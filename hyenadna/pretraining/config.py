@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt
 from hyenadna.common.choices import Autocast
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import AtLeast0, AtLeast1, Fraction, InputFile, NonNegative, Options, Positive
-from hyenadna.common.run_layout import CONFIG_FILE
+from hyenadna.common.run_layout import CONFIG_FILE, SPLITS_FILE
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import check_checkpoint
 from hyenadna.model.sizes import short_name
@@ -133,6 +133,10 @@ class PretrainConfig(Options):
             raise InputError(f"`init_from` {self.init_from}: has the shape of its own model; leave out {names}")
         if self.init_from is None:
             short_name(self.size)
+
+    def written(self) -> list[Path]:
+        """The folder of the run, and the intervals in it."""
+        return [self.out, self.out / SPLITS_FILE]
 
     def check(self) -> None:
         """Raise InputError if a value does not fit, or an input does not exist."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.streams import copied_streams
 from hyenadna.data.variant_files import VariantFile, open_variants
 
 VCF = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\nchr1\t5\trs1\tA\tC,<DEL>\t.\tPASS\tX=1\n"
@@ -54,16 +55,12 @@ def test_a_maf_is_known_by_its_columns(tmp_path: Path) -> None:
 
 
 def test_a_bcf_holds_the_records_of_its_vcf(tmp_path: Path) -> None:
-    pysam = pytest.importorskip("pysam")
-    lines = VCF.replace("\n#CHROM", '\n##contig=<ID=chr1>\n##INFO=<ID=X,Number=1,Type=Integer,Description="">\n#CHROM')
-    (tmp_path / "v.vcf").write_text(lines)
+    bcftools = pytest.importorskip("pysam.bcftools")
+    info = '##INFO=<ID=X,Number=1,Type=Integer,Description="">'
+    header = f'##contig=<ID=chr1>\n##FILTER=<ID=PASS,Description="">\n{info}\n#CHROM'
+    (tmp_path / "v.vcf").write_text(VCF.replace("#CHROM", header))
     path = tmp_path / "v.bcf"
-    with (
-        pysam.VariantFile(str(tmp_path / "v.vcf")) as text,
-        pysam.VariantFile(str(path), "wb", header=text.header) as out,
-    ):
-        for record in text:
-            out.write(record)
+    bcftools.view("-Ob", "-o", str(path), str(tmp_path / "v.vcf"), catch_stdout=False)
     file = open_variants(path)
     assert file.kind == "BCF"
     assert "##contig=<ID=chr1>" in file.header
@@ -140,12 +137,10 @@ def test_bytes_that_are_no_text_come_back(tmp_path: Path) -> None:
     assert record.fields[-1].encode("utf-8", "surrogateescape") == b"X=caf\xe9"
 
 
-def test_a_pipe_is_refused_or_read_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_pipe_is_read_as_often_as_needed(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_text(VCF), daemon=True)
-    from hyenadna.common.streams import copied_streams
-
     writer.start()
     with copied_streams():
         file = open_variants(pipe)

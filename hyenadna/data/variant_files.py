@@ -9,7 +9,7 @@ from typing import Literal
 
 from hyenadna.common.errors import InputError
 from hyenadna.data import maf, vcf
-from hyenadna.data.streams import read_chunks
+from hyenadna.data.streams import read_bytes
 from hyenadna.data.variants import VariantRecord
 
 _BCF_MAGIC = b"BCF\x02"
@@ -41,7 +41,7 @@ def open_variants(path: Path) -> VariantFile:
         InputError: the file is missing, damaged, or none of these.
         ImportError: it is a BCF and pysam is absent; the message names the extra.
     """
-    start = next(read_chunks(path), b"")
+    start = next(read_bytes(path), b"")
     if not start.strip():
         raise InputError(f"{path}: is empty; give a VCF, BCF or MAF")
     if start.startswith(_BCF_MAGIC):

@@ -9,6 +9,7 @@ from typing import Any
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
+from hyenadna.common.streams import regular_file
 from hyenadna.data.streams import read_lines
 from hyenadna.data.variants import VariantRecord
 
@@ -117,7 +118,7 @@ def _open_bcf(path: Path) -> Iterator[Any]:
     pysam = require("pysam")
     before = pysam.set_verbosity(0)
     try:
-        with pysam.VariantFile(str(path)) as file:
+        with pysam.VariantFile(str(regular_file(path))) as file:
             yield file
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as BCF ({error}); download or make it again") from error

@@ -21,6 +21,7 @@ from hyenadna.common.options import (
     OutputFile,
     Seed,
 )
+from hyenadna.common.streams import is_output_stream
 from hyenadna.data.inputs import AnyGenome, InputFasta, check_aliases
 from hyenadna.model.locate import Checkpoint
 
@@ -164,7 +165,7 @@ class ScoreConfig(Options):
             raise InputError("`stride` is for long sequences: a variant has one window around it")
         if self.writes_vcf and self.vcf is None:
             raise InputError(f"`out` {self.out}: a VCF needs variants; the scores of sequences are a TSV")
-        if self.out_format == "vcf" and not self.out.name.endswith(_VCF_ENDINGS):
+        if self.out_format == "vcf" and not (self.out.name.endswith(_VCF_ENDINGS) or is_output_stream(self.out)):
             raise InputError(f"`out` {self.out}: must end in {' or '.join(_VCF_ENDINGS)} for `out_format` vcf")
         if not self.writes_vcf and self.out.suffix == ".gz":
             raise InputError(f"`out` {self.out}: a TSV is written as plain text; choose a name without .gz")

@@ -214,7 +214,8 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
         few = max(2, int(_OUTSIDE * len(values)))
         inner = np.sort(values)[few:-few]
         span = float(inner[-1] - inner[0])
-        low, high = max(low, float(inner[0]) - span), min(high, float(inner[-1]) + span)
+        near = values[(values >= inner[0] - span) & (values <= inner[-1] + span)]
+        low, high = float(near.min()), float(near.max())
     margin = 0.05 * (high - low) or 1.0
     return low - margin, high + margin
 

@@ -218,9 +218,10 @@ def train(
 
             # 3. Validate, and keep the weights if they are the best so far.
             values, reasons = score(validated, data.valid, config, device)
-            if (value := values[metric]) is None:
-                advice = "lower `lr`" if reasons[metric] == NOT_FINITE else "choose another `metric`"
-                raise InputError(f"{metric} has no value on the validation split ({reasons[metric]}): {advice}")
+            if (value := values.get(metric)) is None:
+                reason = reasons.get(metric, "it is for the 919 outputs of DeepSEA")
+                advice = "lower `lr`" if reason == NOT_FINITE else "choose another `metric`"
+                raise InputError(f"{metric} has no value on the validation split ({reason}): {advice}")
             best.update(epoch, value, validated)
             row = {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses))}
             if lm_losses:

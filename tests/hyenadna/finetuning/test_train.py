@@ -24,6 +24,7 @@ from hyenadna import (
 )
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import reverse_complement
+from hyenadna.common.writers import only_writer
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import encode
 from hyenadna.evaluation.baselines import kmer_counts
@@ -263,6 +264,14 @@ def test_a_run_that_cannot_be_kept_leaves_nothing_in_the_way(
         with pytest.raises(InputError, match=r"out\.partial: is in the way and was made by no run"):
             finetune(replace(config, epochs=1, resume=resume), progress=False)
     assert (foreign / "seed-0").is_dir()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_runs_that_another_process_trains_are_refused(config: FinetuneConfig, resume: bool) -> None:
+    message = rf"out: process {os.getpid()} on .* is writing there; wait until it has ended, or choose another `out`"
+    with only_writer(config.out), pytest.raises(InputError, match=message):
+        finetune(replace(config, resume=resume), progress=False)
+    assert list(config.out.parent.iterdir()) == []
 
 
 def test_a_process_that_dies_is_reported(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,6 +525,14 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"method": "soft-prompt", "pooling": "last"}, "`pooling` last: has no effect without a head"),
         ({"task": "token", "label_columns": ["tokens"], "pooling": "last"}, "`pooling` last: has no effect"),
         ({"species_windows": 3}, "`species_windows` 3: has no effect without species as `data`"),
+        (
+            {"task": "multilabel", "label_columns": ["rich", "poor"], "metric": "auroc_tf"},
+            "auroc_tf has no value on the validation split (it is for the 919 outputs of DeepSEA)",
+        ),
+        (
+            {"method": "few-shot", "eval_shots": [0, 29]},
+            "`shots` and `eval_shots`: 29 demonstrations of each class, but one has 28 in training",
+        ),
         ({"valid_fraction": 0.3}, "`valid_fraction` 0.3: has no effect without splits in the data"),
     ],
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hyenadna.common.errors import InputError
@@ -100,22 +99,13 @@ def load_classifier(path: Path) -> Classifier:
         return SoftPrompt.load(path)
     stored = locate.read_json(source.config_file)
     is_token = HyenaDNAForTokenClassification.__name__ in (stored.get("architectures") or [])
-    if not any(name.startswith("score.") for name in _weight_names(source)):
+    if not any(name.startswith("score.") for name in checkpoint.weight_names(source)):
         raise InputError(f"{path}: has no trained head to predict with; make one with hyenadna finetune --model {path}")
     kind: Any = HyenaDNAForTokenClassification if is_token else HyenaDNAForSequenceClassification
     model: HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification = kind.from_pretrained(
         path, dtype=torch.float32
     )
     return model
-
-
-def _weight_names(source: locate.Source) -> list[str]:
-    try:
-        with safe_open(source.weights_file, framework="pt") as file:
-            return list(file.keys())
-    except (OSError, SafetensorError):
-        # A pickle, which must be loaded for its names; or a damaged file, which this refuses.
-        return list(checkpoint.load_weights(source))
 
 
 def _fields(logits: Tensor, names: list[str], problem: str | None, length: int, is_classes: bool) -> list[object]:

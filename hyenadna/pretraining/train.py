@@ -32,7 +32,7 @@ from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.model.sizes import shape_fields
-from hyenadna.model.tokenizer import DNATokenizer
+from hyenadna.model.tokenizer import bare_tokenizer
 from hyenadna.pretraining.config import PretrainConfig
 from hyenadna.training.logging import metrics_log
 from hyenadna.training.optim import lr_scale, parameter_groups
@@ -156,6 +156,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     model = make_model(config, *newest)
     # Not earlier: a configuration that makes no model must leave no folder behind.
     checkpoint = folder.start(config, resume=resume)
+    tokenizer = bare_tokenizer(model.config.max_seq_len)
     model.to(device)  # type: ignore[arg-type]
     loop_state = LoopState.start(model, config)
 
@@ -217,7 +218,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 # Read once: a signal between two reads would stop the run without a checkpoint.
                 is_stopped = stop.requested
                 if step % config.checkpoint_every == 0 or step == config.steps or is_stopped:
-                    folder.save(step, model, {**loop_state.state_dict(), **identity}, keep=config.keep)
+                    kept = {**loop_state.state_dict(), **identity}
+                    folder.save(step, model, kept, keep=config.keep, tokenizer=tokenizer)
                 if is_stopped and step < config.steps:
                     raise KeyboardInterrupt(f"stopped after step {step}; continue with `resume`")
 
@@ -228,7 +230,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         log(row | {FINAL_KEY: score.perplexity})
         if progress:
             bar.write(f"step {step}: final validation perplexity {score.perplexity:.4f}")
-    folder.save_model(model, DNATokenizer(model_max_length=model.config.max_seq_len))
+    folder.save_model(model, tokenizer)
     return PretrainResult(folder.model, result, step, loop_state.seconds)
 
 

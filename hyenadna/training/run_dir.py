@@ -124,7 +124,9 @@ class RunFolder:
                 f"{self.path / CONFIG_FILE} and leave out {options}; or choose another `out`"
             )
 
-    def save(self, step: int, model: _Saves, state: Mapping[str, Any], *, keep: int) -> Path:
+    def save(
+        self, step: int, model: _Saves, state: Mapping[str, Any], *, keep: int, tokenizer: _Saves | None = None
+    ) -> Path:
         """Write the checkpoint of a step, and remove older ones.
 
         Args:
@@ -132,6 +134,7 @@ class RunFolder:
             model: the model.
             state: the rest of the training's state: tensors, numbers and strings.
             keep: number of newest checkpoints to keep.
+            tokenizer: the model's tokenizer, for who loads the checkpoint with transformers.
 
         Returns:
             The folder of the checkpoint.
@@ -146,6 +149,8 @@ class RunFolder:
         with self._writing():
             with atomic_dir(final) as partial:
                 model.save_pretrained(str(partial))
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(str(partial))
                 (partial / STATE_FILE).write_bytes(pickled.getbuffer())
             for old in self.checkpoints()[:-keep]:
                 remove_dir(old)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from hyenadna.common.choices import Pooling, Precision, ScoreMode
 from hyenadna.common.errors import InputError
@@ -189,7 +189,7 @@ class GenerateConfig(Options):
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     nucleotides_only: bool = True
     new_only: bool = False
-    seed: AtLeast0 = 0
+    seed: Annotated[int, Ge(0), Lt(1 << 64)] = 0
     batch_size: AtLeast1 = 16
     precision: Precision = "float32"
     device: str = "auto"
@@ -198,4 +198,12 @@ class GenerateConfig(Options):
         if (self.prompt is None) == (self.prompt_fasta is None):
             raise InputError(
                 "give one of `prompt` and `prompt_fasta`: the model has no start token and needs a base to continue"
+            )
+        if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
+            raise InputError(f"`temperature` {self.temperature}: must be 0, or from 0.000001 to 1000000")
+        if self.count > 1 and (self.temperature == 0 or self.top_k == 1):
+            sharp = "`temperature` 0" if self.temperature == 0 else "`top_k` 1"
+            raise InputError(
+                f"`count` {self.count} with {sharp}: the likeliest continuation is one sequence, which would come "
+                f"{self.count} times; give `count` 1, or sample with a higher {sharp.split()[0]}"
             )

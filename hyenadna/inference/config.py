@@ -249,3 +249,11 @@ class GenerateConfig(Options):
             raise InputError(
                 "give one of `prompt` and `prompt_fasta`: the model has no start token and needs a base to continue"
             )
+        if self.temperature != 0 and not 1e-6 <= self.temperature <= 1e6:
+            raise InputError(f"`temperature` {self.temperature}: must be 0, or from 0.000001 to 1000000")
+        if self.count > 1 and (self.temperature == 0 or self.top_k == 1):
+            sharp = "`temperature` 0" if self.temperature == 0 else "`top_k` 1"
+            raise InputError(
+                f"`count` {self.count} with {sharp}: the likeliest continuation is one sequence, which would come "
+                f"{self.count} times; give `count` 1, or sample with a higher {sharp.split()[0]}"
+            )

@@ -8,20 +8,30 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.progress import bar
 from hyenadna.common.vocab import BASES, LETTERS, NUCLEOTIDE_IDS, PAD_ID, SEP_ID
 from hyenadna.common.writers import one_writer
-from hyenadna.data.sequences import encode
+from hyenadna.data.sequences import encode, to_tensor
 from hyenadna.data.sources import open_sequences
 from hyenadna.inference.config import GenerateConfig
 from hyenadna.inference.likelihood import load_language_model
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
 _LINE = 80
+
+
+class _CheckFinite(LogitsProcessor):
+    """Refuses scores that are not numbers. The likeliest of them would be a base all the same."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # Suppressed tokens have a score of -inf.
+        if not bool(scores.amax(dim=-1).isfinite().all()):
+            raise InputError("the model's logits are not finite: its weights are damaged; use another checkpoint")
+        return scores
 
 
 class _ShowSteps(StoppingCriteria):
@@ -62,11 +72,17 @@ def generate(config: GenerateConfig, *, progress: bool = True) -> int:
             for first in range(0, config.count, config.batch_size):
                 for row in _sample(model, ids, min(config.batch_size, config.count - first), config, shown):
                     number += 1
-                    bases = "".join(LETTERS[i] for i in row[len(ids) if config.new_only else 0 :] if i in LETTERS)
+                    bases = "" if config.new_only else _letters(ids.tolist())
+                    bases += _letters(row[len(ids) :])
                     lines.append(f">{name}_{number}\n")
                     lines += [f"{bases[i : i + _LINE]}\n" for i in range(0, len(bases), _LINE)]
     write_files({config.out: "".join(lines).encode()})
     return len(prompts) * config.count
+
+
+def _letters(ids: list[int]) -> str:
+    """Their letters; the [SEP] that ends a sequence and the pads behind it have none."""
+    return "".join(LETTERS[i] for i in ids if i in LETTERS)
 
 
 def _read_prompts(config: GenerateConfig, progress: bool) -> Iterator[tuple[str, np.ndarray]]:
@@ -82,11 +98,9 @@ def _read_prompts(config: GenerateConfig, progress: bool) -> Iterator[tuple[str,
 def _sample(
     model: HyenaDNAForCausalLM, prompt: np.ndarray, count: int, config: GenerateConfig, shown: Any
 ) -> list[list[int]]:
-    """Token ids of ``count`` continuations of ``prompt (L,)``, with the prompt."""
-    ids = torch.from_numpy(prompt.astype(np.int64))[None].to(model.device)
-    banned = sorted(set(range(model.config.padded_vocab_size)) - {NUCLEOTIDE_IDS[base] for base in BASES})
-    # The ids that pad the vocabulary are never tokens.
-    padding = list(range(model.config.vocab_size, model.config.padded_vocab_size))
+    """Token ids of ``count`` continuations of ``prompt (L,)``, with the prompt. The model sees N as [PAD]."""
+    ids = to_tensor([prompt], model.device)
+    allowed = {NUCLEOTIDE_IDS[base] for base in BASES} if config.nucleotides_only else {*LETTERS, SEP_ID}
     sampling: dict[str, Any] = {"do_sample": False}
     if config.temperature > 0:
         sampling = {"do_sample": True, "temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
@@ -94,9 +108,10 @@ def _sample(
         ids.expand(count, -1),
         attention_mask=torch.ones_like(ids).expand(count, -1),
         max_new_tokens=config.length,
-        suppress_tokens=banned if config.nucleotides_only else padding,
+        suppress_tokens=sorted(set(range(model.config.padded_vocab_size)) - allowed),
         eos_token_id=None if config.nucleotides_only else SEP_ID,
         pad_token_id=PAD_ID,
+        logits_processor=LogitsProcessorList([_CheckFinite()]),
         stopping_criteria=StoppingCriteriaList([_ShowSteps(shown)]),
         **sampling,
     )

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 from transformers.models.auto import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+)
 from transformers.utils.generic import can_return_tuple
 
 from hyenadna.common.errors import InputError
+from hyenadna.model import padding
+from hyenadna.model.arguments import check_arguments
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.modeling import HyenaDNAModel, HyenaDNAPreTrainedModel, check_labels
 
@@ -45,10 +51,7 @@ def _real_positions(
 ) -> Tensor:
     """Bool ``(B, L)``: from the mask if there is one, otherwise from the pads among the ids, otherwise all True."""
     if attention_mask is not None:
-        real = attention_mask.to(hidden.device) != 0
-        if real.shape != hidden.shape[:2]:
-            raise InputError(f"attention_mask {tuple(real.shape)} must be (B, L), here {tuple(hidden.shape[:2])}")
-        return real
+        return padding.real_positions(attention_mask, hidden.shape[:2], hidden.device)
     if input_ids is not None:
         return input_ids != config.pad_token_id
     return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
@@ -88,30 +91,39 @@ class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Compute the logits of every sequence, and their loss.
 
         Args:
             input_ids: as in :meth:`HyenaDNAModel.forward`.
-            attention_mask: ``(B, L)``, non-zero at real positions. Without it, all positions but ``pad_token_id`` are
-                real. With ``inputs_embeds``, all positions are.
+            attention_mask: as in :meth:`HyenaDNAModel.forward`; real positions are pooled. Without it, all positions
+                but ``pad_token_id`` are pooled. With ``inputs_embeds``, all positions are.
             inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
             output_hidden_states: as in :meth:`HyenaDNAModel.forward`.
             labels: ``(B,)`` class indices; ``(B, num_labels)`` floats of 0 and 1 for several labels at once; or
                 ``(B,)`` or ``(B, num_labels)`` floats for regression. ``config.problem_type`` decides. Without it the
                 rule of transformers holds: regression for one label, classes for integers, several labels for floats.
-            kwargs: ``return_dict``, ``num_items_in_batch``. Others are ignored.
+            position_ids: as in :meth:`HyenaDNAModel.forward`.
+            kwargs: ``return_dict``, ``num_items_in_batch``. Others as in :meth:`HyenaDNAModel.forward`.
 
         Returns:
             ``logits (B, num_labels)``; ``loss`` if there are ``labels``; ``hidden_states`` if requested.
 
         Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; the mask has another shape; or, on the CPU, a class index
-                is neither a column of the logits nor -100.
+            InputError: as in :meth:`HyenaDNAModel.forward`; or, on the CPU, a class index is neither a column of the
+                logits nor -100.
+            TypeError: there is an argument that no model here knows.
         """
+        check_arguments(self, kwargs)
         output = self.hyena(
-            input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
+            input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            position_ids=position_ids,
+            return_dict=True,
         )
         hidden = output.last_hidden_state
         real = _real_positions(self.config, input_ids, attention_mask, hidden)
@@ -147,29 +159,38 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Compute the logits of every position, and their loss.
 
         Args:
             input_ids: as in :meth:`HyenaDNAModel.forward`.
-            attention_mask: ``(B, L)``. Positions where it is 0 are left out of the loss.
+            attention_mask: as in :meth:`HyenaDNAModel.forward`. Positions where it is 0 are left out of the loss.
             inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
             output_hidden_states: as in :meth:`HyenaDNAModel.forward`.
             labels: ``(B, L)`` class indices, not shifted. -100 leaves a position out of the loss.
+            position_ids: as in :meth:`HyenaDNAModel.forward`.
             kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
-                transformers' Trainer. Others are ignored.
+                transformers' Trainer. Others as in :meth:`HyenaDNAModel.forward`.
 
         Returns:
             ``logits (B, L, num_labels)``; ``loss``, a scalar in float32 or better, if there are ``labels``;
             ``hidden_states`` if requested.
 
         Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; labels or a mask have another shape; or, on the CPU, a
-                label is neither a column of the logits nor -100.
+            InputError: as in :meth:`HyenaDNAModel.forward`; labels have another shape; or, on the CPU, a label is
+                neither a column of the logits nor -100.
+            TypeError: there is an argument that no model here knows.
         """
+        check_arguments(self, kwargs)
         output = self.hyena(
-            input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
+            input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            position_ids=position_ids,
+            return_dict=True,
         )
         logits = self.score(output.last_hidden_state)
         loss = None
@@ -190,3 +211,6 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
 
 AutoModelForSequenceClassification.register(HyenaDNAConfig, HyenaDNAForSequenceClassification)
 AutoModelForTokenClassification.register(HyenaDNAConfig, HyenaDNAForTokenClassification)
+# Pipelines look up the names of the classes that fit their task.
+MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[HyenaDNAConfig.model_type] = HyenaDNAForSequenceClassification.__name__
+MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES[HyenaDNAConfig.model_type] = HyenaDNAForTokenClassification.__name__

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,25 @@ from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.models.auto import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_tuple
 
 from hyena_kernels import HyenaFilter, HyenaOperator
 from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
-from hyenadna.model import adapters, checkpoint, locate
+from hyenadna.common.vocab import SEP_ID
+from hyenadna.model import adapters, checkpoint, locate, padding
+from hyenadna.model.arguments import check_arguments
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.tokenizer import DNATokenizer, HyenaDNATokenizer
 
 logger = logging.getLogger(__name__)
+
+# What transformers' generate keeps for models with a cache.
+_OF_GENERATION = {
+    "cache", "cache_position", "is_first_iteration", "labels", "next_sequence_length", "past_key_values",
+    "position_ids", "use_cache",
+}  # fmt: skip
 
 # Positions that the MLP takes at a time without gradients. Its hidden layer is four times as wide as the model: 4 GB
 # for 1,000,000 positions of width 256.
@@ -348,24 +358,32 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             self.config.pad_vocab_size_multiple = 1
         return made
 
-    def _check_input(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
-        """Raise InputError unless exactly one input is given and the model can take it."""
+    def _check_input(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None
+    ) -> tuple[tuple[int, int], torch.device]:
+        """Shape ``(B, L)`` and device of the input.
+
+        Raises:
+            InputError: not exactly one input is given, or the model cannot take it.
+        """
         if input_ids is not None and inputs_embeds is None:
             self._check_ids(input_ids)
-            length = input_ids.shape[1]
+            given = input_ids
         elif inputs_embeds is not None and input_ids is None:
             if inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != self.config.d_model:
                 width = self.config.d_model
                 raise InputError(f"inputs_embeds must be (B, L, {width}), got shape {tuple(inputs_embeds.shape)}")
-            length = inputs_embeds.shape[1]
+            given = inputs_embeds
         else:
             raise InputError("give either input_ids or inputs_embeds, and not both")
+        batch, length = given.shape[:2]
         longest = self.config.max_seq_len
         if length > longest:
             raise InputError(
                 f"a sequence of {length} tokens is longer than this model's max_seq_len of {longest}: cut it into "
                 f"windows of at most {longest}, or load a checkpoint made for longer sequences"
             )
+        return (batch, length), given.device
 
     def _check_ids(self, input_ids: Tensor) -> None:
         if input_ids.dim() != 2 or input_ids.numel() == 0:
@@ -421,6 +439,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Compute the hidden states of every position.
@@ -428,24 +447,44 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         Args:
             input_ids: ``(B, L)``, integers from 0 to 15, L ≤ max_seq_len. Ids 12 to 15 are rows that pad the
                 embedding, not tokens. On a GPU an id out of range is a device-side assert in place of an InputError.
-            attention_mask: accepted and not needed. The model is causal, so padding on the right is exact. Padding on
-                the left, as in the original, changes the result.
+            attention_mask: ``(B, L)`` of any dtype, 1 at real positions and 0 at pads. The model is causal, so pads on
+                the right need no mask. A row with pads on the left gives the states of the same row without them; the
+                original lets them change the result. Pads between real positions are refused. With
+                ``inputs_embeds`` they may follow a soft prompt, as peft puts it in front of left-padded rows. Without a
+                mask every position is real, [PAD] too: it also stands for N.
             inputs_embeds: ``(B, L, D)`` in place of ``input_ids``.
             output_hidden_states: return all states.
-            kwargs: ``return_dict``. Others are accepted and ignored, as transformers' utilities need.
+            position_ids: not needed. They may count the columns, or the real positions of each row, from 0.
+            kwargs: ``return_dict``. What else transformers, its Trainer and peft may pass is refused, unless it changes
+                nothing, as None and ``use_cache=False`` do.
 
         Returns:
             ``last_hidden_state (B, L, D)`` after the final LayerNorm. If requested, also ``hidden_states``, a tuple of
             n_layer + 1 tensors ``(B, L, D)``: the embedding, the residual after each block but the last, and
-            ``last_hidden_state``.
+            ``last_hidden_state``. States at pads are those of pads behind the row's real positions, on either side.
 
         Raises:
-            InputError: the model cannot take these shapes, dtypes or ids, or a sequence exceeds max_seq_len.
+            InputError: the model cannot take these shapes, dtypes or ids, or a sequence exceeds max_seq_len; the mask
+                has another shape, other values, or pads inside a row; positions restart, as in packed batches; or
+                there is an argument that the model cannot honour: a cache, attention weights.
+            TypeError: there is an argument that no model here knows.
         """
+        check_arguments(self, kwargs)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        self._check_input(input_ids, inputs_embeds)
-        return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states))
+        shape, device = self._check_input(input_ids, inputs_embeds)
+        padding.check_positions(position_ids, attention_mask, shape, device)
+        rows = padding.row_order(attention_mask, shape, device, soft_prompt=inputs_embeds is not None)
+        if rows is None:
+            return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states))
+        output = self.backbone(
+            None if input_ids is None else rows.to_front(input_ids),
+            None if inputs_embeds is None else rows.to_front(inputs_embeds),
+            bool(output_hidden_states),
+        )
+        last = rows.back(output.last_hidden_state)
+        states = output.hidden_states and (*(rows.back(state) for state in output.hidden_states[:-1]), last)
+        return BaseModelOutput(last_hidden_state=last, hidden_states=states)
 
 
 class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
@@ -461,6 +500,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     """
 
     _tied_weights_keys = {"lm_head.weight": checkpoint.EMBEDDING_KEY}
+    # transformers asks this before assisted generation, which takes tokens back out of a cache.
+    _is_stateful = True
 
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__(config)
@@ -477,20 +518,25 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutput:
         """Compute the logits of the next token at every position, and their loss.
 
         Args:
             input_ids: as in :meth:`HyenaDNAModel.forward`.
-            attention_mask: accepted and not needed, as in :meth:`HyenaDNAModel.forward`.
+            attention_mask: as in :meth:`HyenaDNAModel.forward`.
             inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
             output_hidden_states: as in :meth:`HyenaDNAModel.forward`.
             labels: ``(B, L)``, the same ids as ``input_ids``; this method shifts them by one. -100 leaves a position
-                out of the loss. Pads count unless they are -100. On a GPU a label out of range is a device-side assert.
+                out of the loss. With or without a mask, pads count unless they are -100, as in transformers' causal
+                models. A row with pads on the left has the loss of the same row with its pads on the right, so its
+                first real token is never a target. On a GPU a label out of range is a device-side assert.
             logits_to_keep: number of last positions that get logits, or their indices in a 1-D tensor; 0 is all.
+            position_ids: as in :meth:`HyenaDNAModel.forward`.
             kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
-                transformers' Trainer. Others are ignored.
+                transformers' Trainer; ``shift_labels (B, L)``, the target of each position, in place of ``labels``.
+                Others as in :meth:`HyenaDNAModel.forward`.
 
         Returns:
             ``logits (B, L, 16)`` for 12 tokens and 4 rows of padding; ``loss``, a scalar in float32 or better, if there
@@ -499,41 +545,131 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         Raises:
             InputError: as in :meth:`HyenaDNAModel.forward`; labels have another shape or come with ``logits_to_keep``;
                 or, on the CPU, a label is neither an id from 0 to 15 nor -100.
+            TypeError: there is an argument that no model here knows.
         """
+        check_arguments(self, kwargs, "shift_labels")
+        shift_labels = kwargs.get("shift_labels")
+        has_loss = labels is not None or shift_labels is not None
+        given = inputs_embeds if input_ids is None else input_ids
+        rows = None
+        if has_loss and given is not None:
+            # Before the model: on a GPU this waits for queued work.
+            soft_prompt = inputs_embeds is not None
+            rows = padding.row_order(attention_mask, given.shape[:2], given.device, soft_prompt=soft_prompt)
         output = self.hyena(
-            input_ids, inputs_embeds=inputs_embeds, output_hidden_states=output_hidden_states, return_dict=True
+            input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            position_ids=position_ids,
+            return_dict=True,
         )
         hidden = output.last_hidden_state
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
-            if labels is not None:
+            if has_loss:
                 raise InputError("labels need the logits of all positions: leave out logits_to_keep")
             hidden = hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
         logits = self.lm_head(hidden)
         loss = None
-        if labels is not None:
-            loss = self._next_token_loss(logits, labels, kwargs.get("num_items_in_batch"))
+        if has_loss:
+            loss = self._next_token_loss(logits, labels, shift_labels, rows, kwargs.get("num_items_in_batch"))
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
 
     @staticmethod
-    def _next_token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Any) -> Tensor:
-        if labels.shape != logits.shape[:2]:
-            raise InputError(f"labels {tuple(labels.shape)} must have the shape of input_ids {tuple(logits.shape[:2])}")
-        check_labels(labels, logits.shape[2])
+    def _next_token_loss(
+        logits: Tensor,
+        labels: Tensor | None,
+        shift_labels: Tensor | None,
+        rows: padding.RowOrder | None,
+        num_items_in_batch: Any,
+    ) -> Tensor:
+        targets = labels if shift_labels is None else shift_labels
+        assert targets is not None
+        if targets.shape != logits.shape[:2]:
+            name, shape = "labels" if shift_labels is None else "shift_labels", tuple(logits.shape[:2])
+            raise InputError(f"{name} {tuple(targets.shape)} must have the shape of input_ids {shape}")
+        check_labels(targets, logits.shape[2])
+        if shift_labels is None:
+            if rows is not None:
+                logits, targets = rows.to_front(logits), rows.to_front(targets)
+            logits, targets = logits[:, :-1], targets[:, 1:]
         # transformers' causal loss would cast the logits of a float64 model to float32.
-        logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-        targets = labels[:, 1:].to(logits.device, torch.long)
-        return fixed_cross_entropy(logits.flatten(0, 1), targets.flatten(), num_items_in_batch)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return fixed_cross_entropy(
+            wide.flatten(0, 1), targets.to(wide.device, torch.long).flatten(), num_items_in_batch
+        )
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Continue prompts, as transformers' ``generate`` does.
+
+        A prompt may have pads on either side. They are moved to the left, so that each row ends in the last column; the
+        width stays. A ``[SEP]`` at the end of a prompt is taken out: it closes the sequence that a tokenizer made, and
+        bases are to follow. Where one is taken out, a log line says so once.
+
+        Args:
+            inputs: ids ``(B, L)``, also as ``input_ids``. Or give ``inputs_embeds (B, L, D)``, which are taken as they
+                are; ids beside them are those that the result begins with.
+            args: as in transformers.
+            kwargs: as in transformers. ``attention_mask (B, L)`` is 1 at real positions and 0 at pads; without it the
+                [PAD] ids at both ends of a row are pads.
+
+        Returns:
+            ids ``(B, L + new)``, or what else ``return_dict_in_generate`` asks for.
+
+        Raises:
+            InputError: a prompt is empty; the mask or the positions are ones that :meth:`HyenaDNAModel.forward`
+                refuses.
+            ValueError: an argument is unknown, or asks for assisted generation or a cache.
+        """
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        embedded, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+        prompt = ids if embedded is None else embedded
+        if isinstance(prompt, Tensor) and prompt.dim() >= 2:
+            # Without those of the caller, transformers counts the columns that this method has moved.
+            padding.check_positions(kwargs.pop("position_ids", None), mask, prompt.shape[:2], prompt.device)
+        if embedded is not None and ids is not None:
+            kwargs["prompt_length"] = ids.shape[1]
+        elif isinstance(ids, Tensor) and ids.dim() == 2 and ids.numel():
+            tokens = {"pad": self.config.pad_token_id, "closing": SEP_ID}
+            moved, mask, closed = padding.left_padded(ids, mask, **tokens)
+            kwargs["attention_mask"] = mask
+            kwargs["input_ids"], inputs = moved, None
+            if closed:
+                _say_once(
+                    "generate: the [SEP] that the tokenizer put at the end of a prompt is left out, so that bases "
+                    "follow bases; tokenize prompts with add_special_tokens=False to give them without it"
+                )
+        return super().generate(inputs, *args, **kwargs)
 
     # The base class looks different to mypy with other optional packages of transformers installed.
     def prepare_inputs_for_generation(  # type: ignore[override, unused-ignore]
-        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        prompt_length: int = 0,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Give the model the whole sequence at every step: a long convolution has no cache of keys and values."""
-        kept: dict[str, Any] = {k: kwargs[k] for k in ("logits_to_keep", "output_hidden_states") if k in kwargs}
-        if inputs_embeds is None:
-            return {"input_ids": input_ids, **kept}
-        generated = self.get_input_embeddings()(input_ids)
-        return {"inputs_embeds": torch.cat((inputs_embeds, generated.to(inputs_embeds.dtype)), dim=1), **kept}
+        """Give the model the whole sequence at every step: a long convolution has no cache of keys and values.
+
+        Args:
+            input_ids: ``(B, L)``, those generated so far and, if the prompt is ids, the prompt.
+            inputs_embeds: ``(B, P, D)``, the prompt.
+            attention_mask: ``(B, L)``, or ``(B, P + generated)``.
+            prompt_length: ids of the prompt in ``input_ids`` that ``inputs_embeds`` stand for.
+            kwargs: arguments of ``forward``, and of transformers' ``generate`` about positions and caches.
+        """
+        # Positions were checked at the start, and the model needs none.
+        kept = {key: value for key, value in kwargs.items() if key not in _OF_GENERATION}
+        if inputs_embeds is not None:
+            generated = self.get_input_embeddings()(input_ids[:, prompt_length:])
+            embedded = torch.cat((inputs_embeds, generated.to(inputs_embeds.dtype)), dim=1)
+            return {"inputs_embeds": embedded, "attention_mask": attention_mask, **kept}
+        if attention_mask is not None and not kwargs.get("output_hidden_states"):
+            # Columns of nothing but pads, such as the place of each row's [SEP].
+            first = int(attention_mask.any(dim=0).to(torch.uint8).argmax())
+            input_ids, attention_mask = input_ids[:, first:], attention_mask[:, first:]
+        return {"input_ids": input_ids, "attention_mask": attention_mask, **kept}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -621,6 +757,11 @@ def has_values(ids: Tensor) -> bool:
     return not (torch._C._functorch.is_functorch_wrapped_tensor(ids) or is_fake(ids) or get_proxy_mode() is not None)
 
 
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
 def check_labels(labels: Tensor, columns: int) -> None:
     """Raise InputError if a label is neither a column of the logits nor -100, which the loss ignores."""
     if has_values(labels):
@@ -705,6 +846,8 @@ def _without_load_report() -> Iterator[None]:
 AutoConfig.register(HyenaDNAConfig.model_type, HyenaDNAConfig)
 AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
 AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
+# The Trainer looks this name up to shift the labels of a smoothed loss, and pipelines to know their task.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[HyenaDNAConfig.model_type] = HyenaDNAForCausalLM.__name__
 # Published tokenizer folders name the first class, folders saved by this package the second.
 AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=HyenaDNATokenizer, exist_ok=True)
 AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=DNATokenizer, exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import N_ID, SEP_ID
+from hyenadna.common.vocab import N_ID, PAD_ID, SEP_ID
 from hyenadna.inference.generate import GenerateConfig, generate
 
 
@@ -68,8 +68,46 @@ def test_every_way_of_sharpening_ends_at_the_likeliest_bases(config: GenerateCon
     with torch.no_grad():
         for _ in range(30):
             ids.append(7 + int(model(torch.tensor([ids])).logits[0, -1, 7:11].argmax()))
-    generate(replace(config, **change), progress=False)
-    assert set(sequences(config.out).values()) == {"".join("ACGT"[i - 7] for i in ids)}
+    count = 1 if change in ({"temperature": 0.0}, {"top_k": 1}) else 5
+    generate(replace(config, count=count, **change), progress=False)
+    assert list(sequences(config.out).values()) == count * ["".join("ACGT"[i - 7] for i in ids)]
+
+
+def test_n_in_a_prompt_is_shown_as_in_pretraining(config: GenerateConfig) -> None:
+    model = HyenaDNAForCausalLM.from_pretrained(config.model)
+    ids = [PAD_ID, 7, PAD_ID, 9, PAD_ID]
+    with torch.no_grad():
+        for _ in range(5):
+            ids.append(7 + int(model(torch.tensor([ids])).logits[0, -1, 7:11].argmax()))
+    generate(replace(config, prompt="NANGR", temperature=0.0, length=5, count=1), progress=False)
+    assert sequences(config.out) == {"prompt_1": "NANGN" + "".join("ACGT"[i - 7] for i in ids[5:])}
+
+
+def test_no_token_is_drawn_that_the_file_would_drop(
+    config: GenerateConfig, tiny_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    """[PAD], [UNK] and other special tokens have no letter."""
+    model = tiny_model()
+    model.lm_head.weight.data.zero_()
+    model.save_pretrained(tmp_path / "flat")
+    config = replace(config, model=tmp_path / "flat", nucleotides_only=False, length=1, count=600, batch_size=600)
+    generate(config, progress=False)
+    letters = [bases[5:] for bases in sequences(config.out).values()]
+    assert set(letters) == {*"ACGTN", ""}
+    # [SEP] alone ends a sequence: a sixth of the draws, within 6 standard errors.
+    assert letters.count("") == pytest.approx(100, abs=55)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_damaged_model_is_refused(
+    config: GenerateConfig, tiny_model: Callable[..., Any], tmp_path: Path, temperature: float
+) -> None:
+    model = tiny_model()
+    model.lm_head.weight.data[9] = float("nan")
+    model.save_pretrained(tmp_path / "damaged")
+    with pytest.raises(InputError, match="logits are not finite: its weights are damaged"):
+        generate(replace(config, model=tmp_path / "damaged", temperature=temperature, count=1), progress=False)
+    assert not config.out.exists()
 
 
 def test_sampling_follows_the_model(config: GenerateConfig) -> None:
@@ -104,6 +142,12 @@ def test_prompts_of_a_fasta(config: GenerateConfig, tmp_path: Path) -> None:
         ({"count": 0}, "`count` 0: must be at least 1"),
         ({"temperature": -1.0}, "`temperature` -1.0: must be at least 0"),
         ({"temperature": float("nan")}, "`temperature` nan: must be at least 0"),
+        ({"temperature": 1e-40}, "`temperature` 1e-40: must be 0, or from 0.000001 to 1000000"),
+        ({"temperature": 1e40}, "`temperature` 1e+40: must be 0, or from 0.000001 to 1000000"),
+        ({"temperature": 0.0}, "`count` 5 with `temperature` 0: the likeliest continuation is one sequence"),
+        ({"top_k": 1}, "`count` 5 with `top_k` 1: the likeliest continuation is one sequence"),
+        ({"length": -5}, "`length` -5: must be at least 1"),
+        ({"seed": 1 << 64}, "`seed` 18446744073709551616: must be at least 0 and below 18446744073709551616"),
         ({"top_p": 0.0}, "`top_p` 0.0: must be above 0"),
         ({"top_k": -1}, "`top_k` -1: must be at least 0"),
         ({"model": Path("absent")}, "no checkpoint at absent"),

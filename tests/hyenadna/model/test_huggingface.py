@@ -17,6 +17,7 @@ from transformers import (
     DataCollatorWithPadding,
     Trainer,
     TrainingArguments,
+    pipeline,
 )
 
 from hyenadna import (
@@ -126,6 +127,77 @@ def test_trainer_takes_a_language_model_and_counts_tokens_over_accumulated_batch
         trained.append(steps)
     for name, whole in trained[0].items():
         torch.testing.assert_close(trained[1][name], whole, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["smoothing", "function", "plain"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_loss_of_the_trainer_is_that_of_the_next_base(tmp_path: Path, how: str, adapted: bool) -> None:
+    """One step, on four sequences in two accumulated batches, equals the loss computed by hand."""
+    tokenizer = DNATokenizer()
+    data = [tokenizer(text) for text in SEQUENCES]
+    torch.manual_seed(0)
+    model = HyenaDNAForCausalLM(small()).double().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    epsilon = 0.3 if how == "smoothing" else 0.0
+    terms = []
+    for row in data:
+        ids = torch.tensor(row.input_ids)
+        nats = -model(ids[None]).logits[0, :-1].log_softmax(-1)
+        likeliest = nats.gather(1, ids[1:, None])[:, 0]
+        terms.append((1 - epsilon) * likeliest + epsilon * nats.mean(-1))
+    by_hand = torch.cat(terms).mean().item()
+
+    def summed(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+        """What users write for compute_loss_func: labels are not shifted yet."""
+        return (
+            torch.nn.functional.cross_entropy(
+                outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
+            )
+            / num_items_in_batch
+        )
+
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["in_proj"], r=2)
+    steps = {"max_steps": 1, "gradient_accumulation_steps": 2, "label_smoothing_factor": epsilon}
+    trainer = Trainer(
+        get_peft_model(model, config) if adapted else model,
+        arguments(tmp_path, **steps),
+        train_dataset=data,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        compute_loss_func=summed if how == "function" else None,
+    )
+    assert trainer.train().training_loss == pytest.approx(by_hand, rel=1e-6)
+
+
+TEXTS = ["ACGT", "GATTACAGG", "TT", "CCCGTA", "A"]
+
+
+@pytest.mark.parametrize("add_cls_token", [False, True])
+def test_the_pipeline_continues_bare_prompts(caplog: pytest.LogCaptureFixture, add_cls_token: bool) -> None:
+    torch.manual_seed(0)
+    model = HyenaDNAForCausalLM(small()).double().eval()
+    for parameter in model.parameters():
+        parameter.data += 0.4 * torch.randn_like(parameter)
+    model.lm_head.weight.data[[*range(7), *range(11, 16)]] = 0
+    tokenizer = DNATokenizer(add_cls_token=add_cls_token)
+    settings = {"max_new_tokens": 6, "do_sample": False}
+
+    def continued(text: str) -> str:
+        ids = tokenizer(text).input_ids[:-1]
+        for _ in range(6):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        return tokenizer.decode(ids[-6:])
+
+    expected = [continued(text) for text in TEXTS]
+    assert len(set(expected)) > 2
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    assert "not supported" not in caplog.text
+    for more in ({}, {"batch_size": 4}):
+        new = [one[0]["generated_text"] for one in pipe(TEXTS, return_full_text=False, **settings, **more)]
+        assert new == expected
+        full = [one[0]["generated_text"] for one in pipe(TEXTS, **settings, **more)]
+        assert full == [text + more for text, more in zip(TEXTS, expected, strict=True)]
+    assert [pipe(text, return_full_text=False, **settings)[0]["generated_text"] for text in TEXTS] == expected
 
 
 @pytest.mark.parametrize("task", CLASSES)

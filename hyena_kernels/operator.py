@@ -12,7 +12,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,8 @@ def _wide_dtype() -> torch.dtype:
 
 
 def _is_narrow(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype.itemsize < 4
+    dtype = tensor.dtype
+    return dtype.itemsize < 4 and dtype.is_floating_point
 
 
 def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
@@ -120,18 +121,19 @@ def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     What else there can be: a wrapper, a subclass, hooks such as those of LoRA and FSDP, a parametrization, or weights
     of another class, such as quantized ones.
     """
-    hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
-    return (
-        getattr(type(layer), "forward", None) is kind.forward
-        and "forward" not in layer.__dict__
-        and not any(hooks)
-        and "parametrizations" not in layer._modules
-        and all(tensor is None or type(tensor) in _PLAIN for tensor in layer._parameters.values())
-    )
+    if type(layer).forward is not kind.forward or "forward" in layer.__dict__:
+        return False
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return False
+    # A loop, because every call of an operator asks for all layers of its filter.
+    for tensor in layer._parameters.values():
+        if tensor is not None and type(tensor) not in _PLAIN:
+            return False
+    return "parametrizations" not in layer._modules
 
 
 # Fake and functional tensors stand for plain ones while a model is traced.
-_PLAIN = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
+_PLAIN = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
 
 
 def _linspace(start: float, stop: float, steps: int) -> Tensor:
@@ -418,45 +420,46 @@ class HyenaFilter(_AtLeastFloat32, KeptFilters):
 
     def _has_plain_layers(self) -> bool:
         """Whether ``implicit_filter`` computes the same as the modules."""
-        layers = list(self.implicit_filter)
-        *linears, last = layers[::2]
-        sines = layers[1::2]
-        return (
-            _is_plain(self.implicit_filter, nn.Sequential)
-            and _is_plain(self.modulation, ExponentialModulation)
-            and len(linears) == len(sines) > 0
-            and all(_is_plain(linear, nn.Linear) and linear.bias is not None for linear in linears)
-            and _is_plain(last, nn.Linear)
-            and last.bias is None
-            and all(_is_plain(sine, Sin) and sine.freq is sines[0].freq for sine in sines)
-        )
+        network, modulation = self.implicit_filter, self.modulation
+        if not (_is_plain(network, nn.Sequential) and _is_plain(modulation, ExponentialModulation)):
+            return False
+        *layers, last = network
+        if not layers or len(layers) % 2 or not _is_plain(last, nn.Linear) or last.bias is not None:
+            return False
+        freq = getattr(layers[1], "freq", None)
+        for linear, sine in zip(layers[::2], layers[1::2], strict=True):
+            if not (_is_plain(linear, nn.Linear) and _is_plain(sine, Sin) and sine.freq is freq):
+                return False
+            # Replicas of nn.DataParallel have no entry.
+            if linear._parameters.get("bias", freq) is None:
+                return False
+        return True
 
     def _fused_kernel(self, L: int, backend: str | None) -> Tensor:
-        first, *hidden, last = [layer for layer in self.implicit_filter if isinstance(layer, nn.Linear)]
-        act = cast(Sin, self.implicit_filter[1])
+        first, act, *others = list(self.implicit_filter)
+        *hidden, last = others[::2]
         z, t = self.pos_emb(L)
         deltas = self.modulation.deltas
-        layers = [tensor for layer in (first, *hidden) for tensor in (layer.weight, layer.bias)]
-        if any(map(_is_narrow, (z, t, deltas, act.freq, *layers, last.weight, self.bias))):
+        weights, biases = [layer.weight for layer in hidden], [layer.bias for layer in hidden]
+        w_in, b_in, freq, w_out = first.weight, first.bias, act.freq, last.weight
+        if any(map(_is_narrow, (w_in, b_in, freq, *weights, *biases, w_out, z, t, deltas, self.bias))):
             self._refuse_narrow_tensors()
-        dtype = first.weight.dtype
-        width = last.weight.shape[1]
+        dtype = w_in.dtype
         if hidden:
-            w_hidden = torch.stack([layer.weight for layer in hidden]).to(dtype)
-            b_hidden = torch.stack([layer.bias for layer in hidden]).to(dtype)
+            w_hidden, b_hidden = torch.stack(weights).to(dtype), torch.stack(biases).to(dtype)
         else:
-            w_hidden = first.weight.new_empty((0, width, width))
-            b_hidden = first.weight.new_empty((0, width))
+            width = w_out.shape[1]
+            w_hidden, b_hidden = w_in.new_empty((0, width, width)), w_in.new_empty((0, width))
         modulate = self.modulation.modulate
         # Nothing here is indexed: the gradient of an index takes two kernels, for zeros and a copy.
         return implicit_filter(
             z.squeeze(0).to(dtype),
-            act.freq.squeeze(0).to(dtype),
-            first.weight,
-            first.bias.to(dtype),
+            freq.squeeze(0).to(dtype),
+            w_in,
+            b_in.to(dtype),
             w_hidden,
             b_hidden,
-            last.weight.to(dtype),
+            w_out.to(dtype),
             t.flatten().to(dtype) if modulate else None,
             deltas.flatten().to(dtype) if modulate else None,
             self.modulation.shift,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.progress import bar
@@ -144,7 +145,8 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
     if length > max_length:
         raise InputError(f"`length` {length}: the model in {config.model} is made for {max_length} tokens; shorten it")
     windows = EvalWindows(genome, held_out, length, n_to_pad=config.n_to_pad, max_windows=config.max_windows)
-    result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
+    with cache_filters(model):
+        result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
     baselines: dict[int, Score] = {}
     if config.markov_order >= 0:
         baselines = fit_and_score_markov(genome, train, windows, config.markov_order)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.progress import bar
@@ -66,7 +67,7 @@ def generate(config: GenerateConfig, *, progress: bool = True) -> int:
     torch.manual_seed(config.seed)
     lines = []
     total = len(prompts) * config.count * config.length
-    with bar("generate", total, "base", progress=progress) as shown:
+    with cache_filters(model), bar("generate", total, "base", progress=progress) as shown:
         for name, ids in prompts:
             number = 0
             for first in range(0, config.count, config.batch_size):

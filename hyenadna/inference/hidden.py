@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 
+from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
 from hyenadna.data.sequences import Every, Mean, per_position, to_tensor
 from hyenadna.model.modeling import HyenaDNAForCausalLM, HyenaDNAModel
@@ -51,15 +52,16 @@ def hidden_states(
         found: np.ndarray = states.to(torch.promote_types(states.dtype, torch.float32)).cpu().numpy()
         return [state[: len(row)] for state, row in zip(found, rows, strict=True)]
 
-    return per_position(
-        sequences,
-        compute,
-        batch_size=batch_size,
-        max_length=model.config.max_seq_len,
-        window=window,
-        stride=stride,
-        collect=collect,
-    )
+    with cache_filters(backbone):
+        yield from per_position(
+            sequences,
+            compute,
+            batch_size=batch_size,
+            max_length=model.config.max_seq_len,
+            window=window,
+            stride=stride,
+            collect=collect,
+        )
 
 
 def mean_states(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hyena_kernels import cache_filters
 from hyenadna.common.choices import Precision
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID
@@ -66,14 +67,15 @@ class LogLikelihoodScorer:
         Raises:
             InputError: a sequence is longer than the model takes, or the outputs are not finite.
         """
-        return per_position(
-            sequences,
-            self._score,
-            batch_size=self.batch_size,
-            max_length=self.model.config.max_seq_len,
-            window=self.window,
-            stride=self.stride,
-        )
+        with cache_filters(self.model):
+            yield from per_position(
+                sequences,
+                self._score,
+                batch_size=self.batch_size,
+                max_length=self.model.config.max_seq_len,
+                window=self.window,
+                stride=self.stride,
+            )
 
     def _score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
         ids = to_tensor(rows, self.model.device, n_to_pad=self.n_to_pad)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
 from hyenadna.common.writers import one_writer
@@ -54,6 +55,7 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
     added = ["tokens"] if is_token else [*(["class"] if is_classes else []), *names]
     done = 0
     with (
+        cache_filters(model),
         open_sequences(
             fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
         ) as sequences,

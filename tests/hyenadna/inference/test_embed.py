@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import pytest
 import torch
 
@@ -195,6 +196,17 @@ def test_what_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
         assert "allow_pickle" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
         Embeddings.read(tmp_path / "absent.npz")
+
+
+def test_a_full_disk_that_polars_tells_of(config: EmbedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise polars.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(polars.DataFrame, "write_parquet", fail)
+    out = config.out.with_suffix(".parquet")
+    with pytest.raises(InputError, match=r"parquet: cannot be written \(No space left on device\); free some space"):
+        embed(replace(config, out=out), progress=False)
+    assert [path.name for path in out.parent.iterdir()] == ["b.bed"]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "token"])

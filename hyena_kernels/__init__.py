@@ -11,6 +11,7 @@ from hyena_kernels.backend import set_backend, use_backend
 from hyena_kernels.backends.extension import build_ext
 from hyena_kernels.errors import BackendError
 from hyena_kernels.fftconv import fftconv
+from hyena_kernels.filter_cache import cache_filters
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "backend",
     "build_ext",
+    "cache_filters",
     "fftconv",
     "hyena_mixer",
     "implicit_filter",

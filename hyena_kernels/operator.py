@@ -9,17 +9,20 @@ trained with. Here the default is 0.05.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.fftconv import fftconv
-from hyena_kernels.filter_cache import FilterCache
+from hyena_kernels.filter_cache import Filters, KeptFilters, kept_or_new
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.registration import checks
@@ -43,9 +46,10 @@ def _register(module: nn.Module, name: str, tensor: Tensor, lr: float | None) ->
     if lr == 0.0:
         module.register_buffer(name, tensor)
         return
-    parameter = nn.Parameter(tensor)
-    parameter._optim = {"weight_decay": 0.0} if lr is None else {"lr": lr, "weight_decay": 0.0}  # type: ignore[attr-defined]
-    module.register_parameter(name, parameter)
+    module.register_parameter(name, nn.Parameter(tensor))
+    # Last: accelerate.init_empty_weights cannot register a parameter that has attributes.
+    optim = {"weight_decay": 0.0} if lr is None else {"lr": lr, "weight_decay": 0.0}
+    module.get_parameter(name)._optim = optim  # type: ignore[attr-defined]
 
 
 def _refuse(owner: str, **arguments: tuple[Any, Any]) -> None:
@@ -65,7 +69,7 @@ class Sin(nn.Module):
 
     def __init__(self, dim: int, w: float = 10.0, train_freq: bool = True) -> None:
         super().__init__()
-        freq = torch.full((1, dim), float(w))
+        freq = torch.full((1, dim), float(w), dtype=_wide_dtype())
         if train_freq:
             self.freq = nn.Parameter(freq)
         else:
@@ -79,31 +83,140 @@ class Sin(nn.Module):
 class _AtLeastFloat32(nn.Module):
     """A module whose tensors stay in float32 or wider under ``.half()``, ``.bfloat16()`` and ``.to(dtype)``.
 
-    16 bits cannot distinguish the positions of a long sequence. Decay rates are exponents and need the precision too.
+    16 bits cannot distinguish the positions of a long sequence, and the network multiplies its weights' rounding errors
+    by frequencies of 10 and more in every layer.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def apply(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype.itemsize < 4 <= tensor.dtype.itemsize else moved
+            return tensor.to(moved.device, torch.float32) if _is_narrow(moved) and not _is_narrow(tensor) else moved
 
         return super()._apply(apply, recurse)
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        # With assign=True the module would take tensors of 16 bits as they are.
+        if local_metadata.get("assign_to_params_buffers", False):
+            for key, tensor in state_dict.items():
+                if key.startswith(prefix) and isinstance(tensor, Tensor) and _is_narrow(tensor):
+                    state_dict[key] = tensor.detach().float()
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def _wide_dtype() -> torch.dtype:
+    """The default dtype, but at least float32, for models made in bfloat16."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype.itemsize < 4
+
 
 def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling a layer runs ``kind.forward``, unchanged by a wrapper, a subclass or a hook such as LoRA's."""
+    """Whether calling a layer runs ``kind.forward`` on plain tensors and nothing else.
+
+    What else there can be: a wrapper, a subclass, hooks such as those of LoRA and FSDP, a parametrization, or weights
+    of another class, such as quantized ones.
+    """
     hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
-    return type(layer).forward is kind.forward and "forward" not in layer.__dict__ and not any(hooks)
+    return (
+        getattr(type(layer), "forward", None) is kind.forward
+        and "forward" not in layer.__dict__
+        and not any(hooks)
+        and "parametrizations" not in layer._modules
+        and all(tensor is None or type(tensor) in _PLAIN for tensor in layer._parameters.values())
+    )
+
+
+# Fake and functional tensors stand for plain ones while a model is traced.
+_PLAIN = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 
 
 def _linspace(start: float, stop: float, steps: int) -> Tensor:
-    """``torch.linspace`` in the default dtype, but at least in float32, for models made in bfloat16.
+    """``torch.linspace`` in the default dtype, but at least in float32.
 
     The device is explicit: ``with torch.device("meta")`` does not work for ``torch.linspace`` after transformers has
     loaded a model. transformers replaces the function for a while, and torch remembers the replacement.
     """
-    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-    return torch.linspace(start, stop, steps, dtype=dtype, device=torch.get_default_device())
+    return torch.linspace(start, stop, steps, dtype=_wide_dtype(), device=torch.get_default_device())
+
+
+class SineNetwork(_AtLeastFloat32, nn.Sequential):
+    """Linear layers with a :class:`Sin` after each but the last. All sines share one ``freq``.
+
+    Each sine has it under its own name, as in the published checkpoints. Moving the network and loading its weights
+    keep it one tensor.
+    """
+
+    @classmethod
+    def of_widths(cls, widths: Sequence[int], w: float, train_freq: bool) -> Self:
+        """Make the network.
+
+        Args:
+            widths: number of features before and after each Linear layer.
+            w: initial value of the frequencies.
+            train_freq: whether ``freq`` is a parameter.
+        """
+        *pairs, last = itertools.pairwise(widths)
+        layers: list[nn.Module] = []
+        for before, after in pairs:
+            layers += [nn.Linear(before, after, dtype=_wide_dtype()), Sin(after, w, train_freq)]
+        network = cls(*layers, nn.Linear(*last, bias=False, dtype=_wide_dtype()))
+        network.share_freq()
+        return network
+
+    def share_freq(self) -> None:
+        """Give all sines the ``freq`` of the first, after something has set them one by one."""
+        # Set past nn.Module: accelerate makes a new parameter of each that is registered.
+        places = self._places_of_freq()
+        for place in places[1:]:
+            place["freq"] = places[0]["freq"]
+
+    def _sines(self) -> dict[str, Sin]:
+        return {name: layer for name, layer in self.named_children() if isinstance(layer, Sin)}
+
+    def _places_of_freq(self) -> list[dict[str, Any]]:
+        """The dictionaries of ``nn.Module`` that hold ``freq``, the first sine's first."""
+        places = [place for sine in self._sines().values() for place in (sine._parameters, sine._buffers)]
+        return [place for place in places if place.get("freq") is not None]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # nn.Module would apply fn once for every name, and could make a new parameter for each.
+        places = self._places_of_freq()
+        shared = [place for place in places[1:] if place["freq"] is places[0]["freq"]]
+        for place in shared:
+            place["freq"] = None
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            for place in shared:
+                place["freq"] = places[0]["freq"]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        *_, error_msgs = args
+        keys = [f"{prefix}{name}.freq" for name, sine in self._sines().items() if "freq" in sine._parameters]
+        given = [key for key in keys if key in state_dict]
+        if given:
+            # One name is enough. The module cannot hold several values.
+            first = state_dict[given[0]]
+            comparable = all(type(state_dict[key]) in _PLAIN and not state_dict[key].is_meta for key in given)
+            differing = [key for key in given if comparable and not _equal(state_dict[key], first)]
+            if differing:
+                error_msgs.append(f"{differing[0]} differs from {given[0]}: the sines of one filter share one freq.")
+            assigned = local_metadata.get("assign_to_params_buffers", False)
+            if assigned and (_is_narrow(first) or not isinstance(first, nn.Parameter)):
+                wide = first.detach().to(torch.promote_types(first.dtype, torch.float32))
+                first = nn.Parameter(wide, self.get_parameter(given[0].removeprefix(prefix)).requires_grad)
+            state_dict |= dict.fromkeys(keys, first)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and bool((one.to(other) == other).all()))
 
 
 class PositionalEmbedding(_AtLeastFloat32):
@@ -190,14 +303,13 @@ class ExponentialModulation(_AtLeastFloat32):
 _MODULATION = frozenset(inspect.signature(ExponentialModulation).parameters) - {"d_model"}
 
 
-class HyenaFilter(nn.Module):
+class HyenaFilter(_AtLeastFloat32, KeptFilters):
     """Implicit long filters: a sine network of the position under an exponential window.
 
     The filter depends on ``seq_len``, the l_max that it was made for. It does not depend on the requested length.
 
-    In ``eval()`` without gradients the filters of the last length are kept, up to :attr:`CACHE_BYTES`, until a
-    parameter or buffer changes. ``train()`` and ``eval()`` drop them. Writing into ``parameter.data`` in place is not
-    noticed. :class:`hyena_kernels.filter_cache.FilterCache` tells when nothing is kept.
+    All parameters and buffers stay in float32, or float64, in models of 16 bits. They do so under ``.bfloat16()``,
+    ``.half()`` and ``.to(dtype)``, in another default dtype, and in ``load_state_dict(assign=True)``.
 
     Args:
         d_model: number of channels D.
@@ -225,9 +337,6 @@ class HyenaFilter(nn.Module):
         NotImplementedError: an argument has a value that is not supported.
     """
 
-    CACHE_BYTES = 256 << 20
-    """Bytes of the largest filters that are kept for inference. 0 keeps none."""
-
     def __init__(
         self,
         d_model: int,
@@ -250,7 +359,6 @@ class HyenaFilter(nn.Module):
         **modulation: Any,
     ) -> None:
         super().__init__()
-        self._cache = FilterCache()
         unknown = modulation.keys() - _MODULATION
         if unknown:
             raise TypeError(f"HyenaFilter: unexpected argument {min(unknown)!r}")
@@ -269,13 +377,10 @@ class HyenaFilter(nn.Module):
         self.emb_dim = emb_dim
         self.seq_len = seq_len
         self.use_bias = bias
-        self.bias = nn.Parameter(torch.randn(d_model))
+        self.bias = nn.Parameter(torch.randn(d_model, dtype=_wide_dtype()))
         self.pos_emb = PositionalEmbedding(emb_dim, seq_len, lr_pos_emb)
-        act = Sin(order, w, train_freq)
-        layers: list[nn.Module] = [nn.Linear(emb_dim, order), act]
-        for _ in range(num_inner_mlps):
-            layers += [nn.Linear(order, order), act]
-        self.implicit_filter = nn.Sequential(*layers, nn.Linear(order, d_model, bias=False))
+        widths = (emb_dim, *[order] * (num_inner_mlps + 1), d_model)
+        self.implicit_filter = SineNetwork.of_widths(widths, w, train_freq)
         self.modulation = ExponentialModulation(d_model, **modulation)
         optim = {"weight_decay": wd} if lr is None else {"lr": lr, "weight_decay": wd}
         for parameter in self.implicit_filter.parameters():
@@ -286,92 +391,131 @@ class HyenaFilter(nn.Module):
         self.pos_emb.reset_buffers()
         self.modulation.reset_buffers()
 
-    def train(self, mode: bool = True) -> Self:
-        """Set training or inference. The filters are computed again after either."""
-        self._cache.restart()
-        return super().train(mode)
+    def filter_settings(self, L: int, backend: str | None) -> Any:
+        """What :meth:`forward` depends on besides tensors, or None if code that is not ours takes part in it."""
+        ours = self._has_own("filter") and self._has_own("kernel")
+        plain = _is_plain(self, HyenaFilter) and _is_plain(self.pos_emb, PositionalEmbedding)
+        if not (ours and plain and self._has_plain_layers()):
+            return None
+        return L, _backend.requested(backend), self.use_bias, self.modulation.modulate, self.modulation.shift
+
+    def _has_own(self, method: str) -> bool:
+        """Whether a method is that of this class, not of a subclass or of one object."""
+        return getattr(type(self), method) is getattr(HyenaFilter, method) and method not in self.__dict__
 
     def kernel(self, L: int, backend: str | None = None) -> Tensor:
         """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters are float64.
 
         Raises:
             ValueError: L is below 1 or above ``seq_len``.
+            TypeError: a parameter has 16 bits, as under a policy of mixed precision.
         """
         if not 1 <= L <= self.seq_len:
             raise ValueError(
                 f"HyenaFilter: length {L} is outside 1 … {self.seq_len}, the seq_len this filter was made for"
             )
-        if not self._has_plain_layers():
-            # Another kind of layer may compute something else while its parameters stay the same.
-            self._cache.drop()
-            return self._kernel_by_layers(L)
-        settings = L, _backend.requested(backend), self.modulation.modulate, self.modulation.shift
-        fits = L * self.d_model * 4 <= self.CACHE_BYTES
-        return self._cache.get(self, settings, lambda: self._computed_kernel(L, backend), keep=fits)
+        return self._fused_kernel(L, backend) if self._has_plain_layers() else self._kernel_by_layers(L)
 
-    def _computed_kernel(self, L: int, backend: str | None) -> Tensor:
-        linears = [layer for layer in self.implicit_filter if isinstance(layer, nn.Linear)]
-        first, *hidden, last = linears
+    def _has_plain_layers(self) -> bool:
+        """Whether ``implicit_filter`` computes the same as the modules."""
+        layers = list(self.implicit_filter)
+        *linears, last = layers[::2]
+        sines = layers[1::2]
+        return (
+            _is_plain(self.implicit_filter, nn.Sequential)
+            and _is_plain(self.modulation, ExponentialModulation)
+            and len(linears) == len(sines) > 0
+            and all(_is_plain(linear, nn.Linear) and linear.bias is not None for linear in linears)
+            and _is_plain(last, nn.Linear)
+            and last.bias is None
+            and all(_is_plain(sine, Sin) and sine.freq is sines[0].freq for sine in sines)
+        )
+
+    def _fused_kernel(self, L: int, backend: str | None) -> Tensor:
+        first, *hidden, last = [layer for layer in self.implicit_filter if isinstance(layer, nn.Linear)]
         act = cast(Sin, self.implicit_filter[1])
         z, t = self.pos_emb(L)
-        dtype = torch.promote_types(first.weight.dtype, torch.float32)
+        deltas = self.modulation.deltas
+        layers = [tensor for layer in (first, *hidden) for tensor in (layer.weight, layer.bias)]
+        if any(map(_is_narrow, (z, t, deltas, act.freq, *layers, last.weight, self.bias))):
+            self._refuse_narrow_tensors()
+        dtype = first.weight.dtype
         width = last.weight.shape[1]
         if hidden:
             w_hidden = torch.stack([layer.weight for layer in hidden]).to(dtype)
             b_hidden = torch.stack([layer.bias for layer in hidden]).to(dtype)
         else:
-            w_hidden = first.weight.new_empty((0, width, width), dtype=dtype)
-            b_hidden = first.weight.new_empty((0, width), dtype=dtype)
+            w_hidden = first.weight.new_empty((0, width, width))
+            b_hidden = first.weight.new_empty((0, width))
         modulate = self.modulation.modulate
         # Nothing here is indexed: the gradient of an index takes two kernels, for zeros and a copy.
         return implicit_filter(
             z.squeeze(0).to(dtype),
             act.freq.squeeze(0).to(dtype),
-            first.weight.to(dtype),
+            first.weight,
             first.bias.to(dtype),
             w_hidden,
             b_hidden,
             last.weight.to(dtype),
             t.flatten().to(dtype) if modulate else None,
-            self.modulation.deltas.flatten().to(dtype) if modulate else None,
+            deltas.flatten().to(dtype) if modulate else None,
             self.modulation.shift,
             backend=backend,
         )
 
-    def _has_plain_layers(self) -> bool:
-        """Whether ``implicit_filter`` computes the same as the network's layers."""
-        layers = list(self.implicit_filter)
-        return all(_is_plain(layer, nn.Linear) for layer in layers[::2]) and all(
-            layer is layers[1] and _is_plain(layer, Sin) for layer in layers[1::2]
-        )
-
     def _kernel_by_layers(self, L: int) -> Tensor:
-        """:meth:`kernel` by calling the layers, in the dtype of their parameters."""
+        """:meth:`kernel` by calling the modules, in the dtype of their parameters."""
+        self._refuse_narrow_tensors()
         z, t = self.pos_emb(L)
+        dtypes = [tensor.dtype for tensor in self.implicit_filter.parameters() if tensor.is_floating_point()]
         with torch.autocast(z.device.type, enabled=False):
-            h = self.implicit_filter(z.to(next(self.implicit_filter.parameters()).dtype))
+            h = self.implicit_filter(z.to(dtypes[0]) if dtypes else z)
             h = h.to(torch.promote_types(h.dtype, torch.float32))
             return self.modulation(t.to(h.dtype), h)[0].t().contiguous()
+
+    def _refuse_narrow_tensors(self) -> None:
+        for name, tensor in itertools.chain(self.named_parameters(), self.named_buffers()):
+            if _is_narrow(tensor):
+                raise TypeError(
+                    f"HyenaFilter: {name} has dtype {tensor.dtype}, and filters need float32: a policy of mixed "
+                    "precision such as MixedPrecisionPolicy(param_dtype=torch.bfloat16), or an assignment, has cast "
+                    "it; give filters their own policy before the model's, fully_shard(operator.filter_fn, "
+                    "mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32)), or call filter_fn.float()"
+                )
 
     def filter(self, L: int, *args: Any, **kwargs: Any) -> Tensor:
         """The filters of :meth:`kernel` in the original's shape, ``(1, L, D)``."""
         return self.kernel(L).t()[None]
 
     def forward(
-        self, x: Tensor, L: int, k: Tensor | None = None, bias: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Convolve ``x (B, D, L)`` with ``k (D, L)``, by default this module's own filters and skip."""
-        k = self.kernel(L) if k is None else k
+        self,
+        x: Tensor | None,
+        L: int,
+        k: Tensor | None = None,
+        bias: Tensor | None = None,
+        *args: Any,
+        backend: str | None = None,
+        **kwargs: Any,
+    ) -> Tensor | Filters:
+        """Convolve ``x (B, D, L)`` with ``k (D, L)``, by default this module's own filters and skip.
+
+        Without ``x``, return the filters ``(D, L)`` and the skip ``(D,)``, or None in its place if there is none. This
+        is how :class:`HyenaOperator` gets them, so that hooks on this module run.
+        """
+        if x is None:
+            own = self.kernel(L, backend) if self._has_own("filter") else self.filter(L)[0].t().contiguous()
+            # A copy, because FSDP frees the parameter after this call.
+            return own, self.bias.clone() if self.use_bias else None
+        k = self.kernel(L, backend) if k is None else k
         bias = self.bias if bias is None else bias
-        return fftconv(x, k, bias if self.use_bias else None)
+        return fftconv(x, k, bias if self.use_bias else None, backend=backend)
 
 
 class HyenaOperator(nn.Module):
     """The Hyena operator, ``(B, L, D) → (B, L, D)``: in_proj, short convolution, gated long convolutions, out_proj.
 
-    Drop-in for the class of the same name in HyenaDNA: same arguments, same state_dict keys. In ``eval()`` without
-    gradients :class:`HyenaFilter` keeps the filters until a parameter changes. Call ``eval()`` again after writing into
-    ``parameter.data`` in place, as some moving averages do.
+    Drop-in for the class of the same name in HyenaDNA: same arguments, same state_dict keys. Every call computes the
+    filters. In a block of :func:`cache_filters`, inference keeps them.
 
     Args:
         d_model: width D of input and output.
@@ -385,7 +529,8 @@ class HyenaOperator(nn.Module):
         return_state: return ``(y, None)``, as the training code does.
         num_heads, inner_factor, num_blocks: must be 1.
         outer_mixing, post_order_ffn, jit_filter: must be False.
-        fused_bias_fc: accepted and without effect on results.
+        fused_bias_fc, local_order: accepted and without effect on results.
+        _name_: "hyena", as in the published configurations.
         filter_cls: must be "hyena-filter".
         backend: backend of every op of this module; None takes the first that can run.
         **filter_args: arguments of :class:`HyenaFilter`.
@@ -422,6 +567,8 @@ class HyenaOperator(nn.Module):
         activation: str = "id",
         return_state: bool = False,
         backend: str | None = None,
+        _name_: str = "hyena",
+        local_order: int | None = None,
         **filter_args: Any,
     ) -> None:
         super().__init__()
@@ -436,6 +583,7 @@ class HyenaOperator(nn.Module):
         _refuse("HyenaOperator", num_heads=(num_heads, 1), inner_factor=(inner_factor, 1), num_blocks=(num_blocks, 1))
         _refuse("HyenaOperator", outer_mixing=(outer_mixing, False), post_order_ffn=(post_order_ffn, False))
         _refuse("HyenaOperator", jit_filter=(jit_filter, False), filter_cls=(filter_cls, "hyena-filter"))
+        _refuse("HyenaOperator", _name_=(_name_, "hyena"))
         self.d_model = d_model
         self.l_max = l_max
         self.order = order
@@ -470,15 +618,30 @@ class HyenaOperator(nn.Module):
                 "the l_max that this operator was made for"
             )
         x = self.in_proj(u)
-        k = self.filter_fn.kernel(L, self.backend).view(self.order - 1, self.d_model, L)
-        D = self.filter_fn.bias.view(self.order - 1, self.d_model) if self.filter_fn.use_bias else None
-        if _is_plain(self.short_filter, nn.Conv1d) and not (self.training and self.dropout.p > 0):
+        k, D = self._filters(L)
+        drops = self.dropout.p > 0 and self.dropout.training
+        if _is_plain(self.short_filter, nn.Conv1d) and _is_plain(self.dropout, nn.Dropout) and not drops:
             weight = self.short_filter.weight.squeeze(1)
             y = hyena_mixer(x, weight, self.short_filter.bias, k, D, backend=self.backend)
         else:
             y = self._recurrence_by_steps(x, k, D)
         y = self.out_proj(self.activation(y))
         return (y, None) if self.return_state else y
+
+    def _filters(self, L: int) -> Filters:
+        """Filters ``(order - 1, D, L)`` and skip ``(order - 1, D)``, through the call of ``filter_fn``."""
+
+        def compute() -> Filters:
+            found = self.filter_fn(None, L, backend=self.backend)
+            if not isinstance(found, tuple) or len(found) != 2:
+                raise TypeError(
+                    "HyenaOperator: filter_fn(None, L) has to return two tensors, filters (D, L) and skip (D,), got "
+                    f"{type(found).__name__}: a hook or a wrapper has replaced its result"
+                )
+            return found
+
+        k, D = kept_or_new(self.filter_fn, (L, self.backend), compute)
+        return k.view(self.order - 1, self.d_model, L), None if D is None else D.view(self.order - 1, self.d_model)
 
     def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
         """The recurrence of hyena_mixer op by op, for dropout or a wrapped short filter."""

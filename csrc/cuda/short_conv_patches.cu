@@ -32,10 +32,11 @@ struct Grouping {
   }
 };
 
-// The parameters that a kernel is compiled for
-template <Dtype dtype_, bool channels_last_, bool pair_ = false>
+// The parameters that a kernel is compiled for. `dtype` is that of x and dx, `inner` that of y and dy: the mixer has its
+// projections in 16 bits, and everything behind them in float32.
+template <Dtype dtype_, bool channels_last_, bool pair_ = false, Dtype inner_ = dtype_>
 struct PatchForm {
-  static constexpr Dtype dtype = dtype_;
+  static constexpr Dtype dtype = dtype_, inner = inner_;
   static constexpr bool channels_last = channels_last_, pair = pair_;
   static constexpr int signals = pair ? 2 : 1;
   using Forward = std::conditional_t<channels_last, Grouping<256, 4, vector_lanes<dtype>, true>,
@@ -99,7 +100,7 @@ struct PatchedForward {
 template <class Form>
 __global__ void __launch_bounds__(256) short_conv_patches_kernel(const __grid_constant__ PatchedForward tiled) {
   HYENA_DYNAMIC_SHARED(shared);
-  constexpr Dtype dtype = Form::dtype;
+  constexpr Dtype dtype = Form::dtype, inner = Form::inner;
   constexpr bool channels_last = Form::channels_last;
   using G = typename Form::Forward;
   const ShortConvForward& a = tiled.a;
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(256) short_conv_patches_kernel(const __grid_co
                   pair ? 2 : 1, G::threads);
   __syncthreads();
   if (channel >= channels || t >= length) return;
-  const PatchRows rows = patch_rows<dtype, false>(a.y, at.b, channel, part * a.y_part);
+  const PatchRows rows = patch_rows<inner, false>(a.y, at.b, channel, part * a.y_part);
   unrolled<G::channels>([&](auto index) {
     constexpr int c = decltype(index)::value;
     float y[patch_positions];
@@ -130,10 +131,10 @@ __global__ void __launch_bounds__(256) short_conv_patches_kernel(const __grid_co
       HYENA_UNROLL
       for (int i = 0; i < patch_positions; ++i) y[i] *= other[i];
     }
-    Neighbours<dtype, patch_positions> result;
+    Neighbours<inner, patch_positions> result;
     HYENA_UNROLL
     for (int i = 0; i < patch_positions; i += 2) result.set_two(i, y[i], y[i + 1]);
-    result.store_first(rows.data + c * rows.step + t * element_bytes<dtype>, length - t);
+    result.store_first(rows.data + c * rows.step + t * element_bytes<inner>, length - t);
   });
 }
 
@@ -229,7 +230,7 @@ template <class Form>
 __global__ void __launch_bounds__(128)
     short_conv_patches_backward_kernel(const __grid_constant__ PatchedBackward tiled) {
   HYENA_DYNAMIC_SHARED(shared);
-  constexpr Dtype dtype = Form::dtype;
+  constexpr Dtype dtype = Form::dtype, inner = Form::inner;
   constexpr bool channels_last = Form::channels_last, pair = Form::pair;
   constexpr int signals = Form::signals, around = patch_positions + patch_reach;
   using G = typename Form::Backward;
@@ -255,10 +256,10 @@ __global__ void __launch_bounds__(128)
     for (int s = 0; s < signals; ++s)
       x[s].load(patch_rows<dtype, channels_last>(a.x, at.b, channel, s * a.x_part), t, read, reach);
     PatchResult<dtype, channels_last, G::channels> result[signals];
-    const PatchRows dy = patch_rows<dtype, false>(a.dy, at.b, channel, 0);
+    const PatchRows dy = patch_rows<inner, false>(a.dy, at.b, channel, 0);
     unrolled<G::channels>([&](auto index) {
       constexpr int c = decltype(index)::value;
-      Window<dtype, false, 1, 0, patch_reach> grad;
+      Window<inner, false, 1, 0, patch_reach> grad;
       grad.load({dy.data + c * dy.step, 0}, t, length, reach);
       float g[signals][around], dx[patch_positions];
       if constexpr (pair) {
@@ -342,20 +343,20 @@ dim3 grid_of(int64_t blocks, int64_t parts = 1) {
   return {static_cast<unsigned>(blocks), static_cast<unsigned>(parts)};
 }
 
-// Calls f with the PatchForm for a dtype.
-template <bool channels_last, bool pair, class F>
+// Calls f with the PatchForm for a dtype of x. With `wide`, y and dy are float32, else they are of the same dtype.
+template <bool channels_last, bool pair, bool wide, class F>
 void with_form(Dtype dtype, F&& f) {
   if (dtype == Dtype::f32)
     f(PatchForm<Dtype::f32, channels_last, pair>{});
   else if (dtype == Dtype::bf16)
-    f(PatchForm<Dtype::bf16, channels_last, pair>{});
+    f(PatchForm<Dtype::bf16, channels_last, pair, wide ? Dtype::f32 : Dtype::bf16>{});
   else
-    f(PatchForm<Dtype::f16, channels_last, pair>{});
+    f(PatchForm<Dtype::f16, channels_last, pair, wide ? Dtype::f32 : Dtype::f16>{});
 }
 
-template <bool channels_last>
+template <bool channels_last, bool wide>
 void launch_forward(const ShortConvForward& args, Stream stream) {
-  with_form<channels_last, false>(args.x.dtype, [&](auto form) {
+  with_form<channels_last, false, wide>(args.x.dtype, [&](auto form) {
     using Form = decltype(form);
     using G = typename Form::Forward;
     const PatchedForward tiled = {args, ceil_div(args.x.size[1], G::tile), ceil_div(args.x.size[2], G::positions)};
@@ -364,9 +365,9 @@ void launch_forward(const ShortConvForward& args, Stream stream) {
   });
 }
 
-template <bool channels_last, bool pair>
+template <bool channels_last, bool pair, bool wide>
 void launch_backward(const ShortConvBackward& args, Stream stream) {
-  with_form<channels_last, pair>(args.x.dtype, [&](auto form) {
+  with_form<channels_last, pair, wide>(args.x.dtype, [&](auto form) {
     using Form = decltype(form);
     using G = typename Form::Backward;
     const int64_t patches = ceil_div(args.x.size[2], patch_positions);
@@ -380,7 +381,7 @@ void launch_backward(const ShortConvBackward& args, Stream stream) {
 
 template <bool from_channels>
 void launch_transpose(const Transpose& args, Stream stream) {
-  with_form<from_channels, false>(args.x.dtype, [&](auto form) {
+  with_form<from_channels, false, false>(args.x.dtype, [&](auto form) {
     using Form = decltype(form);
     using G = typename Form::Transposed;
     const PatchedTranspose tiled = {args, ceil_div(args.x.size[1], G::tile), ceil_div(args.x.size[2], G::positions)};
@@ -393,29 +394,35 @@ void launch_transpose(const Transpose& args, Stream stream) {
 
 bool short_conv_forward_patches(const ShortConvForward& args, Stream stream) {
   const int64_t lanes = args.x.dtype == Dtype::f32 ? 4 : 8;
-  if (args.weight.size[1] > patch_taps || args.x.dtype != args.y.dtype || !rows_of_positions(args.y, args.y_part))
-    return false;
-  if (rows_of_positions(args.x, args.x_part))
-    launch_forward<false>(args, stream);
-  else if (rows_of_channels(args.x, args.x_part, lanes))
-    launch_forward<true>(args, stream);
+  const bool same = args.x.dtype == args.y.dtype, wide = args.y.dtype == Dtype::f32;
+  if (args.weight.size[1] > patch_taps || !rows_of_positions(args.y, args.y_part)) return false;
+  if (same && rows_of_positions(args.x, args.x_part))
+    launch_forward<false, false>(args, stream);
+  else if ((same || wide) && rows_of_channels(args.x, args.x_part, lanes))
+    wide ? launch_forward<true, true>(args, stream) : launch_forward<true, false>(args, stream);
   else
     return false;
   return true;
 }
 
 bool short_conv_backward_patches(const ShortConvBackward& args, Stream stream) {
-  if (args.weight.size[1] > patch_taps || args.x.dtype != args.dy.dtype || !rows_of_positions(args.dy, 0)) return false;
+  const bool same = args.x.dtype == args.dy.dtype, wide = args.dy.dtype == Dtype::f32;
+  if (args.weight.size[1] > patch_taps || !rows_of_positions(args.dy, 0)) return false;
   const auto every = [&](auto&& fits) {
     return fits(args.x, args.x_part) && (!args.dx || (fits(args.dx, args.dx_part) && args.dx.dtype == args.x.dtype));
   };
-  // Pairs come only from projections, which are channel-last.
-  if (!args.pair && every([](const View& view, int64_t part) { return rows_of_positions(view, part); }))
-    launch_backward<false, false>(args, stream);
-  else if (every([](const View& view, int64_t part) { return rows_of_channels(view, part, 4); }))
-    args.pair ? launch_backward<true, true>(args, stream) : launch_backward<true, false>(args, stream);
-  else
+  // Pairs come only from projections, which are channel-last and have float32 gradients.
+  if (same && !args.pair && every([](const View& view, int64_t part) { return rows_of_positions(view, part); })) {
+    launch_backward<false, false, false>(args, stream);
+  } else if ((wide || (same && !args.pair)) &&
+             every([](const View& view, int64_t part) { return rows_of_channels(view, part, 4); })) {
+    if (args.pair)
+      launch_backward<true, true, true>(args, stream);
+    else
+      wide ? launch_backward<true, false, true>(args, stream) : launch_backward<true, false, false>(args, stream);
+  } else {
     return false;
+  }
   return true;
 }
 

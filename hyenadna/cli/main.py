@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.streams import copied_streams, is_standard_output
+from hyenadna.common.writers import refuse_several_processes
 
 
 class Verb(NamedTuple):
@@ -55,8 +57,12 @@ class Verb(NamedTuple):
         from hyenadna.cli.options import parse_config
 
         config, parsed = parse_config(self.parser(), _load(self.config), argv)
+        refuse_several_processes(self.name)
         more = {"resume": parsed.resume} if self.resumes else {}
-        print(self.report(config, _load(self.work)(config, **more)))
+        result = _load(self.work)(config, **more)
+        # Beside a result on standard output, the report would be a part of it.
+        is_taken = any(is_standard_output(path) for path in config.written())
+        print(self.report(config, result), file=sys.stderr if is_taken else sys.stdout)
 
 
 def summary(verb: Verb | Callable[[Sequence[str]], None]) -> str:
@@ -83,12 +89,21 @@ def prepare(argv: Sequence[str]) -> None:
     )
     parser.add_argument("fasta", type=Path, help="FASTA with the genome.")
     parser.add_argument("--out", type=Path, required=True, help="Folder to write.")
+    parser.add_argument(
+        "--aliases",
+        type=Path,
+        help="Other names of the contigs, to keep with the genome: a chromAlias.txt of UCSC or an assembly_report.txt "
+        "of NCBI.",
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace a genome that the folder already holds.")
     args = parser.parse_args(list(argv))
-    check_file(args.fasta)
+    refuse_several_processes("prepare")
+    for file in (args.fasta, args.aliases):
+        if file is not None:
+            check_file(file)
     from hyenadna.data import genome
 
-    made = genome.prepare(args.fasta, args.out, overwrite=args.overwrite)
+    made = genome.prepare(args.fasta, args.out, aliases=args.aliases, overwrite=args.overwrite)
     print(made.describe())
 
 
@@ -166,6 +181,7 @@ def convert(argv: Sequence[str]) -> None:
         "published ones, 0.0 for those of the original training code.",
     )
     args = parser.parse_args(list(argv))
+    refuse_several_processes("convert")
     check_convertible(args.src, args.dst)
     from hyenadna.model.convert import convert as convert_checkpoint
     from hyenadna.model.loading import without_transformers_bars
@@ -205,8 +221,8 @@ def doctor(argv: Sequence[str]) -> None:
 
 
 _PACKAGES = (
-    "torch numpy transformers safetensors jsonargparse PyYAML tqdm matplotlib polars scikit-learn umap-learn peft "
-    "tensorboard"
+    "torch numpy transformers safetensors jsonargparse PyYAML tqdm matplotlib polars scikit-learn pysam umap-learn "
+    "peft tensorboard"
 )
 
 
@@ -227,8 +243,9 @@ def _report_evaluation(config: Any, row: dict[str, Any]) -> str:
 
 def _report_scores(config: Any, result: Any) -> str:
     lines = [f"{result.scored:,} of {result.rows:,} rows with a score in {config.out}"]
-    problems = sorted(result.problems.items(), key=lambda item: -item[1])
-    return "\n".join(lines + [f"{count:,} without: {problem}" for problem, count in problems])
+    for word, counts in (("without", result.problems), ("with a note", result.remarks)):
+        lines += [f"{count:,} {word}: {text}" for text, count in sorted(counts.items(), key=lambda item: -item[1])]
+    return "\n".join(lines)
 
 
 def _report_finetuning(config: Any, summary: dict[str, Any]) -> str:
@@ -282,7 +299,8 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
     Verb(
         "score",
         "Score sequences by log-likelihood, or variants by how they change it. A variant's score is over a window, at "
-        "the site alone, or a distance of embeddings. Writes a TSV with the columns of the FASTA, table or VCF first.",
+        "the site alone, or a distance of embeddings. Every spelling of a variant has the same score. Writes a TSV "
+        "with the columns of the input first, or an annotated VCF. A stopped run resumes with --resume.",
         "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
         "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
         "hyenadna.inference.config:ScoreConfig",
@@ -312,13 +330,15 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
     convert,
     doctor,
 )
+_VERSION = ("--version", "-V")
 VERBS = {verb.name if isinstance(verb, Verb) else verb.__name__: verb for verb in _VERBS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb; exit code 2 and one line on bad input, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv == ["--version"]:
+    # Also behind a verb, where no option takes such a value.
+    if argv and (argv[0] in _VERSION or (argv[0] in VERBS and {*argv[1:]} & {*_VERSION})):
         print(f"hyenadna {_version()}")
         return
     if not argv or argv[0] in ("-h", "--help"):
@@ -338,7 +358,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def one_line_errors(command: str) -> Iterator[None]:
     """End the process with one line: exit code 2 on bad input or a missing package, 130 when interrupted."""
     try:
-        yield
+        with copied_streams():
+            yield
     except (InputError, OSError) as error:
         _fail(str(error))
     except ImportError as error:
@@ -347,9 +368,18 @@ def one_line_errors(command: str) -> Iterator[None]:
         from hyenadna.common.extras import how_to_install
 
         _fail(f"{command} needs {error.name}: {how_to_install(str(error.name))}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        _fail(f"{command}: the memory is too small ({reason}); lower `batch_size`, or take shorter sequences")
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
+
+
+# torch has a class for it on GPUs only.
+_OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
 
 
 def _fail(message: str) -> NoReturn:

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import listed
+from hyenadna.common.streams import regular_file
 
 
 class _Config(Protocol):
@@ -106,7 +107,12 @@ def parse_config(parser: _OptionParser, kind: type[Config], argv: Sequence[str])
     words = list(_words(argv, {*lists, "--config"}))
     for before, word in zip(["", *words], words, strict=False):
         if before == "--config":
-            _check_yaml(Path(word), {action.dest for action in parser._actions})
+            _check_yaml(_readable(word), {action.dest for action in parser._actions})
+    # The parser reads the file a second time.
+    words = [
+        str(_readable(word)) if before == "--config" else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
     parsed = parser.parse_args(
         [_as_list(word) if before in lists else word for before, word in zip(["", *words], words, strict=False)]
     )
@@ -114,6 +120,11 @@ def parse_config(parser: _OptionParser, kind: type[Config], argv: Sequence[str])
     config = kind(**{name: _expanded(value) for name, value in values.items()})
     config.check()
     return config, parsed
+
+
+def _readable(file: str) -> Path:
+    """A YAML file, or the copy of one that can be read only once."""
+    return regular_file(Path(file).expanduser())
 
 
 def _expanded(value: Any) -> Any:

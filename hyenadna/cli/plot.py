@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, ResultsPlot, TrainingPlot
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import read_metrics
@@ -51,6 +53,11 @@ def draw_embeddings(config: EmbeddingsPlot) -> str:
     found = Embeddings.read(config.embeddings)
     if len(found) < 3:
         raise InputError(f"{config.embeddings}: holds {len(found)} vectors; a map needs at least 3")
+    if damaged := int((~np.isfinite(found.vectors).all(axis=1)).sum()):
+        raise InputError(
+            f"{config.embeddings}: {damaged:,} of {len(found):,} vectors hold NaN or infinity; embed with another "
+            "checkpoint"
+        )
     classes = colour_classes(
         config.colour,
         label=found.label,
@@ -61,11 +68,15 @@ def draw_embeddings(config: EmbeddingsPlot) -> str:
     )
     line = ""
     if config.probe:
+        # What has no label is no class.
+        known = classes != ""
         try:
-            groups = found.contig if config.probe_by_contig else None
-            line = probe(found.vectors, classes, groups, seed=config.seed).describe()
+            groups = found.contig[known] if config.probe_by_contig else None
+            line = probe(found.vectors[known], classes[known], groups, seed=config.seed).describe()
         except InputError as error:
             line = str(error)
+        if not known.all():
+            line = f"{line}; {int((~known).sum()):,} without a {config.colour} left out"
     if config.method == "umap":
         panels = umap_panels(found.vectors, config.neighbors, config.min_dist, seed=config.seed)
         rows = len(config.neighbors)
@@ -84,7 +95,8 @@ def draw_mutagenesis(config: MutagenesisPlot, *, progress: bool = True) -> str:
     """
     config.check()
     contig, start, end = config.interval()
-    with open_genome(config.genome, progress=progress) as genome:
+    with open_genome(config.genome, config.aliases, progress=progress) as genome:
+        contig = genome.contig(contig).name
         if end > genome.contig(contig).length:
             raise InputError(f"`region` {config.region}: {contig} ends at {genome.contig(contig).length:,}")
         model = load_language_model(config.model, config.device, "float64")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, NonNegative, Options, Output, made_by
+from hyenadna.common.options import AtLeast1, BatchSize, InputFile, NonNegative, Options, Output, made_by, with_partial
 from hyenadna.common.run_layout import RESULTS_FILE, MetricsFile
 from hyenadna.data.inputs import AnyGenome
 from hyenadna.model.locate import Checkpoint
@@ -43,12 +43,18 @@ class EmbeddingsPlot(Options):
     position_bins: AtLeast1 = 10
     probe: bool = True
     probe_by_contig: bool = False
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(1 << 32)] = 0
 
     def _check_together(self) -> None:
         for name in ("neighbors", "min_dist"):
             if not getattr(self, name):
                 raise InputError(f"`{name}`: give at least one number")
+        if self.method != "umap":
+            self.refuse_unused(("neighbors", "min_dist"), "`method` umap")
+        if self.colour != "position":
+            self.refuse_unused(("position_bins",), "`colour` position")
+        if not self.probe:
+            self.refuse_unused(("probe_by_contig",), "`probe`")
 
 
 @dataclass
@@ -91,6 +97,7 @@ class MutagenesisPlot(Options):
     Args:
         model: Checkpoint with the head of a language model: a folder or file of either published format.
         genome: Genome of the region: a folder of `hyenadna prepare`, or a FASTA.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         region: Region such as chrI:1001-1080, counted from 1 with both ends. Every base in it is changed in turn.
         out: PNG to write. A TSV of the same name holds the values.
         window: Bases around the region that the model reads. The default is 1024, or what the model takes.
@@ -102,12 +109,17 @@ class MutagenesisPlot(Options):
     genome: AnyGenome
     region: str
     out: PngFile
+    aliases: InputFile | None = None
     window: int | None = None
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     device: str = "auto"
 
     def _check_together(self) -> None:
         self.interval()
+
+    def written(self) -> list[Path]:
+        """The figure, and the table beside it."""
+        return with_partial((self.out, self.out.with_suffix(".tsv")))
 
     def interval(self) -> tuple[str, int, int]:
         """Contig, start and end of the region: 0-based, the end excluded.

@@ -1,4 +1,4 @@
-"""The exception for input that is wrong."""
+"""The exceptions for input that is wrong."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it after ``error:`` and exits with code 2. In Python it is an ordinary ``ValueError``.
     """
+
+
+class WeightsError(InputError, RuntimeError):
+    """Weights whose names or shapes do not fit the model. transformers and torch raise a ``RuntimeError`` there."""

@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-EXTRAS = {"polars": "tasks", "sklearn": "tasks", "scipy": "tasks", "peft": "peft", "accelerate": "peft", "umap": "umap"}
+EXTRAS = {
+    "polars": "tasks",
+    "sklearn": "tasks",
+    "scipy": "tasks",
+    "peft": "peft",
+    "accelerate": "peft",
+    "umap": "umap",
+    "pysam": "bcf",
+}
 """Extra of this distribution by top-level module; all other modules are in ``dna``."""
 
 

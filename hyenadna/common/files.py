@@ -1,4 +1,8 @@
-"""Files and folders that are written whole or not at all, and the folder that keeps the parts of an unfinished run."""
+"""Files and folders that are written whole or not at all, and the folder that keeps the parts of an unfinished run.
+
+A path may also name what is no regular file. A link is followed, so that its target is replaced and the link stays. A
+pipe or device is written to, and never renamed over; :mod:`hyenadna.common.streams` finds them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import json
 import os
 import re
 import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.streams import is_output_stream, open_output_stream
 
 
 def write_error(
@@ -43,6 +50,9 @@ def write_error(
 def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place when the block ends well, and is removed otherwise.
 
+    The new file keeps the permissions of the old one. If ``path`` is a link, the file that it leads to is replaced. To
+    a pipe, device or standard output the content is written at the end of the block.
+
     Args:
         path: the file.
         make_folders: make the missing folders above it; they are removed again if the block fails.
@@ -51,17 +61,74 @@ def atomic_file(path: Path, *, make_folders: bool = False) -> Iterator[Path]:
         The path to write to.
 
     Raises:
-        InputError: the folder does not exist or cannot be written to, or the disk is full.
+        InputError: the folder does not exist or cannot be written to, the file is write-protected, or the disk is
+            full.
     """
-    draft = _beside(path, "tmp")
-    with _writing(path), _parents(path) if make_folders else ExitStack():
+    if is_output_stream(path):
+        with _writing(path), tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / f"draft{path.suffix}"
+            yield draft
+            with open_output_stream(path) as stream, draft.open("rb") as content:
+                shutil.copyfileobj(content, stream)
+        return
+    place = real_place(path)
+    draft = _beside(place, "tmp")
+    with _writing(path), _parents(place) if make_folders else ExitStack():
         try:
             yield draft
-            draft.replace(path)
+            put(draft, place)
         except BaseException:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise
+
+
+def output_problem(path: Path) -> str:
+    """Why a file cannot be written at ``path``, as the end of a message; empty if nothing is known to be wrong."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        # It does not exist yet, or cannot be reached, which the attempt to write it reports.
+        return ""
+    if stat.S_ISDIR(mode):
+        return "is a folder; choose a file"
+    if is_output_stream(path):
+        return ""
+    if not stat.S_ISREG(mode):
+        return "is neither a file nor a pipe; choose a file"
+    # Who may write everywhere does not mean to lose a protected file either.
+    if not mode & 0o222 or not os.access(path, os.W_OK):
+        return "is write-protected; choose another place, or allow writing to it"
+    return ""
+
+
+def partial_place(out: Path) -> Path:
+    """The file or folder ``OUT.partial`` that holds what an unfinished run has written."""
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.name}.partial")
+
+
+def real_place(path: Path) -> Path:
+    """The place of the file that ``path`` names: what a link leads to, even if nothing is there yet.
+
+    Raises:
+        InputError: what is there cannot be replaced by a file.
+    """
+    if problem := output_problem(path):
+        raise InputError(f"{path}: {problem}")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def put(draft: Path, place: Path) -> None:
+    """Rename a finished file to ``place``. It takes over owner and permissions of the file that is there."""
+    with suppress(FileNotFoundError):
+        before = place.stat()
+        if hasattr(os, "chown"):
+            # Only root may give a file away.
+            with suppress(PermissionError):
+                os.chown(draft, before.st_uid, before.st_gid)
+        draft.chmod(stat.S_IMODE(before.st_mode))
+    draft.replace(place)
 
 
 def write_files(contents: Mapping[Path, bytes], *, make_folders: bool = False) -> None:
@@ -111,7 +178,7 @@ def atomic_dir(target: Path, *, merge: bool = False) -> Iterator[Path]:
                 if merge:
                     place.mkdir(exist_ok=True)
                     for file in draft.iterdir():
-                        file.replace(place / file.name)
+                        _merge(file, place / file.name)
                 else:
                     for file in draft.rglob("*"):
                         _flush(file)
@@ -173,6 +240,16 @@ def _replace_dir(draft: Path, place: Path) -> None:
     _flush(place.parent)
 
 
+def _merge(draft: Path, target: Path) -> None:
+    """Move a file or folder of a draft to its place. A link at the place stays, and its target is replaced."""
+    if draft.is_dir():
+        draft.replace(target)
+        return
+    with atomic_file(target) as content:
+        # A link may lead to another disk.
+        shutil.move(draft, content)
+
+
 def _flush(path: Path) -> None:
     """Have the system write a file or folder to the disk, so that a power failure cannot leave holes in it."""
     if os.name == "nt":
@@ -188,6 +265,8 @@ def _flush(path: Path) -> None:
 class PartialFolder:
     """A folder ``OUT.partial`` with the finished parts of a run, so that it can be resumed. Deleted on success.
 
+    A run that writes to a pipe, a device or standard output has a temporary folder instead, and cannot be resumed.
+
     :meth:`begin` makes it, when there is a first part to keep.
 
     Args:
@@ -201,8 +280,11 @@ class PartialFolder:
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
         self.out = out
-        place = out if out.name not in ("", "..") else out.resolve()
-        self.folder = place.with_name(f"{place.name}.partial")
+        self._is_kept = not is_output_stream(out)
+        if resume and not self._is_kept:
+            raise InputError(f"`resume`: {out} is no file that parts of a stopped run could lie beside")
+        temporary = Path(tempfile.gettempdir()) / f"hyenadna-{uuid.uuid4().hex}"
+        self.folder = partial_place(out if self._is_kept else temporary)
         self._file = self.folder / "settings.json"
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
         if not self._file.is_file():
@@ -215,7 +297,10 @@ class PartialFolder:
             raise InputError(
                 f"{self.folder}: holds parts of a stopped run; continue it with `resume`, or remove the folder"
             )
-        stored = json.loads(self._file.read_text(encoding="utf-8"))
+        try:
+            stored = dict(json.loads(self._file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{self._file}: is damaged ({error}); remove {self.folder}") from error
         known = self._settings
         if differs := [
             f"{name}: {stored.get(name)!r} there, {known.get(name)!r} now"
@@ -248,7 +333,7 @@ class PartialFolder:
             yield
         except (InputError, OSError, KeyboardInterrupt) as error:
             kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
-            if not (kept := finished()):
+            if not (self._is_kept and (kept := finished())):
                 self.remove()
                 raise kind(str(error) or "nothing was finished, and nothing is kept") from error
             reason = f"{error}; " if str(error) else ""

@@ -12,14 +12,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import os
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.files import output_problem, partial_place
+from hyenadna.common.streams import identity, is_input_stream, same_file
 
 AtLeast0 = Annotated[int, Ge(0)]
 """An integer of 0 or more."""
@@ -37,6 +40,19 @@ Positive = Annotated[float, Gt(0), Lt(math.inf)]
 """A finite number above 0."""
 
 
+Seed = Annotated[int, Ge(0), Lt(1 << 63)]
+"""A seed that numpy and torch take."""
+
+Threads = Annotated[int, Ge(1), Lt(1 << 10)]
+"""Threads of a process."""
+
+Workers = Annotated[int, Ge(0), Lt(1 << 8)]
+"""Processes that read data; 0 reads in the process itself."""
+
+BatchSize = Annotated[int, Ge(1), Lt(1 << 20)]
+"""Sequences or windows at a time."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
     """Marks a path that is written. ``problem`` says what is wrong with it, or is empty."""
@@ -44,8 +60,8 @@ class Output:
     problem: Callable[[Path], str]
 
 
-OutputFile = Annotated[Path, Output(lambda path: "is a folder; choose a file" if path.is_dir() else "")]
-"""A file to write. It may exist."""
+OutputFile = Annotated[Path, Output(output_problem)]
+"""A file to write. It may exist. It may be a link, a pipe or a device, or ``-`` for standard output."""
 
 
 def _new_folder(path: Path) -> str:
@@ -65,11 +81,20 @@ class Input:
 
 
 def check_file(path: Path) -> None:
-    """Raise InputError unless there is a file."""
+    """Raise InputError unless there is a file, or a pipe or device. ``-`` is standard input."""
+    if is_input_stream(path):
+        return
     if path.is_dir():
         raise InputError(f"{path}: is a folder; give a file")
     if not path.is_file():
         raise InputError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+
+
+def with_partial(outputs: Iterable[Path]) -> list[Path]:
+    """Outputs, and what holds their parts until they are complete."""
+    return [
+        place for path in outputs for place in (path, partial_place(path), partial_place(Path(os.path.realpath(path))))
+    ]
 
 
 def check_path(path: Path) -> None:
@@ -82,7 +107,7 @@ def made_by(verb: str) -> Input:
     """The rule of a file that a verb writes. Where none lies, the message names the verb."""
 
     def check(path: Path) -> None:
-        if not path.exists():
+        if not is_input_stream(path) and not path.exists():
             raise InputError(f"{path}: no such file; hyenadna {verb} writes one")
         check_file(path)
 
@@ -111,6 +136,34 @@ class Options:
             for rule in rules:
                 if isinstance(rule, Input):
                     rule.check(value)
+        self._check_paths()
+
+    def written(self) -> list[Path]:
+        """The files and folders that the work writes, or begins to write."""
+        return with_partial(path for _, path, is_output in _paths(self) if is_output)
+
+    def _check_paths(self) -> None:
+        """Raise InputError if something would be written over an input, or if one stream is read as two inputs."""
+        read = [(name, path) for name, path, is_output in _paths(self) if not is_output]
+        for path in self.written():
+            for name, source in read:
+                if same_file(path, source):
+                    raise InputError(
+                        f"`{name}` {source}: is read, and would be written over as {path}; write to another place"
+                    )
+                if path.is_file() and source.is_dir() and source.resolve() in path.resolve().parents:
+                    raise InputError(f"{path}: is a file of `{name}` {source}, which is read; write to another place")
+        outputs: dict[object, str] = {}
+        for name, path, is_output in _paths(self):
+            before = outputs.setdefault(identity(path, is_input=False), name) if is_output else name
+            if before != name and path != Path(os.devnull):
+                raise InputError(f"`{name}` and `{before}` are both {path}; choose different places")
+        streams: dict[object, str] = {}
+        for name, path in read:
+            if is_input_stream(path) and path != Path(os.devnull):
+                before = streams.setdefault(identity(path, is_input=True), name)
+                if before != name:
+                    raise InputError(f"`{before}` and `{name}`: both are {path}, which can be read only once")
 
     def check_values(self) -> None:
         """Check every field against the rules in its type. ``None`` passes where the type allows it.
@@ -125,6 +178,20 @@ class Options:
 
     def _check_together(self) -> None:
         """Raise InputError for values that do not go together."""
+
+    def refuse_unused(self, names: Container[str], need: str) -> None:
+        """Raise InputError if one of the fields has another value than its default, because nothing would read it.
+
+        Args:
+            names: the fields.
+            need: what would read them, for the message, such as "`method` lora".
+        """
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.name not in names:
+                continue
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if (value := getattr(self, field.name)) != default:
+                raise InputError(f"`{field.name}` {value}: has no effect without {need}; leave it out")
 
 
 def _rules(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
@@ -141,6 +208,16 @@ def _rules(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
             for one in alternatives:
                 if get_origin(one) in (Annotated, Literal):
                     yield field.name, value, one.__metadata__ if get_origin(one) is Annotated else (one,)
+
+
+def _paths(options: Any) -> Iterator[tuple[str, Path, bool]]:
+    """Name and value of every path among the fields, and whether it is written."""
+    written = {name for name, _, rules in _rules(options) if any(isinstance(rule, Output) for rule in rules)}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                yield field.name, path, field.name in written or field.name == "out"
 
 
 _BOUNDS: dict[Any, tuple[Callable[[Any, Any], bool], str]] = {

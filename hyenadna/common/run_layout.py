@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import Options, made_by
+from hyenadna.common.streams import is_input_stream, regular_file
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -30,10 +31,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: the file is missing or holds no rows of metrics.
     """
-    if not path.is_file():
+    if not is_input_stream(path) and not path.is_file():
         raise InputError(f"{path}: no such file; hyenadna pretrain writes one into the folder of a run")
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = regular_file(path).read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

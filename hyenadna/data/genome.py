@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -18,6 +19,7 @@ import numpy as np
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir
 from hyenadna.common.progress import bar
+from hyenadna.data.contig_names import find, none_in, read_aliases
 from hyenadna.data.fasta import read_pieces
 
 FORMAT = "hyenadna-genome"
@@ -27,6 +29,7 @@ INDEX_FILE = "index.json"
 
 # A message lists at most this many names of contigs.
 _MOST_LISTED = 30
+_OTHER_NAMES = "a file of their other names goes into `aliases`"
 
 
 @dataclass(frozen=True)
@@ -58,28 +61,57 @@ class Genome:
         contigs: the contigs in the order of the FASTA.
         fingerprint: sha256 (hexadecimal) of the token array.
         source: base name of the FASTA.
+        aliases: contigs by their other names, of alias files.
     """
 
-    def __init__(self, folder: Path, contigs: list[Contig], fingerprint: str, source: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        contigs: list[Contig],
+        fingerprint: str,
+        source: str,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.contigs = contigs
         self.fingerprint = fingerprint
         self.source = source
+        self.aliases = dict(aliases or {})
         self._by_name = {contig.name: contig for contig in contigs}
         self._array: np.ndarray | None = None
 
+    def __enter__(self) -> Genome:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the mapped file back. Tokens that were read from it keep it mapped as long as they exist.
+
+        Windows refuses to remove a file that is mapped. The next read opens the map again.
+        """
+        self._array = None
+
     @classmethod
-    def open(cls, folder: str | Path) -> Genome:
+    def open(cls, folder: str | Path, aliases: Path | None = None) -> Genome:
         """Open a folder that `prepare` wrote.
 
+        Args:
+            folder: the folder.
+            aliases: file with other names of the contigs, beside those that `prepare` was given. See
+                :func:`hyenadna.data.contig_names.read_aliases`.
+
         Raises:
-            InputError: the folder does not exist, is not a prepared genome, is damaged, or has another version.
+            InputError: the folder does not exist, is not a prepared genome, is damaged, or has another version; or
+                the alias file does not fit.
         """
         folder = Path(folder)
         index = _read_index(folder)
         try:
             contigs = [Contig(**entry) for entry in index["contigs"]]
             total, fingerprint, source = int(index["total"]), str(index["sha256"]), str(index["source"])
+            known = dict(index.get("aliases", {}))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{folder / INDEX_FILE}: damaged index ({error!r}); prepare the genome again") from error
         tokens = folder / TOKENS_FILE
@@ -88,7 +120,9 @@ class Genome:
             raise InputError(
                 f"{tokens}: holds {size:,} tokens where {INDEX_FILE} says {total:,}; prepare the genome again"
             )
-        return cls(folder, contigs, fingerprint, source)
+        if aliases is not None:
+            known |= read_aliases(aliases, {contig.name: contig.length for contig in contigs})
+        return cls(folder, contigs, fingerprint, source, known)
 
     @property
     def names(self) -> list[str]:
@@ -99,12 +133,34 @@ class Genome:
         """Number of nucleotides of all contigs together."""
         return sum(contig.length for contig in self.contigs)
 
+    def resolve(self, name: str) -> str | None:
+        """The contig's own name, from any of its names; None if there is no such contig, or several could be meant.
+
+        See :func:`hyenadna.data.contig_names.find` for the order in which names are tried.
+        """
+        return find(name, self._by_name, self.aliases)
+
     def contig(self, name: str) -> Contig:
-        """The contig of that name. If there is none, an InputError lists the names, or the nearest ones."""
-        found = self._by_name.get(name)
+        """The contig of that name, see :meth:`resolve`.
+
+        Raises:
+            InputError: there is none. The message lists the names, or the nearest ones.
+        """
+        found = self.resolve(name)
         if found is None:
             raise InputError(f"unknown contig {name!r}; {self._name_hint(name)}")
-        return found
+        return self._by_name[found]
+
+    def check_any(self, names: Iterable[str], where: object) -> None:
+        """Raise InputError if the genome has none of the contigs that a file names. It lists names of both.
+
+        Args:
+            names: the contigs that the file names.
+            where: the file, for the message.
+        """
+        different = list(dict.fromkeys(names))
+        if different and all(self.resolve(name) is None for name in different):
+            raise InputError(f"{where}: {none_in(different, self.names)}; {_OTHER_NAMES}")
 
     def tokens(self, contig: str, start: int = 0, end: int | None = None) -> np.ndarray:
         """Token ids of the positions ``[start, end)`` of a contig, 0-based.
@@ -136,17 +192,21 @@ class Genome:
         return {**self.__dict__, "_array": None}
 
     def _name_hint(self, name: str) -> str:
-        for other in (f"chr{name}", name.removeprefix("chr")):
-            if other != name and other in self._by_name:
-                return f"the genome calls it {other!r}: names must match, 'chr' prefix included"
         if len(self.names) <= _MOST_LISTED:
-            return f"the genome has {len(self.names):,}: {', '.join(self.names)}"
+            return f"the genome has {len(self.names):,}: {', '.join(self.names)}; {_OTHER_NAMES}"
         near = difflib.get_close_matches(name, self.names, n=5)
         listed = f"the nearest are {', '.join(near)}" if near else f"{', '.join(self.names[:5])}, ..."
-        return f"the genome has {len(self.names):,}: {listed}"
+        return f"the genome has {len(self.names):,}: {listed}; {_OTHER_NAMES}"
 
 
-def prepare(fasta: str | Path, out: str | Path, *, overwrite: bool = False, progress: bool = True) -> Genome:
+def prepare(
+    fasta: str | Path,
+    out: str | Path,
+    *,
+    aliases: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Genome:
     """Tokenise a FASTA (plain, gzip or bgzip) once into a folder that `Genome.open` maps into memory.
 
     Lower case is read as upper case and U as T. Every other IUPAC ambiguity code becomes N and is counted. The file is
@@ -156,33 +216,49 @@ def prepare(fasta: str | Path, out: str | Path, *, overwrite: bool = False, prog
     Args:
         fasta: the file to read. A contig's name is its header up to the first blank.
         out: the folder to write: ``tokens.u8`` (uint8 ids, contigs one after another) and ``index.json``.
+        aliases: file with other names of the contigs, which are kept with the genome. See
+            :func:`hyenadna.data.contig_names.read_aliases`.
         overwrite: replace ``out`` if it is a prepared genome already.
         progress: show a progress bar over the bytes of the file.
 
     Raises:
         InputError: ``fasta`` is missing, empty or damaged, is not a nucleotide FASTA, or holds a contig without name
-            or sequence, or two contigs of one name; or ``out`` exists already or cannot be written.
+            or sequence, or two contigs of one name; the alias file does not fit; or ``out`` exists already or cannot be
+            written.
     """
     fasta, out = Path(fasta), Path(out)
     with atomic_dir(out) as draft:
         _check_target(out, overwrite)
         index = _write_tokens(fasta, draft / TOKENS_FILE, progress)
+        if aliases is not None:
+            lengths = {contig["name"]: contig["length"] for contig in index["contigs"]}
+            index["aliases"] = read_aliases(Path(aliases), lengths)
         (draft / INDEX_FILE).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     return Genome.open(out)
 
 
 @contextmanager
-def open_genome(path: Path, *, progress: bool = True) -> Iterator[Genome]:
+def open_genome(path: Path, aliases: Path | None = None, *, progress: bool = True) -> Iterator[Genome]:
     """Open a prepared genome, or a FASTA, which is tokenised into a temporary folder first.
 
+    Args:
+        path: the folder or the FASTA.
+        aliases: file with other names of the contigs, see :meth:`Genome.open`.
+        progress: show a progress bar over the bytes of a FASTA.
+
     Raises:
-        InputError: ``path`` is neither of the two, or damaged.
+        InputError: ``path`` is neither of the two, or damaged; or the alias file does not fit.
     """
     if path.is_dir():
-        yield Genome.open(path)
+        with Genome.open(path, aliases) as genome:
+            yield genome
         return
-    with tempfile.TemporaryDirectory() as folder:
-        yield prepare(path, Path(folder) / "genome", progress=progress)
+    # Windows cannot remove the folder while an exception's frames still hold tokens of the map.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=os.name == "nt") as folder,
+        prepare(path, Path(folder) / "genome", aliases=aliases, progress=progress) as genome,
+    ):
+        yield genome
 
 
 def _check_target(out: Path, overwrite: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import Input, check_file
@@ -16,6 +16,12 @@ def check_genome(path: Path) -> None:
         Genome.open(path)
     else:
         check_file(path)
+
+
+def check_aliases(options: Any) -> None:
+    """Raise InputError if options have ``aliases`` but no ``genome`` whose contigs they name."""
+    if options.aliases is not None and options.genome is None:
+        raise InputError("`aliases` needs a `genome`: it holds other names of its contigs")
 
 
 def check_fasta(path: Path) -> None:

@@ -12,7 +12,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.options import listed
 from hyenadna.data.genome import Genome
-from hyenadna.data.streams import read_chunks
+from hyenadna.data.streams import read_lines
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Interval:
         end: one past the last position.
         split: train, valid or test; None if it is not known.
         name: fourth column of a BED, unchanged.
+        strand: "-" if the reverse complement is meant, "+" otherwise.
     """
 
     contig: str
@@ -33,37 +34,47 @@ class Interval:
     split: str | None = None
     # Runs are compared by their intervals, and a name makes no difference.
     name: str | None = field(default=None, compare=False, repr=False)
+    # Nor does a strand: a run draws windows from both.
+    strand: str = field(default="+", compare=False, repr=False)
 
     def __len__(self) -> int:
         """Number of positions."""
         return self.end - self.start
 
 
-def read_bed(path: str | Path, genome: Genome) -> list[Interval]:
+def read_bed(path: str | Path, genome: Genome, *, stranded: bool = False) -> list[Interval]:
     """Read a BED, plain or gzip: contig, start, end and, optionally, the split as in HyenaDNA's own BED.
 
     The fourth column is the split if any line has train, valid or test there; then every line needs one. Otherwise it
-    is only a name. Further columns, comments, ``track`` and ``browser`` lines are skipped.
+    is only a name. Further columns, comments, ``track`` and ``browser`` lines are skipped. Columns are separated by
+    tabs, or by blanks in lines that have too few tabs. Contigs may have any of their names.
+
+    Args:
+        path: the file.
+        genome: the genome of its intervals.
+        stranded: read the sixth column. It is ``+`` or ``-``; ``.``, an empty and a missing one mean ``+``.
 
     Returns:
-        The intervals in the order of the file, each within its contig.
+        The intervals in the order of the file, each within its contig, with the genome's own names.
 
     Raises:
         InputError: the file is missing, damaged or without intervals, or one of its lines is wrong. The message names
             the line. It has fewer than three columns, an unknown contig, coordinates that are not integers, an empty
-            interval or one beyond its contig, or no split although other lines have one.
+            interval or one beyond its contig, no split although other lines have one, or another strand.
     """
     path = Path(path)
-    text = b"".join(read_chunks(path)).decode("utf-8", "backslashreplace")
-    rows = [
-        (number, line.split())
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip() and not line.startswith("#") and line.split()[0] not in ("track", "browser")
-    ]
+    rows = []
+    for number, line in read_lines(path):
+        words = line.split()
+        if words and not line.startswith("#") and words[0] not in ("track", "browser"):
+            fields = [field.strip() for field in line.split("\t")]
+            rows.append((number, fields if len(fields) >= 3 else words))
     if not rows:
         raise InputError(f"{path}: holds no interval; a line of a BED is: contig, start, end")
+    if len(rows) > 1:
+        genome.check_any((fields[0] for _, fields in rows), path)
     has_split = any(len(fields) > 3 and fields[3] in SPLITS for _, fields in rows)
-    return [_parse_row(f"{path}:{number}", fields, genome, has_split) for number, fields in rows]
+    return [_parse_row(f"{path}:{number}", fields, genome, has_split, stranded) for number, fields in rows]
 
 
 def split_bed(intervals: Sequence[Interval]) -> dict[str, list[Interval]]:
@@ -102,8 +113,7 @@ def split_contigs(genome: Genome, valid: Sequence[str] = (), test: Sequence[str]
     Raises:
         InputError: a name is unknown, a contig is in both lists, or none is left for training.
     """
-    for name in (*valid, *test):
-        genome.contig(name)
+    valid, test = ([genome.contig(name).name for name in names] for names in (valid, test))
     if both := sorted(set(valid) & set(test)):
         raise InputError(f"contig {both[0]!r} is both for validation and for test; choose one")
     held_out = dict.fromkeys(valid, "valid") | dict.fromkeys(test, "test")
@@ -145,7 +155,7 @@ def split_fraction(genome: Genome, valid: float, test: float) -> dict[str, list[
     return split
 
 
-def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -> Interval:
+def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool, stranded: bool) -> Interval:
     if len(fields) < 3:
         raise InputError(f"{where}: {len(fields)} columns where a BED has at least 3: contig, start, end")
     name = fields[0]
@@ -166,12 +176,16 @@ def _parse_row(where: str, fields: list[str], genome: Genome, has_split: bool) -
             f"{where}: end {end} is beyond the end of contig {name!r} ({contig.length}); is it another assembly's BED?"
         )
     label = fields[3] if len(fields) > 3 else None
+    strand = (fields[5] if stranded and len(fields) > 5 else "") or "+"
+    if strand not in ("+", "-", "."):
+        raise InputError(f"{where}: {strand!r} in the sixth column is no strand; write +, - or .")
+    strand = strand.replace(".", "+")
     if not has_split:
-        return Interval(name, start, end, name=label)
+        return Interval(contig.name, start, end, name=label, strand=strand)
     if len(fields) < 4 or fields[3] not in SPLITS:
         got = repr(fields[3]) if len(fields) > 3 else "nothing"
         raise InputError(f"{where}: {got} in the split column; write {listed(SPLITS)}, as in other lines")
-    return Interval(name, start, end, fields[3], name=label)
+    return Interval(contig.name, start, end, fields[3], name=label, strand=strand)
 
 
 def _check_disjoint(intervals: Sequence[Interval]) -> None:

@@ -15,6 +15,8 @@ from hyenadna.common.vocab import BYTE_TO_ID, IUPAC_AMBIGUITY, N_ID, PAD_ID, UNK
 
 # Number of batches within which sequences are sorted by length.
 _CHUNK_BATCHES = 16
+# Positions after which such a group of batches ends: long sequences have many windows of one length anyway.
+_CHUNK_POSITIONS = 1 << 20
 
 
 class Window(NamedTuple):
@@ -115,6 +117,51 @@ def to_tensor(rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: boo
     return torch.from_numpy(batch).to(device)
 
 
+class Every:
+    """Keeps the value of every position: ``(L, …)``.
+
+    Args:
+        length: positions of the sequence.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._values: np.ndarray | None = None
+
+    def add(self, first: int, values: np.ndarray) -> None:
+        """Take the values from position ``first`` on."""
+        if self._values is None:
+            self._values = np.empty((self._length, *values.shape[1:]), dtype=values.dtype)
+        self._values[first : first + len(values)] = values
+
+    def result(self) -> np.ndarray:
+        """What was taken, once all of it was."""
+        assert self._values is not None
+        return self._values
+
+
+class Mean(Every):
+    """The mean over the positions, float64, from running sums: memory does not follow the length."""
+
+    def add(self, first: int, values: np.ndarray) -> None:
+        """Take the values from position ``first`` on."""
+        total = values.sum(axis=0, dtype=np.float64)
+        self._values = total if self._values is None else self._values + total
+
+    def result(self) -> np.ndarray:
+        """What was taken, once all of it was."""
+        return super().result() / self._length
+
+
+class Last(Every):
+    """The value of the last position."""
+
+    def add(self, first: int, values: np.ndarray) -> None:
+        """Take the values from position ``first`` on."""
+        if first + len(values) == self._length:
+            self._values = values[-1].copy()
+
+
 def per_position(
     sequences: Iterable[tuple[str, np.ndarray]],
     compute: Callable[[list[np.ndarray]], list[np.ndarray]],
@@ -123,6 +170,7 @@ def per_position(
     max_length: int,
     window: int | None = None,
     stride: int | None = None,
+    collect: Callable[[int], Every] = Every,
 ) -> Iterator[np.ndarray]:
     """Compute values for every position of sequences. Long sequences are read in windows, and batched by length.
 
@@ -133,29 +181,39 @@ def per_position(
         max_length: tokens that the model is made for.
         window: see :func:`sliding_windows`.
         stride: see :func:`sliding_windows`.
+        collect: what is kept of a sequence's values. It takes the windows from left to right, whatever the batches.
 
     Yields:
-        ``(L, …)`` for each sequence, in order.
+        For each sequence what ``collect`` makes of its values, in order: ``(L, …)`` unless another is given.
 
     Raises:
         InputError: a sequence is longer than the model takes, and no window is given.
     """
     iterator = iter(sequences)
-    while chunk := list(islice(iterator, _CHUNK_BATCHES * batch_size)):
+    while chunk := list(islice(_up_to(iterator, _CHUNK_POSITIONS), _CHUNK_BATCHES * batch_size)):
         windows = [
             (row, part)
             for row, (name, ids) in enumerate(chunk)
             for part in sliding_windows(len(ids), max_length, window, stride, name)
         ]
-        # Similar lengths share a batch, so that little is padded.
+        # Similar lengths share a batch, so that little is padded. Windows of one length stay in order, and the last
+        # window of a sequence, which may be shorter, comes after its others.
         windows.sort(key=lambda entry: entry[1].end - entry[1].start, reverse=True)
-        results: list[np.ndarray | None] = [None] * len(chunk)
+        results = [collect(len(ids)) for _, ids in chunk]
         for first in range(0, len(windows), batch_size):
             group = windows[first : first + batch_size]
             computed = compute([chunk[row][1][part.start : part.end] for row, part in group])
             for (row, part), values in zip(group, computed, strict=True):
-                result = results[row]
-                if result is None:
-                    result = results[row] = np.empty((len(chunk[row][1]), *values.shape[1:]), dtype=values.dtype)
-                result[part.first : part.end] = values[part.first - part.start :]
-        yield from (result for result in results if result is not None)
+                results[row].add(part.first, values[part.first - part.start :])
+        yield from (result.result() for result in results)
+
+
+def _up_to(sequences: Iterator[tuple[str, np.ndarray]], positions: int) -> Iterator[tuple[str, np.ndarray]]:
+    """The next sequences, until they have this many positions together."""
+    total = 0
+    while total < positions:
+        found = next(sequences, None)
+        if found is None:
+            return
+        total += len(found[1])
+        yield found

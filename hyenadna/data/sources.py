@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +11,31 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
-from hyenadna.data.fasta import read_contigs, read_pieces
+from hyenadna.common.vocab import reverse_complement
+from hyenadna.data.contig_names import some
+from hyenadna.data.fasta import read_pieces, read_records
 from hyenadna.data.genome import Genome, open_genome
 from hyenadna.data.intervals import read_bed
 from hyenadna.data.sequences import encode
-from hyenadna.data.tables import read_table
+from hyenadna.data.tables import is_missing, read_table
 
 
 class Record(NamedTuple):
     """A sequence.
 
     Attributes:
-        name: contig of a FASTA, ``contig:start-end`` of a BED, row of a table counted from 1.
+        name: contig of a FASTA, ``contig:start-end`` of a BED, with ``(-)`` after it on the reverse strand, row of a
+            table counted from 1.
         where: the file and the place in it, for messages.
-        ids: token ids, uint8 ``(L,)``.
+        ids: token ids, uint8 ``(L,)``. On the reverse strand they are the reverse complement. L is 0 for a record of a
+            FASTA that has no sequence.
         fields: values by column: all columns of a table, otherwise the name alone.
         contig: contig; "" for a table.
         start: first position in the contig, 0-based; 0 for a table.
         label: fourth column of a BED, or the label column of a table; "" where there is none.
+        strand: "+" or "-".
     """
 
     name: str
@@ -38,6 +45,13 @@ class Record(NamedTuple):
     contig: str = ""
     start: int = 0
     label: str = ""
+    strand: str = "+"
+
+    @property
+    def positions(self) -> np.ndarray:
+        """The position in the contig of each base, int64 ``(L,)``. It falls on the reverse strand."""
+        forward = self.start + np.arange(len(self.ids))
+        return forward[::-1] if self.strand == "-" else forward
 
     @property
     def end(self) -> int:
@@ -53,11 +67,13 @@ class Sequences:
         columns: names of the fields of every record.
         total: number of records.
         read: reads the records from the start.
+        empty: names of the records that have no sequence.
     """
 
     columns: list[str]
     total: int
     read: Callable[[], Iterator[Record]]
+    empty: Sequence[str] = ()
 
     def __len__(self) -> int:
         return self.total
@@ -73,6 +89,7 @@ def open_sequences(
     table: Path | None = None,
     bed: Path | None = None,
     genome: Path | None = None,
+    aliases: Path | None = None,
     sequence_column: str = "sequence",
     label_column: str | None = None,
     progress: bool = True,
@@ -80,25 +97,28 @@ def open_sequences(
     """Open one of a FASTA, a table, and a BED with its genome.
 
     Every sequence is checked here, so that a long run does not fail in the middle. A FASTA is streamed twice for it.
+    Names in a FASTA may repeat. A record without a sequence is read as such, and told of on standard error.
 
     Args:
         fasta: plain, gzip or bgzip.
         table: CSV, TSV or Parquet.
         bed: intervals of ``genome``.
         genome: prepared genome or FASTA; a FASTA is tokenised into a temporary folder.
+        aliases: file with other names of the genome's contigs.
         sequence_column: column of the table that holds the sequence.
         label_column: column of the table that holds a label.
         progress: show a progress bar while a FASTA is checked.
 
     Raises:
-        InputError: a file is missing or damaged, or a sequence is empty or not DNA.
+        InputError: a file is missing or damaged, a sequence is not DNA, a row of a table has none, or no record of a
+            FASTA has one.
         ImportError: a table is given and polars is absent; the message names the extra.
     """
     if table is not None:
         yield _open_table(table, sequence_column, label_column)
     elif bed is not None:
         assert genome is not None
-        with open_genome(genome, progress=progress) as opened:
+        with open_genome(genome, aliases, progress=progress) as opened:
             yield _open_bed(bed, opened)
     else:
         assert fasta is not None
@@ -108,11 +128,21 @@ def open_sequences(
 def _open_fasta(fasta: Path, progress: bool) -> Sequences:
     size = fasta.stat().st_size if fasta.is_file() else None
     with bar(f"check {fasta.name}", size, "B", progress=progress, unit_scale=True) as shown:
-        total = len({piece.contig for piece in read_pieces(fasta, shown.update)})
+        total, empty = 0, []
+        for piece in read_pieces(fasta, shown.update, is_genome=False):
+            total = piece.record + 1
+            if not piece.ids:
+                empty.append(piece.contig)
+    if len(empty) == total:
+        raise InputError(f"{fasta}: none of its {total:,} records has a sequence")
+    if empty:
+        text = f"{fasta}: {len(empty):,} of {total:,} records have no sequence and get no result: {some(empty)}"
+        print(f"note: {text}", file=sys.stderr)
     return Sequences(
         ["name"],
         total,
-        lambda: (Record(name, f"{fasta}: {name}", ids, {"name": name}, name) for name, ids in read_contigs(fasta)),
+        lambda: (Record(name, f"{fasta}: {name}", ids, {"name": name}, name) for name, ids in read_records(fasta)),
+        empty,
     )
 
 
@@ -124,18 +154,24 @@ def _open_table(table: Path, sequence_column: str, label_column: str | None) -> 
             fields = dict(zip(found, values, strict=True))
             where = f"{table}: row {row}"
             label = (fields[label_column] or "") if label_column else ""
-            yield Record(str(row), where, encode(fields[sequence_column], where), fields, label=label)
+            text = fields[sequence_column]
+            if text and is_missing(text):
+                # As DNA, NA and NaN would be two and three ambiguous bases.
+                raise InputError(f"{where}: {text!r} stands for a missing sequence; leave the row out")
+            yield Record(str(row), where, encode(text, where), fields, label=label)
 
     return Sequences(list(found), sum(1 for _ in read()), read)
 
 
 def _open_bed(bed: Path, genome: Genome) -> Sequences:
-    intervals = read_bed(bed, genome)
+    intervals = read_bed(bed, genome, stranded=True)
 
     def read() -> Iterator[Record]:
         for i in intervals:
-            name = f"{i.contig}:{i.start}-{i.end}"
+            name = f"{i.contig}:{i.start}-{i.end}{'(-)' if i.strand == '-' else ''}"
             ids = genome.tokens(i.contig, i.start, i.end)
-            yield Record(name, f"{bed}: {name}", ids, {"name": name}, i.contig, i.start, i.name or "")
+            if i.strand == "-":
+                ids = reverse_complement(ids)
+            yield Record(name, f"{bed}: {name}", ids, {"name": name}, i.contig, i.start, i.name or "", i.strand)
 
     return Sequences(["name"], len(intervals), read)

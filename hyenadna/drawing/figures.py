@@ -45,6 +45,8 @@ def training_curves(
     if not train.size and not valid.size and not final.size:
         raise InputError(f"{out}: nothing to plot, the metrics have no perplexity yet; train for some steps first")
     baselines = baselines or {}
+    from matplotlib.ticker import MaxNLocator
+
     with png_figure(out, width=8.0, height=4.6) as figure:
         axes = figure.subplots()
         labels: list[tuple[float, str, str]] = []
@@ -75,7 +77,9 @@ def training_curves(
         axes.set_xlim(0, last_step or 1)
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel("perplexity")
-        axes.legend(loc="upper right")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        # Not over the curves.
+        figure.legend(loc="outside lower left", ncols=3)
         _token_axis(axes, metrics)
         _label_right(figure, axes, labels)
     return Path(out)
@@ -167,8 +171,9 @@ def perplexity_by_position(
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    """float64 ``(n, 2)``: step and value of every row that has the key."""
-    return np.array([(row["step"], row[key]) for row in metrics if key in row], dtype=np.float64)
+    """float64 ``(n, 2)``: step and value of every row that has the key. A null, which stands for NaN, is left out."""
+    rows = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
+    return np.array(rows, dtype=np.float64)
 
 
 def _show_all(axes: Axes, seen: Sequence[np.ndarray], margin: float) -> None:

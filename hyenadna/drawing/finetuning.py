@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hyenadna.drawing.style import BASELINE, MODEL, png_figure
+from hyenadna.drawing.style import BASELINE, MODEL, PALETTE, png_figure
 
 _SIZE = 8.0
+_LINES = ("-", "--", ":", "-.")
+# More runs are drawn alike, because a legend could not name them.
+_MOST_RUNS = 16
 
 
 def validation_curves(
@@ -29,20 +34,29 @@ def validation_curves(
         metric: name of the metric.
         baselines: test metric of each baseline, drawn as lines.
     """
-    with png_figure(out, width=8.0, height=4.4) as figure:
+    from matplotlib.ticker import MaxNLocator
+
+    with png_figure(out, width=9.5, height=4.4) as figure:
         axes = figure.subplots()
-        for name, values in runs.items():
-            [line] = axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
-            if name in tests:
-                axes.plot(*tests[name], "D", color=line.get_color(), markeredgecolor="black", zorder=3)
-        axes.plot([], [], "D", color="white", markeredgecolor="black", label="test of the best epoch")
-        for name, value in baselines.items():
-            axes.axhline(value, color=BASELINE, linewidth=0.8, linestyle="--")
-            text = f"test, {name}: {value:.4f}"
-            axes.annotate(text, (1, value), xytext=(0, 2), textcoords="offset points", fontsize=_SIZE)
+        for i, (name, values) in enumerate(runs.items()):
+            style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": _LINES[i // len(PALETTE) % 4]}
+            if len(runs) > _MOST_RUNS:
+                style = {"color": MODEL, "linewidth": 0.8, "alpha": 0.5}
+                name = f"{len(runs):,} runs" if i == 0 else ""
+            axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name, **style)
+        for i, (name, test) in enumerate(tests.items()):
+            colour = PALETTE[list(runs).index(name) % len(PALETTE)] if len(runs) <= _MOST_RUNS else MODEL
+            label = "test of the best epoch" if i == 0 else ""
+            axes.plot(*test, "D", color=colour, markeredgecolor="black", zorder=3, label=label)
+        for i, (name, value) in enumerate(baselines.items()):
+            label = textwrap.fill(f"test, {name}: {value:.4f}", 34)
+            axes.axhline(value, color=BASELINE, linewidth=0.8, linestyle=(0, (4, 1 + 2 * i)), label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        last = max(map(len, runs.values()))
+        axes.set_xlim(1 - 0.04 * max(last, 5), last + 0.04 * max(last, 5))
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"validation {metric}")
-        axes.legend(fontsize=_SIZE)
+        figure.legend(loc="outside right upper", fontsize=_SIZE)
 
 
 def method_dots(
@@ -67,7 +81,7 @@ def method_dots(
         for row, (name, value) in enumerate(baselines.items()):
             dashes = (0, (4, 1 + 2 * row))
             axes.axvline(value, color=BASELINE, linewidth=0.8, linestyle=dashes, label=f"{name}: {value:.4f}")
-        axes.set_yticks(range(len(methods)), list(methods))
+        axes.set_yticks(range(len(methods)), [textwrap.fill(name, 30) for name in methods])
         axes.set_ylim(len(methods) - 0.4, -0.7)
         axes.margins(x=0.08)
         axes.set_xlabel(f"test {metric}; a dot for each run, a bar for their mean")

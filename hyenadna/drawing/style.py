@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 """Okabe and Ito's colours: distinct for every common kind of colour blindness, and in grey."""
 
+NONE = PALETTE[-1]
+"""Grey, for what has no class, no score, or no colour of its own."""
+
 MODEL, BEST, TRAIN = PALETTE[0], PALETTE[1], PALETTE[5]
 BASELINE = "#767676"
 RULE = "#555555"

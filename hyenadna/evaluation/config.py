@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from hyenadna.common.choices import MAX_MARKOV_ORDER
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, InputFile, Options, Output
+from hyenadna.common.options import AtLeast1, BatchSize, InputFile, Options, Output
 from hyenadna.common.run_layout import MetricsFile
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import Checkpoint
@@ -27,6 +27,7 @@ class EvaluateConfig(Options):
     Args:
         model: Checkpoint: a folder or file of either published format, such as the model folder of a run.
         genome: Folder that `hyenadna prepare` has written.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         out: Folder for evaluation.json and the PNGs.
         contigs: Held-out contigs to score on. The default is the held-out part of the run that the model lies in.
         exclude: Further contigs that the Markov models must not see, such as the validation contigs.
@@ -46,11 +47,12 @@ class EvaluateConfig(Options):
     out: OutputFolder = Path("evaluation")
     contigs: list[str] = field(default_factory=list)
     exclude: list[str] = field(default_factory=list)
+    aliases: InputFile | None = None
     bed: InputFile | None = None
     split: Literal["valid", "test"] = "test"
     length: AtLeast1 | None = None
     n_to_pad: bool = True
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     max_windows: AtLeast1 | None = None
     markov_order: Annotated[int, Ge(-1), Le(MAX_MARKOV_ORDER)] = 8
     metrics: MetricsFile | None = None
@@ -59,3 +61,5 @@ class EvaluateConfig(Options):
     def _check_together(self) -> None:
         if self.bed is not None and (self.contigs or self.exclude):
             raise InputError("give the held-out part by `bed`, or by `contigs` and `exclude`, but not by both")
+        if self.contigs:
+            self.refuse_unused(("split",), "a BED: the named `contigs` are scored")

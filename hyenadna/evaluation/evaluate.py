@@ -132,7 +132,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
     config.check()
     # Before the splits, which may lie next to the model.
     locate.find(config.model)
-    genome = Genome.open(config.genome)
+    genome = Genome.open(config.genome, config.aliases)
     train, held_out = _read_splits(config, genome)
     beside = config.model.parent / METRICS_FILE
     metrics = config.metrics or (beside if beside.is_file() else None)
@@ -180,6 +180,7 @@ def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval]
     beside = config.model.parent / SPLITS_FILE
     bed = config.bed or (beside if beside.is_file() and not config.contigs else None)
     if bed is not None:
+        config.refuse_unused(("exclude",), f"`contigs`: the splits are those of {bed}")
         splits = split_bed(read_bed(bed, genome))
         if not splits[config.split]:
             raise InputError(f"{bed}: no interval is of the split {config.split!r}; choose another `split`")

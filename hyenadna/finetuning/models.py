@@ -17,7 +17,7 @@ from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.model.sizes import shape_fields
-from hyenadna.model.tokenizer import DNATokenizer
+from hyenadna.model.tokenizer import bare_tokenizer
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
@@ -102,9 +102,9 @@ def make_language_head(config: FinetuneConfig, model: Any) -> nn.Linear:
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write a trained model, with the tokenizer unless it is a prompted one."""
+    """Write a trained model, with its tokenizer."""
     if isinstance(model, PromptedClassifier):
         save_prompted(model, folder)
     else:
         model.save_pretrained(folder)
-        DNATokenizer(model_max_length=model.config.max_seq_len).save_pretrained(folder)
+        bare_tokenizer(model.config.max_seq_len).save_pretrained(folder)

@@ -39,8 +39,12 @@ def make_prompted(config: FinetuneConfig, data: Splits, seed: int) -> PromptedCl
         prefix, options = config.prompt_tokens, "`prompt_tokens`"
     else:
         # Each demonstration is a sequence, [SEP], its letter and [SEP].
-        prefix = max([config.shots, *config.eval_shots]) * classes * (max_length + 3)
+        shots = max([config.shots, *config.eval_shots])
+        prefix = shots * classes * (max_length + 3)
         options = "`shots` and `eval_shots`"
+        fewest = int(np.bincount(np.asarray(data.train.labels), minlength=classes).min())
+        if shots > fewest:
+            raise InputError(f"{options}: {shots:,} demonstrations of each class, but one has {fewest:,} in training")
     room = lm.config.max_seq_len
     if prefix + max_length + 1 > room:
         raise InputError(

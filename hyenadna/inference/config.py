@@ -6,17 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Gt, Le
 
 from hyenadna.common.choices import Pooling, Precision, ScoreMode
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast0, AtLeast1, InputFile, NonNegative, Options, Output, OutputFile
-from hyenadna.data.inputs import AnyGenome, InputFasta
+from hyenadna.common.options import (
+    AtLeast0,
+    AtLeast1,
+    BatchSize,
+    InputFile,
+    NonNegative,
+    Options,
+    Output,
+    OutputFile,
+    Seed,
+)
+from hyenadna.common.streams import is_output_stream
+from hyenadna.data.inputs import AnyGenome, InputFasta, check_aliases
 from hyenadna.model.locate import Checkpoint
 
 EmbeddingsFile = Annotated[
     Path, Output(lambda path: "" if path.suffix in (".npz", ".parquet") else "must end in .npz or .parquet")
 ]
+
+_VCF_ENDINGS = (".vcf", ".vcf.gz")
 
 
 @dataclass
@@ -29,6 +42,7 @@ class EmbedConfig(Options):
         fasta: FASTA with the sequences: plain, gzip or bgzip.
         bed: Intervals of --genome, in place of a FASTA. The fourth column is the label.
         genome: Genome of the intervals: a folder of `hyenadna prepare`, or a FASTA.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         table: Table of sequences (CSV, TSV, Parquet), in place of a FASTA.
         sequence_column: Column of the table that holds the sequence.
         label_column: Column of the table that holds a label.
@@ -49,6 +63,7 @@ class EmbedConfig(Options):
     fasta: InputFasta | None = None
     bed: InputFile | None = None
     genome: AnyGenome | None = None
+    aliases: InputFile | None = None
     table: InputFile | None = None
     sequence_column: str = "sequence"
     label_column: str | None = None
@@ -57,11 +72,11 @@ class EmbedConfig(Options):
     stride: int | None = None
     random_weights: bool = False
     n_to_pad: bool = True
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     part_size: AtLeast1 = 1024
     resume: bool = False
     device: str = "auto"
-    seed: int = 0
+    seed: Seed = 0
     runtime = ("batch_size", "resume", "device", "out")
 
     def _check_together(self) -> None:
@@ -69,8 +84,13 @@ class EmbedConfig(Options):
             raise InputError("give one of `fasta`, `bed` and `table` to embed")
         if (self.bed is None) != (self.genome is None):
             raise InputError("`bed` and `genome` go together: intervals are cut from their genome")
+        check_aliases(self)
         if self.label_column is not None and self.table is None:
             raise InputError("`label_column` needs a `table`: the label of a BED is its fourth column")
+        if self.table is None:
+            self.refuse_unused(("sequence_column",), "a `table`")
+        if not self.random_weights:
+            self.refuse_unused(("seed",), "`random_weights`")
 
 
 @dataclass
@@ -79,12 +99,14 @@ class ScoreConfig(Options):
 
     Args:
         model: Checkpoint with the head of a language model: a folder or file of either published format.
-        out: TSV to write. It keeps the input's columns; scores are in nats.
+        out: TSV to write. It keeps the input's columns; scores are in nats. With an ending of .vcf or .vcf.gz it is an
+            annotated VCF.
         fasta: FASTA with the sequences to score: plain, gzip or bgzip.
         table: Table of sequences to score (CSV, TSV, Parquet), in place of a FASTA.
         sequence_column: Column of the table that holds the sequence.
-        vcf: Variants to score: plain, gzip or bgzip, in place of sequences.
+        vcf: Variants to score, in place of sequences: a VCF or MAF, plain, gzip or bgzip, or a BCF.
         genome: Genome of the variants: a folder of `hyenadna prepare`, or a FASTA.
+        aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         mode: Score of a variant. likelihood is the log-likelihood of the window with the alternative allele minus that
             with the reference allele. site is the same, summed over the changed bases only. embedding is the distance
             between the mean states of the two windows.
@@ -93,11 +115,16 @@ class ScoreConfig(Options):
             sequences it is the length of the windows that longer ones are read in, and needs --stride.
         stride: Bases between the starts of two windows of a long sequence.
         ref_mismatch: Action where REF differs from the genome. note keeps the row without a score, skip leaves it out,
-            fail stops at the first. If more than 5% of the records differ, nothing is scored.
+            fail stops at the first. Without this option it is note, but if more than 5% of 20 or more alleles differ,
+            nothing is scored.
         n_to_pad: Show N to the model as [PAD], as in pretraining. N is never scored.
         batch_size: Windows at a time. In float64 it changes no score.
         precision: float64, or float32, which is faster. On yeast windows of 1,024 bases it differed by at most 7e-5
             nats.
+        out_format: tsv has a row for each allele. vcf has the records as they are, with the scores in INFO. The default
+            goes by the ending of --out.
+        part_size: Sequences or records between two saves.
+        resume: Resume a stopped run from the parts that it has saved.
         device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
     """
 
@@ -108,23 +135,44 @@ class ScoreConfig(Options):
     sequence_column: str = "sequence"
     vcf: InputFile | None = None
     genome: AnyGenome | None = None
+    aliases: InputFile | None = None
     mode: ScoreMode = "likelihood"
     strands: Literal["forward", "both"] = "forward"
     window: int | None = None
     stride: int | None = None
-    ref_mismatch: Literal["note", "skip", "fail"] = "note"
+    ref_mismatch: Literal["note", "skip", "fail"] | None = None
     n_to_pad: bool = True
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     precision: Precision = "float64"
+    out_format: Literal["tsv", "vcf"] | None = None
+    part_size: AtLeast1 = 1024
+    resume: bool = False
     device: str = "auto"
+    runtime = ("batch_size", "resume", "device", "out")
+
+    @property
+    def writes_vcf(self) -> bool:
+        """True for an annotated VCF, False for a TSV."""
+        return self.out_format == "vcf" or (self.out_format is None and self.out.name.endswith(_VCF_ENDINGS))
 
     def _check_together(self) -> None:
         if sum(source is not None for source in (self.fasta, self.table, self.vcf)) != 1:
             raise InputError("give one of `fasta`, `table` and `vcf` to score")
         if (self.vcf is None) != (self.genome is None):
             raise InputError("`vcf` and `genome` go together: variants are scored within their genome")
+        check_aliases(self)
         if self.vcf is not None and self.stride is not None:
             raise InputError("`stride` is for long sequences: a variant has one window around it")
+        if self.writes_vcf and self.vcf is None:
+            raise InputError(f"`out` {self.out}: a VCF needs variants; the scores of sequences are a TSV")
+        if self.out_format == "vcf" and not (self.out.name.endswith(_VCF_ENDINGS) or is_output_stream(self.out)):
+            raise InputError(f"`out` {self.out}: must end in {' or '.join(_VCF_ENDINGS)} for `out_format` vcf")
+        if not self.writes_vcf and self.out.suffix == ".gz":
+            raise InputError(f"`out` {self.out}: a TSV is written as plain text; choose a name without .gz")
+        if self.table is None:
+            self.refuse_unused(("sequence_column",), "a `table`")
+        if self.vcf is None:
+            self.refuse_unused(("mode", "ref_mismatch"), "a `vcf`")
 
 
 @dataclass
@@ -148,12 +196,14 @@ class PredictConfig(Options):
     table: InputFile | None = None
     sequence_column: str = "sequence"
     reverse_complement: bool = False
-    batch_size: AtLeast1 = 32
+    batch_size: BatchSize = 32
     device: str = "auto"
 
     def _check_together(self) -> None:
         if (self.fasta is None) == (self.table is None):
             raise InputError("give one of `fasta` and `table` to predict")
+        if self.table is None:
+            self.refuse_unused(("sequence_column",), "a `table`")
 
 
 @dataclass
@@ -189,8 +239,8 @@ class GenerateConfig(Options):
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     nucleotides_only: bool = True
     new_only: bool = False
-    seed: Annotated[int, Ge(0), Lt(1 << 64)] = 0
-    batch_size: AtLeast1 = 16
+    seed: Seed = 0
+    batch_size: BatchSize = 16
     precision: Precision = "float32"
     device: str = "auto"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
-from hyenadna.data.sequences import check_windows
+from hyenadna.common.writers import one_writer
+from hyenadna.data.sequences import Every, Last, Mean, check_windows
 from hyenadna.data.sources import Record, open_sequences
 from hyenadna.inference.config import EmbedConfig
 from hyenadna.inference.embeddings import Parts
@@ -20,8 +21,12 @@ from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.modeling import HyenaDNAModel
 
+# Bases after which a part of a file ends: with --pooling token, 2 GB of vectors of width 128.
+_PART_BASES = 1 << 22
+
 
 @without_transformers_bars()
+@one_writer()
 def embed(config: EmbedConfig, *, progress: bool = True) -> int:
     """Embed the sequences that ``config`` names, and return their number.
 
@@ -43,24 +48,34 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
         table=config.table,
         bed=config.bed,
         genome=config.genome,
+        aliases=config.aliases,
         sequence_column=config.sequence_column,
         label_column=config.label_column,
         progress=progress,
     ) as sequences:
         parts = Parts(config.out, settings(config), resume=config.resume)
         done = parts.done()
-        records = islice(sequences, done, None)
+        records = islice((record for record in sequences if len(record.ids)), done, None)
+        total = len(sequences) - len(sequences.empty)
         with (
             parts.keep(lambda: f"{parts.done():,} sequences" if parts.done() else ""),
-            bar("embed", len(sequences), "sequence", initial=done, progress=progress) as shown,
+            bar("embed", total, "sequence", initial=done, progress=progress) as shown,
         ):
-            while chunk := list(islice(records, config.part_size)):
+            while chunk := list(islice(_up_to(records, _PART_BASES), config.part_size)):
                 parts.add(len(chunk), _embed_part(model, chunk, config))
                 shown.update(len(chunk))
-        if not parts.files():
-            raise InputError("there is no sequence to embed")
-        parts.finish()
-        return len(sequences)
+            if not parts.files():
+                raise InputError("there is no sequence to embed")
+            parts.finish()
+        return total
+
+
+def _up_to(records: Iterator[Record], bases: int) -> Iterator[Record]:
+    """The next records, until they have this many bases together. So a part fits into memory."""
+    total = 0
+    while total < bases and (record := next(records, None)) is not None:
+        total += len(record.ids)
+        yield record
 
 
 def _embed_part(model: HyenaDNAModel, records: Sequence[Record], config: EmbedConfig) -> dict[str, np.ndarray]:
@@ -72,17 +87,17 @@ def _embed_part(model: HyenaDNAModel, records: Sequence[Record], config: EmbedCo
         window=config.window,
         stride=config.stride,
         n_to_pad=config.n_to_pad,
+        collect={"mean": Mean, "last": Last, "token": Every}[config.pooling],
     )
     if config.pooling == "token":
         rows = np.repeat(np.arange(len(records)), [len(record.ids) for record in records])
-        starts = np.concatenate([record.start + np.arange(len(record.ids)) for record in records])
+        starts = np.concatenate([record.positions for record in records])
         ends = starts + 1
         vectors = np.concatenate(list(states))
     else:
         rows = np.arange(len(records))
         starts, ends = (np.array([getattr(record, side) for record in records]) for side in ("start", "end"))
-        pooled = (s.mean(axis=0, dtype=np.float64) if config.pooling == "mean" else s[-1] for s in states)
-        vectors = np.stack(list(pooled))
+        vectors = np.stack(list(states))
     text = {
         name: np.array([getattr(record, name) for record in records], dtype=np.str_)[rows]
         for name in ("name", "contig", "label")

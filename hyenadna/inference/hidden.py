@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 
 from hyenadna.common.errors import InputError
-from hyenadna.data.sequences import per_position, to_tensor
+from hyenadna.data.sequences import Every, Mean, per_position, to_tensor
 from hyenadna.model.modeling import HyenaDNAForCausalLM, HyenaDNAModel
 
 
@@ -20,6 +20,7 @@ def hidden_states(
     window: int | None = None,
     stride: int | None = None,
     n_to_pad: bool = True,
+    collect: Callable[[int], Every] = Every,
 ) -> Iterator[np.ndarray]:
     """States after the final LayerNorm of every base.
 
@@ -30,9 +31,11 @@ def hidden_states(
         window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`.
         stride: bases between the starts of two windows.
         n_to_pad: show N to the model as [PAD], as in pretraining.
+        collect: what is kept of a sequence's states, see :func:`hyenadna.data.sequences.per_position`.
 
     Yields:
-        ``(L, D)`` for each sequence, in order, in the model's dtype, or in float32 if that is narrower.
+        ``(L, D)`` for each sequence, in order, in the model's dtype, or in float32 if that is narrower; or what
+        ``collect`` makes of it.
 
     Raises:
         InputError: a sequence is longer than the model takes, or the states are not finite.
@@ -49,7 +52,13 @@ def hidden_states(
         return [state[: len(row)] for state, row in zip(found, rows, strict=True)]
 
     return per_position(
-        sequences, compute, batch_size=batch_size, max_length=model.config.max_seq_len, window=window, stride=stride
+        sequences,
+        compute,
+        batch_size=batch_size,
+        max_length=model.config.max_seq_len,
+        window=window,
+        stride=stride,
+        collect=collect,
     )
 
 
@@ -61,5 +70,4 @@ def mean_states(
     n_to_pad: bool = True,
 ) -> Iterator[np.ndarray]:
     """Mean of :func:`hidden_states` over the bases, float64 ``(D,)`` for each sequence."""
-    for states in hidden_states(model, sequences, batch_size=batch_size, n_to_pad=n_to_pad):
-        yield states.mean(axis=0, dtype=np.float64)
+    return hidden_states(model, sequences, batch_size=batch_size, n_to_pad=n_to_pad, collect=Mean)

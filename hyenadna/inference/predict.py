@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
+from hyenadna.common.writers import one_writer
 from hyenadna.data.sources import open_sequences
 from hyenadna.data.tables import partial_table
 from hyenadna.inference.config import PredictConfig
@@ -24,15 +24,17 @@ from hyenadna.model.loading import without_transformers_bars
 
 
 @without_transformers_bars()
+@one_writer()
 def predict(config: PredictConfig, *, progress: bool = True) -> int:
     """Predict the sequences that ``config`` names, write the TSV, and return the number of rows.
 
     For classes a row holds the likeliest class and the probability of each. For several labels it holds the
-    probability of each, for values the values, and for classes of bases a letter for each base.
+    probability of each, for values the values, and for classes of bases a letter for each base. They are blank for an
+    empty sequence.
 
     Raises:
-        InputError: the checkpoint has no trained head, or a sequence is empty, not DNA, or too long. Finished rows stay
-            in ``OUT.partial``, which the message names.
+        InputError: the checkpoint has no trained head, or a sequence is not DNA, or too long. Finished rows stay in
+            ``OUT.partial``, which the message names.
     """
     config.check()
     model = load_classifier(config.model)
@@ -67,10 +69,15 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
                         f"is made for, and predict does not cut sequences: give windows of at most {max_length}, such "
                         f"as those of seqkit sliding -g -W {max_length} -s {max(1, max_length // 2)} of a FASTA"
                     )
-            rows = [record.ids for record in batch]
-            logits = batch_logits(model, rows, device, both_strands=config.reverse_complement)
-            for record, row in zip(batch, logits.cpu(), strict=True):
-                write([*record.fields.values(), *_fields(row, names, problem, len(record.ids), is_classes)])
+            rows = [record.ids for record in batch if len(record.ids)]
+            logits = iter(
+                batch_logits(model, rows, device, both_strands=config.reverse_complement).cpu() if rows else ()
+            )
+            for record in batch:
+                found: list[object] = [None] * len(added)
+                if len(record.ids):
+                    found = _fields(next(logits), names, problem, len(record.ids), is_classes)
+                write([*record.fields.values(), *found])
                 done += 1
             shown.update(len(batch))
     return done
@@ -92,22 +99,13 @@ def load_classifier(path: Path) -> Classifier:
         return SoftPrompt.load(path)
     stored = locate.read_json(source.config_file)
     is_token = HyenaDNAForTokenClassification.__name__ in (stored.get("architectures") or [])
-    if not any(name.startswith("score.") for name in _weight_names(source)):
+    if not any(name.startswith("score.") for name in checkpoint.weight_names(source)):
         raise InputError(f"{path}: has no trained head to predict with; make one with hyenadna finetune --model {path}")
     kind: Any = HyenaDNAForTokenClassification if is_token else HyenaDNAForSequenceClassification
     model: HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification = kind.from_pretrained(
         path, dtype=torch.float32
     )
     return model
-
-
-def _weight_names(source: locate.Source) -> list[str]:
-    try:
-        with safe_open(source.weights_file, framework="pt") as file:
-            return list(file.keys())
-    except (OSError, SafetensorError):
-        # A pickle, which must be loaded for its names; or a damaged file, which this refuses.
-        return list(checkpoint.load_weights(source))
 
 
 def _fields(logits: Tensor, names: list[str], problem: str | None, length: int, is_classes: bool) -> list[object]:

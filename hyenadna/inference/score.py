@@ -3,51 +3,93 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, tee
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from hyenadna.common.choices import SCORES
 from hyenadna.common.errors import InputError
+from hyenadna.common.extras import require
 from hyenadna.common.progress import bar
+from hyenadna.common.run_layout import settings
 from hyenadna.common.vocab import reverse_complement
-from hyenadna.data import variants
+from hyenadna.common.writers import one_writer
 from hyenadna.data.genome import Genome, open_genome
 from hyenadna.data.sequences import check_windows, window_around
-from hyenadna.data.sources import open_sequences
-from hyenadna.data.tables import partial_table
-from hyenadna.data.variants import MISMATCH, Variant
+from hyenadna.data.sources import Record, open_sequences
+from hyenadna.data.tables import TableParts, added_columns, tsv_line
+from hyenadna.data.variant_files import VariantFile, open_variants
+from hyenadna.data.variants import MISMATCH, MISMATCHES, VariantRecord, alleles
+from hyenadna.data.vcf import Annotation
 from hyenadna.inference.config import ScoreConfig
-from hyenadna.inference.hidden import mean_states
 from hyenadna.inference.likelihood import LogLikelihoodScorer, load_language_model
+from hyenadna.inference.variant_scores import VariantScorer
 
-# If REF differs from the genome in more alleles, the VCF belongs to another assembly.
+# If REF differs from the genome in more alleles, the VCF belongs to another assembly. A few say nothing.
 _MOST_MISMATCHES = 0.05
+_FEWEST_COMPARED = 20
+# A message names this many of the records that differ.
+_MOST_NAMED = 3
+_MOST_LETTERS = 12
+
+_DESCRIPTIONS = {
+    "ref_log_likelihood": "hyenadna: log-likelihood of the window with the reference allele, in nats",
+    "alt_log_likelihood": "hyenadna: log-likelihood of the window with the alternative allele, in nats",
+    "score": "hyenadna: log-likelihood with the alternative allele minus that with the reference allele, in nats",
+    "distance": "hyenadna: Euclidean distance of the mean hidden states of the two windows",
+    "cosine_distance": "hyenadna: cosine distance of the mean hidden states of the two windows",
+}
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Number of rows, number of rows with a score, and how often each reason for a missing score occurred."""
+    """What was scored.
+
+    Attributes:
+        rows: number of sequences or alleles in the output.
+        scored: number of those with a score.
+        problems: how often each reason for a missing score occurred.
+        remarks: how often each remark on a score occurred.
+    """
 
     rows: int
     scored: int
     problems: dict[str, int]
+    remarks: dict[str, int] = field(default_factory=dict)
 
 
+T = TypeVar("T")
+
+
+class Outcome(NamedTuple):
+    """What became of one sequence or allele: the reason for a missing score, the remarks, and whether it has a row."""
+
+    problem: str
+    remarks: Sequence[str] = ()
+    is_written: bool = True
+
+
+@one_writer()
 def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
-    """Score the sequences or variants that ``config`` names, and write the TSV.
+    """Score the sequences or variants that ``config`` names, and write the TSV or VCF.
+
+    A stopped run leaves its finished parts in ``OUT.partial``, and can be resumed.
 
     Raises:
-        InputError: a checkpoint, sequence, VCF, genome or option does not fit. Finished rows stay in ``OUT.partial``,
-            which the message names.
+        InputError: a checkpoint, sequence, VCF, genome or option does not fit.
+        ImportError: a package is absent; the message names the extra.
     """
     config.check()
     return _score_sequences(config, progress) if config.vcf is None else _score_variants(config, progress)
 
 
 def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
+    parts = TableParts(config.out, settings(config), resume=config.resume)
     model = load_language_model(config.model, config.device, config.precision)
     check_windows(config.window, config.stride, model.config.max_seq_len)
     scorer = LogLikelihoodScorer(
@@ -56,135 +98,183 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
     with open_sequences(
         fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
     ) as sequences:
-        records, again = tee(sequences)
-        both = config.strands == "both"
-        nats = scorer((record.where, ids) for record in again for ids in _strands(record.ids, both))
-        added = ["bases", "log_likelihood", "per_base", "perplexity"]
-        scored = done = 0
-        with (
-            partial_table(config.out, [*sequences.columns, *added]) as write,
-            bar("score", len(sequences), "sequence", progress=progress) as shown,
-        ):
-            for record in records:
-                values = np.concatenate(list(islice(nats, 1 + both)))
-                count = int(np.isfinite(values).sum()) // (1 + both)
-                total_nats = float(np.nansum(values)) / (1 + both)
-                mean = total_nats / count if count else None
-                perplexity = None if mean is None else float(np.exp(-mean))
-                write([*record.fields.values(), count, total_nats, mean, perplexity])
-                done += 1
-                scored += bool(count)
-                shown.update()
-    return ScoreResult(done, scored, {"no base to score": done - scored} if done > scored else {})
+
+        def lines(records: Iterable[Record]) -> Iterator[tuple[str, list[Outcome]]]:
+            for row, is_scored in _sequence_rows(records, scorer, config.strands == "both"):
+                yield tsv_line(row), [Outcome("" if is_scored else "no base to score")]
+
+        shown = bar("score", len(sequences), "sequence", initial=parts.done(), progress=progress)
+        _write_parts(parts, sequences, lines, config.part_size, "sequences", shown)
+        added = added_columns(sequences.columns, ["bases", "log_likelihood", "per_base", "perplexity"])
+        return _finish(parts, tsv_line([*sequences.columns, *added]), config)
+
+
+def _sequence_rows(
+    records: Iterable[Record], scorer: LogLikelihoodScorer, both: bool
+) -> Iterator[tuple[list[object], bool]]:
+    """The row of each sequence, and whether it has a score."""
+    records, again = tee(records)
+    nats = scorer((record.where, ids) for record in again if len(record.ids) for ids in _strands(record.ids, both))
+    for record in records:
+        values = np.concatenate(list(islice(nats, 1 + both))) if len(record.ids) else np.empty(0)
+        count = int(np.isfinite(values).sum()) // (1 + both)
+        # Without a base there is no sum: 0 would be the best of all.
+        total_nats = float(np.nansum(values)) / (1 + both) if count else None
+        mean = None if total_nats is None else total_nats / count
+        perplexity = None if mean is None else float(np.exp(-mean))
+        yield [*record.fields.values(), count, total_nats, mean, perplexity], bool(count)
+
+
+def _strands(ids: np.ndarray, both: bool) -> list[np.ndarray]:
+    return [ids, reverse_complement(ids)] if both else [ids]
 
 
 def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
     assert config.vcf is not None
     assert config.genome is not None
-    with open_genome(config.genome, progress=progress) as genome:
-        columns = variants.read_header(config.vcf)
-        total = _check_reference(config, genome)
+    parts = TableParts(config.out, settings(config), resume=config.resume)
+    with open_genome(config.genome, config.aliases, progress=progress) as genome:
+        file = open_variants(config.vcf)
+        if config.writes_vcf and file.kind == "MAF":
+            raise InputError(f"{config.vcf}: is a MAF, whose scores are written as TSV: choose another `out`")
+        survey = _survey(config, file, genome)
         model = load_language_model(config.model, config.device, config.precision)
-        size = window_around(config.window, model.config.max_seq_len)
-        both = config.strands == "both"
-        rows, again = tee(_fitting(variants.read_vcf(config.vcf, genome), size))
-        inputs = (
-            (f"{config.vcf}:{variant.line}", ids)
-            for variant in again
-            if not variant.problem
-            for reverse in ((False, True) if both else (False,))
-            for ids in variants.windows(variant, genome, size, reverse=reverse)
+        scorer = VariantScorer(
+            model,
+            genome,
+            config.mode,
+            size=window_around(config.window, model.config.max_seq_len),
+            both=config.strands == "both",
+            batch_size=config.batch_size,
+            n_to_pad=config.n_to_pad,
         )
-        if config.mode == "embedding":
-            outputs = mean_states(model, inputs, batch_size=config.batch_size, n_to_pad=config.n_to_pad)
-        else:
-            outputs = LogLikelihoodScorer(model, batch_size=config.batch_size, n_to_pad=config.n_to_pad)(inputs)
         names = SCORES[config.mode]
-        done = scored = 0
-        problems: Counter[str] = Counter()
-        with (
-            partial_table(config.out, [*columns, *names, "note"]) as write,
-            bar("score", total, "variant", progress=progress) as shown,
-        ):
-            for variant in rows:
+        annotation = Annotation(file.header, file.columns, {name: _DESCRIPTIONS[name] for name in names})
+        columns = [*file.columns, *(f"column_{i + 1}" for i in range(len(file.columns), survey.columns))]
+        header = tsv_line([*columns, *added_columns(columns, [*names, "note"])], quoted=False)
+
+        def lines(records: Iterable[VariantRecord]) -> Iterator[tuple[str, list[Outcome]]]:
+            for record, found in scorer(records):
+                kept = [config.ref_mismatch != "skip" or one.problem not in MISMATCHES for one in found]
+                texts = [[f"{value:.6f}" for value in one.values] for one in found]
+                if config.writes_vcf:
+                    text = annotation.line(record, texts, [one.note for one in found]) if all(kept) else ""
+                else:
+                    text = "".join(
+                        tsv_line(
+                            [
+                                *record.row(place),
+                                *[""] * (len(columns) - len(record.fields)),
+                                *(values or [""] * len(names)),
+                                one.note,
+                            ],
+                            quoted=False,
+                        )
+                        for place, (one, values) in enumerate(zip(found, texts, strict=True))
+                        if kept[place]
+                    )
+                yield text, [Outcome(one.problem, one.remarks, keep) for one, keep in zip(found, kept, strict=True)]
+
+        shown = bar("score", survey.records, "record", initial=parts.done(), progress=progress)
+        _write_parts(parts, file.read(), lines, config.part_size, "records", shown)
+        return _finish(parts, annotation.header if config.writes_vcf else header, config)
+
+
+def _write_parts(
+    parts: TableParts,
+    inputs: Iterable[T],
+    lines: Callable[[Iterable[T]], Iterator[tuple[str, list[Outcome]]]],
+    size: int,
+    unit: str,
+    shown: tqdm,  # type: ignore[type-arg]
+) -> None:
+    """Write the parts that are not there yet.
+
+    A part is computed by itself, so that its batches, and with them its last digits, are the same in a resumed run.
+
+    Args:
+        parts: where they are kept.
+        inputs: all inputs, from the first.
+        lines: yields the text and the outcomes of each input.
+        size: inputs in a part.
+        unit: what the inputs are called.
+        shown: the bar, which is closed in the end.
+    """
+    with shown, parts.keep(lambda: f"{parts.done():,} {unit}" if parts.done() else ""):
+        left = islice(inputs, parts.done(), None)
+        while True:
+            texts, outcomes = [], list[Outcome]()
+            for text, found in lines(islice(left, size)):
+                texts.append(text)
+                outcomes += found
                 shown.update()
-                problem, values = variant.problem, None
-                if not problem:
-                    pair = list(islice(outputs, 2 + 2 * both))
-                    values = _compare(config.mode, pair, variant, genome, size)
-                    problem = "" if values is not None else "no base stands before it"
-                if problem:
-                    problems[problem] += 1
-                if problem == MISMATCH and config.ref_mismatch == "skip":
-                    continue
-                write([*variant.fields, *(values or [None] * len(names)), problem])
-                done += 1
-                scored += not problem
-    return ScoreResult(done, scored, dict(problems))
+            if not texts:
+                return
+            counts = {
+                "rows": sum(one.is_written for one in outcomes),
+                "scored": sum(not one.problem for one in outcomes),
+                "problems": Counter(one.problem for one in outcomes if one.problem),
+                "remarks": Counter(remark for one in outcomes for remark in one.remarks),
+            }
+            parts.add(len(texts), "".join(texts), counts)
 
 
-def _check_reference(config: ScoreConfig, genome: Genome) -> int:
-    """Number of alleles. An InputError if the VCF belongs to another genome."""
-    problems: Counter[str] = Counter()
-    total = known = 0
-    assert config.vcf is not None
-    for variant in variants.read_vcf(config.vcf, genome):
-        total += 1
-        known += bool(variant.contig)
-        problems[variant.problem] += 1
-        if variant.problem == MISMATCH and config.ref_mismatch == "fail":
-            raise InputError(
-                f"{config.vcf}:{variant.line}: REF {variant.fields[3]} differs from {genome.source} at "
-                f"{variant.contig}:{variant.start + 1}; wrong genome build? (`ref_mismatch` note scores the others)"
-            )
-    if not total:
-        raise InputError(f"{config.vcf}: holds no variant")
-    if not known:
+def _finish(parts: TableParts, header: str, config: ScoreConfig) -> ScoreResult:
+    counts = parts.counts()
+    problems, remarks = (
+        sum((Counter(part[name]) for part in counts), Counter[str]()) for name in ("problems", "remarks")
+    )
+    with parts.keep(lambda: f"{parts.done():,} inputs"):
+        parts.finish(header, _bgzip if config.writes_vcf and config.out.suffix == ".gz" else None)
+    rows, scored = (sum(part[name] for part in counts) for name in ("rows", "scored"))
+    return ScoreResult(rows, scored, dict(problems), dict(remarks))
+
+
+def _bgzip(path: Path) -> Any:
+    return require("pysam").BGZFile(str(path), "wb")
+
+
+class _Survey(NamedTuple):
+    """Number of records of a file, and of columns in the widest one."""
+
+    records: int
+    columns: int
+
+
+def _survey(config: ScoreConfig, file: VariantFile, genome: Genome) -> _Survey:
+    """Read the whole file once. An InputError if it belongs to another genome."""
+    records = columns = compared = differing = 0
+    contigs: dict[str, None] = {}
+    named: list[str] = []
+    for record in file.read():
+        records += 1
+        columns = max(columns, len(record.fields))
+        contigs[record.contig] = None
+        for found in alleles(record, genome):
+            compared += bool(found.contig)
+            if found.problem not in MISMATCHES:
+                continue
+            differing += 1
+            place = f"{found.contig}:{record.start + 1}"
+            if config.ref_mismatch == "fail":
+                what = "differs from" if found.problem == MISMATCH else "is not within the contigs of"
+                raise InputError(
+                    f"{record.where}: REF {_shortened(record.ref)} {what} {genome.source} at {place}; wrong genome "
+                    "build? (`ref_mismatch` note scores the others)"
+                )
+            if len(named) < _MOST_NAMED and (text := f"{place} {_shortened(record.ref)}") not in named:
+                named.append(text)
+    if not records:
+        raise InputError(f"{file.path}: holds no variant")
+    genome.check_any(contigs, file.path)
+    if config.ref_mismatch is None and compared >= _FEWEST_COMPARED and differing > _MOST_MISMATCHES * compared:
         raise InputError(
-            f"{config.vcf}: none of its contigs is in {genome.source}, which has {', '.join(genome.names[:5])}"
+            f"{file.path}: REF differs from {genome.source} in {differing:,} of {compared:,} alleles "
+            f"({differing / compared:.0%}), such as {', '.join(named)}: wrong genome build? (`ref_mismatch` note "
+            "scores the others)"
         )
-    if problems[MISMATCH] > _MOST_MISMATCHES * known:
-        raise InputError(
-            f"{config.vcf}: REF differs from {genome.source} in {problems[MISMATCH]:,} of {known:,} alleles "
-            f"({problems[MISMATCH] / known:.0%}): wrong genome build?"
-        )
-    return total
+    return _Survey(records, columns)
 
 
-def _fitting(found: Iterable[Variant], size: int) -> Iterator[Variant]:
-    """The variants. Those whose alleles leave no room for context in a window get a problem."""
-    for variant in found:
-        is_long = max(len(variant.ref), len(variant.alt)) > size // 2
-        if is_long and not variant.problem:
-            yield replace(variant, problem="an allele is longer than half the window")
-        else:
-            yield variant
-
-
-def _compare(
-    mode: str, outputs: list[np.ndarray], variant: Variant, genome: Genome, size: int
-) -> tuple[float, ...] | None:
-    """The values of a mode, from the outputs for reference and alternative on one or two strands."""
-    pairs = list(zip(outputs[::2], outputs[1::2], strict=True))
-    if mode == "embedding":
-        norms = [float(np.linalg.norm(alt - ref)) for ref, alt in pairs]
-        cosines = [1 - float(ref @ alt / np.linalg.norm(ref) / np.linalg.norm(alt)) for ref, alt in pairs]
-        return float(np.mean(norms)), float(np.mean(cosines))
-    if mode == "likelihood":
-        before, after = (float(np.mean([np.nansum(pair[side]) for pair in pairs])) for side in (0, 1))
-        return before, after, after - before
-    count = max(len(variant.ref), len(variant.alt))
-    scores = []
-    for reverse, (ref, alt) in enumerate(pairs):
-        reference, changed = variants.windows(variant, genome, size, reverse=bool(reverse))
-        # In a repeat the first difference comes after the position in the record.
-        differs = np.flatnonzero(reference != changed)
-        if not differs.size or differs[0] == 0:
-            return None
-        site = slice(int(differs[0]), int(differs[0]) + count)
-        scores.append(float(np.nansum(alt[site]) - np.nansum(ref[site])))
-    return (float(np.mean(scores)),)
-
-
-def _strands(ids: np.ndarray, both: bool) -> list[np.ndarray]:
-    return [ids, reverse_complement(ids)] if both else [ids]
+def _shortened(allele: str) -> str:
+    return allele if len(allele) <= _MOST_LETTERS else f"{allele[:_MOST_LETTERS]}..."

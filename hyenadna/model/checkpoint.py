@@ -10,18 +10,28 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.utils.hub import cached_file
 
 from hyenadna.common.errors import InputError
-from hyenadna.model.locate import CONFIG, HF_WEIGHTS, ORIGINAL_WEIGHTS, Source, find, read_json
+from hyenadna.model.locate import (
+    CONFIG,
+    ORIGINAL_WEIGHTS,
+    Source,
+    find,
+    is_index,
+    read_json,
+    shards,
+    weights_names,
+)
 from hyenadna.model.sizes import PUBLISHED_SIZES
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -29,23 +39,45 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", 
 EMBEDDING_KEY = "hyena.backbone.embeddings.word_embeddings.weight"
 HEAD_KEY = "lm_head.weight"
 _FREQ = re.compile(r"(.*\.implicit_filter\.)(\d+)(\.freq)")
+# What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into the names of weights.
+_WRAPPER = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _LISTED = 10
 
 
-def download(name: str, **hub: Any) -> Source:
+def download(name: str, *, variant: str | None = None, use_safetensors: bool | None = None, **hub: Any) -> Source:
     """Download a checkpoint from the Hugging Face Hub, such as ``LongSafari/hyenadna-tiny-1k-seqlen-hf``.
 
     Args:
         name: repository of either format.
+        variant: see :func:`hyenadna.model.locate.find`.
+        use_safetensors: see :func:`hyenadna.model.locate.find`.
         hub: arguments named in ``HUB_ARGUMENTS``, as in transformers.
 
     Raises:
         OSError: the repository does not exist or cannot be reached; the message comes from transformers.
     """
     config_file = Path(str(cached_file(name, CONFIG, **hub)))
-    is_original = "layer" in read_json(config_file)
-    weights_file = Path(str(cached_file(name, ORIGINAL_WEIGHTS if is_original else HF_WEIGHTS[0], **hub)))
-    return Source("original" if is_original else "hf", config_file, weights_file)
+    if "layer" in read_json(config_file):
+        return Source("original", config_file, Path(str(cached_file(name, ORIGINAL_WEIGHTS, **hub))))
+    first, *others = weights_names(variant, use_safetensors)
+    try:
+        weights_file = Path(str(cached_file(name, first, **hub)))
+    except OSError:
+        found = _first_of(name, others, **hub)
+        if found is None:
+            raise
+        weights_file = found
+    if is_index(weights_file):
+        for shard in sorted(set(read_json(weights_file).get("weight_map", {}).values())):
+            cached_file(name, shard, **hub)
+    return Source("hf", config_file, weights_file)
+
+
+def _first_of(name: str, files: Iterable[str], **hub: Any) -> Path | None:
+    for file in files:
+        with suppress(OSError):
+            return Path(str(cached_file(name, file, **hub)))
+    return None
 
 
 class _Stub:
@@ -107,6 +139,7 @@ def load_original(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict
 
 
 def _pickled_weights(file: Path) -> dict[str, Tensor]:
+    _refuse_stand_in(file)
     try:
         content = _unpickle(file)
     except OSError as error:
@@ -122,7 +155,42 @@ def _pickled_weights(file: Path) -> dict[str, Tensor]:
     tensors = {key: value for key, value in weights.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise InputError(f"{file}: its state_dict holds no tensors")
-    return tensors
+    return _unwrapped(file, tensors)
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    _refuse_stand_in(file)
+    with _readable(file):
+        return _unwrapped(file, load_file(file))
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def _refuse_stand_in(file: Path) -> None:
+    """Raise InputError if a small text stands in the place of the weights."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(64).lstrip().lower()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{file}: is a pointer of Git LFS, not the weights: run `git lfs pull` in its repository")
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(f"{file}: is a web page, not the weights: download the file again")
+
+
+def _unwrapped(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the names that they have without wrappers such as ``module.`` and ``_orig_mod.``."""
+    bare = {_WRAPPER.sub("", key): tensor for key, tensor in weights.items()}
+    if len(bare) < len(weights):
+        raise InputError(f"{file}: holds some weights twice, with and without the prefix of a wrapper")
+    return bare
 
 
 def original_to_hf(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -187,16 +255,38 @@ def load_weights(source: Source) -> dict[str, Tensor]:
     """Read weights under the keys of the ``-hf`` format, on the CPU.
 
     Raises:
-        InputError: the file is damaged or refused.
+        InputError: a file is damaged or refused, or holds numbers that are not finite.
     """
+    file = source.weights_file
     if source.format == "original":
-        return original_to_hf(_pickled_weights(source.weights_file))
-    if source.weights_file.suffix == ".bin":
-        return _pickled_weights(source.weights_file)
-    try:
-        return load_file(source.weights_file)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{source.weights_file}: not a readable safetensors file ({error})") from error
+        weights = original_to_hf(_pickled_weights(file))
+    else:
+        weights = {}
+        for part in shards(file) if is_index(file) else [file]:
+            weights |= _safetensors(part) if part.suffix == ".safetensors" else _pickled_weights(part)
+    for key, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise InputError(f"{file}: {key} is {tensor.dtype}: weights are floating-point numbers")
+        if not tensor.isfinite().all():
+            raise InputError(f"{file}: {key} holds NaN or infinity: the training diverged, or the file is damaged")
+    return weights
+
+
+def weight_names(source: Source) -> list[str]:
+    """The keys that :func:`load_weights` gives. Of safetensors files it reads no weights.
+
+    Raises:
+        InputError: as :func:`load_weights`.
+    """
+    parts = shards(source.weights_file) if is_index(source.weights_file) else [source.weights_file]
+    if any(part.suffix != ".safetensors" for part in parts):
+        return list(load_weights(source))
+    names: list[str] = []
+    for part in parts:
+        _refuse_stand_in(part)
+        with _readable(part), safe_open(part, framework="pt") as file:
+            names += [_WRAPPER.sub("", key) for key in file.keys()]  # noqa: SIM118 - it is no mapping
+    return names
 
 
 def listed(keys: Iterable[str]) -> str:
@@ -210,7 +300,7 @@ def published_size(shapes: Mapping[str, Iterable[int]]) -> str | None:
     """Name the published sizes whose weights have these shapes, by keys of the ``-hf`` format; None if no size fits."""
     if EMBEDDING_KEY not in shapes:
         return None
-    width = list(shapes[EMBEDDING_KEY])[1]
+    width = [*shapes[EMBEDDING_KEY], None][1]
     depth = len({match[1] for key in shapes if (match := re.search(r"\.layers\.(\d+)\.", key))})
     length = next((list(shape)[1] for key, shape in shapes.items() if key.endswith("pos_emb.z")), None)
     names = [

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
+import torch
 from transformers import PretrainedConfig
 
 from hyenadna.common.errors import InputError
@@ -67,6 +72,84 @@ _ORIGINAL_TOP_IGNORED = {
 _ORIGINAL_LAYER_IGNORED = {"local_order", "lr", "wd", "lr_pos_emb", "d_model", "fused_fft_conv", "jit_filter"}
 
 
+@dataclass(frozen=True)
+class _Whole:
+    """An integer in a range. The upper limits are far above every model that a machine can hold."""
+
+    least: int
+    most: int
+
+    def problem(self, value: Any) -> str | None:
+        if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
+            return None
+        return f"must be an integer from {self.least} to {self.most:,}, got {value!r}"
+
+
+@dataclass(frozen=True)
+class _Real:
+    """A finite number in a range."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        inside = _is_number(value) and math.isfinite(value) and self.least <= value <= self.most
+        if inside and not (self.above and value == self.least):
+            return None
+        limit = ""
+        if math.isfinite(self.most):
+            limit = f" from {self.least:g} to {self.most:g}"
+        elif math.isfinite(self.least):
+            limit = f" above {self.least:g}" if self.above else f" of at least {self.least:g}"
+        return f"must be a finite number{limit}, got {value!r}"
+
+
+@dataclass(frozen=True)
+class _OneOf:
+    """One of these values, of the same type."""
+
+    values: tuple[Any, ...]
+
+    def problem(self, value: Any) -> str | None:
+        if any(type(value) is type(known) and value == known for known in self.values):
+            return None
+        names = [repr(known) for known in self.values]
+        return f"must be {', '.join(names[:-1])} or {names[-1]}, got {value!r}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_RATE = _Real(0.0, 1.0)
+_YES_OR_NO = _OneOf((True, False))
+_RULES: dict[str, _Whole | _Real | _OneOf] = {
+    "d_model": _Whole(1, 1 << 20),
+    "n_layer": _Whole(1, 10_000),
+    "d_inner": _Whole(1, 1 << 24),
+    "vocab_size": _Whole(1, 1 << 24),
+    "pad_vocab_size_multiple": _Whole(1, 1 << 20),
+    "max_seq_len": _Whole(1, 1 << 30),
+    "modulation_shift": _Real(),
+    "hyena_order": _Whole(2, 1000),
+    "short_filter_order": _Whole(1, 1 << 20),
+    "filter_order": _Whole(1, 1 << 20),
+    "emb_dim": _Whole(3, 1 << 20),
+    "num_inner_mlps": _Whole(0, 1000),
+    "activation_freq": _Real(),
+    "train_freq": _YES_OR_NO,
+    "use_bias": _YES_OR_NO,
+    "hyena_dropout": _RATE,
+    "hyena_filter_dropout": _RATE,
+    "embed_dropout": _RATE,
+    "layer_norm_epsilon": _Real(0.0, above=True),
+    "initializer_range": _Real(0.0),
+    "tie_word_embeddings": _YES_OR_NO,
+    "pooling": _OneOf(("mean", "last", "first")),
+}
+
+
 class HyenaDNAConfig(PretrainedConfig):
     """Configuration of a HyenaDNA model. Defaults are those of ``tiny-1k``.
 
@@ -86,12 +169,15 @@ class HyenaDNAConfig(PretrainedConfig):
         layer_norm_epsilon: epsilon of all LayerNorms.
         initializer_range: standard deviation of new weights.
         pad_token_id: id of ``[PAD]``.
+        bos_token_id: id that begins a sequence, for transformers; None, as the model needs none.
+        eos_token_id: id, or ids, at which generation stops; None, as a window of a genome has no end.
+        use_cache: accepted for transformers' sake. There is no cache of keys and values.
         tie_word_embeddings: whether the head of the language model shares the embedding's matrix.
         pooling: how ``HyenaDNAForSequenceClassification`` pools the positions: "mean", "last" or "first".
         kwargs: arguments of ``transformers.PretrainedConfig``. Others are kept and named in a log line.
 
     Raises:
-        InputError: a value is impossible for a model.
+        InputError: a value has the wrong type, or is impossible for a model.
 
     Example:
         >>> from hyenadna import HyenaDNAConfig
@@ -130,10 +216,14 @@ class HyenaDNAConfig(PretrainedConfig):
         layer_norm_epsilon: float = 1e-5,
         initializer_range: float = 0.02,
         pad_token_id: int = PAD_ID,
+        bos_token_id: int | None = None,
+        eos_token_id: int | list[int] | None = None,
+        use_cache: bool = False,
         tie_word_embeddings: bool = False,
         pooling: str = "mean",
         **kwargs: Any,
     ) -> None:
+        _check_common(kwargs)
         # It names code files of the published folder. A folder saved by this package does not have them.
         kwargs.pop("auto_map", None)
         kwargs.pop("num_attention_heads", None)
@@ -141,10 +231,11 @@ class HyenaDNAConfig(PretrainedConfig):
         base = PretrainedConfig()
         unknown = sorted(key for key in kwargs if key in self.__dict__ and not hasattr(base, key))
         if unknown:
-            logger.warning("config keys without effect here: %s", ", ".join(unknown))
+            _warn_once(f"config keys without effect here: {', '.join(unknown)}")
         self.d_model = d_model
         self.n_layer = n_layer
-        self.d_inner = 4 * d_model if d_inner is None else d_inner
+        # A width of the wrong type is refused below.
+        self.d_inner = 4 * d_model if d_inner is None and isinstance(d_model, int) else d_inner
         self.vocab_size = vocab_size
         self.pad_vocab_size_multiple = pad_vocab_size_multiple
         self.max_seq_len = max_seq_len
@@ -163,6 +254,9 @@ class HyenaDNAConfig(PretrainedConfig):
         self.layer_norm_epsilon = layer_norm_epsilon
         self.initializer_range = initializer_range
         self.pad_token_id = pad_token_id
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        self.use_cache = use_cache
         self.tie_word_embeddings = tie_word_embeddings
         self.pooling = pooling
         # The model has no attention, but peft's prompt tuning asks every configuration for this number.
@@ -170,23 +264,70 @@ class HyenaDNAConfig(PretrainedConfig):
         self.check()
 
     def check(self) -> None:
-        """Raise InputError if a field has an impossible value."""
-        sizes = ("d_model", "n_layer", "d_inner", "vocab_size", "pad_vocab_size_multiple", "max_seq_len")
-        least = dict.fromkeys((*sizes, "filter_order", "short_filter_order"), 1)
-        least |= {"hyena_order": 2, "emb_dim": 3, "num_inner_mlps": 0}
-        for name, limit in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < limit:
-                raise InputError(f"config: {name} must be an integer of at least {limit}, got {value!r}")
+        """Raise InputError if a field has the wrong type or an impossible value."""
+        for name, rule in _RULES.items():
+            if problem := rule.problem(getattr(self, name)):
+                raise InputError(f"config: {name} {problem}")
         if self.emb_dim % 2 == 0:
             raise InputError(f"config: emb_dim must be odd (time, cosines and sines), got {self.emb_dim}")
-        if self.pooling not in ("mean", "last", "first"):
-            raise InputError(f"config: pooling must be 'mean', 'last' or 'first', got {self.pooling!r}")
+        ids = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        tokens = [("pad_token_id", self.pad_token_id), ("bos_token_id", self.bos_token_id)]
+        for name, token in (*tokens, *(("eos_token_id", token) for token in ids)):
+            is_optional = token is None and name != "pad_token_id"
+            if not is_optional and (problem := _Whole(0, self.padded_vocab_size - 1).problem(token)):
+                raise InputError(f"config: {name} {problem}: the embedding has {self.padded_vocab_size} rows")
 
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and columns of the logits: ``vocab_size`` rounded up to a multiple, here 16."""
         return -(-self.vocab_size // self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, but overrides are checked as fields are, and the content must be of this model.
+
+        Raises:
+            InputError: ``config_dict`` describes another type of model, or a field has an impossible value.
+        """
+        if (found := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise InputError(f"config: model_type is {found!r}, and this is a model of type {cls.model_type!r}")
+        content = dict(config_dict)
+        if "num_labels" in kwargs or "id2label" in kwargs:
+            # The names of other labels would win over the number.
+            content.pop("id2label", None)
+            content.pop("label2id", None)
+        fields = cls.__init__.__annotations__
+        overrides = {key: kwargs.pop(key) for key in [*kwargs] if key in fields or key in ("id2label", "label2id")}
+        made = super().from_dict(content | overrides, **kwargs)
+        # transformers sets what goes by another name, such as hidden_size, once the configuration is made.
+        (made[0] if isinstance(made, tuple) else made).check()
+        return made
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. The error names the folder.
+
+        Raises:
+            InputError: as :meth:`from_dict`, or the file holds no JSON object.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except InputError as error:
+            raise InputError(f"{pretrained_model_name_or_path}: {error}") from error
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers.
+
+        Raises:
+            InputError: the file holds JSON, but no object.
+        """
+        try:
+            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"config: expected a JSON object ({error})") from error
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> HyenaDNAConfig:
@@ -205,7 +346,7 @@ class HyenaDNAConfig(PretrainedConfig):
         keys are ignored and named in a log line.
 
         Raises:
-            InputError: a required key is missing, or the file asks for another architecture.
+            InputError: a required key is missing, a value is impossible, or the file asks for another architecture.
         """
         layer = original.get("layer")
         if not isinstance(layer, Mapping) or "l_max" not in layer or "d_model" not in original:
@@ -216,7 +357,11 @@ class HyenaDNAConfig(PretrainedConfig):
             ("", original, _ORIGINAL_TOP, _ORIGINAL_TOP_FIXED, _ORIGINAL_TOP_IGNORED | {"layer"}),
             ("layer.", layer, _ORIGINAL_LAYER, _ORIGINAL_LAYER_FIXED, _ORIGINAL_LAYER_IGNORED),
         ):
-            fields |= {field: found[key] for field, key in known.items() if key in found}
+            for field, key in known.items():
+                if key in found:
+                    if (problem := _RULES[field].problem(found[key])) and (field, found[key]) != ("d_inner", None):
+                        raise InputError(f"config.json: {prefix}{key} {problem}")
+                    fields[field] = found[key]
             for key, value in found.items():
                 if key in fixed and value != fixed[key]:
                     raise InputError(
@@ -224,7 +369,7 @@ class HyenaDNAConfig(PretrainedConfig):
                     )
             unknown += [prefix + key for key in found if key not in {*known.values(), *fixed, *ignored}]
         if unknown:
-            logger.warning("config.json keys without effect here: %s", ", ".join(sorted(unknown)))
+            _warn_once(f"config.json keys without effect here: {', '.join(sorted(unknown))}")
         return cls(**{**fields, **overrides})
 
     def to_original(self) -> dict[str, Any]:
@@ -237,3 +382,35 @@ class HyenaDNAConfig(PretrainedConfig):
             "return_hidden_state": True,
             "layer": {"_name_": "hyena", "modulate": True, "lr_pos_emb": 0.0, **layer},
         }
+
+
+def _check_common(kwargs: Mapping[str, Any]) -> None:
+    """Check the fields of every configuration of transformers, which would fail with a traceback, or not at all."""
+    labels, names = kwargs.get("num_labels"), kwargs.get("id2label")
+    if labels is not None and (problem := _Whole(1, 1 << 24).problem(labels)):
+        raise InputError(f"config: num_labels {problem}")
+    if names is not None:
+        numbered = isinstance(names, Mapping) and {str(key) for key in names} == {str(i) for i in range(len(names))}
+        if not numbered or not names:
+            raise InputError(f"config: id2label must name the labels 0, 1, …, got {names!r}")
+        if labels is not None and labels != len(names):
+            raise InputError(f"config: num_labels is {labels}, and id2label has {len(names)} names")
+    kinds = (None, "regression", "single_label_classification", "multi_label_classification")
+    if problem := _OneOf(kinds).problem(kwargs.get("problem_type")):
+        raise InputError(f"config: problem_type {problem}")
+    for key in ("return_dict", "output_hidden_states", "output_attentions", "is_encoder_decoder"):
+        if problem := _OneOf((None, True, False)).problem(kwargs.get(key)):
+            raise InputError(f"config: {key} {problem}")
+    if kwargs.get("is_encoder_decoder"):
+        raise InputError("config: is_encoder_decoder is true, and this model has no encoder")
+    for key in ("dtype", "torch_dtype"):
+        dtype = kwargs.get(key)
+        found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+        if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+            raise InputError(f"config: {key} must be a floating-point dtype such as 'float32', got {dtype!r}")
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Log a warning, and not again: a configuration is read several times while a model is loaded."""
+    logger.warning("%s", text)

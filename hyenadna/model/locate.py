@@ -23,37 +23,54 @@ _WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint on this machine: its format and its two files."""
+    """A checkpoint on this machine: its format and its two files. ``weights_file`` may be the list of its shards."""
 
     format: Literal["hf", "original"]
     config_file: Path
     weights_file: Path
 
 
-def find(path: str | os.PathLike[str]) -> Source | None:
+def find(
+    path: str | os.PathLike[str],
+    *,
+    subfolder: str = "",
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+) -> Source | None:
     """Find the checkpoint in a folder or at a weights file.
+
+    Args:
+        path: the folder or the file.
+        subfolder: folder in ``path`` that holds the checkpoint.
+        variant: as in transformers: ``"fp16"`` reads ``model.fp16.safetensors``.
+        use_safetensors: as in transformers: True wants ``model.safetensors``, False ``pytorch_model.bin``.
 
     Returns:
         The checkpoint, or None if nothing is there and ``path`` has the form ``owner/name`` of the Hugging Face Hub.
 
     Raises:
-        InputError: ``path``, or its parent folder, exists and holds no checkpoint of either format.
+        InputError: ``path``, or its parent folder, exists and holds no checkpoint of either format, or two of them.
     """
     place = Path(path).expanduser()
+    if not place.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", os.fspath(path)) and not place.parent.is_dir():
+        return None
+    place = place / subfolder if subfolder else place
     if place.is_dir():
         config_file = place / CONFIG
-        found = [place / name for name in (*HF_WEIGHTS, ORIGINAL_WEIGHTS) if (place / name).exists()]
-        found += [file for file in sorted(place.glob("*.ckpt")) if file not in found]
+        names = weights_names(variant, use_safetensors)
+        found = [place / name for name in (*names, ORIGINAL_WEIGHTS) if (place / name).exists()]
+        if variant is None:
+            found += [file for file in sorted(place.glob("*.ckpt")) if file not in found]
+        _refuse_two(place, names)
         if not found:
             # A run's folder was named in place of the model in it.
             hint = f"; did you mean {place / 'model'}?" if (place / "model" / CONFIG).is_file() else ""
-            raise InputError(f"{place} holds no weights: expected {HF_WEIGHTS[0]} or {ORIGINAL_WEIGHTS} in it{hint}")
+            wanted = f"{names[0]} or {ORIGINAL_WEIGHTS}" if variant is None else names[0]
+            raise InputError(f"{place} holds no weights: expected {wanted} in it{hint}")
     elif place.is_file():
-        if place.suffix not in _WEIGHT_SUFFIXES:
+        if place.suffix not in _WEIGHT_SUFFIXES and not is_index(place):
             raise InputError(f"{place} is not a checkpoint: expected a folder, or a file in {listed(_WEIGHT_SUFFIXES)}")
         config_file, found = place.parent / CONFIG, [place]
-    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", os.fspath(path)) and not place.parent.is_dir():
-        return None
     else:
         raise InputError(f"no checkpoint at {place}: no such file or folder")
     if not config_file.is_file():
@@ -62,7 +79,55 @@ def find(path: str | os.PathLike[str]) -> Source | None:
     weights = [file for file in found if (file.suffix in (".ckpt", ".pt", ".pth")) == is_original]
     if not weights:
         raise InputError(f"{config_file} and {found[0].name} belong to different formats")
+    if not weights[0].is_file():
+        raise InputError(f"{weights[0]} is a folder: expected a file of weights")
     return Source("original" if is_original else "hf", config_file, weights[0])
+
+
+def weights_names(variant: str | None = None, use_safetensors: bool | None = None) -> list[str]:
+    """Names that weights of the ``-hf`` format may have, by preference: each whole file, then its list of shards.
+
+    Args:
+        variant: see :func:`find`.
+        use_safetensors: see :func:`find`.
+    """
+    names: list[str] = []
+    for whole in HF_WEIGHTS:
+        stem, suffix = whole.rsplit(".", 1)
+        if use_safetensors is None or use_safetensors == (suffix == "safetensors"):
+            named = f"{stem}.{variant}" if variant else stem
+            names += [f"{named}.{suffix}", f"{stem}.{suffix}.index{f'.{variant}' if variant else ''}.json"]
+    return names
+
+
+def is_index(file: Path) -> bool:
+    """Whether a file lists the shards of a checkpoint: ``model.safetensors.index.json``, with or without a variant."""
+    return re.search(r"\.index(\.[^.]+)?\.json$", file.name) is not None
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that a list of shards names.
+
+    Raises:
+        InputError: the list is damaged, or a file is missing.
+    """
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(name, str) for name in where.values()):
+        raise InputError(f"{index}: expected a 'weight_map' from keys to files")
+    files = [index.with_name(Path(name).name) for name in sorted(set(where.values()))]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file} is missing: {index.name} names it")
+    return files
+
+
+def _refuse_two(folder: Path, names: list[str]) -> None:
+    """Raise InputError if a whole file and a list of shards are both there: nothing says which is the older."""
+    for whole, index in zip(names[::2], names[1::2], strict=True):
+        if (folder / whole).exists() and (folder / index).exists():
+            raise InputError(
+                f"{folder} holds {whole} and {index}, two sets of weights: remove the one that is out of date"
+            )
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -73,7 +138,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{file}: expected a JSON object, found a {type(content).__name__}")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, initialization as init
@@ -31,10 +34,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.generic import can_return_tuple
 
 from hyena_kernels import HyenaFilter, HyenaOperator
-from hyenadna.common.errors import InputError
+from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
 from hyenadna.common.vocab import SEP_ID
-from hyenadna.model import checkpoint, locate, padding
+from hyenadna.model import adapters, checkpoint, locate, padding
 from hyenadna.model.arguments import check_arguments
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.tokenizer import DNATokenizer, HyenaDNATokenizer
@@ -54,6 +57,10 @@ _MLP_POSITIONS = 1 << 15
 # Positions that it takes at a time on a CPU with gradients: a few MB of hidden layer. Backward recomputes them, which
 # is cheaper than allocating fresh pages.
 _MLP_POSITIONS_CPU = 1 << 11
+
+
+# Settings of generation that are numbers above 0.
+_POSITIVE = ("temperature", "top_p", "num_beams", "max_length", "max_new_tokens", "repetition_penalty")
 
 
 class HyenaDNALayerNorm(nn.LayerNorm):
@@ -222,6 +229,13 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         elif hasattr(module, "freq"):
             init.constant_(module.freq, self.config.activation_freq)
 
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As the base class. The sines of one filter share their frequency, whatever ``tie_word_embeddings`` says."""
+        super().tie_weights(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, HyenaFilter):
+                module.implicit_filter.share_freq()
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any
@@ -229,66 +243,99 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         """Load a checkpoint of either published format, or one from the Hugging Face Hub.
 
         Args:
-            pretrained_model_name_or_path: a folder with ``config.json`` and ``model.safetensors`` (``-hf``) or
-                ``weights.ckpt`` (original); one of these weights files, with ``config.json`` beside it; or the name
-                of a repository on the Hub.
+            pretrained_model_name_or_path: a folder with ``config.json`` and ``model.safetensors``, whole or in shards
+                (``-hf``), or ``weights.ckpt`` (original); one of these weights files, with ``config.json`` beside it;
+                an adapter of peft, which is applied to the checkpoint that it names; or the name of a repository on
+                the Hub.
             model_args: as in transformers.
             kwargs: fields of ``HyenaDNAConfig`` to override, such as ``modulation_shift=0.0``, and the arguments of
-                ``transformers.PreTrainedModel.from_pretrained``, such as ``dtype`` and ``device_map``.
+                ``transformers.PreTrainedModel.from_pretrained``, such as ``dtype``, ``device_map`` and ``variant``.
 
         Returns:
             The model in ``eval()`` mode.
 
         Raises:
-            InputError: there is no checkpoint; keys are missing, left over or of another shape (they are listed); a
-                file is damaged or would run code; or ``max_seq_len`` is overridden, by name or in a ``config``.
+            InputError: there is no checkpoint; keys are missing, left over or of another shape (they are listed, and
+                the error is a ``RuntimeError`` too); a file is damaged or would run code; the adapter does not fit;
+                or ``max_seq_len`` is overridden, by name or in a ``config``.
+            ImportError: an adapter is to be loaded, and peft is not installed.
         """
         path = pretrained_model_name_or_path
-        if path is None or kwargs.get("state_dict") is not None or (Path(path) / "adapter_config.json").exists():
+        if path is None or kwargs.get("state_dict") is not None:
             return super().from_pretrained(path, *model_args, **kwargs)
-        source = locate.find(path)
+        if kwargs.get("gguf_file") is not None:
+            raise InputError(f"{path}: gguf_file cannot be read; convert it to safetensors")
+        base, adapter = adapters.split(path, kwargs)
+        wanted = {key: kwargs.pop(key) for key in ("variant", "use_safetensors", "subfolder") if key in kwargs}
+        source = locate.find(base, **wanted)
         if source is None:
             hub = {key: kwargs.pop(key) for key in checkpoint.HUB_ARGUMENTS if key in kwargs}
-            source = checkpoint.download(str(path), **hub)
-        config = kwargs.pop("config", None)
-        if isinstance(config, HyenaDNAConfig):
-            # From transformers' Auto classes. Their overrides are already in it.
-            _check_length(source, _stored_config(source), config.max_seq_len)
-        else:
-            config, kwargs = _read_config(source, kwargs)
+            source = checkpoint.download(str(base), **wanted, **hub)
+        config, kwargs = _read_config(source, kwargs)
         with_info = kwargs.pop("output_loading_info", False)
         allow_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
         weights = checkpoint.load_weights(source)
         if cls.can_generate() and any(key.startswith("score.") for key in weights):
-            raise InputError(f"{path}: is fine-tuned and has no language head; use the model that it was tuned from")
+            raise InputError(f"{base}: is fine-tuned and has no language head; use the model that it was tuned from")
+        weights = _as_loaded(weights, config)
+        if mismatched := cls._mismatched(source, weights, config):
+            allowed = {key for key, *_ in mismatched if allow_mismatch}
+            _check_loaded(source, weights, set(), set(), [row for row in mismatched if row[0] not in allowed])
         with _without_load_report():
             loaded: Any = super().from_pretrained(
                 None,
                 *model_args,
                 config=config,
-                state_dict=_as_loaded(weights, config),
+                state_dict=weights,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **kwargs,
             )
         model, info = loaded
         new = {key for key in info["missing_keys"] if key.startswith(cls._new_heads)}
-        mismatched = () if allow_mismatch else info["mismatched_keys"]
-        _check_loaded(source, weights, set(info["missing_keys"]) - new, info["unexpected_keys"], mismatched)
+        _check_loaded(source, weights, set(info["missing_keys"]) - new, info["unexpected_keys"], ())
+        model.config.name_or_path = model.name_or_path = str(base)
+        if model.can_generate():
+            model.generation_config = _generation_config(source, model)
+        if adapter:
+            with _without_load_report():
+                info = adapters.apply(model, adapter)
+            # A head that the adapter brings has another name now.
+            new &= {name for name, _ in model.named_parameters()}
         if new:
             logger.warning("%s: new weights, to be trained before use: %s", path, checkpoint.listed(new))
-        model.config.name_or_path = model.name_or_path = str(path)
-        generation = source.config_file.with_name("generation_config.json")
-        if model.can_generate() and generation.exists():
-            model.generation_config = GenerationConfig.from_pretrained(generation.parent)
         return (model, info) if with_info else model
+
+    @classmethod
+    def _mismatched(
+        cls, source: locate.Source, weights: Mapping[str, Tensor], config: HyenaDNAConfig
+    ) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+        """Key, shape in the checkpoint and shape in the model of every weight where the two differ.
+
+        The shapes are compared before the model is made, so that a wrong size asks for no memory.
+
+        Raises:
+            WeightsError: the number of layers differs.
+        """
+        layers = {int(match[1]) for key in weights if (match := re.search(r"\.layers\.(\d+)\.", key))}
+        if layers and max(layers) + 1 != config.n_layer:
+            raise WeightsError(
+                f"{source.config_file}: n_layer is {config.n_layer}, and {source.weights_file.name} holds "
+                f"{max(layers) + 1} layers"
+            )
+        with torch.device("meta"):
+            expected = {_bare(key): (key, tuple(tensor.shape)) for key, tensor in cls(config).state_dict().items()}
+        shapes = {_bare(key): tuple(tensor.shape) for key, tensor in weights.items()}
+        found = [(*expected[bare], shape) for bare, shape in shapes.items() if bare in expected]
+        return [(key, shape, wanted) for key, wanted, shape in found if shape != wanted]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the layout of the published ``-hf`` folders.
 
         Each file is whole: all are written beside ``save_directory`` first, and if that fails nothing there changes.
         Then they replace those of the same name one by one, so that a crash in between leaves new files among old
-        ones; other files in the folder stay.
+        ones. Weights that were there in other files, such as the shards of an earlier save, are removed; files of
+        other kinds stay.
 
         Raises:
             InputError: the files cannot be written: a full disk, no permission.
@@ -297,8 +344,19 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         if distributed or kwargs.get("push_to_hub"):
             super().save_pretrained(save_directory, *args, **kwargs)
             return
-        with atomic_dir(Path(save_directory), merge=True) as partial:
+        target = Path(save_directory)
+        with atomic_dir(target, merge=True) as partial:
             super().save_pretrained(partial, *args, **kwargs)
+            written = {file.name for file in partial.iterdir()}
+        _remove_old_weights(target, written, kwargs.get("variant"))
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers. ``config.padded_vocab_size`` follows, so that the model can be saved and loaded."""
+        made = super().resize_token_embeddings(*args, **kwargs)
+        if made.weight.shape[0] != self.config.padded_vocab_size:
+            self.config.vocab_size = made.weight.shape[0]
+            self.config.pad_vocab_size_multiple = 1
+        return made
 
     def _check_input(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None
@@ -332,8 +390,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             raise InputError(f"input_ids must be (B, L) and not empty, got shape {tuple(input_ids.shape)}")
         if input_ids.is_floating_point() or input_ids.dtype == torch.bool:
             raise InputError(f"input_ids must be integers, got {input_ids.dtype}")
-        # On a GPU the check would wait for all queued work. There the embedding's device-side assert reports bad ids.
-        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        # On a GPU the embedding's device-side assert reports bad ids.
+        if has_values(input_ids):
             least, most = (int(bound) for bound in torch.aminmax(input_ids))
             rows = self.config.padded_vocab_size
             if least < 0 or most >= rows:
@@ -619,7 +677,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As the base class, but a tied ``lm_head.weight`` is written too, as in the published files."""
-        if self.config.tie_word_embeddings:
+        # With an adapter in the model, its weights alone are written.
+        if self.config.tie_word_embeddings and not getattr(self, "_hf_peft_config_loaded", False):
             weights = dict(kwargs.get("state_dict") or self.state_dict())
             weights[checkpoint.HEAD_KEY] = weights[checkpoint.EMBEDDING_KEY].clone()
             kwargs["state_dict"] = weights
@@ -628,7 +687,55 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
 
 def _stored_config(source: locate.Source) -> HyenaDNAConfig:
     content = locate.read_json(source.config_file)
-    return HyenaDNAConfig.from_original(content) if source.format == "original" else HyenaDNAConfig.from_dict(content)
+    read: Any = HyenaDNAConfig.from_original if source.format == "original" else HyenaDNAConfig.from_dict
+    try:
+        made: HyenaDNAConfig = read(content)
+    except InputError as error:
+        text = str(error).removeprefix("config: ").removeprefix("config.json: ")
+        raise InputError(f"{source.config_file}: {text}") from error
+    return made
+
+
+def _generation_config(source: locate.Source, model: Any) -> Any:
+    """The checkpoint's own settings of ``generate``, or those that follow from its configuration.
+
+    Raises:
+        InputError: the file is damaged, or holds impossible values.
+    """
+    file = source.config_file.with_name("generation_config.json")
+    if not file.exists():
+        return model.generation_config
+    content = locate.read_json(file)
+    most = model.config.padded_vocab_size - 1
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        ids = content.get(name)
+        for token in ids if isinstance(ids, list) else [ids]:
+            if token is not None and not (type(token) is int and 0 <= token <= most):
+                raise InputError(f"{file}: {name} must be an id from 0 to {most}, got {token!r}")
+    for name in _POSITIVE:
+        value = content.get(name)
+        if value is not None and not (type(value) in (int, float) and value > 0):
+            raise InputError(f"{file}: {name} must be a number above 0, got {value!r}")
+    try:
+        return GenerationConfig.from_pretrained(file.parent)
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(f"{file}: {' '.join(str(error).split())}") from error
+
+
+def _remove_old_weights(folder: Path, written: set[str], variant: str | None) -> None:
+    """Remove the weights of an earlier save that ``written`` does not replace: a whole file, shards and their list."""
+    names = locate.weights_names(variant)
+    if not written.intersection(names):
+        return
+    whole = [re.escape(name).replace(r"\.", r"(-\d{5}-of-\d{5})?\.", 1) for name in names[::2]]
+    old = re.compile("|".join([*whole, *map(re.escape, names[1::2])]))
+    for file in folder.iterdir():
+        if old.fullmatch(file.name) and file.name not in written:
+            file.unlink()
+
+
+def _bare(key: str) -> str:
+    return key.removeprefix("hyena.")
 
 
 def _check_length(source: locate.Source, stored: HyenaDNAConfig, length: Any) -> None:
@@ -640,6 +747,16 @@ def _check_length(source: locate.Source, stored: HyenaDNAConfig, length: Any) ->
         )
 
 
+def has_values(ids: Tensor) -> bool:
+    """Whether the values of a tensor can be read now, and at no cost.
+
+    They cannot while a graph is traced, under vmap and in a FakeTensor. On a GPU reading waits for all queued work.
+    """
+    if ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not (torch._C._functorch.is_functorch_wrapped_tensor(ids) or is_fake(ids) or get_proxy_mode() is not None)
+
+
 @cache
 def _say_once(message: str) -> None:
     logger.warning(message)
@@ -647,8 +764,7 @@ def _say_once(message: str) -> None:
 
 def check_labels(labels: Tensor, columns: int) -> None:
     """Raise InputError if a label is neither a column of the logits nor -100, which the loss ignores."""
-    # On a GPU the check would wait for all queued work.
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if has_values(labels):
         wrong = labels[(labels != -100) & ((labels < 0) | (labels >= columns))]
         if wrong.numel():
             raise InputError(
@@ -658,13 +774,23 @@ def check_labels(labels: Tensor, columns: int) -> None:
 
 
 def _read_config(source: locate.Source, kwargs: dict[str, Any]) -> tuple[HyenaDNAConfig, dict[str, Any]]:
-    """The stored configuration with the overrides among ``kwargs``, and the other ``kwargs``."""
+    """The configuration of the model, and those of ``kwargs`` that do not belong to it.
+
+    It is the one among ``kwargs``, or the stored one with the overrides among ``kwargs``.
+    """
+    given = kwargs.pop("config", None)
     stored = _stored_config(source)
+    if isinstance(given, HyenaDNAConfig):
+        # From transformers' Auto classes. Their overrides are already in it.
+        _check_length(source, stored, given.max_seq_len)
+        given.check()
+        return given, kwargs
+    if given is not None:
+        raise InputError(f"config must be a HyenaDNAConfig, got {type(given).__name__}")
     _check_length(source, stored, kwargs.get("max_seq_len", stored.max_seq_len))
     # The dtype is an argument of the model. A configuration cannot hold "auto".
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     config, unused = HyenaDNAConfig.from_dict(stored.to_dict(), return_unused_kwargs=True, **kwargs)
-    config.check()
     return config, unused | dtypes
 
 
@@ -685,7 +811,7 @@ def _as_loaded(weights: dict[str, Tensor], config: HyenaDNAConfig) -> dict[str, 
 def _check_loaded(
     source: locate.Source, weights: dict[str, Tensor], missing: set[str], unexpected: set[str], mismatched: Any
 ) -> None:
-    """Raise InputError unless the checkpoint had exactly the keys of the model, in the right shapes."""
+    """Raise WeightsError unless the checkpoint had exactly the keys of the model, in the right shapes."""
     if not (missing or unexpected or mismatched):
         return
     problems = []
@@ -699,7 +825,7 @@ def _check_loaded(
         problems.append(f"{len(unexpected)} keys are unexpected: {checkpoint.listed(unexpected)}")
     size = checkpoint.published_size({key: tensor.shape for key, tensor in weights.items()})
     hint = f"; the weights have the size of {size}" if size else ""
-    raise InputError(f"{source.weights_file} does not fit {source.config_file.name}: {'; '.join(problems)}{hint}")
+    raise WeightsError(f"{source.weights_file} does not fit {source.config_file.name}: {'; '.join(problems)}{hint}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizer
 
+from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import (
     BYTE_TO_ID,
     CASE_SENSITIVE_BYTE_TO_ID,
@@ -21,19 +22,26 @@ from hyenadna.common.vocab import (
     letter_ids,
 )
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
 
 class DNATokenizer(PreTrainedTokenizer):
     """One token for each character.
 
     Soft-masked lower case reads as upper case, ``U`` as T, the IUPAC ambiguity codes as N, and all else as ``[UNK]``.
     By default ``[SEP]`` ends a sequence and no token precedes it, as in the later published revisions.
-    ``add_special_tokens=False`` leaves it out.
+    ``add_special_tokens=False`` leaves it out. The tokenizers that ``hyenadna pretrain`` and ``finetune`` save beside
+    their models add none, because these models are trained on bare bases: ``DNATokenizer.from_pretrained(folder)``.
 
     Args:
         case_sensitive: read lower case as ``[UNK]``, as upstream does.
         add_cls_token: wrap as ``[CLS] … [SEP]``, as the original's standalone file does.
+        add_sep_token: end a sequence with ``[SEP]``.
         padding_side: ``"right"``, or ``"left"``, the original's choice. Models here need the mask for the second.
         kwargs: arguments of ``transformers.PreTrainedTokenizer``, among them ``model_max_length``.
+
+    Raises:
+        InputError: an argument of the wrong type, or ``[CLS]`` is to be added without ``[SEP]``.
 
     Example:
         >>> from hyenadna import DNATokenizer
@@ -44,20 +52,30 @@ class DNATokenizer(PreTrainedTokenizer):
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 - transformers declares it without ClassVar
 
     def __init__(
-        self, case_sensitive: bool = False, add_cls_token: bool = False, padding_side: str = "right", **kwargs: Any
+        self,
+        case_sensitive: bool = False,
+        add_cls_token: bool = False,
+        padding_side: str = "right",
+        add_sep_token: bool = True,
+        **kwargs: Any,
     ) -> None:
+        switches = {"case_sensitive": case_sensitive, "add_cls_token": add_cls_token, "add_sep_token": add_sep_token}
+        for name, value in switches.items():
+            if not isinstance(value, bool):
+                raise InputError(f"tokenizer: {name} must be true or false, got {value!r}")
+        if add_cls_token and not add_sep_token:
+            raise InputError("tokenizer: add_cls_token wraps a sequence as [CLS] … [SEP]: it needs add_sep_token")
         self.case_sensitive = case_sensitive
         self.add_cls_token = add_cls_token
+        self.add_sep_token = add_sep_token
         self._byte_to_id = CASE_SENSITIVE_BYTE_TO_ID if case_sensitive else BYTE_TO_ID
         self._id_to_token = {token_id: token for token, token_id in VOCAB.items()}
         for name in ("cls", "sep", "bos", "mask", "pad", "unk"):
             kwargs.setdefault(f"{name}_token", f"[{name.upper()}]")
         kwargs.setdefault("eos_token", "[SEP]")
         kwargs.setdefault("extra_special_tokens", ["[RESERVED]"])
-        kwargs["special_tokens_pattern"] = "cls_sep" if add_cls_token else "eos"
-        super().__init__(
-            case_sensitive=case_sensitive, add_cls_token=add_cls_token, padding_side=padding_side, **kwargs
-        )
+        kwargs["special_tokens_pattern"] = "cls_sep" if add_cls_token else "eos" if add_sep_token else "none"
+        super().__init__(padding_side=padding_side, **switches, **kwargs)
 
     @property
     def vocab_size(self) -> int:
@@ -124,13 +142,23 @@ class DNATokenizer(PreTrainedTokenizer):
         )
         tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
         tokenizer.decoder = decoders.Fuse()
+        before, after = "[CLS] " if self.add_cls_token else "", " [SEP]" if self.add_sep_token else ""
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]" if self.add_cls_token else "$A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1" if self.add_cls_token else "$A [SEP] $B:1 [SEP]:1",
+            single=f"{before}$A{after}",
+            pair=f"{before}$A{after} $B:1{f'{after}:1' if after else ''}",
             special_tokens=[("[CLS]", CLS_ID), ("[SEP]", SEP_ID)],
         )
         tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_IDS])
         return json.loads(tokenizer.to_str())
+
+
+def bare_tokenizer(max_length: int) -> DNATokenizer:
+    """The tokenizer of models that ``pretrain`` and ``finetune`` make. It adds nothing, as in their training.
+
+    Args:
+        max_length: the longest sequence that the model takes.
+    """
+    return DNATokenizer(model_max_length=max_length, add_sep_token=False)
 
 
 class HyenaDNATokenizer(DNATokenizer):

@@ -21,6 +21,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import FINAL_KEY
 from hyenadna.common.vocab import N_ID, PAD_ID
+from hyenadna.common.writers import one_writer
 from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction, write_bed
 from hyenadna.data.windows import BatchSchedule, EvalWindows, Stage, TrainWindows, warmup_stages
@@ -31,7 +32,7 @@ from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.model.sizes import shape_fields
-from hyenadna.model.tokenizer import DNATokenizer
+from hyenadna.model.tokenizer import bare_tokenizer
 from hyenadna.pretraining.config import PretrainConfig
 from hyenadna.training.logging import metrics_log
 from hyenadna.training.optim import lr_scale, parameter_groups
@@ -116,6 +117,7 @@ class LoopState:
 
 
 @without_transformers_bars()
+@one_writer(inside=True, make_folders=True)
 def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> PretrainResult:
     """Train a model, or continue training it.
 
@@ -134,7 +136,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     """
     # 1. Data: the splits, the windows to train on, and two sets of windows to validate on.
     config.check()
-    genome = Genome.open(config.genome)
+    genome = Genome.open(config.genome, config.aliases)
     splits = read_splits(config, genome)
     device = pick_device(config.device)
     if config.threads is not None:
@@ -154,6 +156,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     model = make_model(config, *newest)
     # Not earlier: a configuration that makes no model must leave no folder behind.
     checkpoint = folder.start(config, resume=resume)
+    tokenizer = bare_tokenizer(model.config.max_seq_len)
     model.to(device)  # type: ignore[arg-type]
     loop_state = LoopState.start(model, config)
 
@@ -215,7 +218,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                 # Read once: a signal between two reads would stop the run without a checkpoint.
                 is_stopped = stop.requested
                 if step % config.checkpoint_every == 0 or step == config.steps or is_stopped:
-                    folder.save(step, model, {**loop_state.state_dict(), **identity}, keep=config.keep)
+                    kept = {**loop_state.state_dict(), **identity}
+                    folder.save(step, model, kept, keep=config.keep, tokenizer=tokenizer)
                 if is_stopped and step < config.steps:
                     raise KeyboardInterrupt(f"stopped after step {step}; continue with `resume`")
 
@@ -226,7 +230,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         log(row | {FINAL_KEY: score.perplexity})
         if progress:
             bar.write(f"step {step}: final validation perplexity {score.perplexity:.4f}")
-    folder.save_model(model, DNATokenizer(model_max_length=model.config.max_seq_len))
+    folder.save_model(model, tokenizer)
     return PretrainResult(folder.model, result, step, loop_state.seconds)
 
 

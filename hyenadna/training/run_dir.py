@@ -33,6 +33,7 @@ from hyenadna.common.run_layout import (
     plain,
     read_metrics,
 )
+from hyenadna.common.writers import LOCK_FILE
 
 _LEFTOVER = leftovers(rf"step-\d{{8,}}|{MODEL_FOLDER}|{CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE}")
 
@@ -88,7 +89,9 @@ class RunFolder:
                     )
                 self._check_same(config)
             elif self.path.exists():
-                names = {entry.name for entry in self.path.iterdir() if not _LEFTOVER.fullmatch(entry.name)}
+                names = {entry.name for entry in self.path.iterdir() if not _LEFTOVER.fullmatch(entry.name)} - {
+                    LOCK_FILE
+                }
                 if {METRICS_FILE, MODEL_FOLDER} & names or self.checkpoints() or (resume and names):
                     raise InputError(
                         f"{self.path}: holds files, but no run to resume ({CONFIG_FILE} is missing); choose another "
@@ -121,7 +124,9 @@ class RunFolder:
                 f"{self.path / CONFIG_FILE} and leave out {options}; or choose another `out`"
             )
 
-    def save(self, step: int, model: _Saves, state: Mapping[str, Any], *, keep: int) -> Path:
+    def save(
+        self, step: int, model: _Saves, state: Mapping[str, Any], *, keep: int, tokenizer: _Saves | None = None
+    ) -> Path:
         """Write the checkpoint of a step, and remove older ones.
 
         Args:
@@ -129,6 +134,7 @@ class RunFolder:
             model: the model.
             state: the rest of the training's state: tensors, numbers and strings.
             keep: number of newest checkpoints to keep.
+            tokenizer: the model's tokenizer, for who loads the checkpoint with transformers.
 
         Returns:
             The folder of the checkpoint.
@@ -143,6 +149,8 @@ class RunFolder:
         with self._writing():
             with atomic_dir(final) as partial:
                 model.save_pretrained(str(partial))
+                if tokenizer is not None:
+                    tokenizer.save_pretrained(str(partial))
                 (partial / STATE_FILE).write_bytes(pickled.getbuffer())
             for old in self.checkpoints()[:-keep]:
                 remove_dir(old)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +12,16 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import fftconv
-from hyena_kernels.testing import Inputs, fftconv_inputs, value_and_gradients
+from hyena_kernels.testing import (
+    OPS,
+    Inputs,
+    error_budget,
+    fftconv_inputs,
+    hyena_mixer_inputs,
+    relative_error,
+    short_conv_inputs,
+    value_and_gradients,
+)
 
 
 def small_fftconv(backend: str | None = None) -> Tensor:
@@ -46,3 +56,54 @@ def assert_threads_do_not_matter(function: Callable[..., Tensor], inputs: Inputs
         torch.set_num_threads(before)
     for other in results[1:]:
         assert_same(other, results[0])
+
+
+def assert_computed_in_float32(op: str, inputs: Inputs, frozen: Collection[str] = ()) -> None:
+    """An op of 16-bit tensors errs no more than one in float32 whose results are rounded once."""
+    function, reference, oracle = OPS[op].function, OPS[op].reference, OPS[op].oracle
+    narrow = {name: None if tensor is None else tensor.float() for name, tensor in inputs.items()}
+    wide = {name: None if tensor is None else tensor.double() for name, tensor in inputs.items()}
+    dy = torch.randn(function(**inputs).shape).to(next(iter(inputs.values())).dtype)
+    ours = value_and_gradients(function, inputs, dy, frozen=frozen)
+    plain = value_and_gradients(reference, narrow, dy, frozen=frozen)
+    exact = value_and_gradients(oracle, wide, dy, frozen=frozen)
+    for name, value in ours.items():
+        error, budget = relative_error(value, exact[name]), error_budget(plain[name].to(value.dtype), exact[name])
+        # Written so that a NaN fails.
+        assert error <= budget < math.inf, (name, error, budget)
+
+
+def assert_products_need_not_fit(op: str, dtype: torch.dtype, order: int = 2) -> None:
+    """An op computes in float32 where its results fit 16 bits and what is between them does not.
+
+    Products of projections, gates, gated convolutions and gradients of those lie above 65504, the end of float16.
+    """
+    if op == "short_conv":
+        inputs = short_conv_inputs(2, 16, 40, dtype=dtype)
+        # Each of the two products is near 90000. Their sum fits, also where x begins.
+        inputs["x"] = (inputs["x"] + 300) * torch.linspace(1 / 3, 1, 3).to(dtype)[torch.arange(40).clamp(max=2)]
+        inputs["weight"] = torch.tensor([0.0, -299.0, 300.0]).expand(16, 3).contiguous()
+        assert_computed_in_float32("short_conv", inputs)
+    elif op == "fftconv":
+        inputs = fftconv_inputs(2, 16, 40, dtype=dtype)
+        inputs["u"] = 300 + inputs["u"]
+        inputs["pre_gate"] = 300 + inputs["pre_gate"]
+        inputs["post_gate"] = 1e-3 * inputs["post_gate"]
+        # The gradient of post_gate is the convolution itself, which does not fit.
+        assert_computed_in_float32("fftconv", inputs, frozen={"post_gate"})
+        inputs["k"] = inputs["k"] * 1e-5
+        inputs["D"] = inputs["D"] * 1e-5
+        inputs["post_gate"] = 300 + inputs["post_gate"]
+        assert_computed_in_float32("fftconv", inputs)
+    else:
+        inputs = hyena_mixer_inputs(1, 40, 16, order=order, dtype=dtype)
+        inputs["x"] = 300 + 30 * inputs["x"]
+        weight = torch.zeros_like(inputs["short_weight"])
+        weight[:, -1] = 1
+        # Gate 0 is 90000.
+        weight[:16, -1] = 300
+        inputs["short_weight"], inputs["short_bias"] = weight, None
+        for name in ("k", "D"):
+            inputs[name] = inputs[name].clone()
+            inputs[name][-1] *= 1e-6 / 300 ** (order - 2)
+        assert_computed_in_float32("hyena_mixer", inputs)

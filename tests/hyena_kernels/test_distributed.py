@@ -1,4 +1,4 @@
-"""``HyenaOperator`` under FSDP and DDP. A gloo group of one process has the same sharding and hooks as a larger one."""
+"""``HyenaOperator`` under FSDP and DDP. A gloo group of one process has the hooks of a larger one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from hyena_kernels import HyenaOperator
+from hyena_kernels import HyenaOperator, cache_filters
+from hyena_kernels.filter_cache import _blocks
 
 
 @pytest.fixture
@@ -45,9 +46,64 @@ def steps(module: nn.Module, optimizer: torch.optim.Optimizer, u: Tensor) -> lis
 @pytest.mark.usefixtures("one_process")
 def test_no_filters_are_kept_where_shards_may_change_them() -> None:
     operator = HyenaOperator(6, 32, emb_dim=3, filter_order=8).eval()
-    with torch.no_grad():
+    with torch.no_grad(), cache_filters(operator):
         operator(torch.randn(1, 20, 6))
-    assert operator.filter_fn._cache.empty
+        (cache,) = _blocks[operator.filter_fn]
+        assert not cache._kept
+
+
+@pytest.mark.usefixtures("one_process")
+def test_a_policy_that_narrows_filters_is_named() -> None:
+    sharded = model()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    fully_shard(sharded, mesh=dist.init_device_mesh("cpu", (1,)), mp_policy=policy)
+    with pytest.raises(TypeError, match=r"filters need float32: a policy of mixed precision such as MixedPrecision"):
+        sharded(torch.randn(2, 20, 6))
+
+
+def check_filters_with_a_policy_of_their_own(ranks: int) -> None:
+    """Train with filters in float32 and all else in bfloat16, and compare with one process in float32."""
+    torch.manual_seed(0)
+    plain = model()
+    sharded = copy.deepcopy(plain)
+    mesh = dist.init_device_mesh("cpu", (ranks,))
+    for operator in sharded:
+        fully_shard(operator.filter_fn, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.float32))
+    fully_shard(sharded, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    filters: list[Tensor] = []
+    for operator in sharded:
+        operator.filter_fn.register_forward_hook(lambda module, args, found: filters.append(found[0].detach().clone()))
+    u = torch.randn(2, 20, 6)
+    loss = sharded(u).float().square().mean()
+    for operator, found in zip(plain, filters, strict=True):
+        assert torch.equal(found, operator.filter_fn.kernel(20))
+    expected = plain(u).square().mean()
+    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0)
+    loss.backward()
+    expected.backward()
+    for (name, shard), own in zip(sharded.named_parameters(), plain.parameters(), strict=True):
+        gradient, exact = shard.grad.full_tensor(), own.grad
+        assert gradient.dtype == torch.float32
+        assert torch.linalg.vector_norm(gradient - exact) <= 0.05 * torch.linalg.vector_norm(exact), name
+    torch.optim.AdamW(sharded.parameters(), lr=0.01).step()
+    assert sharded(u).float().square().mean() < loss
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view")
+def test_filters_with_a_policy_of_their_own_stay_in_float32() -> None:
+    check_filters_with_a_policy_of_their_own(1)
+
+
+def one_of_two_processes(rank: int, file: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    check_filters_with_a_policy_of_their_own(2)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_filters_with_a_policy_of_their_own_stay_in_float32_in_two_processes(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(one_of_two_processes, (str(tmp_path / "group"),), nprocs=2)
 
 
 @pytest.mark.usefixtures("one_process")

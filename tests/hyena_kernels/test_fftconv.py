@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyena_kernels import fftconv
 from hyena_kernels.testing import check, fftconv_inputs, value_and_gradients
-from tests.hyena_kernels.helpers import assert_refused
+from tests.hyena_kernels.helpers import assert_products_need_not_fit, assert_refused
 
 pytestmark = [pytest.mark.usefixtures("each_backend"), pytest.mark.op("fftconv")]
 
@@ -181,3 +181,8 @@ def test_dtypes_are_checked_after_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y = fftconv(inputs["u"], inputs["k"].bfloat16(), pre_gate=inputs["pre_gate"].bfloat16())
     assert y.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_products_need_not_fit_the_dtype(dtype: torch.dtype) -> None:
+    assert_products_need_not_fit("fftconv", dtype)

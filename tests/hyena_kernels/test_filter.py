@@ -1,198 +1,21 @@
-"""The filters that ``HyenaFilter`` keeps for inference, and wrapped layers of filter and operator."""
+"""Wrapped, hooked and quantized layers of filter and operator; the shared frequency; filters in models of 16 bits."""
 
 from __future__ import annotations
 
 import copy
+import io
 import pickle
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from hyena_kernels import HyenaFilter, HyenaOperator
 from hyena_kernels.operator import Sin
-
-
-class Counted:
-    """Counts how often the filters of a module are computed."""
-
-    def __init__(self, filters: HyenaFilter, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = 0
-        compute = filters._computed_kernel
-
-        def counted(*args: Any) -> torch.Tensor:
-            self.calls += 1
-            return compute(*args)
-
-        monkeypatch.setattr(filters, "_computed_kernel", counted)
-
-
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> tuple[HyenaFilter, Counted]:
-    filters = HyenaFilter(4, emb_dim=3, order=8, seq_len=32).eval()
-    return filters, Counted(filters, monkeypatch)
-
-
-def test_filters_are_kept_for_inference(kept: tuple[HyenaFilter, Counted]) -> None:
-    filters, counted = kept
-    with torch.no_grad():
-        first = filters.kernel(32)
-        assert filters.kernel(32) is first
-        assert counted.calls == 1
-        filters.kernel(16)
-        filters.kernel(16, "torch")
-        assert counted.calls == 3
-    with torch.inference_mode():
-        filters.kernel(16, "torch")
-    assert counted.calls == 3
-    assert filters.kernel(32).requires_grad
-    assert counted.calls == 4
-
-
-@pytest.mark.parametrize("change", ["in place", "data", "state_dict", "dtype", "buffer", "shift", "modulate", "train"])
-def test_kept_filters_are_dropped_when_something_changes(kept: tuple[HyenaFilter, Counted], change: str) -> None:
-    filters, counted = kept
-    first = filters.implicit_filter[0]
-    with torch.no_grad():
-        before = filters.kernel(32).clone()
-    if change == "in place":
-        with torch.no_grad():
-            first.weight.add_(0.1)
-    elif change == "data":
-        first.weight.data = first.weight.data + 0.1
-    elif change == "state_dict":
-        filters.load_state_dict({name: x + 0.1 for name, x in filters.state_dict().items()})
-    elif change == "dtype":
-        filters.double()
-    elif change == "buffer":
-        with torch.no_grad():
-            filters.modulation.deltas.mul_(2)
-    elif change == "shift":
-        filters.modulation.shift = 0.5
-    elif change == "modulate":
-        filters.modulation.modulate = False
-    else:
-        first.weight.data.add_(0.1)
-        filters.train().eval()
-    calls = counted.calls
-    with torch.no_grad():
-        after = filters.kernel(32)
-    assert counted.calls == calls + 1
-    if change == "dtype":
-        assert after.dtype == torch.float64
-    else:
-        assert not torch.equal(after, before)
-
-
-@pytest.mark.parametrize("zero_grad", [False, True], ids=["gradients left", "gradients dropped"])
-@pytest.mark.parametrize("looks", [False, True], ids=["", "looked at before the step"])
-@pytest.mark.parametrize("way", ["for-loop", "foreach", "fused"])
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
-def test_kept_filters_are_dropped_by_an_optimizer(optimizer: Any, way: str, looks: bool, zero_grad: bool) -> None:
-    filters = HyenaFilter(4, emb_dim=3, order=8, seq_len=32).eval()
-    stepper = optimizer(filters.parameters(), lr=0.1, **({} if way == "for-loop" else {way: True}))
-    with torch.no_grad():
-        filters.kernel(32)
-    loss = filters.kernel(32).square().sum()
-    if looks:
-        with torch.no_grad():
-            filters.kernel(32)
-    loss.backward()
-    stepper.step()
-    if zero_grad:
-        stepper.zero_grad()
-    with torch.no_grad():
-        assert torch.equal(filters.kernel(32), copy.deepcopy(filters).kernel(32))
-
-
-def test_kept_filters_are_those_of_their_own_weights() -> None:
-    """New weights may have the addresses of deleted ones."""
-    operator = HyenaOperator(8, 32, emb_dim=3, filter_order=16).eval()
-    u, name = torch.randn(1, 32, 8), "filter_fn.implicit_filter.6.weight"
-    base = operator.get_parameter(name).detach().clone()
-    with torch.no_grad():
-        found = [torch.func.functional_call(operator, {name: base * (1 + i)}, (u,)) for i in range(50)]
-        for i, one in enumerate(found):
-            operator.eval()
-            assert torch.equal(one, torch.func.functional_call(operator, {name: base * (1 + i)}, (u,))), i
-
-
-def test_filters_are_kept_again_after_eval(kept: tuple[HyenaFilter, Counted]) -> None:
-    filters, counted = kept
-    filters.kernel(32)
-    with torch.no_grad():
-        filters.kernel(32)
-        filters.kernel(32)
-    assert counted.calls == 3
-    filters.eval()
-    with torch.no_grad():
-        filters.kernel(32)
-        filters.kernel(32)
-    assert counted.calls == 4
-
-
-def test_filters_above_the_bound_are_not_kept(
-    kept: tuple[HyenaFilter, Counted], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filters, counted = kept
-    monkeypatch.setattr(HyenaFilter, "CACHE_BYTES", 32 * 4 * 4 - 1)
-    with torch.no_grad():
-        filters.kernel(32)
-        filters.kernel(32)
-    assert counted.calls == 2
-
-
-def test_kept_filters_are_neither_copied_nor_saved() -> None:
-    filters = HyenaFilter(4, emb_dim=3, order=8, seq_len=32).eval()
-    with torch.no_grad():
-        filters.kernel(32)
-    for other in (copy.deepcopy(filters), pickle.loads(pickle.dumps(filters))):
-        assert other._cache.empty
-    assert not filters._cache.empty
-
-
-@pytest.mark.parametrize("replaces", [False, True])
-def test_a_thread_that_drops_or_replaces_what_is_kept_does_not_disturb_another(replaces: bool) -> None:
-    filters = HyenaFilter(4, emb_dim=3, order=8, seq_len=32).eval()
-    cache, ours, theirs = filters._cache, torch.zeros(1), torch.ones(1)
-
-    class Settings:
-        """Acts as another thread between the comparison of settings and the return of what is kept."""
-
-        __hash__ = None  # type: ignore[assignment]
-
-        def __eq__(self, other: object) -> bool:
-            cache.drop()
-            if replaces:
-                cache.get(filters, "of another call", lambda: theirs, keep=True)
-            return True
-
-    with torch.no_grad():
-        assert cache.get(filters, Settings(), lambda: ours, keep=True) is ours
-        assert cache.get(filters, Settings(), lambda: ours, keep=True) is ours
-
-
-def replica_of(module: nn.Module) -> nn.Module:
-    """A replica as ``nn.DataParallel`` makes it: its parameters are plain attributes."""
-    replicas = {each: each._replicate_for_data_parallel() for each in module.modules()}
-    for each, replica in replicas.items():
-        for name, parameter in each._parameters.items():
-            setattr(replica, name, None if parameter is None else parameter.detach())
-        for name, child in each._modules.items():
-            replica._modules[name] = None if child is None else replicas[child]
-    return replicas[module]
-
-
-def test_a_replica_of_data_parallel_computes_its_filters_each_time(kept: tuple[HyenaFilter, Counted]) -> None:
-    filters, counted = kept
-    with torch.no_grad():
-        expected = filters.kernel(32)
-        replica = replica_of(filters)
-        assert torch.equal(replica.kernel(32), expected)
-        assert torch.equal(replica.kernel(32), expected)
-        assert counted.calls == 3
-        assert filters.kernel(32) is expected
 
 
 class Wrapped(nn.Module):
@@ -271,9 +94,7 @@ def test_layers_that_were_changed_compute_what_they_say(name: str, way: str) -> 
         _doubled(operator.get_submodule(name), way)
         parts = other.get_submodule(name), Scaled()
         wrapped = nn.Sequential(*(reversed(parts) if way == "hook before" else parts))
-        # One Sin is all of them.
-        for place in ("1", "3", "5") if name.endswith("5") else (name[-1],):
-            other.set_submodule(name[:-1] + place, wrapped)
+        other.set_submodule(name, wrapped)
         torch.testing.assert_close(operator(u), other(u), rtol=1e-12, atol=1e-12)
         assert not torch.equal(operator(u), before)
 
@@ -293,3 +114,330 @@ def test_a_wrapped_layer_gives_the_filter_of_the_layer_that_it_equals() -> None:
     expected = filters.kernel(20)
     assert by_layers.dtype == expected.dtype == torch.float32
     torch.testing.assert_close(by_layers, expected, rtol=0, atol=1e-6)
+
+
+def by_modules(filters: HyenaFilter, length: int) -> Tensor:
+    """The filters ``(D, L)`` as the published code computes them."""
+    z, t = filters.pos_emb(length)
+    return filters.modulation(t, filters.implicit_filter(z))[0].t()
+
+
+PARAMETRIZED: dict[str, Callable[[nn.Module], Any]] = {
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "weight_norm of old": nn.utils.weight_norm,
+    "spectral_norm": nn.utils.parametrizations.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("name", ["filter_fn.implicit_filter.2", "short_filter"])
+@pytest.mark.parametrize("way", PARAMETRIZED)
+def test_parametrized_layers_compute_what_they_say(way: str, name: str) -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16).double().eval()
+    u = torch.randn(2, 20, 8, dtype=torch.float64)
+    with torch.no_grad():
+        before = operator(u)
+        PARAMETRIZED[way](operator.get_submodule(name))
+        operator.get_submodule(name).bias.add_(0.1)
+        changed = operator(u)
+        assert not torch.equal(changed, before)
+        torch.testing.assert_close(
+            operator.filter_fn.kernel(20), by_modules(operator.filter_fn, 20), rtol=1e-12, atol=1e-12
+        )
+        if name == "short_filter":
+            p = operator.short_filter(operator.in_proj(u).transpose(1, 2))[..., :20]
+            x0, x1, v = p.split(8, dim=1)
+            y = operator.out_proj((operator.filter_fn(v * x1, 20) * x0).transpose(1, 2))
+            torch.testing.assert_close(changed, y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["implicit_filter", "modulation", "pos_emb"])
+def test_hooks_on_the_parts_of_a_filter_run(name: str) -> None:
+    filters = HyenaFilter(8, emb_dim=5, order=16, seq_len=32).double()
+    before = filters.kernel(20)
+
+    def doubled(module: nn.Module, args: Any, result: Any) -> Any:
+        return (2 * result[0], result[1]) if name == "pos_emb" else 2 * result
+
+    filters.get_submodule(name).register_forward_hook(doubled)
+    assert not torch.equal(filters.kernel(20), before)
+    torch.testing.assert_close(filters.kernel(20), by_modules(filters, 20), rtol=1e-12, atol=1e-12)
+
+
+def test_the_operator_calls_its_filter_as_a_module() -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16).eval()
+    u = torch.randn(2, 20, 8)
+    y, own, seen = operator(u), operator.filter_fn, []
+    with own.register_forward_hook(lambda module, args, result: seen.append(result)):
+        assert torch.equal(operator(u), y)
+    ((k, skip),) = seen
+    assert torch.equal(k, own.kernel(20))
+    assert torch.equal(skip, own.bias)
+    with own.register_forward_hook(lambda module, args, result: (2 * result[0], result[1])):
+        changed = operator(u)
+    with torch.no_grad():
+        own.implicit_filter[6].weight.mul_(2)
+    torch.testing.assert_close(changed, operator(u))
+    own.register_forward_hook(lambda module, args, result: result[0])
+    with pytest.raises(TypeError, match=r"filter_fn\(None, L\) has to return two tensors.*got Tensor: a hook"):
+        operator(u)
+
+
+def test_a_filter_method_of_a_subclass_is_used() -> None:
+    class Halved(HyenaFilter):
+        def filter(self, L: int, *args: Any, **kwargs: Any) -> Tensor:
+            return super().filter(L) / 2
+
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16).double()
+    other = copy.deepcopy(operator)
+    other.filter_fn.__class__ = Halved
+    with torch.no_grad():
+        operator.filter_fn.implicit_filter[6].weight.div_(2)
+    u = torch.randn(2, 20, 8, dtype=torch.float64)
+    torch.testing.assert_close(other(u), operator(u), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_offloaded_weights_are_fetched(order: int) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    operator = HyenaOperator(8, 32, order, emb_dim=5, filter_order=16)
+    u = torch.randn(2, 20, 8)
+    expected = operator(u)
+    offloaded = accelerate.cpu_offload(operator, execution_device="cpu")
+    assert offloaded.filter_fn.bias.is_meta
+    torch.testing.assert_close(offloaded(u), expected)
+
+
+class Quantized(Tensor):
+    """A weight that knows the ops of a Linear layer and no other, as those of torchao do."""
+
+    values: Tensor
+    KNOWN = (torch.ops.aten.t.default, torch.ops.aten.detach.default, torch.ops.aten.mm.default)
+
+    @staticmethod
+    def __new__(cls, values: Tensor) -> Quantized:
+        result = Tensor._make_wrapper_subclass(cls, values.shape, dtype=values.dtype, device=values.device)
+        result.values = values
+        return result
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        plain = [arg.values if isinstance(arg, cls) else arg for arg in args]
+        if func is torch.ops.aten.addmm.default:
+            return plain[0] + plain[1] @ plain[2]
+        if func not in cls.KNOWN:
+            raise NotImplementedError(f"{func} of quantized weights")
+        found = func(*plain, **(kwargs or {}))
+        return found if func is torch.ops.aten.mm.default else cls(found)
+
+
+@torch.no_grad()
+def test_weights_of_another_tensor_class_go_through_their_layers() -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16).eval()
+    u = torch.randn(2, 20, 8)
+    expected = operator(u)
+    for module in operator.modules():
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(Quantized(module.weight.detach()), requires_grad=False)
+    torch.testing.assert_close(operator(u), expected)
+
+
+def frequencies(module: nn.Module) -> list[Tensor]:
+    return [layer.freq for layer in module.modules() if isinstance(layer, Sin)]
+
+
+def loaded_with_assign(operator: HyenaOperator) -> HyenaOperator:
+    other = copy.deepcopy(operator)
+    other.load_state_dict(operator.state_dict(), assign=True)
+    return other
+
+
+def unpickled(operator: HyenaOperator) -> HyenaOperator:
+    buffer = io.BytesIO()
+    torch.save(operator, buffer)
+    buffer.seek(0)
+    loaded: HyenaOperator = torch.load(buffer, weights_only=False)
+    return loaded
+
+
+WAYS: dict[str, Callable[[HyenaOperator], HyenaOperator]] = {
+    "new": lambda operator: operator,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda operator: pickle.loads(pickle.dumps(operator)),
+    "torch.save": unpickled,
+    "double": lambda operator: operator.double(),
+    "meta": lambda operator: operator.to("meta"),
+    "to_empty": lambda operator: operator.to("meta").to_empty(device="cpu"),
+    "bfloat16": lambda operator: operator.bfloat16(),
+    "assign": loaded_with_assign,
+}
+
+
+@pytest.mark.parametrize("train_freq", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_sines_share_one_frequency(way: str, train_freq: bool) -> None:
+    operator = WAYS[way](HyenaOperator(8, 32, emb_dim=5, filter_order=16, train_freq=train_freq))
+    first, second, third = frequencies(operator)
+    assert first is second is third
+    names = [name for name, _ in operator.named_parameters() if name.endswith("freq")]
+    assert names == (["filter_fn.implicit_filter.1.freq"] if train_freq else [])
+    assert len({id(layer) for layer in operator.filter_fn.implicit_filter[1::2]}) == 3
+
+
+@pytest.mark.parametrize("flag", ["overwrite_module_params_on_conversion", "swap_module_params_on_conversion"])
+def test_sines_share_one_frequency_under_the_settings_of_torch_to_come(flag: str) -> None:
+    getattr(torch.__future__, f"set_{flag}")(True)
+    try:
+        operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16).double()
+    finally:
+        getattr(torch.__future__, f"set_{flag}")(False)
+    first, second, third = frequencies(operator)
+    assert first is second is third
+    assert first.dtype == torch.float64
+
+
+def test_a_function_is_applied_to_the_frequency_once() -> None:
+    filters = HyenaFilter(8, emb_dim=5, order=16, seq_len=32, w=3)
+    filters._apply(lambda tensor: 2 * tensor)
+    assert all((freq == 6).all() for freq in frequencies(filters))
+
+
+@pytest.mark.parametrize("keys", ["parameters", "state_dict"])
+def test_functional_call_leaves_the_module_as_it_is(keys: str) -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16)
+    u = torch.randn(2, 20, 8)
+    before, state = operator(u), copy.deepcopy(operator.state_dict())
+    own = dict(operator.named_parameters()) if keys == "parameters" else operator.state_dict()
+    doubled = {name: 2 * tensor for name, tensor in own.items()}
+    found = torch.func.functional_call(operator, doubled, (u,), tie_weights=keys == "parameters")
+    assert torch.equal(operator(u), before)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in operator.state_dict().items())
+    other = copy.deepcopy(operator)
+    other.load_state_dict(doubled, strict=False)
+    torch.testing.assert_close(found, other(u))
+
+
+def test_one_name_of_the_frequency_is_enough_to_load() -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16, w=7)
+    for place in ("1", "5"):
+        dropped = {f"filter_fn.implicit_filter.{other}.freq" for other in "135" if other != place}
+        weights = {name: tensor for name, tensor in operator.state_dict().items() if name not in dropped}
+        other = HyenaOperator(8, 32, emb_dim=5, filter_order=16)
+        other.load_state_dict(weights)
+        assert all((freq == 7).all() for freq in frequencies(other))
+        assert set(weights) == set(operator.state_dict()) - dropped
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_sines_of_several_frequencies_are_refused(assign: bool) -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16)
+    name = "filter_fn.implicit_filter.3.freq"
+    weights = {**operator.state_dict(), name: operator.state_dict()[name] + 1}
+    with pytest.raises(RuntimeError, match=re.escape(f"{name} differs from filter_fn.implicit_filter.1.freq")):
+        operator.load_state_dict(weights, assign=assign)
+
+
+@pytest.mark.parametrize("values", ["equal", "different"])
+def test_sines_that_no_longer_share_compute_with_their_own(values: str) -> None:
+    filters = HyenaFilter(8, emb_dim=5, order=16, seq_len=32).double()
+    before = filters.kernel(20)
+    for i, place in enumerate((3, 5)):
+        filters.implicit_filter[place].freq = nn.Parameter(
+            filters.implicit_filter[1].freq.detach() + (values == "different") * (i + 1)
+        )
+    assert torch.allclose(filters.kernel(20), before, rtol=1e-12, atol=1e-12) == (values == "equal")
+    torch.testing.assert_close(filters.kernel(20), by_modules(filters, 20), rtol=1e-12, atol=1e-12)
+
+
+def made_in(dtype: torch.dtype, **options: Any) -> HyenaOperator:
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        torch.manual_seed(3)
+        return HyenaOperator(8, 32, emb_dim=5, filter_order=16, **options)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def assigned(dtype: torch.dtype) -> HyenaOperator:
+    operator = made_in(torch.float32)
+    operator.load_state_dict({name: x.to(dtype) for name, x in operator.state_dict().items()}, assign=True)
+    return operator
+
+
+NARROWED: dict[str, Callable[[torch.dtype], HyenaOperator]] = {
+    "bfloat16() or half()": lambda dtype: (
+        getattr(made_in(torch.float32), str(dtype).removeprefix("torch."))()
+        if dtype == torch.bfloat16
+        else made_in(torch.float32).half()
+    ),
+    "to(dtype)": lambda dtype: made_in(torch.float32).to(dtype),
+    "to(tensor)": lambda dtype: made_in(torch.float32).to(torch.zeros(1, dtype=dtype)),
+    "type(dtype)": lambda dtype: made_in(torch.float32).type(dtype),
+    "from float64": lambda dtype: made_in(torch.float64).to(dtype),
+    "twice": lambda dtype: copy.deepcopy(made_in(torch.float32).to(dtype)).to(dtype),
+    "default dtype": made_in,
+    "positions as parameters": lambda dtype: made_in(torch.float32, lr_pos_emb=1e-5, modulation_lr=1e-3).to(dtype),
+    "frequency as buffer": lambda dtype: made_in(torch.float32, train_freq=False).to(dtype),
+    "to_empty": lambda dtype: made_in(dtype).to("meta").to_empty(device="cpu"),
+    "assign": assigned,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("way", NARROWED)
+def test_filters_stay_in_float32(way: str, dtype: torch.dtype) -> None:
+    operator = NARROWED[way](dtype)
+    own = operator.filter_fn
+    assert {tensor.dtype for tensor in (*own.parameters(), *own.buffers())} == {torch.float32}
+    assert {tensor.dtype for name, tensor in operator.named_parameters() if "filter_fn" not in name} == {dtype}
+    assert own.kernel(20).dtype == torch.float32
+    y = operator(torch.randn(2, 20, 8, dtype=dtype))
+    assert y.dtype == dtype
+    y.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in operator.parameters())
+    if way not in ("assign", "to_empty", "default dtype"):
+        exact = made_in(torch.float64 if way == "from float64" else torch.float32).filter_fn.kernel(20)
+        torch.testing.assert_close(own.kernel(20).to(exact.dtype), exact, rtol=0, atol=1e-6)
+
+
+def test_filters_are_loaded_in_float32_into_a_part_of_the_model() -> None:
+    filters = HyenaFilter(8, emb_dim=5, order=16, seq_len=32)
+    for part in (filters, filters.implicit_filter, filters.pos_emb, filters.modulation):
+        part.load_state_dict({name: x.bfloat16() for name, x in part.state_dict().items()}, assign=True)
+        assert {tensor.dtype for tensor in part.state_dict().values()} == {torch.float32}
+    first, second, third = frequencies(filters)
+    assert first is second is third
+
+
+NAMES = ["bias", "implicit_filter.0.bias", "implicit_filter.5.freq", "implicit_filter.6.weight", "pos_emb.z"]
+
+
+@pytest.mark.parametrize("by_layers", [False, True])
+@pytest.mark.parametrize("name", [*NAMES, "modulation.deltas"])
+def test_a_tensor_that_was_cast_in_place_is_refused(name: str, by_layers: bool) -> None:
+    operator = HyenaOperator(8, 32, emb_dim=5, filter_order=16)
+    own = operator.filter_fn
+    if by_layers:
+        own.implicit_filter.register_forward_hook(lambda module, args, result: None)
+    place, _, leaf = name.rpartition(".")
+    tensor = getattr(own.get_submodule(place), leaf)
+    tensor.data = tensor.data.bfloat16()
+    u = torch.randn(2, 20, 8)
+    with pytest.raises(TypeError, match=r"MixedPrecisionPolicy\(param_dtype=torch.bfloat16\)") as raised:
+        operator(u)
+    assert "has dtype torch.bfloat16, and filters need float32" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    own.float()
+    assert operator(u).isfinite().all()
+
+
+def test_autocast_leaves_wrapped_filters_in_float32() -> None:
+    filters = HyenaFilter(8, emb_dim=5, order=16, seq_len=32)
+    filters.implicit_filter.register_forward_hook(lambda module, args, result: None)
+    expected = filters.kernel(20)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(filters.kernel(20), expected)

@@ -13,7 +13,7 @@ import torch
 
 from hyena_kernels import fftconv, hyena_mixer, short_conv
 from hyena_kernels.testing import check, hyena_mixer_inputs, value_and_gradients
-from tests.hyena_kernels.helpers import assert_refused
+from tests.hyena_kernels.helpers import assert_products_need_not_fit, assert_refused
 
 pytestmark = [pytest.mark.usefixtures("each_backend"), pytest.mark.op("hyena_mixer")]
 
@@ -198,3 +198,16 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize(("change", "error", "message"), REFUSED.values(), ids=list(REFUSED))
 def test_refuses_with_one_clear_line(change: dict[str, Any], error: type[Exception], message: str) -> None:
     assert_refused(hyena_mixer, error, message, **{"x": X, "short_weight": W, "short_bias": None, "k": K, **change})
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_products_need_not_fit_the_dtype(dtype: torch.dtype, order: int) -> None:
+    assert_products_need_not_fit("hyena_mixer", dtype, order)
+
+
+def test_projections_of_300_in_float16() -> None:
+    """By hand: 300 · 300 · 300 · 0.001 = 27,000, and float16 has steps of 16 there."""
+    x = torch.full((1, 4, 6), 300.0, dtype=torch.float16)
+    y = hyena_mixer(x, torch.ones(6, 1), None, torch.full((1, 2, 1), 1e-3))
+    assert y.tolist() == [[[27008.0] * 2] * 4]

@@ -359,29 +359,52 @@ def test_copies_are_whole(copied: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("lr_pos_emb", [0.0, 1e-5], ids=["buffer", "parameter"])
-def test_sixteen_bits_leave_positions_and_decay_rates_in_float32(dtype: torch.dtype, lr_pos_emb: float) -> None:
-    module = operator(lr_pos_emb=lr_pos_emb)
-    own = module.filter_fn
-    before = own.pos_emb.z.clone(), own.pos_emb.t.clone(), own.modulation.deltas.clone()
+def test_sixteen_bits_change_the_result_by_a_few_roundings(dtype: torch.dtype) -> None:
+    module = operator()
     u = torch.randn(2, 30, D_MODEL)
-    expected = module(u)
+    expected, filters = module(u), module.filter_fn.kernel(30)
     module.to(dtype)
-    for tensor, kept in zip((own.pos_emb.z, own.pos_emb.t, own.modulation.deltas), before, strict=True):
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, kept)
-    assert {p.dtype for name, p in module.named_parameters() if "pos_emb" not in name} == {dtype}
-    assert own.kernel(30).dtype == torch.float32
+    assert torch.equal(module.filter_fn.kernel(30), filters)
     y = module(u.to(dtype))
     assert y.dtype == dtype
-    # Weights of 8 or 11 bits, multiplied by frequencies of 10 in three layers, change filters by some per cent.
-    assert torch.linalg.vector_norm(y.float() - expected) <= 30 * torch.finfo(dtype).eps * torch.linalg.vector_norm(
+    assert torch.linalg.vector_norm(y.float() - expected) <= 4 * torch.finfo(dtype).eps * torch.linalg.vector_norm(
         expected
     )
-    y.sum().backward()
-    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in module.parameters())
     assert module.float()(u).dtype == torch.float32
-    assert torch.equal(own.pos_emb.z, before[0])
+    assert torch.equal(module.filter_fn.kernel(30), filters)
+
+
+def test_the_layer_of_the_published_configurations_is_taken_as_it_stands() -> None:
+    published = {
+        "_name_": "hyena",
+        "emb_dim": 5,
+        "filter_order": 64,
+        "local_order": 3,
+        "l_max": 130,
+        "modulate": True,
+        "w": 10,
+        "lr": 6e-4,
+        "wd": 0.0,
+        "lr_pos_emb": 0.0,
+    }
+    module = HyenaOperator(16, **published)
+    assert module.l_max == 130
+    assert module.short_filter.kernel_size == (3,)
+    HyenaOperator(16, **{**published, "local_order": 7})
+    with pytest.raises(NotImplementedError, match="_name_='s4' is not supported"):
+        HyenaOperator(16, **{**published, "_name_": "s4"})
+
+
+def test_dropout_alone_in_training_drops() -> None:
+    """As in Monte-Carlo dropout, where all else is in ``eval()``."""
+    module = operator(dropout=0.5).double().eval()
+    u = torch.randn(2, 30, D_MODEL, dtype=torch.float64)
+    exact = module(u)
+    module.dropout.train()
+    assert not torch.equal(module(u), exact)
+    module.train()
+    module.dropout.eval()
+    assert torch.equal(module(u), exact)
 
 
 def test_gradients_in_sixteen_bits_survive_the_change_of_dtype() -> None:

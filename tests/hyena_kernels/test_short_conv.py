@@ -11,7 +11,7 @@ from torch import nn
 
 from hyena_kernels import short_conv
 from hyena_kernels.testing import check, short_conv_inputs, value_and_gradients
-from tests.hyena_kernels.helpers import assert_refused
+from tests.hyena_kernels.helpers import assert_products_need_not_fit, assert_refused
 
 pytestmark = [pytest.mark.usefixtures("each_backend"), pytest.mark.op("short_conv")]
 
@@ -90,3 +90,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 @pytest.mark.parametrize(("change", "error", "message"), REFUSED.values(), ids=list(REFUSED))
 def test_refuses_with_one_clear_line(change: dict[str, Any], error: type[Exception], message: str) -> None:
     assert_refused(short_conv, error, message, **{"x": X, "weight": W, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_products_need_not_fit_the_dtype(dtype: torch.dtype) -> None:
+    assert_products_need_not_fit("short_conv", dtype)

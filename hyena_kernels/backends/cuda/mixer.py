@@ -4,12 +4,16 @@ One launch reads the channel-last projections in tiles. It writes the gates and 
 channel-first for the long convolutions. The last long convolution multiplies with gate 0, and its result is transposed
 back. Backward computes the product again. Its last kernel takes the gradients of gates and product and writes those of
 the projections, channel-last.
+
+Gates, products and their gradients are float32 in memory, also where the signal has 16 bits. A product of two float16
+numbers may not fit float16, and only the results of the op are to be rounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from hyena_kernels.backends.cuda import fftconv, short_conv
@@ -20,25 +24,29 @@ from hyena_kernels.common.gradients import gradients_like
 from hyena_kernels.common.inputs import MixerInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
-# Temporary rows begin at multiples of 16 bytes.
+# Temporary rows begin at multiples of 16 bytes, in any dtype.
 ROW_ALIGNMENT = 8
+
+# Bytes of an element between the input and the result: float32.
+INNER_BYTES = 4
+
+# Temporary memory that one slice of channels may take beyond a quarter of the projections. The scratch of the long
+# convolutions is extra.
+SCRATCH_BYTES = 512 << 20
 
 
 def _padded(length: int) -> int:
     return -(-length // ROW_ALIGNMENT) * ROW_ALIGNMENT
 
 
-def _rows(like: Tensor, *shape: int) -> Tensor:
+def _rows(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """An empty tensor whose rows are aligned for vector loads and stores at any length."""
-    return like.new_empty((*shape[:-1], _padded(shape[-1])))[..., : shape[-1]]
+    return like.new_empty((*shape[:-1], _padded(shape[-1])), dtype=dtype)[..., : shape[-1]]
 
 
 def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:
-    """Slices of whole tiles of channels, with temporary tensors of ``channel_bytes`` a channel within a bound.
-
-    The scratch of the long convolutions comes on top.
-    """
-    limit = sizes.SCRATCH_BYTES_ELSEWHERE + x.nbytes // 4
+    """Slices of whole tiles of channels, with temporary tensors of ``channel_bytes`` a channel within a bound."""
+    limit = SCRATCH_BYTES + x.nbytes // 4
     step = max(TILE_CHANNELS, limit // max(1, channel_bytes) // TILE_CHANNELS * TILE_CHANNELS)
     return sizes.slices(channels, step)
 
@@ -55,21 +63,17 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None, steps: int, channel
 
 
 def forward(inputs: MixerInputs) -> Tensor:
-    """As ``hyena_kernels::hyena_mixer_fwd``.
-
-    Gates, the first product and the gated results of the long convolutions are each rounded to the dtype of ``x`` once.
-    Everything between is in float32.
-    """
+    """As ``hyena_kernels::hyena_mixer_fwd``."""
     x, weight, bias, k, _ = inputs
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
     y = x.new_empty((batch, length, channels))
     if not y.numel():
         return y
-    for c in _slices(x, channels, (2 * steps + 1) * batch * _padded(length) * x.element_size()):
+    for c in _slices(x, channels, batch * _padded(length) * (2 * steps * INNER_BYTES + x.element_size())):
         *gates, v = _project(x, weight, bias, steps, channels, c)
         for o in range(steps):
-            result = _rows(x, *v.shape)
+            result = _rows(x, *v.shape, dtype=x.dtype if o == steps - 1 else torch.float32)
             fftconv.forward_into(result, inputs.convolution(o, v, c, gates[steps - 1 - o]), True)
             v = result
         ops.transpose(y[..., c].transpose(1, 2), v)
@@ -109,13 +113,14 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
             pair=pair,
         )
 
-    for c in _slices(x, channels, (3 * steps + 2) * batch * _padded(length) * x.element_size()):
+    for c in _slices(x, channels, batch * _padded(length) * ((3 * steps + 1) * INNER_BYTES + x.element_size())):
         *gates, v = _project(x, weight, bias, steps, channels, c)
         values = [v]
         for o in range(steps - 1):
             values.append(_rows(x, *v.shape))
             fftconv.forward_into(values[o + 1], inputs.convolution(o, values[o], c, gates[steps - 1 - o]), True)
-        grad = _rows(x, *v.shape)
+        # A copy of dy rounds nothing.
+        grad = _rows(x, *v.shape, dtype=x.dtype)
         ops.transpose(grad, dy[..., c].transpose(1, 2))
         sums = short_conv.tap_sums(grad, steps + 2, weight.shape[1]) if wants_taps else None
         for o in reversed(range(steps)):

@@ -157,10 +157,23 @@ def forward(
         plan: how to transform, by default the plan of L.
         scratch_bytes: bound of the scratch of several passes.
     """
+    y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
+    forward_into(y, inputs, causal, plan=plan, scratch_bytes=scratch_bytes)
+    return y
+
+
+def forward_into(
+    y: Tensor,
+    inputs: FftconvInputs,
+    causal: bool,
+    *,
+    plan: Plan | None = None,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> None:
+    """As :func:`forward`, into ``y`` of any floating-point dtype. The dtypes of ``u`` and the gates may differ too."""
     u, k, D, pre_gate, post_gate = inputs
-    y = torch.empty_like(u, memory_format=torch.contiguous_format)
     if not y.numel():
-        return y
+        return
     call = _Call.of(u, k, causal, plan)
     # The kernels read D with a stride of 1.
     D = None if D is None else D.contiguous()
@@ -173,7 +186,7 @@ def forward(
             )  # fmt: skip
             grid = (call.channels * call.batch // rows,)
             launch(passes.row_forward, grid, args, call.constants("row_forward", ROWS=rows))
-            return y
+            return
         batch, step = call.slice_sizes("rows_forward", scratch_bytes, fixed=1, each=1)
         signal, filter = call.scratch(batch * step), call.scratch(step)
         for c in sizes.slices(call.channels, step):
@@ -184,7 +197,6 @@ def forward(
                 args = signal, filter, call.tables.plain, channels
                 call.launch_rows("rows_forward", channels, args, BATCH=batch)
                 _columns_inverse(call, signal, _Output(y[b, c], _part(post_gate, b, c)))
-    return y
 
 
 def _columns_forward(

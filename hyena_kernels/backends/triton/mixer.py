@@ -6,13 +6,16 @@ launch they convolve, split, multiply the value with its gate, and write the inp
 computes the product again. It reads the gradients from the long convolutions channel-first and writes those of the
 projections channel-last.
 
+Gates, products and their gradients are float32 in memory, also where the signal has 16 bits. A product of two float16
+numbers may not fit float16, and only the results of the op are to be rounded.
+
 Predicted for order 2, bfloat16, B = 1, L = 2^20, D = 128, at 4.3 TB/s, without the long convolution:
 
-    forward     convolve, split, gate    0.81 GB read, 0.54 GB written     0.31 ms
+    forward     convolve, split, gate    0.81 GB read, 1.07 GB written     0.44 ms
                 transpose the result     0.27 GB read, 0.27 GB written     0.13 ms
-    backward    the first of these again, and transpose dy                 0.44 ms
-                gradient of the gate     0.54 GB read, 0.27 GB written     0.19 ms
-                gradient of the product  0.81 GB read, 0.54 GB written     0.31 ms
+    backward    the first of these again, and transpose dy                 0.56 ms
+                gradient of the gate     0.81 GB read, 0.27 GB written     0.25 ms
+                gradient of the product  1.07 GB read, 0.54 GB written     0.38 ms
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ from hyena_kernels.common.taps import write_tap_gradients
 
 # Temporary memory that one slice of channels may take beyond a quarter of the projections. The scratch of the long
 # convolutions is extra.
-SCRATCH_BYTES = 256 << 20
+SCRATCH_BYTES = 512 << 20
+
+INNER_BYTES = 4
+"""Bytes of an element between the input and the result: float32."""
 
 # So many channels of a 16-bit type fill a sector of 32 bytes. Slices of other widths would read and write partial ones.
 SLICE_STEP = 16
@@ -98,25 +104,23 @@ def _project(inputs: MixerInputs, c: slice) -> Tensor:
     batch, length, _ = inputs.x.shape
     steps, channels = inputs.k.shape[:2]
     rows = _padded(length)
-    parts = inputs.x.new_empty((steps + 1, batch, c.stop - c.start, rows))[..., :length]
+    parts = inputs.x.new_empty((steps + 1, batch, c.stop - c.start, rows), dtype=torch.float32)[..., :length]
     convolve(_from_channel(inputs, c.start), parts, channels, pair=True, y_length=rows)
     return parts
 
 
 def forward(inputs: MixerInputs) -> Tensor:
-    """``hyena_mixer_fwd``: shapes, dtypes and result of :func:`hyena_kernels.hyena_mixer`, except float64.
-
-    Gates, the first product and the gated results of the long convolutions are rounded to the dtype of ``x`` once.
-    Everything in between is in float32.
-    """
+    """``hyena_mixer_fwd``: shapes, dtypes and result of :func:`hyena_kernels.hyena_mixer`, except float64."""
     x = inputs.x
     batch, length, _ = x.shape
     steps, channels = inputs.k.shape[:2]
     y = x.new_empty((batch, length, channels))
-    for c in _slices(x, channels, (2 * steps + 1) * batch * _padded(length) * x.element_size()):
+    for c in _slices(x, channels, batch * _padded(length) * (2 * steps * INNER_BYTES + x.element_size())):
         *gates, v = _project(inputs, c)
         for o in range(steps):
-            v = fftconv.forward(inputs.convolution(o, v, c, gates[-1 - o]), True)
+            result = v.new_empty(v.shape, dtype=x.dtype if o == steps - 1 else v.dtype)
+            fftconv.forward_into(result, inputs.convolution(o, v, c, gates[-1 - o]), True)
+            v = result
         _copy(v, y[..., c].transpose(1, 2), length)
     return y
 
@@ -144,7 +148,8 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
             pair=pair,
         )
 
-    channel_bytes = (3 * steps + 2) * batch * _padded(length) * x.element_size() + k.shape[2] * k.element_size()
+    channel_bytes = batch * _padded(length) * ((3 * steps + 1) * INNER_BYTES + x.element_size())
+    channel_bytes += k.shape[2] * k.element_size()
     for c in _slices(x, channels, channel_bytes):
         *gates, v = _project(inputs, c)
         values = [v]
@@ -156,10 +161,10 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
         sums = tap_sums(grad, steps + 2, weight.shape[1]) if wants_taps else None
         for o in reversed(range(steps)):
             wanted = Gradients(
-                u=x.new_empty(grad.shape) if wants_projections or o > 0 else None,
+                u=v.new_empty(v.shape) if wants_projections or o > 0 else None,
                 k=None if dk is None else dk[o, c],
                 D=None if dD is None else dD[o, c],
-                post_gate=x.new_empty(grad.shape) if wants_projections else None,
+                post_gate=v.new_empty(v.shape) if wants_projections else None,
             )
             fftconv.backward_into(wanted, grad, inputs.convolution(o, values.pop(), c, gates[-1 - o]), True)
             if wanted.post_gate is not None:

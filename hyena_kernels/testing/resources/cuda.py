@@ -87,12 +87,15 @@ class PatchForm:
     dtype: str
     channels_last: bool
     pair: bool
+    inner: str = ""
+    """Dtype of the result and its gradient, if it is another one."""
 
     @property
     def name(self) -> str:
         """Its name in the table."""
         order = "channel-last" if self.channels_last else "channel-first"
-        return f"{self.kernel}, {self.dtype}, {order}{', pair' if self.pair else ''}"
+        dtype = f"{self.dtype} to {self.inner}" if self.inner else self.dtype
+        return f"{self.kernel}, {dtype}, {order}{', pair' if self.pair else ''}"
 
     @property
     def threads(self) -> int:
@@ -142,10 +145,12 @@ def cases(mangled: str) -> Iterator[Case]:
         for spectra, form in enumerate(_FORMS):
             yield Case(f"{name}, {form}", row.threads * row.rows, row.shared_bytes(spectra), optional=spectra > 0)
         return
-    arguments = re.search(rf"({'|'.join(_PATCHES)})_kernelI.*?DtypeE(\d)ELb(\d)ELb(\d)E", mangled)
+    form = r"DtypeE(\d)ELb(\d)ELb(\d)ELS\w*?_(\d)E"
+    arguments = re.search(rf"({'|'.join(_PATCHES)})_kernelI.*?{form}", mangled)
     if arguments is not None:
-        dtype = ("float16", "bfloat16", "float32")[int(arguments[2])]
-        patch = PatchForm(arguments[1], dtype, arguments[3] == "1", arguments[4] == "1")
+        dtype, inner = (("float16", "bfloat16", "float32")[int(arguments[place])] for place in (2, 5))
+        inner = "" if inner == dtype else inner
+        patch = PatchForm(arguments[1], dtype, arguments[3] == "1", arguments[4] == "1", inner)
         yield Case(patch.name, patch.threads, patch.shared_bytes)
         return
     kernel = next(name for name in KERNELS if re.search(rf"{len(name)}{name}(?![a-z_])", mangled))

@@ -53,6 +53,27 @@ def test_the_probe_says_why_there_is_no_number(config: EmbeddingsPlot) -> None:
     assert line.startswith("a probe needs two classes in every fold: the groups hold one class each")
 
 
+def change(config: EmbeddingsPlot, **columns: np.ndarray) -> None:
+    with np.load(config.embeddings) as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(config.embeddings, **arrays | columns)
+
+
+def test_what_has_no_label_is_no_class_of_the_probe(config: EmbeddingsPlot) -> None:
+    change(config, label=np.array(["gene"] * 20 + [""] * 20 + ["other"] * 20))
+    line = draw_embeddings(config)
+    assert line.startswith("40 sequences of 2 classes, 5 folds: ")
+    assert "; 20 without a label left out; figure in " in line
+
+
+def test_vectors_that_are_no_numbers_are_refused(config: EmbeddingsPlot) -> None:
+    vectors = np.ones((60, 6), dtype=np.float32)
+    vectors[3, 1], vectors[5] = np.nan, np.inf
+    change(config, embedding=vectors)
+    with pytest.raises(InputError, match=r"e\.npz: 2 of 60 vectors hold NaN or infinity; embed with another"):
+        draw_embeddings(config)
+
+
 class Umap:
     """Stands for umap-learn, which compiles for many seconds: what it is asked for."""
 
@@ -131,6 +152,11 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
         ({"neighbors": [1]}, "`neighbors` 1: must be at least 2"),
         ({"neighbors": []}, "`neighbors`: give at least one number"),
         ({"min_dist": [0.1, -0.1]}, "`min_dist` -0.1: must be at least 0 and finite"),
+        ({"neighbors": [5]}, "`neighbors` [5]: has no effect without `method` umap; leave it out"),
+        ({"min_dist": [0.5]}, "`min_dist` [0.5]: has no effect without `method` umap; leave it out"),
+        ({"position_bins": 3}, "`position_bins` 3: has no effect without `colour` position; leave it out"),
+        ({"probe": False, "probe_by_contig": True}, "`probe_by_contig` True: has no effect without `probe`"),
+        ({"seed": -1}, "`seed` -1: must be at least 0"),
         ({"position_bins": 0}, "`position_bins` 0: must be at least 1"),
         ({"embeddings": Path("absent.npz")}, "absent.npz: no such file"),
         ({"out": Path("b.xyz")}, "`out` b.xyz: must end in .png"),

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.files import atomic_dir, atomic_file, leftovers, write_files
+from hyenadna.common.files import PartialFolder, atomic_dir, atomic_file, leftovers, write_files
 
 
 def fail_on_the_second(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -106,3 +108,107 @@ def test_names_of_leftovers_are_told_from_others(tmp_path: Path) -> None:
     assert all(leftovers("model").fullmatch(name) for name in found)
     assert not any(leftovers("model").fullmatch(name) for name in ("model", ".model.tmp", ".notes.partial"))
     assert not any(leftovers("run").fullmatch(name) for name in found)
+
+
+def write(path: Path, content: bytes, *, to: str) -> None:
+    """Write a file in one of the three ways."""
+    if to == "atomic_file":
+        with atomic_file(path) as draft:
+            draft.write_bytes(content)
+    elif to == "write_files":
+        write_files({path: content})
+    else:
+        with atomic_dir(path.parent, merge=True) as folder:
+            (folder / path.name).write_bytes(content)
+
+
+@pytest.fixture(params=["atomic_file", "write_files", "atomic_dir"])
+def to(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("is_dangling", [False, True])
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path, to: str, is_dangling: bool) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "here").mkdir()
+    target, link = tmp_path / "elsewhere" / "real", tmp_path / "here" / "link"
+    if not is_dangling:
+        target.write_bytes(b"before")
+    link.symlink_to("../elsewhere/real")
+    write(link, b"after", to=to)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"after"
+    assert [len(list(folder.iterdir())) for folder in (target.parent, link.parent)] == [1, 1]
+
+
+def test_a_file_keeps_its_permissions(tmp_path: Path, to: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+    path.chmod(0o640)
+    write(path, b"after", to=to)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"after", 0o640)
+
+
+def test_a_protected_file_is_refused(tmp_path: Path, to: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+    path.chmod(0o440)
+    with pytest.raises(InputError, match="a: is write-protected; choose another place"):
+        write(path, b"after", to=to)
+    assert path.read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_pipe_is_written_to(tmp_path: Path, to: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = ThreadPoolExecutor().submit(pipe.read_bytes)
+    write(pipe, b"content", to=to)
+    assert read.result(timeout=10) == b"content"
+    assert pipe.is_fifo()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "link"])
+def test_standard_output_is_written_to(tmp_path: Path, name: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    if name == "link":
+        (tmp_path / "link").symlink_to("/dev/stdout")
+    before = os.readlink("/dev/stdout")
+    for content in (b"one ", b"two"):
+        # The second must not empty a file that the first has gone to.
+        write_files({tmp_path / name if name == "link" else Path(name): content})
+    assert capfdbinary.readouterr().out == b"one two"
+    assert os.readlink("/dev/stdout") == before
+
+
+def test_devices_are_written_to(tmp_path: Path) -> None:
+    write_files({Path(os.devnull): b"content"})
+    assert Path(os.devnull).is_char_device()
+    with pytest.raises(InputError, match=r"/dev/full: cannot be written \(No space left on device\)"):
+        write_files({Path("/dev/full"): b"content"})
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    for name in ("folder", "link"):
+        with pytest.raises(InputError, match="is a folder; choose a file"):
+            write_files({tmp_path / name: b"x"})
+
+
+def test_a_run_that_writes_to_a_pipe_keeps_no_parts(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    parts = PartialFolder(pipe, {}, resume=False)
+
+    def fail() -> None:
+        with parts.keep(lambda: "1 part"):
+            parts.begin()
+            raise InputError("bad")
+
+    with pytest.raises(InputError, match=r"^bad$"):
+        fail()
+    assert not parts.folder.exists()
+    assert list(tmp_path.iterdir()) == [pipe]
+    with pytest.raises(InputError, match="`resume`"):
+        PartialFolder(pipe, {}, resume=True)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import errno
 import gzip
 import hashlib
 import json
+import lzma
 import os
 import pickle
+import tempfile
 import time
 import tracemalloc
 import zlib
@@ -88,6 +91,9 @@ def test_tokens_are_a_read_only_view_of_the_file(prepared: Genome) -> None:
     "content",
     [
         FASTA.replace(b"\n", b"\r\n"),
+        FASTA.replace(b"\n", b"\r"),
+        b"\xef\xbb\xbf" + FASTA,
+        gzip.compress(b"\xef\xbb\xbf" + FASTA.replace(b"\n", b"\r\n")),
         FASTA.lower(),
         FASTA.rstrip(b"\n"),
         b"\n\n" + FASTA,
@@ -96,7 +102,19 @@ def test_tokens_are_a_read_only_view_of_the_file(prepared: Genome) -> None:
         gzip.compress(FASTA[:20]) + gzip.compress(FASTA[20:]),
         bgzip([FASTA[:20], FASTA[20:]]),
     ],
-    ids=["crlf", "lower", "no-last-newline", "blank-lines", "blanks", "gzip", "gzip-members", "bgzip"],
+    ids=[
+        "crlf",
+        "cr",
+        "byte-order-mark",
+        "mark-crlf-gzip",
+        "lower",
+        "no-last-newline",
+        "blank-lines",
+        "blanks",
+        "gzip",
+        "gzip-members",
+        "bgzip",
+    ],
 )
 def test_same_genome_from_every_form(prepared: Genome, tmp_path: Path, content: bytes) -> None:
     other = prepare(write(tmp_path / "other", content), tmp_path / "other.genome", progress=False)
@@ -107,8 +125,12 @@ def test_same_genome_from_every_form(prepared: Genome, tmp_path: Path, content: 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 1000])
 def test_chunk_borders_anywhere(prepared: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(streams, "_CHUNK", chunk)
-    other = prepare(tmp_path / "g.fa", tmp_path / "other", progress=False)
-    assert (other.contigs, other.fingerprint) == (prepared.contigs, prepared.fingerprint)
+    for number, content in enumerate(
+        (FASTA, b"\xef\xbb\xbf" + FASTA.replace(b"\n", b"\r\n"), FASTA.replace(b"\n", b"\r"))
+    ):
+        path = write(tmp_path / "g.fa", content)
+        other = prepare(path, tmp_path / f"other{number}", progress=False)
+        assert (other.contigs, other.fingerprint) == (prepared.contigs, prepared.fingerprint)
 
 
 BAD_FASTA = {
@@ -130,7 +152,24 @@ BAD_FASTA = {
         b">a\nACGT\n>p53\nACGT\nMTAMEESQ\n",
         r"bad\.fa:5: 'E' at position 9 of contig 'p53' is not a nucleotide code .* is this a protein FASTA\?",
     ),
-    "gap": (b">a\nAC-T\n", r"bad\.fa:2: '-' at position 3 of contig 'a' is not a nucleotide code"),
+    "gap": (b">a\nAC-T\n", r"bad\.fa:2: '-' at position 3 of contig 'a' .*; is this an alignment\? remove its gaps$"),
+    "dot": (b">a\nAC.T\n", r"; is this an alignment\? remove its gaps$"),
+    "numbers": (
+        b">a\n1 ACGT\n",
+        r"'1' at position 1 .*; are positions written between the bases\? remove the numbers$",
+    ),
+    "quality": (b">a\nACGT\n+\n", r"'\+' at position 5 .*; is this FASTQ\?"),
+    "zero": (b">a\nAC\0T\n", r"'\\x00' at position 3 .*; is the file damaged\?$"),
+    "comment": (b">a\nAC;T\n", r"';' at position 3 .*; correct or remove it$"),
+    "zeros": (b"\0\0\0", "is no text"),
+    "utf-16": (">a\nACGT\n".encode("utf-16"), "is in UTF-16 or UTF-32; save it as UTF-8"),
+    "utf-32": (">a\nACGT\n".encode("utf-32"), "is in UTF-16 or UTF-32; save it as UTF-8"),
+    "zip": (b"PK\3\4" + bytes(40), "is a zip archive; unpack it"),
+    "bzip2": (bz2.compress(FASTA), "is compressed with bzip2"),
+    "xz": (lzma.compress(FASTA), "is compressed with xz"),
+    "twice": (gzip.compress(gzip.compress(FASTA)), "is compressed twice"),
+    "bam": (bgzip([b"BAM\1" + bytes(40)]), "is a BAM"),
+    "gzip-garbage": (gzip.compress(FASTA) + b"garbage", "corrupt gzip file"),
     "header-mid-line": (b">a\nAC>b\n", r"bad\.fa:2: '>' at position 3 of contig 'a'"),
     "truncated-gzip": (gzip.compress(FASTA * 50)[:-20], "truncated gzip file; download or compress it again"),
     "corrupt-gzip": (gzip.compress(FASTA)[:-8] + b"\0" * 8, "corrupt gzip file"),
@@ -282,10 +321,10 @@ def test_tokens_outside(prepared: Genome, contig: str, start: int, end: int, mes
 
 
 @pytest.mark.parametrize(("asked", "held"), [("7", "chr7"), ("chr7", "7")])
-def test_unknown_contig_hints_at_the_chr_prefix(tmp_path: Path, asked: str, held: str) -> None:
+def test_contigs_are_found_with_and_without_chr(tmp_path: Path, asked: str, held: str) -> None:
     genome = prepare(write(tmp_path / "g.fa", f">{held}\nACGT\n".encode()), tmp_path / "g", progress=False)
-    with pytest.raises(InputError, match=f"unknown contig '{asked}'; the genome calls it '{held}'"):
-        genome.contig(asked)
+    assert genome.contig(asked) == genome.contigs[0]
+    assert genome.tokens(asked).tolist() == genome.tokens(held).tolist()
 
 
 @pytest.mark.parametrize(
@@ -391,3 +430,24 @@ def test_a_fasta_is_read_as_a_prepared_genome_is(tiny_fasta: Path, tiny_genome: 
         assert genome.fingerprint == prepared.fingerprint
         folder = genome.folder
     assert not folder.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="there is no list of mapped files")
+def test_a_temporary_genome_is_not_mapped_when_its_folder_goes(
+    tiny_fasta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_mapped(folder: str) -> bool:
+        return folder in Path("/proc/self/maps").read_text()
+
+    mapped: list[bool] = []
+    remove = tempfile.TemporaryDirectory.cleanup
+
+    def cleanup(self: tempfile.TemporaryDirectory[str]) -> None:
+        mapped.append(is_mapped(self.name))
+        remove(self)
+
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "cleanup", cleanup)
+    with open_genome(tiny_fasta, progress=False) as genome:
+        assert genome.tokens("a", 0, 1).tolist()
+        assert is_mapped(str(genome.folder))
+    assert mapped == [False]

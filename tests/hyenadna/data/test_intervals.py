@@ -45,7 +45,6 @@ def test_read_bed_with_splits(tmp_path: Path, genome: Genome) -> None:
 
 BAD_LINES = {
     "unknown-contig": ("chrX\t0\t1", r"unknown contig 'chrX'; the genome has 3: chr1, chr2, chr3"),
-    "no-chr-prefix": ("2\t0\t1", r"unknown contig '2'; the genome calls it 'chr2'"),
     "beyond-end": ("chr2\t0\t58", r"end 58 is beyond the end of contig 'chr2' \(57\)"),
     "empty": ("chr2\t5\t5", "start 5 is not below end 5"),
     "descending": ("chr2\t6\t5", "start 6 is not below end 5"),
@@ -129,13 +128,14 @@ def test_split_contigs(genome: Genome) -> None:
         "test": [Interval("chr1", 0, 100, "test")],
     }
     assert [i.contig for i in split_contigs(genome)["train"]] == list(LENGTHS)
+    assert split_contigs(genome, valid=["3"], test=["1"]) == split_contigs(genome, valid=["chr3"], test=["chr1"])
 
 
 @pytest.mark.parametrize(
     ("valid", "test", "message"),
     [
         (["chr9"], [], "unknown contig 'chr9'; the genome has 3"),
-        ([], ["3"], "unknown contig '3'; the genome calls it 'chr3'"),
+        (["chr1"], ["1"], "contig 'chr1' is both for validation and for test"),
         (["chr1"], ["chr1"], "contig 'chr1' is both for validation and for test"),
         (["chr1", "chr2"], ["chr3"], "nothing is left for training: every contig is held out"),
     ],

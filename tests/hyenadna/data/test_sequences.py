@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import reverse_complement
-from hyenadna.data.sequences import Window, check_windows, encode, per_position, sliding_windows
+from hyenadna.data.sequences import Last, Mean, Window, check_windows, encode, per_position, sliding_windows
 
 
 def test_letters_become_ids_and_turn_round() -> None:
@@ -82,3 +83,51 @@ def test_results_come_in_the_order_of_the_sequences(batch_size: int) -> None:
     for result, (_, ids) in zip(results, sequences, strict=True):
         assert np.array_equal(result, np.stack([ids, 2 * ids], axis=1))
     assert max(seen) == batch_size
+
+
+def test_means_hold_one_batch_of_windows_at_a_time() -> None:
+    length, window, width = 1 << 17, 256, 64
+    ids = np.random.default_rng(0).integers(7, 11, length).astype(np.uint8)
+
+    def compute(rows: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.repeat(row[:, None].astype(np.float32), width, axis=1) for row in rows]
+
+    tracemalloc.start()
+    try:
+        (mean,) = per_position(
+            [("s", ids)], compute, batch_size=4, max_length=window, window=window, stride=255, collect=Mean
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # All vectors are 32 MiB, a batch of them is 0.25 MiB.
+    assert peak < 2 << 20
+    np.testing.assert_allclose(mean, np.full(width, ids.mean()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_means_and_last_values_do_not_depend_on_the_batch(batch_size: int) -> None:
+    rng = np.random.default_rng(0)
+    sequences = [(str(i), rng.integers(7, 11, n).astype(np.uint8)) for i, n in enumerate(rng.integers(1, 400, 60))]
+    found = [
+        np.stack(
+            list(
+                per_position(
+                    sequences,
+                    lambda rows: [np.sin(row[:, None] / 3.0) for row in rows],
+                    batch_size=size,
+                    max_length=64,
+                    window=20,
+                    stride=7,
+                    collect=collect,
+                )
+            )
+        )
+        for size in (batch_size, 8)
+        for collect in (Mean, Last)
+    ]
+    assert np.array_equal(found[0], found[2])
+    assert np.array_equal(found[1], found[3])
+    for mean, last, (_, ids) in zip(found[0], found[1], sequences, strict=True):
+        np.testing.assert_allclose(mean, np.sin(ids / 3.0).mean(), rtol=1e-12)
+        assert last == np.sin(ids[-1] / 3.0)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from hyenadna.common.errors import InputError
-from hyenadna.drawing.embeddings import colour_classes, pca_panel, umap_panels
+from hyenadna.drawing.embeddings import Panel, colour_classes, embedding_maps, pca_panel, umap_panels
 
 
 @pytest.fixture
@@ -39,11 +41,61 @@ def test_classes_are_labels_or_contigs(columns: dict[str, Any]) -> None:
 
 def test_components_are_those_of_the_standardised_columns(vectors: np.ndarray) -> None:
     vectors = vectors.astype(np.float64)
-    title, points = pca_panel(vectors * [1, 10, 100, 1, 1, 1])
+    title, points, axes = pca_panel(vectors * [1, 10, 100, 1, 1, 1])
     scaled = (vectors - vectors.mean(0)) / vectors.std(0)
     left, values, _ = np.linalg.svd(scaled, full_matrices=False)
     np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * values[:2]), atol=1e-9)
-    assert title == f"PCA, {(values[:2] ** 2).sum() / (values**2).sum():.0%} of the variance"
+    shares = values**2 / (values**2).sum()
+    assert title == f"PCA, {shares[:2].sum():.0%} of the variance"
+    assert axes == tuple(f"component {i + 1} ({shares[i]:.1%} of the variance)" for i in range(2))
+
+
+def test_vectors_without_two_dimensions_are_refused(vectors: np.ndarray) -> None:
+    for same in (vectors[:, :1], np.ones_like(vectors)):
+        with pytest.raises(InputError, match="vectors of two columns or more that are not all the same"):
+            pca_panel(same)
+
+
+def test_outliers_do_not_squeeze_the_map_and_are_told(
+    vectors: np.ndarray, columns: dict[str, Any], tmp_path: Path, figures: list[Any]
+) -> None:
+    points = vectors[:, :2].copy()
+    draw = partial(embedding_maps, classes=columns["label"], out=tmp_path / "e.png", note="a line")
+    draw([Panel("", points)])
+    points[0], points[40] = (1e4, 0.0), (0.0, -1e3)
+    draw([Panel("", points)])
+    before, after = figures
+    for limits in ("get_xlim", "get_ylim"):
+        old, new = (np.ptp(getattr(figure.axes[0], limits)()) for figure in (before, after))
+        assert new < 3.5 * old
+    assert before.get_supxlabel() == "a line"
+    told = "a line. 2 points lie far outside the map: triangles at its border point to them"
+    assert after.get_supxlabel().replace("\n", " ") == told
+    # Every point is drawn, within the limits or on them.
+    offsets = [np.asarray(c.get_offsets()) for c in after.axes[0].collections]
+    assert sum(map(len, offsets)) == len(points)
+    low, high = np.array([after.axes[0].get_xlim(), after.axes[0].get_ylim()]).T
+    assert all(((low <= o) & (o <= high)).all() for o in offsets if len(o))
+
+
+@pytest.mark.parametrize("classes", [1, 7, 20, 33])
+def test_no_two_classes_look_alike(tmp_path: Path, figures: list[Any], classes: int) -> None:
+    names = np.array([f"histone mark number {i} in a human cell line" for i in range(classes)])
+    label = np.concatenate([np.repeat(names, 4), np.repeat(names[:5], 2), [""] * 3])
+    points = np.random.default_rng(0).normal(size=(len(label), 2))
+    embedding_maps([Panel("", points)], label, tmp_path / "e.png", legend="label")
+    [legend] = figures[0].legends
+    told = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+    assert told[-1] == "none"
+    if classes > 20:
+        assert told[-2] == f"{classes - 19} other classes"
+    assert len(told) == min(classes, 20) + 1
+    looks = [(h.get_facecolors().tobytes(), h.get_paths()[0].vertices.tobytes()) for h in legend.legend_handles]
+    assert len(set(looks)) == len(looks)
+    assert not legend.get_window_extent().overlaps(figures[0].axes[0].get_window_extent())
+    height = figures[0].bbox.height
+    assert legend.get_window_extent().y0 >= 0
+    assert legend.get_window_extent().y1 <= height
 
 
 def test_more_neighbours_than_vectors_are_refused(vectors: np.ndarray) -> None:

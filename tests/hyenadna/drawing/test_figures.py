@@ -38,21 +38,6 @@ def png_size(path: Path) -> tuple[int, int]:
     return width, height
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    from matplotlib.figure import Figure
-
-    drawn: list[Any] = []
-    save = Figure.savefig
-
-    def savefig(self: Figure, *args: Any, **kwargs: Any) -> None:
-        drawn.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return drawn
-
-
 def visible_texts(figure: Any) -> list[Any]:
     from matplotlib.text import Text
 
@@ -100,6 +85,22 @@ def test_curves_name_every_baseline_and_the_last_validation(tmp_path: Path, figu
 
 
 @pytest.mark.slow
+def test_the_legend_of_the_curves_is_below_them_and_steps_are_whole(tmp_path: Path, figures: list[Any]) -> None:
+    for steps in (2, 3, 400):
+        plot.training_curves(metrics(steps), tmp_path / "curves.png")
+        figure = figures[-1]
+        [legend] = figure.legends
+        assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
+        assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+
+
+def test_a_validation_without_a_number_is_left_out(tmp_path: Path, figures: list[Any]) -> None:
+    rows = [{"step": 1, "valid_perplexity": 3.9}, {"step": 2, "valid_perplexity": None}]
+    plot.training_curves(rows, tmp_path / "curves.png")
+    [line] = [line for line in figures[0].axes[0].lines if line.get_label() == "validation"]
+    assert np.asarray(line.get_xydata()).tolist() == [[1.0, 3.9]]
+
+
 def test_curves_are_not_flattened_by_the_first_steps(tmp_path: Path, figures: list[Any]) -> None:
     plot.training_curves(metrics(), tmp_path / "curves.png", BASELINES)
     low, high = figures[0].axes[0].get_ylim()

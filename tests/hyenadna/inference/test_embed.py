@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,9 @@ import torch
 
 from hyenadna import HyenaDNAModel
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import N_ID, PAD_ID
+from hyenadna.common.vocab import N_ID, PAD_ID, reverse_complement
 from hyenadna.data.genome import Genome
-from hyenadna.inference import embed as embed_module
+from hyenadna.inference import embed as embed_module, embeddings
 from hyenadna.inference.embed import EmbedConfig, embed
 from hyenadna.inference.embeddings import Embeddings
 
@@ -164,6 +165,9 @@ def test_random_weights_are_another_model_of_the_same_shape(config: EmbedConfig)
         ({"window": 100, "stride": 50}, "`window` 100: must be 2 to 64, the tokens"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"bed": Path("absent.bed")}, "absent.bed: no such file"),
+        ({"seed": 3}, "`seed` 3: has no effect without `random_weights`; leave it out"),
+        ({"sequence_column": "seq"}, "`sequence_column` seq: has no effect without a `table`; leave it out"),
+        ({"batch_size": 10**9}, "`batch_size` 1000000000: must be at least 1 and below"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(config: EmbedConfig, change: dict[str, Any], message: str) -> None:
@@ -191,3 +195,78 @@ def test_what_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
         assert "allow_pickle" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
         Embeddings.read(tmp_path / "absent.npz")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "token"])
+def test_an_interval_of_the_reverse_strand(config: EmbedConfig, folder: Path, tiny_genome: Path, pooling: str) -> None:
+    assert config.bed is not None
+    config.bed.write_text("b\t40\t60\tx\t0\t-\nb\t40\t60\tx\t0\t+\n")
+    embed(replace(config, pooling=pooling), progress=False)
+    found = Embeddings.read(config.out)
+    forward = Genome.open(tiny_genome).tokens("b", 40, 60)
+    for rows, ids, places in (
+        (slice(0, 20), reverse_complement(forward), range(59, 39, -1)),
+        (slice(20, 40), forward, range(40, 60)),
+    ):
+        whole = states(folder, ids)
+        if pooling == "token":
+            np.testing.assert_allclose(found.vectors[rows], whole, rtol=0, atol=2e-6)
+            assert found.start[rows].tolist() == list(places)
+            assert found.end[rows].tolist() == [place + 1 for place in places]
+        else:
+            row = rows.start // 20
+            np.testing.assert_allclose(found.vectors[row], whole.mean(axis=0), rtol=0, atol=2e-6)
+            assert (found.start[row], found.end[row]) == (40, 60)
+    assert set(found.name.tolist()) == {"b:40-60(-)", "b:40-60"}
+
+
+def test_empty_records_are_left_out(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.fa").write_text(">one\nACGT\n>none\n>one\nGATTACA\n>last\n")
+    config = EmbedConfig(model=folder, out=tmp_path / "t.npz", fasta=tmp_path / "f.fa", part_size=1, device="cpu")
+    assert embed(config, progress=False) == 2
+    found = Embeddings.read(config.out)
+    assert (found.name.tolist(), found.end.tolist()) == (["one", "one"], [4, 7])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "token"])
+def test_batches_and_parts_change_rounding_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pooling: str
+) -> None:
+    rng = np.random.default_rng(0)
+    lengths = [1, 64, 65, 300, 7, 1000]
+    rows = [f">s{i}\n{''.join(rng.choice(list('ACGT'), length))}\n" for i, length in enumerate(lengths)]
+    (tmp_path / "f.fa").write_text("".join(rows))
+    config = EmbedConfig(
+        model=folder,
+        out=tmp_path / "a.npz",
+        fasta=tmp_path / "f.fa",
+        pooling=pooling,
+        window=64,
+        stride=50,
+        batch_size=1,
+        device="cpu",
+    )
+    embed(config, progress=False)
+    monkeypatch.setattr(embed_module, "_PART_BASES", 100)
+    embed(replace(config, out=tmp_path / "b.npz", batch_size=5), progress=False)
+    one, other = (Embeddings.read(tmp_path / name) for name in ("a.npz", "b.npz"))
+    np.testing.assert_allclose(one.vectors, other.vectors, rtol=0, atol=2e-6)
+    assert one.name.tolist() == other.name.tolist()
+
+
+def test_a_full_disk_at_the_end_keeps_the_parts(config: EmbedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = config.out.with_name("whole.npz")
+    embed(replace(config, out=whole), progress=False)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings, "_join_npz", fail)
+        with pytest.raises(
+            InputError, match=r"No space left .*; 12 sequences are finished and kept in .*e\.npz\.partial"
+        ):
+            embed(config, progress=False)
+    assert not config.out.exists()
+    embed(replace(config, resume=True), progress=False)
+    assert config.out.read_bytes() == whole.read_bytes()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,10 @@ import torch
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import LETTERS, N_ID, PAD_ID, reverse_complement
-from hyenadna.data import variants
 from hyenadna.data.genome import Genome
 from hyenadna.data.sequences import encode
+from hyenadna.data.variant_files import open_variants
+from hyenadna.data.variants import MISMATCH, OUTSIDE, alleles, justify, windows
 from hyenadna.inference.likelihood import LogLikelihoodScorer
 from hyenadna.inference.score import ScoreConfig, score
 
@@ -133,27 +136,13 @@ def test_a_table_keeps_its_columns_and_both_strands_agree(folder: Path, tmp_path
     assert (two["id"], two["dna"], two["colour"]) == ("2", backward, "")
     # Not within a tolerance: the mean over both strands is of the same two numbers.
     assert one["log_likelihood"] == two["log_likelihood"]
+    # 14 letters, without N and the first of each strand.
+    assert one["bases"] == "12"
+    assert float(one["per_base"]) == pytest.approx(float(one["log_likelihood"]) / 12, abs=1e-6)
+    assert float(one["perplexity"]) == pytest.approx(np.exp(-float(one["log_likelihood"]) / 12), abs=1e-5)
     score(replace(config, strands="forward"), progress=False)
     one, two = rows(config.out)
     assert one["log_likelihood"] != two["log_likelihood"]
-
-
-def test_windows_hold_the_allele_in_the_middle_of_equally_many_bases(genome: Genome, write_vcf: Any) -> None:
-    deleted = letters(genome, "b", 299, 303)
-    base = letters(genome, "b", 399, 400)
-    path = write_vcf(
-        ("b", 300, deleted, deleted[0]), ("b", 400, base, base + "GGG"), ("b", 1, letters(genome, "b", 0, 1), "N")
-    )
-    deletion, insertion, first = variants.read_vcf(path, genome)
-    assert (deletion.start, len(deletion.ref), len(deletion.alt)) == (300, 3, 0)
-    before, after = ("".join(LETTERS[i] for i in ids.tolist()) for ids in variants.windows(deletion, genome, 21))
-    assert before == letters(genome, "b", 291, 312)
-    assert after == letters(genome, "b", 291, 300) + letters(genome, "b", 303, 315)
-    assert insertion.start >= 400 - 1
-    assert len(insertion.alt) == 3
-    before, after = variants.windows(insertion, genome, 20)
-    assert len(before) == len(after) == 20
-    assert len(variants.windows(first, genome, 20)[0]) == 20
 
 
 @pytest.mark.parametrize("mode", ["likelihood", "site", "embedding"])
@@ -197,8 +186,9 @@ def test_variants(
         score(replace(config, out=tmp_path / "again.tsv", batch_size=size), progress=False)
         assert (tmp_path / "again.tsv").read_text() == config.out.read_text()
 
-    variant = next(iter(variants.read_vcf(config.vcf, genome)))
-    before, after = variants.windows(variant, genome, 64)
+    (variant,) = alleles(next(iter(open_variants(config.vcf).read())), genome)
+    cut = windows(variant, genome, 64)
+    before, after = cut.reference, cut.changed
     if mode == "embedding" or strands == "both":
         return
     change = nats(model, after) - nats(model, before)
@@ -254,10 +244,33 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
     config.out.unlink()
     with pytest.raises(InputError, match=r"v\.vcf:33: REF . differs from tiny\.fa at b:300; wrong genome build\?"):
         score(replace(config, ref_mismatch="fail"), progress=False)
-    few = write_vcf(*good[:18], wrong)
-    with pytest.raises(InputError, match=r"REF differs from tiny\.fa in 1 of 19 alleles \(5%\): wrong genome build\?"):
-        score(replace(config, vcf=few), progress=False)
     assert not config.out.exists()
+
+
+def test_only_enough_mismatches_stop_a_run_and_only_if_nothing_was_chosen(
+    folder: Path, genome: Genome, write_vcf: Any, tmp_path: Path
+) -> None:
+    good = [("b", p, letters(genome, "b", p - 1, p), other(letters(genome, "b", p - 1, p))) for p in range(100, 130)]
+    bad = [("b", p, other(letters(genome, "b", p - 1, p)), letters(genome, "b", p - 1, p)) for p in (300, 310)]
+    bad.append(("b", 5000, "A", "C"))
+    config = ScoreConfig(
+        model=folder, out=tmp_path / "o.tsv", vcf=write_vcf(*good[:16], *bad), genome=genome.folder, window=8
+    )
+    # 3 of 19 are too few to tell.
+    assert score(config, progress=False).scored == 16
+    many = replace(config, vcf=write_vcf(*good[:17], *bad))
+    with pytest.raises(InputError) as caught:
+        score(many, progress=False)
+    named = f"b:300 {bad[0][2]}, b:310 {bad[1][2]}, b:5000 {bad[2][2]}"
+    assert f"REF differs from tiny.fa in 3 of 20 alleles (15%), such as {named}: wrong genome build?" in str(
+        caught.value
+    )
+    assert "(`ref_mismatch` note scores the others)" in str(caught.value)
+    result = score(replace(many, ref_mismatch="note"), progress=False)
+    assert (result.rows, result.scored) == (20, 17)
+    assert result.problems == {MISMATCH: 2, OUTSIDE: 1}
+    result = score(replace(many, ref_mismatch="skip"), progress=False)
+    assert (result.rows, result.scored, result.problems) == (17, 17, {MISMATCH: 2, OUTSIDE: 1})
 
 
 @pytest.mark.parametrize(
@@ -279,6 +292,15 @@ def test_a_ref_that_differs(folder: Path, genome: Genome, write_vcf: Any, tmp_pa
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"vcf": Path("absent.vcf")}, "absent.vcf: no such file"),
         ({"genome": Path("absent")}, "absent: no such file"),
+        ({"sequence_column": "seq"}, "`sequence_column` seq: has no effect without a `table`"),
+        (
+            {"vcf": None, "genome": None, "fasta": Path("absent"), "mode": "site"},
+            "`mode` site: has no effect without a `vcf`; leave it out",
+        ),
+        (
+            {"vcf": None, "genome": None, "fasta": Path("absent"), "ref_mismatch": "fail"},
+            "`ref_mismatch` fail: has no effect without a `vcf`; leave it out",
+        ),
     ],
 )
 def test_bad_input_is_refused(
@@ -296,13 +318,14 @@ def test_bad_input_is_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is not a VCF: no line begins with #CHROM"),
+        ("", "is empty; give a VCF, BCF or MAF"),
+        ("b\t5\t.\tA\tC\n", "is not a VCF: no line begins with #CHROM; nor a MAF"),
         ("#CHROM\tPOS\n", "its columns are not those of a VCF"),
         (HEADER, "holds no variant"),
         (HEADER + "b\t5\t.\tA\n", ":3: is not a record of a VCF"),
         (HEADER + "b\tx\t.\tA\tC\n", ":3: POS 'x' is not a number"),
         (HEADER + "b\t²\t.\tA\tC\n", ":3: POS '²' is not a number"),
-        (HEADER + "z\t5\t.\tA\tC\n", "none of its contigs is in tiny.fa, which has a, b, c"),
+        (HEADER + "z\t5\t.\tA\tC\n", "none of its contigs (z) is in the genome, which has a, b, c"),
     ],
 )
 def test_what_is_no_vcf_is_refused(folder: Path, genome: Genome, tmp_path: Path, content: str, message: str) -> None:
@@ -313,14 +336,362 @@ def test_what_is_no_vcf_is_refused(folder: Path, genome: Genome, tmp_path: Path,
     assert message in str(caught.value)
 
 
-def test_a_failure_on_the_way_keeps_what_was_scored(folder: Path, tmp_path: Path) -> None:
+def test_a_failure_on_the_way_keeps_the_finished_parts(folder: Path, tmp_path: Path) -> None:
     sequences = "".join(f">s{i}\nACGTACGT\n" for i in range(20)) + f">long\n{'A' * 100}\n"
     (tmp_path / "s.fa").write_text(sequences)
-    config = ScoreConfig(model=folder, out=tmp_path / "o.tsv", fasta=tmp_path / "s.fa", batch_size=1)
-    with pytest.raises(
-        InputError, match=r"long: 100 bases are longer .*; the 16 rows before that are in .*o\.tsv\.partial"
-    ):
+    config = ScoreConfig(model=folder, out=tmp_path / "o.tsv", fasta=tmp_path / "s.fa", batch_size=1, part_size=8)
+    with pytest.raises(InputError, match=r"long: 100 bases are longer .*; 16 sequences are finished and kept in "):
         score(config, progress=False)
     assert not config.out.exists()
-    assert len(rows(tmp_path / "o.tsv.partial")) == 16
-    assert score(replace(config, window=32, stride=16), progress=False).scored == 21
+    assert (tmp_path / "o.tsv.partial").is_dir()
+    with pytest.raises(InputError, match=r"long: 100 bases are longer [^;]*$"):
+        score(replace(config, out=tmp_path / "p.tsv", part_size=50), progress=False)
+    assert not (tmp_path / "p.tsv.partial").exists()
+    assert score(replace(config, out=tmp_path / "p.tsv", window=32, stride=16), progress=False).scored == 21
+
+
+@pytest.fixture
+def config(folder: Path, genome: Genome, write_vcf: Any, tmp_path: Path) -> Callable[..., ScoreConfig]:
+    """Makes the options for some records, or for a file of variants."""
+
+    def make(*records: tuple[str, int, str, str], **changes: Any) -> ScoreConfig:
+        path = changes.pop("vcf", None) or write_vcf(*records)
+        return replace(
+            ScoreConfig(model=folder, out=tmp_path / "o.tsv", vcf=path, genome=genome.folder, window=64), **changes
+        )
+
+    return make
+
+
+def scored(config: ScoreConfig) -> list[dict[str, str]]:
+    score(config, progress=False)
+    return rows(config.out)
+
+
+def test_the_site_of_a_deletion_is_as_long_as_the_deletion(
+    config: Any, model: HyenaDNAForCausalLM, genome: Genome
+) -> None:
+    gone = letters(genome, "b", 299, 304)
+    (row,) = scored(config(("b", 300, gone, gone[0]), mode="site"))
+    record = next(iter(open_variants(config(("b", 300, gone, gone[0])).vcf).read()))
+    cut = windows(justify(alleles(record, genome)[0], genome), genome, 64)
+    site = slice(cut.before, cut.before + cut.longest)
+    assert cut.longest >= 4
+    expected = nats(model, cut.changed)[site].sum() - nats(model, cut.reference)[site].sum()
+    assert float(row["score"]) == pytest.approx(expected, abs=2e-6)
+    (whole,) = scored(config(("b", 300, gone, gone[0])))
+    change = np.nansum(nats(model, cut.changed)) - np.nansum(nats(model, cut.reference))
+    assert float(whole["score"]) == pytest.approx(change, abs=2e-6)
+    assert abs(change - expected) > 0.01
+    (added,) = scored(config(("b", 300, gone[0], gone[0] + "GATTACA"), mode="site"))
+    record = next(iter(open_variants(config(("b", 300, gone[0], gone[0] + "GATTACA")).vcf).read()))
+    cut = windows(justify(alleles(record, genome)[0], genome), genome, 64)
+    site = slice(cut.before, cut.before + cut.longest)
+    expected = nats(model, cut.changed)[site].sum() - nats(model, cut.reference)[site].sum()
+    assert float(added["score"]) == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["likelihood", "site", "embedding"])
+@pytest.mark.parametrize("strands", ["forward", "both"])
+def test_at_the_ends_of_a_contig_there_is_a_note(
+    config: Any, genome: Genome, tmp_path: Path, mode: str, strands: str
+) -> None:
+    first, last = letters(genome, "b", 0, 3), letters(genome, "b", 895, 900)
+    (tmp_path / "one.fa").write_text(">b\nA\n")
+    found = scored(
+        config(
+            ("b", 1, first[0], other(first[0])),
+            ("b", 896, last, last[0]),
+            ("b", 900, last[-1], last[-1] + "GATTACA"),
+            ("b", 900, last[-1], other(last[-1])),
+            ("b", 30, letters(genome, "b", 29, 30), other(letters(genome, "b", 29, 30))),
+            mode=mode,
+            strands=strands,
+        )
+    )
+    name = "distance" if mode == "embedding" else "score"
+    assert all(row["note"] for row in found)
+    assert [row["note"] for row in found[1:3]] == 2 * ["too few bases stand behind it to compare"]
+    assert [row[name] for row in found[1:3]] == ["", ""]
+    if mode == "embedding":
+        assert float(found[0][name]) > 0
+    else:
+        assert (found[0]["note"], found[0][name]) == ("no base stands before it", "")
+    is_scored = mode == "embedding" or strands == "forward"
+    assert bool(found[3][name]) == is_scored
+    assert found[3]["note"] == (
+        "score, but the contig ends within the window" if is_scored else "no base stands before it"
+    )
+    assert found[4]["note"] == "score, but the contig ends within the window"
+    found = scored(
+        config(("b", 1, "A", "C"), ("b", 1, "A", "AC"), mode=mode, strands=strands, genome=tmp_path / "one.fa")
+    )
+    assert [(row[name], row["note"]) for row in found] == 2 * [("", "too few bases stand behind it to compare")]
+
+
+def test_n_is_shown_as_padding_unless_told_otherwise(
+    config: Any, folder: Path, model: HyenaDNAForCausalLM, genome: Genome, tmp_path: Path
+) -> None:
+    base = letters(genome, "a", 1050, 1051)
+    record = ("a", 1051, base, other(base))
+    (masked,), (shown,) = (scored(config(record, n_to_pad=value)) for value in (True, False))
+    assert masked["note"] == shown["note"] == "score, but N within the window"
+    assert masked["score"] != shown["score"]
+    (close,), (far,) = (scored(config(record, n_to_pad=value, mode="embedding")) for value in (True, False))
+    assert close["distance"] != far["distance"]
+    assert far["note"] == "score, but N within the window"
+    (tmp_path / "s.fa").write_text(">s\nACGTNNACGATTA\n")
+    both = [
+        scored(ScoreConfig(model=folder, out=tmp_path / "s.tsv", fasta=tmp_path / "s.fa", n_to_pad=value))
+        for value in (True, False)
+    ]
+    ids = encode("ACGTNNACGATTA", "")
+    expected = nats(model, ids)
+    assert float(both[0][0]["log_likelihood"]) == pytest.approx(np.nansum(expected[ids != N_ID]), abs=1e-6)
+    assert both[0][0]["log_likelihood"] != both[1][0]["log_likelihood"]
+
+
+def test_letters_that_are_no_base_get_a_note(config: Any, genome: Genome) -> None:
+    base = letters(genome, "b", 199, 200)
+    found = scored(
+        config(
+            *(("b", 200, base, alt) for alt in ("N", "R", base + "N", "<NON_REF>", ".", f"{base}[a:9[")),
+            ("b", 200, "N", other(base)),
+            ("a", 1010, "A", "C"),
+            ("b", 0, "N", "A"),
+            ("b", 200, base.lower(), other(base).lower()),
+        )
+    )
+    assert [row["note"] for row in found] == [
+        *3 * ["an allele holds N or another ambiguity code"],
+        "symbolic allele",
+        "no alternative allele",
+        "symbolic allele",
+        "an allele holds N or another ambiguity code",
+        "the genome has N in place of REF",
+        "POS 0 stands before the first base",
+        "",
+    ]
+    assert [bool(row["score"]) for row in found] == [*9 * [False], True]
+
+
+def test_unknown_bases_of_the_genome_are_no_mismatch(config: Any) -> None:
+    result = score(config(*(("a", p, "A", "C") for p in range(1001, 1031)), ref_mismatch="fail"), progress=False)
+    assert result.problems == {"the genome has N in place of REF": 30}
+
+
+def test_the_columns_of_the_file_stay_as_they_are(config: Any, genome: Genome, tmp_path: Path) -> None:
+    base, alt = letters(genome, "b", 199, 200), other(letters(genome, "b", 199, 200))
+    path = tmp_path / "v.vcf"
+    names = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "score", "note"]
+    records = [
+        ["b", "200", ".", base, alt, ".", ".", 'A="x, ""y""', "7", "mine"],
+        ["b", "200", ".", base, alt, ".", "."],
+        ["b", "200", ".", base, f"{alt},{alt}{alt}", ".", ".", "é", "", "", "more", "and more"],
+    ]
+    lines = ["##fileformat=VCFv4.2", "\t".join(names), *("\t".join(fields) for fields in records)]
+    path.write_bytes("\r\n".join(lines).encode().replace("é".encode(), b"\xe9"))
+    score(config(vcf=path), progress=False)
+    header, *found = (line.split("\t") for line in config(vcf=path).out.read_bytes().decode("latin-1").splitlines())
+    assert header == [
+        *names,
+        "column_11",
+        "column_12",
+        "ref_log_likelihood",
+        "alt_log_likelihood",
+        "hyenadna_score",
+        "hyenadna_note",
+    ]
+    assert {len(fields) for fields in found} == {len(header)}
+    assert found[0][:10] == records[0]
+    assert found[1][:12] == [*records[1], *5 * [""]]
+    assert found[2][:12] == [*records[2][:4], alt, *records[2][5:]]
+    assert found[3][:12] == [*records[2][:4], alt + alt, *records[2][5:]]
+    assert found[0][12:] == found[1][12:] == found[2][12:]
+    assert float(found[0][14]) != 0
+    (tmp_path / "t.csv").write_text('sequence,bases,per_base\nACGTACGT,"a ""b""",2\n')
+    table = replace(config(vcf=path), vcf=None, genome=None, table=tmp_path / "t.csv", window=None)
+    (row,) = scored(table)
+    assert list(row) == [
+        "sequence",
+        "bases",
+        "per_base",
+        "hyenadna_bases",
+        "log_likelihood",
+        "hyenadna_per_base",
+        "perplexity",
+    ]
+    assert (row["bases"], row["per_base"], row["hyenadna_bases"]) == ('a "b"', "2", "7")
+
+
+@pytest.mark.parametrize("name", ["o.vcf", "o.vcf.gz"])
+def test_an_annotated_vcf_is_the_file_and_its_scores(config: Any, genome: Genome, tmp_path: Path, name: str) -> None:
+    if name.endswith("gz"):
+        pytest.importorskip("pysam")
+    base, alt = letters(genome, "b", 199, 200), other(letters(genome, "b", 199, 200))
+    records = (("b", 200, base, f"{alt},<DEL>,{base}AC"), ("b", 200, base, "<INS>"), ("b", 700, "N", "."))
+    table = scored(config(*records))
+    made = config(*records, out=tmp_path / name)
+    result = score(made, progress=False)
+    data = made.out.read_bytes()
+    text = (gzip.decompress(data) if name.endswith("gz") else data).decode()
+    # The empty block that ends a bgzip file.
+    assert not name.endswith("gz") or data.endswith(bytes.fromhex("1b0003000000000000000000"))
+    assert (result.rows, result.scored) == (5, 2)
+    # What is removed again leaves the file as it was.
+    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("##INFO=<ID=HYENADNA_")]
+    assert re.sub(r";HYENADNA_[^\t\n]*", "", "".join(lines)) == made.vcf.read_text()
+    assert text.count("##INFO=<ID=HYENADNA_") == 4
+    infos = [dict(pair.split("=") for pair in line.split("\t")[7].split(";")) for line in lines if line[0] != "#"]
+    assert infos[0] == {
+        "X": "1\n",
+        **{
+            f"HYENADNA_{column.upper()}": ",".join(row[column] or "." for row in table[:3])
+            for column in ("ref_log_likelihood", "alt_log_likelihood", "score")
+        },
+        "HYENADNA_NOTE": ".,symbolic_allele,.\n",
+    } | {"X": "1"}
+    assert infos[1] == {"X": "1", "HYENADNA_NOTE": "symbolic_allele\n"}
+    skipped = score(
+        replace(
+            made,
+            vcf=config(*records, ("b", 300, other(letters(genome, "b", 299, 300)), "AC,<DEL>")).vcf,
+            ref_mismatch="skip",
+        ),
+        progress=False,
+    )
+    assert (skipped.rows, skipped.problems["REF differs from the genome"]) == (5, 2)
+
+
+def test_formats_that_do_not_fit_are_refused(config: Any, genome: Genome, tmp_path: Path) -> None:
+    made = config(("b", 200, "A", "C"))
+    (tmp_path / "m.maf").write_text("Chromosome\tStart_Position\tReference_Allele\tTumor_Seq_Allele2\nb\t5\tA\tC\n")
+    for changes, message in (
+        ({"out_format": "vcf"}, "must end in .vcf or .vcf.gz for `out_format` vcf"),
+        ({"out": tmp_path / "o.tsv.gz"}, "a TSV is written as plain text; choose a name without .gz"),
+        ({"out": tmp_path / "o.vcf", "vcf": tmp_path / "m.maf"}, "is a MAF, whose scores are written as TSV"),
+        ({"out": tmp_path / "o.vcf", "vcf": None, "genome": None, "fasta": made.vcf}, "a VCF needs variants"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            score(replace(made, **changes), progress=False)
+    assert scored(replace(made, out=tmp_path / "o.vcf", out_format="tsv", ref_mismatch="note"))
+
+
+def test_a_maf_and_a_bcf_give_the_scores_of_the_vcf(config: Any, genome: Genome, tmp_path: Path) -> None:
+    bcftools = pytest.importorskip("pysam.bcftools")
+    base, four = letters(genome, "b", 199, 200), letters(genome, "b", 299, 303)
+    records = (("b", 200, base, other(base)), ("b", 300, four, four[0]), ("b", 200, base, base + "GT"))
+    expected = scored(config(*records))
+    path = tmp_path / "m.maf"
+    lines = [
+        "#version 2.4",
+        "Hugo_Symbol\tNCBI_Build\tChromosome\tStart_Position\tReference_Allele\tTumor_Seq_Allele1\tTumor_Seq_Allele2\tscore",
+        f"X\thg\tchrb\t200\t{base}\t{base}\t{other(base)}\t5",
+        f"Y\thg\tchrb\t301\t{four[1:]}\t{four[1:]}\t-\t",
+        "Z\thg\tchrb\t200\t-\t-\tGT",
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    found = scored(config(vcf=path))
+    assert [row["hyenadna_score"] for row in found] == [row["score"] for row in expected]
+    assert [(row["Hugo_Symbol"], row["score"], row["note"]) for row in found] == [
+        ("X", "5", ""),
+        ("Y", "", ""),
+        ("Z", "", ""),
+    ]
+    (tmp_path / "v.vcf").write_text(
+        (tmp_path / "v.vcf")
+        .read_text()
+        .replace("#CHROM", '##contig=<ID=b>\n##INFO=<ID=X,Number=1,Type=Integer,Description="">\n#CHROM')
+    )
+    bcftools.view("-Ob", "-o", str(tmp_path / "v.bcf"), str(tmp_path / "v.vcf"), catch_stdout=False)
+    assert scored(config(vcf=tmp_path / "v.bcf")) == expected
+    made = config(vcf=tmp_path / "v.bcf", out=tmp_path / "o.vcf")
+    score(made, progress=False)
+    lines = made.out.read_text().splitlines()
+    assert [re.search("HYENADNA_SCORE=([^;]*)", line)[1] for line in lines if line[0] != "#"] == [
+        row["score"] for row in expected
+    ]  # type: ignore[index]
+
+
+def test_names_of_contigs(config: Any, genome: Genome, tmp_path: Path) -> None:
+    bases = {
+        "1": letters(genome, "b", 0, 200),
+        "chr1": letters(genome, "b", 200, 400),
+        "chrM": letters(genome, "b", 400, 600),
+    }
+    (tmp_path / "n.fa").write_text("".join(f">{name}\n{text}\n" for name, text in bases.items()))
+    (tmp_path / "names.txt").write_text("# chromAlias\nNC_1.1\tchrM\n")
+    records = [
+        (name, 100, bases[contig][99], other(bases[contig][99]))
+        for name, contig in (
+            ("1", "1"),
+            ("chr1", "chr1"),
+            ("MT", "chrM"),
+            ("M", "chrM"),
+            ("chrMT", "chrM"),
+            ("NC_1.1", "chrM"),
+        )
+    ]
+    found = scored(config(*records, genome=tmp_path / "n.fa", aliases=tmp_path / "names.txt", ref_mismatch="fail"))
+    assert [row["note"] for row in found] == 6 * [""]
+    assert found[0]["score"] != found[1]["score"]
+    assert len({row["score"] for row in found[2:]}) == 1
+    (*_, row) = scored(config(*records, genome=tmp_path / "n.fa"))
+    assert row["note"] == "the genome has no contig NC_1.1"
+
+
+def test_names_in_a_fasta_may_repeat_and_records_be_empty(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.fa").write_text(">x 1\nACGTAC\n>x 2\nGGGACA\n>empty\n>y\nACGTAC\n")
+    found = scored(ScoreConfig(model=folder, out=tmp_path / "o.tsv", fasta=tmp_path / "s.fa"))
+    assert [(row["name"], row["bases"]) for row in found] == [("x", "5"), ("x", "5"), ("empty", "0"), ("y", "5")]
+    assert found[0]["log_likelihood"] == found[3]["log_likelihood"] != found[1]["log_likelihood"]
+    assert found[2]["log_likelihood"] == ""
+
+
+@pytest.mark.parametrize("kind", ["sequences", "tsv", "vcf"])
+def test_a_stopped_run_resumes_to_the_same_bytes(
+    folder: Path, genome: Genome, write_vcf: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    bases = [(p, letters(genome, "b", p - 1, p)) for p in range(100, 117)]
+    records = [("b", p, base, other(base) + ",<DEL>") for p, base in bases]
+    (tmp_path / "s.fa").write_text("".join(f">s{p}\n{letters(genome, 'b', p, p + 20 + p % 9)}\n" for p, _ in bases))
+    source: dict[str, Any] = {"vcf": write_vcf(*records), "genome": genome.folder}
+    if kind == "sequences":
+        source = {"fasta": tmp_path / "s.fa"}
+    out = tmp_path / f"o.{'vcf' if kind == 'vcf' else 'tsv'}"
+    config = ScoreConfig(model=folder, out=out, precision="float32", batch_size=3, part_size=4, window=None, **source)
+    whole = score(config, progress=False)
+    expected = out.read_bytes()
+    out.unlink()
+
+    real, calls = LogLikelihoodScorer._score, []
+
+    def stop(self: LogLikelihoodScorer, rows: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(rows))
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        return real(self, rows)
+
+    monkeypatch.setattr(LogLikelihoodScorer, "_score", stop)
+    with pytest.raises(KeyboardInterrupt, match=r"are finished and kept in .*: the same command with `resume`"):
+        score(config, progress=False)
+    assert not out.exists()
+    finished = len(calls)
+    monkeypatch.setattr(LogLikelihoodScorer, "_score", real)
+    with pytest.raises(InputError, match="continue it with `resume`"):
+        score(config, progress=False)
+    with pytest.raises(InputError, match=r"other options \(strands: 'forward' there, 'both' now\)"):
+        score(replace(config, strands="both", resume=True), progress=False)
+    calls.clear()
+
+    def count(self: LogLikelihoodScorer, rows: list[np.ndarray]) -> list[np.ndarray]:
+        calls.append(len(rows))
+        return real(self, rows)
+
+    monkeypatch.setattr(LogLikelihoodScorer, "_score", count)
+    assert score(replace(config, resume=True), progress=False) == whole
+    assert out.read_bytes() == expected
+    # What was finished is not computed again.
+    assert finished > 5
+    assert sum(calls) <= (17 - 4) * (1 if kind == "sequences" else 2)
+    assert not (tmp_path / f"{out.name}.partial").exists()

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, InputError
 from hyenadna.model.sizes import PUBLISHED_NAMES, PUBLISHED_SIZES
@@ -102,13 +106,111 @@ def test_another_architecture_is_refused(change: dict[str, object], word: str) -
         HyenaDNAConfig.from_original(HyenaDNAConfig().to_original() | change)
 
 
+WRONG: list[tuple[str, Any]] = [
+    ("d_model", 0),
+    ("d_model", 100_000_000),
+    ("d_model", 1e8),
+    ("n_layer", 1.5),
+    ("n_layer", True),
+    ("n_layer", 1_000_000_000),
+    ("d_inner", -1),
+    ("max_seq_len", "64"),
+    ("max_seq_len", 10**12),
+    ("vocab_size", None),
+    ("pad_vocab_size_multiple", 0),
+    ("emb_dim", 4),
+    ("hyena_order", 1),
+    ("filter_order", [64]),
+    ("short_filter_order", 2.5),
+    ("num_inner_mlps", -1),
+    ("activation_freq", None),
+    ("activation_freq", math.inf),
+    ("modulation_shift", math.nan),
+    ("layer_norm_epsilon", "x"),
+    ("layer_norm_epsilon", 0.0),
+    ("initializer_range", -5),
+    ("embed_dropout", 1.5),
+    ("hyena_dropout", math.nan),
+    ("hyena_filter_dropout", -0.1),
+    ("train_freq", 1),
+    ("use_bias", "no"),
+    ("tie_word_embeddings", None),
+    ("pooling", "max"),
+    ("pooling", 3),
+    ("pad_token_id", 99),
+    ("pad_token_id", None),
+    ("bos_token_id", -1),
+    ("eos_token_id", [1, 16]),
+    ("num_labels", -1),
+    ("num_labels", "3"),
+    ("id2label", {}),
+    ("id2label", ["a", "b"]),
+    ("id2label", {0: "a", 2: "b"}),
+    ("problem_type", "guess"),
+    ("dtype", "float99"),
+    ("dtype", "int8"),
+    ("return_dict", "yes"),
+    ("output_hidden_states", 1),
+    ("is_encoder_decoder", True),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=[f"{name} {value}" for name, value in WRONG])
+def test_impossible_values_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^config: {name} ") as error:
+        HyenaDNAConfig(**{name: value})
+    assert "\n" not in str(error.value)
+    # From a file, the error names it, and nothing is made first: neither layers nor weights.
+    if name == "dtype" or not isinstance(value, float) or math.isfinite(value):
+        HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=16)).save_pretrained(tmp_path)
+        content = json.loads((tmp_path / "config.json").read_text()) | {name: value}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        if name == "id2label" and isinstance(value, dict) and not value:
+            return
+        with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'config.json'}: {name} ")):
+            HyenaDNAForCausalLM.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
-    "wrong",
-    [{"d_model": 0}, {"n_layer": 1.5}, {"max_seq_len": "64"}, {"emb_dim": 4}, {"hyena_order": 1}, {"pooling": "max"}],
+    ("key", "value"),
+    [("d_model", 1e8), ("layer_norm_epsilon", "x"), ("layer.w", None), ("layer.l_max", 10**12), ("layer.order", 1)],
 )
-def test_impossible_values_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(InputError, match=next(iter(wrong))):
-        HyenaDNAConfig(**wrong)
+def test_the_key_of_the_original_is_named(key: str, value: Any) -> None:
+    original = HyenaDNAConfig().to_original()
+    place = original["layer"] if "." in key else original
+    place[key.removeprefix("layer.")] = value
+    with pytest.raises(InputError, match=rf"^config\.json: {re.escape(key)} must be"):
+        HyenaDNAConfig.from_original(original)
+
+
+def test_overrides_are_checked_as_fields_are() -> None:
+    content = HyenaDNAConfig().to_dict()
+    with pytest.raises(InputError, match="config: n_layer must be an integer"):
+        HyenaDNAConfig.from_dict(content, n_layer=0)
+    with pytest.raises(InputError, match="config: d_model must be an integer"):
+        HyenaDNAConfig.from_dict(content, hidden_size="wide")
+    with pytest.raises(InputError, match="model_type is 'bert'"):
+        HyenaDNAConfig.from_dict(content | {"model_type": "bert"})
+    with pytest.raises(InputError, match="num_labels is 3, and id2label has 1 names"):
+        HyenaDNAConfig(num_labels=3, id2label={0: "a"})
+
+
+def test_fields_that_transformers_asks_for() -> None:
+    config = HyenaDNAConfig()
+    assert (config.bos_token_id, config.eos_token_id, config.use_cache) == (None, None, False)
+    assert HyenaDNAConfig(eos_token_id=1, bos_token_id=2).eos_token_id == 1
+    again = HyenaDNAConfig.from_dict(HyenaDNAConfig(num_labels=3).to_dict(), num_labels=2)
+    assert again.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+
+
+def test_unknown_keys_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=16)).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text()) | {"flavour": "lemon"}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING, logger="hyenadna"):
+        for load in (HyenaDNAForCausalLM, AutoModelForCausalLM):
+            load.from_pretrained(tmp_path)
+    assert caplog.messages == ["config keys without effect here: flavour"]
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:

@@ -121,7 +121,7 @@ def test_initialisation() -> None:
         filters = layer.mixer.filter_fn
         assert filters.bias.std().item() == pytest.approx(1, rel=0.5)
         assert (filters.implicit_filter[1].freq == 10).all()
-        assert filters.implicit_filter[5] is filters.implicit_filter[1]
+        assert filters.implicit_filter[5].freq is filters.implicit_filter[1].freq
         torch.testing.assert_close(filters.pos_emb.z[0], z, rtol=0, atol=1e-6)
         torch.testing.assert_close(filters.pos_emb.t[0, :, 0], t, rtol=0, atol=1e-6)
         deltas = torch.linspace(-3.0701134573, -15.350567286, d)

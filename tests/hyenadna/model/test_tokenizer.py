@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM, InputError
 from hyenadna.common.vocab import BYTE_TO_ID, COMPLEMENT, NUCLEOTIDE_IDS, PAD_ID, SEP_ID, UNK_ID
 
 VOCABULARY = ["[CLS]", "[SEP]", "[BOS]", "[MASK]", "[PAD]", "[RESERVED]", "[UNK]", "A", "C", "G", "T", "N"]
@@ -46,6 +47,23 @@ def test_wrapping() -> None:
     assert DNATokenizer(add_cls_token=True)("AC").input_ids == [0, 7, 8, 1]
     assert tokenizer("AC", return_special_tokens_mask=True).special_tokens_mask == [0, 0, 1]
     assert set(tokenizer("A").keys()) == {"input_ids", "attention_mask"}
+
+
+def test_bare_bases() -> None:
+    tokenizer = DNATokenizer(add_sep_token=False)
+    assert tokenizer("ACGTN").input_ids == [7, 8, 9, 10, 11]
+    assert tokenizer("AC", "GT").input_ids == [7, 8, 9, 10]
+    assert tokenizer("AC", return_special_tokens_mask=True).special_tokens_mask == [0, 0]
+    assert tokenizer(["ACG", "A"], padding=True).input_ids == [[7, 8, 9], [7, 4, 4]]
+    assert tokenizer("ACGT", truncation=True, max_length=3).input_ids == [7, 8, 9]
+
+
+@pytest.mark.parametrize("wrong", [{"add_sep_token": "no"}, {"case_sensitive": 1}, {"add_cls_token": None}])
+def test_switches_are_true_or_false(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"tokenizer: {next(iter(wrong))} must be true or false"):
+        DNATokenizer(**wrong)
+    with pytest.raises(InputError, match="needs add_sep_token"):
+        DNATokenizer(add_cls_token=True, add_sep_token=False)
 
 
 def test_letters() -> None:
@@ -93,8 +111,13 @@ def test_encode_array_takes_a_megabase_in_milliseconds() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"case_sensitive": True}, {"add_cls_token": True, "padding_side": "left", "model_max_length": 1026}],
-    ids=["default", "case sensitive", "cls, left"],
+    [
+        {},
+        {"add_sep_token": False},
+        {"case_sensitive": True},
+        {"add_cls_token": True, "padding_side": "left", "model_max_length": 1026},
+    ],
+    ids=["default", "bare", "case sensitive", "cls, left"],
 )
 def test_saved_folder_loads_with_and_without_this_package(tmp_path: Path, options: dict[str, object]) -> None:
     tokenizer = DNATokenizer(**options)

@@ -23,6 +23,7 @@ from hyenadna import DNATokenizer, HyenaDNAForCausalLM
 from hyenadna.cli import main as cli
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import FINAL_KEY, plain, read_metrics
+from hyenadna.common.writers import only_writer
 from hyenadna.data.genome import prepare
 from hyenadna.pretraining.train import PretrainConfig, PretrainResult, pretrain
 from hyenadna.training.run_dir import RunFolder
@@ -33,6 +34,8 @@ TIMES = ("seconds", "tokens_per_second")
 Run = tuple[PretrainConfig, PretrainResult]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+NO_WARMUP: dict[str, Any] = {"warmup_length": None, "warmup_length_steps": 1000}
 
 
 class Killed(BaseException):
@@ -61,6 +64,21 @@ def assert_same_run(out: Path, finished: Run) -> None:
     for name in ("model/model.safetensors", "model/config.json", f"step-{STEPS:08d}/model.safetensors"):
         assert (out / name).read_bytes() == (reference / name).read_bytes(), name
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in reference.iterdir())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_another_process_trains_is_refused(tiny: PretrainConfig, resume: bool) -> None:
+    message = rf"run: process {os.getpid()} on .* is writing there; wait until it has ended, or choose another `out`"
+    with only_writer(tiny.out, inside=True), pytest.raises(InputError, match=message):
+        pretrain(tiny, resume=resume, progress=False)
+    assert not tiny.out.exists()
+    # What a killed run leaves is no lock.
+    tiny.out.mkdir()
+    (tiny.out / ".lock").write_text("process 1 on elsewhere\n")
+    with pytest.raises(InputError, match="`steps` 0"):
+        pretrain(dataclasses.replace(tiny, steps=0), resume=resume, progress=False)
+    pretrain(dataclasses.replace(tiny, steps=1), resume=resume, progress=False)
+    assert not (tiny.out / ".lock").exists()
 
 
 def test_a_finished_run_is_complete(finished: Run) -> None:
@@ -260,7 +278,15 @@ def test_another_genome_or_bed_is_not_gone_on_with(tiny: PretrainConfig, tmp_pat
     bed.write_text("a\t0\t4000\ttrain\nb\t0\t900\tvalid\n")
     copy = shutil.copytree(tiny.genome, tmp_path / "genome")
     run = dataclasses.replace(
-        tiny, genome=copy, bed=bed, valid_contigs=[], test_contigs=[], steps=1, warmup_length=None, eval_every=0
+        tiny,
+        genome=copy,
+        bed=bed,
+        valid_contigs=[],
+        test_contigs=[],
+        steps=1,
+        warmup_length=None,
+        warmup_length_steps=1000,
+        eval_every=0,
     )
     pretrain(run, progress=False)
     bed.write_text("a\t0\t3000\ttrain\nb\t0\t900\tvalid\n")

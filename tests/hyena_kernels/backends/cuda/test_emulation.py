@@ -38,6 +38,7 @@ from hyena_kernels.testing import (
     value_and_gradients,
 )
 from hyena_kernels.testing.resources import cuda as _resources
+from tests.hyena_kernels.helpers import assert_products_need_not_fit
 
 HERE = Path(__file__).parent
 TORCH = Path(torch.__file__).parent
@@ -363,6 +364,15 @@ def test_hyena_mixer(emulation: Emulation, length: int, channels: int, options: 
     assert len(patches) == (3 if channels % 8 == 0 else 0)
 
 
+@pytest.mark.usefixtures("emulation")
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+@pytest.mark.parametrize(
+    ("op", "order"), [("hyena_mixer", 2), ("hyena_mixer", 3), ("fftconv", 2), ("short_conv", 2)], ids=str
+)
+def test_products_need_not_fit_the_dtype(op: str, order: int, dtype: torch.dtype) -> None:
+    assert_products_need_not_fit(op, dtype, order)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("order", [2, 3])
 def test_hyena_mixer_by_cufft(emulation: Emulation, order: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,7 +383,9 @@ def test_hyena_mixer_by_cufft(emulation: Emulation, order: int, monkeypatch: pyt
 
 
 def test_hyena_mixer_in_slices(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sizes, "SCRATCH_BYTES_ELSEWHERE", 1)
+    from hyena_kernels.backends.cuda import mixer as adapter
+
+    monkeypatch.setattr(adapter, "SCRATCH_BYTES", 1)
     inputs = hyena_mixer_inputs(2, 70, 70, dtype=BF16)
     inputs["x"] = inputs["x"].transpose(1, 2).contiguous().transpose(1, 2)
     held(emulation, "hyena_mixer", inputs)
@@ -478,9 +490,10 @@ def test_resource_table_has_the_launches_of_patches(emulation: Emulation) -> Non
                 held(emulation, "short_conv", short_conv_inputs(1, 16, 64, dtype=dtype))
             launches = emulation.launches()
             assert not launches.keys() & _resources.KERNELS.keys()
+            inner = "float32" if channels_last and dtype != FP32 else ""
             for kernel in _resources._PATCHES if channels_last else _resources._PATCHES[:2]:
                 pairs = (False, True) if channels_last and kernel.endswith("backward") else (False,)
-                forms = [_resources.PatchForm(kernel, str(dtype), channels_last, pair) for pair in pairs]
+                forms = [_resources.PatchForm(kernel, str(dtype), channels_last, pair, inner) for pair in pairs]
                 assert launches[f"{kernel}_kernel"] == {(form.threads, form.shared_bytes) for form in forms}
 
 

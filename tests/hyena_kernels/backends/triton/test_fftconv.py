@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyena_kernels import BackendError, fftconv
+from hyena_kernels import BackendError, fftconv, use_backend
 from hyena_kernels.backends.triton import fftconv as launcher, passes, plan as plans, table
 from hyena_kernels.backends.triton.plan import Plan
 from hyena_kernels.common.inputs import FftconvInputs
 from hyena_kernels.testing import check, error_budget, fftconv_inputs, oracle_fftconv, reference_fftconv, relative_error
 from hyena_kernels.testing.resources.triton_cases import fftconv as cases
+from tests.hyena_kernels.helpers import assert_products_need_not_fit
 
 ONE = Plan(1, 1, 64)
 ONE_BY_THREE = Plan(3, 1, 16)
@@ -317,3 +318,8 @@ def interpreted(kernel: Any) -> bool:
 
 def test_the_kernels_are_interpreted() -> None:
     assert interpreted(passes.row_forward)
+
+
+def test_products_need_not_fit_the_dtype() -> None:
+    with use_backend("triton"):
+        assert_products_need_not_fit("fftconv", torch.float16)

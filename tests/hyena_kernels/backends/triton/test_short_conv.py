@@ -13,6 +13,7 @@ from hyena_kernels import short_conv, use_backend
 from hyena_kernels.backends.triton import short_conv as kernels
 from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.testing import check, short_conv_inputs, value_and_gradients
+from tests.hyena_kernels.helpers import assert_products_need_not_fit
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -195,3 +196,8 @@ def test_repeats_are_bitwise_equal_on_a_gpu() -> None:
     for _ in range(100):
         for name, value in value_and_gradients(short_conv, inputs, dy).items():
             assert torch.equal(value, first[name]), name
+
+
+def test_products_need_not_fit_the_dtype(tiles: Callable[[int, int], None]) -> None:
+    tiles(64, 32)
+    assert_products_need_not_fit("short_conv", torch.float16)

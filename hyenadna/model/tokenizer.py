@@ -37,7 +37,7 @@ class DNATokenizer(PreTrainedTokenizer):
         case_sensitive: read lower case as ``[UNK]``, as upstream does.
         add_cls_token: wrap as ``[CLS] … [SEP]``, as the original's standalone file does.
         add_sep_token: end a sequence with ``[SEP]``.
-        padding_side: ``"right"`` is exact for a causal model. ``"left"``, the original's choice, changes its output.
+        padding_side: ``"right"``, or ``"left"``, the original's choice. Models here need the mask for the second.
         kwargs: arguments of ``transformers.PreTrainedTokenizer``, among them ``model_max_length``.
 
     Raises:

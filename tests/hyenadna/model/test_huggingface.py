@@ -186,7 +186,7 @@ def test_the_pipeline_continues_bare_prompts(caplog: pytest.LogCaptureFixture, a
         ids = tokenizer(text).input_ids[:-1]
         for _ in range(6):
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
-        return tokenizer.decode(ids[-6:])
+        return tokenizer.decode(ids[-6:], skip_special_tokens=True)
 
     expected = [continued(text) for text in TEXTS]
     assert len(set(expected)) > 2

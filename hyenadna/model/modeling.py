@@ -122,7 +122,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
     def forward(self, residual: Tensor) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``."""
         residual = residual + self.mixer(self.norm1(residual))
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not self._mlp_has_hooks():
             for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
                 rows += self.mlp(self.norm2(rows))
             return residual
@@ -141,8 +141,12 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         # No slices under torch.compile and torch.func, or with module hooks: they expect one call for all positions.
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return False
+        return not self._mlp_has_hooks()
+
+    def _mlp_has_hooks(self) -> bool:
+        """Whether some code listens to the MLP. Such code, as that of peft for mixed adapters, expects (B, L, D)."""
         modules = (self.norm2, *self.mlp.modules())
-        return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+        return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
 
 
 class HyenaDNABackbone(nn.Module):
@@ -682,10 +686,14 @@ def _check_loaded(
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Hide transformers' table of missing and unexpected keys. Our own error has them in one line."""
+    """Hide transformers' table of missing and unexpected keys. Our own error has them in one line.
+
+    The table of weights that were made anew, because the caller allowed other shapes, is shown.
+    """
 
     def is_other(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
+        message = record.getMessage()
+        return "LOAD REPORT" not in message or "MISMATCH" in message
 
     theirs = logging.getLogger("transformers.modeling_utils")
     theirs.addFilter(is_other)

@@ -401,6 +401,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             for layer in range(config.n_layer if config.train_freq else 0)
             for sine in range(3, 2 * config.num_inner_mlps + 2, 2)
         }
+        self.register_load_state_dict_pre_hook(_repeat_tied)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -544,6 +545,13 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             weights[checkpoint.HEAD_KEY] = weights[checkpoint.EMBEDDING_KEY].clone()
             kwargs["state_dict"] = weights
         super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _repeat_tied(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Give every sine of a filter its frequencies, which files hold once. ``load_state_dict`` would miss the others."""
+    for key, first in model._tied_weights_keys.items():  # type: ignore[union-attr, operator]
+        if prefix + first in state_dict:
+            state_dict.setdefault(prefix + key, state_dict[prefix + first])
 
 
 def _stored_config(source: locate.Source) -> HyenaDNAConfig:

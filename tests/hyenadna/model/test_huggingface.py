@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -142,6 +145,40 @@ def test_trainer_takes_a_language_model_and_counts_tokens_over_accumulated_batch
         torch.testing.assert_close(trained[1][name], whole, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow
+def test_a_resumed_trainer_misses_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = DNATokenizer()
+    data = [{**tokenizer(text), "labels": i % 3} for i, text in enumerate(SEQUENCES)]
+
+    def trainer(steps: int) -> Trainer:
+        options = {"save_strategy": "steps", "save_steps": 1, "max_steps": steps}
+        model = HyenaDNAForSequenceClassification(small(num_labels=3))
+        return Trainer(
+            model, arguments(tmp_path, **options), train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer)
+        )
+
+    trainer(1).train()
+    transformers.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        resumed = trainer(2)
+        resumed.train(resume_from_checkpoint=True)
+    transformers.utils.logging.disable_propagation()
+    assert [message for message in caplog.messages if "missing keys" in message] == []
+    filters = resumed.model.hyena.backbone.layers[0].mixer.filter_fn
+    assert torch.equal(filters.implicit_filter[1].freq, filters.implicit_filter[3].freq)
+
+
+def test_files_that_hold_shared_frequencies_once_load_strictly(tmp_path: Path) -> None:
+    model = HyenaDNAForCausalLM(small())
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path)
+    other = HyenaDNAForCausalLM(small())
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+    ids = torch.randint(7, 11, (2, 20))
+    assert torch.equal(other.eval()(ids).logits, model.eval()(ids).logits)
+
+
 @pytest.mark.parametrize("task", CLASSES)
 def test_lora_reaches_every_linear_and_comes_back_from_disk(tmp_path: Path, task: str) -> None:
     base = CLASSES[task](small(num_labels=2)).double()
@@ -249,7 +286,7 @@ def test_the_tokenizer_of_a_finetuned_model_gives_the_numbers_of_predict(
     table = tmp_path / "t.tsv"
     table.write_text("sequence\tlabel\n" + "".join(f"{s}\t{'AC'[i % 2]}\n" for i, s in enumerate(sequences)))
     config = FinetuneConfig(
-        model=tiny_checkpoint(noise=0.1), table=table, out=tmp_path / "run", epochs=1, batch_size=8, pooling="last",
+        model=tiny_checkpoint(noise=0.1), data=table, out=tmp_path / "run", epochs=1, batch_size=8, pooling="last",
         device="cpu", lr=1e-2,
     )  # fmt: skip
     finetune(config, progress=False)

@@ -132,7 +132,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
     def forward(self, residual: Tensor) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``."""
         residual = residual + self.mixer(self.norm1(residual))
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not self._mlp_has_hooks():
             for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
                 rows += self.mlp(self.norm2(rows))
             return residual
@@ -151,8 +151,12 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         # No slices under torch.compile and torch.func, or with module hooks: they expect one call for all positions.
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return False
+        return not self._mlp_has_hooks()
+
+    def _mlp_has_hooks(self) -> bool:
+        """Whether some code listens to the MLP. Such code, as that of peft for mixed adapters, expects (B, L, D)."""
         modules = (self.norm2, *self.mlp.modules())
-        return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+        return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
 
 
 class HyenaDNABackbone(nn.Module):
@@ -422,6 +426,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             for layer in range(config.n_layer if config.train_freq else 0)
             for sine in range(3, 2 * config.num_inner_mlps + 2, 2)
         }
+        self.register_load_state_dict_pre_hook(_repeat_tied)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -685,6 +690,13 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
+def _repeat_tied(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Give every sine of a filter its frequencies, which files hold once. ``load_state_dict`` would miss the others."""
+    for key, first in model._tied_weights_keys.items():  # type: ignore[union-attr, operator]
+        if prefix + first in state_dict:
+            state_dict.setdefault(prefix + key, state_dict[prefix + first])
+
+
 def _stored_config(source: locate.Source) -> HyenaDNAConfig:
     content = locate.read_json(source.config_file)
     read: Any = HyenaDNAConfig.from_original if source.format == "original" else HyenaDNAConfig.from_dict
@@ -830,10 +842,14 @@ def _check_loaded(
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Hide transformers' table of missing and unexpected keys. Our own error has them in one line."""
+    """Hide transformers' table of missing and unexpected keys. Our own error has them in one line.
+
+    The table of weights that were made anew, because the caller allowed other shapes, is shown.
+    """
 
     def is_other(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
+        message = record.getMessage()
+        return "LOAD REPORT" not in message or "MISMATCH" in message
 
     theirs = logging.getLogger("transformers.modeling_utils")
     theirs.addFilter(is_other)

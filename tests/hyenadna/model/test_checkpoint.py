@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, HyenaDNAModel, InputError
 from hyenadna.model.checkpoint import hf_to_original, load_original
@@ -298,6 +300,232 @@ def test_another_max_seq_len_is_refused(original: Path) -> None:
     (original / "config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"pos_emb\.t has shape \(1, 32, 1\)"):
         HyenaDNAForCausalLM.from_pretrained(original)
+
+
+# Saved by transformers in other layouts
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("rows", "multiple"), [(20, None), (14, None), (20, 8), (16, None)])
+def test_a_resized_vocabulary_saves_and_loads(tmp_path: Path, rows: int, multiple: int | None, tied: bool) -> None:
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, max_seq_len=32, tie_word_embeddings=tied)).eval()
+    model.resize_token_embeddings(rows, pad_to_multiple_of=multiple, mean_resizing=False)
+    assert model.lm_head.weight.shape[0] == model.config.padded_vocab_size == (24 if multiple else rows)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(tmp_path)), logits(model))
+    with pytest.raises(InputError, match=rf"id {rows + 10}: the embedding has"):
+        model(torch.tensor([[rows + 10]]))
+
+
+@pytest.fixture
+def other(model: HyenaDNAForCausalLM) -> HyenaDNAForCausalLM:
+    """A model of the same sizes with other weights."""
+    torch.manual_seed(5)
+    return HyenaDNAForCausalLM(model.config).eval()
+
+
+@pytest.mark.parametrize("load", [HyenaDNAForCausalLM, AutoModelForCausalLM])
+@pytest.mark.parametrize("first", ["whole", "shards"])
+def test_old_weights_are_never_loaded(
+    model: HyenaDNAForCausalLM, other: HyenaDNAForCausalLM, tmp_path: Path, first: str, load: Any
+) -> None:
+    whole: dict[str, Any] = {}
+    parts = {"max_shard_size": "8KB"}
+    other.save_pretrained(tmp_path, **(whole if first == "whole" else parts))
+    (tmp_path / "notes.txt").write_text("mine")
+    model.save_pretrained(tmp_path, **(parts if first == "whole" else whole))
+    assert torch.equal(logits(load.from_pretrained(tmp_path)), logits(model))
+    assert (tmp_path / "model.safetensors").exists() == (first == "shards")
+    assert (tmp_path / "model.safetensors.index.json").exists() == (first == "whole")
+    assert (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("load", [HyenaDNAForCausalLM, AutoModelForCausalLM])
+@pytest.mark.parametrize("size", ["50GB", "8KB"])
+def test_variants_and_subfolders(
+    model: HyenaDNAForCausalLM, other: HyenaDNAForCausalLM, tmp_path: Path, size: str, load: Any
+) -> None:
+    other.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, variant="fp16", max_shard_size=size)
+    model.save_pretrained(tmp_path / "inner", max_shard_size=size)
+    assert torch.equal(logits(load.from_pretrained(tmp_path, variant="fp16")), logits(model))
+    assert torch.equal(logits(load.from_pretrained(tmp_path, subfolder="inner")), logits(model))
+    assert torch.equal(logits(load.from_pretrained(tmp_path)), logits(other))
+    with pytest.raises(InputError, match=r"holds no weights: expected model\.int8\.safetensors"):
+        load.from_pretrained(tmp_path, variant="int8")
+
+
+def test_two_sets_of_weights_are_refused(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    model.save_pretrained(tmp_path / "whole")
+    shutil.copy(tmp_path / "whole" / "model.safetensors", tmp_path)
+    with pytest.raises(InputError, match="two sets of weights: remove the one that is out of date"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)
+
+
+def test_shards_that_are_missing_or_badly_listed(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    shard = min(tmp_path.glob("model-*"))
+    shard.unlink()
+    with pytest.raises(InputError, match=rf"{shard.name} is missing: model\.safetensors\.index\.json names it"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)
+    for text, message in (("[]", "expected a JSON object"), ("{}", "'weight_map'"), ("", "cannot be read as JSON")):
+        (tmp_path / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            HyenaDNAForCausalLM.from_pretrained(tmp_path)
+
+
+def test_pickled_weights_if_asked(model: HyenaDNAForCausalLM, other: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    torch.save(other.state_dict(), tmp_path / "pytorch_model.bin")
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(tmp_path)), logits(model))
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(tmp_path, use_safetensors=False)), logits(other))
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_arguments_of_causal_models(model: HyenaDNAForCausalLM, tmp_path: Path, use_cache: bool) -> None:
+    model.save_pretrained(tmp_path)
+    for load in (HyenaDNAForCausalLM, AutoModelForCausalLM):
+        assert torch.equal(logits(load.from_pretrained(tmp_path, use_cache=use_cache)), logits(model))
+    with pytest.raises(TypeError, match="colour"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path, colour="blue")
+    with pytest.raises(RuntimeError, match=r"has shape \(16, 16\)") as error:
+        HyenaDNAForCausalLM.from_pretrained(tmp_path, d_model=32)
+    assert isinstance(error.value, InputError)
+    with pytest.raises(InputError, match="gguf_file"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf")
+
+
+# What wrappers leave in the names of weights
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_fsdp_wrapped_module."])
+@pytest.mark.parametrize("layout", ["safetensors", "bin", "ckpt"])
+def test_prefixes_of_wrappers_are_left_out(
+    model: HyenaDNAForCausalLM, original: Path, tmp_path: Path, prefix: str, layout: str
+) -> None:
+    folder = original if layout == "ckpt" else tmp_path / "hf"
+    if layout == "ckpt":
+        weights = torch.load(folder / "weights.ckpt", weights_only=True)["state_dict"]
+        torch.save({"state_dict": {prefix + key: weights[key] for key in weights}}, folder / "weights.ckpt")
+    else:
+        model.save_pretrained(folder)
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        renamed = {prefix + key: weights[key] for key in weights}
+        if layout == "bin":
+            torch.save(renamed, folder / "pytorch_model.bin")
+        else:
+            save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(folder)), logits(model))
+
+
+def test_prefixes_inside_names(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    inner = {key.replace("layers.0.", "layers.0._orig_mod."): weights[key] for key in weights}
+    save_file(inner, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained(tmp_path)), logits(model))
+    twice = weights | {"module.lm_head.weight": weights["lm_head.weight"].clone()}
+    save_file(twice, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="holds some weights twice"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)
+
+
+# What stands in the place of weights
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n",
+            "is a pointer of Git LFS.*git lfs pull",
+        ),
+        (b"<!DOCTYPE html>\n<html>404</html>", "is a web page"),
+        (b"", "not a readable|refused"),
+        (None, "is a folder: expected a file of weights"),
+    ],
+    ids=["pointer", "web page", "empty", "folder"],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "weights.ckpt"])
+def test_what_is_no_weights(
+    model: HyenaDNAForCausalLM, original: Path, tmp_path: Path, name: str, content: bytes | None, words: str
+) -> None:
+    folder = original if name == "weights.ckpt" else tmp_path / "hf"
+    if folder != original:
+        model.save_pretrained(folder)
+        (folder / "model.safetensors").unlink()
+    if content is None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=words) as error:
+        HyenaDNAForCausalLM.from_pretrained(folder)
+    assert str(folder / name) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor.int(), r"is torch\.int32: weights are floating-point numbers"),
+        (lambda tensor: tensor / 0, "holds NaN or infinity"),
+    ],
+    ids=["integers", "not finite"],
+)
+def test_weights_that_are_no_numbers(model: HyenaDNAForCausalLM, tmp_path: Path, change: Any, words: str) -> None:
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = change(weights["lm_head.weight"])
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"lm_head.weight {words}"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"n_layer": 3}, "n_layer is 3, and model.safetensors holds 2 layers"),
+        ({"n_layer": 10_000}, "n_layer is 10000, and model.safetensors holds 2 layers"),
+        ({"d_inner": 10_000_000}, r"fc1\.bias has shape \(64,\)"),
+        ({"d_model": 1_000_000}, r"has shape \(16, 16\)"),
+        ({"max_seq_len": 1 << 30}, r"pos_emb\.[tz] has shape \(1, 32,"),
+        ({"emb_dim": 1_000_001}, "implicit_filter"),
+        ({"hyena_order": 999}, r"has shape \(16,\)"),
+    ],
+)
+def test_sizes_are_compared_before_memory_is_asked_for(
+    model: HyenaDNAForCausalLM, tmp_path: Path, fields: dict[str, int], words: str
+) -> None:
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text()) | fields
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    started = time.perf_counter()
+    with pytest.raises(InputError, match=words):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[]", "expected a JSON object"),
+        (b"", "cannot be read as JSON"),
+        (b"\xff\xfe{}", "cannot be read as JSON"),
+        (b'{"eos_token_id": 99}', "eos_token_id must be an id from 0 to 15, got 99"),
+        (b'{"pad_token_id": "x"}', "pad_token_id must be an id"),
+        (b'{"temperature": "x"}', "temperature must be a number above 0"),
+        (b'{"num_beams": 0}', "num_beams must be a number above 0"),
+    ],
+)
+def test_damaged_settings_of_generation(model: HyenaDNAForCausalLM, tmp_path: Path, content: bytes, words: str) -> None:
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"generation_config\.json: {words}") as error:
+        HyenaDNAForCausalLM.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def damage(folder: Path, name: str, content: bytes | None) -> None:

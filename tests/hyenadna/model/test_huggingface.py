@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import logging
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
     DataCollatorForLanguageModeling,
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -27,6 +38,12 @@ from hyenadna import (
     HyenaDNAForSequenceClassification,
     HyenaDNAForTokenClassification,
 )
+from hyenadna.finetuning.config import FinetuneConfig
+from hyenadna.finetuning.train import finetune
+from hyenadna.inference.predict import PredictConfig, predict
+from hyenadna.inference.score import ScoreConfig, score
+from hyenadna.model.convert import convert
+from hyenadna.pretraining.train import PretrainConfig, pretrain
 
 CLASSES = {
     "CAUSAL_LM": HyenaDNAForCausalLM,
@@ -200,6 +217,40 @@ def test_the_pipeline_continues_bare_prompts(caplog: pytest.LogCaptureFixture, a
     assert [pipe(text, return_full_text=False, **settings)[0]["generated_text"] for text in TEXTS] == expected
 
 
+@pytest.mark.slow
+def test_a_resumed_trainer_misses_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = DNATokenizer()
+    data = [{**tokenizer(text), "labels": i % 3} for i, text in enumerate(SEQUENCES)]
+
+    def trainer(steps: int) -> Trainer:
+        options = {"save_strategy": "steps", "save_steps": 1, "max_steps": steps}
+        model = HyenaDNAForSequenceClassification(small(num_labels=3))
+        return Trainer(
+            model, arguments(tmp_path, **options), train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer)
+        )
+
+    trainer(1).train()
+    transformers.utils.logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        resumed = trainer(2)
+        resumed.train(resume_from_checkpoint=True)
+    transformers.utils.logging.disable_propagation()
+    assert [message for message in caplog.messages if "missing keys" in message] == []
+    filters = resumed.model.hyena.backbone.layers[0].mixer.filter_fn
+    assert torch.equal(filters.implicit_filter[1].freq, filters.implicit_filter[3].freq)
+
+
+def test_files_that_hold_shared_frequencies_once_load_strictly(tmp_path: Path) -> None:
+    model = HyenaDNAForCausalLM(small())
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path)
+    other = HyenaDNAForCausalLM(small())
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+    ids = torch.randint(7, 11, (2, 20))
+    assert torch.equal(other.eval()(ids).logits, model.eval()(ids).logits)
+
+
 @pytest.mark.parametrize("task", CLASSES)
 def test_lora_reaches_every_linear_and_comes_back_from_disk(tmp_path: Path, task: str) -> None:
     base = CLASSES[task](small(num_labels=2)).double()
@@ -274,3 +325,65 @@ def test_tokenizer_loads_where_this_package_is_not_installed(tmp_path: Path) -> 
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == 2 * [str(DNATokenizer()("acgtnRU").input_ids)], done.stderr
+
+
+def test_the_tokenizer_of_a_pretrained_model_gives_the_numbers_of_score(
+    tiny_config: Callable[..., PretrainConfig], tmp_path: Path
+) -> None:
+    run = pretrain(tiny_config(tmp_path / "run", steps=3), progress=False)
+    (tmp_path / "s.fa").write_text(">eight\nACGTTGCA\n")
+    config = ScoreConfig(model=run.model, out=tmp_path / "s.tsv", fasta=tmp_path / "s.fa", device="cpu")
+    score(config, progress=False)
+    [row] = csv.DictReader(config.out.open(), delimiter="\t")
+    # Checkpoints of the run and a converted copy have the tokenizer, too.
+    copy = convert(run.model, tmp_path / "copy")
+    for folder in (run.model, copy, tmp_path / "run" / "step-00000003"):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        for tokenizer in (
+            AutoTokenizer.from_pretrained(folder),
+            DNATokenizer.from_pretrained(folder),
+            PreTrainedTokenizerFast.from_pretrained(folder),
+        ):
+            ids = torch.tensor([tokenizer("ACGTTGCA").input_ids])
+            with torch.no_grad():
+                assert -model(ids, labels=ids).loss.item() == pytest.approx(float(row["per_base"]), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_tokenizer_of_a_finetuned_model_gives_the_numbers_of_predict(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(list("ACGT"), rng.integers(5, 30))) for _ in range(30)]
+    table = tmp_path / "t.tsv"
+    table.write_text("sequence\tlabel\n" + "".join(f"{s}\t{'AC'[i % 2]}\n" for i, s in enumerate(sequences)))
+    config = FinetuneConfig(
+        model=tiny_checkpoint(noise=0.1), data=table, out=tmp_path / "run", epochs=1, batch_size=8, pooling="last",
+        device="cpu", lr=1e-2,
+    )  # fmt: skip
+    finetune(config, progress=False)
+    folder = tmp_path / "run" / "model"
+    predicted = PredictConfig(model=folder, table=table, out=tmp_path / "p.tsv", device="cpu")
+    predict(predicted, progress=False)
+    rows = list(csv.DictReader(predicted.out.open(), delimiter="\t"))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    batch = AutoTokenizer.from_pretrained(folder)(sequences, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        shares = model(**batch).logits.softmax(-1)
+    for row, share in zip(rows, shares.tolist(), strict=True):
+        assert [float(row[name]) for name in "AC"] == pytest.approx(share, abs=1e-5)
+
+
+def test_the_readme_gives_the_numbers_of_score(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_checkpoint(noise=0.1)
+    (tmp_path / "s.fa").write_text(">eight\nACGTTGCA\n")
+    config = ScoreConfig(model=folder, out=tmp_path / "s.tsv", fasta=tmp_path / "s.fa", device="cpu")
+    score(config, progress=False)
+    [row] = csv.DictReader(config.out.open(), delimiter="\t")
+    root = Path(__file__).resolve().parents[3]
+    for page in ("README.md", "docs/checkpoints.md"):
+        [snippet] = re.findall(r"```python\n((?:(?!```).)*?from_pretrained.*?)```", (root / page).read_text(), re.S)[:1]
+        printed: list[Any] = []
+        code = snippet.replace('"hyenadna-tiny-1k-seqlen-hf"', repr(str(folder)))
+        exec(code, {"print": printed.append})
+        assert -printed[-1].item() == pytest.approx(float(row["per_base"]), abs=1e-5), page

@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from transformers import (
     AutoConfig,
@@ -246,7 +248,10 @@ def test_hooks_see_all_positions_of_the_mlp_at_once(where: str, monkeypatch: pyt
     hooked = model.hyena.backbone.layers[0].get_submodule(where)
     hooked.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[:2]))
     gradients(model, random_ids(2, 50))
-    assert shapes == [(2, 50)]
+    monkeypatch.setattr(model_module, "_MLP_POSITIONS", 7)
+    with torch.no_grad():
+        model(random_ids(2, 50))
+    assert shapes == 2 * [(2, 50)]
 
 
 def test_gradients_by_torch_func(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,6 +381,18 @@ def test_generation() -> None:
 def test_bad_input_is_refused(inputs: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         HyenaDNAForCausalLM(small())(**inputs)
+
+
+def test_ids_and_labels_are_checked_only_where_they_have_values() -> None:
+    model = language_model()
+    ids = random_ids(3, 20)
+    rows = torch.vmap(lambda row: model(row[None]).logits[0])(ids)
+    assert (rows - model(ids).logits).abs().max() < 1e-12
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = torch.zeros(2, 20, dtype=torch.long)
+        assert HyenaDNAForCausalLM(small())(fake, labels=fake).logits.shape == (2, 20, 16)
+    traced = make_fx(lambda row: model(row).logits)(ids)
+    assert (traced(ids) - model(ids).logits).abs().max() < 1e-12
 
 
 def test_vocabulary_padding_is_in_range() -> None:

@@ -1,0 +1,30 @@
+"""Tests of transformers and peft that cannot pass, with the reason. Patterns as of ``fnmatch``, on ``class::test``."""
+
+from __future__ import annotations
+
+_NO_CACHE = "asks for a cache of keys and values; a long convolution has none, and reads the whole sequence anew"
+_NO_HEADLESS = (
+    "loads a checkpoint that lacks weights; this package refuses it, so that random weights never pass as loaded"
+)
+
+EXCEPTIONS: dict[str, str] = {
+    # transformers
+    "TestModels::test_assisted_decoding_*": "takes tokens back out of the cache; " + _NO_CACHE,
+    "TestModels::test_*_generate_dict_outputs_use_cache": _NO_CACHE,
+    "TestModels::test_base_model_prefix_loads_base_weights": _NO_HEADLESS,
+    "TestModels::test_correct_missing_keys": _NO_HEADLESS,
+    "TestModels::test_model_weights_reload_no_missing_tied_weights": _NO_HEADLESS,
+    "TestModels::test_prepare_inputs_for_generation_kwargs_forwards": (
+        "hands the model arguments that it does not know; forward refuses them, so none may be passed on"
+    ),
+    "TestTokenizer::test_pretokenized_inputs": (
+        "splits words at blanks and drops them; in a sequence a blank is an unknown letter, and keeps its place"
+    ),
+    # peft
+    "TestDecoder::*[[]PrefixTuningConfig-*": "puts keys and values in front; " + _NO_CACHE,
+    "TestDecoder::*-PrefixTuningConfig-*": "puts keys and values in front; " + _NO_CACHE,
+    "TestClassifier::*[[]PrefixTuningConfig-*": "puts keys and values in front; " + _NO_CACHE,
+    "TestDecoder::test_lora_conversion[[]GraloraConfig-*": (
+        "bounds the squared error of a conversion at rank 8 by 1; at width 32 it is 1.3 and 1.6 of random weights"
+    ),
+}

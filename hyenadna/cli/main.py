@@ -299,8 +299,8 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
     Verb(
         "score",
         "Score sequences by log-likelihood, or variants by how they change it. A variant's score is over a window, at "
-        "the site alone, or a distance of embeddings. Every spelling of a variant has the same score. Writes a TSV "
-        "with the columns of the input first, or an annotated VCF. A stopped run resumes with --resume.",
+        "the site alone, or a distance of embeddings. All spellings of a variant have one score. Writes a TSV with "
+        "the columns of the input first, or an annotated VCF. A stopped run resumes with --resume.",
         "hyenadna score --model run/model --vcf variants.vcf.gz --genome genome --out effects.tsv\n"
         "  hyenadna score --model run/model --fasta genes.fa --window 1024 --stride 512 --out genes.tsv",
         "hyenadna.inference.config:ScoreConfig",

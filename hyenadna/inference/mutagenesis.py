@@ -29,7 +29,9 @@ def saturation_mutagenesis(
         size: bases in the window, at least as many as in the region.
 
     Returns:
-        float64 ``(4, end - start)``, rows A, C, G and T. It is 0 for the genome's own base, and NaN where that is N.
+        float64 ``(4, end - start)``, rows A, C, G and T. It is 0 for the genome's own base. It is NaN where that is N,
+        and for the first base of the window, whose own likelihood is not scored: at the start of the contig, or if the
+        region fills the window.
 
     Raises:
         InputError: the region is empty, not within its contig, or longer than the window.
@@ -44,6 +46,7 @@ def saturation_mutagenesis(
     changes = [
         (row, column)
         for column, base in enumerate(region.tolist())
+        if first < start + column
         for row, letter in enumerate(BASES)
         if base not in (N_ID, NUCLEOTIDE_IDS[letter])
     ]
@@ -59,6 +62,8 @@ def saturation_mutagenesis(
     reference = float(np.nansum(next(nats)))
     effects = np.zeros((len(BASES), end - start))
     effects[:, region == N_ID] = np.nan
+    if first == start:
+        effects[:, 0] = np.nan
     for (row, column), values in zip(changes, nats, strict=True):
         effects[row, column] = float(np.nansum(values)) - reference
     return effects

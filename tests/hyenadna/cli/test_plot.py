@@ -133,6 +133,12 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
         changed[12 + column] = 7 + row
         assert effects[row, column] == pytest.approx(total(changed) - total(window), abs=1e-9)
 
+    # The first base of a window has no likelihood of its own to change.
+    for start in (0, 100):
+        first = saturation_mutagenesis(LogLikelihoodScorer(model), genome, "a", start, start + 8, 8)
+        assert np.isnan(first[:, 0]).all()
+        assert np.isfinite(first[:, 1:]).all()
+
     config = MutagenesisPlot(
         out=tmp_path / "m.png", model=folder, genome=tiny_genome, region="a:996-1,003", window=32, device="cpu"
     )

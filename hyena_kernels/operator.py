@@ -436,7 +436,8 @@ class HyenaFilter(_AtLeastFloat32, KeptFilters):
         return True
 
     def _fused_kernel(self, L: int, backend: str | None) -> Tensor:
-        first, act, *others = list(self.implicit_filter)
+        layers: list[Any] = list(self.implicit_filter)
+        first, act, *others = layers
         *hidden, last = others[::2]
         z, t = self.pos_emb(L)
         deltas = self.modulation.deltas

@@ -33,7 +33,7 @@ from transformers.models.auto import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_tuple
 
-from hyena_kernels import HyenaFilter, HyenaOperator
+from hyena_kernels import HyenaFilter, HyenaOperator, cache_filters
 from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
 from hyenadna.common.vocab import SEP_ID
@@ -644,7 +644,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                     "generate: the [SEP] that the tokenizer put at the end of a prompt is left out, so that bases "
                     "follow bases; tokenize prompts with add_special_tokens=False to give them without it"
                 )
-        return super().generate(inputs, *args, **kwargs)
+        with cache_filters(self):
+            return super().generate(inputs, *args, **kwargs)
 
     # The base class looks different to mypy with other optional packages of transformers installed.
     def prepare_inputs_for_generation(  # type: ignore[override, unused-ignore]

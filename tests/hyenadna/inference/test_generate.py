@@ -103,7 +103,8 @@ def test_a_damaged_model_is_refused(
     config: GenerateConfig, tiny_model: Callable[..., Any], tmp_path: Path, temperature: float
 ) -> None:
     model = tiny_model()
-    model.lm_head.weight.data[9] = float("nan")
+    model.hyena.backbone.ln_f.bias.data.fill_(10.0)
+    model.lm_head.weight.data[9] = 3e38
     model.save_pretrained(tmp_path / "damaged")
     with pytest.raises(InputError, match="logits are not finite: its weights are damaged"):
         generate(replace(config, model=tmp_path / "damaged", temperature=temperature, count=1), progress=False)
@@ -147,7 +148,7 @@ def test_prompts_of_a_fasta(config: GenerateConfig, tmp_path: Path) -> None:
         ({"temperature": 0.0}, "`count` 5 with `temperature` 0: the likeliest continuation is one sequence"),
         ({"top_k": 1}, "`count` 5 with `top_k` 1: the likeliest continuation is one sequence"),
         ({"length": -5}, "`length` -5: must be at least 1"),
-        ({"seed": 1 << 64}, "`seed` 18446744073709551616: must be at least 0 and below 18446744073709551616"),
+        ({"seed": 1 << 64}, "`seed` 18446744073709551616: must be at least 0 and below 9223372036854775808"),
         ({"top_p": 0.0}, "`top_p` 0.0: must be above 0"),
         ({"top_k": -1}, "`top_k` -1: must be at least 0"),
         ({"model": Path("absent")}, "no checkpoint at absent"),

@@ -1,12 +1,14 @@
 """The packages of the distribution and its compiled extension; everything else is in pyproject.toml.
 
 Each library that this machine can compile is compiled. A library that it cannot compile is left out, and the package
-keeps the reason, which ``python -m hyena_kernels`` prints. ``HYENA_SKIP_EXT=1`` compiles nothing.
+keeps the reason, which ``python -m hyena_kernels`` prints. ``HYENA_SKIP_EXT=1`` compiles nothing. An installation in
+place that cannot compile a library keeps the one of an earlier build of the same sources.
 ``HYENA_FORCE_CUDA=1`` builds the CUDA library or fails.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import sys
@@ -40,11 +42,13 @@ def obstacle(backend: str) -> str | None:
     return "HYENA_SKIP_EXT was set when the package was built" if SKIP else _build.obstacle(backend)
 
 
-def accept(backend: str, reason: str) -> None:
-    """Continue without a library, or end the build if the user demanded this one."""
+def accept(backend: str, reason: str, *, kept: bool = False) -> None:
+    """Continue without a new library, or end the build if the user demanded this one."""
     if backend == "cuda" and FORCE_CUDA:
         raise SystemExit(f"error: HYENA_FORCE_CUDA=1, and the CUDA library cannot be built: {reason}")
-    print(f"warning: {PACKAGE} is built without {_build.LIBRARIES[backend]}: {reason}", file=sys.stderr)
+    library = _build.LIBRARIES[backend]
+    told = f"keeps the {library} of an earlier build" if kept else f"is built without {library}"
+    print(f"warning: {PACKAGE} {told}: {reason}", file=sys.stderr)
 
 
 class BuildExt(build_ext):
@@ -53,13 +57,15 @@ class BuildExt(build_ext):
     built: tuple[Path, ...] = ()
 
     def run(self) -> None:
-        """Compile the libraries and remove those of an earlier build."""
+        """Compile the libraries. Those of an earlier build are replaced, or removed unless they can be kept."""
         self.folder = ROOT / PACKAGE if self.inplace else Path(self.build_lib, PACKAGE)
-        report = dict.fromkeys(_build.LIBRARIES, "the build was interrupted")
-        self.record(report)
-        for name in _build.LIBRARIES.values():
-            (self.folder / name).unlink(missing_ok=True)
-        for backend in _build.LIBRARIES:
+        earlier = self.earlier()
+        report: dict[str, object] = dict.fromkeys(_build.LIBRARIES, "the build was interrupted")
+        self.record({**report, "sources": earlier})
+        for backend, name in _build.LIBRARIES.items():
+            if backend not in earlier:
+                (self.folder / name).unlink(missing_ok=True)
+        for backend, name in _build.LIBRARIES.items():
             reason = obstacle(backend)
             if reason is None:
                 try:
@@ -69,15 +75,34 @@ class BuildExt(build_ext):
                     reason = str(error)
             if reason is None:
                 del report[backend]
-            else:
-                report[backend] = reason
-                accept(backend, reason)
-        self.record(report)
+                earlier[backend] = _build.source_hash()
+                continue
+            accept(backend, reason, kept=backend in earlier)
+            report[backend] = reason
+            if backend in earlier:
+                del report[backend]
+                self.built += (self.folder / name,)
+        # A wheel is complete. Only a library in place may meet later sources.
+        self.record({**report, "sources": earlier} if self.inplace and earlier else report)
         if not self.built:
             # The package is pure Python now, so its wheel fits every platform.
             self.distribution.ext_modules = []
 
-    def record(self, report: dict[str, str]) -> None:
+    def earlier(self) -> dict[str, str]:
+        """The libraries that lie in place and are not of other sources, with the hash of these sources."""
+        if not self.inplace or SKIP:
+            return {}
+        now, known = _build.source_hash(), {}
+        # An interrupted installation may leave half a report.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            known = json.loads((self.folder / _build.REPORT).read_text(encoding="utf-8")).get("sources", {})
+        return {
+            backend: now
+            for backend, name in _build.LIBRARIES.items()
+            if (self.folder / name).exists() and known.get(backend, now) == now
+        }
+
+    def record(self, report: dict[str, object]) -> None:
         """Write the reasons beside the libraries."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _build.REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -18,13 +18,16 @@ import logging
 import os
 import platform
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from hyena_kernels import _build
 from hyena_kernels._version import __version__
 from hyena_kernels.backends import extension
 from hyena_kernels.backends.triton import support as triton_support
@@ -57,7 +60,21 @@ _broken: dict[str, str] = {}
 # Why an op failed to compile or launch on an automatically chosen backend, by op, backend and device type.
 _failed: dict[tuple[str, str, str], str] = {}
 _forced: str | None = os.environ.get("HYENA_BACKEND") or None
+
+
+class _OfThread(threading.local):
+    """The innermost ``use_backend`` block of a thread. torch.compile can guard on it, but not on a context variable."""
+
+    block: str | None = None
+
+
+# What use_backend names in this context, "auto" for None. None outside of every block.
+_block: ContextVar[str | None] = ContextVar("hyena_kernels.use_backend", default=None)
+_of_thread = _OfThread()
+# The blocks that are open in any context: for threads that Python has not started, such as those of autograd.
+_open_blocks: list[str] = []
 _announced: set[tuple[str, str, str, Skipped]] = set()
+_warned = False
 
 _MISSING = f"hyena_kernels {__version__} has no implementation for it"
 
@@ -118,8 +135,8 @@ def _check_name(name: str, source: str = "") -> str:
 def set_backend(name: str | None) -> None:
     """Force one backend for every op of this process. ``None`` makes the choice automatic again.
 
-    This takes precedence over the environment variable ``HYENA_BACKEND``. The ``backend`` argument of a call takes
-    precedence over both.
+    This takes precedence over the environment variable ``HYENA_BACKEND``. A block of :func:`use_backend` takes
+    precedence over both, and the ``backend`` argument of a call over all.
 
     Raises:
         ValueError: ``name`` is not the name of a backend.
@@ -130,30 +147,60 @@ def set_backend(name: str | None) -> None:
 
 @contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Force one backend inside a ``with`` block, for the whole process: autograd runs in threads of its own.
+    """Force one backend for the calls of a ``with`` block. ``None`` makes the choice automatic there.
+
+    This holds for the current thread or asyncio task. Other threads are not affected, not even those that are started
+    inside of the block. Backward runs on the backend that was forced in forward, wherever it is called.
 
     Raises:
         ValueError: ``name`` is not the name of a backend.
     """
-    global _forced
-    before = _forced
-    set_backend(name)
+    name = AUTO if name is None else _check_name(name)
+    token, before = _block.set(name), _of_thread.block
+    _of_thread.block = name
+    _open_blocks.append(name)
     try:
         yield
     finally:
-        _forced = before
+        _open_blocks.remove(name)
+        _of_thread.block = before
+        _block.reset(token)
 
 
 def requested(backend: str | None) -> str:
-    """The backend that the call, :func:`set_backend` or ``HYENA_BACKEND`` requests, in this order, else ``"auto"``.
+    """The backend that is requested, else ``"auto"``.
+
+    The call goes first, then :func:`use_backend`, :func:`set_backend` and ``HYENA_BACKEND``.
 
     Raises:
         ValueError: the name is not the name of a backend.
+        BackendError: autograd computes a forward pass again in a thread of its own, as checkpointing on a GPU does, and
+            open blocks of :func:`use_backend` name several backends.
     """
     if backend is not None:
         return _check_name(backend)
+    block = _of_thread.block if torch.compiler.is_compiling() else _block.get()
+    if block is not None:
+        return block
+    if _open_blocks and not torch.compiler.is_compiling():
+        block = _block_of_autograd()
+        if block is not None:
+            return block
     # A wrong name here comes from the environment. It is not checked at import, because an import should never fail.
     return AUTO if _forced is None else _check_name(_forced, " in the environment variable HYENA_BACKEND")
+
+
+def _block_of_autograd() -> str | None:
+    """The open block of :func:`use_backend` in a thread that Python has not started. None in other threads."""
+    if not isinstance(threading.current_thread(), threading._DummyThread):
+        return None
+    names = set(_open_blocks)
+    if len(names) > 1:
+        raise BackendError(
+            f"use_backend blocks of several threads name {' and '.join(sorted(names))} while autograd computes a "
+            "forward pass again: pass backend= to the call"
+        )
+    return names.pop() if names else None
 
 
 def _obstacles(op: str, backend: str, device: torch.device) -> list[str]:
@@ -254,7 +301,22 @@ def _choose(op: str, device: torch.device, backend: str | None, args: Sequence[A
         _announced.add(choice)
         others = "".join(f"; not on {name!r}: {'; '.join(reasons)}" for name, *reasons in skipped)
         log.log(level, "%s on %s runs on backend %r%s", op, device.type, chosen, others)
+        _warn_of_missing_library(chosen, skipped)
     return chosen
+
+
+def _warn_of_missing_library(chosen: str, skipped: Skipped) -> None:
+    """Warn once a process where a compiled backend would run, had its library been built."""
+    global _warned
+    for name in (name for name, *_ in skipped if name in _build.LIBRARIES and not _warned):
+        reason = extension.missing(name)
+        if reason is not None:
+            _warned = True
+            log.warning(
+                "hyena_kernels runs on the slower backend %r: the compiled extension for %r %s. "
+                "`python -m hyena_kernels --build` compiles it once for this machine",
+                chosen, name, reason,
+            )  # fmt: skip
 
 
 def resolve(op: str, device: torch.device, backend: str | None = None) -> str:

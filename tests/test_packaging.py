@@ -265,6 +265,47 @@ def test_building_in_place_leaves_nothing_of_an_earlier_build(source: Path) -> N
     assert "HYENA_SKIP_EXT" in json.loads(report.read_text(encoding="utf-8"))["cpp"]
 
 
+@pytest.fixture
+def without_torch(tmp_path: Path) -> dict[str, str]:
+    """Variables for a build like pip's isolated one: importing torch fails."""
+    (tmp_path / "isolated").mkdir()
+    absent = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    (tmp_path / "isolated" / "torch.py").write_text(absent, encoding="utf-8")
+    return {"PYTHONPATH": str(tmp_path / "isolated")}
+
+
+@pytest.mark.slow
+def test_building_in_place_without_torch_keeps_the_library_of_the_same_sources(
+    source: Path, without_torch: dict[str, str]
+) -> None:
+    library, report = (source / "hyena_kernels" / name for name in ("_C.abi3.so", "_build_report.json"))
+    library.write_text("of an earlier build", encoding="utf-8")
+    for _ in range(2):
+        done = setup_py(source, "--quiet", "build_ext", "--inplace", **without_torch)
+        assert done.returncode == 0, done.stderr
+        assert "warning: hyena_kernels keeps the _C.abi3.so of an earlier build: torch was not found" in done.stderr
+        assert library.read_text(encoding="utf-8") == "of an earlier build"
+        told = json.loads(report.read_text(encoding="utf-8"))
+        assert (told.keys(), told["sources"].keys()) == ({"cuda", "sources"}, {"cpp"})
+    # A library of other sources could do anything.
+    (source / "csrc" / "cpu" / "tiny.h").write_text("// changed", encoding="utf-8")
+    done = setup_py(source, "--quiet", "build_ext", "--inplace", **without_torch)
+    assert "warning: hyena_kernels is built without _C.abi3.so: torch was not found" in done.stderr
+    assert not library.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+def test_a_compiler_that_fails_leaves_the_library_of_the_same_sources(source: Path, tmp_path: Path) -> None:
+    library = source / "hyena_kernels" / "_C.abi3.so"
+    assert setup_py(source, "--quiet", "build_ext", "--inplace").returncode == 0
+    before = library.read_bytes()
+    compiler = fake_compiler(tmp_path / "g++", "exit 1")
+    done = setup_py(source, "--quiet", "build_ext", "--inplace", CXX=str(compiler))
+    assert "warning: hyena_kernels keeps the _C.abi3.so of an earlier build" in done.stderr
+    assert library.read_bytes() == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "reason"),
@@ -360,6 +401,7 @@ def test_an_interrupted_build_says_so_and_leaves_no_library(source: Path, tmp_pa
         pytest.skip("running setup.py needs setuptools installed")
     package = source / "hyena_kernels"
     (package / "_C.abi3.so").write_text("of an earlier build", encoding="utf-8")
+    (package / "_build_report.json").write_text('{"sources": {"cpp": "others"}}', encoding="utf-8")
     # The build is killed while its compiler runs.
     compiler = fake_compiler(tmp_path / "g++", 'kill -9 "$PPID"')
     done = setup_py(source, "--quiet", "build_ext", "--inplace", CXX=str(compiler))

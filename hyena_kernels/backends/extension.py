@@ -142,6 +142,19 @@ def slower(op: str, args: Sequence[Any]) -> str | None:
     return f"is for sequences of up to {MAX_FAST_LENGTH} positions"
 
 
+def missing(backend: str) -> str | None:
+    """Why no library of a backend was built, if this machine could have run one: it has a compiler, or a GPU.
+
+    None if there is a library, even one that cannot be loaded.
+    """
+    if any(path.exists() for path in _places(backend)):
+        return None
+    usable = _build.obstacle(backend) is None or (
+        backend == "cuda" and sys.platform != "win32" and cuda_obstacle(None, MIN_CAPABILITY) is None
+    )
+    return _not_built(backend) if usable else None
+
+
 def describe() -> list[str]:
     """One line for each compiled backend: the path of its library, or why it has none."""
     lines = []
@@ -175,7 +188,8 @@ def build_ext(verbose: bool = False) -> list[str]:
         verbose: print the commands of the compilers and their output.
 
     Returns:
-        The compiled backends that can run now: ``"cpp"``, ``"cuda"`` or both.
+        The compiled backends that can run here: ``"cpp"``, ``"cuda"`` or both. The library of ``"cuda"`` may be
+        compiled without a GPU, for another machine, and is not among them then.
 
     Raises:
         RuntimeError: neither backend can run. The message says why for each. If only one of them cannot,
@@ -185,13 +199,20 @@ def build_ext(verbose: bool = False) -> list[str]:
     for backend in _build.LIBRARIES:
         if library(backend) is None and (reason := _compile(backend, verbose)) is not None:
             failures[backend] = reason
-    ready = [backend for backend in _build.LIBRARIES if library(backend) is not None]
+    unfit = cuda_obstacle(None, MIN_CAPABILITY)
+    ready = [
+        backend
+        for backend in _build.LIBRARIES
+        if library(backend) is not None and not (backend == "cuda" and unfit is not None)
+    ]
     if failures:
         # describe() reads the reasons, in later processes too.
         with contextlib.suppress(OSError), _locked(cache_folder()):
             (cache_folder() / _build.REPORT).write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
         _load.cache_clear()
     if not ready:
+        if unfit is not None:
+            failures.setdefault("cuda", unfit)
         reasons = "; ".join(f"{backend!r}: {reason}" for backend, reason in failures.items())
         raise BuildError(f"no library of the compiled extension could be built: {reasons}")
     return ready

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.common.gradients import gradients_like, only_needed
@@ -103,6 +104,7 @@ def _define(
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
 
     def choose(*args: Any) -> Any:
+        _refuse_tangents(name, args)
         *arguments, requested = args
         run = _backend.implementation(name, arguments, requested)
         device_type = arguments[0].device.type
@@ -118,10 +120,14 @@ def _define(
         # No backend writes to its inputs, so the next one finds them unchanged.
         return choose(*args)
 
+    def checked_fake(*args: Any) -> Any:
+        _refuse_tangents(name, args)
+        return fake(*args)
+
     LIBRARY.impl(name, choose, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"hyena_kernels::{name}", fake, lib=LIBRARY)
+    torch.library.register_fake(f"hyena_kernels::{name}", checked_fake, lib=LIBRARY)
     torch.library.register_autograd(f"hyena_kernels::{name}", formula, setup_context=save, lib=LIBRARY)
-    return _entrance(getattr(torch.ops.hyena_kernels, name).default, choose, formula, save)
+    return _entrance(name, getattr(torch.ops.hyena_kernels, name).default, choose, formula, save)
 
 
 def _no_derivative(name: str) -> Callable[..., Any]:
@@ -134,12 +140,37 @@ def _no_derivative(name: str) -> Callable[..., Any]:
     return backward
 
 
+def _no_tangent(name: str) -> NotImplementedError:
+    op = name.removesuffix("_fwd").removesuffix("_bwd")
+    return NotImplementedError(
+        f"hyena_kernels::{name} has no derivative in forward mode (jvp, jacfwd, dual tensors). For it use "
+        f"hyena_kernels.testing.reference_{op}, the same op in plain PyTorch"
+    )
+
+
+def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
+    """Raise if an argument is a dual tensor: torch would give a result without a tangent, and no error."""
+    if forward_ad._current_level < 0:
+        return
+    try:
+        dual = any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args)
+    except RuntimeError:
+        # torch.func.linearize traces dual tensors in a way in which they cannot be unpacked.
+        dual = True
+    if dual:
+        raise _no_tangent(name)
+
+
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     pass
 
 
 def _entrance(
-    op: Callable[..., Any], choose: Callable[..., Any], formula: Callable[..., Any], save: Callable[..., None]
+    name: str,
+    op: Callable[..., Any],
+    choose: Callable[..., Any],
+    formula: Callable[..., Any],
+    save: Callable[..., None],
 ) -> Callable[..., Any]:
     """``op`` for eager callers: it bypasses the dispatcher for plain calls, and has a derivative under ``torch.func``.
 
@@ -147,11 +178,24 @@ def _entrance(
     setup_context (pytorch issue 170834). It accepts an ``autograd.Function`` around the same op and the same formula.
     """
 
-    class Transformed(torch.autograd.Function):
-        generate_vmap_rule = True
-        forward = staticmethod(op)
-        setup_context = staticmethod(save)
-        backward = staticmethod(formula)
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise _no_tangent(name)
+
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        # One call for each entry, as torch's own rule has it. But that one warns, and fails on traced tensors.
+        def entry(i: int) -> Any:
+            pairs = zip(args, in_dims, strict=True)
+            return call(*(arg.select(dim, i) if isinstance(dim, int) else arg for arg, dim in pairs))
+
+        entries = [entry(i) for i in range(info.batch_size)]
+        if isinstance(entries[0], Tensor):
+            return torch.stack(entries), 0
+        stacked = tuple(torch.stack(results) for results in zip(*entries, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    functions = {"forward": op, "setup_context": save, "backward": formula, "jvp": jvp, "vmap": vmap}
+    methods = {method: staticmethod(function) for method, function in functions.items()}
+    transformed: Any = type("Transformed", (torch.autograd.Function,), methods)
 
     # With a setup_context, torch would inspect the signature at every call.
     def forward(ctx: Any, *args: Any) -> Any:
@@ -159,7 +203,7 @@ def _entrance(
         save(ctx, args, result)
         return result
 
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(formula)}
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(formula), "jvp": staticmethod(jvp)}
     # The name is what tools print for the node of a graph.
     recorded: Any = type(op._opname, (torch.autograd.Function,), methods)  # type: ignore[attr-defined]
 
@@ -168,7 +212,7 @@ def _entrance(
             return op(*args)
         if eager.plain(args):
             return recorded.apply(*args) if eager.recorded(args) else choose(*args)
-        return Transformed.apply(*args) if torch._C._are_functorch_transforms_active() else op(*args)
+        return transformed.apply(*args) if torch._C._are_functorch_transforms_active() else op(*args)
 
     return call
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import runpy
 import sys
@@ -335,8 +336,32 @@ VERBS = {verb.name if isinstance(verb, Verb) else verb.__name__: verb for verb i
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one verb; exit code 2 and one line on bad input, 130 when interrupted."""
+    """Run one verb; exit code 2 and one line on bad input, 130 when interrupted, 141 if the output is cut off."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    with _cut_off_output():
+        _run(argv)
+
+
+@contextmanager
+def _cut_off_output() -> Iterator[None]:
+    """End the process in silence, as after SIGPIPE, if nobody reads standard output to its end: ``| head -1``."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes once more at exit, which would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        # It was another pipe.
+        _fail(str(error))
+
+
+def _run(argv: list[str]) -> None:
     # Also behind a verb, where no option takes such a value.
     if argv and (argv[0] in _VERSION or (argv[0] in VERBS and {*argv[1:]} & {*_VERSION})):
         print(f"hyenadna {_version()}")
@@ -360,6 +385,8 @@ def one_line_errors(command: str) -> Iterator[None]:
     try:
         with copied_streams():
             yield
+    except BrokenPipeError:
+        raise
     except (InputError, OSError) as error:
         _fail(str(error))
     except ImportError as error:

@@ -100,6 +100,12 @@ class HyenaDNAMLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
+def _exporting() -> bool:
+    """Whether ``torch.export`` records this call. Torch before 2.7 tells only whether anything does."""
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(exporting())
+
+
 class HyenaDNABlock(GradientCheckpointingLayer):
     """Hyena operator and MLP, each behind a LayerNorm and added to the residual."""
 
@@ -132,7 +138,8 @@ class HyenaDNABlock(GradientCheckpointingLayer):
     def forward(self, residual: Tensor) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``."""
         residual = residual + self.mixer(self.norm1(residual))
-        if not torch.is_grad_enabled() and not self._mlp_has_hooks():
+        # What is exported without gradients may be called with them, and then nothing may be written to in place.
+        if not torch.is_grad_enabled() and not self._mlp_has_hooks() and not _exporting():
             for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
                 rows += self.mlp(self.norm2(rows))
             return residual

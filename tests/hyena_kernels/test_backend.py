@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
+import asyncio
 import importlib.util
 import logging
 import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import hyena_kernels
 from hyena_kernels import BackendError, backend, fftconv, set_backend, use_backend
@@ -105,9 +109,101 @@ def test_use_backend_ends_with_its_block() -> None:
     assert backend.requested(None) == backend.AUTO
 
 
-def test_use_backend_holds_in_other_threads() -> None:
+def test_overlapping_blocks_of_two_threads_do_not_mix() -> None:
+    """A begins, B begins, A ends, B ends: each sees its own, and nothing stays."""
+    steps = [threading.Event() for _ in range(3)]
+    seen: dict[str, list[str]] = {"a": [], "b": []}
+
+    def a() -> None:
+        with use_backend("cuda"):
+            steps[0].set()
+            steps[1].wait(10)
+            seen["a"].append(backend.requested(None))
+        seen["a"].append(backend.requested(None))
+        steps[2].set()
+
+    def b() -> None:
+        steps[0].wait(10)
+        with use_backend("cpp"):
+            steps[1].set()
+            steps[2].wait(10)
+            seen["b"].append(backend.requested(None))
+        seen["b"].append(backend.requested(None))
+
+    threads = [threading.Thread(target=target) for target in (a, b)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"a": ["cuda", "auto"], "b": ["cpp", "auto"]}
+    assert backend.requested(None) == backend.AUTO
+
+
+def test_blocks_of_asyncio_tasks_do_not_mix() -> None:
+    async def task(name: str) -> list[str]:
+        seen = []
+        with use_backend(name):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                seen.append(backend.requested(None))
+        return [*seen, backend.requested(None)]
+
+    async def both() -> list[list[str]]:
+        return await asyncio.gather(task("cuda"), task("cpp"))
+
+    assert asyncio.run(both()) == [["cuda"] * 3 + ["auto"], ["cpp"] * 3 + ["auto"]]
+
+
+def test_set_backend_holds_in_every_thread_and_a_block_in_its_own() -> None:
+    set_backend("torch")
     with use_backend("cuda"), ThreadPoolExecutor(1) as pool:
-        assert pool.submit(backend.requested, None).result() == "cuda"
+        assert pool.submit(backend.requested, None).result() == "torch"
+        set_backend("cpp")
+        assert backend.requested(None) == "cuda"
+    assert backend.requested(None) == "cpp"
+
+
+def test_threads_of_autograd_know_the_block() -> None:
+    """On a GPU, checkpointing computes forward again in a thread that Python has not started."""
+
+    def in_such_a_thread() -> str:
+        found: list[str] = []
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                found.append(backend.requested(None))
+            except BackendError as error:
+                found.append(str(error))
+            done.set()
+
+        _thread.start_new_thread(run, ())
+        assert done.wait(10)
+        return found[0]
+
+    assert in_such_a_thread() == "auto"
+    with use_backend("cuda"):
+        assert in_such_a_thread() == "cuda"
+        with use_backend("cpp"):
+            assert "name cpp and cuda" in in_such_a_thread()
+    assert in_such_a_thread() == "auto"
+
+
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_a_compiled_call_follows_the_block(recorded: list[str]) -> None:
+    def function(u: Tensor, k: Tensor) -> Tensor:
+        return fftconv(u, k)
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    u, k = torch.randn(1, 2, 8), torch.randn(2, 8)
+    with use_backend("torch"):
+        compiled(u, k)
+    assert recorded == ["fftconv_fwd"]
+    with use_backend("triton"), pytest.raises(BackendError, match="'triton' was asked for"):
+        compiled(u, k)
+    with use_backend("torch"):
+        compiled(u, k)
+    assert recorded == ["fftconv_fwd"] * 2
 
 
 def test_backward_runs_on_the_backend_of_its_forward(recorded: list[str]) -> None:

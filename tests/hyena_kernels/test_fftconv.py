@@ -183,6 +183,15 @@ def test_dtypes_are_checked_after_autocast() -> None:
     assert y.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
+def test_gradients_are_within_budget_at_every_small_length() -> None:
+    """A skip has few elements, so its error is not averaged: it has to be summed directly."""
+    for length in range(1, 131):
+        for dtype in (torch.float32, torch.bfloat16):
+            check("fftconv", fftconv_inputs(2, 8, length, seed=length, dtype=dtype))
+        check("fftconv", fftconv_inputs(2, 8, length, seed=length), causal=False)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_products_need_not_fit_the_dtype(dtype: torch.dtype) -> None:
     assert_products_need_not_fit("fftconv", dtype)

@@ -1,4 +1,4 @@
-"""Spectra of filters, and their gradients, in plain PyTorch."""
+"""Spectra of filters, and their gradients and that of the skip, in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -33,3 +33,25 @@ def filter_gradient(spectrum: torch.Tensor, size: int, tap: int, filter_length: 
     if tap == 0:
         return taps[:, :filter_length]
     return torch.cat((taps[:, size - tap :], taps[:, : filter_length - tap]), dim=1)
+
+
+def skip_gradient(signal: torch.Tensor, *factors: torch.Tensor | None) -> torch.Tensor:
+    """Gradient of the skip: the sum of ``signal`` times its factors over batch and positions, in float64.
+
+    The gradient of the filter has it too. But each of its taps has the rounding errors of the whole transform, and a
+    skip is a single number.
+
+    Args:
+        signal: ``(B, D, L)``.
+        factors: ``(B, D, L)`` each, or None for a factor of 1.
+
+    Returns:
+        ``(D,)``.
+    """
+    # Apple's GPUs have no float64.
+    dtype = torch.float32 if signal.device.type == "mps" else torch.float64
+    product = signal.to(dtype, copy=True)
+    for factor in factors:
+        if factor is not None:
+            product *= factor
+    return product.sum(dim=(0, 2))

@@ -49,7 +49,7 @@ def backward(dy: Tensor, inputs: FftconvInputs, causal: bool, needs: list[bool])
     tap = sizes.centre(k.shape[1], causal)
     size = sizes.fft_size(length, k.shape[1], tap)
     du, dk, dD, dpre, dpost = grads = gradients_like(inputs, needs)
-    needs_filter = needs[1] or needs[2]
+    needs_filter = needs[1]
     needs_signal = needs[0] or needs[3]
     batch_step, channel_step = sizes.tile(batch, channels, _row_bytes(size, dtype, 6), u.device)
     for c in sizes.slices(channels, channel_step):
@@ -57,7 +57,11 @@ def backward(dy: Tensor, inputs: FftconvInputs, causal: bool, needs: list[bool])
         # A lazy conjugate inside a registered op gives wrong results under torch.compile.
         filter_f_conj = torch.conj_physical(filter_f) if needs_signal else filter_f
         filter_grad_f = torch.zeros_like(filter_f) if needs_filter else filter_f
+        skip_grad: Tensor | int = 0
         for b in sizes.slices(batch, batch_step):
+            if needs[2]:
+                factors = [None if each is None else each[b, c] for each in (dy, pre_gate, post_gate)]
+                skip_grad = skip_grad + fft.skip_gradient(u[b, c], *factors)
             signal = u[b, c].to(dtype)
             x = signal if pre_gate is None else signal * pre_gate[b, c]
             grad = dy[b, c].to(dtype)
@@ -78,9 +82,7 @@ def backward(dy: Tensor, inputs: FftconvInputs, causal: bool, needs: list[bool])
                 if needs[0]:
                     du[b, c] = dx if pre_gate is None else dx.mul_(pre_gate[b, c])
         if needs_filter:
-            taps = fft.filter_gradient(filter_grad_f, size, tap, k.shape[1])
-            if needs[1]:
-                dk[c] = taps
-            if needs[2]:
-                dD[c] = taps[:, tap]
+            dk[c] = fft.filter_gradient(filter_grad_f, size, tap, k.shape[1])
+        if needs[2]:
+            dD[c] = skip_grad
     return grads

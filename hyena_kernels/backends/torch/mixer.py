@@ -53,8 +53,8 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
     dx, dweight, dbias, dk, dD = grads = gradients_like(inputs, needs)
     needs_taps = needs[1] or needs[2]
     needs_projections = needs[0] or needs_taps
-    needs_filters = needs[3] or needs[4]
-    if not (needs_projections or needs_filters):
+    needs_filters = needs[3]
+    if not any(needs):
         return grads
     weight_sum = torch.zeros_like(weight, dtype=dtype)
     bias_sum = torch.zeros(width, dtype=dtype, device=x.device)
@@ -65,6 +65,7 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
         # A lazy conjugate inside a registered op gives wrong results under torch.compile.
         filters_f_conj = [torch.conj_physical(filter_f) for filter_f in filters_f]
         filter_grads_f = [torch.zeros_like(filter_f) for filter_f in filters_f] if needs_filters else []
+        skip_grads: list[Tensor | int] = [0] * steps
         for b in sizes.slices(batch, batch_step):
             signals, gates = zip(
                 *(_project(x, weight, bias, part, channels, b, c, dtype) for part in range(steps + 2)), strict=True
@@ -81,6 +82,10 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
             gate_grads = {0: values[steps].mul_(grad)} if needs_projections else {}
             grad = grad * gates[0]
             for o in reversed(range(steps)):
+                if needs[4]:
+                    skip_grads[o] = skip_grads[o] + fft.skip_gradient(values[o], gates[steps - o], grad)
+                if not (needs_projections or needs_filters) and o == 0:
+                    break
                 grad_f = torch.fft.rfft(grad, n=size)
                 if needs_filters:
                     filter_grads_f[o] += spectra[o].conj_physical_().mul_(grad_f).sum(dim=0)
@@ -104,11 +109,9 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
                 if needs[0]:
                     dx[b, :, rows] = signal_grad.transpose(1, 2)
         for o, filter_grad_f in enumerate(filter_grads_f):
-            filter_grad = fft.filter_gradient(filter_grad_f, size, 0, k.shape[2])
-            if needs[3]:
-                dk[o, c] = filter_grad
-            if needs[4]:
-                dD[o, c] = filter_grad[:, 0]
+            dk[o, c] = fft.filter_gradient(filter_grad_f, size, 0, k.shape[2])
+        for o, skip_grad in enumerate(skip_grads if needs[4] else []):
+            dD[o, c] = skip_grad
     if needs[1]:
         dweight.copy_(weight_sum)
     if needs[2]:

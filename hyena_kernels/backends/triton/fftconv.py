@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels.backends.triton import autotune, passes, table
-from hyena_kernels.backends.triton.launch import Constants, launch
+from hyena_kernels.backends.triton.launch import Constants, constants, launch
 from hyena_kernels.backends.triton.plan import (
     RADIX,
     SCRATCH_BYTES,
@@ -46,6 +46,10 @@ _MAX_ROWS = 8
 """Largest number of rows that share a program and the filter's transform in it."""
 _PROGRAMS = 256
 """Programs that occupy a large GPU. Rows share a program only if there are more."""
+
+
+SKIP_CONSTANTS = constants(BLOCK=1024, num_warps=4)
+"""Of the kernel that sums the gradient of the skip."""
 
 
 class _Call:
@@ -334,8 +338,7 @@ def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gr
     everything = slice(None)
     for c in sizes.slices(call.channels, step):
         channels = len(range(*c.indices(call.channels)))
-        wanted = dk is not None or dD is not None
-        sums = _sums(call, dk, c, chunks) if wanted else None
+        sums = None if dk is None else _sums(call, dk, c, chunks)
         u, k, D, pre, post = inputs.part(everything, c)
         args = (
             dy[:, c], u, pre, post, k, D, *(_part(grad, everything, c) for grad in (du, dpre, dpost)), sums,
@@ -343,7 +346,13 @@ def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gr
         )  # fmt: skip
         launch(passes.row_backward, (channels * chunks,), args, call.constants("row_backward", ROWS=rows))
         if sums is not None:
-            _filter_grads(call, sums.sum(dim=0) if chunks > 1 else sums[0], _part(dk, c), _part(dD, c))
+            _filter_grads(call, sums.sum(dim=0) if chunks > 1 else sums[0], _part(dk, c), None)
+    if dD is not None:
+        u, _, _, pre, post = inputs
+        skips = torch.empty((call.batch, call.channels), dtype=torch.float64, device=call.device)
+        args = (dy, u, pre, post, skips, call.channels, call.length, *_strides(dy, u, pre, post))
+        launch(passes.row_skip, (call.batch * call.channels,), args, SKIP_CONSTANTS)
+        dD.copy_(skips[0] if call.batch == 1 else skips.sum(dim=0))
 
 
 def _sums(call: _Call, dk: Tensor | None, channels: slice, chunks: int) -> Tensor:

@@ -385,6 +385,38 @@ def row_backward(
                         _store_behind(row, _spread(im, -re, w, P), n, shift, q > 0, P, G)
 
 
+@triton.jit
+def _double(row, stride, t, L):
+    return tl.load(row + t.to(tl.int64) * stride, mask=t < L, other=0.0).to(tl.float64)
+
+
+@_kernel
+def row_skip(
+    dy, u, pre, post, dskip, D, L, dy_b, dy_d, dy_l, u_b, u_d, u_l, pre_b, pre_d, pre_l, post_b, post_d, post_l,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the skip from one row, to float64 ``(B, D)``: the sum of the products of ``dy``, ``u`` and gates.
+
+    A tap of ``dk`` is the same number, but it has the rounding errors of the whole transform. Within ``row_backward``
+    this sum would make registers spill.
+    """
+    d = tl.program_id(0) % D
+    b = tl.program_id(0) // D
+    total = tl.zeros([BLOCK], tl.float64)
+    start = 0
+    # Not tl.range: the interpreter refuses bounds that are known only at run time.
+    while start < L:
+        t = start + tl.arange(0, BLOCK)
+        product = _double(_at(dy, b, d, dy_b, dy_d), dy_l, t, L) * _double(_at(u, b, d, u_b, u_d), u_l, t, L)
+        if pre is not None:
+            product *= _double(_at(pre, b, d, pre_b, pre_d), pre_l, t, L)
+        if post is not None:
+            product *= _double(_at(post, b, d, post_b, post_d), post_l, t, L)
+        total += product
+        start += BLOCK
+    tl.store(dskip + tl.program_id(0), tl.sum(total, axis=0))
+
+
 # Several passes -----------------------------------------------------------------------------------------------------
 
 

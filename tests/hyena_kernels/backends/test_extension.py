@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,11 @@ import pytest
 import torch
 
 import hyena_kernels
-from hyena_kernels import _build
+from hyena_kernels import _build, backend
 from hyena_kernels.__main__ import main
 from hyena_kernels._build import BuildError
 from hyena_kernels.backends import extension as support
+from hyena_kernels.common.reasons import cuda_obstacle
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
@@ -331,3 +334,51 @@ def test_the_compiled_backend_runs_from_the_cache(places: Path) -> None:
     support.cache_folder().mkdir(parents=True)
     shutil.copy(packaged, support.cache_folder())
     assert load_in_a_process(places / "package") == [f"{support.cache_folder() / '_C.abi3.so'} "]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [[], ["--help"]], ids=["describe", "help"])
+def test_output_that_is_cut_off_ends_in_silence(arguments: list[str]) -> None:
+    """As in ``python -m hyena_kernels | head -1``, with a reader that is gone from the start."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "hyena_kernels", *arguments]
+    with open(writer, "wb") as pipe:
+        done = subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == ""
+    # argparse may have noticed first, and does not tell.
+    assert done.returncode == 141 or "--help" in arguments
+
+
+def test_build_ext_does_not_return_what_cannot_run_here(
+    places: Path, loaded: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(places / "package")
+    put(places / "package", name="_cuda.abi3.so")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cuda_obstacle.cache_clear()
+    try:
+        assert hyena_kernels.build_ext() == ["cpp"]
+    finally:
+        monkeypatch.undo()
+        cuda_obstacle.cache_clear()
+
+
+@pytest.mark.parametrize(("compiler", "told"), [(None, True), ("no compiler", False)], ids=["compiler", "none"])
+def test_one_warning_where_the_extension_could_have_been_built(
+    compiler: str | None, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_build, "obstacle", lambda backend: compiler)
+    monkeypatch.setattr(backend, "_warned", False)
+    monkeypatch.setattr(backend, "_forced", None)
+    monkeypatch.setattr(backend, "_announced", set())
+    x, weight = torch.ones(1, 1, 4), torch.ones(1, 2)
+    with caplog.at_level(logging.WARNING, logger="hyena_kernels"):
+        hyena_kernels.short_conv(x, weight, backend="torch")
+        assert caplog.messages == []
+        for _ in range(2):
+            hyena_kernels.short_conv(x, weight)
+            hyena_kernels.fftconv(x, weight)
+    assert len(caplog.messages) == told
+    if told:
+        assert "'cpp' was not built with this installation. `python -m hyena_kernels --build`" in caplog.text

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 from hyena_kernels.common import sizes
 from hyena_kernels.common.inputs import FftconvInputs, ImplicitFilterInputs, MixerInputs, ShortConvInputs
@@ -330,7 +333,83 @@ def test_second_derivative_raises_and_names_the_way_out(op: str) -> None:
 
 
 @every_op
-@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented the batching rule")
+@pytest.mark.parametrize("which", [0, -1], ids=["first", "last"])
+def test_forward_mode_raises_and_names_the_way_out(op: str, which: int) -> None:
+    """torch gives a result without a tangent where an op has no rule, or tangents of zero."""
+    inputs = present(INPUTS[op](8))
+    name = list(inputs)[which]
+    value, tangent = inputs[name], torch.ones_like(inputs[name])
+
+    def function(tensor: Tensor) -> Tensor:
+        return OPS[op].function(**{**inputs, name: tensor})
+
+    def dual(value: Tensor) -> None:
+        with forward_ad.dual_level():
+            function(forward_ad.make_dual(value, tangent))
+
+    def dual_gradient() -> None:
+        leaf = value.detach().requires_grad_()
+        y = function(leaf)
+        with forward_ad.dual_level():
+            torch.autograd.grad(y, leaf, forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
+
+    jacobian = partial(torch.autograd.functional.jacobian, vectorize=True, strategy="forward-mode")
+    for refused in (
+        lambda: dual(value.clone()),
+        lambda: dual(value.detach().requires_grad_()),
+        dual_gradient,
+        lambda: torch.func.jvp(function, (value,), (tangent,)),
+        lambda: torch.func.jacfwd(function)(value),
+        lambda: torch.func.linearize(function, value),
+        lambda: torch.func.hessian(lambda tensor: function(tensor).sum())(value),
+        lambda: torch.vmap(lambda tensor: torch.func.jvp(function, (tensor,), (tensor,)))(value[None]),
+        lambda: jacobian(function, value),
+    ):
+        with pytest.raises(NotImplementedError, match=f"forward mode.*hyena_kernels.testing.reference_{op}"):
+            refused()
+    for refused in (
+        lambda: torch.autograd.functional.hessian(lambda tensor: function(tensor).sum(), value),
+        lambda: torch.autograd.functional.jvp(function, value, tangent),
+    ):
+        with pytest.raises(NotImplementedError, match=f"hyena_kernels.testing.reference_{op}"):
+            refused()
+
+
+@every_op
+def test_forward_mode_of_others_goes_past(op: str) -> None:
+    inputs = present(INPUTS[op](8))
+    expected = OPS[op].function(**inputs)
+    with forward_ad.dual_level():
+        forward_ad.make_dual(torch.ones(1), torch.ones(1))
+        assert torch.equal(OPS[op].function(**inputs), expected)
+
+
+@every_op
+@pytest.mark.filterwarnings("error")
+def test_vmap_and_fake_tensors(op: str) -> None:
+    """Every input may have a batch dimension, and fake tensors go through vmap and gradients."""
+    inputs = present(INPUTS[op](6))
+    stacks = {name: torch.stack([tensor, 2 * tensor], dim=-1) for name, tensor in inputs.items()}
+    expected = torch.stack(
+        [OPS[op].function(**{name: stack[..., i] for name, stack in stacks.items()}) for i in range(2)]
+    )
+    together = torch.vmap(lambda tensors: OPS[op].function(**tensors), in_dims=-1)
+    assert torch.equal(together(stacks), expected)
+    nested = torch.vmap(together)({name: stack[None] for name, stack in stacks.items()})
+    assert torch.equal(nested, expected[None])
+
+    def loss(tensors: dict[str, Tensor]) -> Tensor:
+        return together(tensors).sum()
+
+    gradients = torch.func.grad(loss)(stacks)
+    with FakeTensorMode() as mode:
+        fakes = {name: mode.from_tensor(stack) for name, stack in stacks.items()}
+        assert together(fakes).shape == expected.shape
+        found = torch.func.grad(loss)(fakes)
+        assert {name: grad.shape for name, grad in found.items()} == {n: g.shape for n, g in gradients.items()}
+
+
+@every_op
 def test_torch_func(op: str) -> None:
     """torch.func.grad, vmap and jacrev give the same results as autograd."""
     inputs = present(INPUTS[op](6))

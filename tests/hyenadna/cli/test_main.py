@@ -622,3 +622,17 @@ def test_prepare_needs_neither_torch_nor_transformers(tiny_fasta: Path, tmp_path
     script += "sys.exit(len({'torch', 'transformers'} & {*sys.modules}))"
     done = python("-c", script, "prepare", str(tiny_fasta), "--out", str(tmp_path / "genome"), cwd=tmp_path)
     assert (done.returncode, done.stdout[:18]) == (0, "tiny.fa: 3 contigs"), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["--version"]], ids=str)
+def test_output_that_is_cut_off_ends_in_silence(arguments: list[str]) -> None:
+    """As in ``hyenadna --help | head -1``, with a reader that is gone from the start."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "hyenadna", *arguments]
+    with open(writer, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == ""
+    # argparse may have noticed first, and does not tell.
+    assert done.returncode == 141 or "--help" in arguments

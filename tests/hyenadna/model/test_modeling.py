@@ -598,3 +598,17 @@ def test_fixed_frequencies_save_and_load(tmp_path: Path, tied: bool) -> None:
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, model(ids).logits)
     assert (loaded.hyena.backbone.layers[0].mixer.filter_fn.implicit_filter[1].freq == 7).all()
+
+
+@pytest.mark.slow
+def test_what_is_exported_without_gradients_can_be_called_with_them() -> None:
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, d_inner=16, max_seq_len=32)).eval()
+    ids = torch.randint(7, 11, (1, 16))
+    with torch.no_grad():
+        exported = torch.export.export(model, (ids,)).module()
+    torch.testing.assert_close(exported(ids).logits, model(ids).logits)
+    exported(ids).logits.square().sum().backward()
+    model(ids).logits.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for name, parameter in exported.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hyena_kernels.backends.triton import passes, table
+from hyena_kernels.backends.triton.fftconv import SKIP_CONSTANTS
 from hyena_kernels.backends.triton.plan import MAX_LENGTH, RADIX, Plan, plan as plan_for
 from hyena_kernels.testing.resources.occupancy import ARCHITECTURES
 from hyena_kernels.testing.resources.triton_case import Case
@@ -93,6 +94,11 @@ def aot_cases() -> list[Case]:
             if name == "rows_backward":
                 several = {"BATCH": 2, **common}
                 add(name, plan, points, "several rows", _sharing(name, points), milder=points < 2048, **several)
+    values = dict(SKIP_CONSTANTS.values)
+    warps = values.pop("num_warps")
+    types = {argument: _type(argument, values) for argument in passes.row_skip.arg_names}
+    values |= {argument: 1 for argument, kind in types.items() if kind == "constexpr" and argument not in values}
+    cases.append(Case("row_skip", passes.row_skip, types | {"dskip": "*fp64"}, values, warps))
     return cases
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hyena_kernels.backends.triton.mixer import copy_kernel
 from hyena_kernels.backends.triton.short_conv import CONFIGS
 from hyena_kernels.testing.resources.triton_case import Case
@@ -9,16 +11,17 @@ from hyena_kernels.testing.resources.triton_cases.short_conv import backward_cas
 
 
 def aot_cases() -> list[Case]:
-    """The short convolution of the mixer with 3 taps, as published, and its copies."""
+    """The short convolution of the mixer with 3 taps, as published, and its copies.
+
+    Projections are of the named dtype, the results of their short convolutions float32.
+    """
     project = [("bf16", config) for config in CONFIGS] + [("fp32", "wide")]
+    common: dict[str, Any] = {"channel_last": True, "pair": True, "result": "*fp32"}
     cases = [
-        forward_case(f"hyena_mixer project {config} {dtype}", f"*{dtype}", config=config, channel_last=True, pair=True)
+        forward_case(f"hyena_mixer project {config} {dtype}", f"*{dtype}", config=config, **common)
         for dtype, config in project
     ]
-    cases += [
-        backward_case(f"hyena_mixer backward {dtype}", f"*{dtype}", channel_last=True, pair=True)
-        for dtype in ("bf16", "fp32")
-    ]
+    cases += [backward_case(f"hyena_mixer backward {dtype}", f"*{dtype}", **common) for dtype in ("bf16", "fp32")]
     block_t, block_c, warps = CONFIGS["wide"]
     for source, target in (("t", "c"), ("c", "t")):
         units = {f"source_{source}_stride": 1, f"target_{target}_stride": 1}

@@ -9,22 +9,36 @@ from hyena_kernels.testing.resources.triton_case import Case
 
 
 def forward_case(
-    name: str, dtype: str, *, config: str, taps: int = 3, channel_last: bool = False, pair: bool = False
+    name: str,
+    dtype: str,
+    *,
+    config: str,
+    taps: int = 3,
+    channel_last: bool = False,
+    pair: bool = False,
+    result: str | None = None,
 ) -> Case:
-    """A case of :func:`forward_kernel` with sizes and strides that are multiples of 16."""
+    """A case of :func:`forward_kernel` with sizes and strides that are multiples of 16, and its result's dtype."""
     units = ["x_c_stride" if channel_last else "x_t_stride", "y_t_stride", "weight_k_stride", "bias_stride"]
-    pointers = {"x": dtype, "weight": "*fp32", "bias": "*fp32", "y": dtype}
+    pointers = {"x": dtype, "weight": "*fp32", "bias": "*fp32", "y": result or dtype}
     constants = {"K": taps, "HAS_BIAS": True, "PAIR": pair}
     return _case(name, forward_kernel, pointers, constants, units, config)
 
 
 def backward_case(
-    name: str, dtype: str, *, taps: int = 3, channel_last: bool = False, pair: bool = False, needs_taps: bool = True
+    name: str,
+    dtype: str,
+    *,
+    taps: int = 3,
+    channel_last: bool = False,
+    pair: bool = False,
+    needs_taps: bool = True,
+    result: str | None = None,
 ) -> Case:
-    """A case of :func:`backward_kernel` with sizes and strides that are multiples of 16."""
+    """A case of :func:`backward_kernel` with sizes and strides that are multiples of 16, and its result's dtype."""
     units = [f"{tensor}_{'c' if channel_last else 't'}_stride" for tensor in ("x", "dx")]
     units += ["dy_t_stride", "weight_k_stride", "bias_stride"]
-    pointers = {"dy": dtype, "x": dtype, "weight": "*fp32", "bias": "*fp32", "dx": dtype, "sums": "*fp32"}
+    pointers = {"dy": result or dtype, "x": dtype, "weight": "*fp32", "bias": "*fp32", "dx": dtype, "sums": "*fp32"}
     constants = {"K": taps, "HAS_BIAS": True, "PAIR": pair, "NEEDS_X": True, "NEEDS_TAPS": needs_taps}
     return _case(name, backward_kernel, pointers, constants, units, "narrow")
 

@@ -94,6 +94,9 @@ def test_a_worker_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> None:
         child = os.fork()
         if not child:
             signal.pause()
+        # Nor does it drop the lock.
+        with pytest.raises(InputError, match=f"process {os.getpid()} on "), only_writer(tmp_path / "run"):
+            pass
     try:
         with only_writer(tmp_path / "run"):
             pass

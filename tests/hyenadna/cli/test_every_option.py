@@ -354,6 +354,45 @@ LINES: dict[str, dict[str, Line]] = {
 }  # fmt: skip
 """What each option does, by verb. A new option needs a line here."""
 
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "pretrain": {
+        "valid_fraction": 0.05, "test_fraction": 0.05, "max_n_fraction": 0.1, "reverse_complement": True,
+        "n_to_pad": True, "size": "tiny-1k", "length": 1024, "batch_size": 256, "accumulate": 1,
+        "warmup_length_steps": 1000, "steps": 10_000, "lr": 6e-4, "min_lr_factor": 0.1, "lr_warmup": 0.01,
+        "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "clip": 1.0, "device": "auto", "autocast": "auto",
+        "log_every": 10, "eval_every": 500, "eval_windows": 256, "checkpoint_every": 500, "keep": 2,
+    },
+    "evaluate": {
+        "out": P("evaluation"), "split": "test", "n_to_pad": True, "batch_size": 16, "markov_order": 8,
+        "device": "auto",
+    },
+    "finetune": {
+        "method": "full", "task": "classification", "format": "auto", "sequence_column": "sequence",
+        "label_columns": ["label"], "species_windows": 1000, "valid_fraction": 0.1, "pooling": "mean", "epochs": 20,
+        "patience": 5, "batch_size": 32, "lr": 6e-4, "min_lr_factor": 0.1, "lr_warmup": 0.05, "weight_decay": 0.1,
+        "clip": 1.0, "lora_rank": 8, "prompt_tokens": 16, "shots": 2, "eval_shots": [0, 2], "size": "tiny-1k",
+        "seeds": [0], "jobs": 1, "device": "auto", "autocast": "auto",
+    },
+    "predict": {"sequence_column": "sequence", "batch_size": 32, "device": "auto"},
+    "score": {
+        "sequence_column": "sequence", "mode": "likelihood", "strands": "forward", "ref_mismatch": "note",
+        "n_to_pad": True, "batch_size": 16, "precision": "float64", "device": "auto",
+    },
+    "embed": {
+        "sequence_column": "sequence", "pooling": "mean", "n_to_pad": True, "batch_size": 16, "part_size": 1024,
+        "device": "auto",
+    },
+    "generate": {
+        "length": 100, "count": 1, "temperature": 1.0, "top_p": 1.0, "nucleotides_only": True, "batch_size": 16,
+        "precision": "float32", "device": "auto",
+    },
+    "plot embeddings": {
+        "method": "pca", "colour": "label", "neighbors": [15], "min_dist": [0.1], "position_bins": 10, "probe": True,
+    },
+    "plot mutagenesis": {"batch_size": 16, "device": "auto"},
+}  # fmt: skip
+"""Defaults, which recipes and papers rely on. Those that are not here are none, false, 0 or empty."""
+
 # They have no option.
 BARE = {"plot", "doctor"}
 # Figures, tables and parsers that take a second between them.
@@ -477,7 +516,18 @@ def test_every_option_has_a_line(verb: str, monkeypatch: pytest.MonkeyPatch, cap
         assert {field.name for field in dataclasses.fields(kind)} | extra == LINES[verb].keys()
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb in RUNS and RUNS[verb][0] is not dict])
+CLASSES = [verb for verb in VERBS if verb in RUNS and RUNS[verb][0] is not dict]
+
+
+@pytest.mark.parametrize("verb", CLASSES)
+def test_defaults_stay(verb: str) -> None:
+    kind = RUNS[verb][0]
+    required = {field.name: None for field in dataclasses.fields(kind) if field.default is field.default_factory}
+    made = kind(**required)
+    assert {name: value for name, value in vars(made).items() if value} == DEFAULTS.get(verb, {})
+
+
+@pytest.mark.parametrize("verb", CLASSES)
 def test_the_command_line_passes_every_option_on(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """All options with the values of their lines at once. They need not go together, and nothing is run."""
     kind = RUNS[verb][0]

@@ -354,6 +354,51 @@ LINES: dict[str, dict[str, Line]] = {
 }  # fmt: skip
 """What each option does, by verb. A new option needs a line here."""
 
+MORE: tuple[tuple[str, str, Line], ...] = (
+    ("pretrain", "embed_dropout", reaches("rows", base=SHAPE | {"init_from": P("lm")}, embed_dropout=0.5)),
+    ("pretrain", "eval_length", reaches("final", eval_length=16)),
+    ("pretrain", "n_to_pad", reaches("final", base={"valid_contigs": ["a"]}, n_to_pad=False)),
+    ("pretrain", "autocast", reaches("calls", autocast="float16")),
+    ("evaluate", "exclude", reaches("result", base={"markov_order": 3}, exclude=["a"])),
+    ("evaluate", "markov_order", reaches("files", markov_order=-1)),
+    ("finetune", "method", reaches("rows", base=SCRATCH, method="full", model=P("lm"))),
+    ("finetune", "task", reaches("config", base={"label_columns": ["rich", "poor"], "task": "multilabel"},
+                                 task="regression")),
+    ("finetune", "length", reaches("calls", base=SEA, length=24)),
+    ("finetune", "length", reaches("calls", base=SPECIES, length=24)),
+    ("finetune", "split_seed", reaches("rows", base=SPECIES, split_seed=1)),
+    ("finetune", "valid_fraction", reaches("results", base={"folds": 2, "epochs": 1}, valid_fraction=0.4)),
+    ("finetune", "pooling", reaches("rows", pooling="first")),
+    ("finetune", "pooling", reaches("config", base=SCRATCH, pooling="first")),
+    ("finetune", "seeds", reaches("calls", base=FEW, seeds=[1, 2])),
+    ("finetune", "seeds", reaches("rows", base={"method": "soft-prompt", "epochs": 1}, seeds=[1])),
+    ("finetune", "lm_weight", reaches("rows", base=SCRATCH, lm_weight=0.5)),
+    ("finetune", "ema_decay", reaches("rows", base={"method": "soft-prompt", "epochs": 1}, ema_decay=0.9)),
+    ("finetune", "reverse_complement", reaches("calls", reverse_complement=True)),
+    ("finetune", "metric", reaches("rows", base={"label_columns": ["share"], "task": "regression"}, metric="mse")),
+    ("finetune", "label_columns", reaches("rows", base={"task": "regression", "label_columns": ["share"]},
+                                          label_columns=["rich"])),
+    ("score", "mode", reaches("rows", base=VCF, mode="site")),
+    ("score", "strands", reaches("rows", base=VCF, strands="both")),
+    ("score", "strands", reaches("rows", base=VCF | {"mode": "site"}, strands="both")),
+    ("score", "strands", reaches("rows", base=VCF | {"mode": "embedding"}, strands="both")),
+    ("score", "window", reaches("rows", base=VCF, window=40)),
+    ("score", "n_to_pad", reaches("rows", base=VCF | {"window": 48}, n_to_pad=False)),
+    ("score", "n_to_pad", reaches("rows", base=VCF | {"window": 48, "mode": "embedding"}, n_to_pad=False)),
+    ("score", "precision", reaches("rows", base=VCF, precision="float32")),
+    ("score", "batch_size", keeps(SPEED, moves="calls", close=1e-12, base=VCF, batch_size=4)),
+    ("score", "batch_size", keeps(SPEED, moves="calls", close=1e-12, base=VCF | {"mode": "embedding"}, batch_size=4)),
+    ("score", "ref_mismatch", refused("genome.vcf", base=VCF, ref_mismatch="fail")),
+    ("score", "genome", reaches("rows", base=VCF | {"mode": "embedding"}, genome=P("near_genome.fa"))),
+    ("embed", "pooling", reaches("vectors", pooling="token")),
+    ("embed", "n_to_pad", reaches("vectors", base={"pooling": "token"}, n_to_pad=False)),
+    ("embed", "window", reaches("vectors", base=LONG | {"pooling": "token"}, window=40)),
+    ("embed", "model", keeps("the shape alone counts", base={"random_weights": True}, model=P("other_lm"))),
+    ("generate", "temperature", reaches("fasta", temperature=0.0)),
+    ("generate", "batch_size", keeps("one likeliest base", moves="calls", base={"temperature": 0.0}, batch_size=1)),
+)  # fmt: skip
+"""Further lines, where an option goes another way with others."""
+
 DEFAULTS: dict[str, dict[str, Any]] = {
     "pretrain": {
         "valid_fraction": 0.05, "test_fraction": 0.05, "max_n_fraction": 0.1, "reverse_complement": True,
@@ -439,18 +484,17 @@ def same(one: Any, two: Any, close: float) -> bool:
     return bool(one == two)
 
 
+EACH = [(verb, name, line) for verb, lines in LINES.items() for name, line in lines.items()]
 ALL = [
-    pytest.param(verb, name, marks=pytest.mark.slow if verb in SLOW else ())
-    for verb, lines in LINES.items()
-    for name in lines
+    pytest.param(*each, id=f"{each[0]}-{each[1]}", marks=pytest.mark.slow if each[0] in SLOW else ())
+    for each in (*EACH, *MORE)
 ]
 
 
-@pytest.mark.parametrize(("verb", "name"), ALL)
+@pytest.mark.parametrize(("verb", "name", "line"), ALL)
 def test_an_option_reaches_the_computation(
-    verb: str, name: str, base_run: Callable[[str, dict[str, Any]], Seen]
+    verb: str, name: str, line: Line, base_run: Callable[[str, dict[str, Any]], Seen]
 ) -> None:
-    line = LINES[verb][name]
     assert name in line.change
     options = BASES[verb] | line.base | line.change
     if line.refused:
@@ -471,12 +515,11 @@ def test_an_option_reaches_the_computation(
     assert not changed, line.why
 
 
-STOPPED = [(verb, name) for verb, lines in LINES.items() for name, line in lines.items() if line.stop_after]
+STOPPED = [pytest.param(*each, id=f"{each[0]}-{each[1]}") for each in EACH if each[2].stop_after]
 
 
-@pytest.mark.parametrize(("verb", "name"), STOPPED)
-def test_a_stopped_run_is_refused_without_the_option(verb: str, name: str) -> None:
-    line = LINES[verb][name]
+@pytest.mark.parametrize(("verb", "name", "line"), STOPPED)
+def test_a_stopped_run_is_refused_without_the_option(verb: str, name: str, line: Line) -> None:
     with pytest.raises(InputError):
         run(verb, BASES[verb] | line.base | {name: False}, stop_after=line.stop_after, again=name)
 

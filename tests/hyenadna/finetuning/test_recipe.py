@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 
 from hyena_kernels import HyenaOperator
 from hyenadna import HyenaDNAForSequenceClassification
+from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
 from hyenadna.finetuning import train as finetune_module
 from hyenadna.finetuning.batches import augment
@@ -243,3 +245,123 @@ def test_adapters_have_twice_their_rank_as_scale(config: FinetuneConfig) -> None
     filters = {f"mixer.filter_fn.implicit_filter.{i}" for i in (0, 2, 4, 6)}
     assert adapted == linear | filters
     assert model.config.num_labels == 2
+
+
+def test_rows_hold_means_over_the_batches(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[tuple[float, float]] = []
+    compute = finetune_module.batch_losses
+
+    def noted(*args: Any) -> Any:
+        loss, lm_loss = compute(*args)
+        losses.append((float(loss), float(lm_loss)))
+        return loss, lm_loss
+
+    monkeypatch.setattr(finetune_module, "batch_losses", noted)
+    summary = finetune(replace(config, lm_weight=0.5, epochs=2), progress=False)
+    rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["seed"], row["epoch"], row["step"]) for row in rows] == [(0, 1, 4), (0, 2, 8)]
+    for row, part in zip(rows, (losses[:4], losses[4:]), strict=True):
+        assert (row["loss"], row["lm_loss"]) == pytest.approx(tuple(np.mean(part, axis=0)))
+    assert summary["runs"][0]["valid"] == max(row["valid_accuracy"] for row in rows)
+
+
+def test_few_shot_is_tested_with_every_number_of_shots_and_then_with_its_own(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shots: list[int] = []
+
+    def scored(model: Any, *args: Any) -> Any:
+        shots.append(model.shots)
+        return {"accuracy": len(shots) / 10}, {}
+
+    monkeypatch.setattr(finetune_module, "score", scored)
+    config = replace(config, method="few-shot", length=4, shots=2, eval_shots=[0, 1], epochs=1, metric="accuracy")
+    summary = finetune(config, progress=False)
+    assert shots == [2, 0, 1, 2]
+    run = summary["runs"][0]
+    assert run["shots"] == {"0": {"accuracy": 0.2}, "1": {"accuracy": 0.3}}
+    assert (run["valid"], run["test"]) == (0.1, {"accuracy": 0.4})
+    means = {name: value["mean"] for name, value in summary["test"].items()}
+    assert means == {"accuracy": 0.4, "accuracy at 0 shots": 0.2, "accuracy at 1 shots": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "problem"),
+    [
+        ("classification", "label", "single_label_classification"),
+        ("multilabel", "part_of_two", "multi_label_classification"),
+        ("regression", "value", "regression"),
+        ("token", "tokens", None),
+    ],
+)
+def test_the_saved_model_names_its_problem_and_its_outputs(
+    config: FinetuneConfig, tmp_path: Path, task: Any, column: str, problem: str | None
+) -> None:
+    lines = ["sequence\tlabel\tpart_of_two\tvalue\ttokens\tpart"]
+    lines += [f"ACGTACGTACGT\t{'xy'[i % 2]}\t{i % 2}\t{i}\t{'SWSWSWSWSWSW'}\t{part}"
+              for i, part in enumerate(["train"] * 4 + ["valid"] * 2 + ["test"] * 2)]  # fmt: skip
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    config = replace(config, task=task, label_columns=[column], pooling="last")
+    (data,) = read_data(config)
+    model, trained = finetune_module.make_model(config, data, 0)
+    assert model is trained
+    assert model.config.problem_type == problem
+    names = {"label": ["x", "y"], "tokens": ["S", "W"]}.get(column, [column])
+    assert [model.config.id2label[i] for i in range(model.config.num_labels)] == names
+    assert model.config.label2id == {name: i for i, name in enumerate(names)}
+    assert model.config.pooling == "last"
+
+
+def test_outputs_without_a_name_are_numbered(config: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "g.fa").write_text(f">chr1\n{'ACGT' * 20}\n")
+    (tmp_path / "d").mkdir()
+    for split in ("train", "val", "test"):
+        (tmp_path / "d" / f"{split}.csv").write_text("Chr_No,Start,End,y_a,y_b\n0,0,12,1,0\n0,4,16,0,1\n")
+    config = replace(config, data=tmp_path / "d", genome=tmp_path / "g.fa", task="multilabel", split_column=None)
+    (data,) = read_data(config)
+    assert data.names == ["y0", "y1"]
+    assert not data.demonstration
+    (data,) = read_data(replace(config, label_columns=["promoter", "enhancer"]))
+    assert data.names == ["promoter", "enhancer"]
+
+
+def test_a_context_may_fill_the_model_exactly(config: FinetuneConfig, tiny_checkpoint: Callable[..., Path]) -> None:
+    """Sequences have 12 bases and [SEP]; a demonstration has 12, [SEP], its letter and [SEP]."""
+    (data,) = read_data(config)
+    for method, options, room in (
+        ("soft-prompt", {"prompt_tokens": 20}, 33),
+        ("few-shot", {"shots": 1, "eval_shots": [0]}, 2 * 15 + 13),
+        ("few-shot", {"shots": 0, "eval_shots": [0, 1]}, 2 * 15 + 13),
+    ):
+        for length in (room, room - 1):
+            changed = replace(config, method=method, model=tiny_checkpoint(max_seq_len=length), **options)
+            if length == room:
+                model, _ = finetune_module.make_model(changed, data, 0)
+                assert model.eval().max_length >= 12
+            else:
+                with pytest.raises(InputError, match=r"12 bases and \[SEP\] follow"):
+                    finetune_module.make_model(changed, data, 0)
+    whole = replace(config, model=tiny_checkpoint(max_seq_len=12))
+    assert finetune_module.make_model(whole, data, 0)[0].config.max_seq_len == 12
+
+
+def test_jobs_share_the_threads(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[Any, ...]] = []
+
+    class Pool:
+        def __init__(self, jobs: int, context: Any, *, initializer: Any, initargs: tuple[int, ...]) -> None:
+            started.append((jobs, initargs))
+            before = torch.get_num_threads()
+            initializer(*initargs)
+            started.append((torch.get_num_threads(),))
+            torch.set_num_threads(before)
+            raise InputError("enough")
+
+    monkeypatch.setattr(finetune_module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(finetune_module.signal, "signal", lambda *args: None)
+    for threads, jobs, expected in ((4, 2, [(2, (2,)), (2,)]), (3, 2, [(2, (1,)), (1,)]), (1, 3, [(3, (1,)), (1,)])):
+        started.clear()
+        with pytest.raises(InputError, match="enough"):
+            finetune(replace(config, seeds=[0, 1, 2], jobs=jobs, threads=threads), progress=False)
+        assert started == expected
+    torch.set_num_threads(1)

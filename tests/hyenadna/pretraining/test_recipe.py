@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from hyena_kernels import HyenaOperator
 from hyenadna.common.run_layout import read_metrics
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
 from hyenadna.data.genome import prepare
@@ -142,3 +145,87 @@ def test_checkpoints_have_the_models_of_their_steps(
     assert not torch.equal(
         HyenaDNAForCausalLM.from_pretrained(config.out / "step-00000002").lm_head.weight, kept[0].lm_head.weight
     )
+
+
+def test_rows_validations_and_checkpoints_come_at_their_steps_and_at_the_end(tiny: PretrainConfig) -> None:
+    pretrain(replace(tiny, steps=5, log_every=2, eval_every=2, checkpoint_every=3, keep=9), progress=False)
+    rows = read_metrics(tiny.out / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [2, 4, 5]
+    assert [row["step"] for row in rows if "valid_perplexity" in row] == [2, 4, 5]
+    assert sorted(path.name for path in tiny.out.glob("step-*")) == ["step-00000003", "step-00000005"]
+
+
+def test_validation_has_the_precision_and_the_tokens_of_a_step(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is computed in ``eval()``, and training in ``train()``, before and after it."""
+    calls: list[tuple[bool, bool, int, int]] = []
+    forward = HyenaOperator.forward
+
+    def noted(self: HyenaOperator, u: torch.Tensor) -> Any:
+        calls.append((self.training, torch.is_autocast_enabled("cpu"), u.shape[0], u.shape[1]))
+        return forward(self, u)
+
+    monkeypatch.setattr(HyenaOperator, "forward", noted)
+    config = replace(tiny, steps=2, eval_every=1, eval_length=16, eval_windows=5, final_windows=3, accumulate=2)
+    pretrain(replace(config, autocast="bfloat16"), progress=False)
+    step, validation = [(True, True, 2, 32)] * 2, [(False, True, 4, 16), (False, True, 1, 16)]
+    assert calls == [*step, *validation, *step, (False, True, 3, 16)]
+
+
+def test_windows_may_be_as_long_as_the_model_takes(tiny: PretrainConfig) -> None:
+    for change in ({"length": 64}, {"eval_length": 64}):
+        assert make_model(replace(tiny, **change)).config.max_seq_len == 64
+    for dropout in (0.0, 0.25):
+        assert make_model(replace(tiny, embed_dropout=dropout)).config.embed_dropout == dropout
+    assert make_model(replace(tiny, embed_dropout=None)).config.embed_dropout == 0.1
+
+
+def test_the_speed_is_that_since_the_last_row(tiny: PretrainConfig) -> None:
+    """In a resumed run too, which has the tokens and seconds of before."""
+    state = train.LoopState.start(make_model(tiny), tiny)
+    batch = torch.zeros(4, 33)
+    state.count(batch, 2.0)
+    assert (state.step, state.tokens, state.seconds) == (1, 128, 2.0)
+    assert state.tokens_per_second() == 64.0
+    state.count(batch, 1.0)
+    state.count(batch, 1.0)
+    assert state.tokens_per_second() == 128.0
+    again = train.LoopState.start(make_model(tiny), tiny)
+    again.load_state_dict(state.state_dict())
+    assert (again.step, again.tokens, again.seconds) == (3, 384, 4.0)
+    again.count(batch, 4.0)
+    assert again.tokens_per_second() == 32.0
+
+
+def test_tensorboard_drops_what_came_after_the_checkpoint(
+    tiny: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    class SummaryWriter:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            opened.append(purge_step)
+
+        def __enter__(self) -> Any:
+            return types.SimpleNamespace(add_scalar=lambda *args: None)
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    config = replace(tiny, steps=3, checkpoint_every=2)
+    step = train.optimizer_step
+
+    def stopped(state: Any, *args: Any) -> tuple[float, float]:
+        if state.step == 2 and len(opened) == 1:
+            raise KeyboardInterrupt
+        return step(state, *args)
+
+    monkeypatch.setattr(train, "optimizer_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, progress=False)
+    pretrain(config, resume=True, progress=False)
+    assert opened == [1, 3]

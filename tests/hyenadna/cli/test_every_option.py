@@ -357,7 +357,7 @@ LINES: dict[str, dict[str, Line]] = {
 MORE: tuple[tuple[str, str, Line], ...] = (
     ("pretrain", "embed_dropout", reaches("rows", base=SHAPE | {"init_from": P("lm")}, embed_dropout=0.5)),
     ("pretrain", "eval_length", reaches("final", eval_length=16)),
-    ("pretrain", "n_to_pad", reaches("final", base={"valid_contigs": ["a"]}, n_to_pad=False)),
+    ("pretrain", "n_to_pad", reaches("valid", base={"valid_contigs": ["a"]}, n_to_pad=False)),
     ("pretrain", "autocast", reaches("calls", autocast="float16")),
     ("evaluate", "exclude", reaches("result", base={"markov_order": 3}, exclude=["a"])),
     ("evaluate", "markov_order", reaches("files", markov_order=-1)),
@@ -373,7 +373,7 @@ MORE: tuple[tuple[str, str, Line], ...] = (
     ("finetune", "seeds", reaches("calls", base=FEW, seeds=[1, 2])),
     ("finetune", "seeds", reaches("rows", base={"method": "soft-prompt", "epochs": 1}, seeds=[1])),
     ("finetune", "lm_weight", reaches("rows", base=SCRATCH, lm_weight=0.5)),
-    ("finetune", "ema_decay", reaches("rows", base={"method": "soft-prompt", "epochs": 1}, ema_decay=0.9)),
+    ("finetune", "ema_decay", reaches("weights", base={"method": "soft-prompt", "epochs": 1}, ema_decay=0.9)),
     ("finetune", "reverse_complement", reaches("calls", reverse_complement=True)),
     ("finetune", "metric", reaches("rows", base={"label_columns": ["share"], "task": "regression"}, metric="mse")),
     ("finetune", "label_columns", reaches("rows", base={"task": "regression", "label_columns": ["share"]},

@@ -102,6 +102,18 @@ def test_several_programs_of_one_pass_add_up_their_sums() -> None:
     assert both - forward == 2 * 1000 * (4 * 7 * 2 + 4 * 4 + 4 * 4 + (4 * 4 + 4) + 2 * 4)
 
 
+@pytest.mark.parametrize(
+    ("batch", "width", "programs"),
+    # A program takes as many rows as divide the batch, at most 8, and at most one for each 256 signals.
+    [(1, 4096, 1), (8, 32, 8), (8, 64, 4), (8, 256, 1), (16, 1024, 2), (6, 128, 2), (7, 128, 7), (7, 4096, 1)],
+)
+def test_rows_share_a_program_where_there_are_enough(batch: int, width: int, programs: int) -> None:
+    found = cost("fftconv", "plain", "forward", batch=batch, width=width, length=1000, itemsize=2, backend="triton")
+    assert found.bytes == width * 1000 * (batch * 2 * 2 + programs * 4)
+    everywhere = cost("fftconv", "plain", "forward", batch=batch, width=width, length=1000, itemsize=2)
+    assert everywhere.bytes == width * 1000 * (batch * 2 * 2 + 4)
+
+
 def test_one_program_per_row_reads_its_filter_once() -> None:
     found = cost("fftconv", "gated", "forward", batch=3, width=1, length=3000, itemsize=4, backend="triton")
     assert found.bytes == 3 * (4 * 4 * 3000 + 4 * 3000)

@@ -195,6 +195,20 @@ def test_what_did_not_stop_for_time_is_not_extrapolated(made_up: SimpleNamespace
     assert line.startswith(f"| 4K | 1.00 s | {word} | - |")
 
 
+@pytest.mark.parametrize("status", ["out_of_memory", "failed_check"])
+def test_a_time_is_not_extrapolated_over_a_length_that_cannot_run(
+    made_up: SimpleNamespace, tmp_path: Path, status: str
+) -> None:
+    """It ran out of time at one length, and cannot run at a longer one."""
+    rows = [flash(made_up, 1024, 1.0), flash(made_up, 2048, 4.0), flash(made_up, 4096, status="timed_out")]
+    found = model(made_up, tmp_path, *rows, flash(made_up, 8192, status=status))
+    at_4k = curves.fastest_attention(found, 4096)
+    assert at_4k is not None
+    assert at_4k.seconds == pytest.approx(16.0)
+    assert curves.fastest_attention(found, 8192) is None
+    assert curves.fastest_attention(found, 16384) is None
+
+
 def test_one_length_is_too_few_to_extrapolate(made_up: SimpleNamespace, tmp_path: Path) -> None:
     found = model(made_up, tmp_path, flash(made_up, 1024, 1.0), flash(made_up, 2048, status="timed_out"))
     assert curves.fastest_attention(found, 2048) is None

@@ -112,6 +112,40 @@ def test_species_by_chromosome(tmp_path: Path) -> None:
         read(tmp_path, length=45)
 
 
+def test_every_chromosome_of_species_is_in_its_split(tmp_path: Path) -> None:
+    """A chromosome is a run of one word of two bases, so that a window tells where it is from."""
+    words = [a + b for a in "ACGT" for b in "ACGT" if a <= b] + ["AACC", "AAGG", "CCTT", "ACGT"]
+    numbers = [*map(str, range(1, 14)), "X"]
+    for species in ("fly", "worm"):
+        text = "".join(f">{'chr' if int(n.replace('X', '0')) % 2 else ''}{n}\n{words[i] * 30}\n"
+                       for i, n in enumerate(numbers))  # fmt: skip
+        write(tmp_path, **{f"{species}__genome_dot_fa": text})
+    places = {}
+    for split, part in read(tmp_path, length=12, windows=600).items():
+        texts = {"".join("ACGT"[i - 7] for i in example.ids.tolist()) for example in part}
+        places[split] = {number for text in texts for number, word in zip(numbers, words, strict=True)
+                         if text in word * 8}  # fmt: skip
+    assert places == {
+        "train": {"2", "4", "6", "8", "X"},
+        "valid": {"1", "3", "12", "13"},
+        "test": {"5", "7", "9", "10", "11"},
+    }
+
+
+def test_windows_of_species_are_spread_evenly_over_the_bases(tmp_path: Path) -> None:
+    """A chromosome with nine times as many places has nine times as many windows, and all places come up."""
+    for species in ("fly", "worm"):
+        text = f">chr2\n{'A' * 99}\n>chr4\n{'C' * 19}\n>chr1\n{'G' * 20}\n>chr5\n{'T' * 20}\n"
+        write(tmp_path, **{f"{species}__genome_dot_fa": text})
+    found = read(tmp_path, length=10, windows=1000)
+    assert {split: len(part) for split, part in found.items()} == {"train": 2000, "valid": 200, "test": 200}
+    long = sum(example.ids[0] == 7 for example in found["train"])
+    assert 1740 < long < 1860
+    (tmp_path / "fly" / "genome.fa").write_text(f">chr2\n{'AC' * 8}\n>chr1\n{'GT' * 8}\n>chr5\n{'CT' * 8}\n")
+    starts = {tuple(example.ids.tolist()) for example in read(tmp_path, length=15)["train"] if example.label == "fly"}
+    assert len(starts) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [

@@ -20,6 +20,7 @@ from hyenadna.common.vocab import N_ID, NUCLEOTIDE_IDS, PAD_ID
 from hyenadna.data.genome import Genome, prepare
 from hyenadna.data.intervals import Interval
 from hyenadna.data.windows import EvalWindows
+from hyenadna.drawing import figures
 from hyenadna.evaluation import markov
 from hyenadna.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_windows, fit_and_score_markov
 from hyenadna.pretraining.train import PretrainConfig, pretrain
@@ -225,6 +226,40 @@ def test_without_metrics_and_markov_models_there_are_fewer_figures(config: Evalu
     assert row["markov"] == {}
     assert row["length"] == 64
     assert sorted(path.name for path in config.out.iterdir()) == ["evaluation.json", "perplexity_by_position.png"]
+
+
+def test_figures_have_the_scores_of_the_models(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of the best Markov model is that of the lowest perplexity."""
+    drawn: dict[str, tuple[Any, ...]] = {}
+
+    def noted(name: str) -> Callable[..., None]:
+        def draw(*arguments: Any) -> None:
+            drawn[name] = tuple(value for value in arguments if not isinstance(value, Path))
+            next(value for value in arguments if isinstance(value, Path)).write_bytes(b"")
+
+        return draw
+
+    for name in ("perplexity_by_position", "evaluation_bars", "training_curves"):
+        monkeypatch.setattr(figures, name, noted(name))
+    row = evaluate(config, progress=False)
+    perplexities = {int(order): score["perplexity"] for order, score in row["markov"].items()}
+    assert drawn["perplexity_by_position"][1] == min(perplexities.values())
+    # Over all positions the mean of the losses is the loss.
+    assert drawn["perplexity_by_position"][0].shape == (32,)
+    score, markov = drawn["evaluation_bars"]
+    assert (score.perplexity, score.accuracy) == (row["perplexity"], row["accuracy"])
+    assert {order: each.perplexity for order, each in markov.items()} == perplexities
+    assert drawn["training_curves"][1] == perplexities
+    assert len(drawn["training_curves"][0]) > 0
+
+
+@pytest.mark.parametrize(("longest", "length"), [(64, 64), (2048, 1024)])
+def test_windows_have_what_the_model_takes_at_most_1024(
+    config: EvaluateConfig, tiny_checkpoint: Callable[..., Path], longest: int, length: int
+) -> None:
+    model = tiny_checkpoint(max_seq_len=longest)
+    row = evaluate(replace(config, model=model, markov_order=-1, length=None, max_windows=1), progress=False)
+    assert row["length"] == length
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])

@@ -53,6 +53,32 @@ def test_groups_of_deepsea() -> None:
     assert values == [1.0, 0.0, 0.5]
 
 
+def test_the_groups_of_deepsea_have_their_first_and_last_outputs() -> None:
+    """Outputs of one value have no score, so that the median is over those at the borders alone."""
+    borders = {"auroc_dhs": (0, 124), "auroc_tf": (125, 814), "auroc_hm": (815, 918)}
+    labels, logits = np.zeros((10, 919), np.float32), np.zeros((10, 919))
+    expected = {}
+    for row, (name, pair) in enumerate(borders.items()):
+        for side, output in enumerate(pair):
+            labels[:5, output] = 1
+            # So many of the 25 pairs of a positive and a negative are in order.
+            right = 5 * (2 * row + side)
+            logits[:, output] = [*(1.0 if i * 5 < right else -1.0 for i in range(5)), *[0.0] * 5]
+        expected[name] = (5 * 2 * row + 5 * (2 * row + 1)) / 2 / 25
+    values, _ = measure("multilabel", logits, labels)
+    assert {name: values[name] for name in borders} == pytest.approx(expected)
+
+
+def test_outputs_of_several_labels_are_logits() -> None:
+    """Above 0 is yes: 0.2 is a probability of 0.55."""
+    labels = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
+    logits = np.array([[0.2, -0.2], [0.4, 0.3], [-0.1, 0.1], [0.2, -3.0]])
+    values, _ = measure("multilabel", logits, labels)
+    assert values["accuracy"] == pytest.approx(5 / 8)
+    # Two of three and one of one answers are right, of two positives each: 2/2 and 1/2 of them are found.
+    assert values["f1_macro"] == pytest.approx((4 / 5 + 1 / 2) / 2)
+
+
 def test_values() -> None:
     labels = np.array([[1.0], [2.0], [3.0], [4.0]])
     values, reasons = measure("regression", labels**3, labels)

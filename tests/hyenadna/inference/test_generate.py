@@ -122,6 +122,16 @@ def test_sampling_follows_the_model(config: GenerateConfig) -> None:
     assert ((counts - 4000 * expected) ** 2 / (4000 * expected)).sum() < 21.1
 
 
+def test_a_sequence_may_fill_the_model_exactly(config: GenerateConfig) -> None:
+    generate(replace(config, length=59, count=1), progress=False)
+    assert [len(bases) for bases in sequences(config.out).values()] == [64]
+
+
+def test_lines_of_the_fasta_have_80_bases(tiny_checkpoint: Callable[..., Path], config: GenerateConfig) -> None:
+    generate(replace(config, model=tiny_checkpoint(max_seq_len=256), length=156, count=1), progress=False)
+    assert [len(line) for line in config.out.read_text().splitlines()] == [len(">prompt_1"), 80, 80, 1]
+
+
 def test_prompts_of_a_fasta(config: GenerateConfig, tmp_path: Path) -> None:
     (tmp_path / "p.fa").write_text(">x words\nACGT\n>y\nGG\n")
     config = replace(config, prompt=None, prompt_fasta=tmp_path / "p.fa", count=1)

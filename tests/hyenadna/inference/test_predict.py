@@ -118,6 +118,12 @@ def test_bad_input_is_refused(config: PredictConfig, save: Any, change: dict[str
     assert not config.out.exists()
 
 
+def test_a_sequence_may_fill_the_model_exactly(config: PredictConfig, save: Any) -> None:
+    save(HyenaDNAForSequenceClassification, num_labels=2)
+    config.table.write_text(config.table.read_text() + f"4\t{'ACGT' * 8}\n")
+    assert predict(config, progress=False) == 5
+
+
 def test_rows_before_a_failure_are_kept_apart(config: PredictConfig, save: Any) -> None:
     save(HyenaDNAForSequenceClassification, num_labels=2)
     config.table.write_text(config.table.read_text() + f"4\t{'A' * 33}\n")

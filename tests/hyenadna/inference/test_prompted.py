@@ -56,6 +56,19 @@ def test_the_prompt_alone_is_trained(lm: HyenaDNAForCausalLM) -> None:
     assert model.prompt.shape == (5, 16)
 
 
+def test_n_is_a_pad_in_demonstrations_and_behind_them(lm: HyenaDNAForCausalLM) -> None:
+    """As in pretraining."""
+    model = FewShot(lm, 2, [encode("ANA", ""), encode("NCC", "")], np.array([0, 1]), shots=1, seed=0).eval()
+    one, two = [7, 4, 7, 1, 7, 1], [4, 8, 8, 1, 8, 1]
+    with torch.no_grad():
+        prefix = model.prefix()
+        expected = [lm.embeddings(torch.tensor(tokens)) for tokens in (one + two, two + one)]
+        assert any(torch.equal(prefix, each) for each in expected)
+        found = model(ids("GNT")).logits[0]
+        answers = [lm(torch.tensor([[*tokens, 9, 4, 10, 1]])).logits[0, -1, 7:9] for tokens in (one + two, two + one)]
+    assert min((answer - found).abs().max() for answer in answers) < 1e-12
+
+
 def test_demonstrations_stand_before_the_sequence(lm: HyenaDNAForCausalLM) -> None:
     sequences = [encode(text, "") for text in ("AAA", "CCC", "CCCC")]
     model = FewShot(lm, 2, sequences, np.array([0, 1, 1]), shots=1, seed=3).eval()

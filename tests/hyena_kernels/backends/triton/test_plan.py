@@ -27,6 +27,14 @@ def test_short_lengths_take_a_power_of_two(length: int) -> None:
     assert transform_size(length) == (1, 256 if length <= 256 else 512)
 
 
+@pytest.mark.parametrize(
+    ("length", "groups", "power"),
+    [(513, 3, 256), (768, 3, 256), (769, 1, 1024), (1024, 1, 1024), (1536, 3, 512), (1537, 1, 2048)],
+)
+def test_a_length_of_exactly_three_quarters_takes_the_factor_three(length: int, groups: int, power: int) -> None:
+    assert transform_size(length) == (groups, power)
+
+
 def test_the_longest_length() -> None:
     assert plans.plan(plans.MAX_LENGTH) == Plan(1, 4096, 4096)
 

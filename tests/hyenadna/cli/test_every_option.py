@@ -1,0 +1,603 @@
+"""Every option of every verb reaches the computation.
+
+One table for each verb has a line for each option. The line changes it in a tiny run, and says what must then differ,
+or why nothing may. An option without a line fails ``test_every_option_has_a_line``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path as P
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hyenadna.cli import main as cli, options as cli_options
+from hyenadna.common.errors import InputError
+from tests.hyenadna.cli.option_runs import RUNS, Seen, make_world, run
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What an option does.
+
+    Attributes:
+        change: the option with another value, and what it must come with.
+        base: changes to the verb's base, for both runs.
+        moves: name in :class:`Seen` of what must differ.
+        why: why the result stays the same; empty where it must differ.
+        close: how much numbers of an equal result may differ: 0, or by rounding.
+        refused: how the message begins with which the value is refused.
+        stop_after: see ``option_runs.run``. Without the option the second run is refused.
+        again: run it twice, the first time without the option.
+    """
+
+    change: dict[str, Any]
+    base: dict[str, Any]
+    moves: str = ""
+    why: str = ""
+    close: float = 0.0
+    refused: str = ""
+    stop_after: int | None = None
+    again: bool = False
+
+
+def reaches(moves: str = "", *, base: dict[str, Any] | None = None, **change: Any) -> Line:
+    """The result differs, and in it what ``moves`` names."""
+    return Line(change, base or {}, moves)
+
+
+def keeps(
+    why: str,
+    *,
+    moves: str = "",
+    close: float = 0.0,
+    stop_after: int | None = None,
+    again: bool = False,
+    base: dict[str, Any] | None = None,
+    **change: Any,
+) -> Line:
+    """The result stays the same, for the reason ``why``. How it is computed differs, if ``moves`` names it."""
+    return Line(change, base or {}, moves, why, close, stop_after=stop_after, again=again)
+
+
+def refused(message: str, *, base: dict[str, Any] | None = None, **change: Any) -> Line:
+    """This value is refused, which shows that somebody reads it."""
+    return Line(change, base or {}, refused=message)
+
+
+NO_DEVICE = refused("`device` tpu9: ", device="tpu9")
+PLACE = "the place alone"
+SPEED = "speed and memory alone"
+ROUNDING = 1e-5
+# Steps of AdamW turn a rounding of a gradient near 0 into more.
+TRAINED = 2e-3
+
+BASES: dict[str, dict[str, Any]] = {
+    "prepare": {"fasta": P("genome.fa")},
+    "pretrain": {
+        "genome": P("genome"), "valid_contigs": ["b"], "test_contigs": ["c"], "max_n_fraction": 0.5, "d_model": 8,
+        "n_layer": 2, "max_seq_len": 64, "model_fields": {"filter_order": 8}, "embed_dropout": 0.0, "length": 32,
+        "batch_size": 4, "steps": 4, "lr": 1e-2, "lr_warmup": 0.5, "log_every": 1, "eval_every": 2,
+        "eval_windows": 2, "final_windows": 3, "checkpoint_every": 1, "device": "cpu",
+    },
+    "evaluate": {
+        "model": P("lm"), "genome": P("genome"), "contigs": ["b"], "length": 16, "markov_order": 1, "device": "cpu",
+    },
+    "finetune": {
+        "data": P("table.tsv"), "model": P("lm"), "sequence_column": "seq", "label_columns": ["kind"], "epochs": 2,
+        "batch_size": 16, "lr": 1e-2, "device": "cpu",
+    },
+    "predict": {"model": P("lm_classifier"), "fasta": P("sequences.fa"), "device": "cpu"},
+    "score": {"model": P("lm"), "fasta": P("sequences.fa"), "device": "cpu"},
+    "embed": {"model": P("lm"), "fasta": P("sequences.fa"), "device": "cpu"},
+    "generate": {"model": P("lm"), "prompt": "ACGTAC", "length": 20, "count": 3, "device": "cpu"},
+    "plot embeddings": {"embeddings": P("embeddings.npz")},
+    "plot training": {"metrics": P("metrics.jsonl")},
+    "plot results": {"results": [P("one"), P("two")]},
+    "plot mutagenesis": {
+        "model": P("lm"), "genome": P("genome"), "region": "a:111-114", "window": 20, "device": "cpu",
+    },
+    "convert": {"src": P("tied_lm")},
+}  # fmt: skip
+"""Options of the run that each line is compared with."""
+
+CONTIGS: dict[str, Any] = {"valid_contigs": [], "test_contigs": []}
+PART = {"valid_contigs": ["b"], "test_contigs": []}
+SHAPE = {"d_model": None, "n_layer": None, "max_seq_len": None, "model_fields": {}, "embed_dropout": None}
+SCRATCH = {
+    "method": "scratch", "model": None, "d_model": 8, "n_layer": 1, "max_seq_len": 64, "epochs": 1,
+    "model_fields": {"filter_order": 8},
+}  # fmt: skip
+SEA = {"data": P("sea"), "genome": P("hg.fa"), "task": "multilabel", "epochs": 1}
+SPECIES = {"data": P("species"), "length": 20, "species_windows": 20, "epochs": 1}
+FEW = {"method": "few-shot", "length": 8, "shots": 1, "eval_shots": [0, 1], "epochs": 1}
+IDLE = {"lr": 1e-9, "epochs": 4, "patience": 1}
+TABLE = {"fasta": None, "table": P("table.tsv"), "sequence_column": "seq"}
+BED = {"fasta": None, "bed": P("genes.bed"), "genome": P("genome")}
+VCF = {"fasta": None, "vcf": P("genome.vcf"), "genome": P("genome"), "window": 24}
+LONG = {"fasta": P("long.fa"), "window": 32, "stride": 8}
+UMAP = {"method": "umap", "neighbors": [5], "min_dist": [0.1]}
+
+LINES: dict[str, dict[str, Line]] = {
+    "prepare": {
+        "fasta": reaches("files", fasta=P("other_genome.fa")),
+        "out": keeps(PLACE, out=P("prepared")),
+        "overwrite": keeps("the folder holds a genome already", again=True, overwrite=True),
+    },
+    "pretrain": {
+        "genome": reaches("rows", genome=P("other_genome")),
+        "out": keeps(PLACE, out=P("pretrained")),
+        "bed": reaches("splits", base={**CONTIGS, "bed": P("split.bed")}, bed=P("other_split.bed")),
+        "valid_contigs": reaches("splits", base=PART, valid_contigs=["c"]),
+        "test_contigs": reaches("splits", base=PART, test_contigs=["c"]),
+        "valid_fraction": reaches("splits", base=CONTIGS, valid_fraction=0.2),
+        "test_fraction": reaches("splits", base=CONTIGS, test_fraction=0.2),
+        "max_n_fraction": reaches("rows", max_n_fraction=0.0),
+        "reverse_complement": reaches("rows", reverse_complement=False),
+        "n_to_pad": reaches("rows", n_to_pad=False),
+        "size": reaches("config", base={"n_layer": None}, size="small-32k"),
+        "d_model": reaches("config", d_model=16),
+        "n_layer": reaches("config", n_layer=1),
+        "max_seq_len": reaches("config", max_seq_len=48),
+        "embed_dropout": reaches("rows", embed_dropout=0.5),
+        "model_fields": reaches("config", model_fields={"filter_order": 4}),
+        "init_from": reaches("rows", base=SHAPE | {"init_from": P("lm")}, init_from=P("other_lm")),
+        "gradient_checkpointing": keeps(SPEED, moves="calls", gradient_checkpointing=True),
+        "length": reaches("calls", length=16),
+        "batch_size": reaches("calls", batch_size=2),
+        "accumulate": keeps(SPEED, moves="calls", close=TRAINED, accumulate=2),
+        "warmup_length": reaches("calls", base={"warmup_length_steps": 2}, warmup_length=16),
+        "warmup_length_steps": reaches(
+            "calls", base={"warmup_length": 16, "warmup_length_steps": 2}, warmup_length_steps=1
+        ),
+        "steps": reaches("rows", steps=3),
+        "lr": reaches("lr", lr=2e-2),
+        "min_lr_factor": reaches("lr", min_lr_factor=0.0),
+        "lr_warmup": reaches("lr", lr_warmup=0.0),
+        "weight_decay": reaches("weights", weight_decay=0.5),
+        "beta1": reaches("weights", beta1=0.5),
+        "beta2": reaches("weights", beta2=0.9),
+        "clip": reaches("weights", clip=1e-3),
+        "seed": reaches("rows", seed=1),
+        "device": NO_DEVICE,
+        "autocast": reaches("calls", autocast="bfloat16"),
+        "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
+        "workers": keeps(SPEED, moves="calls", workers=1),
+        "log_every": reaches("rows", log_every=2),
+        "eval_every": reaches("valid", eval_every=1),
+        "eval_length": reaches("valid", eval_length=16),
+        "eval_windows": reaches("valid", eval_windows=1),
+        "final_windows": reaches("final", final_windows=1),
+        "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
+        "keep": reaches("checkpoints", keep=3),
+        "resume": keeps("only the steps that are missing", moves="calls", stop_after=5, resume=True),
+    },
+    "evaluate": {
+        "model": reaches("result", model=P("other_lm")),
+        "genome": reaches("result", genome=P("other_genome")),
+        "out": keeps(PLACE, out=P("evaluated")),
+        "contigs": reaches("result", contigs=["c"]),
+        "exclude": reaches("result", exclude=["c"]),
+        "bed": reaches("result", base={"contigs": [], "bed": P("split.bed")}, bed=P("other_split.bed")),
+        "split": reaches("result", base={"contigs": [], "bed": P("split.bed")}, split="valid"),
+        "length": reaches("calls", length=24),
+        "n_to_pad": reaches("result", base={"contigs": ["a"], "length": 32}, n_to_pad=False),
+        "batch_size": keeps(SPEED, moves="calls", close=ROUNDING, batch_size=3),
+        "max_windows": reaches("calls", max_windows=2),
+        "markov_order": reaches("result", markov_order=2),
+        "metrics": reaches("files", base={"metrics": P("metrics.jsonl")}, metrics=P("other_metrics.jsonl")),
+        "device": NO_DEVICE,
+    },
+    "finetune": {
+        "data": reaches("rows", data=P("other_table.tsv")),
+        "out": keeps(PLACE, out=P("finetuned")),
+        "model": reaches("rows", model=P("other_lm")),
+        "method": reaches("rows", method="frozen"),
+        "task": reaches("config", base={"label_columns": ["rich"]}, task="regression"),
+        "preset": reaches("results", preset="nt-H3"),
+        "format": reaches(
+            "rows", base={"data": P("both"), "format": "fna", "epochs": 1}, format="genomic-benchmarks"
+        ),
+        "sequence_column": reaches("rows", sequence_column="other"),
+        "label_columns": reaches("rows", label_columns=["poor"]),
+        "split_column": reaches("results", split_column="part"),
+        "genome": reaches("rows", base=SEA, genome=P("other_hg.fa")),
+        "length": reaches("calls", length=12),
+        "species_windows": reaches("results", base=SPECIES, species_windows=30),
+        "valid_fraction": reaches("results", base={"data": P("both"), "epochs": 1}, valid_fraction=0.4),
+        "split_seed": reaches("rows", split_seed=1),
+        "folds": reaches("runs", base={"epochs": 1}, folds=2),
+        "pooling": reaches("rows", pooling="last"),
+        "epochs": reaches("rows", epochs=1),
+        "patience": reaches("rows", base=IDLE, patience=2),
+        "metric": reaches("rows", metric="mcc"),
+        "batch_size": reaches("calls", batch_size=8),
+        "lr": reaches("rows", lr=2e-2),
+        "min_lr_factor": reaches("weights", min_lr_factor=0.9),
+        "lr_warmup": reaches("rows", lr_warmup=0.9),
+        "weight_decay": reaches("weights", weight_decay=0.5),
+        "clip": reaches("rows", clip=1e-6),
+        "ema_decay": reaches("weights", ema_decay=0.9),
+        "balanced": reaches("rows", balanced=True),
+        "reverse_complement": reaches("rows", reverse_complement=True),
+        "crop": reaches("rows", crop=4),
+        "lm_weight": reaches("rows", lm_weight=0.5),
+        "lora_rank": reaches("rows", base={"method": "lora", "epochs": 1}, lora_rank=2),
+        "prompt_tokens": reaches("calls", base={"method": "soft-prompt", "epochs": 1}, prompt_tokens=4),
+        "shots": reaches("calls", base=FEW, shots=2),
+        "eval_shots": reaches("results", base=FEW, eval_shots=[1]),
+        "size": reaches("config", base=SCRATCH | {"n_layer": None}, size="small-32k"),
+        "d_model": reaches("config", base=SCRATCH, d_model=16),
+        "n_layer": reaches("config", base=SCRATCH, n_layer=2),
+        "max_seq_len": reaches("config", base=SCRATCH, max_seq_len=48),
+        "model_fields": reaches("config", base=SCRATCH, model_fields={"filter_order": 4}),
+        "seeds": reaches("rows", seeds=[1]),
+        "jobs": keeps(SPEED, moves="jobs", base={"seeds": [0, 1], "epochs": 1}, jobs=2),
+        "resume": keeps(
+            "only the runs that are missing", moves="calls", base={"seeds": [0, 1], "epochs": 1}, stop_after=14,
+            resume=True,
+        ),
+        "baseline": reaches("results", baseline=True),
+        "device": NO_DEVICE,
+        "autocast": reaches("calls", autocast="bfloat16"),
+        "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
+    },
+    "predict": {
+        "model": reaches("rows", model=P("other_lm_classifier")),
+        "out": keeps(PLACE, out=P("predicted.tsv")),
+        "fasta": reaches("rows", fasta=P("other_sequences.fa")),
+        "table": reaches("rows", base=TABLE, table=P("other_table.tsv")),
+        "sequence_column": reaches("rows", base=TABLE, sequence_column="other"),
+        "reverse_complement": reaches("rows", reverse_complement=True),
+        "batch_size": keeps(SPEED, moves="calls", close=ROUNDING, batch_size=2),
+        "device": NO_DEVICE,
+    },
+    "score": {
+        "model": reaches("rows", model=P("other_lm")),
+        "out": keeps(PLACE, out=P("scored.tsv")),
+        "fasta": reaches("rows", fasta=P("other_sequences.fa")),
+        "table": reaches("rows", base=TABLE, table=P("other_table.tsv")),
+        "sequence_column": reaches("rows", base=TABLE, sequence_column="other"),
+        "vcf": reaches("rows", base=VCF, vcf=P("other_genome.vcf"), genome=P("other_genome")),
+        "genome": reaches("rows", base=VCF, genome=P("near_genome.fa")),
+        "mode": reaches("columns", base=VCF, mode="embedding"),
+        "strands": reaches("rows", strands="both"),
+        "window": reaches("rows", base=LONG, window=40),
+        "stride": reaches("rows", base=LONG, stride=16),
+        "ref_mismatch": reaches("rows", base=VCF, ref_mismatch="skip"),
+        "n_to_pad": reaches("rows", n_to_pad=False),
+        "batch_size": keeps(SPEED, moves="calls", close=1e-12, batch_size=2),
+        "precision": reaches("rows", precision="float32"),
+        "device": NO_DEVICE,
+    },
+    "embed": {
+        "model": reaches("vectors", model=P("other_lm")),
+        "out": keeps("the format alone", out=P("embedded.parquet")),
+        "fasta": reaches("vectors", fasta=P("other_sequences.fa")),
+        "bed": reaches("text", base=BED, bed=P("other_genes.bed")),
+        "genome": reaches("vectors", base=BED, genome=P("other_genome")),
+        "table": reaches("vectors", base=TABLE, table=P("other_table.tsv")),
+        "sequence_column": reaches("vectors", base=TABLE, sequence_column="other"),
+        "label_column": reaches("text", base=TABLE, label_column="kind"),
+        "pooling": reaches("vectors", pooling="last"),
+        "window": reaches("vectors", base=LONG, window=40),
+        "stride": reaches("vectors", base=LONG, stride=16),
+        "random_weights": reaches("vectors", random_weights=True),
+        "n_to_pad": reaches("vectors", n_to_pad=False),
+        "batch_size": keeps(SPEED, moves="calls", close=ROUNDING, batch_size=2),
+        "part_size": keeps("the parts are joined", moves="calls", close=ROUNDING, part_size=1),
+        "resume": keeps(
+            "only the parts that are missing", moves="calls", base={"part_size": 1}, stop_after=5, resume=True
+        ),
+        "device": NO_DEVICE,
+        "seed": reaches("vectors", base={"random_weights": True}, seed=1),
+    },
+    "generate": {
+        "model": reaches("fasta", model=P("other_lm")),
+        "out": keeps(PLACE, out=P("generated.fa")),
+        "prompt": reaches("fasta", prompt="TTACG"),
+        "prompt_fasta": reaches(
+            "fasta", base={"prompt": None, "prompt_fasta": P("prompts.fa")}, prompt_fasta=P("other_prompts.fa")
+        ),
+        "length": reaches("fasta", length=19),
+        "count": reaches("fasta", count=2),
+        "temperature": reaches("fasta", temperature=0.5),
+        "top_k": reaches("fasta", top_k=1),
+        "top_p": reaches("fasta", top_p=0.3),
+        "nucleotides_only": reaches("fasta", nucleotides_only=False),
+        "new_only": reaches("fasta", new_only=True),
+        "seed": reaches("fasta", seed=1),
+        "batch_size": reaches("calls", batch_size=1),
+        "precision": keeps("the same bases are drawn here", moves="calls", precision="float64"),
+        "device": NO_DEVICE,
+    },
+    "plot embeddings": {
+        "embeddings": reaches("png", embeddings=P("other_embeddings.npz")),
+        "out": keeps(PLACE, out=P("embeddings.png")),
+        "method": reaches("png", method="umap"),
+        "colour": reaches("png", colour="contig"),
+        "neighbors": reaches("png", base=UMAP, neighbors=[6]),
+        "min_dist": reaches("png", base=UMAP, min_dist=[0.2]),
+        "position_bins": reaches("png", base={"colour": "position"}, position_bins=3),
+        "probe": reaches("line", probe=False),
+        "probe_by_contig": reaches("line", probe_by_contig=True),
+        "seed": reaches("line", seed=1),
+    },
+    "plot training": {
+        "metrics": reaches("png", metrics=P("other_metrics.jsonl")),
+        "out": keeps(PLACE, out=P("training.png")),
+    },
+    "plot results": {
+        "results": reaches("png", results=[P("two")]),
+        "out": keeps(PLACE, out=P("results.png")),
+    },
+    "plot mutagenesis": {
+        "model": reaches("table", model=P("other_lm")),
+        "genome": reaches("table", genome=P("other_genome")),
+        "region": reaches("table", region="a:112-115"),
+        "out": keeps(PLACE, out=P("mutations.png")),
+        "window": reaches("table", window=30),
+        "batch_size": keeps(SPEED, moves="calls", close=1e-12, batch_size=4),
+        "device": NO_DEVICE,
+    },
+    "convert": {
+        "src": reaches("weights", src=P("other_lm")),
+        "dst": keeps(PLACE, dst=P("converted")),
+        "to": reaches("names", to="original"),
+        "modulation_shift": reaches("config", modulation_shift=0.0),
+    },
+}  # fmt: skip
+"""What each option does, by verb. A new option needs a line here."""
+
+MORE: tuple[tuple[str, str, Line], ...] = (
+    ("pretrain", "embed_dropout", reaches("rows", base=SHAPE | {"init_from": P("lm")}, embed_dropout=0.5)),
+    ("pretrain", "eval_length", reaches("final", eval_length=16)),
+    ("pretrain", "n_to_pad", reaches("valid", base={"valid_contigs": ["a"]}, n_to_pad=False)),
+    ("pretrain", "autocast", reaches("calls", autocast="float16")),
+    ("evaluate", "exclude", reaches("result", base={"markov_order": 3}, exclude=["a"])),
+    ("evaluate", "markov_order", reaches("files", markov_order=-1)),
+    ("finetune", "method", reaches("rows", base=SCRATCH, method="full", model=P("lm"))),
+    ("finetune", "task", reaches("config", base={"label_columns": ["rich", "poor"], "task": "multilabel"},
+                                 task="regression")),
+    ("finetune", "length", reaches("calls", base=SEA, length=24)),
+    ("finetune", "length", reaches("calls", base=SPECIES, length=24)),
+    ("finetune", "split_seed", reaches("rows", base=SPECIES, split_seed=1)),
+    ("finetune", "valid_fraction", reaches("results", base={"folds": 2, "epochs": 1}, valid_fraction=0.4)),
+    ("finetune", "pooling", reaches("rows", pooling="first")),
+    ("finetune", "pooling", reaches("config", base=SCRATCH, pooling="first")),
+    ("finetune", "seeds", reaches("calls", base=FEW, seeds=[1, 2])),
+    ("finetune", "seeds", reaches("rows", base={"method": "soft-prompt", "epochs": 1}, seeds=[1])),
+    ("finetune", "lm_weight", reaches("rows", base=SCRATCH, lm_weight=0.5)),
+    ("finetune", "ema_decay", reaches("weights", base={"method": "soft-prompt", "epochs": 1}, ema_decay=0.9)),
+    ("finetune", "reverse_complement", reaches("calls", reverse_complement=True)),
+    ("finetune", "metric", reaches("rows", base={"label_columns": ["share"], "task": "regression"}, metric="mse")),
+    ("finetune", "label_columns", reaches("rows", base={"task": "regression", "label_columns": ["share"]},
+                                          label_columns=["rich"])),
+    ("score", "mode", reaches("rows", base=VCF, mode="site")),
+    ("score", "strands", reaches("rows", base=VCF, strands="both")),
+    ("score", "strands", reaches("rows", base=VCF | {"mode": "site"}, strands="both")),
+    ("score", "strands", reaches("rows", base=VCF | {"mode": "embedding"}, strands="both")),
+    ("score", "window", reaches("rows", base=VCF, window=40)),
+    ("score", "n_to_pad", reaches("rows", base=VCF | {"window": 48}, n_to_pad=False)),
+    ("score", "n_to_pad", reaches("rows", base=VCF | {"window": 48, "mode": "embedding"}, n_to_pad=False)),
+    ("score", "precision", reaches("rows", base=VCF, precision="float32")),
+    ("score", "batch_size", keeps(SPEED, moves="calls", close=1e-12, base=VCF, batch_size=4)),
+    ("score", "batch_size", keeps(SPEED, moves="calls", close=1e-12, base=VCF | {"mode": "embedding"}, batch_size=4)),
+    ("score", "ref_mismatch", refused("genome.vcf", base=VCF, ref_mismatch="fail")),
+    ("score", "genome", reaches("rows", base=VCF | {"mode": "embedding"}, genome=P("near_genome.fa"))),
+    ("embed", "pooling", reaches("vectors", pooling="token")),
+    ("embed", "n_to_pad", reaches("vectors", base={"pooling": "token"}, n_to_pad=False)),
+    ("embed", "window", reaches("vectors", base=LONG | {"pooling": "token"}, window=40)),
+    ("embed", "model", keeps("the shape alone counts", base={"random_weights": True}, model=P("other_lm"))),
+    ("generate", "temperature", reaches("fasta", temperature=0.0)),
+    ("generate", "batch_size", keeps("one likeliest base", moves="calls", base={"temperature": 0.0}, batch_size=1)),
+)  # fmt: skip
+"""Further lines, where an option goes another way with others."""
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "pretrain": {
+        "valid_fraction": 0.05, "test_fraction": 0.05, "max_n_fraction": 0.1, "reverse_complement": True,
+        "n_to_pad": True, "size": "tiny-1k", "length": 1024, "batch_size": 256, "accumulate": 1,
+        "warmup_length_steps": 1000, "steps": 10_000, "lr": 6e-4, "min_lr_factor": 0.1, "lr_warmup": 0.01,
+        "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "clip": 1.0, "device": "auto", "autocast": "auto",
+        "log_every": 10, "eval_every": 500, "eval_windows": 256, "checkpoint_every": 500, "keep": 2,
+    },
+    "evaluate": {
+        "out": P("evaluation"), "split": "test", "n_to_pad": True, "batch_size": 16, "markov_order": 8,
+        "device": "auto",
+    },
+    "finetune": {
+        "method": "full", "task": "classification", "format": "auto", "sequence_column": "sequence",
+        "label_columns": ["label"], "species_windows": 1000, "valid_fraction": 0.1, "pooling": "mean", "epochs": 20,
+        "patience": 5, "batch_size": 32, "lr": 6e-4, "min_lr_factor": 0.1, "lr_warmup": 0.05, "weight_decay": 0.1,
+        "clip": 1.0, "lora_rank": 8, "prompt_tokens": 16, "shots": 2, "eval_shots": [0, 2], "size": "tiny-1k",
+        "seeds": [0], "jobs": 1, "device": "auto", "autocast": "auto",
+    },
+    "predict": {"sequence_column": "sequence", "batch_size": 32, "device": "auto"},
+    "score": {
+        "sequence_column": "sequence", "mode": "likelihood", "strands": "forward", "ref_mismatch": "note",
+        "n_to_pad": True, "batch_size": 16, "precision": "float64", "device": "auto",
+    },
+    "embed": {
+        "sequence_column": "sequence", "pooling": "mean", "n_to_pad": True, "batch_size": 16, "part_size": 1024,
+        "device": "auto",
+    },
+    "generate": {
+        "length": 100, "count": 1, "temperature": 1.0, "top_p": 1.0, "nucleotides_only": True, "batch_size": 16,
+        "precision": "float32", "device": "auto",
+    },
+    "plot embeddings": {
+        "method": "pca", "colour": "label", "neighbors": [15], "min_dist": [0.1], "position_bins": 10, "probe": True,
+    },
+    "plot mutagenesis": {"batch_size": 16, "device": "auto"},
+}  # fmt: skip
+"""Defaults, which recipes and papers rely on. Those that are not here are none, false, 0 or empty."""
+
+# They have no option.
+BARE = {"plot", "doctor"}
+# Figures, tables and parsers that take a second between them.
+SLOW = {"plot embeddings"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> P:
+    """The folder of all inputs."""
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base_run() -> Callable[[str, dict[str, Any]], Seen]:
+    """Runs a verb with its base and the changes of a line to it, once for equal ones."""
+    runs: dict[tuple[str, str], Seen] = {}
+
+    def made(verb: str, changes: dict[str, Any]) -> Seen:
+        key = verb, repr(changes)
+        if key not in runs:
+            runs[key] = run(verb, BASES[verb] | changes)
+        return runs[key]
+
+    return made
+
+
+@pytest.fixture(autouse=True)
+def in_world(world: P, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world)
+
+
+def same(one: Any, two: Any, close: float) -> bool:
+    """Whether two results are equal, numbers within ``close``."""
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key], close) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(same(a, b, close) for a, b in zip(one, two, strict=True))
+    if close and isinstance(one, (float, np.ndarray)):
+        return np.shape(one) == np.shape(two) and bool(np.allclose(one, two, rtol=close, atol=close, equal_nan=True))
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, two, equal_nan=one.dtype.kind == "f")
+    return bool(one == two)
+
+
+EACH = [(verb, name, line) for verb, lines in LINES.items() for name, line in lines.items()]
+ALL = [
+    pytest.param(*each, id=f"{each[0]}-{each[1]}", marks=pytest.mark.slow if each[0] in SLOW else ())
+    for each in (*EACH, *MORE)
+]
+
+
+@pytest.mark.parametrize(("verb", "name", "line"), ALL)
+def test_an_option_reaches_the_computation(
+    verb: str, name: str, line: Line, base_run: Callable[[str, dict[str, Any]], Seen]
+) -> None:
+    assert name in line.change
+    options = BASES[verb] | line.base | line.change
+    if line.refused:
+        with pytest.raises(InputError) as caught:
+            run(verb, options)
+        assert str(caught.value).startswith(line.refused)
+        return
+    before = base_run(verb, line.base)
+    seen = run(verb, options, stop_after=line.stop_after, again=name if line.again or line.stop_after else "")
+    assert before.keys() == seen.keys()
+    moved = {key for key in seen if not same(before[key], seen[key], 0.0)}
+    if line.moves:
+        assert line.moves in moved
+    if not line.why:
+        assert moved - {*Seen.how}
+        return
+    changed = {key for key in seen if key not in Seen.how and not same(before[key], seen[key], line.close)}
+    assert not changed, line.why
+
+
+STOPPED = [pytest.param(*each, id=f"{each[0]}-{each[1]}") for each in EACH if each[2].stop_after]
+
+
+@pytest.mark.parametrize(("verb", "name", "line"), STOPPED)
+def test_a_stopped_run_is_refused_without_the_option(verb: str, name: str, line: Line) -> None:
+    with pytest.raises(InputError):
+        run(verb, BASES[verb] | line.base | {name: False}, stop_after=line.stop_after, again=name)
+
+
+def test_a_genome_is_not_overwritten_without_the_option() -> None:
+    with pytest.raises(SystemExit):
+        run("prepare", BASES["prepare"] | {"overwrite": False}, again="overwrite")
+
+
+def parser_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
+    """The parser that a verb makes."""
+    made: list[argparse.ArgumentParser] = []
+    make = cli_options.make_parser
+
+    def noted(*args: Any) -> Any:
+        made.append(make(*args))
+        return made[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_options, "make_parser", noted)
+        with pytest.raises(SystemExit):
+            cli.main([*verb.split(), "--help"])
+    return made[0]
+
+
+VERBS = [*(name for name in cli.VERBS if name != "plot"), *(f"plot {kind}" for kind in cli.PLOTS)]
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in BARE])
+def test_every_option_has_a_line(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    assert verb in LINES
+    actions = {action.dest for action in parser_of(verb, monkeypatch)._actions}
+    assert actions - {"help", "config", "print_config", "print_shtab"} == LINES[verb].keys()
+    kind = RUNS[verb][0]
+    if kind is not dict:
+        extra = {"resume"} if verb == "pretrain" else set()
+        assert {field.name for field in dataclasses.fields(kind)} | extra == LINES[verb].keys()
+
+
+CLASSES = [verb for verb in VERBS if verb in RUNS and RUNS[verb][0] is not dict]
+
+
+@pytest.mark.parametrize("verb", CLASSES)
+def test_defaults_stay(verb: str) -> None:
+    kind = RUNS[verb][0]
+    required = {field.name: None for field in dataclasses.fields(kind) if field.default is field.default_factory}
+    made = kind(**required)
+    assert {name: value for name, value in vars(made).items() if value} == DEFAULTS.get(verb, {})
+
+
+@pytest.mark.parametrize("verb", CLASSES)
+def test_the_command_line_passes_every_option_on(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """All options with the values of their lines at once. They need not go together, and nothing is run."""
+    kind = RUNS[verb][0]
+    values = BASES[verb].copy()
+    for line in LINES[verb].values():
+        values |= {name: value for name, value in line.change.items() if value is not None}
+    values |= {"out": P("somewhere.png")}
+    passed: list[Any] = []
+
+    def noted(config: Any, **more: Any) -> None:
+        passed.extend((config, more))
+
+    entry: Any = cli.PLOTS.get(verb.removeprefix("plot ")) or cli.VERBS[verb]
+    module, _, work = entry.work.partition(":")
+    monkeypatch.setattr(importlib.import_module(module), work, noted)
+    monkeypatch.setattr(kind, "check", lambda self: None)
+    entry._replace(report=lambda config, result: "")(
+        [word for name, value in values.items() for word in (f"--{name}", as_word(value))]
+    )
+    resume = {"resume": values.pop("resume")} if verb == "pretrain" else {}
+    assert passed == [kind(**values), resume]
+
+
+def as_word(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{key}": {item}' for key, item in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

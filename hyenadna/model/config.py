@@ -133,7 +133,7 @@ _RULES: dict[str, _Whole | _Real | _OneOf] = {
     "max_seq_len": _Whole(1, 1 << 30),
     "modulation_shift": _Real(),
     "hyena_order": _Whole(2, 1000),
-    "short_filter_order": _Whole(1, 1 << 20),
+    "short_filter_order": _Whole(1, 8),
     "filter_order": _Whole(1, 1 << 20),
     "emb_dim": _Whole(3, 1 << 20),
     "num_inner_mlps": _Whole(0, 1000),

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from hyenadna.common.errors import InputError
+from hyenadna.common.files import write_files
+
 
 def write(path: Path, text: str) -> None:
-    """Replace the file by ``text``, or leave it unchanged if writing fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace the file by ``text``, or leave it unchanged if writing fails.
+
+    A link stays, and its target is replaced; a pipe or device is written to.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_files({path: text.encode()}, make_folders=True)
+    except InputError as error:
+        raise (error.__cause__ if isinstance(error.__cause__, OSError) else OSError(str(error))) from None
 
 
 def write_json(path: Path, content: Any) -> None:

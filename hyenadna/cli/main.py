@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.streams import copied_streams, is_standard_output
+from hyenadna.common.writers import refuse_several_processes
 
 
 class Verb(NamedTuple):
@@ -56,6 +57,7 @@ class Verb(NamedTuple):
         from hyenadna.cli.options import parse_config
 
         config, parsed = parse_config(self.parser(), _load(self.config), argv)
+        refuse_several_processes(self.name)
         more = {"resume": parsed.resume} if self.resumes else {}
         result = _load(self.work)(config, **more)
         # Beside a result on standard output, the report would be a part of it.
@@ -95,6 +97,7 @@ def prepare(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace a genome that the folder already holds.")
     args = parser.parse_args(list(argv))
+    refuse_several_processes("prepare")
     for file in (args.fasta, args.aliases):
         if file is not None:
             check_file(file)
@@ -178,6 +181,7 @@ def convert(argv: Sequence[str]) -> None:
         "published ones, 0.0 for those of the original training code.",
     )
     args = parser.parse_args(list(argv))
+    refuse_several_processes("convert")
     check_convertible(args.src, args.dst)
     from hyenadna.model.convert import convert as convert_checkpoint
     from hyenadna.model.loading import without_transformers_bars
@@ -326,13 +330,15 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
     convert,
     doctor,
 )
+_VERSION = ("--version", "-V")
 VERBS = {verb.name if isinstance(verb, Verb) else verb.__name__: verb for verb in _VERBS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one verb; exit code 2 and one line on bad input, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    if argv == ["--version"]:
+    # Also behind a verb, where no option takes such a value.
+    if argv and (argv[0] in _VERSION or (argv[0] in VERBS and {*argv[1:]} & {*_VERSION})):
         print(f"hyenadna {_version()}")
         return
     if not argv or argv[0] in ("-h", "--help"):
@@ -362,9 +368,18 @@ def one_line_errors(command: str) -> Iterator[None]:
         from hyenadna.common.extras import how_to_install
 
         _fail(f"{command} needs {error.name}: {how_to_install(str(error.name))}")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        _fail(f"{command}: the memory is too small ({reason}); lower `batch_size`, or take shorter sequences")
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
+
+
+# torch has a class for it on GPUs only.
+_OUT_OF_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)
 
 
 def _fail(message: str) -> NoReturn:

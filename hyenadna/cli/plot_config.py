@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, InputFile, NonNegative, Options, Output, made_by, with_partial
+from hyenadna.common.options import AtLeast1, BatchSize, InputFile, NonNegative, Options, Output, made_by, with_partial
 from hyenadna.common.run_layout import RESULTS_FILE, MetricsFile
 from hyenadna.data.inputs import AnyGenome
 from hyenadna.model.locate import Checkpoint
@@ -43,12 +43,18 @@ class EmbeddingsPlot(Options):
     position_bins: AtLeast1 = 10
     probe: bool = True
     probe_by_contig: bool = False
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(1 << 32)] = 0
 
     def _check_together(self) -> None:
         for name in ("neighbors", "min_dist"):
             if not getattr(self, name):
                 raise InputError(f"`{name}`: give at least one number")
+        if self.method != "umap":
+            self.refuse_unused(("neighbors", "min_dist"), "`method` umap")
+        if self.colour != "position":
+            self.refuse_unused(("position_bins",), "`colour` position")
+        if not self.probe:
+            self.refuse_unused(("probe_by_contig",), "`probe`")
 
 
 @dataclass
@@ -105,7 +111,7 @@ class MutagenesisPlot(Options):
     out: PngFile
     aliases: InputFile | None = None
     window: int | None = None
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     device: str = "auto"
 
     def _check_together(self) -> None:

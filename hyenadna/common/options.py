@@ -14,7 +14,7 @@ import math
 import operator
 import os
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -38,6 +38,19 @@ NonNegative = Annotated[float, Ge(0), Lt(math.inf)]
 
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 """A finite number above 0."""
+
+
+Seed = Annotated[int, Ge(0), Lt(1 << 63)]
+"""A seed that numpy and torch take."""
+
+Threads = Annotated[int, Ge(1), Lt(1 << 10)]
+"""Threads of a process."""
+
+Workers = Annotated[int, Ge(0), Lt(1 << 8)]
+"""Processes that read data; 0 reads in the process itself."""
+
+BatchSize = Annotated[int, Ge(1), Lt(1 << 20)]
+"""Sequences or windows at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +178,20 @@ class Options:
 
     def _check_together(self) -> None:
         """Raise InputError for values that do not go together."""
+
+    def refuse_unused(self, names: Container[str], need: str) -> None:
+        """Raise InputError if one of the fields has another value than its default, because nothing would read it.
+
+        Args:
+            names: the fields.
+            need: what would read them, for the message, such as "`method` lora".
+        """
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.name not in names:
+                continue
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if (value := getattr(self, field.name)) != default:
+                raise InputError(f"`{field.name}` {value}: has no effect without {need}; leave it out")
 
 
 def _rules(options: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,10 @@ from hyenadna.data.genome import Genome, open_genome
 from hyenadna.data.sequences import encode
 from hyenadna.data.streams import read_chunks
 from hyenadna.data.tables import read_table
+
+_WORDS = "NA N/A n/a <NA> #N/A #NA NULL null None NaN nan -NaN -nan 1.#IND -1.#IND 1.#QNAN -1.#QNAN"
+MISSING = frozenset([*_WORDS.split(" "), "#N/A N/A"])
+"""What tables write for a missing value. pandas reads the same words as missing."""
 
 # Chromosomes that the published species task holds out; the others are for training.
 SPECIES_VALID = ("1", "3", "12", "13")
@@ -84,7 +88,7 @@ def read_examples(
     Raises:
         InputError: the data have none of the formats, or are damaged.
     """
-    kind = _detect(data) if kind == "auto" else kind
+    kind = detect_format(data) if kind == "auto" else kind
     if kind == "table":
         return _read_table(data, sequence_column, label_columns, split_column)
     if kind == "genomic-benchmarks":
@@ -99,7 +103,12 @@ def read_examples(
     return _read_species(data, length or 1024, windows, seed)
 
 
-def _detect(data: Path) -> str:
+def detect_format(data: Path) -> str:
+    """The format of labelled data: one of those in ``hyenadna.common.choices``.
+
+    Raises:
+        InputError: there is nothing, or it has no known format.
+    """
     if data.is_file():
         return "table"
     if not data.is_dir():
@@ -108,9 +117,9 @@ def _detect(data: Path) -> str:
         return "fna"
     if (data / "train").is_dir():
         return "genomic-benchmarks"
-    if list(data.glob("*train*.csv")):
+    if _visible(data.glob("*train*.csv")):
         return "deepsea"
-    if any(_fastas(folder) for folder in data.iterdir() if folder.is_dir()):
+    if any(_fastas(folder) for folder in _visible(data.iterdir()) if folder.is_dir()):
         return "species"
     raise InputError(
         f"{data}: has no known format: expected train/CLASS/*.txt and test/CLASS/*.txt (GenomicBenchmarks), "
@@ -147,8 +156,11 @@ def _read_folders(data: Path) -> dict[str, list[Example]]:
     for split in SPLITS:
         if not (data / split).is_dir():
             continue
-        for folder in sorted(path for path in (data / split).iterdir() if path.is_dir()):
-            for file in sorted(folder.glob("*.txt")):
+        for folder in _visible(path for path in (data / split).iterdir() if path.is_dir()):
+            files = _visible(folder.glob("*.txt"))
+            if not files:
+                raise InputError(f"{folder}: holds no *.txt; remove the folder if there is no such class")
+            for file in files:
                 text = file.read_text(encoding="utf-8", errors="replace").strip()
                 found.setdefault(split, []).append(Example(str(file), encode(text, str(file)), folder.name))
     if not found.get("train"):
@@ -168,7 +180,7 @@ def _read_fna(path: Path) -> Iterator[Example]:
 
 
 def _read_deepsea(data: Path, genome: Genome, length: int | None) -> dict[str, list[Example]]:
-    files = {split: sorted(data.glob(f"*{name}*.csv")) for split, name in _DEEPSEA_FILES.items()}
+    files = {split: _visible(data.glob(f"*{name}*.csv")) for split, name in _DEEPSEA_FILES.items()}
     if data.is_file():
         files = {"": [data]}
     found: dict[str, list[Example]] = {}
@@ -196,7 +208,7 @@ def _read_deepsea(data: Path, genome: Genome, length: int | None) -> dict[str, l
 def _read_species(data: Path, length: int, windows: int, seed: int) -> dict[str, list[Example]]:
     rng = np.random.default_rng(seed)
     found: dict[str, list[Example]] = {split: [] for split in SPLITS}
-    folders = sorted(path for path in data.iterdir() if path.is_dir() and _fastas(path))
+    folders = _visible(path for path in data.iterdir() if path.is_dir() and _fastas(path))
     for folder in folders:
         contigs: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
         for file in _fastas(folder):
@@ -221,7 +233,12 @@ def _read_species(data: Path, length: int, windows: int, seed: int) -> dict[str,
 
 def _fastas(folder: Path) -> list[Path]:
     endings = (".fa", ".fasta", ".fna", ".fa.gz", ".fasta.gz", ".fna.gz")
-    return sorted(path for path in folder.iterdir() if path.name.endswith(endings))
+    return _visible(path for path in folder.iterdir() if path.name.endswith(endings))
+
+
+def _visible(paths: Iterable[Path]) -> list[Path]:
+    """The paths in order, without those that file managers leave, such as ``._1.txt`` and ``__MACOSX``."""
+    return sorted(path for path in paths if not path.name.startswith(".") and path.name != "__MACOSX")
 
 
 def _number(text: str | None, where: str) -> float:
@@ -243,6 +260,36 @@ def _fraction(labels: Sequence[str]) -> str | None:
     if not np.isfinite(values).all():
         return None
     return next((label for label, value in zip(labels, values, strict=True) if not value.is_integer()), None)
+
+
+def check_classes(examples: Iterable[Example]) -> None:
+    """Raise InputError if a class is a word for a missing value, or two classes are one that is written in two ways."""
+    counts: Counter[str] = Counter()
+    first: dict[str, Example] = {}
+    for example in examples:
+        counts[str(example.label)] += 1
+        first.setdefault(str(example.label), example)
+    alike: dict[str, str] = {}
+    for name in first:
+        if name.strip() in MISSING or not name.strip():
+            raise InputError(
+                f"{first[name].where}: the label {name!r} stands for a missing value (and in {counts[name] - 1:,} more "
+                "examples): leave these out; or, if it is a class, write its name in another way"
+            )
+        other = alike.setdefault(_plain(name), name)
+        if other != name:
+            raise InputError(
+                f"{first[name].where}: the class {name!r} ({counts[name]:,} times) differs from {other!r} "
+                f"({counts[other]:,} times) only in case, blanks or the way to write a number: write both alike, or "
+                "give one another name"
+            )
+
+
+def _plain(name: str) -> str:
+    try:
+        return str(float(name))
+    except ValueError:
+        return " ".join(name.casefold().split())
 
 
 def class_names(examples: Sequence[Example], task: str) -> list[str]:

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from hyenadna.common.choices import MAX_MARKOV_ORDER
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast1, InputFile, Options, Output
+from hyenadna.common.options import AtLeast1, BatchSize, InputFile, Options, Output
 from hyenadna.common.run_layout import MetricsFile
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import Checkpoint
@@ -52,7 +52,7 @@ class EvaluateConfig(Options):
     split: Literal["valid", "test"] = "test"
     length: AtLeast1 | None = None
     n_to_pad: bool = True
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     max_windows: AtLeast1 | None = None
     markov_order: Annotated[int, Ge(-1), Le(MAX_MARKOV_ORDER)] = 8
     metrics: MetricsFile | None = None
@@ -61,3 +61,5 @@ class EvaluateConfig(Options):
     def _check_together(self) -> None:
         if self.bed is not None and (self.contigs or self.exclude):
             raise InputError("give the held-out part by `bed`, or by `contigs` and `exclude`, but not by both")
+        if self.contigs:
+            self.refuse_unused(("split",), "a BED: the named `contigs` are scored")

@@ -180,6 +180,7 @@ def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval]
     beside = config.model.parent / SPLITS_FILE
     bed = config.bed or (beside if beside.is_file() and not config.contigs else None)
     if bed is not None:
+        config.refuse_unused(("exclude",), f"`contigs`: the splits are those of {bed}")
         splits = split_bed(read_bed(bed, genome))
         if not splits[config.split]:
             raise InputError(f"{bed}: no interval is of the split {config.split!r}; choose another `split`")

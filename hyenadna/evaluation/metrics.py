@@ -58,8 +58,6 @@ def _classification(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
     columns = logits.shape[1]
     if name == "accuracy":
         return float((guessed == labels).mean())
-    if name == "f1_macro":
-        return float(metrics.f1_score(labels, guessed, average="macro", labels=range(columns), zero_division=0))
     present = np.unique(labels)
     if len(present) < 2:
         raise _UndefinedError("the split holds only one class")
@@ -71,6 +69,8 @@ def _classification(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
         return float(metrics.f1_score(labels, guessed, zero_division=0))
     if len(present) < columns:
         raise _UndefinedError(f"the split holds {len(present)} of {columns} classes")
+    if name == "f1_macro":
+        return float(metrics.f1_score(labels, guessed, average="macro", labels=range(columns), zero_division=0))
     probabilities = _softmax(logits)
     if columns == 2:
         score = metrics.roc_auc_score if name == "auroc" else metrics.average_precision_score
@@ -87,7 +87,14 @@ def _multilabel(name: str, logits: np.ndarray, labels: np.ndarray) -> float:
     if name in _DEEPSEA:
         return _multilabel("auroc", logits[:, _DEEPSEA[name]], labels[:, _DEEPSEA[name]])
     if name == "f1_macro":
-        return float(metrics.f1_score(labels > 0.5, logits > 0, average="macro", zero_division=0))
+        # Without a positive there is nothing to find, and the F1 of an output would be 0 whatever is predicted.
+        with_positives = labels.sum(axis=0) > 0
+        if not with_positives.any():
+            raise _UndefinedError("no output has a positive in the split")
+        wanted, guessed = labels[:, with_positives] > 0.5, logits[:, with_positives] > 0
+        return float(
+            np.mean([metrics.f1_score(a, b, zero_division=0) for a, b in zip(wanted.T, guessed.T, strict=True)])
+        )
     score = metrics.roc_auc_score if name == "auroc" else metrics.average_precision_score
     usable = [i for i in range(labels.shape[1]) if 0 < labels[:, i].sum() < len(labels)]
     if not usable:

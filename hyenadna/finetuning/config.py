@@ -13,6 +13,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.options import (
     AtLeast0,
     AtLeast1,
+    BatchSize,
     Fraction,
     InputFile,
     InputPath,
@@ -20,6 +21,8 @@ from hyenadna.common.options import (
     NonNegative,
     Options,
     Positive,
+    Seed,
+    Threads,
     listed,
 )
 from hyenadna.data.inputs import AnyGenome
@@ -117,13 +120,13 @@ class FinetuneConfig(Options):
     length: AtLeast1 | None = None
     species_windows: AtLeast1 = 1000
     valid_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1
-    split_seed: int = 0
+    split_seed: Seed = 0
     folds: AtLeast0 = 0
     pooling: Literal["mean", "last", "first"] = "mean"
     epochs: AtLeast1 = 20
     patience: AtLeast1 = 5
     metric: str | None = None
-    batch_size: AtLeast1 = 32
+    batch_size: BatchSize = 32
     lr: Positive = 6e-4
     min_lr_factor: Fraction = 0.1
     lr_warmup: Fraction = 0.05
@@ -143,13 +146,13 @@ class FinetuneConfig(Options):
     n_layer: AtLeast1 | None = None
     max_seq_len: AtLeast1 | None = None
     model_fields: dict[str, Any] = field(default_factory=dict)
-    seeds: list[AtLeast0] = field(default_factory=lambda: [0])
+    seeds: list[Seed] = field(default_factory=lambda: [0])
     jobs: AtLeast1 = 1
     resume: bool = False
     baseline: bool = False
     device: str = "auto"
     autocast: Autocast = "auto"
-    threads: AtLeast1 | None = None
+    threads: Threads | None = None
     runtime = ("out", "resume", "jobs", "threads", "device")
 
     @property
@@ -186,6 +189,23 @@ class FinetuneConfig(Options):
             raise InputError("`crop`: the labels of bases are not cut with them; leave it out for `task` token")
         if self.method == "scratch":
             short_name(self.size)
+        self._check_unused()
+
+    def _check_unused(self) -> None:
+        """Raise InputError for options that neither the method nor the task reads."""
+        readers = {
+            "scratch": ("size", "d_model", "n_layer", "max_seq_len", "model_fields"),
+            "lora": ("lora_rank",),
+            "soft-prompt": ("prompt_tokens",),
+            "few-shot": ("shots", "eval_shots"),
+        }
+        for method, names in readers.items():
+            if self.method != method:
+                self.refuse_unused(names, f"`method` {method}")
+        if self.method in PROMPTED_METHODS:
+            self.refuse_unused(("pooling",), "a head (`method` full, frozen, lora or scratch)")
+        if self.task == "token":
+            self.refuse_unused(("pooling",), "a label for the whole sequence")
 
 
 def apply_preset(config: FinetuneConfig) -> FinetuneConfig:

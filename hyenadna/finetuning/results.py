@@ -48,6 +48,7 @@ def summarise(config: FinetuneConfig, folds: list[Splits], results: list[dict[st
         "demonstration_split": first.demonstration,
         "examples": {split: len(getattr(first, split)) for split in SPLITS},
         "classes": first.names,
+        "notes": list(dict.fromkeys(note for data in folds for note in data.notes)),
         "metric": config.chosen_metric,
         "test": metrics,
         "runs": results,
@@ -63,12 +64,14 @@ def summarise(config: FinetuneConfig, folds: list[Splits], results: list[dict[st
 
 
 def _mean(values: list[float]) -> dict[str, Any]:
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    # One run has no deviation.
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"mean": float(np.mean(values)), "deviation": deviation, "runs": len(values)}
 
 
 def _row(name: str, mean: dict[str, Any]) -> str:
-    return f"{name:<52} {mean['mean']:>8.4f} {mean['deviation']:>8.4f}  {mean['runs']}"
+    deviation = "" if mean["deviation"] is None else f"{mean['deviation']:.4f}"
+    return f"{name:<52} {mean['mean']:>8.4f} {deviation:>8}  {mean['runs']}"
 
 
 def as_lines(curves: list[list[dict[str, Any]]]) -> bytes:

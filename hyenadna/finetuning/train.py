@@ -26,6 +26,7 @@ from hyenadna.common.files import atomic_dir
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, settings
 from hyenadna.common.vocab import PAD_ID
+from hyenadna.common.writers import one_writer
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import to_tensor
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
@@ -43,6 +44,7 @@ from hyenadna.training.optim import lr_scale, parameter_groups
 
 
 @without_transformers_bars()
+@one_writer(make_folders=True)
 def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]:
     """Fine-tune, write the folder ``config.out``, and return the contents of its results.json.
 
@@ -62,6 +64,9 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     folds = read_data(config)
+    if progress:
+        for note in dict.fromkeys(note for data in folds for note in data.notes):
+            print(f"warning: {note}", file=sys.stderr)
     runs = [
         Run(data, seed, fold if config.folds else 0)
         for fold, data in enumerate(folds, start=1)

@@ -10,7 +10,17 @@ from annotated_types import Gt, Le
 
 from hyenadna.common.choices import Pooling, Precision, ScoreMode
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast0, AtLeast1, InputFile, NonNegative, Options, Output, OutputFile
+from hyenadna.common.options import (
+    AtLeast0,
+    AtLeast1,
+    BatchSize,
+    InputFile,
+    NonNegative,
+    Options,
+    Output,
+    OutputFile,
+    Seed,
+)
 from hyenadna.common.streams import is_output_stream
 from hyenadna.data.inputs import AnyGenome, InputFasta, check_aliases
 from hyenadna.model.locate import Checkpoint
@@ -62,11 +72,11 @@ class EmbedConfig(Options):
     stride: int | None = None
     random_weights: bool = False
     n_to_pad: bool = True
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     part_size: AtLeast1 = 1024
     resume: bool = False
     device: str = "auto"
-    seed: int = 0
+    seed: Seed = 0
     runtime = ("batch_size", "resume", "device", "out")
 
     def _check_together(self) -> None:
@@ -77,6 +87,10 @@ class EmbedConfig(Options):
         check_aliases(self)
         if self.label_column is not None and self.table is None:
             raise InputError("`label_column` needs a `table`: the label of a BED is its fourth column")
+        if self.table is None:
+            self.refuse_unused(("sequence_column",), "a `table`")
+        if not self.random_weights:
+            self.refuse_unused(("seed",), "`random_weights`")
 
 
 @dataclass
@@ -128,7 +142,7 @@ class ScoreConfig(Options):
     stride: int | None = None
     ref_mismatch: Literal["note", "skip", "fail"] | None = None
     n_to_pad: bool = True
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     precision: Precision = "float64"
     out_format: Literal["tsv", "vcf"] | None = None
     part_size: AtLeast1 = 1024
@@ -155,6 +169,10 @@ class ScoreConfig(Options):
             raise InputError(f"`out` {self.out}: must end in {' or '.join(_VCF_ENDINGS)} for `out_format` vcf")
         if not self.writes_vcf and self.out.suffix == ".gz":
             raise InputError(f"`out` {self.out}: a TSV is written as plain text; choose a name without .gz")
+        if self.table is None:
+            self.refuse_unused(("sequence_column",), "a `table`")
+        if self.vcf is None:
+            self.refuse_unused(("mode", "ref_mismatch"), "a `vcf`")
 
 
 @dataclass
@@ -178,12 +196,14 @@ class PredictConfig(Options):
     table: InputFile | None = None
     sequence_column: str = "sequence"
     reverse_complement: bool = False
-    batch_size: AtLeast1 = 32
+    batch_size: BatchSize = 32
     device: str = "auto"
 
     def _check_together(self) -> None:
         if (self.fasta is None) == (self.table is None):
             raise InputError("give one of `fasta` and `table` to predict")
+        if self.table is None:
+            self.refuse_unused(("sequence_column",), "a `table`")
 
 
 @dataclass
@@ -219,8 +239,8 @@ class GenerateConfig(Options):
     top_p: Annotated[float, Gt(0), Le(1)] = 1.0
     nucleotides_only: bool = True
     new_only: bool = False
-    seed: AtLeast0 = 0
-    batch_size: AtLeast1 = 16
+    seed: Seed = 0
+    batch_size: BatchSize = 16
     precision: Precision = "float32"
     device: str = "auto"
 

@@ -11,6 +11,7 @@ import torch
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
+from hyenadna.common.writers import one_writer
 from hyenadna.data.sequences import Every, Last, Mean, check_windows
 from hyenadna.data.sources import Record, open_sequences
 from hyenadna.inference.config import EmbedConfig
@@ -25,6 +26,7 @@ _PART_BASES = 1 << 22
 
 
 @without_transformers_bars()
+@one_writer()
 def embed(config: EmbedConfig, *, progress: bool = True) -> int:
     """Embed the sequences that ``config`` names, and return their number.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
-from hyenadna.common.files import PartialFolder, atomic_file
+from hyenadna.common.files import PartialFolder, atomic_file, write_error
 
 COLUMNS = ("name", "contig", "start", "end", "label")
 
@@ -110,7 +111,8 @@ class Parts(PartialFolder):
                 polars = require("polars")
                 width = columns["embedding"].shape[1]
                 kinds = {"embedding": polars.Array(polars.Float32, width)}
-                polars.DataFrame(columns, schema_overrides=kinds).write_parquet(draft)
+                with _polars_errors(path):
+                    polars.DataFrame(columns, schema_overrides=kinds).write_parquet(draft)
             else:
                 with draft.open("wb") as file:
                     np.savez(file, **columns)  # type: ignore[arg-type]
@@ -119,10 +121,20 @@ class Parts(PartialFolder):
         """Join the parts into the file, with one part in memory at a time, and remove them."""
         with atomic_file(self.out) as draft:
             if self.out.suffix == ".parquet":
-                require("polars").scan_parquet(self.files()).sink_parquet(draft)
+                with _polars_errors(self.out):
+                    require("polars").scan_parquet(self.files()).sink_parquet(draft)
             else:
                 _join_npz(self.files(), draft)
         self.remove()
+
+
+@contextmanager
+def _polars_errors(path: Path) -> Iterator[None]:
+    """A full disk is a ComputeError of polars."""
+    try:
+        yield
+    except require("polars").exceptions.PolarsError as error:
+        raise write_error(path, error) from error
 
 
 def _join_npz(parts: list[Path], out: Path) -> None:

@@ -14,6 +14,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.progress import bar
 from hyenadna.common.vocab import BASES, LETTERS, NUCLEOTIDE_IDS, PAD_ID, SEP_ID
+from hyenadna.common.writers import one_writer
 from hyenadna.data.sequences import encode
 from hyenadna.data.sources import open_sequences
 from hyenadna.inference.config import GenerateConfig
@@ -34,6 +35,7 @@ class _ShowSteps(StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
+@one_writer()
 def generate(config: GenerateConfig, *, progress: bool = True) -> int:
     """Generate the sequences that ``config`` asks for, write the FASTA, and return their number.
 

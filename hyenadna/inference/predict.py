@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
+from hyenadna.common.writers import one_writer
 from hyenadna.data.sources import open_sequences
 from hyenadna.data.tables import partial_table
 from hyenadna.inference.config import PredictConfig
@@ -24,6 +25,7 @@ from hyenadna.model.loading import without_transformers_bars
 
 
 @without_transformers_bars()
+@one_writer()
 def predict(config: PredictConfig, *, progress: bool = True) -> int:
     """Predict the sequences that ``config`` names, write the TSV, and return the number of rows.
 

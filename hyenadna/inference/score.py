@@ -18,6 +18,7 @@ from hyenadna.common.extras import require
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
 from hyenadna.common.vocab import reverse_complement
+from hyenadna.common.writers import one_writer
 from hyenadna.data.genome import Genome, open_genome
 from hyenadna.data.sequences import check_windows, window_around
 from hyenadna.data.sources import Record, open_sequences
@@ -73,6 +74,7 @@ class Outcome(NamedTuple):
     is_written: bool = True
 
 
+@one_writer()
 def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
     """Score the sequences or variants that ``config`` names, and write the TSV or VCF.
 

@@ -10,13 +10,27 @@ from annotated_types import Ge, Gt, Lt
 
 from hyenadna.common.choices import Autocast
 from hyenadna.common.errors import InputError
-from hyenadna.common.options import AtLeast0, AtLeast1, Fraction, InputFile, NonNegative, Options, Positive
+from hyenadna.common.options import (
+    AtLeast0,
+    AtLeast1,
+    BatchSize,
+    Fraction,
+    InputFile,
+    NonNegative,
+    Options,
+    Positive,
+    Seed,
+    Threads,
+    Workers,
+)
 from hyenadna.common.run_layout import CONFIG_FILE, SPLITS_FILE
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import check_checkpoint
 from hyenadna.model.sizes import short_name
 
 BelowOne = Annotated[float, Ge(0), Lt(1)]
+
+_MOST_TOKENS = 1 << 31
 
 
 @dataclass
@@ -79,9 +93,9 @@ class PretrainConfig(Options):
     bed: InputFile | None = None
     valid_contigs: list[str] = field(default_factory=list)
     test_contigs: list[str] = field(default_factory=list)
-    valid_fraction: float = 0.05
-    test_fraction: float = 0.05
-    max_n_fraction: float = 0.1
+    valid_fraction: BelowOne = 0.05
+    test_fraction: BelowOne = 0.05
+    max_n_fraction: Fraction = 0.1
     reverse_complement: bool = True
     n_to_pad: bool = True
     size: str = "tiny-1k"
@@ -93,7 +107,7 @@ class PretrainConfig(Options):
     init_from: Path | None = None
     gradient_checkpointing: bool = False
     length: AtLeast1 = 1024
-    batch_size: AtLeast1 = 256
+    batch_size: BatchSize = 256
     accumulate: AtLeast1 = 1
     warmup_length: AtLeast1 | None = None
     warmup_length_steps: AtLeast1 = 1000
@@ -105,11 +119,11 @@ class PretrainConfig(Options):
     beta1: BelowOne = 0.9
     beta2: BelowOne = 0.999
     clip: Annotated[float, Gt(0)] = 1.0
-    seed: Annotated[int, Ge(0), Lt(1 << 63)] = 0
+    seed: Seed = 0
     device: str = "auto"
     autocast: Autocast = "auto"
-    threads: AtLeast1 | None = None
-    workers: AtLeast0 = 0
+    threads: Threads | None = None
+    workers: Workers = 0
     log_every: AtLeast1 = 10
     eval_every: AtLeast0 = 500
     eval_length: AtLeast1 | None = None
@@ -125,9 +139,19 @@ class PretrainConfig(Options):
             raise InputError(
                 "give the held-out parts by `bed`, or by `valid_contigs` and `test_contigs`, but not by both"
             )
+        if self.bed is not None or self.valid_contigs or self.test_contigs:
+            self.refuse_unused(("valid_fraction", "test_fraction"), "splits by fraction: the held-out parts are named")
+        if self.warmup_length is None:
+            self.refuse_unused(("warmup_length_steps",), "`warmup_length`")
+        if self.length * self.batch_size > _MOST_TOKENS:
+            raise InputError(
+                f"`batch_size` {self.batch_size}: with `length` {self.length} a step has more than {_MOST_TOKENS:,} "
+                "tokens; take fewer windows"
+            )
         if self.accumulate > self.batch_size:
             raise InputError(f"`accumulate` {self.accumulate}: exceeds `batch_size` {self.batch_size}")
         given = [name for name in ("d_model", "n_layer", "max_seq_len", "model_fields") if getattr(self, name)]
+        given += ["size"] if self.size != PretrainConfig.size else []
         if self.init_from is not None and given:
             names = ", ".join(f"`{name}`" for name in given)
             raise InputError(f"`init_from` {self.init_from}: has the shape of its own model; leave out {names}")

@@ -21,6 +21,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import FINAL_KEY
 from hyenadna.common.vocab import N_ID, PAD_ID
+from hyenadna.common.writers import one_writer
 from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction, write_bed
 from hyenadna.data.windows import BatchSchedule, EvalWindows, Stage, TrainWindows, warmup_stages
@@ -116,6 +117,7 @@ class LoopState:
 
 
 @without_transformers_bars()
+@one_writer(inside=True, make_folders=True)
 def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = True) -> PretrainResult:
     """Train a model, or continue training it.
 

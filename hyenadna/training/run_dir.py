@@ -33,6 +33,7 @@ from hyenadna.common.run_layout import (
     plain,
     read_metrics,
 )
+from hyenadna.common.writers import LOCK_FILE
 
 _LEFTOVER = leftovers(rf"step-\d{{8,}}|{MODEL_FOLDER}|{CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE}")
 
@@ -88,7 +89,9 @@ class RunFolder:
                     )
                 self._check_same(config)
             elif self.path.exists():
-                names = {entry.name for entry in self.path.iterdir() if not _LEFTOVER.fullmatch(entry.name)}
+                names = {entry.name for entry in self.path.iterdir() if not _LEFTOVER.fullmatch(entry.name)} - {
+                    LOCK_FILE
+                }
                 if {METRICS_FILE, MODEL_FOLDER} & names or self.checkpoints() or (resume and names):
                     raise InputError(
                         f"{self.path}: holds files, but no run to resume ({CONFIG_FILE} is missing); choose another "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -56,6 +58,18 @@ def test_commit_without_git_is_what_the_environment_says(monkeypatch: pytest.Mon
     monkeypatch.setattr(machine, "_output", lambda command: None)
     monkeypatch.setenv("HYENA_COMMIT", "abc123")
     assert machine.commit() == "abc123"
+
+
+def test_results_go_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to("real.json")
+    json_io.write_json(tmp_path / "link.json", {"a": 1})
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "real.json").read_text(encoding="utf-8")) == {"a": 1}
+    json_io.write_json(Path(os.devnull), {"a": 1})
+    assert Path(os.devnull).is_char_device()
+    (tmp_path / "real.json").chmod(0o400)
+    with pytest.raises(OSError, match="write-protected"):
+        json_io.write_json(tmp_path / "real.json", {})
 
 
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -541,8 +541,64 @@ def test_help_and_a_missing_file_are_instant(case: str, tiny_genome: Path, tmp_p
         assert list(tmp_path.iterdir()) == []
 
 
-def test_version(call: Callable[..., Outcome]) -> None:
-    assert call("--version") == Outcome(0, f"hyenadna {hyenadna.__version__}\n", "")
+@pytest.mark.parametrize("words", ["--version", "-V", *(f"{verb} --version" for verb in cli.VERBS), "finetune -V"])
+def test_version(call: Callable[..., Outcome], words: str) -> None:
+    assert call(*words.split()) == Outcome(0, f"hyenadna {hyenadna.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["prepare", "GENOME", "--out", "x"],
+        ["pretrain", "--genome", "GENOME", "--out", "x", "--resume"],
+        ["evaluate", "--model", "owner/name", "--genome", "GENOME"],
+        ["finetune", "--data", "GENOME", "--method", "scratch", "--out", "x"],
+        ["score", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
+        ["embed", "--model", "owner/name", "--fasta", "FASTA", "--out", "x.npz"],
+        ["generate", "--model", "owner/name", "--prompt", "A", "--out", "x"],
+        ["predict", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
+        ["convert", "GENOME", "x"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_verb_that_writes_runs_in_several_processes(
+    call: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_genome: Path,
+    tiny_fasta: Path,
+    tmp_path: Path,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    places = {"GENOME": str(tiny_genome), "FASTA": str(tiny_fasta)}
+    refused = call(*(places.get(word, word) for word in words))
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(f"error: hyenadna {words[0]} runs in one process, and WORLD_SIZE is 2: ")
+    assert refused.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    # Help and the version write nothing.
+    assert call(words[0], "--help").code == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 8 TiB"), torch.OutOfMemoryError("out of memory")])
+def test_memory_that_is_too_small_is_one_line(
+    call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, settings: Path, error: Exception
+) -> None:
+    def fail(config: PretrainConfig, resume: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "pretrain", fail)
+    told = f"error: pretrain: the memory is too small ({error}); lower --batch_size, or take shorter sequences\n"
+    assert call("pretrain", "--config", settings) == Outcome(2, "", told)
+
+
+def test_the_allocator_of_a_cpu_is_one_line_too(call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.VERBS, "doctor", lambda words: torch.empty(1 << 60, dtype=torch.uint8))
+    failed = call("doctor")
+    assert failed.code == 2
+    assert failed.err.startswith("error: doctor: the memory is too small (")
 
 
 WHOLE = """

@@ -142,6 +142,19 @@ def test_what_is_of_no_format_says_what_would_be(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_what_file_managers_leave_is_no_sequence(tmp_path: Path) -> None:
+    files = {"train/a/1.txt": "ACGT", "train/b/2.txt": "GGGG", "test/a/3.txt": "TTTT"}
+    hidden = ("train/a/._1.txt", "train/a/.DS_Store", "train/._a/._1.txt", "train/__MACOSX/1.txt", "train/b/Thumbs.db")
+    for name in (*files, *hidden):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(files.get(name, "\x00\x05\x16\x07Mac OS X"))
+    found = read(tmp_path)
+    assert {split: [e.label for e in part] for split, part in found.items()} == {"train": ["a", "b"], "test": ["a"]}
+    (tmp_path / "test" / "b").mkdir()
+    with pytest.raises(InputError, match=r"test/b: holds no \*\.txt; remove the folder if there is no such class"):
+        read(tmp_path)
+
+
 def example(label: Any, letters: int = 3) -> Example:
     return Example("row 1", np.full(letters, 7, dtype=np.uint8), label)
 

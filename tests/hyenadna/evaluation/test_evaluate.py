@@ -256,6 +256,11 @@ def test_a_bed_says_what_is_held_out(config: EvaluateConfig, tmp_path: Path, spl
         ({"metrics": Path("absent.jsonl")}, "absent.jsonl: no such file; hyenadna pretrain writes one"),
         ({"out": Path(__file__)}, f"`out` {__file__}: is a file; choose a folder"),
         ({"device": "cuda:99"}, "`device` cuda:99: torch sees"),
+        (
+            {"split": "valid"},
+            "`split` valid: has no effect without a BED: the named `contigs` are scored",
+        ),
+        ({"contigs": []}, "`exclude` ['b']: has no effect without `contigs`: the splits are those of"),
     ],
 )
 def test_refuses_bad_input_and_writes_nothing(config: EvaluateConfig, change: dict[str, Any], message: str) -> None:

@@ -65,9 +65,9 @@ def test_values() -> None:
 @pytest.mark.parametrize(
     ("task", "outputs", "labels", "undefined"),
     [
-        ("classification", np.eye(2), np.array([1, 1]), {"mcc", "f1_binary", "auroc", "auprc"}),
-        ("classification", np.eye(3)[:2], np.array([0, 1]), {"f1_binary", "auroc", "auprc"}),
-        ("multilabel", np.zeros((3, 2)), np.zeros((3, 2)), {"auroc", "auprc"}),
+        ("classification", np.eye(2), np.array([1, 1]), {"mcc", "f1_macro", "f1_binary", "auroc", "auprc"}),
+        ("classification", np.eye(3)[:2], np.array([0, 1]), {"f1_macro", "f1_binary", "auroc", "auprc"}),
+        ("multilabel", np.zeros((3, 2)), np.zeros((3, 2)), {"f1_macro", "auroc", "auprc"}),
         ("regression", np.zeros((3, 1)), np.arange(3.0)[:, None], {"pearson", "spearman"}),
         ("regression", np.full((3, 1), np.nan), np.arange(3.0)[:, None], {"pearson", "spearman", "mse"}),
     ],
@@ -77,3 +77,9 @@ def test_what_is_undefined_says_why(task: str, outputs: np.ndarray, labels: np.n
     assert {name for name, value in values.items() if value is None} == set(reasons) == undefined
     assert all(reasons.values())
     assert all(np.isfinite(value) for value in values.values() if value is not None)
+
+
+def test_an_output_without_positives_does_not_lower_the_mean_f1() -> None:
+    labels = np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    values, _ = measure("multilabel", np.where(labels > 0, 1.0, -1.0), labels)
+    assert values["f1_macro"] == 1.0

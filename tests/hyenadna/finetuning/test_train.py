@@ -487,7 +487,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"label_columns": ["absent"]}, "has no column 'absent'"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"task": "multilabel", "label_columns": ["share"]}, "outputs of several labels are 0 or 1"),
-        ({"metric": "f1_binary", "label_columns": ["tokens"]}, "hold the class"),
+        ({"label_columns": ["tokens"]}, "too few examples of each label, none is left for valid"),
         (
             {"method": "scratch", "model": None, "max_seq_len": 16},
             "bases is longer than the 16 that the model is made for",
@@ -498,6 +498,25 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"lm_weight": 0.5, "method": "frozen"}, "`lm_weight` is for `method` full, lora and scratch"),
         ({"crop": -1}, "`crop` -1: must be at least 0"),
         ({"crop": 2, "task": "token", "label_columns": ["tokens"]}, "leave it out for `task` token"),
+        ({"threads": 0}, "`threads` 0: must be at least 1 and below 1024"),
+        ({"threads": 10**9}, "`threads` 1000000000: must be"),
+        ({"batch_size": 0}, "`batch_size` 0: must be"),
+        ({"batch_size": 10**9}, "`batch_size` 1000000000: must be"),
+        ({"jobs": -1}, "`jobs` -1: must be at least 1"),
+        ({"split_seed": -1}, "`split_seed` -1: must be at least 0"),
+        ({"seeds": [10**30]}, f"`seeds` {10**30}: must be"),
+        ({"folds": 1000}, "`folds` 1000: there are 120 training examples; take fewer folds"),
+        ({"d_model": 32}, "`d_model` 32: has no effect without `method` scratch; leave it out"),
+        ({"model_fields": {"filter_order": 8}}, "has no effect without `method` scratch"),
+        ({"size": "small-32k"}, "`size` small-32k: has no effect without `method` scratch"),
+        ({"lora_rank": 4}, "`lora_rank` 4: has no effect without `method` lora"),
+        ({"prompt_tokens": 4}, "has no effect without `method` soft-prompt"),
+        ({"shots": 4}, "has no effect without `method` few-shot"),
+        ({"eval_shots": [1]}, "has no effect without `method` few-shot"),
+        ({"method": "soft-prompt", "pooling": "last"}, "`pooling` last: has no effect without a head"),
+        ({"task": "token", "label_columns": ["tokens"], "pooling": "last"}, "`pooling` last: has no effect"),
+        ({"species_windows": 3}, "`species_windows` 3: has no effect without species as `data`"),
+        ({"valid_fraction": 0.3}, "`valid_fraction` 0.3: has no effect without splits in the data"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(config: FinetuneConfig, change: dict[str, Any], message: str) -> None:
@@ -544,3 +563,83 @@ def test_an_output_that_is_undefined_on_the_validation_split_says_so(config: Fin
     summary = finetune(config, progress=False)
     assert "mcc" not in summary["test"]
     assert "mcc has no value: the split holds only one class" in describe(summary)
+
+
+def write_table(path: Path, labels: list[str], sequences: list[str] | None = None, parts: str = "") -> Path:
+    """A table with a random sequence for each label, and the splits of the letters ``parts``."""
+    rng = np.random.default_rng(0)
+    sequences = sequences or ["".join(rng.choice(list("ACGT"), 20)) for _ in labels]
+    names = {"r": "train", "v": "valid", "t": "test"}
+    lines = ["seq\tkind" + "\tpart" * bool(parts)]
+    for i, (sequence, label) in enumerate(zip(sequences, labels, strict=True)):
+        lines.append(f"{sequence}\t{label}" + (f"\t{names[parts[i]]}" if parts else ""))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_drawn_split_has_the_same_fraction_of_each_class(
+    config: FinetuneConfig, tmp_path: Path, seed: int
+) -> None:
+    table = write_table(tmp_path / "t.tsv", ["positive"] * 10 + ["negative"] * 190)
+    [splits] = read_data(replace(config, data=table, split_seed=seed))
+    for split, count in ((splits.train, 140), (splits.valid, 20), (splits.test, 40)):
+        assert np.bincount(np.asarray(split.labels)).tolist() == [count * 19 // 20, count // 20]
+    assert splits.notes == []
+    for fold in read_data(replace(config, data=table, split_seed=seed, folds=5)):
+        assert np.bincount(np.asarray(fold.test.labels)).tolist() == [38, 2]
+        assert (np.asarray(fold.valid.labels) == 1).sum() == 1
+
+
+def test_a_class_that_is_too_rare_for_every_split_is_told(config: FinetuneConfig, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.tsv", ["a"] * 20 + ["b"] * 20 + ["rare"])
+    [splits] = read_data(replace(config, data=table))
+    assert splits.notes == [
+        f"the {split} split holds no example of rare: metrics over all classes have no value there"
+        for split in ("valid", "test")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "b", "NA", "NA"], "row 3: the label 'NA' stands for a missing value (and in 1 more examples): leave"),
+        (["a", "b", "nan"], "the label 'nan' stands for a missing value"),
+        (["a", "b", " "], "the label ' ' stands for a missing value"),
+        (["rich", "poor", "Rich"], "row 3: the class 'Rich' (1 times) differs from 'rich' (1 times) only in case"),
+        (["rich", "poor", "rich "], "the class 'rich ' (1 times) differs from 'rich'"),
+        (["0", "1", "1.0"], "the class '1.0' (1 times) differs from '1' (1 times) only in"),
+    ],
+)
+def test_labels_that_are_no_further_class(
+    config: FinetuneConfig, tmp_path: Path, labels: list[str], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        read_data(replace(config, data=write_table(tmp_path / "t.tsv", labels)))
+    assert message in str(caught.value)
+
+
+def test_sequences_in_two_splits_are_told(
+    config: FinetuneConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sequences = ["ACGTACGGT", "GGGGACCCC", "TTTTACGCC", "ACGTACGGT", "CCCCCCTTA", "GGGGTCCCC", "ACGTACGGT", "ACCCCCCCA"]
+    table = write_table(tmp_path / "t.tsv", list("ababbaaa"), sequences, "rrrvvttt")
+    config = replace(config, data=table, split_column="part", epochs=1)
+    summary = finetune(config)
+    notes = [
+        "1 of the 2 valid sequences are training sequences too: the valid figures may be too good",
+        "2 of the 3 test sequences are training sequences too (1 as the reverse complement): the test figures may "
+        "be too good",
+        "1 of the 3 test sequences are validation sequences too: the test figures may be too good",
+        "of the sequences that repeat, 1 have different labels: no model can be right on all of these",
+        "the valid split holds no example of a: metrics over all classes have no value there",
+        "the test split holds no example of b: metrics over all classes have no value there",
+    ]
+    assert summary["notes"] == json.loads((config.out / "results.json").read_text())["notes"] == notes
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert told == [f"warning: {note}" for note in notes]
+    assert {name: summary["runs"][0]["test"][name] for name in ("auroc", "mcc", "f1_macro")} == {
+        "auroc": None,
+        "mcc": None,
+        "f1_macro": None,
+    }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import pytest
 import torch
 
@@ -165,6 +166,9 @@ def test_random_weights_are_another_model_of_the_same_shape(config: EmbedConfig)
         ({"window": 100, "stride": 50}, "`window` 100: must be 2 to 64, the tokens"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"bed": Path("absent.bed")}, "absent.bed: no such file"),
+        ({"seed": 3}, "`seed` 3: has no effect without `random_weights`; leave it out"),
+        ({"sequence_column": "seq"}, "`sequence_column` seq: has no effect without a `table`; leave it out"),
+        ({"batch_size": 10**9}, "`batch_size` 1000000000: must be at least 1 and below"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(config: EmbedConfig, change: dict[str, Any], message: str) -> None:
@@ -192,6 +196,17 @@ def test_what_holds_no_embeddings_is_refused(tmp_path: Path) -> None:
         assert "allow_pickle" not in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
         Embeddings.read(tmp_path / "absent.npz")
+
+
+def test_a_full_disk_that_polars_tells_of(config: EmbedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise polars.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(polars.DataFrame, "write_parquet", fail)
+    out = config.out.with_suffix(".parquet")
+    with pytest.raises(InputError, match=r"parquet: cannot be written \(No space left on device\); free some space"):
+        embed(replace(config, out=out), progress=False)
+    assert [path.name for path in out.parent.iterdir()] == ["b.bed"]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "token"])

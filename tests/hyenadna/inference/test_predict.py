@@ -105,6 +105,10 @@ def test_damaged_weights_are_refused(config: PredictConfig, save: Any) -> None:
         ({"sequence_column": "seq"}, "has no column 'seq'"),
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"table": None, "fasta": Path("absent.fa")}, "absent.fa: no such file"),
+        (
+            {"table": None, "fasta": Path("absent.fa"), "sequence_column": "seq"},
+            "`sequence_column` seq: has no effect without a `table`",
+        ),
     ],
 )
 def test_bad_input_is_refused(config: PredictConfig, save: Any, change: dict[str, Any], message: str) -> None:

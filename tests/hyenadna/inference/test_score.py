@@ -292,6 +292,15 @@ def test_only_enough_mismatches_stop_a_run_and_only_if_nothing_was_chosen(
         ({"model": Path("absent")}, "no checkpoint at absent"),
         ({"vcf": Path("absent.vcf")}, "absent.vcf: no such file"),
         ({"genome": Path("absent")}, "absent: no such file"),
+        ({"sequence_column": "seq"}, "`sequence_column` seq: has no effect without a `table`"),
+        (
+            {"vcf": None, "genome": None, "fasta": Path("absent"), "mode": "site"},
+            "`mode` site: has no effect without a `vcf`; leave it out",
+        ),
+        (
+            {"vcf": None, "genome": None, "fasta": Path("absent"), "ref_mismatch": "fail"},
+            "`ref_mismatch` fail: has no effect without a `vcf`; leave it out",
+        ),
     ],
 )
 def test_bad_input_is_refused(

@@ -34,6 +34,8 @@ Run = tuple[PretrainConfig, PretrainResult]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+NO_WARMUP: dict[str, Any] = {"warmup_length": None, "warmup_length_steps": 1000}
+
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing that runs after it may touch the disk."""
@@ -260,7 +262,15 @@ def test_another_genome_or_bed_is_not_gone_on_with(tiny: PretrainConfig, tmp_pat
     bed.write_text("a\t0\t4000\ttrain\nb\t0\t900\tvalid\n")
     copy = shutil.copytree(tiny.genome, tmp_path / "genome")
     run = dataclasses.replace(
-        tiny, genome=copy, bed=bed, valid_contigs=[], test_contigs=[], steps=1, warmup_length=None, eval_every=0
+        tiny,
+        genome=copy,
+        bed=bed,
+        valid_contigs=[],
+        test_contigs=[],
+        steps=1,
+        warmup_length=None,
+        warmup_length_steps=1000,
+        eval_every=0,
     )
     pretrain(run, progress=False)
     bed.write_text("a\t0\t3000\ttrain\nb\t0\t900\tvalid\n")

@@ -26,6 +26,8 @@ from hyenadna.pretraining.train import LoopState, PretrainConfig, make_model, pr
 from hyenadna.training.optim import parameter_groups
 from hyenadna.training.run_dir import RunFolder
 
+NO_WARMUP: dict[str, Any] = {"warmup_length": None, "warmup_length_steps": 1000}
+
 
 @pytest.fixture
 def tiny(tiny_config: Callable[..., PretrainConfig], tmp_path: Path) -> PretrainConfig:
@@ -87,7 +89,8 @@ def test_windows_with_n_train_on_the_rest(
     ids = np.full((2, 33), NUCLEOTIDE_IDS["A"], dtype=np.uint8)
     ids[0, 4:] = PAD_ID if n_to_pad else N_ID
     result = pretrain(
-        dataclasses.replace(tiny, n_to_pad=n_to_pad, steps=2, warmup_length=None, eval_every=0), progress=False
+        dataclasses.replace(tiny, n_to_pad=n_to_pad, steps=2, **NO_WARMUP, eval_every=0),
+        progress=False,
     )
     assert result.steps == 2
     assert {int(i) for i in torch.cat([batch.unique() for batch in seen[:2]])} == {7, PAD_ID if n_to_pad else N_ID}
@@ -99,6 +102,13 @@ def test_windows_with_n_train_on_the_rest(
         ({"steps": 0}, "`steps` 0: must be at least 1"),
         ({"workers": -1}, "`workers` -1: must be at least 0"),
         ({"threads": 0}, "`threads` 0: must be at least 1"),
+        ({"threads": 10**9}, "`threads` 1000000000: must be at least 1 and below 1024"),
+        ({"workers": 10**9}, "`workers` 1000000000: must be at least 0 and below 256"),
+        ({"batch_size": 10**9}, "`batch_size` 1000000000: must be at least 1 and below"),
+        ({"batch_size": 10**6, "length": 10**4}, "`batch_size` 1000000: with `length` 10000 a step has more than"),
+        ({"warmup_length": None}, "`warmup_length_steps` 4: has no effect without `warmup_length`; leave it out"),
+        ({"valid_fraction": 0.1}, "`valid_fraction` 0.1: has no effect without splits by fraction"),
+        ({"valid_fraction": math.nan, "valid_contigs": []}, "`valid_fraction` nan: must be at least 0 and below 1"),
         ({"eval_length": 0}, "`eval_length` 0: must be at least 1"),
         ({"accumulate": 5}, "`accumulate` 5: exceeds `batch_size` 4"),
         ({"lr": 0.0}, "`lr` 0.0: must be above 0"),
@@ -126,12 +136,16 @@ def test_windows_with_n_train_on_the_rest(
         ({"size": "huge"}, "no published size is called 'huge': choose one of tiny-1k,"),
         ({"length": 65}, "windows of 65 tokens: the model is made for 64; lower `length` and `eval_length`"),
         ({"eval_length": 65}, "windows of 65 tokens: the model is made for 64; lower `length` and `eval_length`"),
-        ({"max_n_fraction": -1.0}, "max_n_fraction -1 is not within 0 to 1"),
+        ({"max_n_fraction": -1.0}, "`max_n_fraction` -1.0: must be from 0 to 1"),
         ({"model_fields": {"widht": 3}}, "`model_fields`: HyenaDNAConfig has no field widht"),
         ({"model_fields": {"hyena_dropout": 5.0}}, "`model_fields` {'hyena_dropout': 5.0}: make no model ("),
         (
             {"init_from": Path("owner/name")},
             "`init_from` owner/name: has the shape of its own model; leave out `d_model`, `max_seq_len`",
+        ),
+        (
+            {"init_from": Path("owner/name"), "d_model": None, "max_seq_len": None, "size": "tiny-16k"},
+            "`init_from` owner/name: has the shape of its own model; leave out `size`",
         ),
     ],
 )
@@ -233,7 +247,10 @@ def test_runs_outside_the_main_thread(tiny: PretrainConfig) -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tiny: PretrainConfig) -> None:
     with pytest.raises(InputError, match=r"step \d+: the loss is (nan|inf), .*; lower `lr`"):
-        pretrain(dataclasses.replace(tiny, lr=1e30, checkpoint_every=1, warmup_length=None), progress=False)
+        pretrain(
+            dataclasses.replace(tiny, lr=1e30, checkpoint_every=1, **NO_WARMUP),
+            progress=False,
+        )
     for checkpoint in RunFolder(tiny.out).checkpoints():
         weights = HyenaDNAForCausalLM.from_pretrained(checkpoint).state_dict()
         assert all(tensor.isfinite().all() for tensor in weights.values())

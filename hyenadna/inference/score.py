@@ -19,6 +19,7 @@ from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
 from hyenadna.common.vocab import reverse_complement
 from hyenadna.common.writers import one_writer
+from hyenadna.data.contig_names import some
 from hyenadna.data.genome import Genome, open_genome
 from hyenadna.data.sequences import check_windows, window_around
 from hyenadna.data.sources import Record, open_sequences
@@ -36,6 +37,8 @@ _FEWEST_COMPARED = 20
 # A message names this many of the records that differ.
 _MOST_NAMED = 3
 _MOST_LETTERS = 12
+# The column of a MAF that names its assembly.
+_BUILD = "NCBI_Build"
 
 _DESCRIPTIONS = {
     "ref_log_likelihood": "hyenadna: log-likelihood of the window with the reference allele, in nats",
@@ -246,8 +249,12 @@ def _survey(config: ScoreConfig, file: VariantFile, genome: Genome) -> _Survey:
     records = columns = compared = differing = 0
     contigs: dict[str, None] = {}
     named: list[str] = []
+    builds: dict[str, None] = {}
+    build = file.columns.index(_BUILD) if _BUILD in file.columns else None
     for record in file.read():
         records += 1
+        if build is not None and build < len(record.fields):
+            builds[record.fields[build]] = None
         columns = max(columns, len(record.fields))
         contigs[record.contig] = None
         for found in alleles(record, genome):
@@ -270,8 +277,8 @@ def _survey(config: ScoreConfig, file: VariantFile, genome: Genome) -> _Survey:
     if config.ref_mismatch is None and compared >= _FEWEST_COMPARED and differing > _MOST_MISMATCHES * compared:
         raise InputError(
             f"{file.path}: REF differs from {genome.source} in {differing:,} of {compared:,} alleles "
-            f"({differing / compared:.0%}), such as {', '.join(named)}: wrong genome build? (`ref_mismatch` note "
-            "scores the others)"
+            f"({differing / compared:.0%}), such as {', '.join(named)}: wrong genome build? "
+            f"({f'{_BUILD} is {some(builds)}; ' if builds else ''}`ref_mismatch` note scores the others)"
         )
     return _Survey(records, columns)
 

@@ -61,6 +61,15 @@ def test_rows_hold_what_the_model_says_of_each_alone(config: PredictConfig, save
         assert [float(row["low"]), float(row["high"])] == pytest.approx(expected.tolist(), abs=2e-6)
 
 
+def test_columns_of_the_table_keep_their_names(config: PredictConfig, save: Any) -> None:
+    save(HyenaDNAForSequenceClassification, num_labels=2)
+    config.table.write_text(f"class\tsequence\nmine\t{SEQUENCES[0]}\n")
+    predict(config, progress=False)
+    (row,) = rows(config.out)
+    assert row["class"] == "mine"
+    assert row["hyenadna_class"].startswith("LABEL_")
+
+
 def test_both_strands_give_the_same(config: PredictConfig, save: Any, tmp_path: Path) -> None:
     save(HyenaDNAForSequenceClassification, num_labels=2)
     (tmp_path / "f.fa").write_text(">a\nACGGT\n>b\nACCGT\n")

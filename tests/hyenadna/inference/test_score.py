@@ -598,6 +598,12 @@ def test_a_maf_and_a_bcf_give_the_scores_of_the_vcf(config: Any, genome: Genome,
         ("Y", "", ""),
         ("Z", "", ""),
     ]
+    wrong = [f"W\thg19\tb\t{300 + i}\t{other(letters(genome, 'b', 299 + i, 300 + i))}\t\t-\t" for i in range(20)]
+    path.write_text("\n".join(lines[:2] + wrong) + "\n")
+    with pytest.raises(
+        InputError, match=r"in 20 of 20 alleles .*: wrong genome build\? \(NCBI_Build is hg19; `ref_mis"
+    ):
+        score(config(vcf=path), progress=False)
     (tmp_path / "v.vcf").write_text(
         (tmp_path / "v.vcf")
         .read_text()

@@ -365,3 +365,10 @@ def test_jobs_share_the_threads(config: FinetuneConfig, monkeypatch: pytest.Monk
             finetune(replace(config, seeds=[0, 1, 2], jobs=jobs, threads=threads), progress=False)
         assert started == expected
     torch.set_num_threads(1)
+
+
+def test_a_size_is_refused_before_anything_is_loaded(config: FinetuneConfig) -> None:
+    scratch = replace(config, method="scratch", model=None)
+    scratch.check()
+    with pytest.raises(InputError, match="no published size is called 'huge'"):
+        replace(scratch, size="huge").check()

@@ -17,7 +17,7 @@ from hyena_kernels import HyenaOperator
 from hyenadna import HyenaDNAForSequenceClassification
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
-from hyenadna.finetuning import train as finetune_module
+from hyenadna.finetuning import results as results_module, train as finetune_module
 from hyenadna.finetuning.batches import augment
 from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.train import FinetuneConfig, finetune
@@ -365,3 +365,28 @@ def test_jobs_share_the_threads(config: FinetuneConfig, monkeypatch: pytest.Monk
             finetune(replace(config, seeds=[0, 1, 2], jobs=jobs, threads=threads), progress=False)
         assert started == expected
     torch.set_num_threads(1)
+
+
+def test_a_size_is_refused_before_anything_is_loaded(config: FinetuneConfig) -> None:
+    scratch = replace(config, method="scratch", model=None)
+    scratch.check()
+    with pytest.raises(InputError, match="no published size is called 'huge'"):
+        replace(scratch, size="huge").check()
+
+
+def test_the_figure_has_the_epochs_and_the_test_of_every_run(
+    config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+
+    def noted(runs: Any, tests: Any, out: Path, **more: Any) -> None:
+        drawn.extend((runs, tests, more))
+        out.write_bytes(b"")
+
+    monkeypatch.setattr(results_module, "validation_curves", noted)
+    summary = finetune(replace(config, seeds=[0, 1], epochs=2, baseline=True), progress=False)
+    rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    runs, tests, more = drawn
+    assert runs == {f"seed {i}": [row["valid_accuracy"] for row in rows if row["seed"] == i] for i in (0, 1)}
+    assert tests == {f"seed {run['seed']}": (run["best_epoch"], run["test"]["accuracy"]) for run in summary["runs"]}
+    assert more == {"metric": "accuracy", "baselines": summary["baseline"]}

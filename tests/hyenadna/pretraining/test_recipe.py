@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from hyena_kernels import HyenaOperator
+from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import read_metrics
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
 from hyenadna.data.genome import prepare
@@ -229,3 +230,15 @@ def test_tensorboard_drops_what_came_after_the_checkpoint(
         pretrain(config, progress=False)
     pretrain(config, resume=True, progress=False)
     assert opened == [1, 3]
+
+
+def test_a_configuration_is_refused_before_anything_is_loaded(tiny: PretrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no published size is called 'huge'"):
+        replace(tiny, size="huge").check()
+    start = replace(tiny, init_from=tmp_path / "absent", d_model=None, n_layer=None, max_seq_len=None)
+    with pytest.raises(InputError, match="no checkpoint at"):
+        start.check()
+    # A run that has begun has checkpoints of its own.
+    tiny.out.mkdir()
+    (tiny.out / "config.yaml").write_text("")
+    start.check()

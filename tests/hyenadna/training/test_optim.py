@@ -101,3 +101,7 @@ def test_schedule_at_its_corners() -> None:
 )
 def test_schedule_of_short_runs(steps: int, warmup: int, expected: list[float]) -> None:
     assert [lr_scale(step, steps, warmup, 0.0) for step in range(steps)] == pytest.approx(expected)
+
+
+def test_the_rate_stays_at_its_end_after_the_last_step() -> None:
+    assert [lr_scale(step, 10, 2, 0.1) for step in (9, 10, 15)] == pytest.approx([0.1] * 3)

@@ -106,8 +106,8 @@ BASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Options of the run that each line is compared with."""
 
-CONTIGS: dict[str, Any] = {"valid_contigs": [], "test_contigs": []}
-PART = {"valid_contigs": ["b"], "test_contigs": []}
+CONTIGS: dict[str, Any] = {"valid_contigs": [], "test_contigs": [], "steps": 1}
+PART = CONTIGS | {"valid_contigs": ["b"]}
 SCRATCH = {
     "method": "scratch", "model": None, "d_model": 8, "n_layer": 1, "max_seq_len": 64, "epochs": 1,
     "model_fields": {"filter_order": 8},
@@ -117,9 +117,9 @@ BOTH = NO_TABLE | {"data": P("both")}
 SEA = NO_TABLE | {"data": P("sea"), "genome": P("hg.fa"), "task": "multilabel"}
 SPECIES = NO_TABLE | {"data": P("species"), "length": 20, "species_windows": 20}
 NO_SHAPE: dict[str, Any] = {"d_model": None, "n_layer": None, "max_seq_len": None, "model_fields": {}}
-FROM_LM = NO_SHAPE | {"embed_dropout": None, "init_from": P("lm")}
+FROM_LM = NO_SHAPE | {"steps": 2, "embed_dropout": None, "init_from": P("lm")}
 FEW = {"method": "few-shot", "length": 8, "shots": 1, "eval_shots": [0, 1], "epochs": 1}
-IDLE = {"lr": 1e-9, "epochs": 4, "patience": 1}
+IDLE = {"lr": 1e-9, "epochs": 3, "patience": 1}
 TABLE = {"fasta": None, "table": P("table.tsv"), "sequence_column": "seq"}
 BED = {"fasta": None, "bed": P("genes.bed"), "genome": P("genome")}
 NAMES = {"aliases": P("names.txt")}
@@ -146,7 +146,7 @@ LINES: dict[str, dict[str, Line]] = {
         "max_n_fraction": reaches("rows", max_n_fraction=0.0),
         "reverse_complement": reaches("rows", reverse_complement=False),
         "n_to_pad": reaches("rows", n_to_pad=False),
-        "size": reaches("config", base={"n_layer": None}, size="small-32k"),
+        "size": reaches("config", base={"n_layer": None, "steps": 1}, size="small-32k"),
         "d_model": reaches("config", d_model=16),
         "n_layer": reaches("config", n_layer=1),
         "max_seq_len": reaches("config", max_seq_len=48),
@@ -478,7 +478,7 @@ def base_run() -> Callable[[str, dict[str, Any]], Seen]:
     runs: dict[tuple[str, str], Seen] = {}
 
     def made(verb: str, changes: dict[str, Any]) -> Seen:
-        key = verb, repr(changes)
+        key = verb, repr(sorted(changes.items()))
         if key not in runs:
             runs[key] = run(verb, BASES[verb] | changes)
         return runs[key]

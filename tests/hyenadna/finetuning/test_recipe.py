@@ -153,7 +153,7 @@ def test_dropout_is_off_in_what_is_frozen(
             return losses(config, model, *args)
 
     monkeypatch.setattr(finetune_module, "batch_losses", training)
-    few = {"prompt_tokens": 4} if method == "soft-prompt" else {}
+    few: dict[str, Any] = {"prompt_tokens": 4} if method == "soft-prompt" else {}
     finetune(replace(config, method=method, epochs=2, **few), progress=False)
     assert modes == trains
 

@@ -70,6 +70,8 @@ OPERATOR: dict[str, Any] = {
     "jit_filter": Refused(True),
     "short_filter_order": 4,
     "activation": "gelu",
+    "_name_": Refused("other"),
+    "local_order": Same(4, "the original does not read it"),
     "return_state": True,
     "backend": Refused("triton", BackendError),
     **{name: value for name, value in FILTER.items() if name not in ("d_model", "order", "seq_len", "dropout")},

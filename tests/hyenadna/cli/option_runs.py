@@ -150,6 +150,17 @@ def make_world(folder: Path) -> None:
             "".join(f"a\t{s + shift}\t{s + shift + 30}\tg{s}\n" for s in (20, 90, 300)) + f"b\t{shift}\t40\tx\n"
         )
 
+    # x and chr1 are other names of b or of c. The variant there has a REF that both have.
+    (folder / "named.bed").write_text("x\t0\t40\tg\n")
+    for name, contig in (("names", "b"), ("other_names", "c")):
+        (folder / f"{name}.txt").write_text(f"# name\tother name\n{contig}\tx\tchr1\n")
+    b, c = (("".join(contigs[contig])) for contig in "bc")
+    start = next(i for i in range(30, 100) if b[i] == c[i])
+    other = "ACGT"["ACGT".index(b[start]) - 1]
+    (folder / "named.vcf").write_text(
+        f"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\nx\t{start + 1}\t.\t{b[start]}\t{other}\n"
+    )
+
     for name in ("sequences", "other_sequences", "prompts", "other_prompts"):
         found = [bases(size) for size in ((12, 9) if "prompts" in name else (30, 41, 52, 24))]
         found[0] = found[0][:8] + "N" + found[0][9:]
@@ -181,6 +192,7 @@ def make_world(folder: Path) -> None:
         (sea / f"{split}.csv").write_text(f"Chr_No,Start,End,y_0,y_1\n{rows}")
     for name in ("hg", "other_hg"):
         (folder / f"{name}.fa").write_text(f">chr1\n{bases(400)}\n")
+    (folder / "named_hg.fa").write_text(f">b\n{bases(400)}\n>c\n{bases(400)}\n")
     for species in ("fly", "worm"):
         (folder / "species" / species).mkdir(parents=True)
         text = "".join(f">chr{number}\n{bases(60)}\n" for number in (1, 2, 5))

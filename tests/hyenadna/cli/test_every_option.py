@@ -106,19 +106,23 @@ BASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Options of the run that each line is compared with."""
 
-CONTIGS: dict[str, Any] = {"valid_contigs": [], "test_contigs": []}
-PART = {"valid_contigs": ["b"], "test_contigs": []}
-SHAPE = {"d_model": None, "n_layer": None, "max_seq_len": None, "model_fields": {}, "embed_dropout": None}
+CONTIGS: dict[str, Any] = {"valid_contigs": [], "test_contigs": [], "steps": 1}
+PART = CONTIGS | {"valid_contigs": ["b"]}
 SCRATCH = {
     "method": "scratch", "model": None, "d_model": 8, "n_layer": 1, "max_seq_len": 64, "epochs": 1,
     "model_fields": {"filter_order": 8},
 }  # fmt: skip
-SEA = {"data": P("sea"), "genome": P("hg.fa"), "task": "multilabel", "epochs": 1}
-SPECIES = {"data": P("species"), "length": 20, "species_windows": 20, "epochs": 1}
+NO_TABLE = {"sequence_column": "sequence", "label_columns": ["label"], "epochs": 1}
+BOTH = NO_TABLE | {"data": P("both")}
+SEA = NO_TABLE | {"data": P("sea"), "genome": P("hg.fa"), "task": "multilabel"}
+SPECIES = NO_TABLE | {"data": P("species"), "length": 20, "species_windows": 20}
+NO_SHAPE: dict[str, Any] = {"d_model": None, "n_layer": None, "max_seq_len": None, "model_fields": {}}
+FROM_LM = NO_SHAPE | {"steps": 2, "embed_dropout": None, "init_from": P("lm")}
 FEW = {"method": "few-shot", "length": 8, "shots": 1, "eval_shots": [0, 1], "epochs": 1}
-IDLE = {"lr": 1e-9, "epochs": 4, "patience": 1}
+IDLE = {"lr": 1e-9, "epochs": 3, "patience": 1}
 TABLE = {"fasta": None, "table": P("table.tsv"), "sequence_column": "seq"}
 BED = {"fasta": None, "bed": P("genes.bed"), "genome": P("genome")}
+NAMES = {"aliases": P("names.txt")}
 VCF = {"fasta": None, "vcf": P("genome.vcf"), "genome": P("genome"), "window": 24}
 LONG = {"fasta": P("long.fa"), "window": 32, "stride": 8}
 UMAP = {"method": "umap", "neighbors": [5], "min_dist": [0.1]}
@@ -127,11 +131,13 @@ LINES: dict[str, dict[str, Line]] = {
     "prepare": {
         "fasta": reaches("files", fasta=P("other_genome.fa")),
         "out": keeps(PLACE, out=P("prepared")),
+        "aliases": reaches("files", base=NAMES, aliases=P("other_names.txt")),
         "overwrite": keeps("the folder holds a genome already", again=True, overwrite=True),
     },
     "pretrain": {
         "genome": reaches("rows", genome=P("other_genome")),
         "out": keeps(PLACE, out=P("pretrained")),
+        "aliases": reaches("splits", base=CONTIGS | NAMES | {"valid_contigs": ["x"]}, aliases=P("other_names.txt")),
         "bed": reaches("splits", base={**CONTIGS, "bed": P("split.bed")}, bed=P("other_split.bed")),
         "valid_contigs": reaches("splits", base=PART, valid_contigs=["c"]),
         "test_contigs": reaches("splits", base=PART, test_contigs=["c"]),
@@ -140,18 +146,18 @@ LINES: dict[str, dict[str, Line]] = {
         "max_n_fraction": reaches("rows", max_n_fraction=0.0),
         "reverse_complement": reaches("rows", reverse_complement=False),
         "n_to_pad": reaches("rows", n_to_pad=False),
-        "size": reaches("config", base={"n_layer": None}, size="small-32k"),
+        "size": reaches("config", base={"n_layer": None, "steps": 1}, size="small-32k"),
         "d_model": reaches("config", d_model=16),
         "n_layer": reaches("config", n_layer=1),
         "max_seq_len": reaches("config", max_seq_len=48),
         "embed_dropout": reaches("rows", embed_dropout=0.5),
         "model_fields": reaches("config", model_fields={"filter_order": 4}),
-        "init_from": reaches("rows", base=SHAPE | {"init_from": P("lm")}, init_from=P("other_lm")),
+        "init_from": reaches("rows", base=FROM_LM, init_from=P("other_lm")),
         "gradient_checkpointing": keeps(SPEED, moves="calls", gradient_checkpointing=True),
         "length": reaches("calls", length=16),
         "batch_size": reaches("calls", batch_size=2),
         "accumulate": keeps(SPEED, moves="calls", close=TRAINED, accumulate=2),
-        "warmup_length": reaches("calls", base={"warmup_length_steps": 2}, warmup_length=16),
+        "warmup_length": reaches("calls", warmup_length=16, warmup_length_steps=2),
         "warmup_length_steps": reaches(
             "calls", base={"warmup_length": 16, "warmup_length_steps": 2}, warmup_length_steps=1
         ),
@@ -183,6 +189,7 @@ LINES: dict[str, dict[str, Line]] = {
         "out": keeps(PLACE, out=P("evaluated")),
         "contigs": reaches("result", contigs=["c"]),
         "exclude": reaches("result", exclude=["c"]),
+        "aliases": reaches("result", base=NAMES | {"contigs": ["x"]}, aliases=P("other_names.txt")),
         "bed": reaches("result", base={"contigs": [], "bed": P("split.bed")}, bed=P("other_split.bed")),
         "split": reaches("result", base={"contigs": [], "bed": P("split.bed")}, split="valid"),
         "length": reaches("calls", length=24),
@@ -200,16 +207,17 @@ LINES: dict[str, dict[str, Line]] = {
         "method": reaches("rows", method="frozen"),
         "task": reaches("config", base={"label_columns": ["rich"]}, task="regression"),
         "preset": reaches("results", preset="nt-H3"),
-        "format": reaches(
-            "rows", base={"data": P("both"), "format": "fna", "epochs": 1}, format="genomic-benchmarks"
-        ),
+        "format": reaches("rows", base=BOTH | {"format": "fna"}, format="genomic-benchmarks"),
         "sequence_column": reaches("rows", sequence_column="other"),
         "label_columns": reaches("rows", label_columns=["poor"]),
         "split_column": reaches("results", split_column="part"),
         "genome": reaches("rows", base=SEA, genome=P("other_hg.fa")),
+        "aliases": reaches(
+            "rows", base=SEA | NAMES | {"genome": P("named_hg.fa")}, aliases=P("other_names.txt")
+        ),
         "length": reaches("calls", length=12),
         "species_windows": reaches("results", base=SPECIES, species_windows=30),
-        "valid_fraction": reaches("results", base={"data": P("both"), "epochs": 1}, valid_fraction=0.4),
+        "valid_fraction": reaches("results", base=BOTH, valid_fraction=0.4),
         "split_seed": reaches("rows", split_seed=1),
         "folds": reaches("runs", base={"epochs": 1}, folds=2),
         "pooling": reaches("rows", pooling="last"),
@@ -265,6 +273,7 @@ LINES: dict[str, dict[str, Line]] = {
         "sequence_column": reaches("rows", base=TABLE, sequence_column="other"),
         "vcf": reaches("rows", base=VCF, vcf=P("other_genome.vcf"), genome=P("other_genome")),
         "genome": reaches("rows", base=VCF, genome=P("near_genome.fa")),
+        "aliases": reaches("rows", base=VCF | NAMES | {"vcf": P("named.vcf")}, aliases=P("other_names.txt")),
         "mode": reaches("columns", base=VCF, mode="embedding"),
         "strands": reaches("rows", strands="both"),
         "window": reaches("rows", base=LONG, window=40),
@@ -273,6 +282,11 @@ LINES: dict[str, dict[str, Line]] = {
         "n_to_pad": reaches("rows", n_to_pad=False),
         "batch_size": keeps(SPEED, moves="calls", close=1e-12, batch_size=2),
         "precision": reaches("rows", precision="float32"),
+        "out_format": reaches("columns", base=VCF | {"out": P("scored.vcf")}, out_format="tsv"),
+        "part_size": keeps("the parts are joined", moves="calls", close=1e-12, part_size=1),
+        "resume": keeps(
+            "only the parts that are missing", moves="calls", base={"part_size": 1}, stop_after=5, resume=True
+        ),
         "device": NO_DEVICE,
     },
     "embed": {
@@ -281,6 +295,7 @@ LINES: dict[str, dict[str, Line]] = {
         "fasta": reaches("vectors", fasta=P("other_sequences.fa")),
         "bed": reaches("text", base=BED, bed=P("other_genes.bed")),
         "genome": reaches("vectors", base=BED, genome=P("other_genome")),
+        "aliases": reaches("vectors", base=BED | NAMES | {"bed": P("named.bed")}, aliases=P("other_names.txt")),
         "table": reaches("vectors", base=TABLE, table=P("other_table.tsv")),
         "sequence_column": reaches("vectors", base=TABLE, sequence_column="other"),
         "label_column": reaches("text", base=TABLE, label_column="kind"),
@@ -307,7 +322,7 @@ LINES: dict[str, dict[str, Line]] = {
         "length": reaches("fasta", length=19),
         "count": reaches("fasta", count=2),
         "temperature": reaches("fasta", temperature=0.5),
-        "top_k": reaches("fasta", top_k=1),
+        "top_k": reaches("fasta", top_k=2),
         "top_p": reaches("fasta", top_p=0.3),
         "nucleotides_only": reaches("fasta", nucleotides_only=False),
         "new_only": reaches("fasta", new_only=True),
@@ -340,6 +355,7 @@ LINES: dict[str, dict[str, Line]] = {
         "model": reaches("table", model=P("other_lm")),
         "genome": reaches("table", genome=P("other_genome")),
         "region": reaches("table", region="a:112-115"),
+        "aliases": reaches("table", base=NAMES | {"region": "x:111-114"}, aliases=P("other_names.txt")),
         "out": keeps(PLACE, out=P("mutations.png")),
         "window": reaches("table", window=30),
         "batch_size": keeps(SPEED, moves="calls", close=1e-12, batch_size=4),
@@ -355,13 +371,13 @@ LINES: dict[str, dict[str, Line]] = {
 """What each option does, by verb. A new option needs a line here."""
 
 MORE: tuple[tuple[str, str, Line], ...] = (
-    ("pretrain", "embed_dropout", reaches("rows", base=SHAPE | {"init_from": P("lm")}, embed_dropout=0.5)),
+    ("pretrain", "embed_dropout", reaches("rows", base=FROM_LM, embed_dropout=0.5)),
     ("pretrain", "eval_length", reaches("final", eval_length=16)),
     ("pretrain", "n_to_pad", reaches("valid", base={"valid_contigs": ["a"]}, n_to_pad=False)),
     ("pretrain", "autocast", reaches("calls", autocast="float16")),
     ("evaluate", "exclude", reaches("result", base={"markov_order": 3}, exclude=["a"])),
     ("evaluate", "markov_order", reaches("files", markov_order=-1)),
-    ("finetune", "method", reaches("rows", base=SCRATCH, method="full", model=P("lm"))),
+    ("finetune", "method", reaches("rows", base=SCRATCH, method="full", model=P("lm"), **NO_SHAPE)),
     ("finetune", "task", reaches("config", base={"label_columns": ["rich", "poor"], "task": "multilabel"},
                                  task="regression")),
     ("finetune", "length", reaches("calls", base=SEA, length=24)),
@@ -386,6 +402,10 @@ MORE: tuple[tuple[str, str, Line], ...] = (
     ("score", "n_to_pad", reaches("rows", base=VCF | {"window": 48}, n_to_pad=False)),
     ("score", "n_to_pad", reaches("rows", base=VCF | {"window": 48, "mode": "embedding"}, n_to_pad=False)),
     ("score", "precision", reaches("rows", base=VCF, precision="float32")),
+    ("score", "part_size", keeps("the parts are joined", moves="calls", close=1e-12, base=VCF, part_size=7)),
+    ("score", "resume", keeps("only the parts that are missing", moves="calls", base=VCF | {"part_size": 7},
+                              stop_after=9, resume=True)),
+    ("score", "out_format", refused("`out` ", base=VCF, out_format="vcf")),
     ("score", "batch_size", keeps(SPEED, moves="calls", close=1e-12, base=VCF, batch_size=4)),
     ("score", "batch_size", keeps(SPEED, moves="calls", close=1e-12, base=VCF | {"mode": "embedding"}, batch_size=4)),
     ("score", "ref_mismatch", refused("genome.vcf", base=VCF, ref_mismatch="fail")),
@@ -394,8 +414,8 @@ MORE: tuple[tuple[str, str, Line], ...] = (
     ("embed", "n_to_pad", reaches("vectors", base={"pooling": "token"}, n_to_pad=False)),
     ("embed", "window", reaches("vectors", base=LONG | {"pooling": "token"}, window=40)),
     ("embed", "model", keeps("the shape alone counts", base={"random_weights": True}, model=P("other_lm"))),
-    ("generate", "temperature", reaches("fasta", temperature=0.0)),
-    ("generate", "batch_size", keeps("one likeliest base", moves="calls", base={"temperature": 0.0}, batch_size=1)),
+    ("generate", "top_k", reaches("fasta", base={"count": 1}, top_k=1)),
+    ("generate", "temperature", reaches("fasta", base={"count": 1}, temperature=0.0)),
 )  # fmt: skip
 """Further lines, where an option goes another way with others."""
 
@@ -420,8 +440,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "predict": {"sequence_column": "sequence", "batch_size": 32, "device": "auto"},
     "score": {
-        "sequence_column": "sequence", "mode": "likelihood", "strands": "forward", "ref_mismatch": "note",
-        "n_to_pad": True, "batch_size": 16, "precision": "float64", "device": "auto",
+        "sequence_column": "sequence", "mode": "likelihood", "strands": "forward", "n_to_pad": True,
+        "batch_size": 16, "precision": "float64", "part_size": 1024, "device": "auto",
     },
     "embed": {
         "sequence_column": "sequence", "pooling": "mean", "n_to_pad": True, "batch_size": 16, "part_size": 1024,
@@ -458,7 +478,7 @@ def base_run() -> Callable[[str, dict[str, Any]], Seen]:
     runs: dict[tuple[str, str], Seen] = {}
 
     def made(verb: str, changes: dict[str, Any]) -> Seen:
-        key = verb, repr(changes)
+        key = verb, repr(sorted(changes.items()))
         if key not in runs:
             runs[key] = run(verb, BASES[verb] | changes)
         return runs[key]
@@ -515,7 +535,7 @@ def test_an_option_reaches_the_computation(
     assert not changed, line.why
 
 
-STOPPED = [pytest.param(*each, id=f"{each[0]}-{each[1]}") for each in EACH if each[2].stop_after]
+STOPPED = [pytest.param(*each, id=f"{each[0]}-{each[1]}") for each in (*EACH, *MORE) if each[2].stop_after]
 
 
 @pytest.mark.parametrize(("verb", "name", "line"), STOPPED)

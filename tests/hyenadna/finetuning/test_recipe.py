@@ -153,7 +153,8 @@ def test_dropout_is_off_in_what_is_frozen(
             return losses(config, model, *args)
 
     monkeypatch.setattr(finetune_module, "batch_losses", training)
-    finetune(replace(config, method=method, epochs=2, prompt_tokens=4), progress=False)
+    few: dict[str, Any] = {"prompt_tokens": 4} if method == "soft-prompt" else {}
+    finetune(replace(config, method=method, epochs=2, **few), progress=False)
     assert modes == trains
 
 

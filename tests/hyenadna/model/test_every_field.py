@@ -13,7 +13,8 @@ from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceCla
 BASE: dict[str, Any] = {"d_model": 8, "n_layer": 2, "filter_order": 8, "max_seq_len": 16, "embed_dropout": 0.0}
 
 # Another value of each field, and what must differ: the weights of a new model, its logits, its logits in training, the
-# parameters that are trained, or the logits of a classifier for a sequence with a [PAD].
+# parameters that are trained, the logits of a classifier for a sequence with a [PAD], or what ``generate`` starts and
+# stops with.
 FIELDS: dict[str, tuple[Any, str]] = {
     "d_model": (16, "weights"),
     "n_layer": (1, "weights"),
@@ -36,6 +37,9 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "layer_norm_epsilon": (0.1, "logits"),
     "initializer_range": (0.2, "weights"),
     "pad_token_id": (6, "pooled"),
+    "bos_token_id": (1, "generation"),
+    "eos_token_id": (1, "generation"),
+    "use_cache": (True, "accepted"),
     "tie_word_embeddings": (True, "trained"),
     "pooling": ("last", "pooled"),
 }
@@ -62,6 +66,9 @@ DEFAULTS = {
     "layer_norm_epsilon": 1e-5,
     "initializer_range": 0.02,
     "pad_token_id": 4,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "use_cache": False,
     "tie_word_embeddings": False,
     "pooling": "mean",
 }
@@ -91,6 +98,7 @@ def seen(**changes: Any) -> dict[str, Any]:
         "training": training,
         "pooled": pooled,
         "trained": {name for name, _ in model.named_parameters()},
+        "generation": (model.generation_config.bos_token_id, model.generation_config.eos_token_id),
     }
 
 
@@ -110,9 +118,15 @@ def test_a_field_reaches_the_model(name: str) -> None:
             seen(**{name: value})
         return
     before, after = seen(), seen(**{name: value})
-    assert differ(before[what], after[what])
-    # Dropout is for training, and pooling for classifiers.
-    same = {"training": ("weights", "logits", "pooled", "trained"), "pooled": ("weights", "logits", "training")}
+    # The model keeps nothing between calls, whatever transformers asks for.
+    assert differ(before, after) == (what != "accepted")
+    assert what == "accepted" or differ(before[what], after[what])
+    # Dropout is for training, pooling for classifiers, and the ids for generation.
+    same = {
+        "training": ("weights", "logits", "pooled", "trained", "generation"),
+        "pooled": ("weights", "logits", "training", "generation"),
+        "generation": ("weights", "logits", "training", "pooled", "trained"),
+    }
     for other in same.get(what, ()):
         assert not differ(before[other], after[other])
 

@@ -25,7 +25,8 @@ from hyenadna.pretraining.train import PretrainConfig, make_model, pretrain
 
 @pytest.fixture
 def tiny(tiny_config: Callable[..., PretrainConfig], tmp_path: Path) -> PretrainConfig:
-    return tiny_config(tmp_path / "run", d_model=8, n_layer=1, eval_every=0, checkpoint_every=100, warmup_length=None)
+    small: dict[str, Any] = {"d_model": 8, "n_layer": 1, "eval_every": 0, "checkpoint_every": 100}
+    return tiny_config(tmp_path / "run", **small, warmup_length=None, warmup_length_steps=1000)
 
 
 class Steps:

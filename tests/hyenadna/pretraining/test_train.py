@@ -138,7 +138,10 @@ def test_windows_with_n_train_on_the_rest(
         ({"eval_length": 65}, "windows of 65 tokens: the model is made for 64; lower `length` and `eval_length`"),
         ({"max_n_fraction": -1.0}, "`max_n_fraction` -1.0: must be from 0 to 1"),
         ({"model_fields": {"widht": 3}}, "`model_fields`: HyenaDNAConfig has no field widht"),
-        ({"model_fields": {"hyena_dropout": 5.0}}, "`model_fields` {'hyena_dropout': 5.0}: make no model ("),
+        (
+            {"model_fields": {"hyena_dropout": 5.0}},
+            "config: hyena_dropout must be a finite number from 0 to 1, got 5.0",
+        ),
         (
             {"init_from": Path("owner/name")},
             "`init_from` owner/name: has the shape of its own model; leave out `d_model`, `max_seq_len`",

@@ -13,7 +13,7 @@ from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceCla
 BASE: dict[str, Any] = {"d_model": 8, "n_layer": 2, "filter_order": 8, "max_seq_len": 16, "embed_dropout": 0.0}
 
 # Another value of each field, and what must differ: the weights of a new model, its logits, its logits in training, the
-# parameters that are trained, or the logits of a classifier for a sequence with a [PAD].
+# parameters that are trained, the logits of a classifier for a sequence with a [PAD], or the tokens of generation.
 FIELDS: dict[str, tuple[Any, str]] = {
     "d_model": (16, "weights"),
     "n_layer": (1, "weights"),
@@ -38,6 +38,9 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "pad_token_id": (6, "pooled"),
     "tie_word_embeddings": (True, "trained"),
     "pooling": ("last", "pooled"),
+    "bos_token_id": (7, "generation"),
+    "eos_token_id": (1, "generation"),
+    "use_cache": (True, "nothing"),
 }
 
 DEFAULTS = {
@@ -64,6 +67,9 @@ DEFAULTS = {
     "pad_token_id": 4,
     "tie_word_embeddings": False,
     "pooling": "mean",
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "use_cache": False,
 }
 
 
@@ -91,6 +97,7 @@ def seen(**changes: Any) -> dict[str, Any]:
         "training": training,
         "pooled": pooled,
         "trained": {name for name, _ in model.named_parameters()},
+        "generation": (model.generation_config.bos_token_id, model.generation_config.eos_token_id),
     }
 
 
@@ -110,6 +117,9 @@ def test_a_field_reaches_the_model(name: str) -> None:
             seen(**{name: value})
         return
     before, after = seen(), seen(**{name: value})
+    if what == "nothing":
+        assert not differ(before, after)
+        return
     assert differ(before[what], after[what])
     # Dropout is for training, and pooling for classifiers.
     same = {"training": ("weights", "logits", "pooled", "trained"), "pooled": ("weights", "logits", "training")}

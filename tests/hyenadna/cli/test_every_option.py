@@ -9,16 +9,26 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import io
 from collections.abc import Callable
 from pathlib import Path as P
 from typing import Any
 
 import numpy as np
 import pytest
+from tqdm.auto import tqdm
 
 from hyenadna.cli import main as cli, options as cli_options
+from hyenadna.common import progress
 from hyenadna.common.errors import InputError
-from tests.hyenadna.cli.option_runs import RUNS, Seen, make_world, run
+from hyenadna.evaluation.evaluate import evaluate
+from hyenadna.finetuning.train import finetune
+from hyenadna.inference.embed import embed
+from hyenadna.inference.generate import generate
+from hyenadna.inference.predict import predict
+from hyenadna.inference.score import score
+from hyenadna.pretraining.train import pretrain
+from tests.hyenadna.cli.option_runs import RUNS, Seen, make_world, new_folder, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -547,6 +557,48 @@ def test_a_stopped_run_is_refused_without_the_option(verb: str, name: str, line:
 def test_a_genome_is_not_overwritten_without_the_option() -> None:
     with pytest.raises(SystemExit):
         run("prepare", BASES["prepare"] | {"overwrite": False}, again="overwrite")
+
+
+BARS: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
+    ("pretrain", pretrain, {"steps": 2}),
+    ("evaluate", evaluate, {}),
+    ("finetune", finetune, {}),
+    ("predict", predict, {"batch_size": 3}),
+    ("score", score, {"part_size": 3}),
+    ("score", score, VCF),
+    ("embed", embed, {"part_size": 3}),
+    ("generate", generate, {"batch_size": 2}),
+]
+
+
+@pytest.mark.parametrize(("verb", "work", "changes"), BARS)
+def test_a_bar_is_shown_and_reaches_its_total(
+    verb: str, work: Callable[..., Any], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, disable: bool | None, **settings: Any) -> None:
+            super().__init__(**settings, file=io.StringIO())
+            self.is_shown = disable is None
+            made.append(self)
+
+    begin = progress.StepBar.__init__
+
+    def noted(self: Any, *args: Any, **settings: Any) -> None:
+        begin(self, *args, **settings)
+        self.is_shown = self._writes
+        made.append(self)
+
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    monkeypatch.setattr(progress.StepBar, "__init__", noted)
+    kind, _, name = RUNS[verb]
+    work(kind(out=new_folder() / name, **BASES[verb] | changes))
+    # Training evaluates without a bar of its own.
+    made = [bar for bar in made if isinstance(bar, progress.StepBar)] or made
+    assert made
+    assert all(bar.is_shown for bar in made)
+    assert [getattr(bar, "_step", bar.n) for bar in made] == [bar.total for bar in made]
 
 
 def parser_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
 from hyenadna.common.writers import one_writer
 from hyenadna.data.sources import open_sequences
-from hyenadna.data.tables import partial_table
+from hyenadna.data.tables import added_columns, partial_table
 from hyenadna.inference.config import PredictConfig
 from hyenadna.inference.logits import batch_logits
 from hyenadna.inference.prompted import PROMPT_FILE, PromptedClassifier, SoftPrompt
@@ -59,7 +59,7 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
         open_sequences(
             fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
         ) as sequences,
-        partial_table(config.out, [*sequences.columns, *added]) as write,
+        partial_table(config.out, [*sequences.columns, *added_columns(sequences.columns, added)]) as write,
         bar("predict", len(sequences), "sequence", progress=progress) as shown,
     ):
         records = iter(sequences)

@@ -61,6 +61,17 @@ def test_rows_hold_what_the_model_says_of_each_alone(config: PredictConfig, save
         assert [float(row["low"]), float(row["high"])] == pytest.approx(expected.tolist(), abs=2e-6)
 
 
+def test_columns_of_the_table_keep_their_names(config: PredictConfig, save: Any) -> None:
+    save(HyenaDNAForSequenceClassification, id2label={0: "low", 1: "high"}, label2id={"low": 0, "high": 1})
+    assert config.table is not None
+    config.table.write_text("class\tsequence\thigh\nx\tACGT\ty\n")
+    predict(config, progress=False)
+    (row,) = rows(config.out)
+    assert list(row) == ["class", "sequence", "high", "hyenadna_class", "low", "hyenadna_high"]
+    assert (row["class"], row["high"]) == ("x", "y")
+    assert float(row["low"]) + float(row["hyenadna_high"]) == pytest.approx(1, abs=1e-5)
+
+
 def test_both_strands_give_the_same(config: PredictConfig, save: Any, tmp_path: Path) -> None:
     save(HyenaDNAForSequenceClassification, num_labels=2)
     (tmp_path / "f.fa").write_text(">a\nACGGT\n>b\nACCGT\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -387,6 +388,18 @@ class HyenaFilter(_AtLeastFloat32, KeptFilters):
         optim = {"weight_decay": wd} if lr is None else {"lr": lr, "weight_decay": wd}
         for parameter in self.implicit_filter.parameters():
             parameter._optim = dict(optim)  # type: ignore[attr-defined]
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        own = (value for key, value in state_dict.items() if key.startswith(prefix))
+        if any(isinstance(value, Tensor) and _is_narrow(value) for value in own):
+            warnings.warn(
+                "HyenaFilter: the weights that are loaded have 16 bits, which distort the filters; load weights that "
+                "were saved in float32",
+                stacklevel=2,
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def reset_buffers(self) -> None:
         """Compute ``pos_emb.z``, ``pos_emb.t`` and ``modulation.deltas`` again, in place."""

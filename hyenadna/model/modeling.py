@@ -289,6 +289,13 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         if cls.can_generate() and any(key.startswith("score.") for key in weights):
             raise InputError(f"{base}: is fine-tuned and has no language head; use the model that it was tuned from")
         weights = _as_loaded(weights, config)
+        if any(
+            ".filter_fn." in key and tensor.is_floating_point() and tensor.itemsize < 4
+            for key, tensor in weights.items()
+        ):
+            logger.warning(
+                "%s: holds filters in 16 bits, which distort them; save weights in float32", source.weights_file
+            )
         if mismatched := cls._mismatched(source, weights, config):
             allowed = {key for key, *_ in mismatched if allow_mismatch}
             _check_loaded(source, weights, set(), set(), [row for row in mismatched if row[0] not in allowed])
@@ -555,8 +562,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             are ``labels``; ``hidden_states`` if requested.
 
         Raises:
-            InputError: as in :meth:`HyenaDNAModel.forward`; labels have another shape or come with ``logits_to_keep``;
-                or, on the CPU, a label is neither an id from 0 to 15 nor -100.
+            InputError: as in :meth:`HyenaDNAModel.forward`; ``logits_to_keep`` is negative or comes with labels; labels
+                have another shape; or, on the CPU, a label is neither an id from 0 to 15 nor -100.
             TypeError: there is an argument that no model here knows.
         """
         check_arguments(self, kwargs, "shift_labels")
@@ -578,6 +585,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         )
         hidden = output.last_hidden_state
         if not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            if isinstance(logits_to_keep, int) and logits_to_keep < 0:
+                raise InputError(f"logits_to_keep {logits_to_keep}: must be at least 0, the number of last positions")
             if has_loss:
                 raise InputError("labels need the logits of all positions: leave out logits_to_keep")
             hidden = hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]

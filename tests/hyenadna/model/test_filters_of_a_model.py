@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,17 @@ def test_sines_share_one_frequency_after_loading(tmp_path: Path) -> None:
     for layer in HyenaDNAForCausalLM.from_pretrained(tmp_path).hyena.backbone.layers:
         first, second, third = (sine.freq for sine in layer.mixer.filter_fn.implicit_filter[1::2])
         assert first is second is third
+
+
+def test_filters_that_come_in_16_bits_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = HyenaDNAForCausalLM(HyenaDNAConfig(d_model=16, n_layer=2, max_seq_len=64))
+    model.save_pretrained(tmp_path / "wide")
+    HyenaDNAForCausalLM.from_pretrained(tmp_path / "wide", dtype=torch.bfloat16)
+    assert "16 bits" not in caplog.text
+    half = {name: x.bfloat16() for name, x in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "half", state_dict=dict(half))
+    with caplog.at_level(logging.WARNING):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path / "half")
+    assert "model.safetensors: holds filters in 16 bits" in caplog.text
+    with pytest.warns(UserWarning, match="have 16 bits, which distort the filters"):
+        model.load_state_dict(half)

@@ -374,6 +374,7 @@ def test_generation() -> None:
         ({"input_ids": random_ids(1, 3), "inputs_embeds": torch.zeros(1, 3, 16)}, "not both"),
         ({"input_ids": random_ids(1, 3), "labels": random_ids(1, 4)}, r"labels \(1, 4\)"),
         ({"input_ids": random_ids(1, 3), "labels": random_ids(1, 3), "logits_to_keep": 1}, "logits_to_keep"),
+        ({"input_ids": random_ids(1, 3), "logits_to_keep": -1}, "logits_to_keep -1: must be at least 0"),
         ({"input_ids": random_ids(1, 3), "labels": torch.tensor([[7, -100, 16]])}, "labels hold the id 16: .*0 to 15"),
         ({"input_ids": random_ids(1, 3), "labels": torch.tensor([[7, -1, 8]])}, "labels hold the id -1"),
     ],

@@ -9,14 +9,11 @@ _NO_HEADLESS = (
 
 EXCEPTIONS: dict[str, str] = {
     # transformers
-    "TestModels::test_assisted_decoding_*": "takes tokens back out of the cache; " + _NO_CACHE,
     "TestModels::test_*_generate_dict_outputs_use_cache": _NO_CACHE,
+    "TestModels::test_past_key_values_format": _NO_CACHE,
     "TestModels::test_base_model_prefix_loads_base_weights": _NO_HEADLESS,
     "TestModels::test_correct_missing_keys": _NO_HEADLESS,
     "TestModels::test_model_weights_reload_no_missing_tied_weights": _NO_HEADLESS,
-    "TestModels::test_prepare_inputs_for_generation_kwargs_forwards": (
-        "hands the model arguments that it does not know; forward refuses them, so none may be passed on"
-    ),
     "TestTokenizer::test_pretokenized_inputs": (
         "splits words at blanks and drops them; in a sequence a blank is an unknown letter, and keeps its place"
     ),

@@ -37,7 +37,8 @@ for _name in ("diffusers", "datasets"):
 # peft has a table of the layers that each method adapts, by the type of model.
 LAYERS = ["in_proj", "out_proj", "fc1", "fc2"]
 for _name, _table in list(vars(targets).items()):
-    if _name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(_table, dict):
+    # One table holds functions in place of layers.
+    if _name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(_table, dict) and "POSTPROCESS" not in _name:
         _table["hyenadna"] = ["fc2"] if "FEEDFORWARD" in _name else ["norm1"] if "LNTUNING" in _name else LAYERS
 
 # Where it does not find the layers at model.layers, this method asks for them.

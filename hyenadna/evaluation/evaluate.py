@@ -132,7 +132,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
     """
     config.check()
     # Before the splits, which may lie next to the model.
-    locate.find(config.model)
+    locate.check_checkpoint(config.model)
     genome = Genome.open(config.genome, config.aliases)
     train, held_out = _read_splits(config, genome)
     beside = config.model.parent / METRICS_FILE

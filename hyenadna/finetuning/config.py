@@ -27,7 +27,7 @@ from hyenadna.common.options import (
 )
 from hyenadna.data.inputs import AnyGenome
 from hyenadna.finetuning.presets import preset
-from hyenadna.model.locate import Checkpoint
+from hyenadna.model.locate import Checkpoint, refuse_adapter
 from hyenadna.model.sizes import short_name
 
 Method = Literal["full", "frozen", "lora", "scratch", "soft-prompt", "few-shot"]
@@ -163,6 +163,8 @@ class FinetuneConfig(Options):
     def check(self) -> None:
         """Raise InputError if a value, or one of the preset, does not fit, or an input does not exist."""
         Options.check(apply_preset(self))
+        if self.model is not None:
+            refuse_adapter(self.model)
 
     def _check_together(self) -> None:
         if (self.method == "scratch") == (self.model is not None):

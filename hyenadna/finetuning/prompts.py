@@ -13,6 +13,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.inference.prompted import PROMPT_FILE, FewShot, PromptedClassifier, SoftPrompt
 from hyenadna.model.modeling import HyenaDNAForCausalLM
+from hyenadna.model.tokenizer import bare_tokenizer
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
@@ -57,8 +58,12 @@ def make_prompted(config: FinetuneConfig, data: Splits, seed: int) -> PromptedCl
 
 
 def save_prompted(model: PromptedClassifier, folder: Path) -> None:
-    """Write the language model, and the prefix as ``prompt``, float32 ``(P, D)``, of ``prompt.safetensors``."""
+    """Write the language model, and the prefix as ``prompt``, float32 ``(P, D)``, of ``prompt.safetensors``.
+
+    The tokenizer beside them adds nothing: the classifier puts ``[SEP]`` behind a sequence itself.
+    """
     model.lm.save_pretrained(folder)
+    bare_tokenizer(model.lm.config.max_seq_len).save_pretrained(folder)
     with torch.no_grad():
         prompt = model.eval().prefix().float().cpu().contiguous()
     write_files({folder / PROMPT_FILE: save({"prompt": prompt})})

@@ -18,7 +18,7 @@ from hyenadna.data.tables import added_columns, partial_table
 from hyenadna.inference.config import PredictConfig
 from hyenadna.inference.logits import batch_logits
 from hyenadna.inference.prompted import PROMPT_FILE, PromptedClassifier, SoftPrompt
-from hyenadna.model import checkpoint, locate
+from hyenadna.model import adapters, checkpoint, locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.loading import without_transformers_bars
@@ -89,19 +89,25 @@ Classifier = HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification 
 
 
 def load_classifier(path: Path) -> Classifier:
-    """Load a fine-tuned checkpoint in ``eval()``, in the class that its configuration or its prompt names.
+    """Load a fine-tuned checkpoint in ``eval()``, in the class that its configuration, prompt or adapter names.
 
     Raises:
         InputError: there is no checkpoint, or it has no head because it was never fine-tuned.
+        ImportError: ``path`` is an adapter, and peft is not installed.
+        OSError: the checkpoint is a name on the Hugging Face Hub, and cannot be downloaded.
     """
-    source = locate.find(path)
-    if source is None:
-        raise InputError(f"no checkpoint at {path}: no such file or folder")
+    # An adapter lies on a checkpoint elsewhere, and may bring the head.
+    adapter_config = path / locate.ADAPTER_CONFIG
+    adapter = locate.read_json(adapter_config) if adapter_config.is_file() else {}
+    base = adapters.split(path, {})[0]
+    source = locate.find(base) or checkpoint.download(str(base))
     if (path / PROMPT_FILE).is_file():
         return SoftPrompt.load(path)
     stored = locate.read_json(source.config_file)
     is_token = HyenaDNAForTokenClassification.__name__ in (stored.get("architectures") or [])
-    if not any(name.startswith("score.") for name in checkpoint.weight_names(source)):
+    is_token = is_token or adapter.get("task_type") == "TOKEN_CLS"
+    has_head = any(name.startswith("score.") for name in checkpoint.weight_names(source))
+    if not has_head and "score" not in (adapter.get("modules_to_save") or []):
         raise InputError(f"{path}: has no trained head to predict with; make one with hyenadna finetune --model {path}")
     kind: Any = HyenaDNAForTokenClassification if is_token else HyenaDNAForSequenceClassification
     model: HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification = kind.from_pretrained(

@@ -11,9 +11,7 @@ from safetensors import SafetensorError
 from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.extras import require
 from hyenadna.model.checkpoint import listed
-from hyenadna.model.locate import CONFIG, read_json
-
-ADAPTER_CONFIG = "adapter_config.json"
+from hyenadna.model.locate import ADAPTER_CONFIG, CONFIG, read_json
 
 
 def split(path: str | os.PathLike[str], kwargs: dict[str, Any]) -> tuple[str | os.PathLike[str], dict[str, Any]]:

@@ -16,6 +16,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.options import Input, listed
 
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ORIGINAL_WEIGHTS = "weights.ckpt"
 _WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -147,12 +148,22 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def check_checkpoint(path: Path) -> None:
     """Raise InputError unless ``path`` can be loaded: a checkpoint, an adapter of peft, or a name on the Hub."""
-    if not (path / "adapter_config.json").exists():
+    if not (path / ADAPTER_CONFIG).exists():
         find(path)
+
+
+def refuse_adapter(path: str | os.PathLike[str]) -> None:
+    """Raise InputError if ``path`` is an adapter of peft. Training and conversion need weights that hold its change."""
+    if (Path(path).expanduser() / ADAPTER_CONFIG).is_file():
+        raise InputError(
+            f"{path}: is an adapter of peft; merge it into its base first: save merge_and_unload() of "
+            "peft.PeftModel.from_pretrained(base, adapter)"
+        )
 
 
 def check_convertible(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
     """Raise InputError unless there is a checkpoint at ``src``, and nothing at ``dst`` or an empty folder."""
+    refuse_adapter(src)
     if find(src) is None:
         raise InputError(f"no checkpoint at {src}: no such file or folder")
     target = Path(dst).expanduser()

@@ -25,7 +25,7 @@ from hyenadna.common.options import (
 )
 from hyenadna.common.run_layout import CONFIG_FILE, SPLITS_FILE
 from hyenadna.data.inputs import PreparedGenome
-from hyenadna.model.locate import check_checkpoint
+from hyenadna.model.locate import check_checkpoint, refuse_adapter
 from hyenadna.model.sizes import short_name
 
 BelowOne = Annotated[float, Ge(0), Lt(1)]
@@ -168,3 +168,4 @@ class PretrainConfig(Options):
         # A run that has begun resumes from its own checkpoints, and does not need the first one.
         if self.init_from is not None and not (self.out / CONFIG_FILE).is_file():
             check_checkpoint(self.init_from)
+            refuse_adapter(self.init_from)

@@ -10,9 +10,11 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import peft.utils.constants as targets
 import pytest
+import torch
 
 from hyenadna import DNATokenizer, HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
 
@@ -37,7 +39,8 @@ for _name in ("diffusers", "datasets"):
 # peft has a table of the layers that each method adapts, by the type of model.
 LAYERS = ["in_proj", "out_proj", "fc1", "fc2"]
 for _name, _table in list(vars(targets).items()):
-    if _name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(_table, dict):
+    # One table holds functions in place of layers.
+    if _name.startswith("TRANSFORMERS_MODELS_TO_") and isinstance(_table, dict) and "POSTPROCESS" not in _name:
         _table["hyenadna"] = ["fc2"] if "FEEDFORWARD" in _name else ["norm1"] if "LNTUNING" in _name else LAYERS
 
 # Where it does not find the layers at model.layers, this method asks for them.
@@ -81,15 +84,31 @@ def _with_model(cls: type, model: str) -> type:
     return type(cls.__name__, (cls,), changed)
 
 
+def _on_the_left(mask: torch.Tensor) -> torch.Tensor:
+    """A pad on the left in place of a hole in their masks. No batch of sequences has one, and the models refuse it."""
+    return mask.sort(dim=1).values
+
+
 class _Decoder(test_decoder_models.TestDecoderModels):
     def prepare_inputs_for_testing(self) -> dict[str, Any]:
-        """As theirs, but with a pad on the left in place of a hole in the mask, which no batch of sequences has."""
         inputs = super().prepare_inputs_for_testing()
-        inputs["attention_mask"] = inputs["attention_mask"].sort(dim=1).values
-        return inputs
+        return inputs | {"attention_mask": _on_the_left(inputs["attention_mask"])}
+
+    def _test_generate_half_prec(self, *args: Any) -> None:
+        generate = HyenaDNAForCausalLM.generate
+
+        def padded(model: Any, *args: Any, attention_mask: torch.Tensor, **kwargs: Any) -> Any:
+            return generate(model, *args, attention_mask=_on_the_left(attention_mask), **kwargs)
+
+        with mock.patch.object(HyenaDNAForCausalLM, "generate", padded):
+            super()._test_generate_half_prec(*args)
+
+
+class _Classifier(test_seq_classifier.TestSequenceClassificationModels):
+    def prepare_inputs_for_testing(self) -> dict[str, Any]:
+        inputs = super().prepare_inputs_for_testing()
+        return inputs | {"attention_mask": _on_the_left(inputs["attention_mask"])}
 
 
 TestDecoder = _with_model(_Decoder, _saved(HyenaDNAForCausalLM, "causal"))
-TestClassifier = _with_model(
-    test_seq_classifier.TestSequenceClassificationModels, _saved(HyenaDNAForSequenceClassification, "classes")
-)
+TestClassifier = _with_model(_Classifier, _saved(HyenaDNAForSequenceClassification, "classes"))

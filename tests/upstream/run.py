@@ -4,8 +4,9 @@
     python tests/upstream/run.py transformers -- -k save
 
 Their tests come from the source distributions of the installed versions, and stay in a cache folder. transformers'
-distribution lacks the tests of ``generate``: they come from GitHub, or from a checkout (``--transformers-tests``). What
-cannot pass stands in ``exceptions.py`` with its reason. Needs ``pip install parameterized``.
+distribution lacks the tests of ``generate`` and of the exporters: they come from GitHub, or from a checkout, perhaps of
+another version (``--transformers-tests``); the output names it. What cannot pass stands in ``exceptions.py`` with its
+reason. Needs ``pip install parameterized``.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import re
 import subprocess
 import sys
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from exceptions import EXCEPTIONS  # noqa: E402
-from sources import PACKAGES, UnreachableError, fetch  # noqa: E402
+from sources import ORIGIN, PACKAGES, UnreachableError, fetch  # noqa: E402
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hyenadna-upstream"
 FAILED = re.compile(r"^(?:FAILED|ERROR|SUBFAILED.*?) ::(Test\w+::\S+)")
@@ -85,7 +87,9 @@ def main() -> int:
         excused = {test: why for test in failed if (why := reason(test))}
         others = [test for test in failed if test not in excused]
         wrong += len(others)
-        print(f"{package}: {counts}")
+        print(f"{package} {version(package)}: {counts}")
+        if (folder / ORIGIN).exists():
+            print(f"  tests of generate and export: those of transformers {(folder / ORIGIN).read_text()}")
         for why in dict.fromkeys(excused.values()):
             print(f"  {sum(found == why for found in excused.values())} exceptions: {why}")
         for test in others:

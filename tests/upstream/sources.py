@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ PACKAGES = ("transformers", "peft")
 
 # Parts of transformers' suite that its source distribution lacks, by their place in the repository.
 BESIDE = ("generation/test_utils.py", "exporters/test_export.py")
+ORIGIN = "origin.txt"
 REPOSITORY = "https://raw.githubusercontent.com/huggingface/transformers"
 
 
@@ -28,7 +30,8 @@ def fetch(package: str, cache: Path, beside: Path | None = None) -> Path:
         package: one of ``PACKAGES``. The version is the installed one.
         cache: where downloads are kept.
         beside: the ``tests`` folder of a checkout of transformers, for what the source distribution lacks. Without it
-            the files come from GitHub; what cannot be had from there is left out.
+            the files come from GitHub; what cannot be had from there is left out. The checkout may be of another
+            version: ``ORIGIN``, beside ``tests``, names it.
 
     Raises:
         UnreachableError: the source distribution cannot be downloaded.
@@ -75,14 +78,25 @@ def _add_missing(tests: Path, beside: Path | None) -> None:
             file.write_text(text)
     for place in BESIDE:
         file = tests / place
-        if file.exists():
+        if file.exists() and beside is None:
             continue
         try:
             if beside is not None:
                 file.write_bytes((beside / place).read_bytes())
+                tests.with_name(ORIGIN).write_text(f"{_checked_out(beside)}, from a checkout")
             else:
                 url = f"{REPOSITORY}/v{version('transformers')}/tests/{place}"
                 with urllib.request.urlopen(url, timeout=20) as answer:
                     file.write_bytes(answer.read())
+                tests.with_name(ORIGIN).write_text(version("transformers"))
         except OSError as error:
             print(f"left out: {place} ({error})")
+
+
+def _checked_out(tests: Path) -> str:
+    """The version of the checkout of transformers that holds ``tests``."""
+    file = tests.resolve().parent / "src" / "transformers" / "__init__.py"
+    found = (
+        re.search(r'^__version__ = "(.+)"', file.read_text(encoding="utf-8"), re.MULTILINE) if file.exists() else None
+    )
+    return found[1] if found else "an unknown version"

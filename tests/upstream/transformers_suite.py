@@ -8,6 +8,7 @@ import tempfile
 import unittest
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
 from transformers.models.auto import modeling_auto
@@ -119,6 +120,13 @@ class TestModels(ModelTesterMixin, GenerationTesterMixin, unittest.TestCase):  #
     def test_config(self) -> None:
         """All checks of ``ConfigTester``."""
         self.config_tester.run_common_tests()
+
+    def test_left_padding_compatibility(self) -> None:
+        """Theirs, which skips models without attention."""
+        if not hasattr(GenerationTesterMixin, "test_left_padding_compatibility"):
+            self.skipTest("the tests of generate are left out")
+        with mock.patch.object(self, "has_attentions", True):
+            super().test_left_padding_compatibility()
 
 
 class TestTokenizer(TokenizerTesterMixin, unittest.TestCase):  # type: ignore[misc]

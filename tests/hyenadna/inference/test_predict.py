@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from hyenadna import (
     HyenaDNAForCausalLM,
@@ -97,6 +98,37 @@ def test_a_checkpoint_without_a_head_is_refused(config: PredictConfig, save: Any
     with pytest.raises(InputError, match="has no trained head to predict with; make one with hyenadna finetune"):
         predict(config, progress=False)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize("kind", ["SEQ_CLS", "TOKEN_CLS"])
+@pytest.mark.parametrize("head_in_base", [True, False])
+def test_adapters_are_applied(
+    config: PredictConfig, tiny_checkpoint: Any, tmp_path: Path, kind: str, head_in_base: bool
+) -> None:
+    base_kind = HyenaDNAForSequenceClassification if kind == "SEQ_CLS" else HyenaDNAForTokenClassification
+    fields = {"max_seq_len": 32, "id2label": {0: "l", 1: "h"}, "noise": 0.1}
+    base = tiny_checkpoint(base_kind if head_in_base else HyenaDNAForCausalLM, **fields)
+    model = get_peft_model(base_kind.from_pretrained(base), LoraConfig(task_type=kind, target_modules=["fc1"], r=2))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 2 * torch.randn_like(parameter)
+    model.save_pretrained(config.model)
+    assert predict(config, progress=False) == 4
+    for row, sequence in zip(rows(config.out), SEQUENCES, strict=True):
+        with torch.no_grad():
+            logits = model.eval()(torch.from_numpy(encode(sequence, ""))[None]).logits[0]
+        if kind == "TOKEN_CLS":
+            assert row["tokens"] == "".join("lh"[i] for i in logits.argmax(-1))
+        else:
+            assert float(row["l"]) == pytest.approx(float(logits.softmax(0)[0]), abs=1e-5)
+            assert abs(float(row["l"]) - 0.5) > 0.001
+
+
+def test_an_adapter_without_a_head_is_refused(config: PredictConfig, tiny_checkpoint: Any) -> None:
+    base = HyenaDNAForCausalLM.from_pretrained(tiny_checkpoint(max_seq_len=32))
+    get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", target_modules=["fc1"])).save_pretrained(config.model)
+    with pytest.raises(InputError, match="has no trained head to predict with"):
+        predict(config, progress=False)
 
 
 def test_damaged_weights_are_refused(config: PredictConfig, save: Any) -> None:

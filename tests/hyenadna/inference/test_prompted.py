@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
@@ -157,6 +158,11 @@ def test_what_was_trained_predicts(
     with asked.out.open() as file:
         found = list(csv.DictReader(file, delimiter="\t"))
     assert list(found[0]) == ["seq", "class", *summary["classes"]]
+    # Its tokenizer gives the classifier what `predict` gave it.
+    ids = AutoTokenizer.from_pretrained(config.out / "model")(found[0]["seq"], return_tensors="pt").input_ids
+    with torch.no_grad():
+        logits = SoftPrompt.load(config.out / "model")(ids).logits[0]
+    assert float(found[0][summary["classes"][0]]) == pytest.approx(float(logits.softmax(0)[0]), abs=1e-5)
     right = [summary["classes"].index(row["class"]) == label for row, label in zip(found, test.labels, strict=True)]
     assert np.mean(right) == pytest.approx(summary["test"]["accuracy"]["mean"])
     assert all(sum(float(row[name]) for name in summary["classes"]) == pytest.approx(1, abs=1e-5) for row in found)

@@ -34,6 +34,9 @@ from hyenadna import (
     HyenaDNAForTokenClassification,
     InputError,
 )
+from hyenadna.finetuning.config import FinetuneConfig
+from hyenadna.model.convert import convert
+from hyenadna.pretraining.config import PretrainConfig
 
 IDS = torch.tensor([[7, 8, 9, 10, 11, 7], [10, 10, 9, 8, 7, 7]])
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -127,6 +130,23 @@ def test_soft_prompts_are_refused_with_advice(adapted: Any, kind: Any) -> None:
     for load in (HyenaDNAForCausalLM, AutoModelForCausalLM):
         with pytest.raises(InputError, match=r"is P\w+_TUNING, .*peft\.PeftModel\.from_pretrained"):
             load.from_pretrained(folder)
+
+
+def test_what_trains_or_converts_refuses_adapters(adapted: Any, tiny_genome: Path, tmp_path: Path) -> None:
+    folder, model, base = adapted("CAUSAL_LM")
+    for place in (folder, base):
+        # An adapter may lie beside its base too.
+        (base / "adapter_config.json").write_bytes((folder / "adapter_config.json").read_bytes())
+        with pytest.raises(InputError, match=r"is an adapter of peft; merge it .*merge_and_unload"):
+            convert(place, tmp_path / "converted")
+        with pytest.raises(InputError, match=r"is an adapter of peft; merge it"):
+            PretrainConfig(genome=tiny_genome, out=tmp_path / "run", init_from=place).check()
+        with pytest.raises(InputError, match=r"is an adapter of peft; merge it"):
+            FinetuneConfig(data=base, out=tmp_path / "run", model=place).check()
+    assert not (tmp_path / "converted").exists()
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    merged = HyenaDNAForCausalLM.from_pretrained(convert(tmp_path / "merged", tmp_path / "converted"))
+    torch.testing.assert_close(logits(merged), logits(HyenaDNAForCausalLM.from_pretrained(folder)), rtol=0, atol=1e-5)
 
 
 def test_without_peft_the_error_names_the_extra(adapted: Any, monkeypatch: pytest.MonkeyPatch) -> None:

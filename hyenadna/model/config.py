@@ -325,9 +325,12 @@ class HyenaDNAConfig(PretrainedConfig):
             InputError: the file holds JSON, but no object.
         """
         try:
-            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+            content, others = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         except (TypeError, AttributeError) as error:
             raise InputError(f"config: expected a JSON object ({error})") from error
+        if not isinstance(content, dict):
+            raise InputError(f"config: expected a JSON object, got {content!r:.40}")
+        return content, others
 
     @classmethod
     def named(cls, name: str, **overrides: Any) -> HyenaDNAConfig:

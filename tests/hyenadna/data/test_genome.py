@@ -451,3 +451,11 @@ def test_a_temporary_genome_is_not_mapped_when_its_folder_goes(
         assert genome.tokens("a", 0, 1).tolist()
         assert is_mapped(str(genome.folder))
     assert mapped == [False]
+
+
+def test_five_names_that_are_near_are_listed(tmp_path: Path) -> None:
+    names = [f"scaffold{number:02}" for number in range(31)]
+    folder = tmp_path / "g"
+    genome = prepare(write(tmp_path / "g.fa", "".join(f">{n}\nACGT\n" for n in names).encode()), folder, progress=False)
+    with pytest.raises(InputError, match=r"the nearest are scaffold\d\d(, scaffold\d\d){4};"):
+        genome.contig("scaffold_05")

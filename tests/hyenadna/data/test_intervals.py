@@ -167,3 +167,10 @@ def test_split_fraction_covers_every_position_once(genome: Genome) -> None:
 def test_bad_fraction(genome: Genome, valid: float, test: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         split_fraction(genome, valid, test)
+
+
+def test_names_and_strands_make_no_other_splits() -> None:
+    """A run knows its splits again by their text, which checkpoints hold."""
+    one, other = Interval("a", 0, 9, "valid"), Interval("a", 0, 9, "valid", "gene", "-")
+    assert one == other
+    assert repr(one) == repr(other) == "Interval(contig='a', start=0, end=9, split='valid')"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import reverse_complement
+from hyenadna.data import sequences
 from hyenadna.data.sequences import Last, Mean, Window, check_windows, encode, per_position, sliding_windows
 
 
@@ -131,3 +133,24 @@ def test_means_and_last_values_do_not_depend_on_the_batch(batch_size: int) -> No
     for mean, last, (_, ids) in zip(found[0], found[1], sequences, strict=True):
         np.testing.assert_allclose(mean, np.sin(ids / 3.0).mean(), rtol=1e-12)
         assert last == np.sin(ids[-1] / 3.0)
+
+
+def test_the_longest_are_read_first_and_windows_from_left_to_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest batch needs most memory. What does not fit is to fail at once."""
+    monkeypatch.setattr(sequences, "_CHUNK_POSITIONS", 30)
+    drawn: list[int] = []
+    batches: list[tuple[list[int], int]] = []
+
+    def rows() -> Iterator[tuple[str, np.ndarray]]:
+        for number, length in enumerate((3, 21, 8, 4, 7)):
+            drawn.append(length)
+            yield f"s{number}", np.arange(length, dtype=np.uint8) + 50 * number
+
+    def compute(parts: list[np.ndarray]) -> list[np.ndarray]:
+        batches.append(([int(part[0]) for part in parts], len(drawn)))
+        return parts
+
+    found = list(per_position(rows(), compute, batch_size=2, max_length=8, window=8, stride=5))
+    assert [len(values) for values in found] == drawn
+    # Starts of the windows, and the sequences that were read by then: as many as have 30 positions, and then the rest.
+    assert batches == [([50, 55], 3), ([60, 100], 3), ([65, 0], 3), ([200, 150], 5)]

@@ -343,3 +343,10 @@ def test_a_contig_with_nothing_but_n_is_refused(config: EvaluateConfig, tmp_path
     with pytest.raises(InputError, match="hold only N"):
         evaluate(replace(config, genome=folder, exclude=[]), progress=False)
     assert not config.out.exists()
+
+
+def test_a_bed_without_the_split_is_refused(config: EvaluateConfig, tmp_path: Path) -> None:
+    (tmp_path / "s.bed").write_text("a\t0\t900\ttrain\nb\t0\t900\tvalid\n")
+    with pytest.raises(InputError, match=r"s\.bed: no interval is of the split 'test'; choose another `split`"):
+        evaluate(replace(config, contigs=[], exclude=[], bed=tmp_path / "s.bed"), progress=False)
+    assert not config.out.exists()

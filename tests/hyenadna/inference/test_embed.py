@@ -282,3 +282,35 @@ def test_a_full_disk_at_the_end_keeps_the_parts(config: EmbedConfig, monkeypatch
     assert not config.out.exists()
     embed(replace(config, resume=True), progress=False)
     assert config.out.read_bytes() == whole.read_bytes()
+
+
+def test_nothing_to_embed_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.fa").write_text(">one\n>two\n")
+    config = EmbedConfig(model=folder, out=tmp_path / "t.npz", fasta=tmp_path / "f.fa", device="cpu")
+    with pytest.raises(InputError, match=r"f\.fa: none of its 2 records has a sequence"):
+        embed(config, progress=False)
+    assert not config.out.exists()
+
+
+def test_states_that_are_not_finite_are_refused(config: EmbedConfig, tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model()
+    # Finite weights, and an overflow behind them.
+    model.hyena.backbone.ln_f.weight.data[:] = 3e38
+    model.hyena.backbone.ln_f.bias.data[:] = 3e38
+    model.save_pretrained(config.out.with_name("large"))
+    with pytest.raises(InputError, match="the model's states are not finite"):
+        embed(replace(config, model=config.out.with_name("large")), progress=False)
+    assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bed": None, "genome": None, "aliases": Path(__file__), "fasta": Path("x.fa")}, "`aliases` needs a `genome`"),
+        ({"bed": None, "genome": None, "fasta": Path("genome")}, "is a genome of `hyenadna prepare`; give the FASTA"),
+    ],
+)
+def test_a_genome_is_no_sequence(config: EmbedConfig, tiny_genome: Path, change: Any, message: str) -> None:
+    change = {name: tiny_genome if value == Path("genome") else value for name, value in change.items()}
+    with pytest.raises(InputError, match=message):
+        embed(replace(config, **change), progress=False)

@@ -170,3 +170,10 @@ def test_bad_input_is_refused(config: GenerateConfig, change: dict[str, Any], me
         generate(replace(config, **change), progress=False)
     assert str(caught.value).startswith(message)
     assert not config.out.exists()
+
+
+def test_a_prompt_without_bases_is_refused(config: GenerateConfig, tmp_path: Path) -> None:
+    (tmp_path / "p.fa").write_text(">x\nACGT\n>y\n")
+    with pytest.raises(InputError, match=r"p\.fa: 'y' has no base to continue; remove it"):
+        generate(replace(config, prompt=None, prompt_fasta=tmp_path / "p.fa"), progress=False)
+    assert not config.out.exists()

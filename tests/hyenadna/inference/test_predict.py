@@ -188,3 +188,10 @@ def test_every_sequence_is_checked_before_the_first_is_predicted(
     with pytest.raises(InputError, match=message):
         predict(config, progress=False)
     assert sorted(path.name for path in config.out.parent.iterdir()) == ["model", "t.tsv"]
+
+
+def test_classes_of_bases_are_single_letters(config: PredictConfig, save: Any) -> None:
+    save(HyenaDNAForTokenClassification, id2label={0: "a", 1: "bc"})
+    with pytest.raises(InputError, match="classes of bases must be single letters, and these are a, bc"):
+        predict(config, progress=False)
+    assert not config.out.exists()

@@ -18,7 +18,7 @@ from hyenadna.common.vocab import LETTERS, N_ID, PAD_ID, reverse_complement
 from hyenadna.data.genome import Genome
 from hyenadna.data.sequences import encode
 from hyenadna.data.variant_files import open_variants
-from hyenadna.data.variants import MISMATCH, OUTSIDE, alleles, justify, windows
+from hyenadna.data.variants import MISMATCH, OUTSIDE, UNSCORED_ALLELE, alleles, justify, windows
 from hyenadna.inference.likelihood import LogLikelihoodScorer
 from hyenadna.inference.score import ScoreConfig, score
 
@@ -701,3 +701,18 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
     assert finished > 5
     assert sum(calls) <= (17 - 4) * (1 if kind == "sequences" else 2)
     assert not (tmp_path / f"{out.name}.partial").exists()
+
+
+def test_a_third_allele_of_a_maf_is_told(config: Any, genome: Genome, tmp_path: Path) -> None:
+    ref = letters(genome, "b", 99, 100)
+    first, second = [base for base in "ACGT" if base != ref][:2]
+    path = tmp_path / "third.maf"
+    names = ("Chromosome", "Start_Position", "Reference_Allele", "Tumor_Seq_Allele1", "Tumor_Seq_Allele2")
+    path.write_text("\t".join(names) + f"\nb\t100\t{ref}\t{first}\t{second}\nb\t100\t{ref}\t{ref}\t{second}\n")
+    scoring = config(vcf=path)
+    result = score(scoring, progress=False)
+    third, plain = rows(scoring.out)
+    assert UNSCORED_ALLELE in third["note"]
+    assert UNSCORED_ALLELE not in plain["note"]
+    assert third["score"] == plain["score"] != ""
+    assert result.remarks[UNSCORED_ALLELE] == 1

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import time
@@ -681,3 +682,48 @@ def test_unexpected_keys_of_the_hf_format_are_listed(model: HyenaDNAForCausalLM,
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"1 keys are unexpected: hyena\.backbone\.colour"):
         HyenaDNAForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pickled", "shards"])
+def test_other_weights_of_a_name_on_the_hub(
+    model: HyenaDNAForCausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    model.save_pretrained(tmp_path, **({"max_shard_size": "4KB"} if kind == "shards" else {}))
+    if kind == "pickled":
+        torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+        (tmp_path / "model.safetensors").unlink()
+    fetched: set[str] = set()
+
+    def cached_file(name: str, file: str, **hub: Any) -> str:
+        if not (tmp_path / file).is_file():
+            raise OSError(f"{name} has no {file}")
+        fetched.add(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("hyenadna.model.checkpoint.cached_file", cached_file)
+    assert torch.equal(logits(HyenaDNAForCausalLM.from_pretrained("LongSafari/some-model")), logits(model))
+    assert fetched == {path.name for path in tmp_path.iterdir()} - {"generation_config.json"}
+    for path in tmp_path.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    with pytest.raises(OSError, match=r"has no model\.safetensors"):
+        HyenaDNAForCausalLM.from_pretrained("LongSafari/some-model")
+
+
+def test_weights_may_be_given_in_memory(model: HyenaDNAForCausalLM) -> None:
+    loaded = HyenaDNAForCausalLM.from_pretrained(None, config=model.config, state_dict=model.state_dict())
+    assert torch.equal(logits(loaded.eval()), logits(model))
+
+
+def test_a_configuration_that_does_not_fit_names_its_place(model: HyenaDNAForCausalLM, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="config must be a HyenaDNAConfig, got dict"):
+        HyenaDNAForCausalLM.from_pretrained(tmp_path, config={"d_model": 16})
+    content = json.loads((tmp_path / "config.json").read_text()) | {"pooling": "max"}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"^" + re.escape(str(tmp_path)) + r".*: config: pooling must be"):
+        HyenaDNAConfig.from_pretrained(tmp_path)
+    for text in ("[]", "[1]", '"x"', "3", "null"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(InputError, match="expected a JSON object"):
+            HyenaDNAConfig.from_pretrained(tmp_path)

@@ -349,3 +349,15 @@ def test_embedded_prompts_with_left_pads_and_with_their_ids() -> None:
     mask = {"attention_mask": inputs["attention_mask"]}
     assert torch.equal(model.generate(**embedded, **mask, **greedy), expected[:, 12:])
     assert torch.equal(model.generate(inputs["input_ids"], **embedded, **mask, **greedy), expected)
+
+
+def test_vectors_without_a_mask_are_all_real() -> None:
+    """``inputs_embeds`` alone say nothing of pads, so that every position is pooled."""
+    model = tiny(HyenaDNAForSequenceClassification, pooling="mean")
+    vectors = torch.randn(2, 9, 8, dtype=torch.float64)
+    with torch.no_grad():
+        alone = model(inputs_embeds=vectors).logits
+        masked = model(inputs_embeds=vectors, attention_mask=torch.ones(2, 9, dtype=torch.long)).logits
+        states = model.hyena(inputs_embeds=vectors).last_hidden_state
+    torch.testing.assert_close(alone, masked, rtol=0, atol=0)
+    torch.testing.assert_close(alone, model.score(states.mean(dim=1)), rtol=0, atol=1e-12)

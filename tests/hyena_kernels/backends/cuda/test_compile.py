@@ -29,8 +29,8 @@ def test_no_kernel_spills_or_wants_too_much_shared_memory() -> None:
     assert sum(name.startswith("fftconv_rows") and name.endswith(", forward") for name in table) == 13
     # Four numbers of points, each with three lengths of rows.
     assert sum(name.startswith("fftconv_columns") for name in table) == 4 + 4 * 3
-    # Three dtypes in both orders. Backward of two signals is compiled for projections only. Two dtypes have 16 bits, and
-    # their projections also come with float32 on the other side, forward and backward.
+    # Three dtypes in both orders. Backward of two signals is compiled for projections only. Two dtypes have 16 bits.
+    # Their projections also come with float32 on the other side, forward and backward.
     assert sum("patches" in name for name in table) == 3 * (2 + 3 + 2) + 2 * (1 + 1)
     # Every optional form is used on at least one of the two architectures.
     assert not [name for name, row in table.items() if not any(row.values())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -158,11 +159,22 @@ def cache_filters(module: nn.Module, max_bytes: int = MAX_BYTES) -> Iterator[Non
     finally:
         with _lock:
             for each in filters:
-                others = tuple(block for block in _blocks[each] if block is not cache)
+                others = tuple(block for block in _blocks.get(each, ()) if block is not cache)
                 if others:
                     _blocks[each] = others
                 else:
-                    del _blocks[each]
+                    _blocks.pop(each, None)
+
+
+def _forget_blocks_of_parent() -> None:
+    """Leave all blocks, in a process that was forked inside one. It may have been forked while a thread held a lock."""
+    global _lock
+    _lock = threading.Lock()
+    _blocks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_blocks_of_parent)
 
 
 def _drop(module: nn.Module, *, trained: bool = False) -> None:

@@ -7,13 +7,15 @@ casts of autocast are not counted. With ``triton``, the bytes are those that the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.common.run_file import OURS
 from hyena_kernels.backends.triton.plan import Plan, plan as plan_for
 
 FILTER_ROWS = 64
 """Rows of a weight gradient per program of the filter's Triton kernels. Each program reads the other factor."""
+INNER_BYTES = 4
+"""Bytes of an element between projections and result of the mixer's Triton kernels: float32."""
 _SINE_FLOPS = 40
 """Instructions of a sine of float32 accuracy: range reduction in three terms and a polynomial."""
 VOCABULARY = 16
@@ -70,7 +72,11 @@ def _rows_together(batch: int, channels: int, plan: Plan) -> int:
 
 @dataclass(frozen=True)
 class Convolution:
-    """``fftconv`` with filters as long as the signals. ``pre`` and ``post`` say which gates there are."""
+    """``fftconv`` with filters as long as the signals and a skip. ``pre`` and ``post`` say which gates there are.
+
+    ``item`` is the bytes of an element of the signal, the gates and their gradients. ``result`` is that of the result
+    and its gradient, if it is another.
+    """
 
     batch: int
     channels: int
@@ -79,11 +85,16 @@ class Convolution:
     pre: bool
     post: bool
     triton: bool
+    result: int | None = None
+
+    def _row(self) -> tuple[int, int]:
+        """Bytes of a row of the signal and of the result."""
+        return self.item * self.length, (self.item if self.result is None else self.result) * self.length
 
     def forward(self) -> Stage:
         plan = plan_for(self.length)
-        signal, filter, scratch = self.item * self.length, 4 * self.length, 8 * plan.size
-        into, out = (1 + self.pre) * signal, (1 + self.post) * signal
+        (signal, result), filter, scratch = self._row(), 4 * self.length, 8 * plan.size
+        into, out = (1 + self.pre) * signal, result + self.post * signal
         programs = 1
         if self.triton and plan.columns == 1:
             programs = self.batch // _rows_together(self.batch, self.channels, plan)
@@ -97,9 +108,10 @@ class Convolution:
 
     def backward(self) -> Stage:
         plan = plan_for(self.length)
-        signal, filter, scratch = self.item * self.length, 4 * self.length, 8 * plan.size
+        (signal, result), filter, scratch = self._row(), 4 * self.length, 8 * plan.size
+        factors = result + (1 + self.pre + self.post) * signal
         # Read dy, u and the gates; write the gradients of u and the gates.
-        once = self.batch * (3 + 2 * (self.pre + self.post)) * signal + 2 * filter
+        once = self.batch * (factors + (1 + self.pre + self.post) * signal) + 2 * filter
         programs = 1
         if self.triton and plan.columns == 1:
             programs = self.batch // _rows_together(self.batch, self.channels, plan)
@@ -108,12 +120,15 @@ class Convolution:
                 once += (3 * programs + 3 - 2) * filter
         elif self.triton:
             # Signals and gates are read for the transforms. Factors of a result are read once more.
-            into = (2 + self.pre + self.post) * signal + 2 * scratch
+            into = factors + 2 * scratch
             once = self.batch * into + filter + scratch + self.batch * (3 + self.post) * scratch + 2 * scratch
             # One inverse gives du and dpre (factors pre_gate and u), another gives dpost (factor dy).
             once += self.batch * (scratch + (4 if self.pre else 1) * signal)
-            once += self.batch * (scratch + 2 * signal) * self.post
+            once += self.batch * (scratch + signal + result) * self.post
             once += scratch + filter
+        if self.triton:
+            # The gradient of the skip is summed from all of them.
+            once += self.batch * factors
         transforms = (3 + self.post) * self.batch + programs + 1
         points = (6 * (1 + self.post) + 8) * self.batch * plan.size
         points += 2 * self.batch * (self.pre + self.post) * self.length
@@ -167,6 +182,7 @@ def short_conv(batch: int, channels: int, length: int, item: int, backward: bool
 def mixer_forward(batch: int, channels: int, length: int, item: int, order: int, triton: bool) -> list[Stage]:
     """Forward pass of ``hyena_mixer``."""
     steps, row = order - 1, batch * channels * length * item
+    inner = batch * channels * length * INNER_BYTES
     taps = 2 * 3 * batch * channels * length * (steps + 2)
     if not triton:
         # Nothing between the projections and the result needs memory.
@@ -174,30 +190,41 @@ def mixer_forward(batch: int, channels: int, length: int, item: int, order: int,
         vector = taps + sum(stage.vector for stage in convolutions)
         return [Stage("hyena_mixer", (steps + 3) * row + 4 * steps * channels * length, vector=vector)]
     return [
-        Stage("convolve, split, gate", (steps + 2 + steps + 1) * row, vector=taps),
-        *[Convolution(batch, channels, length, item, False, True, True).forward()] * steps,
+        Stage("convolve, split, gate", (steps + 2) * row + (steps + 1) * inner, vector=taps),
+        *[convolution.forward() for convolution in _convolutions(batch, channels, length, item, steps)],
         Stage("transpose", 2 * row),
     ]
+
+
+def _convolutions(batch: int, channels: int, length: int, item: int, steps: int) -> list[Convolution]:
+    """The long convolutions of ``hyena_mixer`` in Triton. Only the last one's result has the dtype of the signals."""
+    inner = Convolution(batch, channels, length, INNER_BYTES, False, True, True)
+    return [inner] * (steps - 1) + [replace(inner, result=item)]
 
 
 def mixer_backward(batch: int, channels: int, length: int, item: int, order: int, triton: bool) -> list[Stage]:
     """Backward pass of ``hyena_mixer`` with all gradients."""
     steps, row = order - 1, batch * channels * length * item
     taps = 2 * 3 * batch * channels * length * (steps + 2)
-    convolution = Convolution(batch, channels, length, item, False, True, triton)
-    again = [convolution.forward()] * (steps - 1)
-    backward = [convolution.backward()] * steps
+    inner = batch * channels * length * INNER_BYTES
+    if triton:
+        convolutions = _convolutions(batch, channels, length, item, steps)
+    else:
+        convolutions = [Convolution(batch, channels, length, item, False, True, False)] * steps
+    again = [convolution.forward() for convolution in convolutions[:-1]]
+    backward = [convolution.backward() for convolution in convolutions]
     if not triton:
         vector = 3 * taps + sum(stage.vector for stage in (*again, *backward))
         # Read dy and the projections; write the gradients of the projections.
         count = (1 + 2 * (steps + 2)) * row + 2 * 4 * steps * channels * length
         return [Stage("hyena_mixer backward", count, vector=vector)]
     return [
-        Stage("convolve, split, gate", (steps + 2 + steps + 1) * row, vector=taps),
+        Stage("convolve, split, gate", (steps + 2) * row + (steps + 1) * inner, vector=taps),
         *again,
         Stage("transpose", 2 * row),
         *backward,
-        Stage("gradient of gates and product", (3 * steps + 5) * row, vector=2 * taps),
+        # Read the gradients of gates and product, and the projections; write the gradients of the projections.
+        Stage("gradient of gates and product", (steps + 1) * inner + 2 * (steps + 2) * row, vector=2 * taps),
     ]
 
 

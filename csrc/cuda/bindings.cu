@@ -8,6 +8,7 @@
 #include "fftconv_long.h"
 #include "fftconv_passes.h"
 #include "fftconv_rows.h"
+#include "fftconv_skip.h"
 #include "implicit_filter.h"
 #include "runtime.cuh"
 #include "short_conv.h"
@@ -123,6 +124,11 @@ void unweight(Tensor rows, Tensor y, Optional factor, Optional y2, Optional fact
   fftconv_unweight({view(rows), view(y), view(factor), view(y2), view(factor2), shift}, device.stream());
 }
 
+void skip_gradient(Tensor sums, Tensor dy, Tensor u, Optional pre_gate, Optional post_gate) {
+  const OnDevice device(u);
+  fftconv_skip({view(sums), view(dy), view(u), view(pre_gate), view(post_gate)}, device.stream());
+}
+
 void convolve(Tensor y, Tensor x, Tensor weight, Optional bias, int64_t parts, int64_t x_part, int64_t row_part,
               int64_t y_part, bool pair) {
   const OnDevice device(x);
@@ -174,6 +180,7 @@ STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CompositeExplicitAutograd, m) {
   m.impl("fftconv_row_bytes", TORCH_BOX(&fftconv_rows_shared));
   m.impl("fftconv_passes_points", TORCH_BOX(&fftconv_passes_points));
   m.impl("fftconv_passes_bytes", TORCH_BOX(&fftconv_passes_shared));
+  m.impl("fftconv_skip_spans", TORCH_BOX(&fftconv_skip_spans));
   m.impl("filter_blocks", TORCH_BOX(&filter_blocks));
 }
 
@@ -186,6 +193,7 @@ HYENA_IMPLEMENT(hyena_kernels_ext, HYENA_DISPATCH_KEY, m) {
   m.impl("fftconv_weight", TORCH_BOX(&weight));
   m.impl("fftconv_product", TORCH_BOX(&product));
   m.impl("fftconv_unweight", TORCH_BOX(&unweight));
+  m.impl("fftconv_skip", TORCH_BOX(&skip_gradient));
   m.impl("short_conv_tiles", TORCH_BOX(&convolve));
   m.impl("short_conv_tiles_backward", TORCH_BOX(&convolve_backward));
   m.impl("transpose", TORCH_BOX(&copy_transposed));

@@ -17,11 +17,13 @@ from jsonargparse import ArgumentParser
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import listed
-from hyenadna.common.streams import regular_file
+from hyenadna.common.streams import regular_file, same_file
 
 
 class _Config(Protocol):
     def check(self) -> None: ...
+
+    def written(self) -> list[Path]: ...
 
 
 Config = TypeVar("Config", bound=_Config)
@@ -107,8 +109,9 @@ def parse_config(parser: _OptionParser, kind: type[Config], argv: Sequence[str])
     words = list(_words(argv, {*lists, "--config"}))
     for before, word in zip(["", *words], words, strict=False):
         if before == "--config":
-            _check_yaml(_readable(word), {action.dest for action in parser._actions})
-    # The parser reads the file a second time.
+            _check_yaml(word, {action.dest for action in parser._actions})
+    # The parser reads the files a second time.
+    files = [word for before, word in zip(["", *words], words, strict=False) if before == "--config"]
     words = [
         str(_readable(word)) if before == "--config" else word
         for before, word in zip(["", *words], words, strict=False)
@@ -119,6 +122,9 @@ def parse_config(parser: _OptionParser, kind: type[Config], argv: Sequence[str])
     values = {field.name: parsed[field.name] for field in fields}
     config = kind(**{name: _expanded(value) for name, value in values.items()})
     config.check()
+    for file in files:
+        if any(same_file(path, Path(file).expanduser()) for path in config.written()):
+            raise InputError(f"--config {file}: is read, and would be written over; write to another place")
     return config, parsed
 
 
@@ -147,10 +153,24 @@ def _as_list(word: str) -> str:
     return json.dumps([name for name in names if name])
 
 
-def _check_yaml(file: Path, options: set[str]) -> None:
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping. YAML itself would take the last value."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """A mapping whose keys differ."""
+        node = super().compose_mapping_node(anchor)
+        keys = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.composer.ComposerError(None, None, f"{key.value} stands there twice", key.start_mark)
+            keys.add(key.value)
+        return node
+
+
+def _check_yaml(file: str, options: set[str]) -> None:
     """Raise InputError unless the file holds options. The parser's own message would not name the file."""
     try:
-        content = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
+        content = yaml.load(_readable(file).read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise InputError(f"--config {file}: cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:

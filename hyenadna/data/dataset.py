@@ -16,11 +16,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.data.genome import Genome, open_genome
 from hyenadna.data.sequences import encode
 from hyenadna.data.streams import read_chunks
-from hyenadna.data.tables import read_table
-
-_WORDS = "NA N/A n/a <NA> #N/A #NA NULL null None NaN nan -NaN -nan 1.#IND -1.#IND 1.#QNAN -1.#QNAN"
-MISSING = frozenset([*_WORDS.split(" "), "#N/A N/A"])
-"""What tables write for a missing value. pandas reads the same words as missing."""
+from hyenadna.data.tables import is_missing, read_table
 
 # Chromosomes that the published species task holds out; the others are for training.
 SPECIES_VALID = ("1", "3", "12", "13")
@@ -146,6 +142,8 @@ def _read_table(
         split = columns[split_column][row] if split_column else ""
         if split_column and split not in SPLITS:
             raise InputError(f"{where}: column {split_column!r} holds {split!r}; write {', '.join(SPLITS)}")
+        if sequence and is_missing(sequence):
+            raise InputError(f"{where}: {sequence!r} stands for a missing sequence; leave the row out")
         value = tuple(_number(label, where) for label in labels) if several else str(labels[0])
         found.setdefault(split or "", []).append(Example(where, encode(sequence, where), value))
     return found
@@ -271,7 +269,7 @@ def check_classes(examples: Iterable[Example]) -> None:
         first.setdefault(str(example.label), example)
     alike: dict[str, str] = {}
     for name in first:
-        if name.strip() in MISSING or not name.strip():
+        if is_missing(name):
             raise InputError(
                 f"{first[name].where}: the label {name!r} stands for a missing value (and in {counts[name] - 1:,} more "
                 "examples): leave these out; or, if it is a class, write its name in another way"

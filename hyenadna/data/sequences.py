@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import NamedTuple
 
@@ -171,6 +172,7 @@ def per_position(
     window: int | None = None,
     stride: int | None = None,
     collect: Callable[[int], Every] = Every,
+    computing: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[np.ndarray]:
     """Compute values for every position of sequences. Long sequences are read in windows, and batched by length.
 
@@ -182,6 +184,8 @@ def per_position(
         window: see :func:`sliding_windows`.
         stride: see :func:`sliding_windows`.
         collect: what is kept of a sequence's values. It takes the windows from left to right, whatever the batches.
+        computing: makes a block around the batches between two pauses. The caller may do anything in a pause, such as
+            train the model, so the block ends before.
 
     Yields:
         For each sequence what ``collect`` makes of its values, in order: ``(L, …)`` unless another is given.
@@ -200,11 +204,12 @@ def per_position(
         # window of a sequence, which may be shorter, comes after its others.
         windows.sort(key=lambda entry: entry[1].end - entry[1].start, reverse=True)
         results = [collect(len(ids)) for _, ids in chunk]
-        for first in range(0, len(windows), batch_size):
-            group = windows[first : first + batch_size]
-            computed = compute([chunk[row][1][part.start : part.end] for row, part in group])
-            for (row, part), values in zip(group, computed, strict=True):
-                results[row].add(part.first, values[part.first - part.start :])
+        with computing():
+            for first in range(0, len(windows), batch_size):
+                group = windows[first : first + batch_size]
+                computed = compute([chunk[row][1][part.start : part.end] for row, part in group])
+                for (row, part), values in zip(group, computed, strict=True):
+                    results[row].add(part.first, values[part.first - part.start :])
         yield from (result.result() for result in results)
 
 

@@ -22,7 +22,9 @@ from hyenadna.common.streams import is_input_stream, is_output_stream, open_outp
 from hyenadna.data.streams import check_text, read_bytes
 
 Row = Sequence[object]
-_MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "none")
+# In lower case, the words that pandas reads as missing.
+_WORDS = "na n/a <na> #n/a #na null none nan -nan 1.#ind -1.#ind 1.#qnan -1.#qnan"
+_MISSING = frozenset(["", "#n/a n/a", *_WORDS.split(" ")])
 # Bytes at the start of a file within which its header ends, and bytes of rows that are written at once.
 _HEADER = 1 << 20
 _BLOCK = 1 << 16

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT")
 _FIXED = (*COLUMNS, "QUAL", "FILTER", "INFO")
 _INFO = _FIXED.index("INFO")
 _ALT = COLUMNS.index("ALT")
+_PREFIX = "HYENADNA_"
+# Attributes may stand in any order, and a quoted one may hold a comma.
+_INFO_ID = re.compile(r'##INFO=<(?:\w+=(?:"(?:[^"\\]|\\.)*"|[^,">]*),)*ID=([^,>]+)')
 # More digits than any contig needs, and few enough for int().
 _MOST_DIGITS = 18
 # What may not stand in a value of INFO (VCF 4.3, section 1.2), and white space, which VCF 4.2 forbids.
@@ -71,13 +75,15 @@ class Annotation:
         columns: the names of the columns.
         values: description of each floating-point value by its name. The key is ``HYENADNA_NAME``, or with a number
             behind it if the file has that key already.
+        used: keys that records hold, whether the header names them or not.
     """
 
-    def __init__(self, header: Sequence[str], columns: Sequence[str], values: Mapping[str, str]) -> None:
-        number, taken = "", "\n".join(header)
-        while f"##INFO=<ID=HYENADNA_NOTE{number}," in taken or any(
-            f"##INFO=<ID={_key(name)}{number}," in taken for name in values
-        ):
+    def __init__(
+        self, header: Sequence[str], columns: Sequence[str], values: Mapping[str, str], used: Collection[str] = ()
+    ) -> None:
+        taken = {found[1] for line in header if (found := _INFO_ID.match(line))} | set(used)
+        number = ""
+        while any(f"{_key(name)}{number}" in taken for name in (*values, "note")):
             number = str(int(number or 1) + 1)
         self._keys = [f"{_key(name)}{number}" for name in values]
         self._note = f"HYENADNA_NOTE{number}"
@@ -148,5 +154,13 @@ def parse_position(text: str, column: str, where: str) -> int:
     return int(text.lstrip("0")[:_MOST_DIGITS] or 0)
 
 
+def own_keys(record: VariantRecord) -> Iterator[str]:
+    """The keys in the INFO of a record that could be those of an `Annotation`."""
+    if len(record.fields) > _INFO and _PREFIX in record.fields[_INFO]:
+        for entry in record.fields[_INFO].split(";"):
+            if (key := entry.partition("=")[0]).startswith(_PREFIX):
+                yield key
+
+
 def _key(name: str) -> str:
-    return f"HYENADNA_{name.upper()}"
+    return f"{_PREFIX}{name.upper()}"

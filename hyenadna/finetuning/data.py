@@ -85,7 +85,7 @@ def _check_unused(config: FinetuneConfig, kind: str) -> None:
         # They name the outputs of DeepSEA too.
         config.refuse_unused(("label_columns",), "a table as `data`")
     if kind != "deepsea":
-        config.refuse_unused(("genome",), "DeepSEA's coordinates as `data`")
+        config.refuse_unused(("genome", "aliases"), "DeepSEA's coordinates as `data`")
     if kind != "species":
         config.refuse_unused(("species_windows",), "species as `data`")
 

@@ -52,16 +52,16 @@ def hidden_states(
         found: np.ndarray = states.to(torch.promote_types(states.dtype, torch.float32)).cpu().numpy()
         return [state[: len(row)] for state, row in zip(found, rows, strict=True)]
 
-    with cache_filters(backbone):
-        yield from per_position(
-            sequences,
-            compute,
-            batch_size=batch_size,
-            max_length=model.config.max_seq_len,
-            window=window,
-            stride=stride,
-            collect=collect,
-        )
+    yield from per_position(
+        sequences,
+        compute,
+        batch_size=batch_size,
+        max_length=model.config.max_seq_len,
+        window=window,
+        stride=stride,
+        collect=collect,
+        computing=lambda: cache_filters(backbone),
+    )
 
 
 def mean_states(

@@ -67,15 +67,15 @@ class LogLikelihoodScorer:
         Raises:
             InputError: a sequence is longer than the model takes, or the outputs are not finite.
         """
-        with cache_filters(self.model):
-            yield from per_position(
-                sequences,
-                self._score,
-                batch_size=self.batch_size,
-                max_length=self.model.config.max_seq_len,
-                window=self.window,
-                stride=self.stride,
-            )
+        yield from per_position(
+            sequences,
+            self._score,
+            batch_size=self.batch_size,
+            max_length=self.model.config.max_seq_len,
+            window=self.window,
+            stride=self.stride,
+            computing=lambda: cache_filters(self.model),
+        )
 
     def _score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
         ids = to_tensor(rows, self.model.device, n_to_pad=self.n_to_pad)

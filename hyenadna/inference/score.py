@@ -26,7 +26,7 @@ from hyenadna.data.sources import Record, open_sequences
 from hyenadna.data.tables import TableParts, added_columns, tsv_line
 from hyenadna.data.variant_files import VariantFile, open_variants
 from hyenadna.data.variants import MISMATCH, MISMATCHES, VariantRecord, alleles
-from hyenadna.data.vcf import Annotation
+from hyenadna.data.vcf import Annotation, own_keys
 from hyenadna.inference.config import ScoreConfig
 from hyenadna.inference.likelihood import LogLikelihoodScorer, load_language_model
 from hyenadna.inference.variant_scores import VariantScorer
@@ -152,7 +152,7 @@ def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
             n_to_pad=config.n_to_pad,
         )
         names = SCORES[config.mode]
-        annotation = Annotation(file.header, file.columns, {name: _DESCRIPTIONS[name] for name in names})
+        annotation = Annotation(file.header, file.columns, {name: _DESCRIPTIONS[name] for name in names}, survey.keys)
         columns = [*file.columns, *(f"column_{i + 1}" for i in range(len(file.columns), survey.columns))]
         header = tsv_line([*columns, *added_columns(columns, [*names, "note"])], quoted=False)
 
@@ -238,16 +238,18 @@ def _bgzip(path: Path) -> Any:
 
 
 class _Survey(NamedTuple):
-    """Number of records of a file, and of columns in the widest one."""
+    """Number of records of a file, of columns in the widest one, and the keys of INFO that ours must not repeat."""
 
     records: int
     columns: int
+    keys: set[str]
 
 
 def _survey(config: ScoreConfig, file: VariantFile, genome: Genome) -> _Survey:
     """Read the whole file once. An InputError if it belongs to another genome."""
     records = columns = compared = differing = 0
     contigs: dict[str, None] = {}
+    keys = set[str]()
     named: list[str] = []
     builds: dict[str, None] = {}
     build = file.columns.index(_BUILD) if _BUILD in file.columns else None
@@ -257,6 +259,8 @@ def _survey(config: ScoreConfig, file: VariantFile, genome: Genome) -> _Survey:
             builds[record.fields[build]] = None
         columns = max(columns, len(record.fields))
         contigs[record.contig] = None
+        if config.writes_vcf:
+            keys.update(own_keys(record))
         for found in alleles(record, genome):
             compared += bool(found.contig)
             if found.problem not in MISMATCHES:
@@ -280,7 +284,7 @@ def _survey(config: ScoreConfig, file: VariantFile, genome: Genome) -> _Survey:
             f"({differing / compared:.0%}), such as {', '.join(named)}: wrong genome build? "
             f"({f'{_BUILD} is {some(builds)}; ' if builds else ''}`ref_mismatch` note scores the others)"
         )
-    return _Survey(records, columns)
+    return _Survey(records, columns, keys)
 
 
 def _shortened(allele: str) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
 
 from hyenadna.common.errors import InputError
 
@@ -38,8 +39,9 @@ class RowOrder(NamedTuple):
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
+    # Not take_along_dim: torch.export would fix B and L in it.
     index = index.to(x.device)
-    return torch.take_along_dim(x, index if x.dim() == 2 else index[..., None], dim=1)
+    return x.gather(1, index if x.dim() == 2 else index[..., None].expand(-1, -1, x.shape[2]))
 
 
 def known(holds: Tensor) -> bool | None:
@@ -110,7 +112,8 @@ def row_order(
     real = real_positions(attention_mask, shape, device)
     if known(real):
         return None
-    starts = real[:, 1:] & ~real[:, :-1]
+    # Slices of L - 1 columns would keep torch.export from lengths of 2.
+    starts = real & ~F.pad(real, (1, 0), value=True)[:, :-1]
     if known(~starts):
         return None
     runs = starts.sum(dim=1) + real[:, 0]

@@ -395,6 +395,8 @@ def test_a_machine_that_triton_does_not_run_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(owner, name, value)
+    # Without the warning of a missing library, which comes once a process.
+    monkeypatch.setattr(backend, "_warned", True)
     with pytest.raises(BackendError, match=f"cannot run fftconv_fwd: {re.escape(reason)}$"):
         backend.resolve("fftconv_fwd", CUDA, "triton")
     with caplog.at_level(logging.INFO, logger="hyena_kernels"):

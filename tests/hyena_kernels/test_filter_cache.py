@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import os
 import pickle
 import re
+import signal
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyena_kernels import HyenaFilter, HyenaOperator, cache_filters
+from hyena_kernels import HyenaFilter, HyenaOperator, cache_filters, filter_cache
 from hyena_kernels.filter_cache import _blocks
 
 WIDTH, LENGTH = 4, 32
@@ -431,3 +434,30 @@ def test_many_threads_get_the_bits_of_one(cached: bool) -> None:
 
     with kept, ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(run, range(8))) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_is_in_no_block_and_takes_no_lock_with_it(operator: HyenaOperator) -> None:
+    torch.set_num_threads(1)
+    with torch.no_grad(), cache_filters(operator):
+        operator(u())
+        with filter_cache._lock:
+            child = os.fork()
+            if child == 0:
+                # The parent's test runner must not go on here.
+                try:
+                    operator.filter_fn.bias.data.mul_(3)
+                    with cache_filters(operator):
+                        same = torch.equal(operator(u()), copy.deepcopy(operator)(u()))
+                    os._exit(0 if same else 2)
+                except BaseException:
+                    os._exit(3)
+        end = time.monotonic() + 20
+        ended = os.waitpid(child, os.WNOHANG)
+        while ended[0] == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+            ended = os.waitpid(child, os.WNOHANG)
+        if ended[0] == 0:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert ended == (child, 0)

@@ -7,7 +7,8 @@ row.
 
 On chip, P is 2^n, 3 · 2^n or 5 · 2^n up to 8192, and forward and backward are one launch each. Above, P = C · R. The
 first launch transforms columns of C points from the tensors into scratch. The second transforms rows of R points there
-and multiplies them. The third transforms the columns back. The plans of all kernels are in ``csrc/cuda``.
+and multiplies them. The third transforms the columns back. The gradient of the skip takes one launch more at every
+length. The plans of all kernels are in ``csrc/cuda``.
 """
 
 from __future__ import annotations
@@ -115,26 +116,27 @@ def backward_into(grads: tuple[Tensor | None, ...], dy: Tensor, inputs: FftconvI
             if grad is not None:
                 grad.zero_()
         return
-    if all(grad is None for grad in grads):
+    if dD is not None:
+        _skip_gradient(dD, dy, inputs)
+    others = du, dk, dpre_gate, dpost_gate
+    if all(grad is None for grad in others):
         return
     tap = sizes.centre(k.shape[1], causal)
-    wants_filter = dk is not None or dD is not None
-    plan = _plan(u, k, backward=True, wants_filter=wants_filter)
+    plan = _plan(u, k, backward=True, wants_filter=dk is not None)
     if not plan.points:
-        long_fftconv.backward(grads, dy, inputs, tap)
+        long_fftconv.backward(others, dy, inputs, tap)
         return
     chunks = -(-u.shape[0] // plan.chunk)
     channels, taps = k.shape
-    direct = wants_filter and chunks == 1 and dk is not None and dk.dtype == torch.float32
+    direct = chunks == 1 and dk is not None and dk.dtype == torch.float32
     step = channels
-    if wants_filter and not direct:
+    if dk is not None and not direct:
         step = max(1, min(channels, sizes.SCRATCH_BYTES_ELSEWHERE // (4 * taps * chunks)))
     for c in sizes.slices(channels, step):
         sums = None
-        if direct and dk is not None:
-            sums = dk[c][None]
-        elif wants_filter:
-            sums = u.new_empty((chunks, c.stop - c.start, taps), dtype=torch.float32)
+        if dk is not None:
+            rows = chunks, c.stop - c.start, taps
+            sums = dk[c][None] if direct else u.new_empty(rows, dtype=torch.float32)
         plan.launch(
             inputs.part(slice(None), c),
             tap,
@@ -144,24 +146,21 @@ def backward_into(grads: tuple[Tensor | None, ...], dy: Tensor, inputs: FftconvI
             dpre_gate=_part(dpre_gate, c),
             sums=sums,
         )
-        if sums is not None:
-            filter_gradients(sums, tap, _entries(dk, c), _entries(dD, c))
+        if dk is not None and sums is not None and not direct:
+            # The sums of the chunks are added in this order.
+            dk[c] = sums[0] if chunks == 1 else sums.sum(dim=0)
 
 
-def filter_gradients(sums: Tensor, tap: int, dk: Tensor | None, dD: Tensor | None) -> None:
-    """Write the gradients of filter and skip.
+def _skip_gradient(dD: Tensor, dy: Tensor, inputs: FftconvInputs) -> None:
+    """Write the gradient of the skip: the sum of ``dy``, ``u`` and the gates over batch and positions, in float64.
 
-    Args:
-        sums: ``(chunks, D, K)`` gradients of parts of the batch. They are added in this order.
-        tap: index of the tap of zero lag, to which the skip is added.
-        dk: ``(D, K)``. It may be ``sums[0]``.
-        dD: ``(D,)``.
+    A tap of the filter's gradient is the same number, but it has the rounding errors of the whole transform.
     """
-    total = sums[0] if sums.shape[0] == 1 else sums.sum(dim=0)
-    if dk is not None and dk.data_ptr() != total.data_ptr():
-        dk.copy_(total)
-    if dD is not None:
-        dD.copy_(total[:, tap])
+    u, _, _, pre_gate, post_gate = inputs
+    batch, channels, length = u.shape
+    sums = u.new_empty((batch, channels, ops.fftconv_skip_spans(length)), dtype=torch.float64)
+    ops.fftconv_skip(sums, dy, u, pre_gate, post_gate)
+    dD.copy_(sums.view(channels) if sums.numel() == channels else sums.sum(dim=(0, 2)))
 
 
 def _part(tensor: Tensor | None, channels: slice) -> Tensor | None:

@@ -81,10 +81,10 @@ def forward(y: Tensor, inputs: FftconvInputs, tap: int) -> None:
 
 
 def backward(grads: tuple[Tensor | None, ...], dy: Tensor, inputs: FftconvInputs, tap: int) -> None:
-    """Write those of the five gradients that are not None. At least one is not."""
-    du, dk, dD, dpre_gate, dpost_gate = grads
+    """Write those of the gradients of ``u``, ``k`` and both gates that are not None. At least one is not."""
+    du, dk, dpre_gate, dpost_gate = grads
     u, k, D, pre_gate, post_gate = inputs
-    wants_filter = dk is not None or dD is not None
+    wants_filter = dk is not None
     wants_signal = du is not None or dpre_gate is not None
     wants_post = dpost_gate is not None
     transforms = _Transforms(u, k, tap, _BACKWARD_BUFFERS)
@@ -112,19 +112,5 @@ def backward(grads: tuple[Tensor | None, ...], dy: Tensor, inputs: FftconvInputs
                 assert y is not None, "one of the two is wanted"
                 transforms.signal(grad, y[b, c], _part(factor, b, c), _part(y2, b, c), _part(factor2, b, c), 0)
             del grad
-        if sums is not None:
-            _write_filter_gradients(transforms, sums, None if dk is None else dk[c], None if dD is None else dD[c], k)
-
-
-def _write_filter_gradients(
-    transforms: _Transforms, sums: Tensor, dk: Tensor | None, dD: Tensor | None, k: Tensor
-) -> None:
-    real = torch.float64 if transforms.dtype == torch.complex128 else torch.float32
-    # A skip must not be read from taps that are already rounded to 16 bits.
-    direct = dk is not None and (dD is None or dk.dtype == real)
-    taps = dk if direct and dk is not None else k.new_empty((sums.shape[0], k.shape[1]), dtype=real)
-    transforms.signal(sums[None], taps[None], None, None, None, 0)
-    if dk is not None and not direct:
-        dk.copy_(taps)
-    if dD is not None:
-        dD.copy_(taps[:, transforms.tap])
+        if dk is not None and sums is not None:
+            transforms.signal(sums[None], dk[c][None], None, None, None, 0)

@@ -30,6 +30,9 @@ SCHEMAS = (
     "fftconv_product(Tensor(a!)? signal, Tensor(b!)? grad, Tensor? filter, Tensor(c!)? sum, bool accumulate, "
     "bool multiply_signal, bool turn_grad) -> ()",
     "fftconv_unweight(Tensor rows, Tensor(a!) y, Tensor? factor, Tensor(b!)? y2, Tensor? factor2, int shift) -> ()",
+    # csrc/cuda/fftconv_skip.h
+    "fftconv_skip_spans(int length) -> int",
+    "fftconv_skip(Tensor(a!) sums, Tensor dy, Tensor u, Tensor? pre_gate, Tensor? post_gate) -> ()",
     # csrc/cuda/short_conv.h
     "short_conv_tiles(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, int parts, int x_part, int row_part, "
     "int y_part, bool pair) -> ()",

@@ -48,8 +48,11 @@ _PROGRAMS = 256
 """Programs that occupy a large GPU. Rows share a program only if there are more."""
 
 
-SKIP_CONSTANTS = constants(BLOCK=1024, num_warps=4)
-"""Of the kernel that sums the gradient of the skip."""
+SKIP_SPAN = 8192
+"""Positions of a row of which a program sums the gradient of the skip, a multiple of the ``BLOCK`` below."""
+
+SKIP_CONSTANTS = constants(SPAN=SKIP_SPAN, BLOCK=1024, num_warps=4)
+"""Of the kernel that does this."""
 
 
 class _Call:
@@ -320,7 +323,10 @@ def backward_into(
             if tensor is not None:
                 tensor.zero_()
         return
-    if all(grad is None for grad in grads):
+    if grads.D is not None:
+        with torch.cuda.device_of(u):
+            _skip_gradient(grads.D, dy, inputs)
+    if all(grad is None for grad in grads._replace(D=None)):
         return
     call = _Call.of(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
     skip = None if D is None else D.contiguous()
@@ -329,8 +335,19 @@ def backward_into(
         run(call, dy, inputs._replace(D=skip), grads, scratch_bytes)
 
 
+def _skip_gradient(dD: Tensor, dy: Tensor, inputs: FftconvInputs) -> None:
+    """Write the gradient of the skip from sums of spans in float64, which are added in the same order every time."""
+    u, _, _, pre, post = inputs
+    batch, channels, length = u.shape
+    spans = -(-length // SKIP_SPAN)
+    sums = torch.empty((batch, channels, spans), dtype=torch.float64, device=u.device)
+    args = (dy, u, pre, post, sums, channels, length, spans, *_strides(dy, u, pre, post))
+    launch(passes.row_skip, (sums.numel(),), args, SKIP_CONSTANTS)
+    dD.copy_(sums.view(channels) if sums.numel() == channels else sums.sum(dim=(0, 2)))
+
+
 def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gradients, scratch_bytes: int) -> None:
-    du, dk, dD, dpre, dpost = grads
+    du, dk, _, dpre, dpost = grads
     rows = call.rows_per_program("row_backward")
     chunks = call.batch // rows
     # Each program writes its own sum over its rows. These are added afterwards, always in the same order.
@@ -345,35 +362,27 @@ def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gr
             *call.row_tables, *call.sizes(channels), call.channels, *_strides(dy, u, pre, post), *k.stride(),
         )  # fmt: skip
         launch(passes.row_backward, (channels * chunks,), args, call.constants("row_backward", ROWS=rows))
-        if sums is not None:
-            _filter_grads(call, sums.sum(dim=0) if chunks > 1 else sums[0], _part(dk, c), None)
-    if dD is not None:
-        u, _, _, pre, post = inputs
-        skips = torch.empty((call.batch, call.channels), dtype=torch.float64, device=call.device)
-        args = (dy, u, pre, post, skips, call.channels, call.length, *_strides(dy, u, pre, post))
-        launch(passes.row_skip, (call.batch * call.channels,), args, SKIP_CONSTANTS)
-        dD.copy_(skips[0] if call.batch == 1 else skips.sum(dim=0))
+        if dk is not None and sums is not None:
+            _filter_gradient(dk[c], sums.sum(dim=0) if chunks > 1 else sums[0])
 
 
-def _sums(call: _Call, dk: Tensor | None, channels: slice, chunks: int) -> Tensor:
+def _sums(call: _Call, dk: Tensor, channels: slice, chunks: int) -> Tensor:
     """``(chunks, D, K)`` float32 for the filters' gradients: ``dk`` itself if that is float32 and one sum is enough."""
-    if chunks == 1 and dk is not None and dk.dtype == torch.float32:
+    if chunks == 1 and dk.dtype == torch.float32:
         return dk[channels][None]
     rows = len(range(*channels.indices(call.channels)))
     return torch.empty((chunks, rows, call.taps), dtype=torch.float32, device=call.device)
 
 
-def _filter_grads(call: _Call, taps: Tensor, dk: Tensor | None, dD: Tensor | None) -> None:
-    if dk is not None and dk.data_ptr() != taps.data_ptr():
+def _filter_gradient(dk: Tensor, taps: Tensor) -> None:
+    if dk.data_ptr() != taps.data_ptr():
         dk.copy_(taps)
-    if dD is not None:
-        dD.copy_(taps[:, call.shift])
 
 
 def _backward_passes(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gradients, scratch_bytes: int) -> None:
     u, k, D, pre, post = inputs
-    du, dk, dD, dpre, dpost = grads
-    wants_filter = dk is not None or dD is not None
+    du, dk, _, dpre, dpost = grads
+    wants_filter = dk is not None
     wants_signal = du is not None or dpre is not None
     batch, step = call.slice_sizes("rows_backward", scratch_bytes, fixed=2, each=2)
     filter, filter_grad = call.scratch(step), call.scratch(step) if wants_filter else None
@@ -398,7 +407,7 @@ def _backward_passes(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Grad
                 _columns_inverse(call, grad, of_u, of_pre)
             if dpost is not None:
                 _columns_inverse(call, signal, _Output(dpost[b, c], dy[b, c]))
-        if filter_grad is not None:
+        if dk is not None and filter_grad is not None:
             taps = _sums(call, dk, c, 1)[0]
             _columns_inverse(call, filter_grad, _Output(taps), filter=True)
-            _filter_grads(call, taps, _part(dk, c), _part(dD, c))
+            _filter_gradient(dk[c], taps)

@@ -392,20 +392,22 @@ def _double(row, stride, t, L):
 
 @_kernel
 def row_skip(
-    dy, u, pre, post, dskip, D, L, dy_b, dy_d, dy_l, u_b, u_d, u_l, pre_b, pre_d, pre_l, post_b, post_d, post_l,
-    BLOCK: tl.constexpr,
+    dy, u, pre, post, dskip, D, L, spans, dy_b, dy_d, dy_l, u_b, u_d, u_l, pre_b, pre_d, pre_l, post_b, post_d,
+    post_l, SPAN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the skip from one row, to float64 ``(B, D)``: the sum of the products of ``dy``, ``u`` and gates.
+    """Gradient of the skip from a span of a row, to float64 ``(B, D, spans)``: the sum of ``dy``, ``u`` and gates.
 
     A tap of ``dk`` is the same number, but it has the rounding errors of the whole transform. Within ``row_backward``
     this sum would make registers spill.
     """
-    d = tl.program_id(0) % D
-    b = tl.program_id(0) // D
+    row = tl.program_id(0) // spans
+    d = row % D
+    b = row // D
     total = tl.zeros([BLOCK], tl.float64)
-    start = 0
+    start = tl.program_id(0) % spans * SPAN
+    end = tl.minimum(start + SPAN, L)
     # Not tl.range: the interpreter refuses bounds that are known only at run time.
-    while start < L:
+    while start < end:
         t = start + tl.arange(0, BLOCK)
         product = _double(_at(dy, b, d, dy_b, dy_d), dy_l, t, L) * _double(_at(u, b, d, u_b, u_d), u_l, t, L)
         if pre is not None:

@@ -34,6 +34,7 @@ KERNELS = {
     "fftconv_weight_kernel": (256, {"": 0}),
     "fftconv_product_kernel": (256, {"": 0}),
     "fftconv_unweight_kernel": (256, {"": 0}),
+    "fftconv_skip_kernel": (256, {"": 2048}),
     "short_conv_forward_kernel": (256, {"": 9344, "pair": 18688}),
     "short_conv_backward_kernel": (256, {"": 20736, "pair": 41472}),
     "transpose_kernel": (256, {"": 8320}),

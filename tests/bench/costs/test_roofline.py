@@ -79,14 +79,20 @@ def test_launches_of_the_triton_kernels() -> None:
     # Columns of signal and filter in and out, rows, columns back, a point each.
     assert forward == points * ((4 + 8) + (4 + 8) + (16 + 8) + (8 + 2 + 2))
     both = cost("fftconv", "gated", "both", **million).bytes
-    assert both - forward == points * (2 * (4 + 8) + (4 + 8) + (24 + 24) + (8 + 4 + 4) + (8 + 2 + 2) + (8 + 4))
+    # The sum for the skip reads dy, u and the gates once more.
+    assert both - forward == points * (2 * (4 + 8) + (4 + 8) + (24 + 24) + (8 + 4 + 4) + (8 + 2 + 2) + (8 + 4) + 8)
     # Without gates: u and dy transformed, one inverse each of du and dk.
     both = cost("fftconv", "plain", "both", **million).bytes
     forward = cost("fftconv", "plain", "forward", **million).bytes
-    assert both - forward == points * (2 * (2 + 8) + (4 + 8) + (16 + 8) + (8 + 8) + (8 + 2) + (8 + 4))
-    # docs/kernels/triton.md: project 1.34 GB and merge 0.54 GB, besides the convolution without its gate in front.
+    assert both - forward == points * (2 * (2 + 8) + (4 + 8) + (16 + 8) + (8 + 8) + (8 + 2) + (8 + 4) + 4)
+    # docs/kernels/triton.md: project 1.88 GB and merge 0.54 GB, besides the convolution without its gate in front.
     mixer = cost("hyena_mixer", "", "forward", **million).bytes
-    assert mixer == points * ((6 + 4) + (4 + 8) + (2 + 8) + (16 + 8) + (8 + 4) + 4)
+    assert mixer == points * ((6 + 8) + (4 + 8) + (4 + 8) + (16 + 8) + (8 + 4 + 2) + 4)
+    # Project again, transpose dy, the convolution with dy in 16 bits, and the gradients of gates and product.
+    mixer = cost("hyena_mixer", "", "both", **million).bytes - mixer
+    factors = 2 + 4 + 4
+    backward = (factors + 16) + (4 + 8) + (24 + 24) + (8 + 4) + (8 + 4 + 2) + (8 + 4) + factors
+    assert mixer == points * ((6 + 8) + 4 + backward + (8 + 12))
     # and 5.9 GB of the filter's backward pass: 18 planes of 64, the filters' gradient twice.
     filters = (
         cost("implicit_filter", "", "both", **million).bytes - cost("implicit_filter", "", "forward", **million).bytes
@@ -99,7 +105,7 @@ def test_several_programs_of_one_pass_add_up_their_sums() -> None:
     shape: dict[str, Any] = {"batch": 4, "width": 2, "length": 1000, "itemsize": 2, "backend": "triton"}
     forward, both = (cost("fftconv", "gated", direction, **shape).bytes for direction in ("forward", "both"))
     assert forward == 2 * 1000 * (4 * 4 * 2 + 4 * 4)
-    assert both - forward == 2 * 1000 * (4 * 7 * 2 + 4 * 4 + 4 * 4 + (4 * 4 + 4) + 2 * 4)
+    assert both - forward == 2 * 1000 * (4 * 7 * 2 + 4 * 4 + 4 * 4 + (4 * 4 + 4) + 2 * 4 + 4 * 4 * 2)
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,22 @@ def test_the_folder_of_a_run_is_no_model(call: Callable[..., Outcome], run: Path
         assert failed.err.endswith(f"; did you mean {run / 'model'}?\n"), failed.err
 
 
+def test_a_configuration_is_not_written_over(
+    call: Callable[..., Outcome], tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "s.fa").write_text(">a\nACGT\n")
+    settings, link = tmp_path / "s.yaml", tmp_path / "link.yaml"
+    settings.write_text(f"fasta: {tmp_path / 's.fa'}\nmodel: {tiny_checkpoint()}\n")
+    link.symlink_to(settings)
+    before = settings.read_bytes()
+    for out in (settings, link):
+        failed = call("score", "--config", settings, "--out", out)
+        assert failed == Outcome(
+            2, "", f"error: --config {settings}: is read, and would be written over; write to another place\n"
+        )
+    assert settings.read_bytes() == before
+
+
 WRONG_PRETRAIN = [
     ([], "required and missing: --genome, --out (see hyenadna pretrain --help)"),
     (["--genome", "g"], "required and missing: --out (see hyenadna pretrain --help)"),
@@ -276,6 +292,9 @@ WRONG_PRETRAIN = [
     (["--config=broken.yaml"], "--config broken.yaml:2: not valid YAML (expected ',' or ']', but got ':')"),
     (["--config", "list.yaml"], "--config list.yaml: holds no options; a line is, for example, steps: 1000"),
     (["--config", "unknown.yaml"], "--config unknown.yaml: no option is called stepz"),
+    (["--config", "twice.yaml"], "--config twice.yaml:3: not valid YAML (lr stands there twice)"),
+    (["--config", "inside.yaml"], "--config inside.yaml:1: not valid YAML (a stands there twice)"),
+    (["--config", "/dev/null"], "--config /dev/null: holds no options; a line is, for example, steps: 1000"),
     (["--config", "type.yaml"], "--steps: expected int, got many (see hyenadna pretrain --help)"),
     (["--genome", "absent"], "absent: no such folder; make it with `hyenadna prepare GENOME.fa --out absent`"),
     (["--steps", "0"], "--steps 0: must be at least 1"),
@@ -305,6 +324,8 @@ def test_pretrain_refuses_bad_input_in_one_line(
     Path("broken.yaml").write_text("steps: [1, 2\nlr: }")
     Path("list.yaml").write_text("- 1\n- 2\n")
     Path("unknown.yaml").write_text("stepz: 3\n")
+    Path("twice.yaml").write_text("lr: 0.1\nsteps: 2\nlr: 0.2\n")
+    Path("inside.yaml").write_text("model_fields: {a: 1, 'a': 2}\n")
     Path("type.yaml").write_text("steps: many\n")
     Path("wrong.bed").write_text("a\t0\t9999\ttrain\n")
     before = sorted(tmp_path.iterdir())

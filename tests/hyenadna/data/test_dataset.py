@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from hyenadna.common.errors import InputError
-from hyenadna.data.dataset import Example, class_names, read_examples, to_dataset
+from hyenadna.data.dataset import Example, check_classes, class_names, read_examples, to_dataset
 from hyenadna.data.genome import Genome
+from hyenadna.data.tables import is_missing
 
 
 def read(data: Path, kind: str = "auto", **options: Any) -> dict[str, list[Example]]:
@@ -151,6 +152,7 @@ def test_windows_of_species_are_spread_evenly_over_the_bases(tmp_path: Path) -> 
     [
         ("seq\tlabel\nAC\t\nAC\t\n", {}, "row 1: column 'label' is empty there (and in 1 more rows)"),
         ("seq\tlabel\nAC\t1\n\t1\n", {}, "row 2: the sequence is empty"),
+        ("seq\tlabel\nAC\t1\nNaN\t1\n", {}, "row 2: 'NaN' stands for a missing sequence; leave the row out"),
         ("seq\tlabel\nAXC\t1\n", {}, "row 1: 'X' at position 2 is not a nucleotide code"),
         ("seq\tlabel\nAC\t1\n", {"sequence_column": "dna"}, "has no column 'dna'; it has 'seq', 'label'"),
         ("seq\tlabel\nAC\t1\n", {"label_columns": []}, "name the `label_columns` of the table"),
@@ -224,6 +226,13 @@ def test_labels_that_do_not_fit(examples: list[Example], task: str, classes: lis
     with pytest.raises(InputError) as caught:
         to_dataset(examples, task, classes, "test")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["none", "Na", "#n/a", "-NaN", "1.#IND", " "])
+def test_a_class_is_missing_by_the_rule_of_tables(word: str) -> None:
+    assert is_missing(word)
+    with pytest.raises(InputError, match="stands for a missing value"):
+        check_classes([example("a"), example(word)])
 
 
 def test_one_class_is_nothing_to_tell_apart() -> None:

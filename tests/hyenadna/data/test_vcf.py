@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from hyenadna.data.variants import VariantRecord
-from hyenadna.data.vcf import Annotation
+from hyenadna.data.vcf import Annotation, own_keys
 
 COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", "S")
 
@@ -45,3 +45,15 @@ def test_keys_of_an_earlier_run_stay() -> None:
     third = Annotation(tuple(second.header.splitlines()[:-1]), COLUMNS, {"score": "b"})
     assert "##INFO=<ID=HYENADNA_SCORE3,Number=A" in third.header
     assert "HYENADNA_NOTE3=x" in third.line(record("1", "5", ".", "A", "C", ".", ".", "."), [[]], ["x"])
+
+
+def test_keys_are_known_in_any_order_of_attributes_and_without_a_header() -> None:
+    line = '##INFO=<Description="a, ID=b",Number=1,ID=HYENADNA_SCORE,Type=Float>'
+    assert "##INFO=<ID=HYENADNA_SCORE2,Number=A" in Annotation((line,), COLUMNS, {"score": "a"}).header
+    other = '##INFO=<ID=X,Number=1,Type=Float,Description="ID=HYENADNA_SCORE,">'
+    assert "##INFO=<ID=HYENADNA_SCORE,Number=A" in Annotation((other,), COLUMNS, {"score": "a"}).header
+    used = set(own_keys(record("1", "5", ".", "A", "C", ".", ".", "X=HYENADNA_A;HYENADNA_NOTE=a;HYENADNA_FLAG")))
+    assert used == {"HYENADNA_NOTE", "HYENADNA_FLAG"}
+    annotation = Annotation((), COLUMNS, {"score": "a"}, used)
+    text = annotation.line(record("1", "5", ".", "A", "C", ".", ".", "HYENADNA_NOTE=a"), [["1"]], ["x"])
+    assert text.split("\t")[7] == "HYENADNA_NOTE=a;HYENADNA_SCORE2=1;HYENADNA_NOTE2=x\n"

@@ -524,6 +524,7 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"eval_shots": [1]}, "has no effect without `method` few-shot"),
         ({"method": "soft-prompt", "pooling": "last"}, "`pooling` last: has no effect without a head"),
         ({"task": "token", "label_columns": ["tokens"], "pooling": "last"}, "`pooling` last: has no effect"),
+        ({"aliases": Path("pyproject.toml")}, "has no effect without DeepSEA's coordinates as `data`"),
         ({"species_windows": 3}, "`species_windows` 3: has no effect without species as `data`"),
         (
             {"task": "multilabel", "label_columns": ["rich", "poor"], "metric": "auroc_tf"},

@@ -62,12 +62,14 @@ def test_rows_hold_what_the_model_says_of_each_alone(config: PredictConfig, save
 
 
 def test_columns_of_the_table_keep_their_names(config: PredictConfig, save: Any) -> None:
-    save(HyenaDNAForSequenceClassification, num_labels=2)
-    config.table.write_text(f"class\tsequence\nmine\t{SEQUENCES[0]}\n")
+    save(HyenaDNAForSequenceClassification, id2label={0: "low", 1: "high"}, label2id={"low": 0, "high": 1})
+    assert config.table is not None
+    config.table.write_text("class\tsequence\thigh\nx\tACGT\ty\n")
     predict(config, progress=False)
     (row,) = rows(config.out)
-    assert row["class"] == "mine"
-    assert row["hyenadna_class"].startswith("LABEL_")
+    assert list(row) == ["class", "sequence", "high", "hyenadna_class", "low", "hyenadna_high"]
+    assert (row["class"], row["high"]) == ("x", "y")
+    assert float(row["low"]) + float(row["hyenadna_high"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_both_strands_give_the_same(config: PredictConfig, save: Any, tmp_path: Path) -> None:

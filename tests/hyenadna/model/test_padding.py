@@ -252,6 +252,22 @@ def test_masks_of_compiled_models() -> None:
         compiled(input_ids=ids, attention_mask=torch.tensor(HOLES[:2]), labels=ids)
 
 
+@pytest.mark.slow
+def test_an_exported_model_takes_masks_of_other_sizes() -> None:
+    model, ids = tiny(max_seq_len=64, n_layer=1), torch.randint(7, 11, (2, 20))
+    sizes = {0: torch.export.Dim("B", max=8), 1: torch.export.Dim("L", min=2, max=64)}
+    exported = torch.export.export(
+        model,
+        (ids,),
+        kwargs={"attention_mask": torch.ones_like(ids)},
+        dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+    ).module()
+    rows = prompts([31, 5, 18])
+    inputs = masked(rows)
+    found = exported(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    assert largest_difference(found, [model(row[None]).logits[0] for row in rows]) < 1e-13
+
+
 ENDINGS = {
     "SEP": ([7, 8, 9, 10, SEP], None),
     "right pads": ([7, 8, 9, 10, PAD, PAD], [1, 1, 1, 1, 0, 0]),

@@ -116,6 +116,6 @@ def _type(argument: str, constants: dict[str, Any]) -> str:
         return "constexpr"
     if argument in ("u", "pre", "post", "y", "dy", "du", "dpre", "dpost", "x", "gate", "o1", "f1", "o2", "f2"):
         return "*bf16"
-    if argument in ("D", "L", "K", "shift", "out_D") or argument.endswith("_d"):
+    if argument in ("D", "L", "K", "shift", "spans", "out_D") or argument.endswith("_d"):
         return "i32"
     return "i64" if argument.endswith("_b") else "*fp32"

@@ -88,6 +88,7 @@ def test_bindings_link_and_load_beside_a_torch_without_cuda(tmp_path: Path) -> N
 STUBS = """
 #include "fftconv_long.h"
 #include "fftconv_passes.h"
+#include "fftconv_skip.h"
 #include "implicit_filter.h"
 #include "short_conv.h"
 
@@ -96,12 +97,14 @@ int64_t fftconv_rows_points(int64_t) { return 0; }
 int64_t fftconv_rows_shared(int64_t, int64_t) { return 0; }
 int64_t fftconv_passes_points(int64_t) { return 0; }
 int64_t fftconv_passes_shared(int64_t, int64_t) { return 0; }
+int64_t fftconv_skip_spans(int64_t) { return 0; }
 int64_t filter_blocks(int64_t) { return 0; }
 void fftconv_rows(const FftconvRows&, int64_t, Stream) {}
 void fftconv_passes(const FftconvPasses&, int64_t, Stream) {}
 void fftconv_weight(const FftconvWeight&, Stream) {}
 void fftconv_product(const FftconvProduct&, Stream) {}
 void fftconv_unweight(const FftconvUnweight&, Stream) {}
+void fftconv_skip(const FftconvSkip&, Stream) {}
 void short_conv_forward(const ShortConvForward&, Stream) {}
 void short_conv_backward(const ShortConvBackward&, Stream) {}
 void transpose(const Transpose&, Stream) {}

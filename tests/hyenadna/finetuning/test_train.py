@@ -70,6 +70,9 @@ def config(table: Path, folder: Path, tmp_path: Path) -> FinetuneConfig:
     )  # fmt: skip
 
 
+SCRATCH: dict[str, Any] = {"method": "scratch", "model": None}
+
+
 @pytest.mark.parametrize("method", ["full", "frozen", "lora", "scratch"])
 def test_every_method_learns_and_leaves_a_model(config: FinetuneConfig, method: str) -> None:
     changes: dict[str, Any] = {"method": method}
@@ -517,6 +520,22 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"folds": 1000}, "`folds` 1000: there are 120 training examples; take fewer folds"),
         ({"d_model": 32}, "`d_model` 32: has no effect without `method` scratch; leave it out"),
         ({"model_fields": {"filter_order": 8}}, "has no effect without `method` scratch"),
+        (
+            {**SCRATCH, "model_fields": {"widht": 3}},
+            "`model_fields`: HyenaDNAConfig has no field widht",
+        ),
+        (
+            {**SCRATCH, "model_fields": {"pooling": "last"}},
+            "`model_fields`: pooling has an option of its own, which sets it too",
+        ),
+        (
+            {**SCRATCH, "model_fields": {"d_model": 8}, "d_model": 16},
+            "`model_fields`: d_model has an option of its own, which sets it too",
+        ),
+        (
+            {**SCRATCH, "model_fields": {"hyena_filter_dropout": 0.5}},
+            "`model_fields` {'hyena_filter_dropout': 0.5}: make no model (HyenaFilter: dropout=0.5 is not supported",
+        ),
         ({"size": "small-32k"}, "`size` small-32k: has no effect without `method` scratch"),
         ({"lora_rank": 4}, "`lora_rank` 4: has no effect without `method` lora"),
         ({"prompt_tokens": 4}, "has no effect without `method` soft-prompt"),

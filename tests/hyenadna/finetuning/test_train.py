@@ -227,6 +227,11 @@ def test_a_stopped_run_is_resumed(
         finetune(replace(config, lr=0.02, resume=True), progress=False)
     # As a kill leaves a run that was being written.
     (kept / f".seed-1-fold-2.{'0' * 32}.tmp").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_module, "_train_all", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception, match="stopped"):
+            finetune(replace(config, resume=True), progress=False)
+    assert capsys.readouterr().out == ""
     resumed = finetune(replace(config, resume=True), progress=True)
     assert "2 of 4 runs are finished, continuing with the others" in capsys.readouterr().out
     assert names[3:] == ["seed 0, fold 2", "seed 1, fold 2"]

@@ -13,10 +13,9 @@ from hyenadna.common.extras import require
 from hyenadna.finetuning.config import PROMPTED_METHODS
 from hyenadna.finetuning.prompts import make_prompted, save_prompted
 from hyenadna.inference.prompted import PromptedClassifier
-from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.config import new_model
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.modeling import HyenaDNAForCausalLM
-from hyenadna.model.sizes import shape_fields
 from hyenadna.model.tokenizer import bare_tokenizer
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
     }
     if config.model is not None:
         return kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)
-    return kind(HyenaDNAConfig.named(config.size, **shape_fields(config), **head))
+    return new_model(kind, config, **head)
 
 
 def _with_lora(config: FinetuneConfig, model: Any) -> Any:

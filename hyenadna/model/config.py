@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from transformers import PretrainedConfig
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import PAD_ID, VOCAB
-from hyenadna.model.sizes import PUBLISHED_SIZES, short_name
+from hyenadna.model.sizes import PUBLISHED_SIZES, Shape, shape_fields, short_name
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model")
 
 # Field here, key at the top of the original's config.json.
 _ORIGINAL_TOP = {
@@ -385,6 +387,32 @@ class HyenaDNAConfig(PretrainedConfig):
             "return_hidden_state": True,
             "layer": {"_name_": "hyena", "modulate": True, "lr_pos_emb": 0.0, **layer},
         }
+
+
+def new_model(kind: Callable[[HyenaDNAConfig], Model], options: Shape, **fields: Any) -> Model:
+    """A model with random weights in the shape that options name.
+
+    Args:
+        kind: class of the model.
+        options: a published size, and the fields in place of its own.
+        fields: further fields of :class:`HyenaDNAConfig`, which have options of their own.
+
+    Raises:
+        InputError: there is no such size; ``model_fields`` has a name that is no field, or one that an option sets
+            too; or no model can have these fields.
+    """
+    known = HyenaDNAConfig.__init__.__annotations__.keys() - {"kwargs", "return"}
+    if unknown := sorted(map(str, options.model_fields.keys() - known)):
+        raise InputError(f"`model_fields`: HyenaDNAConfig has no field {', '.join(unknown)}")
+    given = shape_fields(options) | fields
+    if twice := sorted(options.model_fields.keys() & given.keys()):
+        raise InputError(f"`model_fields`: {', '.join(twice)} has an option of its own, which sets it too")
+    try:
+        return kind(HyenaDNAConfig.named(options.size, **given | options.model_fields))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"`model_fields` {options.model_fields}: make no model ({error})") from error
 
 
 def _check_common(kwargs: Mapping[str, Any]) -> None:

@@ -41,20 +41,17 @@ def short_name(name: str) -> str:
     return bare
 
 
-class _Shape(Protocol):
+class Shape(Protocol):
+    """Options that name the shape of a new model."""
+
+    size: str
     d_model: int | None
     n_layer: int | None
     max_seq_len: int | None
     model_fields: dict[str, Any]
 
 
-def shape_fields(options: _Shape) -> dict[str, Any]:
-    """The fields of ``HyenaDNAConfig`` that options set in place of a published size's.
-
-    The MLP is four times as wide as the model, unless ``model_fields`` has a ``d_inner``.
-    """
+def shape_fields(options: Shape) -> dict[str, Any]:
+    """The fields of ``HyenaDNAConfig`` that options of their own set in place of a published size's."""
     values = {name: getattr(options, name) for name in ("d_model", "n_layer", "max_seq_len")}
-    given = {name: value for name, value in values.items() if value is not None}
-    if options.d_model is not None:
-        given["d_inner"] = 4 * options.d_model
-    return given | options.model_fields
+    return {name: value for name, value in values.items() if value is not None}

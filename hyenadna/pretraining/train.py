@@ -26,12 +26,11 @@ from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction, write_bed
 from hyenadna.data.windows import BatchSchedule, EvalWindows, Stage, TrainWindows, warmup_stages
 from hyenadna.evaluation.evaluate import Evaluation, evaluate_windows
-from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.config import new_model
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss
 from hyenadna.model.modeling import HyenaDNAForCausalLM
-from hyenadna.model.sizes import shape_fields
 from hyenadna.model.tokenizer import bare_tokenizer
 from hyenadna.pretraining.config import PretrainConfig
 from hyenadna.training.logging import metrics_log
@@ -259,18 +258,11 @@ def make_model(config: PretrainConfig, checkpoint: Path | None = None) -> HyenaD
     """
     dropout = {} if config.embed_dropout is None else {"embed_dropout": config.embed_dropout}
     source = checkpoint or config.init_from
-    if unknown := sorted(map(str, config.model_fields.keys() - HyenaDNAConfig().to_dict().keys())):
-        raise InputError(f"`model_fields`: HyenaDNAConfig has no field {', '.join(unknown)}")
-    try:
-        if source is not None:
-            # A checkpoint in 16 bits would be trained in 16 bits.
-            model = HyenaDNAForCausalLM.from_pretrained(source, dtype=torch.float32, **dropout)
-        else:
-            model = HyenaDNAForCausalLM(HyenaDNAConfig.named(config.size, **shape_fields(config), **dropout))
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"`model_fields` {config.model_fields}: make no model ({error})") from error
+    if source is not None:
+        # A checkpoint in 16 bits would be trained in 16 bits.
+        model = HyenaDNAForCausalLM.from_pretrained(source, dtype=torch.float32, **dropout)
+    else:
+        model = new_model(HyenaDNAForCausalLM, config, **dropout)
     longest = max(config.length, config.eval_length or 0)
     if longest > model.config.max_seq_len:
         raise InputError(

@@ -594,8 +594,10 @@ def test_a_bar_is_shown_and_reaches_its_total(
     monkeypatch.setattr(progress.StepBar, "__init__", noted)
     kind, _, name = RUNS[verb]
     work(kind(out=new_folder() / name, **BASES[verb] | changes))
-    # Training evaluates without a bar of its own.
-    made = [bar for bar in made if isinstance(bar, progress.StepBar)] or made
+    if steps := [bar for bar in made if isinstance(bar, progress.StepBar)]:
+        # Training evaluates without a bar beside its own.
+        assert not any(bar.is_shown for bar in made if bar not in steps)
+        made = steps
     assert made
     assert all(bar.is_shown for bar in made)
     assert [getattr(bar, "_step", bar.n) for bar in made] == [bar.total for bar in made]

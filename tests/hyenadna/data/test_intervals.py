@@ -174,3 +174,8 @@ def test_names_and_strands_make_no_other_splits() -> None:
     one, other = Interval("a", 0, 9, "valid"), Interval("a", 0, 9, "valid", "gene", "-")
     assert one == other
     assert repr(one) == repr(other) == "Interval(contig='a', start=0, end=9, split='valid')"
+
+
+def test_a_last_line_without_an_end_has_its_number(tmp_path: Path, genome: Genome) -> None:
+    with pytest.raises(InputError, match=r"x\.bed:2: "):
+        read_bed(bed(tmp_path, "chr1\t0\t5\nchr1\t9\t5"), genome)

@@ -311,3 +311,21 @@ def test_a_windows_of_the_other_strand_are_the_same_bases(make_genome: MakeGenom
                     np.testing.assert_array_equal(one.reference, other.reference)
                     np.testing.assert_array_equal(one.changed, other.changed)
                     assert (one.problem, one.remarks, one.before) == (other.problem, other.remarks, other.before)
+
+
+@pytest.mark.parametrize(
+    ("bases", "start", "ref", "alt", "problem"),
+    [
+        # Without context the first base of the alleles is not scored: GG has one place, and so has the other window.
+        ("AC", 0, "", "GG", ""),
+        # With context of one scored base, three places are needed: AC|G has two, AC|GA has three.
+        ("ACTTG", 2, "TT", "", TOO_FEW),
+        ("ACTTGA", 2, "TT", "", ""),
+    ],
+)
+def test_the_alleles_need_as_many_places_as_the_longer_one(
+    make_genome: MakeGenome, bases: str, start: int, ref: str, alt: str, problem: str
+) -> None:
+    genome = make_genome(a=bases)
+    cut = windows(justify(read(genome, start, ref, alt), genome), genome, 20)
+    assert (cut.longest, cut.problem) == (2, problem)

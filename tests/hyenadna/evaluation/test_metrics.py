@@ -109,3 +109,11 @@ def test_an_output_without_positives_does_not_lower_the_mean_f1() -> None:
     labels = np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
     values, _ = measure("multilabel", np.where(labels > 0, 1.0, -1.0), labels)
     assert values["f1_macro"] == 1.0
+
+
+def test_large_logits_have_finite_metrics() -> None:
+    labels = np.array([0, 1, 0, 1, 0])
+    logits = np.array([[900.0, 0.0], [0.0, 900.0], [0.0, 20.0], [0.0, 30.0], [-900.0, -1200.0]], dtype=np.float32)
+    values, reasons = measure("classification", logits, labels)
+    assert reasons == {}
+    assert values["auroc"] == reference.roc_auc_score(labels, logits[:, 1] - logits[:, 0])

@@ -70,6 +70,9 @@ def config(table: Path, folder: Path, tmp_path: Path) -> FinetuneConfig:
     )  # fmt: skip
 
 
+SCRATCH: dict[str, Any] = {"method": "scratch", "model": None}
+
+
 @pytest.mark.parametrize("method", ["full", "frozen", "lora", "scratch"])
 def test_every_method_learns_and_leaves_a_model(config: FinetuneConfig, method: str) -> None:
     changes: dict[str, Any] = {"method": method}
@@ -224,6 +227,11 @@ def test_a_stopped_run_is_resumed(
         finetune(replace(config, lr=0.02, resume=True), progress=False)
     # As a kill leaves a run that was being written.
     (kept / f".seed-1-fold-2.{'0' * 32}.tmp").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_module, "_train_all", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception, match="stopped"):
+            finetune(replace(config, resume=True), progress=False)
+    assert capsys.readouterr().out == ""
     resumed = finetune(replace(config, resume=True), progress=True)
     assert "2 of 4 runs are finished, continuing with the others" in capsys.readouterr().out
     assert names[3:] == ["seed 0, fold 2", "seed 1, fold 2"]
@@ -517,6 +525,22 @@ def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
         ({"folds": 1000}, "`folds` 1000: there are 120 training examples; take fewer folds"),
         ({"d_model": 32}, "`d_model` 32: has no effect without `method` scratch; leave it out"),
         ({"model_fields": {"filter_order": 8}}, "has no effect without `method` scratch"),
+        (
+            {**SCRATCH, "model_fields": {"widht": 3}},
+            "`model_fields`: HyenaDNAConfig has no field widht",
+        ),
+        (
+            {**SCRATCH, "model_fields": {"pooling": "last"}},
+            "`model_fields`: pooling has an option of its own, which sets it too",
+        ),
+        (
+            {**SCRATCH, "model_fields": {"d_model": 8}, "d_model": 16},
+            "`model_fields`: d_model has an option of its own, which sets it too",
+        ),
+        (
+            {**SCRATCH, "model_fields": {"hyena_filter_dropout": 0.5}},
+            "`model_fields` {'hyena_filter_dropout': 0.5}: make no model (HyenaFilter: dropout=0.5 is not supported",
+        ),
         ({"size": "small-32k"}, "`size` small-32k: has no effect without `method` scratch"),
         ({"lora_rank": 4}, "`lora_rank` 4: has no effect without `method` lora"),
         ({"prompt_tokens": 4}, "has no effect without `method` soft-prompt"),

@@ -195,3 +195,20 @@ def test_classes_of_bases_are_single_letters(config: PredictConfig, save: Any) -
     with pytest.raises(InputError, match="classes of bases must be single letters, and these are a, bc"):
         predict(config, progress=False)
     assert not config.out.exists()
+
+
+def test_a_record_without_bases_has_a_row_without_values(config: PredictConfig, save: Any) -> None:
+    save(HyenaDNAForSequenceClassification, num_labels=2, noise=0.3)
+    expected = {}
+    for name, bases in (("one", "GATTACA"), ("two", "CCGG")):
+        config.out.with_name("f.fa").write_text(f">{name}\n{bases}\n")
+        predict(replace(config, table=None, fasta=config.out.with_name("f.fa")), progress=False)
+        (expected[name],) = rows(config.out)
+    config.out.with_name("f.fa").write_text(">one\nGATTACA\n>none\n>two\nCCGG\n>last\n")
+    predict(replace(config, table=None, fasta=config.out.with_name("f.fa")), progress=False)
+    one, none, two, last = rows(config.out)
+    for row, name in ((one, "one"), (two, "two")):
+        assert row.keys() == expected[name].keys()
+        assert float(row["LABEL_1"]) == pytest.approx(float(expected[name]["LABEL_1"]), abs=1e-6)
+    assert float(one["LABEL_1"]) != pytest.approx(float(two["LABEL_1"]), abs=1e-4)
+    assert {row["LABEL_1"] for row in (none, last)} == {""}

@@ -716,3 +716,20 @@ def test_a_third_allele_of_a_maf_is_told(config: Any, genome: Genome, tmp_path: 
     assert UNSCORED_ALLELE not in plain["note"]
     assert third["score"] == plain["score"] != ""
     assert result.remarks[UNSCORED_ALLELE] == 1
+
+
+def test_distances_are_those_of_the_mean_states(config: Any, model: HyenaDNAForCausalLM, genome: Genome) -> None:
+    base = letters(genome, "b", 299, 300)
+    scoring = config(("b", 300, base, other(base)), mode="embedding")
+    (row,) = scored(scoring)
+    record = next(iter(open_variants(scoring.vcf).read()))
+    cut = windows(justify(alleles(record, genome)[0], genome), genome, 64)
+    with torch.no_grad():
+        ref, alt = (
+            model.hyena(torch.from_numpy(ids.astype(np.int64))[None]).last_hidden_state[0].mean(dim=0)
+            for ids in (cut.reference, cut.changed)
+        )
+    cosine = float(torch.nn.functional.cosine_similarity(ref, alt, dim=0))
+    assert float(row["distance"]) == pytest.approx(float((alt - ref).norm()), abs=1e-6)
+    assert float(row["cosine_distance"]) == pytest.approx(1 - cosine, abs=1e-6)
+    assert min(float(row["distance"]), float(row["cosine_distance"])) > 1e-5

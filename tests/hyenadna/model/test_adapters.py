@@ -190,3 +190,18 @@ def rename_base(folder: Path) -> None:
     content = json.loads((folder / "adapter_config.json").read_text())
     content["base_model_name_or_path"] += "-moved"
     (folder / "adapter_config.json").write_text(json.dumps(content))
+
+
+def test_a_head_of_the_adapter_is_not_called_new(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tiny_checkpoint(noise=0.1)
+    model = HyenaDNAForSequenceClassification.from_pretrained(base)
+    assert "new weights, to be trained before use: score.bias, score.weight" in caplog.text
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=LAYERS, r=2)
+    adapted = get_peft_model(model, config)
+    adapted.save_pretrained(tmp_path)
+    caplog.clear()
+    loaded = HyenaDNAForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded), logits(adapted))
+    assert "new weights" not in caplog.text

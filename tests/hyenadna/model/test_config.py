@@ -230,3 +230,9 @@ def test_command_line_imports_no_torch_before_a_verb_needs_it() -> None:
         "print([name for name in ('torch', 'transformers') if name in sys.modules], hyenadna.InputError)"
     )
     assert done.stdout.startswith("[] <class 'hyenadna.common.errors.InputError'>"), done.stderr
+
+
+def test_several_keys_without_effect_are_named_in_order(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="hyenadna"):
+        HyenaDNAConfig(zebra=1, apple=2)
+    assert caplog.messages == ["config keys without effect here: apple, zebra"]

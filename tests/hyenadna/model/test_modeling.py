@@ -613,3 +613,16 @@ def test_what_is_exported_without_gradients_can_be_called_with_them() -> None:
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     for name, parameter in exported.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification])
+def test_classifiers_give_the_states_of_their_backbone(kind: Any) -> None:
+    torch.manual_seed(0)
+    model = kind(small()).eval()
+    ids = torch.tensor([[7, 8, 9, 10, 11, 7]])
+    with torch.no_grad():
+        found = model(ids, output_hidden_states=True).hidden_states
+        expected = model.hyena(ids, output_hidden_states=True).hidden_states
+        assert model(ids).hidden_states is None
+    assert len(found) == len(expected) > 1
+    assert all(map(torch.equal, found, expected))

@@ -137,6 +137,13 @@ def test_windows_with_n_train_on_the_rest(
         ({"length": 65}, "windows of 65 tokens: the model is made for 64; lower `length` and `eval_length`"),
         ({"eval_length": 65}, "windows of 65 tokens: the model is made for 64; lower `length` and `eval_length`"),
         ({"max_n_fraction": -1.0}, "`max_n_fraction` -1.0: must be from 0 to 1"),
+        ({"model_fields": {"architectures": "x"}}, "`model_fields`: HyenaDNAConfig has no field architectures"),
+        ({"model_fields": {"d_model": 16}}, "`model_fields`: d_model has an option of its own, which sets it too"),
+        ({"model_fields": {"embed_dropout": 0.5}}, "`model_fields`: embed_dropout has an option of its own, which"),
+        (
+            {"model_fields": {"hyena_filter_dropout": 0.5}},
+            "`model_fields` {'hyena_filter_dropout': 0.5}: make no model (HyenaFilter: dropout=0.5 is not supported",
+        ),
         ({"model_fields": {"widht": 3}}, "`model_fields`: HyenaDNAConfig has no field widht"),
         (
             {"model_fields": {"hyena_dropout": 5.0}},

@@ -22,7 +22,8 @@ from hyenadna.common.errors import InputError
 from hyenadna.model import padding
 from hyenadna.model.arguments import check_arguments
 from hyenadna.model.config import HyenaDNAConfig
-from hyenadna.model.modeling import HyenaDNAModel, HyenaDNAPreTrainedModel, check_labels
+from hyenadna.model.modeling import HyenaDNAModel
+from hyenadna.model.pretrained import HyenaDNAPreTrainedModel, check_labels
 
 
 def pool(hidden: Tensor, real: Tensor, how: str) -> Tensor:

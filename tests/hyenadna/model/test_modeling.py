@@ -27,7 +27,7 @@ from hyenadna import (
     HyenaDNAModel,
     InputError,
 )
-from hyenadna.model import modeling as model_module
+from hyenadna.model import layers as model_layers
 
 MICRO = "micro-L128"
 SOURCES = [
@@ -184,7 +184,7 @@ def test_mlp_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch) -> None
     model = language_model()
     ids = random_ids(3, 50)
     whole = model(ids, output_hidden_states=True)
-    monkeypatch.setattr(model_module, "_MLP_POSITIONS", 7)
+    monkeypatch.setattr(model_layers, "_MLP_POSITIONS", 7)
     with torch.no_grad():
         pieces = model(ids, output_hidden_states=True)
     assert whole.logits.requires_grad
@@ -201,13 +201,13 @@ def gradients(model: HyenaDNAForCausalLM, ids: torch.Tensor) -> dict[str, torch.
 def calls_of_mlps(model: HyenaDNAForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Positions of every call of an MLP from now on."""
     positions: list[int] = []
-    forward = model_module.HyenaDNAMLP.forward
+    forward = model_layers.HyenaDNAMLP.forward
 
-    def counted(self: model_module.HyenaDNAMLP, x: torch.Tensor) -> torch.Tensor:
+    def counted(self: model_layers.HyenaDNAMLP, x: torch.Tensor) -> torch.Tensor:
         positions.append(x.shape[:-1].numel())
         return forward(self, x)
 
-    monkeypatch.setattr(model_module.HyenaDNAMLP, "forward", counted)
+    monkeypatch.setattr(model_layers.HyenaDNAMLP, "forward", counted)
     return positions
 
 
@@ -218,7 +218,7 @@ def test_mlp_computed_anew_in_backward_changes_no_gradient(
     model = language_model().train()
     ids = random_ids(3, 50)
     expected = gradients(model, ids)
-    monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 70)
+    monkeypatch.setattr(model_layers, "_MLP_POSITIONS_CPU", 70)
     if checkpointing:
         model.gradient_checkpointing_enable()
     calls = calls_of_mlps(model, monkeypatch)
@@ -234,7 +234,7 @@ def test_mlp_computed_anew_under_autocast(monkeypatch: pytest.MonkeyPatch) -> No
     ids = random_ids(2, 64)
     with torch.autocast("cpu", torch.bfloat16):
         expected = gradients(model, ids)
-        monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 60)
+        monkeypatch.setattr(model_layers, "_MLP_POSITIONS_CPU", 60)
         found = gradients(model, ids)
     for name, grad in found.items():
         assert (grad - expected[name]).norm() <= 0.02 * expected[name].norm(), name
@@ -242,13 +242,13 @@ def test_mlp_computed_anew_under_autocast(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("where", ["mlp", "mlp.fc2", "norm2"])
 def test_hooks_see_all_positions_of_the_mlp_at_once(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 7)
+    monkeypatch.setattr(model_layers, "_MLP_POSITIONS_CPU", 7)
     model = language_model().train()
     shapes = []
     hooked = model.hyena.backbone.layers[0].get_submodule(where)
     hooked.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[:2]))
     gradients(model, random_ids(2, 50))
-    monkeypatch.setattr(model_module, "_MLP_POSITIONS", 7)
+    monkeypatch.setattr(model_layers, "_MLP_POSITIONS", 7)
     with torch.no_grad():
         model(random_ids(2, 50))
     assert shapes == 2 * [(2, 50)]
@@ -258,7 +258,7 @@ def test_gradients_by_torch_func(monkeypatch: pytest.MonkeyPatch) -> None:
     model = language_model()
     ids = random_ids(2, 50)
     expected = gradients(model, ids)
-    monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 7)
+    monkeypatch.setattr(model_layers, "_MLP_POSITIONS_CPU", 7)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -273,7 +273,7 @@ def test_gradients_of_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     model = language_model()
     ids = random_ids(2, 50)
     expected = gradients(model, ids)
-    monkeypatch.setattr(model_module, "_MLP_POSITIONS_CPU", 7)
+    monkeypatch.setattr(model_layers, "_MLP_POSITIONS_CPU", 7)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     model.zero_grad()
     compiled(ids, labels=ids).loss.backward()

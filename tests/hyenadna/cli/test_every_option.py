@@ -99,7 +99,7 @@ BASES: dict[str, dict[str, Any]] = {
         "model": P("lm"), "genome": P("genome"), "contigs": ["b"], "length": 16, "markov_order": 1, "device": "cpu",
     },
     "finetune": {
-        "data": P("table.tsv"), "model": P("lm"), "sequence_column": "seq", "label_columns": ["kind"], "epochs": 2,
+        "data": P("table.tsv"), "model": P("lm"), "sequence_column": "seq", "label_columns": ["kind"], "epochs": 1,
         "batch_size": 16, "lr": 1e-2, "device": "cpu",
     },
     "predict": {"model": P("lm_classifier"), "fasta": P("sequences.fa"), "device": "cpu"},
@@ -119,16 +119,16 @@ BASES: dict[str, dict[str, Any]] = {
 CONTIGS: dict[str, Any] = {"valid_contigs": [], "test_contigs": [], "steps": 1}
 PART = CONTIGS | {"valid_contigs": ["b"]}
 SCRATCH = {
-    "method": "scratch", "model": None, "d_model": 8, "n_layer": 1, "max_seq_len": 64, "epochs": 1,
+    "method": "scratch", "model": None, "d_model": 8, "n_layer": 1, "max_seq_len": 64,
     "model_fields": {"filter_order": 8},
 }  # fmt: skip
-NO_TABLE = {"sequence_column": "sequence", "label_columns": ["label"], "epochs": 1}
+NO_TABLE = {"sequence_column": "sequence", "label_columns": ["label"]}
 BOTH = NO_TABLE | {"data": P("both")}
 SEA = NO_TABLE | {"data": P("sea"), "genome": P("hg.fa"), "task": "multilabel"}
 SPECIES = NO_TABLE | {"data": P("species"), "length": 20, "species_windows": 20}
 NO_SHAPE: dict[str, Any] = {"d_model": None, "n_layer": None, "max_seq_len": None, "model_fields": {}}
 FROM_LM = NO_SHAPE | {"steps": 2, "embed_dropout": None, "init_from": P("lm")}
-FEW = {"method": "few-shot", "length": 8, "shots": 1, "eval_shots": [0, 1], "epochs": 1}
+FEW = {"method": "few-shot", "length": 8, "shots": 1, "eval_shots": [0, 1]}
 IDLE = {"lr": 1e-9, "epochs": 3, "patience": 1}
 TABLE = {"fasta": None, "table": P("table.tsv"), "sequence_column": "seq"}
 BED = {"fasta": None, "bed": P("genes.bed"), "genome": P("genome")}
@@ -229,9 +229,9 @@ LINES: dict[str, dict[str, Line]] = {
         "species_windows": reaches("results", base=SPECIES, species_windows=30),
         "valid_fraction": reaches("results", base=BOTH, valid_fraction=0.4),
         "split_seed": reaches("rows", split_seed=1),
-        "folds": reaches("runs", base={"epochs": 1}, folds=2),
+        "folds": reaches("runs", folds=2),
         "pooling": reaches("rows", pooling="last"),
-        "epochs": reaches("rows", epochs=1),
+        "epochs": reaches("rows", epochs=2),
         "patience": reaches("rows", base=IDLE, patience=2),
         "metric": reaches("rows", metric="mcc"),
         "batch_size": reaches("calls", batch_size=8),
@@ -245,8 +245,8 @@ LINES: dict[str, dict[str, Line]] = {
         "reverse_complement": reaches("rows", reverse_complement=True),
         "crop": reaches("rows", crop=4),
         "lm_weight": reaches("rows", lm_weight=0.5),
-        "lora_rank": reaches("rows", base={"method": "lora", "epochs": 1}, lora_rank=2),
-        "prompt_tokens": reaches("calls", base={"method": "soft-prompt", "epochs": 1}, prompt_tokens=4),
+        "lora_rank": reaches("rows", base={"method": "lora"}, lora_rank=2),
+        "prompt_tokens": reaches("calls", base={"method": "soft-prompt"}, prompt_tokens=4),
         "shots": reaches("calls", base=FEW, shots=2),
         "eval_shots": reaches("results", base=FEW, eval_shots=[1]),
         "size": reaches("config", base=SCRATCH | {"n_layer": None}, size="small-32k"),
@@ -255,9 +255,9 @@ LINES: dict[str, dict[str, Line]] = {
         "max_seq_len": reaches("config", base=SCRATCH, max_seq_len=48),
         "model_fields": reaches("config", base=SCRATCH, model_fields={"filter_order": 4}),
         "seeds": reaches("rows", seeds=[1]),
-        "jobs": keeps(SPEED, moves="jobs", base={"seeds": [0, 1], "epochs": 1}, jobs=2),
+        "jobs": keeps(SPEED, moves="jobs", base={"seeds": [0, 1]}, jobs=2),
         "resume": keeps(
-            "only the runs that are missing", moves="calls", base={"seeds": [0, 1], "epochs": 1}, stop_after=14,
+            "only the runs that are missing", moves="calls", base={"seeds": [0, 1]}, stop_after=14,
             resume=True,
         ),
         "baseline": reaches("results", baseline=True),
@@ -393,13 +393,13 @@ MORE: tuple[tuple[str, str, Line], ...] = (
     ("finetune", "length", reaches("calls", base=SEA, length=24)),
     ("finetune", "length", reaches("calls", base=SPECIES, length=24)),
     ("finetune", "split_seed", reaches("rows", base=SPECIES, split_seed=1)),
-    ("finetune", "valid_fraction", reaches("results", base={"folds": 2, "epochs": 1}, valid_fraction=0.4)),
+    ("finetune", "valid_fraction", reaches("results", base={"folds": 2}, valid_fraction=0.4)),
     ("finetune", "pooling", reaches("rows", pooling="first")),
     ("finetune", "pooling", reaches("config", base=SCRATCH, pooling="first")),
     ("finetune", "seeds", reaches("calls", base=FEW, seeds=[1, 2])),
-    ("finetune", "seeds", reaches("rows", base={"method": "soft-prompt", "epochs": 1}, seeds=[1])),
+    ("finetune", "seeds", reaches("rows", base={"method": "soft-prompt"}, seeds=[1])),
     ("finetune", "lm_weight", reaches("rows", base=SCRATCH, lm_weight=0.5)),
-    ("finetune", "ema_decay", reaches("weights", base={"method": "soft-prompt", "epochs": 1}, ema_decay=0.9)),
+    ("finetune", "ema_decay", reaches("weights", base={"method": "soft-prompt"}, ema_decay=0.9)),
     ("finetune", "reverse_complement", reaches("calls", reverse_complement=True)),
     ("finetune", "metric", reaches("rows", base={"label_columns": ["share"], "task": "regression"}, metric="mse")),
     ("finetune", "label_columns", reaches("rows", base={"task": "regression", "label_columns": ["share"]},

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
+from scipy.stats import NearConstantInputWarning, pearsonr
 from sklearn import metrics as reference
 
 from hyenadna.evaluation.metrics import _multilabel, measure
@@ -117,3 +120,12 @@ def test_large_logits_have_finite_metrics() -> None:
     values, reasons = measure("classification", logits, labels)
     assert reasons == {}
     assert values["auroc"] == reference.roc_auc_score(labels, logits[:, 1] - logits[:, 0])
+
+
+def test_predictions_that_hardly_differ_are_measured_in_silence() -> None:
+    outputs, labels = np.array([[1.0], [1.0 + 1e-15], [1.0]]), np.array([[1.0], [3.0], [2.0]])
+    with pytest.warns(NearConstantInputWarning):
+        pearsonr(outputs[:, 0], labels[:, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measure("regression", outputs, labels)

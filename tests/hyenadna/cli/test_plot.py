@@ -134,12 +134,12 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
         assert effects[row, column] == pytest.approx(total(changed) - total(window), abs=1e-9)
 
     # At the start of a contig the window begins with it.
-    window = np.array(genome.tokens("a", 0, 32))
-    effects = saturation_mutagenesis(LogLikelihoodScorer(model), genome, "a", 0, 8, 32)
+    begin = np.array(genome.tokens("a", 0, 32))
+    at_start = saturation_mutagenesis(LogLikelihoodScorer(model), genome, "a", 0, 8, 32)
     for column in (1, 7):
-        changed = window.copy()
-        changed[column] = 7 + (window[column] - 7 + 1) % 4
-        assert effects[changed[column] - 7, column] == pytest.approx(total(changed) - total(window), abs=1e-9)
+        changed = begin.copy()
+        changed[column] = 7 + (begin[column] - 7 + 1) % 4
+        assert at_start[changed[column] - 7, column] == pytest.approx(total(changed) - total(begin), abs=1e-9)
 
     # The first base of a window has no likelihood of its own to change.
     for start in (0, 100):

@@ -156,15 +156,16 @@ def use_backend(name: str | None) -> Iterator[None]:
         ValueError: ``name`` is not the name of a backend.
     """
     name = AUTO if name is None else _check_name(name)
-    token, before = _block.set(name), _of_thread.block
+    token = _block.set(name)
     _of_thread.block = name
     _open_blocks.append(name)
     try:
         yield
     finally:
         _open_blocks.remove(name)
-        _of_thread.block = before
         _block.reset(token)
+        # Not what the thread had before: blocks of several asyncio tasks need not end in the order of their nesting.
+        _of_thread.block = _block.get()
 
 
 def requested(backend: str | None) -> str:

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import runpy
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -351,14 +352,25 @@ def _cut_off_output() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except BrokenPipeError as error:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Python flushes once more at exit, which would fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(141)
-        # It was another pipe.
-        _fail(str(error))
+        if not _is_cut_off():
+            _fail(str(error))
+        # Python flushes once more at exit, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _is_cut_off() -> bool:
+    """Whether nobody reads standard output any more, rather than another pipe."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    # With PYTHONUNBUFFERED nothing was left to flush.
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _run(argv: list[str]) -> None:

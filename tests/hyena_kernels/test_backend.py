@@ -139,6 +139,19 @@ def test_overlapping_blocks_of_two_threads_do_not_mix() -> None:
     assert backend.requested(None) == backend.AUTO
 
 
+def test_blocks_of_tasks_that_end_in_another_order_leave_nothing_to_compiled_calls() -> None:
+    async def task(name: str, steps: int) -> None:
+        with use_backend(name):
+            for _ in range(steps):
+                await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(task("cuda", 1), task("cpp", 3))
+
+    asyncio.run(both())
+    assert backend._of_thread.block is None
+
+
 def test_blocks_of_asyncio_tasks_do_not_mix() -> None:
     async def task(name: str) -> list[str]:
         seen = []

@@ -646,9 +646,13 @@ def test_prepare_needs_neither_torch_nor_transformers(tiny_fasta: Path, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["--version"]], ids=str)
-def test_output_that_is_cut_off_ends_in_silence(arguments: list[str]) -> None:
+def test_output_that_is_cut_off_ends_in_silence(
+    arguments: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in ``hyenadna --help | head -1``, with a reader that is gone from the start."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "hyenadna", *arguments]

@@ -236,13 +236,14 @@ def backward_kernel(  # type: ignore[no-untyped-def]
             behind = _load_eight(x_b, t + 8, x_t_stride, other * x_c_stride, in_range, length)
             other_value = _convolved(before + other_here + behind, other_taps, other_offset, 7 + K, K)
             other_grad = _product(grad, value, left, 7 + K)
+            # The sums for the taps come before the gradient is stored: in this order no architecture spills.
+            if NEEDS_TAPS:
+                other_totals = _add_tap_gradients(other_totals, other_grad, other_here, left, K)
             grad = _product(grad, other_value, left, 7 + K)
             if NEEDS_X:
                 at = dx + b * dx_b_stride
                 values = _signal_gradient(other_grad, other_taps, K)
                 _store_eight(at, values, t, dx_t_stride, other * dx_c_stride, in_range, length)
-            if NEEDS_TAPS:
-                other_totals = _add_tap_gradients(other_totals, other_grad, other_here, left, K)
         if NEEDS_X:
             at = dx + b * dx_b_stride
             values = _signal_gradient(grad, taps, K)

@@ -22,6 +22,8 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("registration",),
         ("fftconv", "short_conv", "implicit_filter", "mixer"),
         ("filter_cache",),
+        ("filter_layers",),
+        ("filter",),
         ("operator",),
         ("",),
         ("testing", "__main__"),

@@ -129,11 +129,15 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
         self.pos_emb.reset_buffers()
         self.modulation.reset_buffers()
 
-    def filter_settings(self, L: int, backend: str | None) -> Any:
-        """What :meth:`forward` depends on besides tensors, or None if code that is not ours takes part in it."""
+    def is_plain(self) -> bool:
+        """Whether no code but that of this package takes part in a call: no hook, wrapper, shard or other weights."""
         ours = self._has_own("filter") and self._has_own("kernel")
         plain = is_plain(self, HyenaFilter) and is_plain(self.pos_emb, PositionalEmbedding)
-        if not (ours and plain and self._has_plain_layers()):
+        return ours and plain and self._has_plain_layers()
+
+    def filter_settings(self, L: int, backend: str | None) -> Any:
+        """What :meth:`forward` depends on besides tensors, or None if code that is not ours takes part in it."""
+        if not self.is_plain():
             return None
         return L, _backend.requested(backend), self.use_bias, self.modulation.modulate, self.modulation.shift
 

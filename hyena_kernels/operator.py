@@ -139,8 +139,11 @@ class HyenaOperator(nn.Module):
         """Width of the output."""
         return self.d_model
 
-    def forward(self, u: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``."""
+    def forward(self, u: Tensor, *args: Any, filters: Filters | None = None, **kwargs: Any) -> Any:
+        """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``.
+
+        ``filters`` are those that :meth:`filters` returns for L. With them this call computes none of its own.
+        """
         checks.rank("HyenaOperator", "input", u, "(B, L, D)")
         if u.shape[2] != self.d_model:
             raise ValueError(
@@ -152,8 +155,10 @@ class HyenaOperator(nn.Module):
                 f"HyenaOperator: input (B, L, D) has shape {tuple(u.shape)}: its length L is outside 1 … {self.l_max}, "
                 "the l_max that this operator was made for"
             )
+        if filters is not None:
+            self._check_filters(filters, L)
         x = self.in_proj(u)
-        k, D = self._filters(L)
+        k, D = self.filters(L) if filters is None else filters
         drops = self.dropout.p > 0 and self.dropout.training
         if is_plain(self.short_filter, nn.Conv1d) and is_plain(self.dropout, nn.Dropout) and not drops:
             weight = self.short_filter.weight.squeeze(1)
@@ -163,8 +168,30 @@ class HyenaOperator(nn.Module):
         y = self.out_proj(self.activation(y))
         return (y, None) if self.return_state else y
 
-    def _filters(self, L: int) -> Filters:
-        """Filters ``(order - 1, D, L)`` and skip ``(order - 1, D)``, through the call of ``filter_fn``."""
+    def filters(self, L: int) -> Filters:
+        """The filters of L positions, which :meth:`forward` computes unless it is given some.
+
+        Calls that share them compute them once, and their gradients sum. With activation checkpointing, filters from
+        outside the checkpointed region are not computed again in backward. They are not to be written into.
+
+        Args:
+            L: number of positions, 1 to ``l_max``.
+
+        Returns:
+            Filters ``(order - 1, D, L)`` and skip ``(order - 1, D)``, or None in its place with ``bias=False``. Both
+            are float32, or float64 in a float64 model.
+
+        Raises:
+            ValueError: L is outside 1 … ``l_max``.
+            TypeError: a parameter of the filters has 16 bits, or a hook on ``filter_fn`` has replaced its result.
+
+        Example:
+            >>> import torch
+            >>> from hyena_kernels import HyenaOperator
+            >>> layer, u = HyenaOperator(8, 100), torch.randn(1, 100, 8)
+            >>> torch.equal(layer(u, filters=layer.filters(100)), layer(u))
+            True
+        """
 
         def compute() -> Filters:
             found = self.filter_fn(None, L, backend=self.backend)
@@ -177,6 +204,20 @@ class HyenaOperator(nn.Module):
 
         k, D = kept_or_new(self.filter_fn, (L, self.backend), compute)
         return k.view(self.order - 1, self.d_model, L), None if D is None else D.view(self.order - 1, self.d_model)
+
+    def _check_filters(self, filters: Any, L: int) -> None:
+        if not isinstance(filters, tuple) or len(filters) != 2:
+            raise TypeError(
+                "HyenaOperator: filters must be two tensors, as HyenaOperator.filters(L) returns them, got "
+                f"{type(filters).__name__}"
+            )
+        expected = (self.order - 1, self.d_model)
+        for name, tensor, shape in (("k", filters[0], (*expected, L)), ("D", filters[1], expected)):
+            if tensor is not None and tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"HyenaOperator: filters: {name} has shape {tuple(tensor.shape)}, expected {shape} for an input of "
+                    f"length {L}: take them from HyenaOperator.filters({L})"
+                )
 
     def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
         """The recurrence of hyena_mixer op by op, for dropout or a wrapped short filter."""

@@ -6,6 +6,9 @@ bits, and float64 in a float64 model.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +16,9 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyena_kernels import HyenaOperator
+from hyena_kernels import HyenaFilter, HyenaOperator
+from hyena_kernels.filter_cache import Filters
+from hyena_kernels.filter_layers import is_plain
 from hyenadna.model.config import HyenaDNAConfig
 
 # Positions that the MLP takes at a time without gradients. Its hidden layer is four times as wide as the model: 4 GB
@@ -23,6 +28,11 @@ _MLP_POSITIONS = 1 << 15
 # Positions that it takes at a time on a CPU with gradients: a few MB of hidden layer. Backward recomputes them, which
 # is cheaper than allocating fresh pages.
 _MLP_POSITIONS_CPU = 1 << 11
+
+# Bytes of filters, of all layers together, that a step with gradient checkpointing keeps for backward. Above it every
+# layer computes its own again: memory is what checkpointing is for.
+_FILTER_BYTES = 1 << 30
+_FILTER_BYTES_CPU = 64 << 20
 
 
 class HyenaDNALayerNorm(nn.LayerNorm):
@@ -97,9 +107,14 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         self.mixer.out_proj.adds_to_residual = True  # type: ignore[assignment]
         self.mlp.fc2.adds_to_residual = True  # type: ignore[assignment]
 
-    def forward(self, residual: Tensor) -> Tensor:
-        """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``."""
-        residual = residual + self.mixer(self.norm1(residual))
+    def forward(self, residual: Tensor, filters: Filters | None = None) -> Tensor:
+        """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``.
+
+        ``filters`` are those of ``mixer.filters(L)``. By default the mixer computes them.
+        """
+        # A mixer of another class is called with its input alone.
+        given = {} if filters is None else {"filters": filters}
+        residual = residual + self.mixer(self.norm1(residual), **given)
         # What is exported without gradients may be called with them, and then nothing may be written to in place.
         if not torch.is_grad_enabled() and not self._mlp_has_hooks() and not _exporting():
             for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
@@ -121,6 +136,24 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return False
         return not self._mlp_has_hooks()
+
+    def takes_filters(self) -> bool:
+        """Whether backward computes this block again, with filters that were computed outside of it.
+
+        Code that is not ours may expect the mixer to call its filter, so then it does. So it does in reentrant
+        checkpointing, which would free the graph of the filters in the first of two backward passes.
+        """
+        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+            return False
+        function = self._gradient_checkpointing_func
+        if not isinstance(function, functools.partial) or function.func is not recomputed:
+            return False
+        if function.keywords.get("use_reentrant") is not False:
+            return False
+        if not (is_plain(self, HyenaDNABlock) and is_plain(self.mixer, HyenaOperator)):
+            return False
+        filter_fn: Any = self.mixer.filter_fn  # Any: it may have been replaced.
+        return isinstance(filter_fn, HyenaFilter) and filter_fn.is_plain()
 
     def _mlp_has_hooks(self) -> bool:
         """Whether some code listens to the MLP. Such code, as that of peft for mixed adapters, expects (B, L, D)."""
@@ -146,11 +179,24 @@ class HyenaDNABackbone(nn.Module):
         residual = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         residual = self.embed_dropout(residual).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
         states = [residual] if output_hidden_states else []
+        shared = self._layers_that_share(residual)
         for layer in self.layers:
-            residual = layer(residual)
+            # Computed here, so that forward, recomputation and backward of a layer share them. One layer at a time, so
+            # that backward frees the gradient of its filters before it reaches the layer below.
+            if layer in shared:
+                residual = layer(residual, filters=layer.mixer.filters(residual.shape[1]))
+            else:
+                residual = layer(residual)
             if output_hidden_states:
                 states.append(residual)
         last = self.ln_f(residual)
         return BaseModelOutput(
             last_hidden_state=last, hidden_states=(*states[:-1], last) if output_hidden_states else None
         )
+
+    def _layers_that_share(self, residual: Tensor) -> list[HyenaDNABlock]:
+        """The layers whose filters are computed before the layer, for its forward pass and its recomputation."""
+        layers = [layer for layer in self.layers if isinstance(layer, HyenaDNABlock) and layer.takes_filters()]
+        channels = sum(layer.mixer.filter_fn.d_model * layer.mixer.filter_fn.bias.itemsize for layer in layers)
+        most = _FILTER_BYTES_CPU if residual.device.type == "cpu" else _FILTER_BYTES
+        return layers if channels * residual.shape[1] <= most else []

@@ -260,6 +260,45 @@ def test_refuses_with_one_clear_line(u: Any, error: type[Exception], message: st
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("order", [2, 3])
+def test_calls_may_share_filters(order: int, bias: bool) -> None:
+    module, inputs = operator(order, bias=bias).double(), torch.randn(2, 2, 9, D_MODEL, dtype=torch.float64)
+    k, D = filters = module.filters(9)
+    assert k.shape == (order - 1, D_MODEL, 9)
+    assert D.shape == (order - 1, D_MODEL) if bias else D is None
+    wanted = [p for name, p in module.named_parameters() if bias or name != "filter_fn.bias"]
+    expected = [module(u) for u in inputs]
+    results = [module(u, filters=filters) for u in inputs]
+    for result, own in zip(results, expected, strict=True):
+        assert torch.equal(result, own)
+    summed, own = (torch.autograd.grad(sum(y.square().sum() for y in ys), wanted) for ys in (results, expected))
+    for one, other in zip(summed, own, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
+def test_filters_that_are_given_decide() -> None:
+    module, u = operator(), torch.randn(2, 9, D_MODEL)
+    k, D = module.filters(9)
+    torch.testing.assert_close(module(u, filters=(0 * k, 0 * D)), module.out_proj.bias.expand(2, 9, D_MODEL))
+    assert not torch.allclose(module(u, filters=(k, None)), module(u))
+
+
+@pytest.mark.parametrize(
+    ("filters", "error", "message"),
+    [
+        (torch.zeros(1, D_MODEL, 8), TypeError, "HyenaOperator: filters must be two tensors, as HyenaOperator.filters"),
+        ((torch.zeros(1, D_MODEL, 9), None), ValueError, "filters: k has shape (1, 6, 9), expected (1, 6, 8) for an"),
+        ((torch.zeros(D_MODEL, 8), None), ValueError, "filters: k has shape (6, 8), expected (1, 6, 8)"),
+        ((torch.zeros(1, D_MODEL, 8), torch.zeros(D_MODEL)), ValueError, "filters: D has shape (6,), expected (1, 6)"),
+    ],
+)
+def test_filters_of_another_shape_are_refused(filters: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)) as raised:
+        operator()(torch.zeros(1, 8, D_MODEL), filters=filters)
+    assert "\n" not in str(raised.value)
+
+
 def test_filter_refuses_other_lengths() -> None:
     for length in (0, L_MAX + 1):
         with pytest.raises(ValueError, match=f"HyenaFilter: length {length} is outside 1 … {L_MAX}"):

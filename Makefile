@@ -22,6 +22,9 @@ STAMP := $(VENV)/.installed
 EXT   := $(VENV)/.extension
 CSRC  := $(shell find csrc -type f) hyena_kernels/_build.py setup.py
 
+# Tests, mypy and the site start dozens of Python processes. Without byte code on disk each compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test pytest sanitize gpu lint typecheck docs wheel clean distclean
 

@@ -59,8 +59,9 @@ $(EXT): $(STAMP) $(CSRC)
 demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-out]
 	@$(BIN)/python -m hyenadna.cli.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
 
-test: $(EXT) lint ## lint, check types, build the documentation, run the tests
-	@$(MAKE) --no-print-directory --jobs=2 typecheck docs
+# The extension is compiled beside mypy, which takes one processor alone for the longest.
+test: lint ## lint, check types, build the documentation, run the tests
+	@$(MAKE) --no-print-directory --jobs=2 typecheck $(EXT) docs
 	@$(MAKE) --no-print-directory pytest
 
 # One process for each processor, at most 8. A process that is done takes tests over from the others.

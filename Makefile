@@ -22,8 +22,11 @@ STAMP := $(VENV)/.installed
 EXT   := $(VENV)/.extension
 CSRC  := $(shell find csrc -type f) hyena_kernels/_build.py setup.py
 
+# Tests, mypy and the site start dozens of Python processes. Without byte code on disk each compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test pytest sanitize gpu lint typecheck docs wheel clean distclean
+.PHONY: help venv demo test pytest sanitize resources gpu lint typecheck docs wheel clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -56,8 +59,9 @@ $(EXT): $(STAMP) $(CSRC)
 demo: $(EXT) ## train and evaluate a small model: [FASTA=genome.fa] [OUT=demo-out]
 	@$(BIN)/python -m hyenadna.cli.demo $(if $(FASTA),--fasta "$(FASTA)") --out "$(OUT)"
 
-test: $(EXT) lint ## lint, check types, build the documentation, run the tests
-	@$(MAKE) --no-print-directory --jobs=2 typecheck docs
+# The extension is compiled beside mypy, which takes one processor alone for the longest.
+test: lint ## lint, check types, build the documentation, run the tests
+	@$(MAKE) --no-print-directory --jobs=2 typecheck $(EXT) docs
 	@$(MAKE) --no-print-directory pytest
 
 # One process for each processor, at most 8. A process that is done takes tests over from the others.
@@ -67,6 +71,11 @@ pytest: $(EXT)
 # Not a part of `make test`: compiling the kernels twice and running them under sanitizers takes a quarter of an hour.
 sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and thread sanitizers
 	@$(BIN)/python tests/sanitizers/run.py
+
+# `make test` compiles only the kernels that have changed since, and a sixteenth of the others.
+resources: $(STAMP) ## compile every GPU kernel ahead of time, and keep registers and memory for `make test`
+	$(BIN)/python -m hyena_kernels.testing.resources.triton --check --record
+	@if command -v nvcc >/dev/null; then set -x; $(BIN)/python -m hyena_kernels.testing.resources.cuda --check --record; fi
 
 # Uses the installed environment: a machine with a GPU often has its own torch, and no network to install another.
 gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune targets"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,11 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+
+fcntl = None
+with contextlib.suppress(ImportError):
+    # Windows has none, and compiles nothing.
+    import fcntl
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 20230627
@@ -56,6 +63,28 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder of reference data, and {folder} is none: set HYENA_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder by name, which the first of the test processes that asks for it fills. The others wait, and read it."""
+    base = tmp_path_factory.getbasetemp()
+    # Each process of xdist has a folder of its own in the one of the run.
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = place / f"once-{name}", place / f"once-{name}.done"
+        with open(place / f"once-{name}.lock", "w") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture

@@ -73,19 +73,19 @@ def assert_computed_in_float32(op: str, inputs: Inputs, frozen: Collection[str] 
         assert error <= budget < math.inf, (name, error, budget)
 
 
-def assert_products_need_not_fit(op: str, dtype: torch.dtype, order: int = 2) -> None:
+def assert_products_need_not_fit(op: str, dtype: torch.dtype, order: int = 2, channels: int = 16) -> None:
     """An op computes in float32 where its results fit 16 bits and what is between them does not.
 
     Products of projections, gates, gated convolutions and gradients of those lie above 65504, the end of float16.
     """
     if op == "short_conv":
-        inputs = short_conv_inputs(2, 16, 40, dtype=dtype)
+        inputs = short_conv_inputs(2, channels, 40, dtype=dtype)
         # Each of the two products is near 90000. Their sum fits, also where x begins.
         inputs["x"] = (inputs["x"] + 300) * torch.linspace(1 / 3, 1, 3).to(dtype)[torch.arange(40).clamp(max=2)]
-        inputs["weight"] = torch.tensor([0.0, -299.0, 300.0]).expand(16, 3).contiguous()
+        inputs["weight"] = torch.tensor([0.0, -299.0, 300.0]).expand(channels, 3).contiguous()
         assert_computed_in_float32("short_conv", inputs)
     elif op == "fftconv":
-        inputs = fftconv_inputs(2, 16, 40, dtype=dtype)
+        inputs = fftconv_inputs(2, channels, 40, dtype=dtype)
         inputs["u"] = 300 + inputs["u"]
         inputs["pre_gate"] = 300 + inputs["pre_gate"]
         inputs["post_gate"] = 1e-3 * inputs["post_gate"]
@@ -96,12 +96,12 @@ def assert_products_need_not_fit(op: str, dtype: torch.dtype, order: int = 2) ->
         inputs["post_gate"] = 300 + inputs["post_gate"]
         assert_computed_in_float32("fftconv", inputs)
     else:
-        inputs = hyena_mixer_inputs(1, 40, 16, order=order, dtype=dtype)
+        inputs = hyena_mixer_inputs(1, 40, channels, order=order, dtype=dtype)
         inputs["x"] = 300 + 30 * inputs["x"]
         weight = torch.zeros_like(inputs["short_weight"])
         weight[:, -1] = 1
         # Gate 0 is 90000.
-        weight[:16, -1] = 300
+        weight[:channels, -1] = 300
         inputs["short_weight"], inputs["short_bias"] = weight, None
         for name in ("k", "D"):
             inputs[name] = inputs[name].clone()

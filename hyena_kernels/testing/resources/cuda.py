@@ -3,7 +3,10 @@
     python -m hyena_kernels.testing.resources.cuda --arch 80 90 --out resources.md
     python -m hyena_kernels.testing.resources.cuda --arch 80 90 --check
 
-Needs nvcc of CUDA 12 or newer: on the PATH, in CUDA_HOME or in /usr/local/cuda.
+    python -m hyena_kernels.testing.resources.cuda --arch 80 90 --check --changed
+
+Needs nvcc of CUDA 12 or newer: on the PATH, in CUDA_HOME or in /usr/local/cuda. The results of all compilations are
+kept in ``records/cuda.json``, which ``--record`` writes.
 """
 
 from __future__ import annotations
@@ -24,9 +27,15 @@ from pathlib import Path
 from hyena_kernels import _build
 from hyena_kernels.backends.extension import cache_root
 from hyena_kernels.testing.resources.occupancy import ARCHITECTURES, Resources, occupancy
+from hyena_kernels.testing.resources.record import AGAIN, FOLDER, Record
 from hyena_kernels.testing.resources.report import Report, Table, faults
 
 REPORT = Report("CUDA", "hyena_kernels.testing.resources.cuda", "nvcc", (80, 90))
+
+RECORD = FOLDER / "cuda.json"
+
+Usage = dict[str, tuple[int, int]]
+"""Registers and bytes of stack of a thread, by the mangled name of a kernel."""
 
 # Threads of a block, and the bytes of dynamic shared memory of each form of the kernel. For the transforms of fftconv
 # they follow from the template arguments of the plan, for patches from the form. Tests compare all with the launches.
@@ -168,32 +177,52 @@ _ENTRY = re.compile(
 )
 
 
-def compile_source(nvcc: str, source: Path, arch: int) -> list[tuple[Case, Resources]]:
+# The name of an anonymous namespace, which contains a hash of the path.
+_UNIQUE = re.compile(r"\d+_GLOBAL__N__[0-9a-f]{8}_\d+_\w+?_cu_[0-9a-f]{8}(?=\d)")
+
+
+def compile_source(nvcc: str, source: Path, arch: int, record: Record | None = None) -> Usage:
     """Compile one source for one architecture with the flags of the build, and read the output of ptxas.
 
+    Args:
+        nvcc: the path of the compiler.
+        source: the source.
+        arch: the architecture.
+        record: results of earlier compilations. What it has is not compiled, but for a sixteenth. The others are added.
+
     Raises:
-        RuntimeError: nvcc failed. The message contains its output.
+        RuntimeError: nvcc failed, or gave another result than the one on record. The message says what.
     """
-    measured = []
-    for entry in _ENTRY.finditer(_ptxas_output(nvcc, source, arch)):
-        registers, stack = int(entry["registers"]), max(int(entry["stack"]), int(entry["spill"]))
-        for case in cases(entry["name"]):
-            share = occupancy(arch, registers, case.threads, case.shared_bytes)
-            measured.append((case, Resources(arch, registers, stack, case.shared_bytes, case.threads, share)))
-    return measured
+    flags = [*_build.NVCC_FLAGS, "-cubin", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
+    key = _source_hash(nvcc, flags, source)
+    label = f"{source.name} sm_{arch}"
+    found = None if record is None else record.get(label, key)
+    kept = None if found is None else {name: (registers, stack) for name, (registers, stack) in found.items()}
+    if kept is not None and not key.startswith(AGAIN):
+        return kept
+    usage = {
+        _UNIQUE.sub("", entry["name"]): (int(entry["registers"]), max(int(entry["stack"]), int(entry["spill"])))
+        for entry in _ENTRY.finditer(_ptxas_output([nvcc, *flags], key, source, arch))
+    }
+    if kept is not None and usage != kept:
+        raise RuntimeError(f"{label}: registers and stack are not those in {RECORD.name}: {usage}")
+    if record is not None:
+        record.put(label, key, usage)
+    return usage
 
 
-def _ptxas_output(nvcc: str, source: Path, arch: int) -> str:
-    """The output of the compilers for one source and architecture.
-
-    It is kept in the user's cache, under a hash of nvcc's version, the flags, the source and all headers. A source is
-    compiled again only after one of these has changed.
-    """
-    command = [nvcc, *_build.NVCC_FLAGS, "-cubin", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
-    headers = sorted(path for path in _build.CSRC.rglob("*") if path.suffix in (".h", ".cuh"))
+def _source_hash(nvcc: str, flags: Sequence[str], source: Path) -> str:
+    """A hash of what decides the result: nvcc's version, the flags, the source and all headers."""
+    folders = ("common", "cuda")
+    headers = sorted(path for name in folders for path in (_build.CSRC / name).iterdir() if path.suffix != ".cu")
     version = subprocess.run([nvcc, "--version"], capture_output=True, check=False).stdout
-    decides = [version, repr(command).encode(), *(path.read_bytes() for path in (source, *headers))]
-    kept = cache_root() / "ptxas" / hashlib.sha256(b"\0".join(decides)).hexdigest()
+    decides = [version, repr(flags).encode(), *(path.read_bytes() for path in (source, *headers))]
+    return hashlib.sha256(b"\0".join(decides)).hexdigest()
+
+
+def _ptxas_output(command: Sequence[str], key: str, source: Path, arch: int) -> str:
+    """The output of the compilers for one source and architecture, which is kept in the user's cache under ``key``."""
+    kept = cache_root() / "ptxas" / key
     if kept.is_file():
         return kept.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
@@ -216,23 +245,35 @@ def kernel_sources() -> list[Path]:
     return [source for source in _build.cuda_sources() if source.name != "bindings.cu"]
 
 
-def measure(archs: Sequence[int], workers: int = 2) -> Table:
+def measure(archs: Sequence[int], record: Record | None = None, workers: int = 2) -> Table:
     """Resources of every kernel in every form. None where a form does not fit and is not launched.
 
+    Args:
+        archs: the architectures, of :data:`.occupancy.ARCHITECTURES`.
+        record: results of earlier compilations. What it has is not compiled, but for a sixteenth.
+        workers: compilers at a time.
+
     Raises:
-        RuntimeError: there is no nvcc, or it failed.
+        RuntimeError: there is no nvcc, or it failed, or gave another result than the one on record.
     """
+    table: Table = {}
+    for (_, arch), usage in _usages(archs, record, workers).items():
+        for mangled, (registers, stack) in usage.items():
+            for case in cases(mangled):
+                absent = case.optional and case.shared_bytes > ARCHITECTURES[arch].shared_per_block
+                share = occupancy(arch, registers, case.threads, case.shared_bytes)
+                resources = Resources(arch, registers, stack, case.shared_bytes, case.threads, share)
+                table.setdefault(case.name, {})[arch] = None if absent else resources
+    return {name: table[name] for name in sorted(table, key=_order)}
+
+
+def _usages(archs: Sequence[int], record: Record | None, workers: int) -> dict[tuple[Path, int], Usage]:
     nvcc = find_nvcc()
     if nvcc is None:
         raise RuntimeError("needs nvcc, which is neither on the PATH nor in CUDA_HOME/bin nor in /usr/local/cuda/bin")
     jobs = [(source, arch) for source in kernel_sources() for arch in archs]
-    table: Table = {}
     with ThreadPoolExecutor(workers) as pool:
-        for measured in pool.map(lambda job: compile_source(nvcc, *job), jobs):
-            for case, resources in measured:
-                absent = case.optional and case.shared_bytes > ARCHITECTURES[resources.arch].shared_per_block
-                table.setdefault(case.name, {})[resources.arch] = None if absent else resources
-    return {name: table[name] for name in sorted(table, key=_order)}
+        return dict(zip(jobs, pool.map(lambda job: compile_source(nvcc, job[0], job[1], record), jobs), strict=True))
 
 
 def _order(name: str) -> tuple[str, int, str]:
@@ -243,11 +284,18 @@ def _order(name: str) -> tuple[str, int, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 where all is well, 1 on a fault, 2 on bad usage."""
     parser = REPORT.parser()
+    parser.add_argument(
+        "--changed", action="store_true", help=f"compile what has changed since {RECORD.name} was written"
+    )
+    parser.add_argument("--record", action="store_true", help=f"compile everything, and write {RECORD.name}")
     options = REPORT.parse(parser, arguments)
+    record = Record(RECORD) if options.changed else Record() if options.record else None
     try:
-        table = measure(options.arch)
+        table = measure(options.arch, record)
     except RuntimeError as error:
         parser.error(str(error))
+    if options.record and record is not None:
+        record.write(RECORD)
     return REPORT.finish(parser, options, table, faults(table))
 
 

@@ -1,10 +1,11 @@
 """Registers, stack, shared memory and occupancy of the Triton kernels, compiled ahead of time without a GPU.
 
     python -m hyena_kernels.testing.resources.triton --arch 80 90 100 --out resources.md
-    python -m hyena_kernels.testing.resources.triton --arch 80 90 100 --check
+    python -m hyena_kernels.testing.resources.triton --arch 80 90 100 --check --changed
 
-Triton's cache on disk is used, so a configuration is compiled again only after it has changed. A process in which
-``TRITON_INTERPRET=1`` is set cannot do this: its kernels are Python functions.
+The results of all compilations are kept in ``records/triton.json``, which ``--record`` writes. Triton's cache on disk
+is used too, so a configuration is compiled again only after it has changed. A process in which ``TRITON_INTERPRET=1``
+is set cannot do this: its kernels are Python functions.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from hyena_kernels.testing.resources.occupancy import WARP, Resources, occupancy
+from hyena_kernels.testing.resources.record import AGAIN, FOLDER, Record
 from hyena_kernels.testing.resources.report import Report, Table
 from hyena_kernels.testing.resources.triton_case import Case
+from hyena_kernels.testing.resources.triton_source import case_hash
 
 KERNEL_MODULES = tuple(
     f"hyena_kernels.testing.resources.triton_cases.{name}"
     for name in ("fftconv", "short_conv", "mixer", "implicit_filter")
 )
 """Modules with a function ``aot_cases()``."""
+
+RECORD = FOLDER / "triton.json"
 
 WORKERS = 2
 
@@ -58,7 +63,10 @@ def compile_case(case: Case, arch: int) -> Resources:
         options["maxnreg"] = case.maxnreg
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, WARP), options=options)
     registers, stack = _usage(compiled.asm["cubin"])
-    shared, threads = compiled.metadata.shared, WARP * compiled.metadata.num_warps
+    return _resources(arch, registers, stack, compiled.metadata.shared, WARP * compiled.metadata.num_warps)
+
+
+def _resources(arch: int, registers: int, stack: int, shared: int, threads: int) -> Resources:
     return Resources(arch, registers, stack, shared, threads, occupancy(arch, registers, threads, shared))
 
 
@@ -116,29 +124,35 @@ def _compile_in_worker(index: int, arch: int) -> tuple[Resources, float]:
     return compile_case(_cases[index], arch), time.perf_counter() - start
 
 
-def measure(cases: Sequence[Case], archs: Sequence[int]) -> tuple[Table, list[str]]:
+def measure(cases: Sequence[Case], archs: Sequence[int], record: Record | None = None) -> tuple[Table, list[str]]:
     """Compile every case for every architecture in worker processes. Each prints a line on stderr.
 
     Args:
         cases: the configurations.
         archs: the architectures, of :data:`.occupancy.ARCHITECTURES`.
+        record: results of earlier compilations. What it has is not compiled, but for a sixteenth.
 
     Returns:
         The resources, and a line for each fault and each compilation that failed.
     """
     table: Table = {case.name: {} for case in cases}
     faults: list[str] = []
+    jobs: dict[Future[tuple[Resources, float]], tuple[str, int, Resources | None]] = {}
     # Forked workers inherit the kernels: they neither import torch again nor need to pickle them.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(WORKERS, context, _receive, (cases,)) as pool:
-        jobs = {
-            pool.submit(_compile_in_worker, index, arch): (case.name, arch)
-            for index, case in enumerate(cases)
-            for arch in archs
-            if arch not in case.absent
-        }
+        for index, case in enumerate(cases):
+            for arch in archs:
+                if arch in case.absent:
+                    continue
+                kept, again = (None, True) if record is None else known(record, case, arch)
+                if kept is not None:
+                    table[case.name][arch] = kept
+                    faults += [f"{_label(case, arch)}: {fault}" for fault in kept.faults()]
+                if again:
+                    jobs[pool.submit(_compile_in_worker, index, arch)] = case.name, arch, kept
         for done, job in enumerate(as_completed(jobs), start=1):
-            name, arch = jobs[job]
+            name, arch, kept = jobs[job]
             label = f"{name} sm_{arch}"
             # A compiler may raise anything, and the other cases are still of interest.
             try:
@@ -148,10 +162,35 @@ def measure(cases: Sequence[Case], archs: Sequence[int]) -> tuple[Table, list[st
                 text = "failed"
             else:
                 table[name][arch] = resources
-                faults += [f"{label}: {fault}" for fault in resources.faults()]
+                if kept is None:
+                    faults += [f"{label}: {fault}" for fault in resources.faults()]
+                elif resources != kept:
+                    faults.append(f"{label}: {_describe(resources)}, and {RECORD.name} has {_describe(kept)}")
                 text = f"{_describe(resources)}, {seconds:.1f} s"
             print(f"[{done:>{len(str(len(jobs)))}}/{len(jobs)}] {label}: {text}", file=sys.stderr, flush=True)
     return table, faults
+
+
+def known(record: Record, case: Case, arch: int) -> tuple[Resources | None, bool]:
+    """What an earlier compilation gave, or None if it was another kernel; and whether to compile."""
+    key = case_hash(case, arch)
+    found = record.get(_label(case, arch), key)
+    return (None, True) if found is None else (_resources(arch, *found), key.startswith(AGAIN))
+
+
+def _label(case: Case, arch: int) -> str:
+    return f"{case.name} sm_{arch}"
+
+
+def keep(cases: Sequence[Case], table: Table) -> Record:
+    """The record of these results."""
+    record = Record()
+    for case in cases:
+        for arch, made in table[case.name].items():
+            assert made is not None
+            values = [made.registers, made.stack_bytes, made.shared_bytes, made.threads]
+            record.put(_label(case, arch), case_hash(case, arch), values)
+    return record
 
 
 def _describe(resources: Resources) -> str:
@@ -174,14 +213,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="leave out cases that are similar to others which take more registers"
     )
+    parser.add_argument(
+        "--changed",
+        action="store_true",
+        help=f"compile what has changed since {RECORD.name} was written, and a sixteenth of the rest",
+    )
+    parser.add_argument("--record", action="store_true", help=f"compile everything, and write {RECORD.name}")
     options = REPORT.parse(parser, arguments)
+    if options.record and (options.quick or options.changed or {*options.module} != {*KERNEL_MODULES}):
+        parser.error("--record is for all kernels: without --quick, --changed and --module")
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set, and interpreted kernels cannot be compiled: unset it")
     try:
         cases = [case for case in aot_cases(options.module) if not (options.quick and case.milder)]
     except (ImportError, AttributeError, ValueError) as error:
         parser.error(str(error))
-    return REPORT.finish(parser, options, *measure(cases, options.arch))
+    table, faults = measure(cases, options.arch, Record(RECORD) if options.changed else None)
+    if options.record and not faults:
+        keep(cases, table).write(RECORD)
+    return REPORT.finish(parser, options, table, faults)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,22 +55,23 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 
 @pytest.fixture(scope="module", params=["fused", "separate"])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def library(request: pytest.FixtureRequest, made_once: Callable[[str, Callable[[Path], object]], Path]) -> ctypes.CDLL:
     """The functions with fused multiply-add, as nvcc compiles them, and without."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         pytest.skip("needs a C++ compiler, and there is no g++ on the PATH")
-    folder = tmp_path_factory.mktemp("arithmetic")
-    source = folder / "arithmetic.cpp"
-    source.write_text(SOURCE % "\n".join(f"DFT({radix})" for radix in RADICES))
-    command = [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", f"-I{_build.CSRC / 'common'}", str(source)]
-    command += ["-o", str(folder / "arithmetic.so")]
+    command = [compiler, "-O2", "-std=c++17", "-shared", "-fPIC", f"-I{_build.CSRC / 'common'}", "arithmetic.cpp"]
+    command += ["-o", "arithmetic.so"]
     if request.param == "fused":
         if "fma" not in Path("/proc/cpuinfo").read_text():
             pytest.skip("needs a processor with fused multiply-add")
         command += ["-mfma", "-ffp-contract=fast"]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(folder / "arithmetic.so"))
+
+    def compile_in(folder: Path) -> None:
+        (folder / "arithmetic.cpp").write_text(SOURCE % "\n".join(f"DFT({radix})" for radix in RADICES))
+        subprocess.run(command, cwd=folder, check=True)
+
+    return ctypes.CDLL(str(made_once(f"arithmetic-{request.param}", compile_in) / "arithmetic.so"))
 
 
 @pytest.mark.slow

@@ -90,8 +90,9 @@ class Emulation:
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Emulation:
-    return Emulation(compile_library(tmp_path_factory.mktemp("emulation"), _build.cuda_sources()))
+def library(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Emulation:
+    folder = made_once("emulation", lambda folder: compile_library(folder, _build.cuda_sources()))
+    return Emulation(folder / "emulated.so")
 
 
 @pytest.fixture

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hyena_kernels import backend
 from hyena_kernels.testing.resources import triton as _resources
 from hyena_kernels.testing.resources.occupancy import ARCHITECTURES, Resources, occupancy
+from hyena_kernels.testing.resources.record import Record
+from hyena_kernels.testing.resources.triton_case import Case
+from hyena_kernels.testing.resources.triton_source import case_hash
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -165,6 +171,7 @@ def test_faults_end_with_1_and_leave_no_table(toy: str, tmp_path: Path) -> None:
         (["--module", "no_such_module"], "No module named 'no_such_module'"),
         (["--out", "no_such_folder/table.md"], "there is no folder no_such_folder to write table.md into"),
         (["--arch", "75"], "invalid choice: 75"),
+        (["--record", "--quick"], "--record is for all kernels: without --quick, --changed and --module"),
     ],
 )
 def test_bad_usage_ends_with_2_and_one_line(
@@ -191,20 +198,94 @@ def test_interpreted_kernels_are_refused(monkeypatch: pytest.MonkeyPatch, capsys
     assert "TRITON_INTERPRET is set, and interpreted kernels cannot be compiled" in capsys.readouterr().err
 
 
-ARCHS = ("80", "90", "100")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("op", "archs"),
-    [*(("fftconv", (arch,)) for arch in ARCHS), *((op, ARCHS) for op in ("implicit_filter", "mixer", "short_conv"))],
-    ids=lambda value: value if isinstance(value, str) else "-".join(value),
-)
-def test_no_kernel_spills_or_takes_more_shared_memory_than_there_is(op: str, archs: tuple[str, ...]) -> None:
-    module = f"hyena_kernels.testing.resources.triton_cases.{op}"
-    assert module in _resources.KERNEL_MODULES
-    done = resources("--module", module, "--arch", *archs, "--check", "--quick")
+def test_no_kernel_spills_or_takes_more_shared_memory_than_there_is() -> None:
+    """What has changed since ``make resources`` is compiled, and a sixteenth of the rest."""
+    done = resources("--arch", "80", "90", "100", "--check", "--changed")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_has_what_was_compiled() -> None:
+    page = (ROOT / "docs" / "kernels" / "resources.md").read_text(encoding="utf-8")
+    if f"Made with {_resources.REPORT.compiler}." not in page:
+        pytest.skip(f"the page was made with another compiler than {_resources.REPORT.compiler}")
+    record, archs = Record(_resources.RECORD), (80, 90, 100)
+    table = {
+        case.name: {arch: _resources.known(record, case, arch)[0] for arch in archs if arch not in case.absent}
+        for case in _resources.aot_cases()
+    }
+    changed = [name for name, row in table.items() if None in row.values()]
+    assert changed == [], "changed since `make resources`"
+    rows = [line for line in _resources.REPORT.markdown(table, archs).splitlines() if line.startswith("| ")]
+    assert [row for row in rows[1:] if row not in page.splitlines()] == []
+
+
+HELPED = (
+    KERNELS.replace("2 * value", "helper(value)").replace("import triton\n", "import math\nimport triton\n", 1)
+    + """
+FACTOR: tl.constexpr = 2
+UNUSED: tl.constexpr = 2
+
+@triton.constexpr_function
+def power(n):
+    return math.prod([n, n])
+
+@triton.jit
+def helper(value):
+    return power(3) * FACTOR * value
+"""
+)
+
+
+def toy_hash(folder: Path, number: int, old: str = "", new: str = "", arch: int = 90, **changes: Any) -> str:
+    """The hash of the toy kernel, with one text replaced and some fields of its case."""
+    assert old in HELPED
+    text = HELPED.replace(old, new, 1) if old else HELPED
+    path = folder / f"toy_kernels_{number}.py"
+    path.write_text(f"{text}\n\ndef aot_cases():\n    return [Case('toy', scale, {SCALE}, {VALUES})]\n")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return case_hash(replace(module.aot_cases()[0], **changes), arch)
+
+
+def test_a_result_is_kept_until_the_kernel_changes(tmp_path: Path) -> None:
+    before = toy_hash(tmp_path, 0)
+    same = [("@triton.jit\ndef scale", "# Moved.\n\n@triton.jit\ndef scale"), ("UNUSED: tl.constexpr = 2", "")]
+    assert {toy_hash(tmp_path, 1 + number, *each) for number, each in enumerate(same)} == {before}
+    texts = [
+        ("other=0.0", "other=1.0"),
+        ("FACTOR * value", "value * FACTOR"),
+        ("FACTOR: tl.constexpr = 2", "FACTOR: tl.constexpr = 3"),
+        ("[n, n]", "[n, n, n]"),
+    ]
+    fields = [{"num_warps": 8}, {"num_stages": 1}, {"maxnreg": 64}, {"constexprs": {"BLOCK": 256, "stride": 1}}]
+    hashes = [toy_hash(tmp_path, 10 + number, *each) for number, each in enumerate(texts)]
+    hashes += [toy_hash(tmp_path, 20 + number, **each) for number, each in enumerate([*fields, {"arch": 80}])]
+    assert len({before, *hashes}) == 1 + len(hashes)
+
+
+def test_what_has_no_hash_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="FACTOR: a dict in a kernel, of which there is no hash"):
+        toy_hash(tmp_path, 0, "FACTOR: tl.constexpr = 2", "FACTOR = {}")
+
+
+def test_only_what_has_changed_and_a_sixteenth_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fine, other = Resources(90, 32, 0, 0, 128, 1.0), Resources(90, 40, 0, 0, 128, 0.75)
+    cases = [Case(name, None, {}) for name in ("kept", "again", "wrong", "changed")]
+    keys = {"kept": "10", "again": "00", "wrong": "01", "changed": "12"}
+    path, record = tmp_path / "record.json", Record()
+    for name, key in (keys | {"changed": "11"}).items():
+        record.put(f"{name} sm_90", key, [32, 0, 0, 128])
+    record.write(path)
+    monkeypatch.setattr(_resources, "case_hash", lambda case, arch: keys[case.name])
+    monkeypatch.setattr(_resources, "compile_case", lambda case, arch: other if case.name == "wrong" else fine)
+    table, faults = _resources.measure(cases, [90], Record(path))
+    assert {name: row[90].registers for name, row in table.items()} == {
+        "kept": 32, "again": 32, "wrong": 40, "changed": 32
+    }  # fmt: skip
+    assert len(faults) == 1
+    assert faults[0].startswith("wrong sm_90: 40 registers")
 
 
 def test_the_compiled_modules_are_all_there_are() -> None:

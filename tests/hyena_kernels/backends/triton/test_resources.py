@@ -197,7 +197,10 @@ ARCHS = ("80", "90", "100")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("op", "archs"),
-    [*(("fftconv", (arch,)) for arch in ARCHS), *((op, ARCHS) for op in ("implicit_filter", "mixer", "short_conv"))],
+    [
+        *(("fftconv", (arch,)) for arch in ARCHS),
+        *((op, ARCHS) for op in ("implicit_filter", "layer_norm", "mixer", "short_conv")),
+    ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_no_kernel_spills_or_takes_more_shared_memory_than_there_is(op: str, archs: tuple[str, ...]) -> None:
@@ -209,5 +212,5 @@ def test_no_kernel_spills_or_takes_more_shared_memory_than_there_is(op: str, arc
 
 def test_the_compiled_modules_are_all_there_are() -> None:
     assert {name.rpartition(".")[2] for name in _resources.KERNEL_MODULES} == {
-        "fftconv", "implicit_filter", "mixer", "short_conv"
+        "fftconv", "implicit_filter", "layer_norm", "mixer", "short_conv"
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Fast Hyena operators: fused FFT convolution with gating, short convolution and implicit filters.
 
-``fftconv``, ``short_conv`` and ``implicit_filter`` are each the name of a public function and of its module.
-``from hyena_kernels import fftconv``, ``from hyena_kernels.fftconv import fftconv`` and
+``fftconv``, ``short_conv``, ``implicit_filter`` and ``layer_norm`` are each the name of a public function and of its
+module. ``from hyena_kernels import fftconv``, ``from hyena_kernels.fftconv import fftconv`` and
 ``import hyena_kernels.fftconv as m; m.fftconv(...)`` all reach the same function.
 """
 
@@ -13,6 +13,7 @@ from hyena_kernels.errors import BackendError
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.filter_cache import cache_filters
 from hyena_kernels.implicit_filter import implicit_filter
+from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
 from hyena_kernels.short_conv import short_conv
@@ -22,12 +23,14 @@ __all__ = [
     "HyenaFilter",
     "HyenaOperator",
     "__version__",
+    "add_layer_norm",
     "backend",
     "build_ext",
     "cache_filters",
     "fftconv",
     "hyena_mixer",
     "implicit_filter",
+    "layer_norm",
     "set_backend",
     "short_conv",
     "use_backend",

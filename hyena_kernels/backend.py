@@ -19,7 +19,7 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -104,25 +104,28 @@ def register_op(
     *,
     supports: Mapping[str, Supports],
     supports_backward: Mapping[str, Supports] | None = None,
+    backends: Collection[str] = BACKENDS,
+    prefix: str = "",
 ) -> None:
-    """Register ``<op>_fwd`` and ``<op>_bwd`` on every backend. Each op file calls this once.
+    """Register ``<op>_fwd`` and ``<op>_bwd`` on every backend that has them. Each op file calls this once for each op.
 
-    Every backend has a module of the same name as ``plain``, with ``forward`` and ``backward``. It is imported on first
-    use.
+    These backends have a module of the same name as ``plain``, with ``forward`` and ``backward``. It is imported on
+    first use.
 
     Args:
         op: name of the op without its direction, such as ``"fftconv"``.
         plain: the module of the backend ``"torch"``.
         supports: the ``supports`` of :func:`register` by backend, for both directions.
         supports_backward: ``supports`` of the backward pass, if it is another one.
+        backends: the backends that have the op.
+        prefix: what precedes ``forward`` and ``backward`` in the names of the functions, for a second op of a module.
     """
     stem = plain.__name__.rpartition(".")[2]
     of_direction = {"forward": supports, "backward": supports_backward or supports}
     for direction, suffix in (("forward", "fwd"), ("backward", "bwd")):
-        for name in BACKENDS:
-            place = (
-                getattr(plain, direction) if name == "torch" else f"hyena_kernels.backends.{name}.{stem}:{direction}"
-            )
+        function = prefix + direction
+        for name in backends:
+            place = getattr(plain, function) if name == "torch" else f"hyena_kernels.backends.{name}.{stem}:{function}"
             register(f"{op}_{suffix}", name, place, of_direction[direction].get(name))
 
 

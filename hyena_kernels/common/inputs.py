@@ -62,3 +62,20 @@ class MixerInputs(NamedTuple):
     def convolution(self, o: int, u: Tensor, channels: slice, gate: Tensor) -> FftconvInputs:
         """The ``fftconv`` of step ``o`` of the recurrence for some channels, with its signal and the gate after it."""
         return FftconvInputs(u, self.k[o, channels], None if self.D is None else self.D[o, channels], None, gate)
+
+
+class LayerNormInputs(NamedTuple):
+    """Tensors of ``layer_norm``; shapes as in :func:`hyena_kernels.layer_norm`."""
+
+    residual: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class AddLayerNormInputs(NamedTuple):
+    """Tensors of ``add_layer_norm``; shapes as in :func:`hyena_kernels.add_layer_norm`."""
+
+    x: Tensor
+    residual: Tensor
+    weight: Tensor
+    bias: Tensor

@@ -16,7 +16,7 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
         op: name of the op, for the message.
         name: name of the argument, for the message.
         tensor: the argument.
-        meaning: its shape in letters, such as ``"(B, D, L)"``.
+        meaning: its shape in letters, such as ``"(B, D, L)"``. ``"(…, D)"`` stands for one dimension or more.
 
     Raises:
         TypeError: it is not a dense tensor of a dtype of :data:`SIGNAL_DTYPES`.
@@ -24,7 +24,8 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
     """
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a tensor of shape {meaning}, got {type(tensor).__name__}")
-    if tensor.dim() != meaning.count(",") + 1 - meaning.endswith(",)"):
+    dims = meaning.count(",") + 1 - meaning.endswith(",)")
+    if tensor.dim() < 1 if meaning.startswith("(…") else tensor.dim() != dims:
         raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {meaning}")
     if tensor.dtype not in SIGNAL_DTYPES:
         raise TypeError(

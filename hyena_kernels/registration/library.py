@@ -83,6 +83,51 @@ def define_op(
     return _define(f"{name}_fwd", schema, group_forward, forward_fake, derivative, save)
 
 
+def define(
+    name: str,
+    arguments: str,
+    inputs_type: type[Any],
+    fake: Callable[..., Any],
+    *,
+    gradients: int = 0,
+    results: int = 1,
+    derivative: tuple[Callable[..., Any], Callable[..., None]] | None = None,
+) -> Callable[..., Any]:
+    """Define ``hyena_kernels::<name>``, one direction of an op that :func:`define_op` does not fit.
+
+    Such an op has several results, or its backward pass takes something else than the inputs. Its file defines
+    ``<op>_bwd`` first, and then ``<op>_fwd`` with a derivative that calls the former.
+
+    Args:
+        name: name of the op with its direction, such as ``"add_layer_norm_fwd"``.
+        arguments: its arguments in torch's schema language: ``gradients`` gradients of results, the fields of
+            ``inputs_type``, then options. The first is a tensor, which is always present. The requested backend is
+            added as the last one.
+        inputs_type: a class of :mod:`hyena_kernels.common.inputs`. Backends and ``fake`` take its fields as one object.
+        fake: called as a backend: ``fake(*gradients, inputs, *options)``, with results of the right shapes, dtypes and
+            strides.
+        gradients: how many gradients of results the arguments begin with.
+        results: number of results. The op returns a tensor if it is 1, else a tuple.
+        derivative: the functions ``backward`` and ``setup_context`` of ``torch.library.register_autograd``. A forward
+            pass needs them. ``setup_context`` may save results. If it calls ``ctx.set_materialize_grads(False)``, the
+            gradient of an unused result is None. Without them the op's own derivative raises.
+
+    Returns:
+        The op, to be called with all its arguments by position.
+    """
+    end = gradients + len(inputs_type._fields)
+
+    def group(args: Sequence[Any]) -> tuple[Any, ...]:
+        return *args[:gradients], inputs_type._make(args[gradients:end]), *args[end:]
+
+    def fake_op(*args: Any) -> Any:
+        return fake(*group(args[:-1]))
+
+    returns = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
+    formula, save = derivative or (_no_derivative(name.removesuffix("_bwd")), _save_nothing)
+    return _define(name, f"({arguments}, str backend) -> {returns}", group, fake_op, formula, save)
+
+
 def _define(
     name: str,
     schema: str,
@@ -217,12 +262,18 @@ def _entrance(
     return call
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """The dtype to which autocast takes a tensor. None without autocast, and for a tensor of float64."""
+    device_type = tensor.device.type
+    if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
+        return None
+    return None if tensor.dtype == torch.float64 else torch.get_autocast_dtype(device_type)
+
+
 def to_autocast(signal: Tensor) -> Tensor:
     """A signal in the dtype of autocast. It is unchanged without autocast, and if it is float64.
 
     Filters and biases keep their dtype, because the transforms are computed in float32 or better.
     """
-    device_type = signal.device.type
-    if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
-        return signal
-    return signal if signal.dtype == torch.float64 else signal.to(torch.get_autocast_dtype(device_type))
+    dtype = autocast_dtype(signal)
+    return signal if dtype is None else signal.to(dtype)

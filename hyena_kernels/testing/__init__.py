@@ -13,16 +13,20 @@ The references and oracles take the arguments of the op without ``backend``.
 from hyena_kernels.testing.budgets import OPS, Op, check, error_budget, relative_error, value_and_gradients
 from hyena_kernels.testing.inputs import (
     Inputs,
+    add_layer_norm_inputs,
     fftconv_inputs,
     hyena_mixer_inputs,
     implicit_filter_inputs,
+    layer_norm_inputs,
     short_conv_inputs,
 )
 from hyena_kernels.testing.oracles import direct_conv, oracle_fftconv, oracle_hyena_mixer
 from hyena_kernels.testing.references import (
+    reference_add_layer_norm,
     reference_fftconv,
     reference_hyena_mixer,
     reference_implicit_filter,
+    reference_layer_norm,
     reference_short_conv,
 )
 
@@ -30,17 +34,21 @@ __all__ = [
     "OPS",
     "Inputs",
     "Op",
+    "add_layer_norm_inputs",
     "check",
     "direct_conv",
     "error_budget",
     "fftconv_inputs",
     "hyena_mixer_inputs",
     "implicit_filter_inputs",
+    "layer_norm_inputs",
     "oracle_fftconv",
     "oracle_hyena_mixer",
+    "reference_add_layer_norm",
     "reference_fftconv",
     "reference_hyena_mixer",
     "reference_implicit_filter",
+    "reference_layer_norm",
     "reference_short_conv",
     "relative_error",
     "short_conv_inputs",

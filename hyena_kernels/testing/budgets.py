@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ from torch import Tensor
 
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.implicit_filter import implicit_filter
+from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.short_conv import short_conv
 from hyena_kernels.testing import long_double
 from hyena_kernels.testing.inputs import Inputs
 from hyena_kernels.testing.oracles import oracle_fftconv, oracle_hyena_mixer
 from hyena_kernels.testing.references import (
+    reference_add_layer_norm,
     reference_fftconv,
     reference_hyena_mixer,
     reference_implicit_filter,
+    reference_layer_norm,
     reference_short_conv,
 )
 
@@ -36,6 +40,16 @@ class Op:
     """An oracle more exact than float64, on platforms that have one."""
 
 
+def _side_by_side(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Tensor]:
+    """The results of a function along their last dimension, in the widest of their dtypes."""
+
+    @functools.wraps(function)
+    def joined(*args: Any, **options: Any) -> Tensor:
+        return torch.cat(function(*args, **options), dim=-1)
+
+    return joined
+
+
 OPS = {
     "fftconv": Op(fftconv, reference_fftconv, oracle_fftconv),
     "short_conv": Op(short_conv, reference_short_conv, reference_short_conv),
@@ -46,8 +60,10 @@ OPS = {
         long_double.implicit_filter if long_double.AVAILABLE else None,
     ),
     "hyena_mixer": Op(hyena_mixer, reference_hyena_mixer, oracle_hyena_mixer),
+    "layer_norm": Op(layer_norm, reference_layer_norm, reference_layer_norm),
+    "add_layer_norm": Op(*map(_side_by_side, (add_layer_norm, reference_add_layer_norm, reference_add_layer_norm))),
 }
-"""Every op by its public name."""
+"""Every op by its public name. Those of several results give them side by side."""
 
 
 def value_and_gradients(

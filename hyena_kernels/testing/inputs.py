@@ -201,3 +201,52 @@ def hyena_mixer_inputs(
         "k": draw.normal(order - 1, channels, taps, dtype=wide, scale=taps**-0.5),
         "D": draw.normal(order - 1, channels, dtype=wide) if skip else None,
     }
+
+
+def layer_norm_inputs(
+    *shape: int,
+    dtype: torch.dtype = torch.float32,
+    weight_dtype: torch.dtype | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``layer_norm``: ``residual`` of the given shape, ``weight (D,)`` and ``bias (D,)``.
+
+    Every row has a mean of its own, of the order of its deviation.
+
+    Args:
+        shape: shape of the residual, D last.
+        dtype: dtype of the residual.
+        weight_dtype: dtype of ``weight`` and ``bias``, by default float32, or float64 if ``dtype`` is float64.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+    """
+    draw, wide = _Draw(seed, device), _filter_dtype(dtype, weight_dtype)
+    residual = draw.normal(*shape, dtype=torch.float64) + draw.normal(*shape[:-1], 1, dtype=torch.float64)
+    return {
+        "residual": residual.to(dtype),
+        "weight": draw.normal(shape[-1], dtype=wide),
+        "bias": draw.normal(shape[-1], dtype=wide),
+    }
+
+
+def add_layer_norm_inputs(
+    *shape: int,
+    dtype: torch.dtype = torch.float32,
+    x_dtype: torch.dtype | None = None,
+    weight_dtype: torch.dtype | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``add_layer_norm``: ``x``, and what :func:`layer_norm_inputs` makes of the other arguments.
+
+    Args:
+        shape: shape of the residual and of ``x``, D last.
+        dtype: dtype of the residual.
+        x_dtype: dtype of ``x``, by default that of the residual.
+        weight_dtype: as for :func:`layer_norm_inputs`.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+    """
+    rest = layer_norm_inputs(*shape, dtype=dtype, weight_dtype=weight_dtype, seed=seed, device=device)
+    return {"x": _Draw(seed + 1, device).normal(*shape, dtype=x_dtype or dtype), **rest}

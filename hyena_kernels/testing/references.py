@@ -84,6 +84,29 @@ def reference_hyena_mixer(
     return mixer_recurrence(x, short_weight, short_bias, k, D, reference_fftconv)
 
 
+def reference_layer_norm(
+    residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """``layer_norm`` with ``torch.nn.functional.layer_norm`` in float32, or in float64 if an input has it.
+
+    :func:`hyena_kernels.layer_norm` describes arguments and result. Autocast does not change the dtype of the result.
+    """
+    wide = _accumulator(residual, weight, bias)
+    y = F.layer_norm(residual.to(wide), weight.shape, weight.to(wide), bias.to(wide), eps)
+    return y.to(weight.dtype if dtype is None else dtype)
+
+
+def reference_add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """``add_layer_norm`` as a sum and :func:`reference_layer_norm`.
+
+    :func:`hyena_kernels.add_layer_norm` describes arguments and results.
+    """
+    total = residual + x
+    return reference_layer_norm(total, weight, bias, eps, dtype=dtype), total
+
+
 def mixer_recurrence(
     x: Tensor,
     short_weight: Tensor,

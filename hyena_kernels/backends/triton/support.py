@@ -26,6 +26,9 @@ MIN_VERSION = (3, 5)
 MAX_FILTER_WIDTH, MAX_FILTER_FEATURES = 128, 64
 """Largest width H of the network of an implicit filter, and most features E of a position."""
 
+MAX_NORM_WIDTH = 4096
+"""Largest width D of a row of a LayerNorm. A program holds whole rows in its registers."""
+
 
 def interpreting() -> bool:
     """Whether ``TRITON_INTERPRET`` asks Triton to interpret its kernels, in any spelling that Triton accepts."""
@@ -96,6 +99,16 @@ def implicit_filter(z: Tensor, freq: Tensor, *args: Any) -> str | None:
 def implicit_filter_backward(dk: Tensor, z: Tensor, freq: Tensor, *args: Any) -> str | None:
     """Why the kernels cannot run with these arguments of ``implicit_filter_bwd``, or None if they can."""
     return joined(no_float64(dk, z, freq, *args), too_wide(z, freq, MAX_FILTER_WIDTH, MAX_FILTER_FEATURES))
+
+
+def layer_norm(signal: Tensor, *args: Any) -> str | None:
+    """Why the kernels cannot run with these arguments of ``layer_norm`` or ``add_layer_norm``, or None if they can.
+
+    They are those of a forward or a backward pass. The signal is ``(…, D)``.
+    """
+    wide = f"takes D up to {MAX_NORM_WIDTH}, the inputs are wider" if signal.shape[-1] > MAX_NORM_WIDTH else None
+    float64 = "has no float64 kernels, and the result is to be float64" if torch.float64 in args[3:] else None
+    return joined(no_float64(signal, *args) or float64, wide)
 
 
 def slower(op: str, args: Sequence[Any]) -> str | None:

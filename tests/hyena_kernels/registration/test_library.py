@@ -15,15 +15,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from hyena_kernels.common import sizes
-from hyena_kernels.common.inputs import FftconvInputs, ImplicitFilterInputs, MixerInputs, ShortConvInputs
+from hyena_kernels.common.inputs import (
+    FftconvInputs,
+    ImplicitFilterInputs,
+    LayerNormInputs,
+    MixerInputs,
+    ShortConvInputs,
+)
 from hyena_kernels.registration import library
 from hyena_kernels.testing import (
     OPS,
     Inputs,
+    add_layer_norm_inputs,
     check,
     fftconv_inputs,
     hyena_mixer_inputs,
     implicit_filter_inputs,
+    layer_norm_inputs,
     short_conv_inputs,
     value_and_gradients,
 )
@@ -38,6 +46,8 @@ INPUTS: dict[str, Callable[..., Inputs]] = {
     "short_conv": lambda length, **options: short_conv_inputs(2, 3, length, **options),
     "implicit_filter": lambda length, **options: implicit_filter_inputs(3, length, width=8, **options),
     "hyena_mixer": lambda length, **options: hyena_mixer_inputs(2, length, 3, **options),
+    "layer_norm": lambda length, **options: layer_norm_inputs(2, length, 8, **options),
+    "add_layer_norm": lambda length, **options: add_layer_norm_inputs(2, length, 8, **options),
 }
 """Small arguments of every op for one length."""
 
@@ -70,6 +80,10 @@ def tiny_cases() -> dict[str, Case]:
         "mixer K<L": (mixer, hyena_mixer_inputs(2, 5, 2, taps=2, short_taps=1, **float64), {}),
         "mixer L<Ks": (mixer, hyena_mixer_inputs(2, 2, 2, short_taps=4, **float64), {}),
         "mixer bare": (mixer, hyena_mixer_inputs(2, 4, 2, bias=False, skip=False, **float64), {}),
+        "layer_norm": ("layer_norm", layer_norm_inputs(2, 2, 4, **float64), {}),
+        "layer_norm D=1": ("layer_norm", layer_norm_inputs(3, 1, **float64), {"eps": 0.1}),
+        "add_layer_norm": ("add_layer_norm", add_layer_norm_inputs(2, 2, 4, **float64), {}),
+        "add_layer_norm one row": ("add_layer_norm", add_layer_norm_inputs(4, **float64), {"eps": 0.1}),
     }
 
 
@@ -120,8 +134,22 @@ def registered(case: Case, suffix: str, **values: Any) -> tuple[Any, tuple[Any, 
     """
     op, inputs, options = case
     overload = getattr(torch.ops.hyena_kernels, f"{op}_{suffix}").default
-    known = {**inputs, "causal": True, "shift": 0.0, **options, **values, "backend": "auto"}
+    dtype = next(iter(present(inputs).values())).dtype
+    known = {
+        "causal": True,
+        "shift": 0.0,
+        "eps": 1e-5,
+        "dtype": dtype,
+        **inputs,
+        **options,
+        **values,
+        "backend": "auto",
+    }
     known["dk"] = known.get("dy")
+    if op == "add_layer_norm" and suffix == "bwd":
+        # Backward takes the sum in place of both summands. dy is the gradient of both results, side by side.
+        known["dy"], known["dsum"] = values["dy"].chunk(2, dim=-1)
+        known["copy"], *known["needs"] = torch.bfloat16 if values["needs"][0] else None, *values["needs"][1:]
     return overload, tuple(known[argument.name] for argument in overload._schema.arguments)
 
 
@@ -132,6 +160,7 @@ def registered(case: Case, suffix: str, **values: Any) -> tuple[Any, tuple[Any, 
         ("short_conv", ShortConvInputs),
         ("implicit_filter", ImplicitFilterInputs),
         ("hyena_mixer", MixerInputs),
+        ("layer_norm", LayerNormInputs),
     ],
 )
 def test_schemas_have_the_fields_that_backends_take(op: str, inputs: Any) -> None:
@@ -309,7 +338,7 @@ def test_inputs_are_left_unchanged(op: str) -> None:
     assert_same({**present(inputs), "dy": dy}, before)
 
 
-@every_op
+@pytest.mark.parametrize("op", [op for op in INPUTS if op != "add_layer_norm"])
 def test_saves_nothing_but_its_inputs(op: str) -> None:
     inputs = {name: tensor.requires_grad_() for name, tensor in present(INPUTS[op](64)).items()}
     saved: list[Tensor] = []
@@ -443,7 +472,7 @@ def test_meta_tensors_give_shapes(op: str) -> None:
     assert {value.device.type for value in meta.values()} == {"meta"}
 
 
-@pytest.mark.parametrize("op", [op for op in INPUTS if op != "implicit_filter"])
+@pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer"])
 def test_autocast_casts_signals_and_no_filters(op: str) -> None:
     inputs = INPUTS[op](200)
     signals = {"u", "x", "pre_gate", "post_gate"}
@@ -509,8 +538,20 @@ def test_autocast_leaves_float64_alone(op: str) -> None:
         ("hyena_mixer", hyena_mixer_inputs(0, 8, 3)),
         ("hyena_mixer", hyena_mixer_inputs(2, 8, 0)),
         ("implicit_filter", implicit_filter_inputs(0, 8)),
+        ("layer_norm", layer_norm_inputs(2, 0, 8)),
+        ("add_layer_norm", add_layer_norm_inputs(0, 8)),
     ],
-    ids=["fftconv B", "fftconv D", "short_conv B", "short_conv D", "mixer B", "mixer D", "implicit_filter D"],
+    ids=[
+        "fftconv B",
+        "fftconv D",
+        "short_conv B",
+        "short_conv D",
+        "mixer B",
+        "mixer D",
+        "implicit_filter D",
+        "layer_norm rows",
+        "add_layer_norm rows",
+    ],
 )
 def test_empty_batch_or_no_channels(op: str, inputs: Inputs) -> None:
     """The result is empty, and every gradient exists and is zero."""

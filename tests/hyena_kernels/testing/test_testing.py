@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ TINY: dict[str, Inputs] = {
     "short_conv": testing.short_conv_inputs(1, 2, 3, **DOUBLE),
     "implicit_filter": testing.implicit_filter_inputs(2, 3, features=3, width=2, layers=1, **DOUBLE),
     "hyena_mixer": testing.hyena_mixer_inputs(1, 3, 2, **DOUBLE),
+    "layer_norm": testing.layer_norm_inputs(2, 3, **DOUBLE),
+    "add_layer_norm": testing.add_layer_norm_inputs(2, 3, **DOUBLE),
 }
 
 
@@ -67,7 +70,7 @@ def test_references_and_oracles_agree_with_the_op(op: str) -> None:
         assert y.is_contiguous() == expected.is_contiguous()
         torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-13)
     # What the message of a second derivative names is there.
-    assert OPS[op].reference is getattr(testing, f"reference_{op}")
+    assert inspect.unwrap(OPS[op].reference) is getattr(testing, f"reference_{op}")
 
 
 def test_inputs_are_the_same_in_every_dtype() -> None:

@@ -104,10 +104,11 @@ def register_op(
     *,
     supports: Mapping[str, Supports],
     supports_backward: Mapping[str, Supports] | None = None,
+    backends: Sequence[str] = BACKENDS,
 ) -> None:
-    """Register ``<op>_fwd`` and ``<op>_bwd`` on every backend. Each op file calls this once.
+    """Register ``<op>_fwd`` and ``<op>_bwd`` on every backend that has them. Each op file calls this once.
 
-    Every backend has a module of the same name as ``plain``, with ``forward`` and ``backward``. It is imported on first
+    Each of these has a module of the same name as ``plain``, with ``forward`` and ``backward``. It is imported on first
     use.
 
     Args:
@@ -115,11 +116,12 @@ def register_op(
         plain: the module of the backend ``"torch"``.
         supports: the ``supports`` of :func:`register` by backend, for both directions.
         supports_backward: ``supports`` of the backward pass, if it is another one.
+        backends: those that have the op.
     """
     stem = plain.__name__.rpartition(".")[2]
     of_direction = {"forward": supports, "backward": supports_backward or supports}
     for direction, suffix in (("forward", "fwd"), ("backward", "bwd")):
-        for name in BACKENDS:
+        for name in backends:
             place = (
                 getattr(plain, direction) if name == "torch" else f"hyena_kernels.backends.{name}.{stem}:{direction}"
             )
@@ -168,10 +170,15 @@ def use_backend(name: str | None) -> Iterator[None]:
         _of_thread.block = _block.get()
 
 
-def requested(backend: str | None) -> str:
+def requested(backend: str | None, among: Sequence[str] = BACKENDS) -> str:
     """The backend that is requested, else ``"auto"``.
 
-    The call goes first, then :func:`use_backend`, :func:`set_backend` and ``HYENA_BACKEND``.
+    The call goes first, then :func:`use_backend`, :func:`set_backend` and ``HYENA_BACKEND``. These three are for many
+    ops at once. One that the backend does not have is chosen automatically then.
+
+    Args:
+        backend: the backend that the call names, or None.
+        among: the backends that have the op.
 
     Raises:
         ValueError: the name is not the name of a backend.
@@ -181,14 +188,13 @@ def requested(backend: str | None) -> str:
     if backend is not None:
         return _check_name(backend)
     block = _of_thread.block if torch.compiler.is_compiling() else _block.get()
-    if block is not None:
-        return block
-    if _open_blocks and not torch.compiler.is_compiling():
+    if block is None and _open_blocks and not torch.compiler.is_compiling():
         block = _block_of_autograd()
-        if block is not None:
-            return block
-    # A wrong name here comes from the environment. It is not checked at import, because an import should never fail.
-    return AUTO if _forced is None else _check_name(_forced, " in the environment variable HYENA_BACKEND")
+    if block is None:
+        # A wrong name here comes from the environment. It is not checked at import, because an import should never
+        # fail.
+        block = AUTO if _forced is None else _check_name(_forced, " in the environment variable HYENA_BACKEND")
+    return block if block in among else AUTO
 
 
 def _block_of_autograd() -> str | None:
@@ -448,7 +454,7 @@ def describe() -> str:
             for name in BACKENDS
         }
         for op in ops:
-            runs = _fastest(op, place)[0] if forced == AUTO else forced
+            runs = forced if (op, forced) in _implementations else _fastest(op, place)[0]
             lines.append(f"  {op:<22} {f'raises: {runs} {reasons[op, runs]}' if reasons[op, runs] else runs}")
         for name in BACKENDS:
             for reason in dict.fromkeys(reasons[op, name] for op in ops):

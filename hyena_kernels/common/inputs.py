@@ -62,3 +62,18 @@ class MixerInputs(NamedTuple):
     def convolution(self, o: int, u: Tensor, channels: slice, gate: Tensor) -> FftconvInputs:
         """The ``fftconv`` of step ``o`` of the recurrence for some channels, with its signal and the gate after it."""
         return FftconvInputs(u, self.k[o, channels], None if self.D is None else self.D[o, channels], None, gate)
+
+
+class EmbeddingInputs(NamedTuple):
+    """Tensors of ``embedding``; shapes as in :func:`hyena_kernels.embedding`."""
+
+    ids: Tensor
+    weight: Tensor
+
+
+class LinearCrossEntropyInputs(NamedTuple):
+    """Tensors of ``linear_cross_entropy``; shapes as in :func:`hyena_kernels.linear_cross_entropy`."""
+
+    hidden: Tensor
+    weight: Tensor
+    targets: Tensor

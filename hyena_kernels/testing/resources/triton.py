@@ -29,7 +29,7 @@ from hyena_kernels.testing.resources.triton_case import Case
 
 KERNEL_MODULES = tuple(
     f"hyena_kernels.testing.resources.triton_cases.{name}"
-    for name in ("fftconv", "short_conv", "mixer", "implicit_filter")
+    for name in ("fftconv", "short_conv", "mixer", "implicit_filter", "embedding", "linear_cross_entropy")
 )
 """Modules with a function ``aot_cases()``."""
 

@@ -9,11 +9,13 @@ from hyena_kernels import backend
 from hyena_kernels._version import __version__
 from hyena_kernels.backend import set_backend, use_backend
 from hyena_kernels.backends.extension import build_ext
+from hyena_kernels.embedding import embedding
 from hyena_kernels.errors import BackendError
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.filter_cache import cache_filters
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
+from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
 from hyena_kernels.short_conv import short_conv
@@ -27,10 +29,12 @@ __all__ = [
     "backend",
     "build_ext",
     "cache_filters",
+    "embedding",
     "fftconv",
     "hyena_mixer",
     "implicit_filter",
     "layer_norm",
+    "linear_cross_entropy",
     "set_backend",
     "short_conv",
     "use_backend",

@@ -19,7 +19,7 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -104,7 +104,7 @@ def register_op(
     *,
     supports: Mapping[str, Supports],
     supports_backward: Mapping[str, Supports] | None = None,
-    backends: Collection[str] = BACKENDS,
+    backends: Sequence[str] = BACKENDS,
     prefix: str = "",
 ) -> None:
     """Register ``<op>_fwd`` and ``<op>_bwd`` on every backend that has them. Each op file calls this once for each op.
@@ -171,10 +171,15 @@ def use_backend(name: str | None) -> Iterator[None]:
         _of_thread.block = _block.get()
 
 
-def requested(backend: str | None) -> str:
+def requested(backend: str | None, among: Sequence[str] = BACKENDS) -> str:
     """The backend that is requested, else ``"auto"``.
 
-    The call goes first, then :func:`use_backend`, :func:`set_backend` and ``HYENA_BACKEND``.
+    The call goes first, then :func:`use_backend`, :func:`set_backend` and ``HYENA_BACKEND``. These three are for many
+    ops at once. One that the backend does not have is chosen automatically then.
+
+    Args:
+        backend: the backend that the call names, or None.
+        among: the backends that have the op.
 
     Raises:
         ValueError: the name is not the name of a backend.
@@ -184,14 +189,13 @@ def requested(backend: str | None) -> str:
     if backend is not None:
         return _check_name(backend)
     block = _of_thread.block if torch.compiler.is_compiling() else _block.get()
-    if block is not None:
-        return block
-    if _open_blocks and not torch.compiler.is_compiling():
+    if block is None and _open_blocks and not torch.compiler.is_compiling():
         block = _block_of_autograd()
-        if block is not None:
-            return block
-    # A wrong name here comes from the environment. It is not checked at import, because an import should never fail.
-    return AUTO if _forced is None else _check_name(_forced, " in the environment variable HYENA_BACKEND")
+    if block is None:
+        # A wrong name here comes from the environment. It is not checked at import, because an import should never
+        # fail.
+        block = AUTO if _forced is None else _check_name(_forced, " in the environment variable HYENA_BACKEND")
+    return block if block in among else AUTO
 
 
 def _block_of_autograd() -> str | None:
@@ -451,7 +455,7 @@ def describe() -> str:
             for name in BACKENDS
         }
         for op in ops:
-            runs = _fastest(op, place)[0] if forced == AUTO else forced
+            runs = forced if (op, forced) in _implementations else _fastest(op, place)[0]
             lines.append(f"  {op:<22} {f'raises: {runs} {reasons[op, runs]}' if reasons[op, runs] else runs}")
         for name in BACKENDS:
             for reason in dict.fromkeys(reasons[op, name] for op in ops):

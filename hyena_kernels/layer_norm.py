@@ -22,6 +22,9 @@ from hyena_kernels.common.gradients import gradients_like, only_needed
 from hyena_kernels.common.inputs import AddLayerNormInputs, LayerNormInputs
 from hyena_kernels.registration import checks, library
 
+BACKENDS = ("triton", "cpp", "torch")
+"""The backends that have the ops."""
+
 for _op, _prefix in (("layer_norm", ""), ("add_layer_norm", "add_")):
     _backend.register_op(
         _op,
@@ -162,7 +165,7 @@ def layer_norm(
     Source: Ba et al., "Layer Normalization", 2016 (arXiv 1607.06450), equation 4.
     """
     dtype = _check("layer_norm", residual, weight, bias, dtype)
-    result: Tensor = _layer_norm_fwd(residual, weight, bias, float(eps), dtype, _backend.requested(backend))
+    result: Tensor = _layer_norm_fwd(residual, weight, bias, float(eps), dtype, _backend.requested(backend, BACKENDS))
     return result
 
 
@@ -203,7 +206,7 @@ def add_layer_norm(
     Source: as for :func:`layer_norm`.
     """
     dtype = _check("add_layer_norm", residual, weight, bias, dtype, x)
-    y, total = _add_layer_norm_fwd(x, residual, weight, bias, float(eps), dtype, _backend.requested(backend))
+    y, total = _add_layer_norm_fwd(x, residual, weight, bias, float(eps), dtype, _backend.requested(backend, BACKENDS))
     return y, total
 
 

@@ -13,11 +13,11 @@ import torch
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Convert float32 to bfloat16 by rounding, and do once what the interpreter does at every step.
+    """Convert float32 to bfloat16 by rounding, multiply matrices of it, and do once what is done at every step.
 
-    The interpreter truncates where a GPU rounds to nearest. It also patches thousands of functions of the language at
-    every call of a device function, and never restores them. This context restores them at its end. Types are compared
-    and named in every operation: here a shape's are made once.
+    The interpreter truncates where a GPU rounds to nearest, and multiplies the bits of bfloat16 as integers. It also
+    patches thousands of functions of the language at every call of a device function, and never restores them. This
+    context restores them at its end. Types are compared and named in every operation: here a shape's are made once.
     """
     from triton.runtime import interpreter
 
@@ -30,7 +30,9 @@ def as_on_a_gpu() -> Iterator[None]:
         return self.rewrite()(*args, **kwargs)
 
     rounding = _rounding(interpreter._convert_float)
+    builder = interpreter.InterpreterBuilder
     with (
+        mock.patch.object(builder, "create_dot", _of_values(builder.create_dot)),
         mock.patch.object(interpreter, "_convert_float", rounding),
         mock.patch.object(interpreter.InterpretedFunction, "__call__", call),
         ExitStack() as types,
@@ -97,3 +99,18 @@ def _types_made_once() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
     yield core.block_type, "__init__", block_type
     yield core.tuple, "__init__", tuple_of_values
     yield core.tuple, "__getattr__", get
+
+
+def _of_values(multiply: Callable[..., Any]) -> Callable[..., Any]:
+    import triton.language as tl
+    from triton.runtime.interpreter import TensorHandle
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def product(self: Any, a: Any, b: Any, *args: Any) -> Any:
+        return multiply(self, widened(a), widened(b), *args)
+
+    return product

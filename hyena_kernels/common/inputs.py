@@ -79,3 +79,18 @@ class AddLayerNormInputs(NamedTuple):
     residual: Tensor
     weight: Tensor
     bias: Tensor
+
+
+class EmbeddingInputs(NamedTuple):
+    """Tensors of ``embedding``; shapes as in :func:`hyena_kernels.embedding`."""
+
+    ids: Tensor
+    weight: Tensor
+
+
+class LinearCrossEntropyInputs(NamedTuple):
+    """Tensors of ``linear_cross_entropy``; shapes as in :func:`hyena_kernels.linear_cross_entropy`."""
+
+    hidden: Tensor
+    weight: Tensor
+    targets: Tensor

@@ -63,3 +63,8 @@ def cuda_obstacle(index: int | None, min_capability: tuple[int, int]) -> str | N
         needed, found = (".".join(map(str, numbers)) for numbers in (min_capability, capability))
         return f"needs compute capability {needed}, and {torch.cuda.get_device_name(index)} has {found}"
     return None
+
+
+def large_vocabulary(weight: Tensor, most: int) -> str | None:
+    """Why a backend cannot run an op of ``weight (V, D)`` with so many tokens V, or None if it can."""
+    return None if weight.shape[0] <= most else f"takes vocabularies of up to {most} tokens, the inputs have more"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 # Bytes of scratch that one slice of rows may take. On a CPU it should stay in the last-level cache; elsewhere this only
 # bounds memory. docs/LOG.md has the measurements.
@@ -62,3 +63,29 @@ def tile(batch: int, channels: int, row_bytes: int, device: torch.device) -> tup
     rows = max(1, SCRATCH_BYTES.get(device.type, SCRATCH_BYTES_ELSEWHERE) // row_bytes)
     channel_step = max(1, min(channels, rows // max(batch, 1)))
     return max(1, min(batch, rows // channel_step)), channel_step
+
+
+def as_rows(*tensors: tuple[Tensor, int]) -> tuple[Tensor, ...]:
+    """Tensors of the same leading dimensions, each with two of them: rows and positions ``(B, L, …)``.
+
+    They are views where at most two dimensions lead, and one row where the strides of all allow it. Tensors with more
+    dimensions may be copied.
+
+    Args:
+        tensors: each with its number of trailing dimensions, 0 or 1.
+    """
+    leading = [tensor.dim() - trailing for tensor, trailing in tensors]
+    if leading[0] > 2:
+        views = [tensor.flatten(0, count - 1)[None] for (tensor, _), count in zip(tensors, leading, strict=True)]
+    else:
+        views = [tensor[(None,) * (2 - count)] for (tensor, _), count in zip(tensors, leading, strict=True)]
+        if all(view.stride(0) == view.shape[1] * view.stride(1) for view in views):
+            views = [view.flatten(0, 1)[None] for view in views]
+    return tuple(views)
+
+
+def blocks(batch: int, length: int, step: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of rows and of positions that cover ``batch`` rows of ``length`` positions, about ``step`` at a time."""
+    for rows in slices(batch, max(1, step // max(length, 1))):
+        for positions in slices(length, step):
+            yield rows, positions

@@ -22,11 +22,17 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
         TypeError: it is not a dense tensor of a dtype of :data:`SIGNAL_DTYPES`.
         ValueError: it has another number of dimensions.
     """
+    if isinstance(tensor, torch.Tensor):
+        dims = meaning.count(",") + 1 - meaning.endswith(",)")
+        if tensor.dim() < 1 if meaning.startswith("(…") else tensor.dim() != dims:
+            raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {meaning}")
+    floats(op, name, tensor, meaning)
+
+
+def floats(op: str, name: str, tensor: Any, meaning: str) -> None:
+    """As :func:`rank` for a tensor of any number of dimensions."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{op}: {name} must be a tensor of shape {meaning}, got {type(tensor).__name__}")
-    dims = meaning.count(",") + 1 - meaning.endswith(",)")
-    if tensor.dim() < 1 if meaning.startswith("(…") else tensor.dim() != dims:
-        raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {meaning}")
     if tensor.dtype not in SIGNAL_DTYPES:
         raise TypeError(
             f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected float16, bfloat16, float32 or "
@@ -58,3 +64,20 @@ def filter_dtype(op: str, name: str, tensor: torch.Tensor, signal: torch.Tensor)
             f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected float32 or the signal's "
             f"{signal.dtype}"
         )
+
+
+def integers(op: str, name: str, tensor: Any, meaning: str) -> None:
+    """Raise TypeError unless an argument is a dense tensor of integers of any width, whatever its shape.
+
+    Args:
+        op: name of the op, for the message.
+        name: name of the argument, for the message.
+        tensor: the argument.
+        meaning: its shape in letters, for the message.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor of integers {meaning}, got {type(tensor).__name__}")
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected integers")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{op}: {name} {tuple(tensor.shape)} has layout {tensor.layout}, expected a dense tensor")

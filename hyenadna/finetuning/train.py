@@ -39,7 +39,7 @@ from hyenadna.finetuning.runs import Run, RunFolders
 from hyenadna.inference.logits import batch_logits
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
-from hyenadna.model.loss import next_token_loss
+from hyenadna.model.loss import next_token_loss_of_states
 from hyenadna.training.optim import lr_scale, parameter_groups
 
 
@@ -315,8 +315,9 @@ def mean_next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor
         ids: int64 ``(B, L)``, padded with [PAD].
         head: from hidden states to logits of tokens.
     """
-    targets = ids[:, 1:]
-    total = next_token_loss(head(hidden[:, :-1]), targets, ignored=(PAD_ID,))
+    # All positions, because the gradient of a slice would be a copy. The last one has no target.
+    targets = F.pad(ids[:, 1:], (0, 1), value=PAD_ID)
+    total = next_token_loss_of_states(hidden, head, targets, ignored=(PAD_ID,))
     return total / (targets != PAD_ID).sum().clamp(min=1)
 
 

@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyena_kernels import HyenaFilter, HyenaOperator
+from hyena_kernels import HyenaFilter, HyenaOperator, embedding
 from hyena_kernels.filter_cache import Filters
 from hyena_kernels.filter_layers import is_plain
 from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.plain import is_plain_embedding
 
 # Positions that the MLP takes at a time without gradients. Its hidden layer is four times as wide as the model: 4 GB
 # for 1,000,000 positions of width 256.
@@ -56,7 +57,10 @@ class HyenaDNAEmbeddings(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """``input_ids (B, L)`` to ``(B, L, D)``."""
         # Any integer dtype is allowed, such as the uint8 of a tokenised genome. nn.Embedding takes only two.
-        return self.word_embeddings(input_ids.long())
+        if not is_plain_embedding(self.word_embeddings):
+            return self.word_embeddings(input_ids.long())
+        # Torch sorts the ids in backward, which takes ten times as long for a few tokens.
+        return embedding(input_ids, self.word_embeddings.weight)
 
 
 class HyenaDNAMLP(nn.Module):

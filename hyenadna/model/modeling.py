@@ -26,7 +26,8 @@ from hyenadna.model import checkpoint, padding
 from hyenadna.model.arguments import check_arguments
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABackbone
-from hyenadna.model.pretrained import HyenaDNAPreTrainedModel, check_labels
+from hyenadna.model.loss import merge_ignored, next_token_loss_of_states
+from hyenadna.model.pretrained import HyenaDNAPreTrainedModel, check_labels, has_values
 from hyenadna.model.tokenizer import DNATokenizer, HyenaDNATokenizer
 
 logger = logging.getLogger(__name__)
@@ -216,6 +217,63 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         if has_loss:
             loss = self._next_token_loss(logits, labels, shift_labels, rows, kwargs.get("num_items_in_batch"))
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+
+    def next_token_loss(
+        self,
+        input_ids: Tensor | None = None,
+        targets: Tensor | None = None,
+        *,
+        ignored: tuple[int, ...] = (-100,),
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Summed loss of the next token, for training: the logits of all positions never exist.
+
+        A head that is not a plain linear layer, such as one with LoRA or hooks, is called and makes all logits.
+        Wrappers of the model that act in ``forward``, such as DistributedDataParallel and peft's prompts, have no part
+        in this method: with them call the model with ``labels``.
+
+        Args:
+            input_ids: as in :meth:`HyenaDNAModel.forward`.
+            targets: ``(B, L)`` integers, the token after each position: ``ids[:, 1:]`` for the inputs ``ids[:, :-1]``.
+            ignored: ids that are never a target, at least one; any integers. Targets at pads should be among them.
+            attention_mask: as in :meth:`HyenaDNAModel.forward`. It does not leave out targets.
+            inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
+            position_ids: as in :meth:`HyenaDNAModel.forward`.
+
+        Returns:
+            A scalar in nats, in float32 or better; 0 if every target is ignored. Divide it by the number of targets
+            that count for the mean.
+
+        Raises:
+            InputError: as in :meth:`HyenaDNAModel.forward`; there are no targets, or of another shape; nothing is
+                ignored; or, on the CPU, a target is neither an id from 0 to 15 nor ignored.
+
+        Example:
+            >>> import torch
+            >>> from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+            >>> model = HyenaDNAForCausalLM(HyenaDNAConfig.named("tiny-1k"))
+            >>> ids = torch.tensor([[7, 8, 9, 10]])
+            >>> loss = model.next_token_loss(ids[:, :-1], ids[:, 1:]) / 3
+        """
+        given = inputs_embeds if input_ids is None else input_ids
+        if targets is None or (given is not None and targets.shape != given.shape[:2]):
+            found = "missing" if targets is None else tuple(targets.shape)
+            raise InputError(f"targets {found}: must be (B, L), the token after each position of the input")
+        if not ignored:
+            raise InputError("ignored () must name at least one id that is never a target, such as -100")
+        targets = targets.long()
+        if has_values(targets):
+            check_labels(merge_ignored(targets, (-100, *ignored)), self.lm_head.out_features)
+        hidden = self.hyena(
+            input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            position_ids=position_ids,
+            return_dict=True,
+        ).last_hidden_state
+        return next_token_loss_of_states(hidden, self.lm_head, targets.to(hidden.device), ignored=ignored)
 
     @staticmethod
     def _next_token_loss(

@@ -29,7 +29,6 @@ from hyenadna.evaluation.evaluate import Evaluation, evaluate_windows
 from hyenadna.model.config import new_model
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
-from hyenadna.model.loss import next_token_loss
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.model.tokenizer import bare_tokenizer
 from hyenadna.pretraining.config import PretrainConfig
@@ -298,8 +297,7 @@ def optimizer_step(loop_state: LoopState, batch: Tensor, config: PretrainConfig)
     try:
         for ids, wanted in zip(inputs.chunk(config.accumulate), targets.chunk(config.accumulate), strict=True):
             with autocast(config.autocast, device):
-                logits = model(ids).logits
-            loss = next_token_loss(logits, wanted) / count
+                loss = model.next_token_loss(ids, wanted, ignored=(PAD_ID, N_ID)) / count
             scaler.scale(loss).backward()
             losses.append(loss.detach())
     except torch.OutOfMemoryError as error:

@@ -61,7 +61,7 @@ def _cosine(x):
 
 
 @triton.jit
-def _split(x):
+def split_tf32(x):
     """``x`` rounded to the 11 bits of TF32, and the rest. Tensor cores read 11 bits of that too.
 
     Products of infinities are NaN here. The ``tf32x3`` of ``tl.dot`` handles them and takes more instructions.
@@ -73,7 +73,7 @@ def _split(x):
 @triton.jit
 def _product(a_high, a_low, b):
     """``a @ b`` as the sum of three products, the small ones first. The product of both rests is below 2^-22."""
-    b_high, b_low = _split(b)
+    b_high, b_low = split_tf32(b)
     product = tl.dot(a_low, b_high, input_precision="tf32")
     product = tl.dot(a_high, b_low, product, input_precision="tf32")
     return tl.dot(a_high, b_high, product, input_precision="tf32")
@@ -81,7 +81,7 @@ def _product(a_high, a_low, b):
 
 @triton.jit
 def _dot(a, b):
-    a_high, a_low = _split(a)
+    a_high, a_low = split_tf32(a)
     return _product(a_high, a_low, b)
 
 
@@ -93,7 +93,7 @@ def _packed_dot(packed, low, b):
 
 @triton.jit
 def _store_packed(packed, low, value):
-    high, rest = _split(value)
+    high, rest = split_tf32(value)
     tl.store(packed, high)
     tl.store(packed + low, rest)
 

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from hyena_kernels.backends.triton import table
 from hyena_kernels.backends.triton.plan import MAX_LENGTH
-from hyena_kernels.common.reasons import cuda_obstacle, joined, no_float64, sequence_length, too_wide
+from hyena_kernels.common.reasons import (
+    cuda_obstacle,
+    joined,
+    large_vocabulary,
+    no_float64,
+    sequence_length,
+    too_wide,
+)
+from hyena_kernels.common.vocabulary import MAX_VOCABULARY, padded
 
 MIN_CAPABILITY = (8, 0)
 """Compute capability of the oldest GPU that the kernels are made for, the A100."""
@@ -28,6 +36,8 @@ MAX_FILTER_WIDTH, MAX_FILTER_FEATURES = 128, 64
 
 MAX_NORM_WIDTH = 4096
 """Largest width D of a row of a LayerNorm. A program holds whole rows in its registers."""
+MAX_HEAD = 4096
+"""Most weights V × D of the head of ``linear_cross_entropy``, where V is rounded up to 16, 32 or 64: D ≤ 256 for 16."""
 
 
 def interpreting() -> bool:
@@ -109,6 +119,30 @@ def layer_norm(signal: Tensor, *args: Any) -> str | None:
     wide = f"takes D up to {MAX_NORM_WIDTH}, the inputs are wider" if signal.shape[-1] > MAX_NORM_WIDTH else None
     float64 = "has no float64 kernels, and the result is to be float64" if torch.float64 in args[3:] else None
     return joined(no_float64(signal, *args) or float64, wide)
+
+
+def embedding(ids: Tensor, weight: Tensor, *args: Any) -> str | None:
+    """Why the kernels cannot run with these arguments of ``embedding_fwd``, or None if they can."""
+    return joined(no_float64(weight), large_vocabulary(weight, MAX_VOCABULARY))
+
+
+def embedding_backward(dy: Tensor, *args: Any) -> str | None:
+    """Why the kernels cannot run with these arguments of ``embedding_bwd``, or None if they can."""
+    return embedding(*args)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, *args: Any) -> str | None:
+    """Why the kernels cannot run with these arguments of ``linear_cross_entropy_fwd``, or None if they can."""
+    vocabulary, width = weight.shape
+    large = None
+    if padded(vocabulary) * width > MAX_HEAD:
+        large = f"takes heads of up to {MAX_HEAD} weights, with V rounded up to 16, 32 or 64, the inputs have more"
+    return joined(no_float64(hidden), large_vocabulary(weight, MAX_VOCABULARY), large)
+
+
+def linear_cross_entropy_backward(dy: Tensor, *args: Any) -> str | None:
+    """Why the kernels cannot run with these arguments of ``linear_cross_entropy_bwd``, or None if they can."""
+    return linear_cross_entropy(*args)
 
 
 def slower(op: str, args: Sequence[Any]) -> str | None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
     from hyenadna.model.modeling import HyenaDNAForCausalLM, HyenaDNAModel
     from hyenadna.model.tokenizer import DNATokenizer
+    from hyenadna.training.graphs import make_graphed_step
 
 __all__ = [
     "DNATokenizer",
@@ -30,6 +31,7 @@ __all__ = [
     "HyenaDNAModel",
     "InputError",
     "__version__",
+    "make_graphed_step",
 ]
 
 _CLASSES = {
@@ -37,6 +39,7 @@ _CLASSES = {
     "hyenadna.model.modeling": ["HyenaDNAForCausalLM", "HyenaDNAModel"],
     "hyenadna.model.heads": ["HyenaDNAForSequenceClassification", "HyenaDNAForTokenClassification"],
     "hyenadna.model.tokenizer": ["DNATokenizer"],
+    "hyenadna.training.graphs": ["make_graphed_step"],
 }
 
 

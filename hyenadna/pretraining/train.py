@@ -6,9 +6,10 @@ Source of the recipe: Nguyen et al., "HyenaDNA", 2023 (arXiv 2306.15794), and it
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from torch.utils.data import DataLoader
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import FINAL_KEY
-from hyenadna.common.vocab import N_ID, PAD_ID
 from hyenadna.common.writers import one_writer
 from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction, write_bed
@@ -32,10 +32,13 @@ from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.model.tokenizer import bare_tokenizer
 from hyenadna.pretraining.config import PretrainConfig
+from hyenadna.training.graphs import GraphedStep, GraphError, make_graphed_step, training_step
 from hyenadna.training.logging import metrics_log
 from hyenadna.training.optim import lr_scale, parameter_groups
 from hyenadna.training.run_dir import RunFolder
 from hyenadna.training.stop import leave_interrupts_to_parent, stop_between_steps
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class LoopState:
     def start(cls, model: HyenaDNAForCausalLM, config: PretrainConfig) -> LoopState:
         """The state before the first step."""
         groups = parameter_groups(model, config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2))
+        optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), **_adamw_of(model.device, config))
         scaler = torch.amp.GradScaler(model.device.type, enabled=config.autocast == "float16")
         return cls(model, optimizer, scaler)
 
@@ -95,11 +98,25 @@ class LoopState:
         """Restore what :meth:`state_dict` gave, PyTorch's random state included."""
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self._logged = self.tokens, self.seconds
-        self.optimizer.load_state_dict(state["optimizer"])
+        # The run may have begun on another kind of device, where AdamW is set up in another way.
+        saved, own = state["optimizer"], self.optimizer.param_groups
+        groups = [
+            group | {key: mine[key] for key in ("lr", "capturable", "fused", "foreach")}
+            for group, mine in zip(saved["param_groups"], own, strict=True)
+        ]
+        self.optimizer.load_state_dict(saved | {"param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"]["cpu"])
         if self.model.device.type == "cuda" and "cuda" in state["random"]:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.model.device)
+
+    def set_lr(self, lr: float) -> None:
+        """Set the learning rate of the next step."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def count(self, batch: Tensor, seconds: float) -> None:
         """Count a step on ``batch (B, L+1)``."""
@@ -178,13 +195,13 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         metrics_log(folder, loop_state.step) as log,
         StepBar("pretrain", config.steps, initial=loop_state.step, progress=progress) as bar,
     ):
+        steps = Steps(loop_state, config, bar.write if progress else None)
         with stop_between_steps() as stop:
             for batch in batches:
                 started = time.perf_counter()
                 lr = config.lr * lr_scale(loop_state.step, config.steps, warmup_steps, config.min_lr_factor)
-                for group in loop_state.optimizer.param_groups:
-                    group["lr"] = lr
-                loss, norm = optimizer_step(loop_state, batch, config)
+                loop_state.set_lr(lr)
+                loss, norm = steps(batch)
                 loop_state.count(batch, time.perf_counter() - started)
                 step = loop_state.step
                 _check_finite(loss, norm, loop_state)
@@ -208,7 +225,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                     )
 
                 if config.eval_every and step % config.eval_every == 0 and step < config.steps:
-                    score = _validate(model, watch, config).score
+                    score = _validate(model, watch, config, steps).score
                     log({"step": step, "valid_perplexity": score.perplexity, "valid_accuracy": score.accuracy})
                     if progress:
                         bar.write(f"step {step}: validation perplexity {score.perplexity:.4f}")
@@ -222,7 +239,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                     raise KeyboardInterrupt(f"stopped after step {step}; continue with `resume`")
 
         # 5. The finished model: validated on more windows, and saved with its tokenizer.
-        result = _validate(model, valid, config)
+        result = _validate(model, valid, config, steps)
         step, score = loop_state.step, result.score
         row = {"step": step, "valid_perplexity": score.perplexity, "valid_accuracy": score.accuracy}
         log(row | {FINAL_KEY: score.perplexity})
@@ -287,31 +304,104 @@ def optimizer_step(loop_state: LoopState, batch: Tensor, config: PretrainConfig)
     Raises:
         InputError: the memory of the device is too small.
     """
-    model, optimizer, scaler = loop_state.model, loop_state.optimizer, loop_state.scaler
-    device = model.device
-    optimizer.zero_grad(set_to_none=True)
-    batch = batch.to(device, torch.long, non_blocking=True)
-    inputs, targets = batch[:, :-1], batch[:, 1:]
-    count = ((targets != PAD_ID) & (targets != N_ID)).sum().clamp(min=1)
-    losses = []
+    device = loop_state.model.device
+    scaler = loop_state.scaler if loop_state.scaler.is_enabled() else None
     try:
-        for ids, wanted in zip(inputs.chunk(config.accumulate), targets.chunk(config.accumulate), strict=True):
-            with autocast(config.autocast, device):
-                loss = model.next_token_loss(ids, wanted, ignored=(PAD_ID, N_ID)) / count
-            scaler.scale(loss).backward()
-            losses.append(loss.detach())
+        result = training_step(
+            loop_state.model,
+            loop_state.optimizer,
+            batch.to(device, non_blocking=True),
+            clip=config.clip,
+            accumulate=config.accumulate,
+            autocast=config.autocast,
+            scaler=scaler,
+        )
     except torch.OutOfMemoryError as error:
+        rows = len(batch.chunk(config.accumulate)[0])
         raise InputError(
-            f"{len(ids)} windows of {ids.shape[1]} tokens do not fit into the memory of {device}: raise `accumulate`, "
-            "or turn on `gradient_checkpointing`"
+            f"{rows} windows of {batch.shape[1] - 1} tokens do not fit into the memory of {device}: raise "
+            "`accumulate`, or turn on `gradient_checkpointing`"
         ) from error
-    scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    scaler.step(optimizer)
-    scaler.update()
     # One transfer for both: each waits for the device.
-    loss, total_norm = torch.stack([torch.stack(losses).sum(), norm.to(losses[0])]).tolist()
-    return loss, total_norm
+    loss, norm = result.tolist()
+    return loss, norm
+
+
+class Steps:
+    """The optimizer steps of a run: on a CUDA device as one CUDA graph, where one can hold them; else op by op.
+
+    A shape is captured when it comes a second time in a row, so that a stage of the length warm-up has its own graph.
+    The graph of the stage before is given up first. Both ways compute the same, so a run may be resumed in either.
+
+    Args:
+        loop_state: the model, the optimizer and the scaler.
+        config: as for :func:`optimizer_step`.
+        tell: prints a line about which way steps are computed, None to say nothing.
+    """
+
+    def __init__(self, loop_state: LoopState, config: PretrainConfig, tell: Callable[[str], object] | None) -> None:
+        self._loop_state, self._config, self._tell = loop_state, config, tell
+        self._graph: GraphedStep | None = None
+        self._shape: torch.Size | None = None
+        self._captures = _has_graphs(loop_state.model.device)
+        if self._captures and loop_state.scaler.is_enabled():
+            self._go_on_without("float16 needs a scaler of the loss, whose values Python reads")
+
+    def __call__(self, batch: Tensor) -> tuple[float, float]:
+        """As :func:`optimizer_step`."""
+        if batch.shape != self._shape:
+            self._graph, self._shape = None, batch.shape
+        elif self._captures and self._graph is None:
+            self._capture(batch)
+        if self._graph is None:
+            return optimizer_step(self._loop_state, batch, self._config)
+        loss, norm = self._graph.replay(batch).tolist()
+        return loss, norm
+
+    def release(self) -> bool:
+        """Give the memory of the graph back, and go on op by op. False if there is no graph."""
+        if self._graph is None:
+            return False
+        self._go_on_without("the validation needs its memory")
+        return True
+
+    def _capture(self, batch: Tensor) -> None:
+        model, config = self._loop_state.model, self._config
+        try:
+            self._graph = make_graphed_step(
+                model,
+                self._loop_state.optimizer,
+                batch.to(model.device),
+                clip=config.clip,
+                accumulate=config.accumulate,
+                autocast=config.autocast,
+            )
+        except GraphError as error:
+            self._go_on_without(str(error))
+        else:
+            self._say(f"steps of {batch.shape[0]} windows of {batch.shape[1] - 1} tokens run as one CUDA graph")
+
+    def _go_on_without(self, reason: str) -> None:
+        self._graph, self._captures = None, False
+        torch.cuda.empty_cache()
+        self._say(f"steps run op by op, not as one CUDA graph: {reason}")
+
+    def _say(self, message: str) -> None:
+        logger.info(message)
+        if self._tell is not None:
+            self._tell(message)
+
+
+def _has_graphs(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _adamw_of(device: torch.device, config: PretrainConfig) -> dict[str, Any]:
+    """Arguments of AdamW that depend on the device."""
+    if not _has_graphs(device) or config.autocast == "float16":
+        return {"lr": config.lr}
+    # One kernel for all weights, which takes its rate from the device, so that a CUDA graph can hold it.
+    return {"lr": torch.tensor(config.lr, device=device), "fused": True, "capturable": True}
 
 
 def _training_windows(
@@ -378,8 +468,15 @@ def _check_finite(loss: float, norm: float, loop_state: LoopState) -> None:
         )
 
 
-def _validate(model: HyenaDNAForCausalLM, windows: EvalWindows, config: PretrainConfig) -> Evaluation:
+def _validate(model: HyenaDNAForCausalLM, windows: EvalWindows, config: PretrainConfig, steps: Steps) -> Evaluation:
     # As many tokens at a time as a training step has.
-    batch_size = config.length * config.batch_size // config.accumulate // (config.eval_length or config.length)
+    tokens = config.length * config.batch_size // config.accumulate
+    batch_size = max(1, tokens // (config.eval_length or config.length))
     with autocast(config.autocast, model.device):
-        return evaluate_windows(model, windows, batch_size=max(1, batch_size), progress=False)
+        try:
+            return evaluate_windows(model, windows, batch_size=batch_size, progress=False)
+        except torch.OutOfMemoryError:
+            # A graph keeps the memory of a whole step.
+            if not steps.release():
+                raise
+        return evaluate_windows(model, windows, batch_size=batch_size, progress=False)

@@ -13,6 +13,7 @@ import torch
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.data.genome import prepare
 from hyenadna.pretraining.train import PretrainConfig
+from hyenadna.training import graphs
 
 
 @pytest.fixture
@@ -22,6 +23,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def graphs_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every device counts as CUDA for captured training steps. To launch one runs its operations again."""
+
+    def capture(step: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
+        step()
+        step()
+        result = step()
+
+        def launch() -> None:
+            result.copy_(step())
+
+        return launch, result
+
+    monkeypatch.setattr(graphs, "_is_cuda", lambda tensor: True)
+    monkeypatch.setattr(graphs, "_capture", capture)
 
 
 @pytest.fixture(scope="session")

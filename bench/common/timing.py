@@ -184,8 +184,3 @@ def captured(function: Callable[[], Any], device: torch.device, *, calls_before:
     with torch.cuda.graph(graph):
         result = function()
     return graph.replay, result
-
-
-def graph_replay(function: Call, device: torch.device) -> Call:
-    """Capture one call as a CUDA graph and return its replay, which launches everything at once."""
-    return captured(function, device)[0]

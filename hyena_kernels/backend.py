@@ -3,8 +3,8 @@
 Four backends are known by name: ``"triton"`` (GPU kernels in Triton), ``"cuda"`` (the C++ extension on a GPU),
 ``"cpp"`` (the C++ extension on a CPU) and ``"torch"`` (plain PyTorch, everywhere, the reference semantics).
 An op asks :func:`implementation` at every call. A request without a name takes the first of :data:`PREFERENCE` that can
-run. A request for a certain backend gets it or raises a :class:`BackendError` with every reason. It never gets another
-one.
+run, or one that the :class:`Ranking` of the GPU puts before it. A request for a certain backend gets it or raises a
+:class:`BackendError` with every reason. It never gets another one.
 
 Triton runs on CUDA devices. With ``TRITON_INTERPRET=1``, set before the process starts, Triton interprets its kernels
 in Python, on the CPU too. This is slow and meant for tests, and it only happens when ``"triton"`` is requested by name.
@@ -22,6 +22,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -44,9 +46,30 @@ AUTO = "auto"
 PREFERENCE = {"cuda": ("triton", "cuda", "torch"), "cpu": ("cpp", "torch")}
 """The fastest backends first, by device type. Other device types run ``"torch"``."""
 
-FASTEST = {"cuda": {"fftconv": "cuda", "hyena_mixer": "cuda"}}
-"""Ops that another backend runs faster than the first of :data:`PREFERENCE`, by device type. Measured on an H200: see
-docs/kernels.md."""
+
+@dataclass(frozen=True)
+class Ranking:
+    """Which backend goes first on GPUs of one kind.
+
+    Args:
+        first: the backend by op, without a direction. Other ops take the first of :data:`PREFERENCE`.
+        basis: where this is from, in words that :func:`describe` prints.
+    """
+
+    first: Mapping[str, str]
+    basis: str
+
+
+_CONVOLUTIONS = {"fftconv": "cuda", "hyena_mixer": "cuda"}
+
+UNMEASURED = Ranking(_CONVOLUTIONS, "not measured on this GPU: taken from an H200")
+"""The ranking of a GPU whose compute capability is not in :data:`RANKINGS`."""
+
+RANKINGS = {
+    (8, 0): Ranking(_CONVOLUTIONS, "not measured on this GPU: taken from an H200 and the instructions of the kernels"),
+    (9, 0): Ranking(_CONVOLUTIONS, "measured on an H200"),
+}
+"""Rankings by compute capability. docs/kernels.md has the measurement, and the reasons where there is none."""
 
 Implementation = Callable[..., Any]
 Supports = Callable[..., str | None]
@@ -264,10 +287,30 @@ def _reasons(op: str, backend: str, device: torch.device, args: Sequence[Any] | 
     return "; ".join(obstacles + faults)
 
 
-def _order(op: str, device_type: str) -> tuple[str, ...]:
-    """The backends of :data:`PREFERENCE`, with the one of :data:`FASTEST` first."""
-    names = PREFERENCE.get(device_type, ())
-    first = FASTEST.get(device_type, {}).get(op.removesuffix("_fwd").removesuffix("_bwd"))
+@cache
+def _capability(index: int | None) -> tuple[int, int] | None:
+    """Compute capability of a CUDA device, None for the current one. None where torch sees no NVIDIA GPU."""
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_capability(index)
+
+
+def ranking(device: torch.device) -> Ranking:
+    """The ranking of the backends on a CUDA device. After the first call this is two look-ups.
+
+    Args:
+        device: a CUDA device. Without an index it is the current one at the first call.
+    """
+    capability = _capability(device.index)
+    return UNMEASURED if capability is None else RANKINGS.get(capability, UNMEASURED)
+
+
+def _order(op: str, device: torch.device) -> tuple[str, ...]:
+    """The backends of :data:`PREFERENCE`, with the one of the device's :class:`Ranking` first."""
+    names = PREFERENCE.get(device.type, ())
+    if device.type != "cuda":
+        return names
+    first = ranking(device).first.get(op.removesuffix("_fwd").removesuffix("_bwd"))
     return names if first not in names else (first, *(name for name in names if name != first))
 
 
@@ -281,7 +324,7 @@ def _fastest(op: str, device: torch.device, args: Sequence[Any] | None = None) -
     """The first backend that can run ``op``, the backends before it, and the level at which to log the choice."""
     skipped: Skipped = ()
     level = logging.INFO
-    for name in _order(op, device.type):
+    for name in _order(op, device):
         obstacles, faults = _refusals(op, name, device, args)
         if (failure := _failed.get((op, name, device.type))) is not None:
             faults = [*faults, failure]
@@ -430,7 +473,9 @@ def describe() -> str:
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
             memory = device.total_memory / 2**30
+            basis = ranking(torch.device("cuda", index)).basis
             lines.append(f"cuda:{index} {device.name}, sm_{device.major}{device.minor}, {memory:.0f} GiB")
+            lines.append(f"cuda:{index} order of the backends: {basis}")
     else:
         lines.append("no CUDA device is visible to torch")
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ IMPLEMENTATIONS = {
     "causal_conv1d": "causal-conv1d",
 }
 """Implementations by name, with their names in tables and plots."""
+CALLS, GRAPH = "calls", "graph"
+"""How a measurement was launched: kernel by kernel from Python, or as the replay of one CUDA graph."""
 _STATUSES = ("measured", "failed_check", "skipped", "timed_out", "out_of_memory")
 """Skipped: it cannot run on this machine. Timed out: it would take longer than its time budget."""
 
@@ -39,7 +41,9 @@ _OLD_STATUSES = {"refused": "failed_check", "stopped": "timed_out"}
 
 Record = Mapping[str, Any]
 
-_TEXTS = ("workload", "variant", "implementation", "direction", "dtype", "status")
+_TEXTS = ("workload", "variant", "implementation", "direction", "dtype", "status", "launch")
+_OPS = ("fftconv", "short_conv", "hyena_mixer", "implicit_filter", "mixer_projection")
+"""Workloads that were replays of CUDA graphs in files with that setting, before each record said so."""
 _COUNTS = ("batch", "width", "length")
 _NUMBERS = (
     "seconds", "seconds_min", "seconds_iqr", "rounds", "peak_bytes", "bytes", "flops", "predicted_seconds", "error",
@@ -93,8 +97,8 @@ class Run:
 
 
 def comparison_key(record: Record) -> tuple[Any, ...]:
-    """Workload, variant, direction, batch, width and dtype. Records with the same key are compared."""
-    return tuple(record[name] for name in ("workload", "variant", "direction", "batch", "width", "dtype"))
+    """Workload, variant, direction, batch, width, dtype and launch. Records with the same key are compared."""
+    return tuple(record[name] for name in ("workload", "variant", "direction", "batch", "width", "dtype", "launch"))
 
 
 def is_measured(record: Record) -> bool:
@@ -124,7 +128,9 @@ def read_run(path: str | Path) -> Run:
     for name in ("machine", "settings", "peak_rates"):
         if not isinstance(content.get(name, {}), dict):
             raise BadRun(f"{path}: {name} is not an object")
-    for index, record in enumerate(content["records"]):
+    as_graphs = _OPS if content.get("settings", {}).get("launch") == GRAPH else ()
+    records = [_with_launch(record, as_graphs) for record in content["records"]]
+    for index, record in enumerate(records):
         fault = _fault(record)
         if fault:
             raise BadRun(f"{path}: record {index}: {fault}")
@@ -136,7 +142,7 @@ def read_run(path: str | Path) -> Run:
         finished=content.get("finished"),
         settings=content.get("settings", {}),
         peak_rates=content.get("peak_rates", {}),
-        records=tuple(content["records"]),
+        records=tuple(records),
     )
 
 
@@ -148,6 +154,13 @@ def _renamed(part: Any) -> Any:
     if isinstance(status := part.get("status"), str):
         renamed["status"] = _OLD_STATUSES.get(status, status)
     return renamed
+
+
+def _with_launch(record: Any, as_graphs: Collection[str]) -> Any:
+    """A record, with how it was launched where an older file does not say so."""
+    if not isinstance(record, dict):
+        return record
+    return {"launch": GRAPH if record.get("workload") in as_graphs else CALLS} | record
 
 
 def _fault(record: Any) -> str | None:
@@ -166,6 +179,8 @@ def _fault(record: Any) -> str | None:
             return f"{name} is {value!r}, a number or null is needed"
     if record["implementation"] not in IMPLEMENTATIONS:
         return f"no implementation is called {record['implementation']!r}"
+    if record["launch"] not in (CALLS, GRAPH):
+        return f"launch is {record['launch']!r}, not {CALLS} or {GRAPH}"
     if record["status"] not in _STATUSES:
         return f"status is {record['status']!r}, not one of {', '.join(_STATUSES)}"
     if record["status"] == "measured" and not (record.get("seconds") or 0) > 0:

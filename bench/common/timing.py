@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 Call = Callable[[], object]
 
 _HOLD_CYCLES = 4_000_000
-"""How long the stream of a GPU is held, about 2 ms."""
+"""How long the stream of a GPU is held at first, about 2 ms."""
+_LONGEST_HOLD_CYCLES = _HOLD_CYCLES << 8
+"""The longest that it is held, about half a second. After 1024 launches or so a stream takes no more until some ran."""
+_SPIN_SIZE = 2048
+"""Rows of the matrices that are multiplied to make a GPU raise its clocks."""
 _FLUSH_BYTES = 256 << 20
 """Bytes that are written to replace the contents of the L2 cache; more than the cache of any GPU."""
 
@@ -40,19 +47,41 @@ class EventTimer(Timer):
     Args:
         device: the GPU.
         cold: overwrite the L2 cache before the first event. Otherwise, if ``hold``, ``run`` is called once before it.
-        hold: hold the stream until all launches are queued, so that Python time is excluded.
+        hold: hold the stream until all launches are queued, so that Python time is excluded. A hold that turns out too
+            short for the launches is doubled, and the call is timed again.
     """
 
     def __init__(self, device: torch.device, *, cold: bool = False, hold: bool = True) -> None:
         name = ("CUDA events, cold L2" if cold else "CUDA events, warm L2") if hold else "CUDA events"
         super().__init__(name, time.perf_counter)
         self.device, self.cold, self.hold = device, cold, hold
+        # Only functions whose launches take long are held for long. A function that is gone takes its entry with it.
+        self.cycles: WeakKeyDictionary[Call, int] = WeakKeyDictionary()
         self.flush = torch.empty(_FLUSH_BYTES // 4 if cold else 0, dtype=torch.int32, device=device)
 
     def time(self, run: Call, repeats: int = 1) -> float:
-        """Seconds per call on the GPU."""
+        """Seconds per call on the GPU.
+
+        Warns:
+            RuntimeWarning: the launches take longer than the longest hold. The seconds then include Python time.
+        """
+        cycles = self.cycles.get(run, _HOLD_CYCLES)
+        while True:
+            begin, end, queued = self._queue(run, repeats, cycles)
+            torch.cuda.synchronize(self.device)
+            if queued or cycles >= _LONGEST_HOLD_CYCLES:
+                break
+            cycles *= 2
+        self.cycles[run] = cycles
+        if not queued:
+            text = "the launches of a call take longer than a stream is held: its time includes Python"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return float(begin.elapsed_time(end)) / 1000 / repeats
+
+    def _queue(self, run: Call, repeats: int, cycles: int) -> tuple[Any, Any, bool]:
+        """Queue the calls between two events. Also returns whether all were queued before the first event was over."""
         if self.hold:
-            torch.cuda._sleep(_HOLD_CYCLES)
+            torch.cuda._sleep(cycles)
         if self.cold:
             self.flush.zero_()
         elif self.hold:
@@ -62,8 +91,7 @@ class EventTimer(Timer):
         for _ in range(repeats):
             run()
         end.record()
-        torch.cuda.synchronize(self.device)
-        return begin.elapsed_time(end) / 1000 / repeats
+        return begin, end, not (self.hold and begin.query())
 
 
 def cpu_timer() -> Timer:
@@ -122,15 +150,37 @@ def best_seconds(function: Call, timer: Timer, rounds: int, repeats: int = 1) ->
     return max(min(in_turns({"": function}, timer, rounds, repeats)[""]), 1e-9)
 
 
-def graph_replay(function: Call, device: torch.device) -> Call:
-    """Capture one call as a CUDA graph and return its replay, which launches everything at once."""
+def spin(device: torch.device, seconds: float) -> None:
+    """Multiply matrices on a GPU for so long that its clocks go up. On other devices this does nothing."""
+    if device.type != "cuda":
+        return
+    matrix = torch.zeros(_SPIN_SIZE, _SPIN_SIZE, device=device)
+    product = torch.empty_like(matrix)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for _ in range(8):
+            torch.mm(matrix, matrix, out=product)
+        torch.cuda.synchronize(device)
+
+
+def captured(function: Callable[[], Any], device: torch.device, *, calls_before: int = 3) -> tuple[Call, Any]:
+    """Capture one call as a CUDA graph.
+
+    Args:
+        function: a function without arguments. Every replay uses the tensors that it used when it was captured.
+        device: the GPU.
+        calls_before: calls before the capture, on a stream of their own, as torch requires.
+
+    Returns:
+        The replay, which launches everything at once, and the result of the captured call. A replay overwrites it.
+    """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        for _ in range(3):
+        for _ in range(calls_before):
             function()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        function()
-    return graph.replay
+        result = function()
+    return graph.replay, result

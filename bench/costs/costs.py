@@ -1,7 +1,8 @@
 """Count bytes and FLOPs of ops and models from their shapes, stage by stage. ``roofline.py`` combines them.
 
 Every op reads its inputs and writes its results once, weights included. Tables of the transforms, partial sums and the
-casts of autocast are not counted. With ``triton``, the bytes are those that the launches of the Triton kernels move.
+casts of autocast are not counted, except for the cast behind a LayerNorm. With ``triton``, the bytes are those that the
+launches of the Triton kernels move.
 """
 
 from __future__ import annotations
@@ -242,7 +243,11 @@ def _linear(name: str, tokens: int, inputs: int, outputs: int, item: int, backwa
 
 @dataclass(frozen=True)
 class Model:
-    """A language model of blocks: LayerNorm, mixer, LayerNorm, MLP. The residual is float32."""
+    """A language model of blocks: LayerNorm, mixer, LayerNorm, MLP. The residual is float32.
+
+    ``fused_norm`` counts a LayerNorm that writes the dtype of the signals and adds a branch to the residual in the same
+    pass. Otherwise it is torch's: under autocast it writes float32, and a cast follows.
+    """
 
     batch: int
     width: int
@@ -253,6 +258,7 @@ class Model:
     triton: bool
     implementation: str
     checkpointed: bool
+    fused_norm: bool = False
 
     @property
     def tokens(self) -> int:
@@ -281,18 +287,43 @@ class Model:
     def _mixer(self, backward: bool) -> list[Stage]:
         return self.operator(backward) if self.implementation == OURS else self._attention(backward)
 
-    def _norm(self, backward: bool) -> Stage:
-        elements = self.tokens * self.width
-        if backward:
-            return Stage("LayerNorm backward", elements * (4 + self.item + 4), vector=12 * elements)
-        return Stage("LayerNorm", elements * (4 + self.item), vector=8 * elements)
+    @property
+    def _elements(self) -> int:
+        """Elements of the residual."""
+        return self.tokens * self.width
 
-    def _add(self, backward: bool) -> Stage:
-        elements = self.tokens * self.width
+    def _norm(self, backward: bool, *, last: bool = False) -> list[Stage]:
+        """A LayerNorm of the residual. The last one has no other gradient to add."""
+        count, vector = self._elements, (12 if backward else 8) * self._elements
+        name = "LayerNorm backward" if backward else "LayerNorm"
+        if self.fused_norm:
+            # Backward reads the residual, the gradient of the result and that of the residual, and writes the sum.
+            gradients = (4 if last else 8) if backward else 0
+            return [Stage(name, count * (4 + self.item + gradients), vector=vector)]
+        norm = Stage(name, count * (12 if backward else 8), vector=vector)
+        if self.item == 4:
+            return [norm]
+        cast = Stage("cast of LayerNorm backward" if backward else "cast of LayerNorm", count * (4 + self.item))
+        return [cast, norm] if backward else [norm, cast]
+
+    def _add(self, backward: bool) -> list[Stage]:
+        """A branch added to the residual."""
+        count = self._elements
+        if not backward:
+            return [Stage("residual", count * (4 + self.item + 4), vector=count)]
+        # The gradient of the branch, and the sum of both. A fused norm has the sum.
+        return [Stage("residual backward", count * ((4 + self.item) + (0 if self.fused_norm else 12)), vector=count)]
+
+    def _add_norm(self, backward: bool) -> list[Stage]:
+        """A branch added to the residual, and a LayerNorm of the sum."""
+        if not self.fused_norm:
+            add, norm = self._add(backward), self._norm(backward)
+            return [*norm, *add] if backward else [*add, *norm]
+        count = self._elements
         if backward:
-            # The gradient of the branch, and the sum of both.
-            return Stage("residual backward", elements * ((4 + self.item) + 3 * 4), vector=elements)
-        return Stage("residual", elements * (4 + self.item + 4), vector=elements)
+            # As the norm alone, and the gradient of the branch is written in the dtype of the signals.
+            return [Stage("add and LayerNorm backward", count * (12 + 2 * self.item), vector=13 * count)]
+        return [Stage("add and LayerNorm", count * (8 + 2 * self.item), vector=9 * count)]
 
     def _mlp(self, backward: bool) -> list[Stage]:
         elements = self.tokens * 4 * self.width
@@ -303,16 +334,16 @@ class Model:
         return [first, Stage("GELU", 2 * elements * self.item, vector=20 * elements), second]
 
     def _block(self, backward: bool) -> list[Stage]:
-        norm, add = self._norm(backward), self._add(backward)
+        norm, add, both = (part(backward) for part in (self._norm, self._add, self._add_norm))
         if backward:
-            return [add, *self._mlp(True), norm, add, *self._mixer(True), norm]
-        return [norm, *self._mixer(False), add, norm, *self._mlp(False), add]
+            return [*add, *self._mlp(True), *both, *self._mixer(True), *norm]
+        return [*norm, *self._mixer(False), *both, *self._mlp(False), *add]
 
     def forward(self) -> list[Stage]:
         """Stages of the forward pass."""
         embedding = Stage("embedding", self.tokens * (8 + 4 * self.width))
         head = _linear("head", self.tokens, self.width, VOCABULARY, self.item, False)
-        return [embedding, *self._block(False) * self.layers, self._norm(False), head]
+        return [embedding, *self._block(False) * self.layers, *self._norm(False), head]
 
     def backward(self) -> list[Stage]:
         """Stages of the loss and the backward pass."""
@@ -323,7 +354,7 @@ class Model:
             # Logits to float32, to log probabilities, and the gradient back.
             Stage("loss", 4 * logits),
             head,
-            self._norm(True),
+            *self._norm(True, last=True),
             *block * self.layers,
             Stage("embedding backward", self.tokens * (8 + 4 * self.width)),
         ]

@@ -9,8 +9,9 @@ run one after another. If a measured time is longer, some stage is slower than i
 held bytes that are counted as moved.
 
 Every op reads its inputs and writes its results once, weights included. Tables of the transforms, partial sums and the
-casts of autocast are not counted. With ``backend="triton"`` the bytes are those that the launches move. These include
-the float32 scratch of a long convolution and the planes of the filter's backward pass.
+casts of autocast are not counted, except for the cast behind a LayerNorm. With ``backend="triton"`` the bytes are those
+that the launches move. These include the float32 scratch of a long convolution and the planes of the filter's backward
+pass.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def _product_rate(device: torch.device | str, dtype: torch.dtype, *, size: int |
     """FLOPs per second of the product of two square matrices."""
     place = torch.device(device)
     size = size or (8192 if place.type == "cuda" else 1024)
-    a, b = (torch.ones(size, size, device=place, dtype=dtype) for _ in range(2))
+    # Random numbers: equal ones switch fewer transistors, so that a GPU at its power limit multiplies them faster.
+    a, b = (torch.randn(size, size, device=place).to(dtype) for _ in range(2))
     product = torch.empty_like(a)
     return 2 * size**3 / best_seconds(lambda: torch.mm(a, b, out=product), _timer(place), rounds)
 
@@ -136,6 +138,7 @@ def cost(
     backend: str | None = None,
     layers: int | None = None,
     checkpointed: bool | None = None,
+    fused_norm: bool = False,
 ) -> Cost:
     """Bytes and FLOPs of a workload of the suite.
 
@@ -153,6 +156,7 @@ def cost(
         backend: ``"triton"`` counts the bytes that its launches move, others the least that any implementation moves.
         layers: layers of a model; default 2, or those of the configuration.
         checkpointed: whether backward computes the blocks again; the default depends on the variant.
+        fused_norm: whether a model adds and normalises in one pass, as ``bench.costs.costs.Model`` describes.
 
     Raises:
         ValueError: the workload, direction, variant or implementation is unknown.
@@ -194,7 +198,7 @@ def cost(
         layers = 2 if workload in ("two_layer_model", "hyena_operator") else _layers_of(variant)
     if checkpointed is None:
         checkpointed = variant == "checkpointed"
-    model = Model(batch, width, length, itemsize, order, layers, triton, implementation, checkpointed)
+    model = Model(batch, width, length, itemsize, order, layers, triton, implementation, checkpointed, fused_norm)
     if workload == "hyena_operator":
         return Cost((*model.operator(False), *(model.operator(True) if backward else ())))
     stages = [*model.forward(), *(model.backward() if backward else ())]
@@ -263,6 +267,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--backend", default=None, help="triton: count what its launches move (default: what any implementation moves)"
     )
     parser.add_argument(
+        "--norm",
+        choices=("torch", "fused"),
+        default="torch",
+        help="the LayerNorms of a model: torch's, or fused with the addition before them (default: torch)",
+    )
+    parser.add_argument(
         "--run", type=Path, metavar="JSON", help="take the peak rates of this run (default: measure them)"
     )
     options = parser.parse_args(arguments)
@@ -278,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counted = cost(
             options.workload, variant, options.direction, batch=options.batch, width=options.width,
             length=options.length, itemsize=dtype.itemsize, implementation=options.implementation,
-            backend=options.backend,
+            backend=options.backend, fused_norm=options.norm == "fused",
         )  # fmt: skip
         peak_rates: Mapping[str, float | None]
         if options.run:

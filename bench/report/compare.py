@@ -25,7 +25,7 @@ from typing import Any
 
 from bench.common.format import bytes_text, length_text, seconds_text
 from bench.common.run_file import IMPLEMENTATIONS, OURS, BadRun, Record, Run, is_measured, read_run
-from bench.report.curves import direction_name
+from bench.report.curves import direction_name, launch_name
 
 _MATTERS = (
     "name", "device", "driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit", "torch", "cuda", "triton",
@@ -35,7 +35,7 @@ _MATTERS = (
 _LOST = ("failed_check", "timed_out", "out_of_memory")
 """Statuses in B that count as worse than a measurement in A."""
 
-_PLACE = ("workload", "variant", "direction", "batch", "width", "length", "dtype", "implementation")
+_PLACE = ("workload", "variant", "direction", "batch", "width", "length", "dtype", "implementation", "launch")
 _Pairs = list[tuple[Record, Record]]
 
 
@@ -70,7 +70,7 @@ def place(record: Record) -> str:
     workload = f"{record['workload']} {record['variant']}".strip()
     shape = f"B = {record['batch']}, D = {record['width']}, L = {length_text(record['length'])}, {record['dtype']}"
     name = IMPLEMENTATIONS[record["implementation"]]
-    return f"{name}{backend}: {workload}, {direction_name(record['direction'])}, {shape}"
+    return f"{name}{backend}: {workload}, {direction_name(record['direction'])}, {shape}{launch_name(record['launch'])}"
 
 
 def pairs(a: Run, b: Run) -> tuple[_Pairs, list[Record], list[Record]]:

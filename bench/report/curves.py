@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from bench.common.run_file import ATTENTION, IMPLEMENTATIONS, OURS, Record, Run, comparison_key, is_measured
+from bench.common.run_file import (
+    ATTENTION,
+    CALLS,
+    GRAPH,
+    IMPLEMENTATIONS,
+    OURS,
+    Record,
+    Run,
+    comparison_key,
+    is_measured,
+)
 
 _FITTED = 4
 """How many lengths an exponent is fitted to, the longest ones: at short lengths the time is mostly launches."""
@@ -21,7 +31,7 @@ Entry = tuple[str, str | None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """All records of one workload, variant, direction, batch, width and dtype.
+    """All records of one workload, variant, direction, batch, width, dtype and launch.
 
     Args:
         key: from ``bench.common.run_file.comparison_key``.
@@ -46,7 +56,12 @@ class Comparison:
     @property
     def title(self) -> str:
         """Such as ``fftconv gated, forward + backward, B = 1, D = 128, bfloat16``."""
-        return f"{self.what}, {direction_name(self.direction)}, B = {self.key[3]}, D = {self.key[4]}, {self.key[5]}"
+        shape = f"B = {self.key[3]}, D = {self.key[4]}, {self.key[5]}"
+        return f"{self.what}, {direction_name(self.direction)}, {shape}{launch_name(self.launch)}"
+
+    @property
+    def launch(self) -> str:
+        return str(self.key[6])
 
     @property
     def what(self) -> str:
@@ -82,6 +97,11 @@ def direction_name(direction: str) -> str:
     return "forward + backward" if direction == "both" else direction
 
 
+def launch_name(launch: str) -> str:
+    """The launch in words, to be put behind others. Nothing where kernels are launched one by one, as everywhere."""
+    return ", as a CUDA graph" if launch == GRAPH else ""
+
+
 def comparisons(run: Run) -> list[Comparison]:
     """The comparisons of a run, in the order of their first records. The later of two equal records counts."""
     found: dict[tuple[Any, ...], dict[Entry, dict[int, Record]]] = {}
@@ -109,10 +129,19 @@ def _join_unmeasured(entries: dict[Entry, dict[int, Record]]) -> None:
 
 
 def headline(run: Run) -> Comparison | None:
-    """The 2-layer model, forward and backward: checkpointed if measured, otherwise the one with most lengths."""
+    """The 2-layer model, forward and backward: checkpointed if measured, otherwise the one with most lengths.
+
+    Its kernels are launched one by one. :func:`graphed` finds the same as CUDA graphs.
+    """
     models = [each for each in comparisons(run) if each.workload == "two_layer_model" and each.direction == "both"]
-    models = [each for each in models if each.measured(OURS)]
+    models = [each for each in models if each.launch == CALLS and each.measured(OURS)]
     return max(models, key=lambda each: (each.variant == "checkpointed", len(each.measured(OURS))), default=None)
+
+
+def graphed(run: Run, found: Comparison) -> Comparison | None:
+    """The comparison with the same key but for its launch, as CUDA graphs; None if ours was not measured so."""
+    key = (*found.key[:-1], GRAPH)
+    return next((each for each in comparisons(run) if each.key == key and each.measured(OURS)), None)
 
 
 # Attention -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,18 @@ from urllib.parse import quote
 from bench.common import json_io
 from bench.common.format import bytes_text, length_text, ratio_text, seconds_text
 from bench.common.machine import ROOT
-from bench.common.run_file import ATTENTION, IMPLEMENTATIONS, OURS, BadRun, Record, Run, is_measured, read_run
+from bench.common.run_file import (
+    ATTENTION,
+    CALLS,
+    GRAPH,
+    IMPLEMENTATIONS,
+    OURS,
+    BadRun,
+    Record,
+    Run,
+    is_measured,
+    read_run,
+)
 from bench.report import curves, plots
 from bench.report.curves import Comparison, FastestAttention
 
@@ -161,6 +172,18 @@ def _failed_check_lines(found: Comparison) -> list[str]:
     span = " to ".join(dict.fromkeys(f"{error:.2f}" for error in (min(errors), max(errors))))
     allowed = max(record["error_budget"] for record in wrong)
     return ["", f"Published Hyena failed its check: its logits are off by {span}, {allowed:.2f} is allowed."]
+
+
+def _launch_line(found: Comparison, other: Comparison | None) -> str:
+    """How both sides of a headline table were launched, and which attention its ratios are against."""
+    how = {
+        CALLS: "Both sides launch their kernels one by one from Python.",
+        GRAPH: "Both sides replay one CUDA graph of forward and backward.",
+    }[found.launch]
+    which = "Each ratio is against the attention that is named in its row, the fastest there."
+    if found.launch == CALLS and other is None:
+        return f"{how} {which} CUDA graphs were not measured."
+    return f"{how} {which}"
 
 
 def _crossover_line(found: Comparison) -> str:
@@ -322,9 +345,13 @@ def section(run: Run, drawn: Iterable[str]) -> str:
     found = curves.headline(run)
     parts = [f"## {run.key}", "", *_facts(run)]
     if found is not None:
-        parts += ["", f"### The 2-layer model: {found.title}", "", *headline_table(found)]
-        parts += [*_failed_check_lines(found), "", _crossover_line(found)]
+        graphed = curves.graphed(run, found)
+        parts += ["", f"### The 2-layer model: {found.title}", "", _launch_line(found, graphed), ""]
+        parts += [*headline_table(found), *_failed_check_lines(found), "", _crossover_line(found)]
         parts += figure("headline", "time and speed-up against length") + figure("memory", "memory against length")
+        if graphed is not None:
+            parts += ["", f"### The 2-layer model: {graphed.title}", "", _launch_line(graphed, None), ""]
+            parts += [*headline_table(graphed), "", _crossover_line(graphed)]
     parts += ["", "### Times", "", "Medians ± half of the interquartile range; in brackets the time over ours."]
     for each in curves.comparisons(run):
         if any(is_measured(record) for of_length in each.found.values() for record in of_length.values()):
@@ -385,15 +412,19 @@ def readme_block(runs: Sequence[Run], figures: str) -> str:
         lengths = [length for length in found.lengths if length in _README_LENGTHS]
         lengths = sorted({*lengths, max(found.measured(OURS))})
         cut = "" if run.finished else ", a run that was cut off"
+        graphed = curves.graphed(run, found)
         parts += [
             f"**{run.name}**, {found.title}, commit `{run.commit[:10]}`, {run.started[:10]}{cut}:",
             "",
             *headline_table(found, lengths),
             *_failed_check_lines(found),
             "",
-            _crossover_line(found),
+            f"{_launch_line(found, graphed)} {_crossover_line(found)}",
             "",
         ]
+        if graphed is not None:
+            parts += ["The same as CUDA graphs:", "", *headline_table(graphed, lengths), ""]
+            parts += [f"{_launch_line(graphed, None)} {_crossover_line(graphed)}", ""]
     if not parts:
         return _NO_RUNS
     return (

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from bench.suite.cases import Case
 
-_FRACTIONS = {"headline": 0.5, "rest": 0.5}
-"""Fraction of the time that is kept for each kind of case. Unused time goes to the other kind."""
+_FRACTIONS = {"headline": 0.4, "rest": 0.4, "graphed": 0.2}
+"""What is kept of the time for each kind of case, relative to the others. Unused time goes to the other kinds."""
 _LINEAR, _QUADRATIC = 1.1, 2.0
 """Expected exponents of the time against length: of attention the second, of everything else the first."""
 
@@ -29,11 +29,12 @@ class Budget:
         self.clock = clock
         self.end = clock() + seconds
         self.open_cases = dict(open_cases)
-        self.kept = {kind: seconds * fraction for kind, fraction in _FRACTIONS.items()}
+        fractions = {kind: fraction for kind, fraction in _FRACTIONS.items() if self.open_cases.get(kind, 0) > 0}
+        self.kept = {kind: seconds * fraction / sum(fractions.values()) for kind, fraction in fractions.items()}
 
     def left(self, kind: str) -> float:
         """Seconds that a case of this kind may take. Seconds kept for other kinds are not counted."""
-        others = (self.kept[each] for each in _FRACTIONS if each != kind and self.open_cases.get(each, 0) > 0)
+        others = (kept for each, kept in self.kept.items() if each != kind and self.open_cases.get(each, 0) > 0)
         return self.end - self.clock() - sum(others)
 
     @contextlib.contextmanager
@@ -43,7 +44,7 @@ class Budget:
         try:
             yield
         finally:
-            self.kept[kind] = max(0.0, self.kept[kind] - (self.clock() - start))
+            self.kept[kind] = max(0.0, self.kept.get(kind, 0.0) - (self.clock() - start))
             self.open_cases[kind] = self.open_cases.get(kind, 1) - 1
 
 

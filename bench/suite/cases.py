@@ -6,7 +6,7 @@ import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from bench.common.run_file import ATTENTION, OURS
+from bench.common.run_file import ATTENTION, CALLS, GRAPH, OURS
 
 _WIDTH = 128
 _ODD = 4999
@@ -77,20 +77,29 @@ class Case:
     batch: int
     width: int
     length: int
+    launch: str = CALLS
 
     def __str__(self) -> str:
         shape = f"{self.batch}x{self.width}x{self.length}"
-        return "-".join(filter(None, (self.workload, self.variant, self.implementation, self.direction, shape)))
+        launch = self.launch if self.is_graph else ""
+        return "-".join(filter(None, (self.workload, self.variant, self.implementation, self.direction, shape, launch)))
 
     @property
-    def comparison(self) -> tuple[str, str, str, int, int, int]:
+    def comparison(self) -> tuple[str, str, str, int, int, int, str]:
         """The case without its implementation. Cases with the same comparison are timed in turns."""
-        return self.workload, self.variant, self.direction, self.batch, self.width, self.length
+        return self.workload, self.variant, self.direction, self.batch, self.width, self.length, self.launch
 
     @property
-    def series(self) -> tuple[str, str, str, str, int, int]:
+    def series(self) -> tuple[str, str, str, str, int, int, str]:
         """The case without its length."""
-        return self.workload, self.variant, self.implementation, self.direction, self.batch, self.width
+        return (
+            self.workload, self.variant, self.implementation, self.direction, self.batch, self.width, self.launch,
+        )  # fmt: skip
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the whole call is one CUDA graph."""
+        return self.launch == GRAPH
 
     @property
     def is_headline(self) -> bool:
@@ -101,8 +110,16 @@ class Case:
         return self.implementation in ATTENTION
 
 
-def _implementations(workload: str, variant: str, direction: str, length: int) -> tuple[str, ...]:
+def _launches(workload: str, variant: str) -> tuple[str, ...]:
+    """How a workload is launched. At short lengths the headline's time is Python's; a CUDA graph has none of it."""
+    return (CALLS, GRAPH) if (workload, variant) == ("two_layer_model", "checkpointed") else (CALLS,)
+
+
+def _implementations(workload: str, variant: str, direction: str, length: int, launch: str) -> tuple[str, ...]:
     """Implementations of a workload, ours first."""
+    attention = tuple(name for name in ATTENTION if name != "sdpa_math")
+    if launch == GRAPH:
+        return (OURS, *(() if length == _LARGEST else attention))
     found: tuple[str, ...] = (OURS, "published")
     if workload == "short_conv":
         return (*found, "causal_conv1d")
@@ -114,7 +131,7 @@ def _implementations(workload: str, variant: str, direction: str, length: int) -
     if workload != "two_layer_model" or length == _LARGEST:
         return found
     if variant == "checkpointed":
-        return (*found, *(name for name in ATTENTION if name != "sdpa_math"))
+        return (*found, *attention)
     return (*found, "sdpa_flash", *(("sdpa_math",) if length <= _MATH_UP_TO else ()))
 
 
@@ -164,7 +181,7 @@ def _target_shapes(device: str, workloads: Collection[str]) -> Iterator[_Shape]:
 def cases(
     device: str, named: Collection[str] = (), workloads: Collection[str] = (), *, targets: bool = False
 ) -> list[Case]:
-    """All cases, shortest lengths first.
+    """All cases, shortest lengths first. Those that are CUDA graphs follow all others.
 
     Args:
         device: ``"cuda"`` or ``"cpu"``.
@@ -186,9 +203,11 @@ def cases(
     shapes = (_target_shapes if targets else _suite_shapes)(device, workloads)
     wanted = [shape for shape in shapes if not workloads or shape[0] in workloads]
     found = (
-        Case(workload, variant, implementation, direction, batch, width, length)
+        Case(workload, variant, implementation, direction, batch, width, length, launch)
+        for launch in (CALLS, GRAPH)
         for workload, variant, directions, batch, width, length in sorted(wanted, key=lambda shape: shape[-1])
+        if launch in _launches(workload, variant)
         for direction in directions
-        for implementation in _implementations(workload, variant, direction, length)
+        for implementation in _implementations(workload, variant, direction, length, launch)
     )
     return list(filter(runs, found))

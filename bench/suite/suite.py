@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
+import math
 import os
 import statistics
 import time
@@ -23,8 +24,8 @@ from bench.baselines.packages import Unavailable
 from bench.common import json_io, machine
 from bench.common.compile_pool import CompilePool
 from bench.common.memory import peak_cuda_bytes, peak_rss
-from bench.common.run_file import FORMAT, OURS
-from bench.common.timing import Timer, graph_replay, timer_for
+from bench.common.run_file import CALLS, FORMAT, GRAPH, OURS
+from bench.common.timing import Timer, captured, spin, timer_for
 from bench.costs.roofline import COUNTED, WORKLOADS, cost, measure_peak_rates, predict
 from bench.suite.budget import Budget, TimeEstimator
 from bench.suite.cases import Case
@@ -36,7 +37,11 @@ _ROUND_SECONDS = 0.5
 """Time for all rounds of an implementation."""
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 25
 _LONG_CALL = 5.0
-"""From this many seconds a call has no warm-up, and fewer rounds if time is short."""
+"""From this many seconds a call has fewer rounds if time is short, and no warm-up on a CPU, or as a graph."""
+_SPIN_SECONDS, _SPIN_AGAIN_SECONDS = 0.2, 0.05
+"""How long a GPU multiplies matrices before the run, and before each comparison: idle, it has lowered its clocks."""
+_WARM_UP_TO = 1 << 16
+"""Longest sequence of the calls that warm up a run."""
 _ROUNDS_FRACTION = 0.1
 """Fraction of the time left that the rounds of an implementation may take. One round is always allowed."""
 _COMPILE_FRACTION = 0.3
@@ -44,6 +49,8 @@ _COMPILE_FRACTION = 0.3
 # Without a shorter length, a call is taken to last this many times the prediction, and its check this many calls.
 _OVER_PREDICTED = {OURS: 3.0}
 _OVER_PREDICTED_OTHERS, _CHECK_CALLS = 6.0, 8.0
+_GRAPH_CALLS = 4.0
+"""Calls before the rounds of a CUDA graph: one before the capture, its check against another, two to warm up."""
 
 
 @dataclass
@@ -140,13 +147,15 @@ class Suite:
         self.comparisons: dict[tuple[Any, ...], list[Case]] = {}
         for case in to_come:
             self.comparisons.setdefault(case.comparison, []).append(case)
-        kinds = [_kind(cases[0]) for cases in self.comparisons.values()]
+        # Graphs are skipped on a CPU, in no time.
+        kinds = [_kind(cases[0]) for cases in self.comparisons.values() if self.on_gpu or not cases[0].is_graph]
         self.budget = Budget(options.seconds - spent, {kind: kinds.count(kind) for kind in kinds})
         if not self.on_gpu:
             torch.set_num_threads(options.threads)
         self.estimator = TimeEstimator()
         self.timers: dict[bool, Timer] = {}
         self.outcomes: dict[Case, Outcome] = {}
+        spin(self.device, _SPIN_SECONDS)
         self.content: dict[str, Any] = {
             "format": FORMAT,
             "machine": {"name": machine.device_name(self.device), **machine.describe(self.device)},
@@ -171,6 +180,8 @@ class Suite:
             print("TRITON_INTERPRET=1: times of interpreted kernels are not a measure of speed.", flush=True)
         if self.on_gpu and options.processes > 1:
             self._compile_ahead()
+        if self.on_gpu:
+            self._warm_up()
 
     # Measuring -------------------------------------------------------------------------------------------------------
 
@@ -181,7 +192,12 @@ class Suite:
         return self.outcomes[case]
 
     def _compile_ahead(self) -> None:
-        ours = [case for cases in self.comparisons.values() for case in cases if case.implementation == OURS]
+        ours = [
+            replace(case, launch=CALLS)
+            for cases in self.comparisons.values()
+            for case in cases
+            if case.implementation == OURS
+        ]
         # Kernels that work on columns do not depend on the number of channels.
         small = [
             replace(case, width=2) if case.workload == "fftconv" and plan(case.length).columns > 1 else case
@@ -193,6 +209,18 @@ class Suite:
             pool.run(_compile, jobs, _COMPILE_FRACTION * self.options.seconds)
         finally:
             pool.close()
+
+    def _warm_up(self) -> None:
+        """Call the shortest cases of each workload once: the first case shall not pay for the start of libraries."""
+        first: dict[str, Sequence[Case]] = {}
+        for cases in self.comparisons.values():
+            if cases[0].length <= _WARM_UP_TO and not cases[0].is_graph:
+                first.setdefault(cases[0].workload, cases)
+        for case in (each for cases in first.values() for each in cases if each.implementation != "published_compiled"):
+            # An error comes up again where the case is measured.
+            with contextlib.suppress(Exception):
+                build(case, self.device, self.dtype).run()
+        self._free()
 
     def _compare(self, cases: Sequence[Case]) -> None:
         kind = _kind(cases[0])
@@ -229,12 +257,24 @@ class Suite:
 
     def _estimate(self, case: Case) -> tuple[float, float] | None:
         """Seconds of a call and of everything else: from a shorter length or, for whole models, from the prediction."""
-        known = self.estimator.estimate(case)
+        known = self._known_seconds(case)
         if known is not None or case.workload not in ("hyenadna", "training_step"):
             return known
         predicted = predict(self._cost(case, OURS, None), self.content["peak_rates"])
         call = _OVER_PREDICTED.get(case.implementation, _OVER_PREDICTED_OTHERS) * predicted
         return call, _CHECK_CALLS * call
+
+    def _known_seconds(self, case: Case) -> tuple[float, float] | None:
+        """Seconds of a call and of everything else: of a graph from the same calls, else from a shorter length."""
+        calls = self._as_calls(case)
+        if calls is not None and calls.samples:
+            return calls.median, _GRAPH_CALLS * calls.median
+        return self.estimator.estimate(case)
+
+    def _as_calls(self, case: Case) -> Outcome | None:
+        """For a graph, the outcome of the same function launched by calls, if it has been measured in this run."""
+        found = self.outcomes.get(replace(case, launch=CALLS)) if case.is_graph else None
+        return found if found is not None and found.status == "measured" else None
 
     def _measure(self, cases: Sequence[Case], kind: str) -> None:
         shared: Shared = {}
@@ -242,10 +282,13 @@ class Suite:
         shared.clear()
         self._free()
         timer = self._timer(cases)
+        if runners:
+            spin(self.device, _SPIN_AGAIN_SECONDS)
         for runner in runners:
-            expected = self.estimator.estimate(runner.case)
-            # Warm-up: compiles, fills caches, and shows how long a call takes.
-            for _ in range(0 if expected is not None and expected[0] > _LONG_CALL else 2):
+            expected = self._known_seconds(runner.case)
+            # Warm-up: compiles, fills caches, and shows how long a call takes. The check of a graph has replayed it.
+            warm = expected is not None and expected[0] > _LONG_CALL and (not self.on_gpu or runner.case.is_graph)
+            for _ in range(0 if warm else 2):
                 if not runner.waited or runner.waited[-1] < _ROUND_SECONDS / _MIN_ROUNDS:
                     with self._catching(runner):
                         runner.time(timer)
@@ -288,11 +331,13 @@ class Suite:
         start = time.monotonic()
         try:
             prepared = build(case, self.device, self.dtype, shared)
-            error, budget = prepared.check()
+            error, budget = self._known_error(case) or prepared.check()
             outcome.facts = {"error": error, "error_budget": budget, "backend": prepared.backend}
+            call = prepared.run
+            if error <= budget and self._launch(case) == GRAPH:
+                call, outcome.facts["error"] = self._as_graph(prepared.run, error)
+                error = outcome.facts["error"]
             if error <= budget:
-                as_graph = self.on_gpu and case.workload in OP_NAMES and self.options.launch == "graph"
-                call = graph_replay(prepared.run, self.device) if as_graph else prepared.run
                 return _Runner(case, prepared, outcome, time.monotonic() - start, call)
             outcome.status, outcome.reason = "failed_check", f"error {error:.3g} above its budget of {budget:.3g}"
         except (Unavailable, ImportError) as failure:
@@ -301,6 +346,33 @@ class Suite:
             self._fail(case, outcome, failure)
         self._free()
         return None
+
+    def _launch(self, case: Case) -> str:
+        """How a case is launched: ops as the option says, all else as the case does."""
+        as_graph = case.is_graph or (self.on_gpu and case.workload in OP_NAMES and self.options.launch == GRAPH)
+        return GRAPH if as_graph else CALLS
+
+    def _known_error(self, case: Case) -> tuple[float, float] | None:
+        """Error and budget of a graph's function, if the same function passed its check as calls in this run."""
+        calls = self._as_calls(case)
+        return None if calls is None else (calls.facts["error"], calls.facts["error_budget"])
+
+    def _as_graph(self, run: Callable[[], Any], error: float) -> tuple[Callable[[], object], float]:
+        """The replay of a call as a CUDA graph, and its error: the call's, or its distance to the call if larger.
+
+        Raises:
+            Unavailable: the call cannot be captured.
+        """
+        try:
+            replay, found = captured(run, self.device, calls_before=1)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as failure:
+            raise Unavailable(f"cannot be captured as a CUDA graph: {_text(failure)}") from failure
+        replay()
+        distance = _distance(found, run())
+        # A NaN is larger than any error.
+        return replay, error if distance <= error else distance
 
     @staticmethod
     def _fail(case: Case, outcome: Outcome, failure: Exception) -> None:
@@ -329,7 +401,12 @@ class Suite:
         return self.timers[is_op]
 
     def _peak_bytes(self, runner: _Runner, call: float, kind: str) -> int | None:
-        """Peak bytes of one call beyond inputs and weights; None if there is no time to measure them."""
+        """Peak bytes of one call beyond inputs and weights; None if there is no time to measure them.
+
+        Nor are those of a graph measured: its memory is allocated once, when it is captured.
+        """
+        if runner.case.is_graph:
+            return None
         if self.on_gpu:
             return peak_cuda_bytes(runner.prepared.run, self.device)
         if call > self.budget.left(kind) or runner.case.implementation == "published_compiled":
@@ -360,6 +437,7 @@ class Suite:
             return
         made: dict[str, Any] = {
             **{name: getattr(case, name) for name in Case.__dataclass_fields__},
+            "launch": self._launch(case),
             "dtype": self.options.dtype,
             "backend": None,
             "status": outcome.status,
@@ -403,8 +481,19 @@ def _statistics(name: str, samples: Sequence[float]) -> dict[str, float]:
     return {name: median, f"{name}_min": min(samples), f"{name}_iqr": high - low}
 
 
+def _distance(found: Any, expected: Any) -> float:
+    """Relative L2 distance of the tensors of two results, all together. NaN if one is not finite."""
+    pairs = [(found, expected)] if isinstance(found, torch.Tensor) else list(zip(found, expected, strict=True))
+    norms = [
+        (torch.linalg.vector_norm(a - b, dtype=torch.float32), torch.linalg.vector_norm(b, dtype=torch.float32))
+        for a, b in pairs
+    ]
+    off, size = (math.hypot(*(float(norm) for norm in column)) for column in zip(*norms, strict=True))
+    return off / size if size else off
+
+
 def _kind(case: Case) -> str:
-    return "headline" if case.is_headline else "rest"
+    return "graphed" if case.is_graph else "headline" if case.is_headline else "rest"
 
 
 def _now() -> str:

@@ -75,9 +75,11 @@ def build(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared |
         shared: filled by the first implementation of a comparison and used by the others.
 
     Raises:
-        Unavailable: the implementation does not support the case.
+        Unavailable: the implementation does not support the case, or it is a CUDA graph on another device.
         ImportError: a package is not installed.
     """
+    if case.is_graph and device.type != "cuda":
+        raise Unavailable("is a CUDA graph, which needs a GPU")
     torch.manual_seed(0)
     shared = {} if shared is None else shared
     if case.workload == "mixer_projection":

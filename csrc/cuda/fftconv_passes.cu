@@ -212,7 +212,8 @@ struct RowsInScratch {
 
 // Block x takes the rows of one column of one channel.
 template <class Plan>
-__global__ void __launch_bounds__(Plan::block, row_blocks<Plan>) fftconv_inner_kernel(const __grid_constant__ Inner a) {
+__global__ void __launch_bounds__(Plan::block, row_blocks<Plan, RowKernel::scratch>)
+    fftconv_inner_kernel(const __grid_constant__ Inner a) {
   HYENA_DYNAMIC_SHARED(shared);
   convolve<Plan>(RowsInScratch<Plan>{a}, a.wants, 0, static_cast<int>(a.batch), a.batch > 1,
                  reinterpret_cast<Complex<float>*>(shared),

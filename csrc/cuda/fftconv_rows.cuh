@@ -59,7 +59,8 @@ struct RowsInMemory {
 
 // Block x takes the channels of its rows, block y a chunk of the batch.
 template <class Plan>
-__global__ void __launch_bounds__(Plan::block, row_blocks<Plan>) fftconv_rows_kernel(const __grid_constant__ FftconvRows a) {
+__global__ void __launch_bounds__(Plan::block, row_blocks<Plan, RowKernel::tensors>)
+    fftconv_rows_kernel(const __grid_constant__ FftconvRows a) {
   HYENA_DYNAMIC_SHARED(shared);
   const int row = threadIdx.x / Plan::threads;
   Complex<float>* planes = reinterpret_cast<Complex<float>*>(shared) + row * Plan::plane;

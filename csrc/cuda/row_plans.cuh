@@ -28,14 +28,22 @@ constexpr int row_planes_bytes = Plan::rows * Plan::plane * static_cast<int>(siz
 template <class Plan>
 constexpr int row_spectrum_bytes = Plan::block* Plan::spectrum * static_cast<int>(sizeof(Complex<float>));
 
+// The kernels that transform rows: of the tensors, or of scratch between two passes over columns. The first also reads
+// and writes gates, which takes registers.
+enum class RowKernel { tensors, scratch };
+
 // How many blocks a multiprocessor should hold, if memory allows: 512 threads in all, with 128 registers each, and
-// fewer threads if each has more values. On GPUs before Hopper this would spill registers, so one block is enough
-// there.
+// fewer threads if each has more values.
 template <class Plan>
+constexpr int full_row_blocks = (Plan::values > 16 ? 320 : 512) / Plan::block;
+
+// The bound of a kernel's launches. Before Hopper, rows of tensors that begin with a radix of 16 would spill 36 to 40
+// bytes a thread within 128 registers. They get as many registers as they want.
+template <class Plan, RowKernel kernel>
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int row_blocks = 1;
+constexpr int row_blocks = kernel == RowKernel::tensors && Plan::radix(0) == 16 ? 1 : full_row_blocks<Plan>;
 #else
-constexpr int row_blocks = (Plan::values > 16 ? 320 : 512) / Plan::block;
+constexpr int row_blocks = full_row_blocks<Plan>;
 #endif
 
 // All numbers of points are multiples of the smallest one.

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -355,7 +356,17 @@ def test_every_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, unforced: None) -> Iterator[None]:
+def asks_again() -> Iterator[None]:
+    """What is known of the GPUs of this machine is forgotten before and after the test."""
+    for cached in (cuda_obstacle, backend._capability):
+        cached.cache_clear()
+    yield
+    for cached in (cuda_obstacle, backend._capability):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, unforced: None, asks_again: None) -> None:
     """A machine with an A100 and no extension, and an implementation that does not import Triton."""
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -364,10 +375,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, unforced: None) -> Iterator[None]:
     monkeypatch.setattr(triton_support, "_installed", lambda: True)
     backend.register("fftconv_fwd", "triton", torch.add, triton_support.fftconv)
     backend._implementations.pop(("fftconv_fwd", "cuda"), None)
-    monkeypatch.setattr(backend, "FASTEST", {})
-    cuda_obstacle.cache_clear()
-    yield
-    cuda_obstacle.cache_clear()
+    monkeypatch.setattr(backend, "RANKINGS", {})
+    monkeypatch.setattr(backend, "UNMEASURED", backend.Ranking({}, "made up"))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -571,17 +580,72 @@ def test_every_op_has_triton_kernels_that_can_be_imported() -> None:
 
 
 def test_the_fastest_backend_of_an_op_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(backend.FASTEST["cuda"]) == {"fftconv", "hyena_mixer"}
-    assert backend._order("fftconv_bwd", "cuda") == ("cuda", "triton", "torch")
-    assert backend._order("short_conv_fwd", "cuda") == ("triton", "cuda", "torch")
-    assert backend._order("fftconv_fwd", "cpu") == backend.PREFERENCE["cpu"]
-    assert backend._order("fftconv_fwd", "mps") == ()
+    monkeypatch.setattr(backend, "_capability", lambda index: (9, 0))
+    assert backend._order("fftconv_bwd", CUDA) == ("cuda", "triton", "torch")
+    assert backend._order("short_conv_fwd", CUDA) == ("triton", "cuda", "torch")
+    assert backend._order("fftconv_fwd", CPU) == backend.PREFERENCE["cpu"]
+    assert backend._order("fftconv_fwd", torch.device("mps")) == ()
     monkeypatch.setattr(backend, "_refusals", lambda *args: ([], []))
     monkeypatch.setattr(backend, "_order", lambda *args: ("cuda", "torch"))
     for length, chosen in ((100, "cuda"), (backend.extension.MAX_FAST_LENGTH + 1, "torch")):
         u = torch.empty(1, 1, length, device="meta")
         assert backend._choose("fftconv_fwd", u.device, "auto", [u]) == chosen
         assert backend._choose("fftconv_fwd", u.device, "cuda", [u]) == "cuda"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_each_gpu_has_the_ranking_of_its_capability_and_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities, asked = {0: (9, 0), 1: (8, 0), None: (9, 0)}, []
+
+    def capability(index: int | None) -> tuple[int, int]:
+        asked.append(index)
+        return capabilities[index]
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    made = {(9, 0): backend.Ranking({"fftconv": "cuda"}, "measured here"), (8, 0): backend.Ranking({}, "reasoned")}
+    monkeypatch.setattr(backend, "RANKINGS", made)
+    for _ in range(3):
+        assert backend._order("fftconv_fwd", torch.device("cuda", 0)) == ("cuda", "triton", "torch")
+        assert backend._order("fftconv_fwd", torch.device("cuda", 1)) == ("triton", "cuda", "torch")
+        assert backend._order("short_conv_fwd", torch.device("cuda", 0)) == ("triton", "cuda", "torch")
+    assert asked == [0, 1]
+    assert backend.ranking(torch.device("cuda")).basis == "measured here"
+
+
+@pytest.mark.usefixtures("asks_again")
+@pytest.mark.parametrize(
+    ("capability", "words"),
+    [
+        ((9, 0), "measured on an H200"),
+        ((8, 0), "not measured on this GPU: taken from an H200 and the instructions of the kernels"),
+        ((8, 6), "not measured on this GPU: taken from an H200"),
+        ((12, 0), "not measured on this GPU: taken from an H200"),
+    ],
+)
+def test_describe_tells_where_the_order_of_the_backends_is_from(
+    capability: tuple[int, int], words: str, unforced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(name="some GPU", major=capability[0], minor=capability[1], total_memory=80 << 30)
+    monkeypatch.setattr(torch.version, "hip", None)
+    for name, value in {
+        "is_available": True, "device_count": 1, "get_device_name": "some GPU", "get_device_capability": capability,
+        "get_device_properties": properties,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    lines = backend.describe().splitlines()
+    assert f"cuda:0 some GPU, sm_{capability[0]}{capability[1]}, 80 GiB" in lines
+    assert f"cuda:0 order of the backends: {words}" in lines
+
+
+@pytest.mark.usefixtures("asks_again")
+@pytest.mark.parametrize("hip", [None, "7.1"])
+def test_where_torch_sees_no_nvidia_gpu_no_capability_is_asked_for(
+    hip: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: hip is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: pytest.fail("was asked for"))
+    assert backend.ranking(CUDA) is backend.UNMEASURED
 
 
 def test_a_length_at_which_triton_is_slower_goes_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,9 +165,32 @@ def test_checkpointing_runs_the_blocks_once_more() -> None:
     shape: dict[str, Any] = {"batch": 1, "width": 128, "length": 4096, "itemsize": 2}
     plain, checkpointed = (cost("two_layer_model", name, "both", **shape) for name in ("plain", "checkpointed"))
     forward = cost("two_layer_model", "plain", "forward", **shape)
-    ends = sum(stage.bytes for stage in (forward.stages[0], *forward.stages[-2:]))
+    # The embedding; the last norm with its cast, and the head.
+    ends = sum(stage.bytes for stage in (forward.stages[0], *forward.stages[-3:]))
     assert checkpointed.bytes - plain.bytes == forward.bytes - ends
     assert cost("two_layer_model", "checkpointed", "forward", **shape) == forward
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("fused", [False, True])
+def test_norms_and_additions_move_what_their_tensors_hold(itemsize: int, fused: bool) -> None:
+    def per_element(direction: str) -> float:
+        found = cost("two_layer_model", "plain", direction, fused_norm=fused, **{**SMALL, "itemsize": itemsize})
+        names = ("LayerNorm", "residual")
+        return sum(stage.bytes for stage in found.stages if any(name in stage.name for name in names)) / (B * D * L)
+
+    wide = itemsize == 4
+    if fused:
+        # A block: norm, addition with norm, addition. Then the last norm.
+        forward = 2 * ((4 + itemsize) + (8 + 2 * itemsize) + (8 + itemsize)) + (4 + itemsize)
+        # The copy of the gradient for the branch; residual, dy and two gradients, and a copy; the same without one.
+        backward = 2 * ((4 + itemsize) + (12 + 2 * itemsize) + (12 + itemsize)) + (8 + itemsize)
+    else:
+        # Five norms of 8 bytes, each with a cast of 6 under autocast; four additions.
+        forward = 5 * (8 if wide else 8 + 6) + 4 * (8 + itemsize)
+        backward = 5 * (12 if wide else 12 + 6) + 4 * (4 + itemsize + 12)
+    assert per_element("forward") == forward
+    assert per_element("both") == forward + backward
 
 
 def test_training_step_adds_the_optimizer() -> None:
@@ -234,6 +257,24 @@ def test_peak_rates_are_measured() -> None:
     assert 1e8 < found["copy_bytes_per_s"] < 1e13
     assert 1e8 < found["matmul_flops_per_s"] < 1e16
     assert found["matmul_flops_per_s"] == found["float32_flops_per_s"]
+
+
+def test_the_matrix_rate_is_that_of_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiplied = []
+    right = torch.mm
+
+    def mm(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        multiplied.append((a, b))
+        return right(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", mm)
+    for dtype in (torch.float32, torch.bfloat16):
+        roofline._product_rate("cpu", dtype, size=64, rounds=1)
+        a, b = (each.float() for each in multiplied[-1])
+        assert multiplied[-1][0].dtype == dtype
+        for each in (a, b):
+            assert 0.9 < each.std() < 1.1
+        assert not torch.equal(a, b)
 
 
 @pytest.mark.parametrize("workload", roofline.WORKLOADS)

@@ -114,6 +114,44 @@ def test_headline_table(run: Run) -> None:
     assert "hyena_kernels is faster than the fastest attention from L ≈ 2,900 on." in text
 
 
+def test_both_launches_of_the_headline_are_shown_and_told_apart(made_up: SimpleNamespace, tmp_path: Path) -> None:
+    calls = made_up.headline_records()
+    graphs = [
+        made_up.record(length=1024, implementation=name, seconds=seconds, launch="graph", peak_bytes=None)
+        for name, seconds in (("hyena_kernels", 1e-4), ("sdpa_cudnn", 3e-4))
+    ]
+    path = tmp_path / "suite.json"
+    alone = report.section(read_run(made_up.write_run(path, calls)), [])
+    assert "launch their kernels one by one from Python. Each ratio is against the attention that is named" in alone
+    assert "CUDA graphs were not measured." in alone
+    assert "as a CUDA graph" not in alone
+    run = read_run(made_up.write_run(path, [*calls, *graphs]))
+    found = curves.headline(run)
+    assert found is not None
+    assert found.launch == "calls"
+    assert found.measured("hyena_kernels")[1024]["seconds"] > 1e-3
+    text = report.section(run, [])
+    assert "CUDA graphs were not measured." not in text
+    title = "### The 2-layer model: two_layer_model checkpointed, forward + backward, B = 1, D = 128, bfloat16"
+    before, _, after = text.partition(f"{title}, as a CUDA graph\n")
+    assert cells(before.partition(title)[2], "| 1K |")[1:4] == ["1.02 ms", "362 µs, SDPA flash", "0.35×"]
+    assert "Both sides replay one CUDA graph of forward and backward." in after
+    assert cells(after, "| 1K |")[1:4] == ["100 µs", "300 µs, SDPA cuDNN", "3.00×"]
+    block = report.readme_block([run], "report")
+    assert "The same as CUDA graphs:\n\n| L |" in block
+    assert "| 1K | 100 µs | 300 µs, SDPA cuDNN | 3.00× |" in block
+
+
+def test_older_files_do_not_say_how_each_record_was_launched(made_up: SimpleNamespace, tmp_path: Path) -> None:
+    records = [*made_up.headline_records()[:1], *made_up.kernel_records()[:1]]
+    path = tmp_path / "suite.json"
+    for settings, launches in (({"launch": "graph"}, ["calls", "graph"]), ({}, ["calls", "calls"])):
+        found = read_run(made_up.write_run(path, records, settings=settings)).records
+        assert [record["launch"] for record in found] == launches
+    with pytest.raises(BadRun, match="launch is 'twice', not calls or graph"):
+        read_run(made_up.write_run(path, [made_up.record(launch="twice")]))
+
+
 def test_a_failed_check_of_the_published_implementation_is_explained(made_up: SimpleNamespace, tmp_path: Path) -> None:
     failed = [
         made_up.record(

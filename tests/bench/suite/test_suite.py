@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from bench.common.run_file import OURS, read_run
+from bench.common.timing import Timer
 from bench.costs.roofline import WORKLOADS
 from bench.suite import __main__ as command, suite
 from bench.suite.budget import Budget, TimeEstimator
@@ -168,8 +169,10 @@ def test_wrong_options_end_with_one_line(
 @pytest.mark.usefixtures("no_machine")
 def test_ops_can_be_timed_as_cuda_graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     case = Case("fftconv", "gated", OURS, "forward", 1, 128, 1024)
-    monkeypatch.setattr(suite, "build", lambda *_: PreparedCase(lambda: None, lambda: (0.1, 0.2), None))
-    monkeypatch.setattr(suite, "graph_replay", lambda run, device: ("graph of", run))
+    result = torch.ones(3)
+    replayed: list[object] = []
+    monkeypatch.setattr(suite, "build", lambda *_: PreparedCase(lambda: result, lambda: (0.1, 0.2), None))
+    monkeypatch.setattr(suite, "captured", lambda run, *_, **__: (lambda: replayed.append(run), result.clone()))
     for launch, workload, captured in (
         ("graph", "fftconv", True),
         ("calls", "fftconv", False),
@@ -182,8 +185,127 @@ def test_ops_can_be_timed_as_cuda_graphs(monkeypatch: pytest.MonkeyPatch, tmp_pa
         made.outcomes[each] = suite.Outcome("measured")
         runner = made._prepare(each, {})
         assert runner is not None
-        assert (runner.call == ("graph of", runner.prepared.run)) == captured
-        assert captured or runner.call is runner.prepared.run
+        assert replayed == ([runner.prepared.run] if captured else [])
+        assert (runner.call is runner.prepared.run) == (not captured)
+        assert made._launch(each) == ("graph" if captured else "calls")
+        replayed.clear()
+
+
+HEADLINE = Case("two_layer_model", "checkpointed", OURS, "both", 1, 128, 1024)
+
+
+@pytest.mark.usefixtures("no_machine")
+@pytest.mark.parametrize(
+    ("off", "status"), [(0.0, "measured"), (0.15, "measured"), (0.3, "failed_check"), (float("nan"), "failed_check")]
+)
+def test_a_graph_is_held_against_its_call_and_knows_its_error(
+    off: float, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    case, exact = replace(HEADLINE, launch="graph"), (torch.ones(3), torch.zeros(2))
+    checked: list[str] = []
+
+    def check() -> tuple[float, float]:
+        checked.append("check")
+        return 0.1, 0.2
+
+    monkeypatch.setattr(suite, "build", lambda *_: PreparedCase(lambda: exact, check, None))
+    monkeypatch.setattr(suite.Suite, "_free", lambda *_: None)
+    monkeypatch.setattr(suite, "captured", lambda *_, **__: (lambda: None, (exact[0] + off, exact[1])))
+    made = suite.Suite(run_options(tmp_path / "suite.json"), [case])
+    made.outcomes[HEADLINE] = suite.Outcome("measured", samples=[1.0, 2.0, 3.0])
+    made.outcomes[HEADLINE].facts = {"error": 0.1, "error_budget": 0.2}
+    outcome = made.outcomes[case] = suite.Outcome("measured")
+    runner = made._prepare(case, {})
+    assert (outcome.status, runner is None) == (status, status != "measured")
+    assert outcome.facts["error"] == pytest.approx(max(0.1, off) if off == off else off, nan_ok=True)
+    # The same function passed its check as calls.
+    assert checked == []
+    assert made._known_seconds(case) == (2.0, 8.0)
+    del made.outcomes[HEADLINE]
+    made._prepare(case, {})
+    assert checked == ["check"]
+
+
+@pytest.mark.usefixtures("no_machine")
+def test_what_cannot_be_captured_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    case = replace(HEADLINE, launch="graph")
+    monkeypatch.setattr(suite, "build", lambda *_: PreparedCase(lambda: None, lambda: (0.1, 0.2), None))
+    monkeypatch.setattr(suite, "captured", fail)
+    monkeypatch.setattr(suite.Suite, "_free", lambda *_: None)
+    made = suite.Suite(run_options(tmp_path / "suite.json"), [case])
+    outcome = made.outcomes[case] = suite.Outcome("measured")
+    assert made._prepare(case, {}) is None
+    assert outcome.status == "skipped"
+    assert outcome.reason == "cannot be captured as a CUDA graph: operation not permitted when stream is capturing"
+
+
+@pytest.mark.usefixtures("no_machine")
+def test_graphs_are_skipped_on_a_cpu_and_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "suite.json"
+    graphs = [case for case in cases("cpu", workloads={"two_layer_model"}) if case.is_graph and case.length == 1024]
+    assert {case.implementation for case in graphs} == {OURS, "sdpa_flash"}
+    monkeypatch.setattr(suite.Suite, "_free", lambda *_: None)
+    made = suite.Suite(run_options(path), graphs)
+    for case in graphs:
+        assert made.outcome(case).status == "skipped"
+    records = read_run(path).records
+    assert {record["launch"] for record in records} == {"graph"}
+    assert {record["reason"] for record in records} == {"is a CUDA graph, which needs a GPU"}
+    # They keep no time from the others.
+    assert made.budget.left("rest") > 500
+
+
+@pytest.mark.usefixtures("no_machine")
+@pytest.mark.parametrize(
+    ("on_gpu", "launch", "warm_ups"), [(True, "calls", 1), (False, "calls", 0), (True, "graph", 0)]
+)
+def test_a_long_call_is_warmed_up_on_a_gpu(
+    on_gpu: bool, launch: str, warm_ups: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now, case = [0.0], replace(HEADLINE, launch=launch)
+
+    def run() -> None:
+        now[0] += 9.0
+
+    made = suite.Suite(run_options(tmp_path / "suite.json"), [case])
+    made.on_gpu = on_gpu
+    made.estimator.observe(replace(case, length=512), 8.0, 0.0)
+    outcome = made.outcomes[case] = suite.Outcome("measured")
+    runner = suite._Runner(case, PreparedCase(run, lambda: (0.1, 0.2), None), outcome, 0.0, run)
+    timer = Timer("counted", lambda: now[0])
+    for name, value in {"_prepare": runner, "_timer": timer, "_free": None, "_peak_bytes": None}.items():
+        monkeypatch.setattr(made, name, lambda *_, value=value: value)
+    monkeypatch.setattr(suite, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(suite.gc, "collect", lambda: 0)
+    made._measure([case], "headline")
+    assert outcome.samples
+    assert set(outcome.samples) == {9.0}
+    assert len(runner.waited) == warm_ups + len(outcome.samples)
+
+
+@pytest.mark.usefixtures("no_machine")
+def test_a_run_on_a_gpu_begins_with_the_shortest_case_of_each_workload(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[Case] = []
+
+    def fail(case: Case, *_: object) -> PreparedCase:
+        built.append(case)
+        raise RuntimeError("is told where it is measured")
+
+    monkeypatch.setattr(suite, "build", fail)
+    monkeypatch.setattr(suite.Suite, "_free", lambda *_: None)
+    to_come = cases("cuda", workloads={"two_layer_model", "fftconv"})
+    made = suite.Suite(run_options(tmp_path / "suite.json"), to_come)
+    assert built == []
+    made._warm_up()
+    assert {(case.workload, case.length, case.launch) for case in built} == {
+        ("two_layer_model", 1024, "calls"), ("fftconv", 1024, "calls"),
+    }  # fmt: skip
+    assert built[0].implementation == OURS
 
 
 def run_options(path: Path, **changes: object) -> Options:
@@ -217,8 +339,12 @@ def test_kernels_are_compiled_ahead_with_few_channels(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_cases_differ_come_shortest_first_and_are_grouped_by_comparison(device: str, targets: bool) -> None:
     found = cases(device, targets=targets)
-    lengths = [case.length for case in found]
-    assert lengths == sorted(lengths)
+    order = [(case.is_graph, case.length) for case in found]
+    assert order == sorted(order)
+    graphs = {(case.workload, case.variant) for case in found if case.is_graph}
+    assert graphs == (set() if targets else {("two_layer_model", "checkpointed")})
+    # Every graph has the same function as calls before it.
+    assert {replace(case, launch="calls") for case in found if case.is_graph} <= set(found)
     assert len(set(map(str, found))) == len(found)
     changes = sum(a.comparison != b.comparison for a, b in pairwise(found))
     assert changes + 1 == len({case.comparison for case in found})
@@ -246,6 +372,7 @@ def test_every_workload_of_ours_passes_its_check_and_runs() -> None:
         (case.workload, case.variant, case.direction): case
         for case in cases("cpu")
         if case.implementation == OURS and (case.workload != "hyenadna" or case.variant == "tiny-1k")
+        if not case.is_graph
     }
     for case in found.values():
         work = build(small(case), cpu, torch.float32)

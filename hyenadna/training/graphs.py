@@ -85,7 +85,7 @@ def training_step(
 def _summed_loss(model: nn.Module, ids: Tensor, targets: Tensor, autocast: str) -> Tensor:
     with precision_of(autocast, ids.device):
         if isinstance(model, HyenaDNAForCausalLM):
-            return model.next_token_loss(ids, targets)
+            return model.next_token_loss(ids, targets, ignored=(PAD_ID, N_ID))
         return next_token_loss(model(ids).logits, targets)
 
 

@@ -13,6 +13,7 @@ from hyena_kernels.embedding import embedding
 from hyena_kernels.errors import BackendError
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.filter_cache import cache_filters
+from hyena_kernels.gelu import gelu
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.linear_cross_entropy import linear_cross_entropy
@@ -31,6 +32,7 @@ __all__ = [
     "cache_filters",
     "embedding",
     "fftconv",
+    "gelu",
     "hyena_mixer",
     "implicit_filter",
     "layer_norm",

@@ -8,6 +8,7 @@
 #include "../common/tensor_view.h"
 #include "dispatch.h"
 #include "fftconv.h"
+#include "gelu.h"
 #include "implicit_filter.h"
 #include "taps.h"
 
@@ -149,6 +150,25 @@ void implicit_filter_bwd(std::optional<Tensor> dz, std::optional<Tensor> dfreq, 
                               [&](int64_t first, int64_t last) { kernels.add_chunks(args, first, last); });
 }
 
+const GeluKernels& gelu_kernels() { return choose(gelu_avx512, gelu_avx2, gelu_portable); }
+
+// The least number of elements for a thread, about 30 µs of work.
+constexpr int64_t gelu_grain = 32768;
+
+void gelu_fwd(Tensor y, Tensor x) {
+  const GeluForward args{view(y), view(x)};
+  const auto& kernels = gelu_kernels();
+  torch::stable::parallel_for(0, args.x.size[0], gelu_grain,
+                              [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
+}
+
+void gelu_bwd(Tensor dx, Tensor dy, Tensor x) {
+  const GeluBackward args{view(dx), view(dy), view(x)};
+  const auto& kernels = gelu_kernels();
+  torch::stable::parallel_for(0, args.x.size[0], gelu_grain,
+                              [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
@@ -162,6 +182,8 @@ STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
   m.impl("hyena_mixer_bwd", TORCH_BOX(&hyena_mixer_bwd));
   m.impl("implicit_filter_fwd", TORCH_BOX(&implicit_filter_fwd));
   m.impl("implicit_filter_bwd", TORCH_BOX(&implicit_filter_bwd));
+  m.impl("gelu_fwd", TORCH_BOX(&gelu_fwd));
+  m.impl("gelu_bwd", TORCH_BOX(&gelu_bwd));
 }
 
 }  // namespace hyena

@@ -94,3 +94,9 @@ class LinearCrossEntropyInputs(NamedTuple):
     hidden: Tensor
     weight: Tensor
     targets: Tensor
+
+
+class GeluInputs(NamedTuple):
+    """The tensor of ``gelu``; shape as in :func:`hyena_kernels.gelu`."""
+
+    x: Tensor

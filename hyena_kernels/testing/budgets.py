@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels.fftconv import fftconv
+from hyena_kernels.gelu import gelu
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.mixer import hyena_mixer
@@ -22,6 +23,7 @@ from hyena_kernels.testing.oracles import oracle_fftconv, oracle_hyena_mixer
 from hyena_kernels.testing.references import (
     reference_add_layer_norm,
     reference_fftconv,
+    reference_gelu,
     reference_hyena_mixer,
     reference_implicit_filter,
     reference_layer_norm,
@@ -60,6 +62,7 @@ OPS = {
         long_double.implicit_filter if long_double.AVAILABLE else None,
     ),
     "hyena_mixer": Op(hyena_mixer, reference_hyena_mixer, oracle_hyena_mixer),
+    "gelu": Op(gelu, reference_gelu, reference_gelu),
     "layer_norm": Op(layer_norm, reference_layer_norm, reference_layer_norm),
     "add_layer_norm": Op(*map(_side_by_side, (add_layer_norm, reference_add_layer_norm, reference_add_layer_norm))),
 }

@@ -203,6 +203,25 @@ def hyena_mixer_inputs(
     }
 
 
+def gelu_inputs(
+    *shape: int,
+    dtype: torch.dtype = torch.float32,
+    scale: float = 2.0,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``gelu``: ``x`` of the given shape.
+
+    Args:
+        shape: shape of ``x``.
+        dtype: dtype of ``x``.
+        scale: standard deviation of ``x``.
+        seed: seed of the random numbers.
+        device: device of the tensor.
+    """
+    return {"x": _Draw(seed, device).normal(*shape, dtype=dtype, scale=scale)}
+
+
 def layer_norm_inputs(
     *shape: int,
     dtype: torch.dtype = torch.float32,

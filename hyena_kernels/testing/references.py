@@ -107,6 +107,11 @@ def reference_add_layer_norm(
     return reference_layer_norm(total, weight, bias, eps, dtype=dtype), total
 
 
+def reference_gelu(x: Tensor) -> Tensor:
+    """``gelu`` with ``torch.nn.functional.gelu``. :func:`hyena_kernels.gelu` describes argument and result."""
+    return F.gelu(x, approximate="tanh")
+
+
 def mixer_recurrence(
     x: Tensor,
     short_weight: Tensor,

@@ -48,6 +48,9 @@ _LIBRARY.define(
     f"Tensor(j!) sums, Tensor dk, {_IMPLICIT_FILTER}, int chunk) -> ()"
 )
 
+_LIBRARY.define("gelu_fwd(Tensor(a!) y, Tensor x) -> ()")
+_LIBRARY.define("gelu_bwd(Tensor(a!) dx, Tensor dy, Tensor x) -> ()")
+
 extension.load_libraries()
 
 ops = torch.ops.hyena_kernels_ext

@@ -29,6 +29,7 @@ from hyena_kernels.testing import (
     add_layer_norm_inputs,
     check,
     fftconv_inputs,
+    gelu_inputs,
     hyena_mixer_inputs,
     implicit_filter_inputs,
     layer_norm_inputs,
@@ -46,6 +47,7 @@ INPUTS: dict[str, Callable[..., Inputs]] = {
     "short_conv": lambda length, **options: short_conv_inputs(2, 3, length, **options),
     "implicit_filter": lambda length, **options: implicit_filter_inputs(3, length, width=8, **options),
     "hyena_mixer": lambda length, **options: hyena_mixer_inputs(2, length, 3, **options),
+    "gelu": lambda length, **options: gelu_inputs(2, 3, length, **options),
     "layer_norm": lambda length, **options: layer_norm_inputs(2, length, 8, **options),
     "add_layer_norm": lambda length, **options: add_layer_norm_inputs(2, length, 8, **options),
 }
@@ -80,6 +82,7 @@ def tiny_cases() -> dict[str, Case]:
         "mixer K<L": (mixer, hyena_mixer_inputs(2, 5, 2, taps=2, short_taps=1, **float64), {}),
         "mixer L<Ks": (mixer, hyena_mixer_inputs(2, 2, 2, short_taps=4, **float64), {}),
         "mixer bare": (mixer, hyena_mixer_inputs(2, 4, 2, bias=False, skip=False, **float64), {}),
+        "gelu": ("gelu", gelu_inputs(3, 5, **float64), {}),
         "layer_norm": ("layer_norm", layer_norm_inputs(2, 2, 4, **float64), {}),
         "layer_norm D=1": ("layer_norm", layer_norm_inputs(3, 1, **float64), {"eps": 0.1}),
         "add_layer_norm": ("add_layer_norm", add_layer_norm_inputs(2, 2, 4, **float64), {}),

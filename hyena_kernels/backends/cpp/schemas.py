@@ -48,6 +48,15 @@ _LIBRARY.define(
     f"Tensor(j!) sums, Tensor dk, {_IMPLICIT_FILTER}, int chunk) -> ()"
 )
 
+_LIBRARY.define(
+    "layer_norm_fwd(Tensor(a!) y, Tensor(b!)? total, Tensor residual, Tensor? x, Tensor weight, Tensor bias, "
+    "float eps, bool wide) -> ()"
+)
+_LIBRARY.define(
+    "layer_norm_bwd(Tensor(a!)? dresidual, Tensor(b!)? copy, Tensor(c!)? sums, Tensor dy, Tensor? dtotal, "
+    "Tensor residual, Tensor weight, float eps, int chunk, bool wide) -> ()"
+)
+
 extension.load_libraries()
 
 ops = torch.ops.hyena_kernels_ext

@@ -20,7 +20,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backends.torch", "backends.triton", "backends.cpp", "backends.cuda", "backends"),
         ("backend",),
         ("registration",),
-        ("fftconv", "short_conv", "implicit_filter", "mixer"),
+        ("fftconv", "short_conv", "implicit_filter", "mixer", "embedding", "linear_cross_entropy"),
         ("filter_cache",),
         ("operator",),
         ("",),

@@ -13,16 +13,20 @@ The references and oracles take the arguments of the op without ``backend``.
 from hyena_kernels.testing.budgets import OPS, Op, check, error_budget, relative_error, value_and_gradients
 from hyena_kernels.testing.inputs import (
     Inputs,
+    embedding_inputs,
     fftconv_inputs,
     hyena_mixer_inputs,
     implicit_filter_inputs,
+    linear_cross_entropy_inputs,
     short_conv_inputs,
 )
 from hyena_kernels.testing.oracles import direct_conv, oracle_fftconv, oracle_hyena_mixer
 from hyena_kernels.testing.references import (
+    reference_embedding,
     reference_fftconv,
     reference_hyena_mixer,
     reference_implicit_filter,
+    reference_linear_cross_entropy,
     reference_short_conv,
 )
 
@@ -32,15 +36,19 @@ __all__ = [
     "Op",
     "check",
     "direct_conv",
+    "embedding_inputs",
     "error_budget",
     "fftconv_inputs",
     "hyena_mixer_inputs",
     "implicit_filter_inputs",
+    "linear_cross_entropy_inputs",
     "oracle_fftconv",
     "oracle_hyena_mixer",
+    "reference_embedding",
     "reference_fftconv",
     "reference_hyena_mixer",
     "reference_implicit_filter",
+    "reference_linear_cross_entropy",
     "reference_short_conv",
     "relative_error",
     "short_conv_inputs",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
@@ -23,7 +25,7 @@ def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     return all(tensor is None or type(tensor) in _PLAIN for tensor in layer._parameters.values())
 
 
-def is_plain_linear(layer: nn.Module) -> bool:
+def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is an ``nn.Linear`` without a bias, and nothing else is computed in it."""
     return isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear) and layer.bias is None
 

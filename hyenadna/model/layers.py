@@ -26,6 +26,7 @@ from hyenadna.model.config import HyenaDNAConfig
 # Positions that the MLP takes at a time without gradients. Its hidden layer is four times as wide as the model: 4 GB
 # for 1,000,000 positions of width 256.
 _MLP_POSITIONS = 1 << 15
+_MLP_POSITIONS_CUDA = 1 << 18
 
 # Positions that it takes at a time on a CPU with gradients: a few MB of hidden layer. Backward recomputes them, which
 # is cheaper than allocating fresh pages.
@@ -156,10 +157,13 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         return False
 
     def _whole(self, residual: Tensor, filters: Filters | None) -> Tensor:
-        residual = residual + self.mixer(self.norm1(residual), filters=filters)
+        # A mixer of another class is called with its input alone.
+        given = {} if filters is None else {"filters": filters}
+        residual = residual + self.mixer(self.norm1(residual), **given)
         # What is exported without gradients may be called with them, and then nothing may be written to in place.
         if not torch.is_grad_enabled() and not self._mlp_has_hooks() and not _exporting():
-            for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
+            most = _MLP_POSITIONS_CUDA if residual.is_cuda else _MLP_POSITIONS
+            for rows in residual.view(-1, residual.shape[-1]).split(most):
                 rows += self.mlp(self.norm2(rows))
             return residual
         if not self._recomputes(residual):

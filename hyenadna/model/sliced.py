@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from hyena_kernels import HyenaFilter, HyenaOperator, backend as _backend, hyena_mixer, implicit_filter
 from hyena_kernels.common import sizes
-from hyena_kernels.filter_cache import Filters
+from hyena_kernels.filter_cache import Filters, can_keep
 from hyena_kernels.operator import _is_narrow, _is_plain
 
 # Bytes of what one slice of channels needs at a time. On a GPU with 16 bits, 2^20 positions of width 128 are one slice,
@@ -152,7 +152,8 @@ def _can_be_cut(block: Block, filters: Filters | None) -> bool:
     ]
     if not block.has_own_layers() or not all(_is_plain(layer, kind) for layer, kind in parts):
         return False
-    if mixer.return_state or (dropout.p > 0 and dropout.training) or "_filters" in mixer.__dict__:
+    # A subclass may compute its filters in another way.
+    if type(mixer) is not HyenaOperator or mixer.return_state or (dropout.p > 0 and dropout.training):
         return False
     if filters is None:
         if not _can_compute_taps(mixer.filter_fn):
@@ -612,15 +613,21 @@ def run(block: Block, residual: Tensor, filters: Filters | None, cut: Slices) ->
     Args:
         block: the block. Its parameters are inputs of the recorded function, so that hooks on their gradients run.
         residual: ``(B, L, D)``, not written to.
-        filters: taps ``(order - 1, D, L)`` and skip ``(order - 1, D)``. None computes those of a slice at a time.
+        filters: taps ``(order - 1, D, L)`` and skip ``(order - 1, D)``. None computes those of a slice at a time, or
+            in a block of ``cache_filters`` takes the kept ones.
         cut: the widths.
 
     Returns:
         ``(B, L, D)``, a new tensor of the residual's dtype.
     """
+    training, mixer = torch.is_grad_enabled(), block.mixer
+    if filters is None and not training:
+        length, bias = residual.shape[1], mixer.filter_fn.bias
+        if can_keep(mixer.filter_fn, bias.nbytes * length):
+            filters = mixer._filters(length)
     layout, tensors = _take_apart(block, filters, cut)
     residual = residual.contiguous()
-    if torch.is_grad_enabled():
+    if training:
         result: Tensor = _Sliced.apply(layout, tuple(tensors), residual, *tensors.values())
         return result
     return _compute(residual, tensors, layout)

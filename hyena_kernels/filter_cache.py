@@ -182,6 +182,12 @@ def _drop(module: nn.Module, *, trained: bool = False) -> None:
         cache.drop(module, trained=trained)
 
 
+def can_keep(module: nn.Module, nbytes: int) -> bool:
+    """Whether a module is in a block of :func:`cache_filters` that has room for so many bytes when it is empty."""
+    blocks = _blocks.get(module)
+    return blocks is not None and nbytes <= blocks[-1].max_bytes
+
+
 def kept_or_new(module: nn.Module, args: tuple[Any, ...], compute: Callable[[], Filters]) -> Filters:
     """The filters that the innermost block keeps if they are up to date, else what ``compute`` returns.
 

@@ -30,7 +30,7 @@ for _op, _prefix in (("layer_norm", ""), ("add_layer_norm", "add_")):
         _op,
         torch_layer_norm,
         supports={"triton": triton_support.layer_norm},
-        backends=("triton", "torch"),
+        backends=("triton", "cpp", "torch"),
         prefix=_prefix,
     )
 
@@ -151,7 +151,7 @@ def layer_norm(
         eps: added to the variance.
         dtype: dtype of the result. By default that of autocast where autocast is on, unless ``residual`` is float64.
             Otherwise that of ``weight``.
-        backend: ``"triton"`` or ``"torch"``. None takes the fastest that can run.
+        backend: ``"triton"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
 
     Returns:
         ``(…, D)``, contiguous, of ``dtype``.

@@ -23,9 +23,7 @@ _backend.register_op(
 )
 
 
-def _fake(
-    inputs: LinearCrossEntropyInputs, ignore_index: int, label_smoothing: float, every_position: bool
-) -> Tensor:
+def _fake(inputs: LinearCrossEntropyInputs, ignore_index: int, label_smoothing: float, every_position: bool) -> Tensor:
     dtype = torch.promote_types(inputs.hidden.dtype, torch.float32)
     return inputs.hidden.new_empty(inputs.targets.shape if every_position else (), dtype=dtype)
 
@@ -59,11 +57,11 @@ def linear_cross_entropy(
 
     Args:
         hidden: ``(…, D)``; float16, bfloat16, float32 or float64; any strides.
-        weight: ``(V, D)`` of ``hidden``'s dtype. The Triton kernels take D ≤ 256 for V ≤ 16, D ≤ 128 for V ≤ 32, and
-            D ≤ 64 for V ≤ 64. Plain PyTorch takes any.
+        weight: ``(V, D)`` of ``hidden``'s dtype. The Triton kernels take D ≤ 256 for V ≤ 16, and D ≤ 128 for
+            V ≤ 32. Plain PyTorch takes any.
         targets: ``(…)`` integers of any width, from 0 to V - 1, or ``ignore_index``; any strides.
         ignore_index: a target that is left out. To leave out several ids, replace them by this one first.
-        label_smoothing: ε from 0 to 1. The expected distribution is ``(1 - ε)`` at the target plus ``ε / V`` everywhere.
+        label_smoothing: ε from 0 to 1. The expected distribution is ``1 - ε`` at the target plus ``ε / V`` everywhere.
         reduction: ``"mean"`` over the targets that are not left out, which is NaN if there are none; ``"sum"``; or
             ``"none"``, the loss of each position, 0 where it is left out.
         backend: ``"triton"`` or ``"torch"``. None takes the fastest that can run.

@@ -20,7 +20,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("backends.torch", "backends.triton", "backends.cpp", "backends.cuda", "backends"),
         ("backend",),
         ("registration",),
-        ("fftconv", "short_conv", "implicit_filter", "mixer", "layer_norm"),
+        ("fftconv", "short_conv", "implicit_filter", "mixer", "layer_norm", "embedding", "linear_cross_entropy", "gelu"),
         ("filter_cache",),
         ("filter_layers",),
         ("filter",),

@@ -59,9 +59,14 @@ def _rounding(convert: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _types_made_once() -> Iterator[tuple[Any, str, Callable[..., Any]]]:
-    """Faster constructors of Triton's tensors, their types and its tuples: 60% of the time of the interpreter."""
+    """Faster constructors of Triton's tensors, their types and its tuples, which take most of the interpreter's time.
+
+    A version of Triton that is built otherwise stays as it is, and slower.
+    """
     from triton.language import core
 
+    if not hasattr(core, "_type_for_tuple_values") or not hasattr(core.tuple, "__getattr__"):
+        return
     make_tensor, make_block, make_tuple = core.tensor.__init__, core.block_type.__init__, core.tuple.__init__
     get_of_tuple, type_of_values = core.tuple.__getattr__, core._type_for_tuple_values
     shapes: dict[Any, dict[str, Any]] = {}

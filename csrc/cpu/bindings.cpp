@@ -10,6 +10,7 @@
 #include "fftconv.h"
 #include "gelu.h"
 #include "implicit_filter.h"
+#include "layer_norm.h"
 #include "taps.h"
 
 namespace hyena {
@@ -169,6 +170,29 @@ void gelu_bwd(Tensor dx, Tensor dy, Tensor x) {
                               [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
 }
 
+const LayerNormKernels& layer_norm_kernels() {
+  return choose(layer_norm_avx512, layer_norm_avx2, layer_norm_portable);
+}
+
+void layer_norm_fwd(Tensor y, std::optional<Tensor> total, Tensor residual, std::optional<Tensor> x, Tensor weight,
+                    Tensor bias, double eps, bool wide) {
+  const LayerNormForward args{view(y), view(total), view(residual), view(x), view(weight), view(bias), eps, wide};
+  const auto& kernels = layer_norm_kernels();
+  const int64_t few = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, args.residual.size[1]));
+  torch::stable::parallel_for(0, args.residual.size[0], few,
+                              [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
+}
+
+void layer_norm_bwd(std::optional<Tensor> dresidual, std::optional<Tensor> copy, std::optional<Tensor> sums, Tensor dy,
+                    std::optional<Tensor> dtotal, Tensor residual, Tensor weight, double eps, int64_t chunk,
+                    bool wide) {
+  const LayerNormBackward args{view(dresidual), view(copy),   view(sums), view(dy), view(dtotal),
+                               view(residual),  view(weight), eps,        chunk,    wide};
+  const auto& kernels = layer_norm_kernels();
+  torch::stable::parallel_for(0, (args.residual.size[0] + chunk - 1) / chunk, 1,
+                              [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
@@ -184,6 +208,8 @@ STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
   m.impl("implicit_filter_bwd", TORCH_BOX(&implicit_filter_bwd));
   m.impl("gelu_fwd", TORCH_BOX(&gelu_fwd));
   m.impl("gelu_bwd", TORCH_BOX(&gelu_bwd));
+  m.impl("layer_norm_fwd", TORCH_BOX(&layer_norm_fwd));
+  m.impl("layer_norm_bwd", TORCH_BOX(&layer_norm_bwd));
 }
 
 }  // namespace hyena

@@ -5,10 +5,10 @@ Each of these files has two functions, which the dispatcher calls by position::
     forward(inputs, *options) -> Tensor
     backward(dy, inputs, *options, needs) -> tuple[Tensor, ...]
 
-- ``inputs`` holds the op's tensors by name: ``FftconvInputs``, ``ShortConvInputs``, ``ImplicitFilterInputs`` or
-  ``MixerInputs`` of :mod:`hyena_kernels.common.inputs`. The public function has checked their shapes and dtypes.
+- ``inputs`` holds the op's tensors by name: ``FftconvInputs`` or another class of
+  :mod:`hyena_kernels.common.inputs`. The public function has checked their shapes and dtypes.
 - ``options`` are what else the schema names: ``causal: bool`` for ``fftconv``, ``shift: float`` for
-  ``implicit_filter``, nothing for ``short_conv`` and ``hyena_mixer``.
+  ``implicit_filter``, three for ``linear_cross_entropy``, nothing for the others.
 - ``dy`` is the gradient of the result. ``implicit_filter`` calls it ``dk``.
 - ``needs`` is a list of one bool for each field of ``inputs``: whether its gradient is needed. It is False for an input
   that is None.
@@ -26,6 +26,15 @@ So the entry points are::
                      backward(dk, inputs: ImplicitFilterInputs, shift: float, needs: list[bool])
     hyena_mixer      forward(inputs: MixerInputs)
                      backward(dy, inputs: MixerInputs, needs: list[bool])
+    embedding        forward(inputs: EmbeddingInputs)
+                     backward(dy, inputs: EmbeddingInputs, needs: list[bool])
+    linear_cross_entropy
+                     forward(inputs: LinearCrossEntropyInputs, ignore_index: int, label_smoothing: float,
+                             every_position: bool)
+                     backward(dy, inputs: LinearCrossEntropyInputs, ignore_index: int, label_smoothing: float,
+                              every_position: bool, needs: list[bool])
+
+The last two are on ``triton`` and ``torch`` alone.
 
 The ops themselves keep flat arguments. ``hyena_kernels.registration.library`` groups them before it calls a backend.
 A ``supports`` function of :func:`hyena_kernels.backend.register` still takes the flat arguments of the op.

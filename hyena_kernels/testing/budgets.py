@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyena_kernels.embedding import embedding
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.gelu import gelu
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
+from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.short_conv import short_conv
 from hyena_kernels.testing import long_double
@@ -22,11 +24,13 @@ from hyena_kernels.testing.inputs import Inputs
 from hyena_kernels.testing.oracles import oracle_fftconv, oracle_hyena_mixer
 from hyena_kernels.testing.references import (
     reference_add_layer_norm,
+    reference_embedding,
     reference_fftconv,
     reference_gelu,
     reference_hyena_mixer,
     reference_implicit_filter,
     reference_layer_norm,
+    reference_linear_cross_entropy,
     reference_short_conv,
 )
 
@@ -65,6 +69,8 @@ OPS = {
     "gelu": Op(gelu, reference_gelu, reference_gelu),
     "layer_norm": Op(layer_norm, reference_layer_norm, reference_layer_norm),
     "add_layer_norm": Op(*map(_side_by_side, (add_layer_norm, reference_add_layer_norm, reference_add_layer_norm))),
+    "embedding": Op(embedding, reference_embedding, reference_embedding),
+    "linear_cross_entropy": Op(linear_cross_entropy, reference_linear_cross_entropy, reference_linear_cross_entropy),
 }
 """Every op by its public name. Those of several results give them side by side."""
 
@@ -87,14 +93,15 @@ def value_and_gradients(
         options: further arguments.
 
     Returns:
-        ``"y"``, and ``"d<name>"`` for every input that is present, is not frozen and has a gradient.
+        ``"y"``, and ``"d<name>"`` for every input that is present, is not frozen and has a gradient. Integers have
+        none.
     """
     leaves = {name: None if tensor is None else tensor.detach() for name, tensor in inputs.items()}
     if dy is None:
         with torch.no_grad():
             return {"y": function(**leaves, **options)}
     for name, leaf in leaves.items():
-        if leaf is not None and name not in frozen:
+        if leaf is not None and name not in frozen and leaf.is_floating_point():
             leaf.requires_grad_()
     y = function(**leaves, **options)
     y.backward(dy.to(y.dtype).expand_as(y))
@@ -203,7 +210,11 @@ def _output_gradient(op: Op, inputs: Mapping[str, Tensor | None], options: Mappi
 
 
 def _cast(inputs: Mapping[str, Tensor | None], dtype: torch.dtype) -> Inputs:
-    return {name: None if tensor is None else tensor.to(dtype) for name, tensor in inputs.items()}
+    """The inputs with another dtype. Integers keep theirs."""
+    return {
+        name: tensor if tensor is None or not tensor.is_floating_point() else tensor.to(dtype)
+        for name, tensor in inputs.items()
+    }
 
 
 def _kind(tensor: Tensor) -> str:

@@ -26,6 +26,10 @@ class _Draw:
         values = torch.rand(shape, dtype=torch.float64, generator=self.generator) * (2 * bound) - bound
         return values.to(device=self.device, dtype=dtype)
 
+    def integers(self, *shape: int, end: int, dtype: torch.dtype) -> Tensor:
+        values = torch.randint(end, shape, generator=self.generator)
+        return values.to(device=self.device, dtype=dtype)
+
 
 def _filter_dtype(dtype: torch.dtype, filter_dtype: torch.dtype | None) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32) if filter_dtype is None else filter_dtype
@@ -269,3 +273,61 @@ def add_layer_norm_inputs(
     """
     rest = layer_norm_inputs(*shape, dtype=dtype, weight_dtype=weight_dtype, seed=seed, device=device)
     return {"x": _Draw(seed + 1, device).normal(*shape, dtype=x_dtype or dtype), **rest}
+
+
+def embedding_inputs(
+    *shape: int,
+    tokens: int = 16,
+    width: int = 32,
+    dtype: torch.dtype = torch.float32,
+    id_dtype: torch.dtype = torch.int64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``embedding``: ``ids (…)`` and ``weight (V, D)``.
+
+    Args:
+        shape: shape of the ids.
+        tokens: size V of the vocabulary.
+        width: number of columns D.
+        dtype: dtype of ``weight``.
+        id_dtype: dtype of ``ids``.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+    """
+    draw = _Draw(seed, device)
+    return {
+        "ids": draw.integers(*shape, end=tokens, dtype=id_dtype),
+        "weight": draw.normal(tokens, width, dtype=dtype),
+    }
+
+
+def linear_cross_entropy_inputs(
+    *shape: int,
+    tokens: int = 16,
+    width: int = 32,
+    dtype: torch.dtype = torch.float32,
+    target_dtype: torch.dtype = torch.int64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``linear_cross_entropy``, scaled so that logits are of the order of 1.
+
+    Args:
+        shape: shape of the targets.
+        tokens: size V of the vocabulary.
+        width: number of columns D.
+        dtype: dtype of ``hidden`` and ``weight``.
+        target_dtype: dtype of ``targets``.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+
+    Returns:
+        ``hidden (…, D)``, ``weight (V, D)`` and ``targets (…)``, none of which is -100.
+    """
+    draw = _Draw(seed, device)
+    return {
+        "hidden": draw.normal(*shape, width, dtype=dtype),
+        "weight": draw.normal(tokens, width, dtype=dtype, scale=width**-0.5),
+        "targets": draw.integers(*shape, end=tokens, dtype=target_dtype),
+    }

@@ -112,6 +112,39 @@ def reference_gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
+def reference_embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """``embedding`` with ``torch.nn.functional.embedding``, whose gradient is summed in the dtype of the table.
+
+    :func:`hyena_kernels.embedding` describes arguments and result.
+    """
+    return F.embedding(ids.long(), weight)
+
+
+def reference_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """``linear_cross_entropy`` with the logits of all positions, in float32 or in float64.
+
+    :func:`hyena_kernels.linear_cross_entropy` describes arguments and result.
+    """
+    dtype = _accumulator(hidden)
+    logits = F.linear(hidden.to(dtype), weight.to(dtype)).reshape(-1, weight.shape[0])
+    losses = F.cross_entropy(
+        logits,
+        targets.reshape(-1).long(),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
+    return losses.view(targets.shape) if reduction == "none" else losses
+
+
 def mixer_recurrence(
     x: Tensor,
     short_weight: Tensor,

@@ -6,8 +6,9 @@ bits, and float64 in a float64 model.
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,14 @@ from transformers.modeling_outputs import BaseModelOutput
 from hyena_kernels import HyenaFilter, HyenaOperator, embedding
 from hyena_kernels.filter_cache import Filters
 from hyena_kernels.filter_layers import is_plain
+from hyenadna.model import sliced
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.plain import is_plain_embedding
 
 # Positions that the MLP takes at a time without gradients. Its hidden layer is four times as wide as the model: 4 GB
 # for 1,000,000 positions of width 256.
 _MLP_POSITIONS = 1 << 15
+_MLP_POSITIONS_CUDA = 1 << 18
 
 # Positions that it takes at a time on a CPU with gradients: a few MB of hidden layer. Backward recomputes them, which
 # is cheaper than allocating fresh pages.
@@ -41,10 +44,7 @@ class HyenaDNALayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x (…, D)`` in its own dtype, and return it in the weights' dtype."""
-        if x.dtype == self.weight.dtype:
-            return super().forward(x)
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
+        return sliced.normalised(x, self.weight, self.bias, self.eps)
 
 
 class HyenaDNAEmbeddings(nn.Module):
@@ -82,8 +82,26 @@ def _exporting() -> bool:
     return bool(exporting())
 
 
+class Recomputation(NamedTuple):
+    """How a block computes its activations again in backward."""
+
+    function: Callable[..., Any]
+    """As ``torch.utils.checkpoint.checkpoint``, with the arguments of the caller."""
+    rng_is_given: bool
+    """Whether these arguments say what becomes of the state of random numbers."""
+    in_slices: bool
+    """Whether the block keeps its input alone, and is computed in slices where it is long."""
+
+
+def directly(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """Call ``function``. It stands where transformers calls a function of checkpointing: a block has its own."""
+    return function(*args, **kwargs)
+
+
 class HyenaDNABlock(GradientCheckpointingLayer):
     """Hyena operator and MLP, each behind a LayerNorm and added to the residual."""
+
+    recomputation: Recomputation | None = None
 
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__()
@@ -114,14 +132,47 @@ class HyenaDNABlock(GradientCheckpointingLayer):
     def forward(self, residual: Tensor, filters: Filters | None = None) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``.
 
-        ``filters`` are those of ``mixer.filters(L)``. By default the mixer computes them.
+        Args:
+            residual: ``(B, L, D)``.
+            filters: taps ``(order - 1, D, L)`` and skip ``(order - 1, D)`` or None, in place of the mixer's own.
         """
+        graph = torch.is_grad_enabled()
+        how = self.recomputation if graph and self.training and self.gradient_checkpointing else None
+        if not graph or (how is not None and how.in_slices):
+            cut = sliced.plan(self, residual, filters, training=graph)
+            if cut is not None:
+                return sliced.run(self, residual, filters, cut)
+        if how is None:
+            return self._whole(residual, filters)
+        # Keeping the state of random numbers costs a transfer on a GPU, and CUDA graphs refuse it.
+        options = {} if how.rng_is_given or self._may_be_random() else {"preserve_rng_state": False}
+        result: Tensor = how.function(partial(self._whole, filters=filters), residual, **options)
+        return result
+
+    def has_own_layers(self) -> bool:
+        """Whether norms and MLP are those of this file, with nothing attached."""
+        norms = is_plain(self.norm1, HyenaDNALayerNorm) and is_plain(self.norm2, HyenaDNALayerNorm)
+        return norms and is_plain(self.mlp, HyenaDNAMLP)
+
+    def _may_be_random(self) -> bool:
+        """Whether dropout is at work in this block, or code that is not known."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout) and module.p > 0 and module.training:
+                return True
+            if type(module).__module__.partition(".")[0] not in ("torch", "hyena_kernels", "hyenadna"):
+                return True
+            if module is not self and (module._forward_hooks or module._forward_pre_hooks):
+                return True
+        return False
+
+    def _whole(self, residual: Tensor, filters: Filters | None) -> Tensor:
         # A mixer of another class is called with its input alone.
         given = {} if filters is None else {"filters": filters}
         residual = residual + self.mixer(self.norm1(residual), **given)
         # What is exported without gradients may be called with them, and then nothing may be written to in place.
         if not torch.is_grad_enabled() and not self._mlp_has_hooks() and not _exporting():
-            for rows in residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS):
+            most = _MLP_POSITIONS_CUDA if residual.is_cuda else _MLP_POSITIONS
+            for rows in residual.view(-1, residual.shape[-1]).split(most):
                 rows += self.mlp(self.norm2(rows))
             return residual
         if not self._recomputes(residual):
@@ -147,12 +198,12 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         Code that is not ours may expect the mixer to call its filter, so then it does. So it does in reentrant
         checkpointing, which would free the graph of the filters in the first of two backward passes.
         """
-        if not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
+        how = self.recomputation
+        if how is None or not (self.gradient_checkpointing and self.training and torch.is_grad_enabled()):
             return False
-        function = self._gradient_checkpointing_func
-        if not isinstance(function, functools.partial) or function.func is not recomputed:
+        if not isinstance(how.function, partial) or how.function.func is not recomputed:
             return False
-        if function.keywords.get("use_reentrant") is not False:
+        if how.function.keywords.get("use_reentrant") is not False:
             return False
         if not (is_plain(self, HyenaDNABlock) and is_plain(self.mixer, HyenaOperator)):
             return False

@@ -87,7 +87,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
 
         Args:
             input_ids: ``(B, L)``, integers from 0 to 15, L ≤ max_seq_len. Ids 12 to 15 are rows that pad the
-                embedding, not tokens. On a GPU an id out of range is a device-side assert in place of an InputError.
+                embedding, not tokens. On a GPU an id out of range is no InputError: see ``hyena_kernels.embedding``.
             attention_mask: ``(B, L)`` of any dtype, 1 at real positions and 0 at pads. The model is causal, so pads on
                 the right need no mask. A row with pads on the left gives the states of the same row without them; the
                 original lets them change the result. Pads between real positions are refused. With
@@ -265,7 +265,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             raise InputError("ignored () must name at least one id that is never a target, such as -100")
         targets = targets.long()
         if has_values(targets):
-            check_labels(merge_ignored(targets, (-100, *ignored)), self.lm_head.out_features)
+            check_labels(merge_ignored(targets, (-100, *ignored)), self.config.padded_vocab_size)
         hidden = self.hyena(
             input_ids,
             attention_mask=attention_mask,

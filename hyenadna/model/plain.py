@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from torch import nn
 
 from hyena_kernels.filter_layers import is_plain
 
 
-def is_plain_linear(layer: nn.Module) -> bool:
+def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is an ``nn.Linear`` without a bias, and nothing else is computed in it."""
     return isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear) and layer.bias is None
 

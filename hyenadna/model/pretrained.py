@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import GenerationConfig, PreTrainedModel, initialization as init
 
 from hyena_kernels import HyenaFilter
@@ -25,7 +27,7 @@ from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
 from hyenadna.model import adapters, checkpoint, locate
 from hyenadna.model.config import HyenaDNAConfig
-from hyenadna.model.layers import HyenaDNABackbone, HyenaDNAEmbeddings
+from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, HyenaDNAEmbeddings, Recomputation, directly
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,31 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
         # The first releases of transformers 5 have only its older name.
         activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = recomputed, *args: Any, **kwargs: Any
+    ) -> None:
+        """As the base class, for all ways of turning checkpointing on and off. ``slices`` is an argument of this class.
+
+        Raises:
+            InputError: ``slices`` is neither ``"auto"`` nor False.
+        """
+        function: Any = gradient_checkpointing_func
+        options: dict[str, Any] = {}
+        slices: Any = "auto"
+        if isinstance(function, partial):
+            options = dict(function.keywords)
+            slices = options.pop("slices", "auto")
+            if not (slices is False or slices == "auto"):
+                raise InputError(f'gradient checkpointing: slices must be "auto" or False, got {slices!r}')
+            if "slices" in function.keywords:
+                options.setdefault("use_reentrant", False)
+            function = partial(function.func, *function.args, **options)
+        super()._set_gradient_checkpointing(enable, function, *args, **kwargs)
+        for block in self.modules():
+            if isinstance(block, HyenaDNABlock):
+                block.__dict__["_gradient_checkpointing_func"] = directly
+                block.recomputation = Recomputation(function, "preserve_rng_state" in options, slices == "auto")
 
     @property
     def embeddings(self) -> HyenaDNAEmbeddings:

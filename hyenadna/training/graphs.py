@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
 from hyenadna.model.device import autocast as precision_of
+from hyenadna.model.layers import HyenaDNABlock, Recomputation
 from hyenadna.model.loss import next_token_loss
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
@@ -327,7 +328,7 @@ def _checkpoints_without_random_state(model: nn.Module) -> Iterator[None]:
     Raises:
         GraphError: dropout is at work in such a module, so that the state is needed.
     """
-    changed = []
+    changed: list[tuple[nn.Module, str, Any]] = []
     for name, module in model.named_modules():
         if not (getattr(module, "gradient_checkpointing", False) and module.training):
             continue
@@ -339,14 +340,21 @@ def _checkpoints_without_random_state(model: nn.Module) -> Iterator[None]:
                 f"{name} has dropout and is checkpointed: a capture cannot keep the random numbers for the second "
                 "forward pass; set its dropout to 0, or turn off checkpointing"
             )
-        changed.append((module, module._gradient_checkpointing_func))
+        if isinstance(module, HyenaDNABlock) and module.recomputation is not None:
+            changed.append((module, "recomputation", module.recomputation))
+        else:
+            changed.append((module, "_gradient_checkpointing_func", module._gradient_checkpointing_func))
     try:
-        for module, function in changed:
-            module._gradient_checkpointing_func = partial(function, preserve_rng_state=False)
+        for module, attribute, before in changed:
+            if isinstance(before, Recomputation):
+                function = partial(before.function, preserve_rng_state=False)
+                setattr(module, attribute, before._replace(function=function, rng_is_given=True))
+            else:
+                setattr(module, attribute, partial(before, preserve_rng_state=False))
         yield
     finally:
-        for module, function in changed:
-            module._gradient_checkpointing_func = function
+        for module, attribute, before in changed:
+            setattr(module, attribute, before)
 
 
 def _capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:

@@ -67,6 +67,27 @@ def test_a_backend_without_an_implementation_says_so(monkeypatch: pytest.MonkeyP
     assert backend.resolve("fftconv_fwd", CPU) == "torch"
 
 
+@pytest.mark.usefixtures("unforced")
+def test_a_backend_that_is_forced_for_all_ops_leaves_out_those_it_does_not_have(recorded: list[str]) -> None:
+    """A model runs under ``use_backend("cpp")``, though not all of its ops have C++ kernels."""
+    ids, weight = torch.tensor([1, 0]), torch.randn(2, 3, requires_grad=True)
+    with use_backend("cpp"):
+        hyena_kernels.embedding(ids, weight).sum().backward()
+    set_backend("cuda")
+    hyena_kernels.embedding(ids, weight)
+    assert recorded == ["embedding_fwd", "embedding_bwd", "embedding_fwd"]
+    assert re.search(r"^  embedding_fwd +torch$", backend.describe(), re.MULTILINE)
+    with pytest.raises(
+        BackendError, match=r"'cuda' was asked for and cannot run embedding_fwd: .*has no implementation"
+    ):
+        hyena_kernels.embedding(ids, weight, backend="cuda")
+    with (
+        use_backend("triton"),
+        pytest.raises(BackendError, match="'triton' was asked for and cannot run embedding_fwd"),
+    ):
+        hyena_kernels.embedding(ids, weight)
+
+
 def test_the_fastest_that_can_run_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     marker = torch.full((1, 2, 8), 7.0)
     monkeypatch.setitem(backend._implementations, ("fftconv_fwd", "cpp"), lambda *args: marker)

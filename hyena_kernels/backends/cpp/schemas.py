@@ -50,6 +50,14 @@ _LIBRARY.define(
 
 _LIBRARY.define("gelu_fwd(Tensor(a!) y, Tensor x) -> ()")
 _LIBRARY.define("gelu_bwd(Tensor(a!) dx, Tensor dy, Tensor x) -> ()")
+_LIBRARY.define(
+    "layer_norm_fwd(Tensor(a!) y, Tensor(b!)? total, Tensor residual, Tensor? x, Tensor weight, Tensor bias, "
+    "float eps, bool wide) -> ()"
+)
+_LIBRARY.define(
+    "layer_norm_bwd(Tensor(a!)? dresidual, Tensor(b!)? copy, Tensor(c!)? sums, Tensor dy, Tensor? dtotal, "
+    "Tensor residual, Tensor weight, float eps, int chunk, bool wide) -> ()"
+)
 
 extension.load_libraries()
 

@@ -30,7 +30,7 @@ def backward(dy: Tensor, inputs: EmbeddingInputs, needs: list[bool]) -> tuple[Te
         return dids, torch.ops.aten.embedding_dense_backward(dy, ids.long(), weight.shape[0], -1, False)
     ids, dy = sizes.as_rows((ids, 0), (dy, 1))
     total = weight.new_zeros(weight.shape, dtype=sizes.accumulator(weight))
-    for rows, positions in sizes.blocks(*ids.shape, _POSITIONS):
+    for rows, positions in sizes.blocks(ids.shape[0], ids.shape[1], _POSITIONS):
         # Torch's own backward pass would add up 16-bit gradients in 16 bits.
         part = dy[rows, positions].flatten(0, 1).to(total.dtype)
         total += torch.zeros_like(total).index_add_(0, ids[rows, positions].flatten().long(), part)

@@ -18,9 +18,10 @@ from hyena_kernels.common.inputs import LinearCrossEntropyInputs
 
 def _slices(inputs: LinearCrossEntropyInputs, dtype: torch.dtype) -> Iterator[tuple[slice, slice]]:
     hidden, weight, _ = inputs
-    row_bytes = (hidden.shape[2] + 3 * weight.shape[0]) * dtype.itemsize
+    batch, length, width = hidden.shape
+    row_bytes = (width + 3 * weight.shape[0]) * dtype.itemsize
     scratch = sizes.SCRATCH_BYTES.get(hidden.device.type, sizes.SCRATCH_BYTES_ELSEWHERE)
-    return sizes.blocks(*hidden.shape[:2], max(1, scratch // row_bytes))
+    return sizes.blocks(batch, length, max(1, scratch // row_bytes))
 
 
 def _as_rows(inputs: LinearCrossEntropyInputs, *more: Tensor) -> tuple[LinearCrossEntropyInputs, tuple[Tensor, ...]]:

@@ -19,7 +19,7 @@ from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
 from hyena_kernels.common.inputs import EmbeddingInputs
 
-# Largest number of columns of a tile, and elements of it. A thread of 128 has four neighbouring columns of one position.
+# Most columns of a tile, and its elements. Each of 128 threads has four neighbouring columns of one position.
 COLUMNS = 128
 ELEMENTS = 512
 
@@ -36,7 +36,7 @@ PROGRAMS = 528
 
 
 @triton.jit
-def load_tokens(ids, inside, vocabulary):
+def load_tokens(ids, inside, vocabulary):  # type: ignore[no-untyped-def]
     """Ids of any integer dtype as int32; -1 where one is out of range, or not ``inside``."""
     # In 64 bits, so that a large id is not taken for a small one.
     id = tl.load(ids, mask=inside, other=0).to(tl.int64)
@@ -44,7 +44,7 @@ def load_tokens(ids, inside, vocabulary):
 
 
 @triton.jit
-def gather_kernel(
+def gather_kernel(  # type: ignore[no-untyped-def]
     ids, weight, y, length, tiles, columns, vocabulary, ids_b_stride, ids_t_stride, weight_v_stride, weight_d_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -62,7 +62,7 @@ def gather_kernel(
 
 
 @triton.jit(do_not_specialize=["tiles", "groups", "batch", "vocabulary"])
-def sum_kernel(
+def sum_kernel(  # type: ignore[no-untyped-def]
     dy, ids, sums, length, tiles, batch, groups, columns, vocabulary, dy_b_stride, dy_t_stride, dy_d_stride,
     ids_b_stride, ids_t_stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
@@ -91,7 +91,7 @@ def sum_kernel(
             sums_of_tile = ()
             for v in tl.static_range(TOKENS):
                 # Not a product with 0 or 1: a NaN stays in the row of its token.
-                sums_of_tile += (tl.where((token == v)[:, None], totals[v] + grad, totals[v]),)
+                sums_of_tile += (tl.where((token == v)[:, None], totals[v] + grad, totals[v]),)  # type: ignore[assignment]
             totals = sums_of_tile
         part += groups
     sums += (group.to(tl.int64) * vocabulary + first) * columns

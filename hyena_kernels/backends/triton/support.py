@@ -36,8 +36,9 @@ MAX_FILTER_WIDTH, MAX_FILTER_FEATURES = 128, 64
 
 MAX_NORM_WIDTH = 4096
 """Largest width D of a row of a LayerNorm. A program holds whole rows in its registers."""
-MAX_HEAD = 4096
-"""Most weights V × D of the head of ``linear_cross_entropy``, where V is rounded up to 16, 32 or 64: D ≤ 256 for 16."""
+
+MAX_CLASSES, MAX_HEAD = 32, 4096
+"""Most classes V of ``linear_cross_entropy``, and most weights V × D of its head, where V is rounded up to 16 or 32."""
 
 
 def interpreting() -> bool:
@@ -123,26 +124,25 @@ def layer_norm(signal: Tensor, *args: Any) -> str | None:
 
 def embedding(ids: Tensor, weight: Tensor, *args: Any) -> str | None:
     """Why the kernels cannot run with these arguments of ``embedding_fwd``, or None if they can."""
-    return joined(no_float64(weight), large_vocabulary(weight, MAX_VOCABULARY))
+    return joined(no_float64(ids, weight, *args), large_vocabulary(weight, MAX_VOCABULARY))
 
 
-def embedding_backward(dy: Tensor, *args: Any) -> str | None:
+def embedding_backward(dy: Tensor, ids: Tensor, weight: Tensor, *args: Any) -> str | None:
     """Why the kernels cannot run with these arguments of ``embedding_bwd``, or None if they can."""
-    return embedding(*args)
+    return embedding(ids, weight, dy, *args)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, *args: Any) -> str | None:
     """Why the kernels cannot run with these arguments of ``linear_cross_entropy_fwd``, or None if they can."""
-    vocabulary, width = weight.shape
     large = None
-    if padded(vocabulary) * width > MAX_HEAD:
-        large = f"takes heads of up to {MAX_HEAD} weights, with V rounded up to 16, 32 or 64, the inputs have more"
-    return joined(no_float64(hidden), large_vocabulary(weight, MAX_VOCABULARY), large)
+    if padded(weight.shape[0]) * weight.shape[1] > MAX_HEAD:
+        large = f"takes heads of up to {MAX_HEAD} weights, with V rounded up to 16 or 32, the inputs have more"
+    return joined(no_float64(hidden, weight, *args), large_vocabulary(weight, MAX_CLASSES), large)
 
 
-def linear_cross_entropy_backward(dy: Tensor, *args: Any) -> str | None:
+def linear_cross_entropy_backward(dy: Tensor, hidden: Tensor, weight: Tensor, *args: Any) -> str | None:
     """Why the kernels cannot run with these arguments of ``linear_cross_entropy_bwd``, or None if they can."""
-    return linear_cross_entropy(*args)
+    return linear_cross_entropy(hidden, weight, dy, *args)
 
 
 def slower(op: str, args: Sequence[Any]) -> str | None:

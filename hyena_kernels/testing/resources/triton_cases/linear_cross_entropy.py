@@ -18,20 +18,26 @@ def aot_cases() -> list[Case]:
         _case(forward_kernel, "bf16", 128, 16),
         _case(forward_kernel, "fp32", 128, 16, milder=True),
         _case(forward_kernel, "fp32", 256, 16),
-        _case(forward_kernel, "fp32", 64, 64),
+        _case(forward_kernel, "fp32", 128, 32),
         _case(backward_kernel, "bf16", 128, 16, milder=True),
         _case(backward_kernel, "bf16", 256, 16),
         _case(backward_kernel, "fp16", 256, 16),
         _case(backward_kernel, "fp32", 128, 16, milder=True),
         _case(backward_kernel, "fp32", 256, 16),
-        _case(backward_kernel, "bf16", 64, 64, milder=True),
-        _case(backward_kernel, "fp32", 64, 64),
+        _case(backward_kernel, "bf16", 128, 32, milder=True),
+        _case(backward_kernel, "fp16", 128, 32, milder=True),
+        _case(backward_kernel, "fp32", 128, 32),
     ]
 
 
 def _case(kernel: Any, dtype: str, width: int, tokens: int, *, milder: bool = False) -> Case:
     direction = "forward" if kernel is forward_kernel else "backward"
-    constexprs = {"EVERY": False, "SMOOTHED": False, "ROWS": ROWS[DTYPES[dtype]], "TILES": width // COLUMNS}
+    constexprs = {
+        "EVERY": False,
+        "SMOOTHED": False,
+        "ROWS": ROWS[DTYPES[dtype]] * 16 // tokens,
+        "TILES": width // COLUMNS,
+    }
     constexprs |= {"COLUMNS": COLUMNS, "TOKENS": tokens, "hidden_d_stride": 1, "weight_d_stride": 1}
     constexprs |= {"targets_t_stride": 1}
     signature = dict.fromkeys(kernel.arg_names, "i32:16") | {"targets": "*i64", "smoothing": "fp32"}

@@ -1,0 +1,3 @@
+#include "isa_portable.h"
+
+#include "layer_norm.inl"

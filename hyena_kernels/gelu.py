@@ -25,9 +25,7 @@ def _fake(inputs: GeluInputs) -> Tensor:
     return torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
 
 
-_gelu_bwd = library.define(
-    "gelu_bwd", "Tensor dy, Tensor x", GeluInputs, lambda dy, inputs: _fake(inputs), gradients=1
-)
+_gelu_bwd = library.define("gelu_bwd", "Tensor dy, Tensor x", GeluInputs, lambda dy, inputs: _fake(inputs), gradients=1)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:

@@ -30,7 +30,7 @@ for _op, _prefix in (("layer_norm", ""), ("add_layer_norm", "add_")):
         _op,
         torch_layer_norm,
         supports={"triton": triton_support.layer_norm},
-        backends=("triton", "cpp", "torch"),
+        backends=BACKENDS,
         prefix=_prefix,
     )
 

@@ -17,11 +17,12 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyena_kernels import HyenaFilter, HyenaOperator, embedding
+from hyena_kernels import HyenaFilter, HyenaOperator, add_layer_norm, embedding, layer_norm
 from hyena_kernels.filter_cache import Filters
 from hyena_kernels.filter_layers import is_plain
 from hyenadna.model import sliced
 from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.mlp import add_mlp, can_add_mlp
 from hyenadna.model.plain import is_plain_embedding
 
 # Positions that the MLP takes at a time without gradients. Its hidden layer is four times as wide as the model: 4 GB
@@ -29,8 +30,8 @@ from hyenadna.model.plain import is_plain_embedding
 _MLP_POSITIONS = 1 << 15
 _MLP_POSITIONS_CUDA = 1 << 18
 
-# Positions that it takes at a time on a CPU with gradients: a few MB of hidden layer. Backward recomputes them, which
-# is cheaper than allocating fresh pages.
+# Positions that an MLP with adapters takes at a time on a CPU with gradients: a few MB of hidden layer. Backward
+# recomputes them, which is cheaper than allocating fresh pages.
 _MLP_POSITIONS_CPU = 1 << 11
 
 # Bytes of filters, of all layers together, that a step with gradient checkpointing keeps for backward. Above it every
@@ -44,7 +45,7 @@ class HyenaDNALayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x (…, D)`` in its own dtype, and return it in the weights' dtype."""
-        return sliced.normalised(x, self.weight, self.bias, self.eps)
+        return layer_norm(x, self.weight, self.bias, self.eps, dtype=self.weight.dtype)
 
 
 class HyenaDNAEmbeddings(nn.Module):
@@ -168,23 +169,39 @@ class HyenaDNABlock(GradientCheckpointingLayer):
     def _whole(self, residual: Tensor, filters: Filters | None) -> Tensor:
         # A mixer of another class is called with its input alone.
         given = {} if filters is None else {"filters": filters}
-        residual = residual + self.mixer(self.norm1(residual), **given)
+        mixed = self.mixer(self._normed(self.norm1, residual), **given)
         # What is exported without gradients may be called with them, and then nothing may be written to in place.
         if not torch.is_grad_enabled() and not self._mlp_has_hooks() and not _exporting():
+            residual = residual + mixed
             most = _MLP_POSITIONS_CUDA if residual.is_cuda else _MLP_POSITIONS
             for rows in residual.view(-1, residual.shape[-1]).split(most):
-                rows += self.mlp(self.norm2(rows))
+                rows += self.mlp(self._normed(self.norm2, rows))
             return residual
-        if not self._recomputes(residual):
+        norm2, fc1, fc2 = self.norm2, self.mlp.fc1, self.mlp.fc2
+        if self.has_own_layers() and can_add_mlp(residual, mixed, norm2, fc1, fc2):
+            return add_mlp(residual + mixed, norm2, fc1, fc2)
+        recomputes = self._recomputes(residual)
+        if self.has_own_layers() and not recomputes:
+            h, residual = add_layer_norm(mixed, residual, norm2.weight, norm2.bias, norm2.eps)
+            return residual + self.mlp(h)
+        residual = residual + mixed
+        if not recomputes:
             return self._add_mlp(residual)
         slices = residual.view(-1, residual.shape[-1]).split(_MLP_POSITIONS_CPU)
         return torch.cat([recomputed(self._add_mlp, rows, use_reentrant=False) for rows in slices]).view_as(residual)
 
     def _add_mlp(self, residual: Tensor) -> Tensor:
-        return residual + self.mlp(self.norm2(residual))
+        return residual + self.mlp(self._normed(self.norm2, residual))
+
+    def _normed(self, norm: nn.LayerNorm, residual: Tensor) -> Tensor:
+        """The input of a matrix product: in the dtype of autocast, where there is one."""
+        if not is_plain(norm, HyenaDNALayerNorm):
+            normed: Tensor = norm(residual)
+            return normed
+        return layer_norm(residual, norm.weight, norm.bias, norm.eps)
 
     def _recomputes(self, residual: Tensor) -> bool:
-        """Whether the MLP is computed in slices, and recomputed in backward."""
+        """Whether an MLP that is not plain, as with LoRA, is computed in slices, and recomputed in backward."""
         if residual.device.type != "cpu" or residual.numel() <= _MLP_POSITIONS_CPU * residual.shape[-1]:
             return False
         # No slices under torch.compile and torch.func, or with module hooks: they expect one call for all positions.

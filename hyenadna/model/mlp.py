@@ -1,9 +1,8 @@
 """The MLP of a block on a CPU: slices of positions, with backward written out.
 
-PyTorch's autograd would keep the normalised residual, the hidden layer before and after its activation, and compute the
-latter from fresh memory. Here a slice of the hidden layer stays in the cache of the processor. Backward computes the
-hidden layer again, but not the second Linear layer, whose result it does not need. Where the hidden layer of all
-positions is small, it is kept instead.
+PyTorch's autograd would keep the normalised residual, and the hidden layer before and after its activation. Here a
+slice of the hidden layer stays in the cache of the processor. Backward computes the hidden layer again, but not the
+second Linear layer, whose result it does not need. Where the hidden layer of all positions is small, it is kept.
 """
 
 from __future__ import annotations
@@ -12,8 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 
-from hyena_kernels import gelu
+from hyena_kernels import backend, gelu, layer_norm
+from hyena_kernels.filter_layers import is_plain
+from hyena_kernels.gelu import BACKENDS as GELU_BACKENDS
+from hyena_kernels.layer_norm import BACKENDS as NORM_BACKENDS
 
 POSITIONS = 1 << 11
 """Positions of a slice: a few MB of hidden layer."""
@@ -22,14 +26,39 @@ KEPT_BYTES = 32 << 20
 """Bytes of hidden layer that a block keeps for backward. Above this it is computed again."""
 
 
-def add_mlp(residual: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
-    """``residual + fc2(gelu(fc1(norm(residual))))``, with gradients.
+def can_add_mlp(residual: Tensor, mixed: Tensor, norm: nn.LayerNorm, fc1: nn.Module, fc2: nn.Module) -> bool:
+    """Whether :func:`add_mlp` can take ``residual + mixed``: on a CPU, in one dtype, with nothing that listens.
 
     Args:
-        residual: ``(…, D)`` contiguous, of the dtype of all weights: float32 or float64.
+        residual: ``(…, D)``.
+        mixed: what is added to it.
+        norm: is plain.
+        fc1: any module in the place of the first Linear layer.
+        fc2: and of the second.
+    """
+    if torch.compiler.is_compiling() or type(residual) is not Tensor or residual.device.type != "cpu":
+        return False
+    if not all(isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear) for layer in (fc1, fc2)):
+        return False
+    tensors = residual, mixed, norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias
+    dtypes = {tensor.dtype for tensor in tensors if isinstance(tensor, Tensor)}
+    if any(tensor is None for tensor in tensors) or dtypes not in ({torch.float32}, {torch.float64}):
+        return False
+    if torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active():
+        return False
+    # Nothing records the call, or computes on something else than values.
+    traced = torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
+    return not traced and forward_ad._current_level < 0
+
+
+def add_mlp(residual: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
+    """``residual + fc2(gelu(fc1(norm(residual))))``, with gradients, where :func:`can_add_mlp` allows it.
+
+    Args:
+        residual: ``(…, D)`` of the dtype of all weights, float32 or float64.
         norm: of the last dimension.
-        fc1: ``(D, d_inner)``.
-        fc2: ``(d_inner, D)``.
+        fc1: from D features to those of the hidden layer.
+        fc2: back to D.
     """
     rows = residual.reshape(-1, residual.shape[-1])
     weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
@@ -41,7 +70,7 @@ class _AddMLP(torch.autograd.Function):
     """:func:`add_mlp` on rows."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         rows: Tensor,
         norm_weight: Tensor,
@@ -52,53 +81,63 @@ class _AddMLP(torch.autograd.Function):
         b2: Tensor,
         eps: float,
     ) -> Tensor:
-        weights = norm_weight, norm_bias, w1, b1, w2, b2
         keeps = rows.shape[0] * w1.shape[0] * rows.element_size() <= KEPT_BYTES
         hidden = rows.new_empty((rows.shape[0], w1.shape[0])) if keeps else None
         scratch = None if keeps else rows.new_empty((min(POSITIONS, rows.shape[0]), w1.shape[0]))
         added = torch.empty_like(rows)
         for part in _slices(rows):
-            normed = torch.layer_norm(rows[part], (rows.shape[1],), norm_weight, norm_bias, eps)
-            linear = _hidden(normed, w1, b1, _place(hidden, scratch, part))
+            linear = _hidden(layer_norm(rows[part], norm_weight, norm_bias, eps), w1, b1, _place(hidden, scratch, part))
             torch.addmm(b2, gelu(linear), w2.t(), out=added[part])
             added[part] += rows[part]
         ctx.eps = eps
-        ctx.save_for_backward(rows, *weights, hidden)
+        ctx.backends = backend.requested(None, NORM_BACKENDS), backend.requested(None, GELU_BACKENDS)
+        ctx.save_for_backward(rows, norm_weight, norm_bias, w1, b1, w2, b2, hidden)
         return added
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of all inputs. A slice of the hidden layer and its gradient exist at a time."""
         rows, norm_weight, norm_bias, w1, b1, w2, b2, hidden = ctx.saved_tensors
+        norm_backend, gelu_backend = ctx.backends
         _, *needed, _ = ctx.needs_input_grad
         grads = [torch.zeros_like(weight) for weight in (norm_weight, norm_bias, w1, b1, w2, b2)]
         dnorm_weight, dnorm_bias, dw1, db1, dw2, db2 = grads
         scratch = None if hidden is not None else rows.new_empty((min(POSITIONS, rows.shape[0]), w1.shape[0]))
         drows = torch.empty_like(rows)
+        ops = torch.ops.hyena_kernels
         for part in _slices(rows):
             x, dy = rows[part], grad[part]
-            normed, mean, rstd = torch.native_layer_norm(x, (x.shape[1],), norm_weight, norm_bias, ctx.eps)
             linear = _place(hidden, scratch, part)
+            if hidden is None or needed[2]:
+                normed = layer_norm(x, norm_weight, norm_bias, ctx.eps, backend=_named(norm_backend))
             if hidden is None:
-                _hidden(normed, w1, b1, linear)
+                linear = _hidden(normed, w1, b1, linear)
             if needed[4]:
-                dw2.addmm_(dy.t(), gelu(linear))
+                dw2.addmm_(dy.t(), gelu(linear, backend=_named(gelu_backend)))
             if needed[5]:
                 db2 += dy.sum(dim=0)
-            dlinear = torch.ops.hyena_kernels.gelu_bwd(dy @ w2, linear, "auto")
+            dlinear = ops.gelu_bwd(dy @ w2, linear, gelu_backend)
             if needed[2]:
                 dw1.addmm_(dlinear.t(), normed)
             if needed[3]:
                 db1 += dlinear.sum(dim=0)
-            dx, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-                dlinear @ w1, x, (x.shape[1],), mean, rstd, norm_weight, norm_bias, (True, *needed[:2])
+            # The gradient of the sum is added to that of the residual in the same pass.
+            dx, dweight, dbias, _ = ops.add_layer_norm_bwd(
+                dlinear @ w1, dy, x, norm_weight, norm_bias, ctx.eps, None, [True, *needed[:2]], norm_backend
             )
             if needed[0]:
                 dnorm_weight += dweight
             if needed[1]:
                 dnorm_bias += dbias
-            torch.add(dx, dy, out=drows[part])
+            drows[part] = dx
         given = [each if wanted else None for each, wanted in zip(grads, needed, strict=True)]
         return drows, *given, None
+
+
+def _named(name: str) -> str | None:
+    """A backend as the argument of a public function: None for the automatic choice."""
+    return None if name == backend.AUTO else name
 
 
 def _slices(rows: Tensor) -> list[slice]:

@@ -28,7 +28,15 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hyena_kernels import HyenaFilter, HyenaOperator, backend as _backend, hyena_mixer, implicit_filter
+from hyena_kernels import (
+    HyenaFilter,
+    HyenaOperator,
+    add_layer_norm,
+    backend as _backend,
+    hyena_mixer,
+    implicit_filter,
+    layer_norm,
+)
 from hyena_kernels.common import sizes
 from hyena_kernels.filter_cache import Filters, can_keep
 from hyena_kernels.filter_layers import is_narrow, is_plain
@@ -274,15 +282,6 @@ def _take_apart(block: Block, filters: Filters | None, cut: Slices) -> tuple[_La
     return layout, {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def normalised(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """LayerNorm of ``x (…, D)`` in its own dtype or the weights', whichever is wider, in the weights' dtype."""
-    shape = (x.shape[-1],)
-    if x.dtype == weight.dtype:
-        return F.layer_norm(x, shape, weight, bias, eps)
-    wide = None if bias is None else bias.to(x.dtype)
-    return F.layer_norm(x, shape, weight.to(x.dtype), wide, eps).to(weight.dtype)
-
-
 def _linear(x: Tensor, tensors: _Tensors, name: str, scales: Sequence[float]) -> Tensor:
     y = F.linear(x, tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
     added = _low_rank(x, tensors, name, scales)
@@ -302,8 +301,9 @@ def _low_rank(x: Tensor, tensors: _Tensors, name: str, scales: Sequence[float]) 
 
 def _tail(residual: Tensor, y: Tensor, tensors: _Tensors, layout: _Layout) -> Tensor:
     """From the mixer's output before out_proj to the block's, for some positions."""
-    residual = residual + _linear(y, tensors, "out_proj", layout.scales["out_proj"])
-    h = normalised(residual, tensors["norm2.weight"], tensors.get("norm2.bias"), layout.eps[1])
+    mixed = _linear(y, tensors, "out_proj", layout.scales["out_proj"])
+    weight, bias = tensors["norm2.weight"], tensors["norm2.bias"]
+    h, residual = add_layer_norm(mixed, residual, weight, bias, layout.eps[1], backend=layout.backend)
     h = F.gelu(_linear(h, tensors, "fc1", layout.scales["fc1"]), approximate="tanh")
     return residual + _linear(h, tensors, "fc2", layout.scales["fc2"])
 
@@ -342,7 +342,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _norm1(residual: Tensor, tensors: _Tensors, layout: _Layout) -> Tensor:
-    return normalised(residual, tensors["norm1.weight"], tensors.get("norm1.bias"), layout.eps[0])
+    return layer_norm(residual, tensors["norm1.weight"], tensors["norm1.bias"], layout.eps[0], backend=layout.backend)
 
 
 def _projected(residual: Tensor, tensors: _Tensors, part: _Tensors, layout: _Layout) -> Tensor:

@@ -134,6 +134,9 @@ def plan(block: Block, residual: Tensor, filters: Filters | None, training: bool
     """
     if torch.compiler.is_compiling() or type(residual) not in (Tensor, nn.Parameter) or residual.dim() != 3:
         return None
+    # A mixer of another class has no such widths, and a subclass may compute its filters in another way.
+    if type(block.mixer) is not HyenaOperator:
+        return None
     cut = slices_of(block, residual, filters is not None, training)
     one_slice = cut.channels == residual.shape[2] and residual.shape[:2].numel() <= cut.rows
     if one_slice or not _runs_plainly() or not 1 <= residual.shape[1] <= block.mixer.l_max:
@@ -160,8 +163,7 @@ def _can_be_cut(block: Block, filters: Filters | None) -> bool:
     ]
     if not block.has_own_layers() or not all(is_plain(layer, kind) for layer, kind in parts):
         return False
-    # A subclass may compute its filters in another way.
-    if type(mixer) is not HyenaOperator or mixer.return_state or (dropout.p > 0 and dropout.training):
+    if mixer.return_state or (dropout.p > 0 and dropout.training):
         return False
     if filters is None:
         if not _can_compute_taps(mixer.filter_fn):

@@ -211,11 +211,20 @@ def calls_of_mlps(model: HyenaDNAForCausalLM, monkeypatch: pytest.MonkeyPatch) -
     return positions
 
 
+class OtherLinear(torch.nn.Linear):
+    """As a layer with an adapter: not plain."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 def test_mlp_computed_anew_in_backward_changes_no_gradient(
     checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = language_model().train()
+    for layer in model.hyena.backbone.layers:
+        layer.mlp.fc1.__class__ = OtherLinear
     ids = random_ids(3, 50)
     expected = gradients(model, ids)
     monkeypatch.setattr(model_layers, "_MLP_POSITIONS_CPU", 70)

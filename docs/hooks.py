@@ -43,6 +43,7 @@ API = {
         "hyena_kernels.fftconv.fftconv",
         "hyena_kernels.short_conv.short_conv",
         "hyena_kernels.implicit_filter.implicit_filter",
+        "hyena_kernels.layer_norm.layer_norm",
     ),
     "hyena_kernels.backend": ("hyena_kernels.backend",),
     "hyena_kernels.testing": ("hyena_kernels.testing",),

@@ -45,11 +45,8 @@ _layer_norm_fwd = library.define_op(
 
 
 def _add_fake(inputs: AddLayerNormInputs, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    x, residual, _, _ = inputs
-    wide = torch.promote_types(residual.dtype, x.dtype)
-    return tuple(
-        torch.empty_like(residual, dtype=each, memory_format=torch.contiguous_format) for each in (dtype, wide)
-    )  # type: ignore[return-value]
+    y = torch.empty_like(inputs.residual, dtype=dtype, memory_format=torch.contiguous_format)
+    return y, torch.empty_like(y, dtype=torch.promote_types(inputs.residual.dtype, inputs.x.dtype))
 
 
 def _add_backward_fake(

@@ -25,7 +25,15 @@ import torch
 from bench.common.timing import best_seconds, cpu_timer
 from hyena_kernels import HyenaOperator, use_backend
 from hyena_kernels.backends.triton import support as triton_support
-from hyena_kernels.testing import OPS, fftconv_inputs, hyena_mixer_inputs, implicit_filter_inputs, short_conv_inputs
+from hyena_kernels.testing import (
+    OPS,
+    add_layer_norm_inputs,
+    fftconv_inputs,
+    hyena_mixer_inputs,
+    implicit_filter_inputs,
+    layer_norm_inputs,
+    short_conv_inputs,
+)
 
 _ARCHITECTURE = 90
 _ROUNDS = 7
@@ -80,6 +88,11 @@ def _cases(length: int, channels: int) -> dict[str, tuple[Callable[..., Any], di
         "short_conv": (OPS["short_conv"].function, short_conv_inputs(1, channels, length, **bf16)),
         "hyena_mixer": (OPS["hyena_mixer"].function, hyena_mixer_inputs(1, length, channels, **bf16)),
         "implicit_filter": (OPS["implicit_filter"].function, implicit_filter_inputs(channels, length)),
+        "layer_norm": (OPS["layer_norm"].function, layer_norm_inputs(1, length, channels)),
+        "add_layer_norm": (
+            OPS["add_layer_norm"].function,
+            add_layer_norm_inputs(1, length, channels, x_dtype=torch.bfloat16),
+        ),
         "HyenaOperator": (operator, {"u": torch.randn(1, length, channels, dtype=torch.bfloat16)}),
     }
 

@@ -174,23 +174,41 @@ const LayerNormKernels& layer_norm_kernels() {
   return choose(layer_norm_avx512, layer_norm_avx2, layer_norm_portable);
 }
 
+// A tensor of rows (…, D) as (N, D). It is contiguous, or has two dimensions.
+View rows(const Tensor& tensor) {
+  const int64_t last = tensor.dim() - 1;
+  View v;
+  v.data = tensor.data_ptr();
+  v.dtype = dtype_of(tensor);
+  v.size[1] = tensor.size(last);
+  v.size[0] = tensor.numel() / std::max<int64_t>(1, v.size[1]);
+  v.stride[1] = tensor.stride(last);
+  v.stride[0] = last > 0 ? tensor.stride(last - 1) : v.size[1];
+  return v;
+}
+
+View rows(const std::optional<Tensor>& tensor) { return tensor ? rows(*tensor) : View(); }
+
 void layer_norm_fwd(Tensor y, std::optional<Tensor> total, Tensor residual, std::optional<Tensor> x, Tensor weight,
                     Tensor bias, double eps, bool wide) {
-  const LayerNormForward args{view(y), view(total), view(residual), view(x), view(weight), view(bias), eps, wide};
+  const LayerNormForward args{rows(y), rows(total), rows(residual), rows(x), view(weight), view(bias), eps, wide};
   const auto& kernels = layer_norm_kernels();
   const int64_t few = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, args.residual.size[1]));
   torch::stable::parallel_for(0, args.residual.size[0], few,
                               [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
 }
 
-void layer_norm_bwd(std::optional<Tensor> dresidual, std::optional<Tensor> copy, std::optional<Tensor> sums, Tensor dy,
-                    std::optional<Tensor> dtotal, Tensor residual, Tensor weight, double eps, int64_t chunk,
-                    bool wide) {
-  const LayerNormBackward args{view(dresidual), view(copy),   view(sums), view(dy), view(dtotal),
-                               view(residual),  view(weight), eps,        chunk,    wide};
+void layer_norm_bwd(std::optional<Tensor> dresidual, std::optional<Tensor> copy, std::optional<Tensor> dweight,
+                    std::optional<Tensor> dbias, std::optional<Tensor> sums, Tensor dy, std::optional<Tensor> dtotal,
+                    Tensor residual, Tensor weight, double eps, int64_t chunk, bool wide) {
+  const LayerNormBackward args{rows(dresidual), rows(copy),     view(dweight), view(dbias), view(sums), rows(dy),
+                               rows(dtotal),    rows(residual), view(weight),  eps,         chunk,      wide};
   const auto& kernels = layer_norm_kernels();
   torch::stable::parallel_for(0, (args.residual.size[0] + chunk - 1) / chunk, 1,
                               [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
+  if (!args.sums) return;
+  torch::stable::parallel_for(0, args.weight.size[0], 4096,
+                              [&](int64_t first, int64_t last) { kernels.add_chunks(args, first, last); });
 }
 
 }  // namespace

@@ -20,6 +20,9 @@ struct Buffers {
   T* data;
 };
 
+// All of a tensor with one dimension, as a row
+HYENA_INLINE Row vector(const View& v) { return {static_cast<char*>(v.data), v.dtype, v.stride[0]}; }
+
 // The elements of a row in T: where they lie, or in `buffer` after a conversion.
 template <class T>
 HYENA_INLINE const T* values(const Row& r, T* buffer, std::int64_t n) {
@@ -34,15 +37,28 @@ HYENA_INLINE T* place(const Row& r, T* buffer) {
   return plain<T>(r) ? reinterpret_cast<T*>(r.data) : buffer;
 }
 
+// Sum of the lanes of a vector: adds its upper half to its lower half, and so on.
+template <class T, int count>
+HYENA_INLINE T sum_of_lanes(const T* lanes) {
+  if constexpr (count == 2) {
+    return lanes[0] + lanes[1];
+  } else {
+    typedef T Half __attribute__((vector_size(count / 2 * sizeof(T))));
+    Half low, high;
+    std::memcpy(&low, lanes, sizeof low);
+    std::memcpy(&high, lanes + count / 2, sizeof high);
+    low += high;
+    T sums[count / 2];
+    std::memcpy(sums, &low, sizeof low);
+    return sum_of_lanes<T, count / 2>(sums);
+  }
+}
+
 template <class T>
 HYENA_INLINE T sum_of(Vec<T> v) {
-  constexpr int W = Simd<T>::width;
-  alignas(64) T lanes[W];
-  store(lanes, v);
-#pragma GCC unroll 4
-  for (int step = W / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lanes[i] += lanes[i + step];
-  return lanes[0];
+  T lanes[Simd<T>::width];
+  store_unaligned(lanes, v);
+  return sum_of_lanes<T, Simd<T>::width>(lanes);
 }
 
 template <class T>
@@ -87,9 +103,8 @@ void layer_norm_forward(const LayerNormForward& args, std::int64_t first, std::i
   constexpr int W = Simd<T>::width;
   const std::int64_t n = args.residual.size[1];
   const Buffers<T> buffers(n, 5);
-  const T* weight = values(Row{static_cast<char*>(args.weight.data), args.weight.dtype, args.weight.stride[0]},
-                           buffers[0], n);
-  const T* bias = values(Row{static_cast<char*>(args.bias.data), args.bias.dtype, args.bias.stride[0]}, buffers[1], n);
+  const T* weight = values(vector(args.weight), buffers[0], n);
+  const T* bias = values(vector(args.bias), buffers[1], n);
   for (std::int64_t at = first; at < last; ++at) {
     const T* s = values(row(args.residual, at), buffers[2], n);
     if (args.x) {
@@ -123,8 +138,7 @@ void layer_norm_backward(const LayerNormBackward& args, std::int64_t first, std:
   constexpr int W = Simd<T>::width;
   const std::int64_t rows = args.residual.size[0], n = args.residual.size[1];
   const Buffers<T> buffers(n, 7);
-  const T* weight = values(Row{static_cast<char*>(args.weight.data), args.weight.dtype, args.weight.stride[0]},
-                           buffers[0], n);
+  const T* weight = values(vector(args.weight), buffers[0], n);
   T *dweight = buffers[1], *dbias = buffers[2];
   for (std::int64_t chunk = first; chunk < last; ++chunk) {
     double* sums = args.sums ? static_cast<double*>(args.sums.data) + chunk * 2 * n : nullptr;
@@ -191,8 +205,29 @@ void backward(const LayerNormBackward& args, std::int64_t first, std::int64_t la
   args.wide ? layer_norm_backward<double>(args, first, last) : layer_norm_backward<float>(args, first, last);
 }
 
+// Columns of sums that are added up at a time.
+constexpr std::int64_t columns_of_sum = 64;
+
+void add_chunks(const LayerNormBackward& args, std::int64_t first, std::int64_t last) {
+  const std::int64_t chunks = args.sums.size[0], n = args.weight.size[0];
+  const View* const results[] = {&args.dweight, &args.dbias};
+  for (int which = 0; which < 2; ++which) {
+    if (!*results[which]) continue;
+    const Row result = vector(*results[which]);
+    for (std::int64_t start = first; start < last; start += columns_of_sum) {
+      const std::int64_t count = last - start < columns_of_sum ? last - start : columns_of_sum;
+      double total[columns_of_sum] = {};
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const double* sums = static_cast<const double*>(args.sums.data) + (2 * chunk + which) * n + start;
+        for (std::int64_t i = 0; i < count; ++i) total[i] += sums[i];
+      }
+      write(result, start, total, count);
+    }
+  }
+}
+
 }  // namespace
 
-const LayerNormKernels HYENA_KERNELS(layer_norm) = {forward, backward};
+const LayerNormKernels HYENA_KERNELS(layer_norm) = {forward, backward, add_chunks};
 
 }  // namespace hyena

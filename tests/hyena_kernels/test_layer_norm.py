@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,14 +13,13 @@ from torch import Tensor
 from hyena_kernels import add_layer_norm, backend as _backend, layer_norm, use_backend
 from hyena_kernels.testing import (
     OPS,
-    Inputs,
     add_layer_norm_inputs,
     check,
     layer_norm_inputs,
     reference_add_layer_norm,
     value_and_gradients,
 )
-from tests.hyena_kernels.helpers import assert_refused, assert_same, assert_threads_do_not_matter
+from tests.hyena_kernels.helpers import assert_refused, assert_same
 
 pytestmark = [pytest.mark.usefixtures("each_backend"), pytest.mark.op("layer_norm")]
 
@@ -171,14 +169,6 @@ def test_in_a_block_it_replaces_sum_norm_and_casts() -> None:
         for value, expected in zip(*results, strict=True):
             assert value.dtype == expected.dtype
             assert (value - expected).norm() <= rounding * expected.norm()
-
-
-@pytest.mark.parametrize("op", ["layer_norm", "add_layer_norm"])
-def test_threads_do_not_matter(op: str) -> None:
-    make: Callable[..., Inputs] = {"layer_norm": layer_norm_inputs, "add_layer_norm": add_layer_norm_inputs}[op]
-    inputs = make(3, 1000, 24)
-    width = 24 if op == "layer_norm" else 48
-    assert_threads_do_not_matter(OPS[op].function, inputs, torch.randn(3, 1000, width))
 
 
 @pytest.mark.slow

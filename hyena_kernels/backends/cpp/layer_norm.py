@@ -16,8 +16,8 @@ _MOST_CHUNKS = 64
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """``(N, D)``, copied only if the strides allow no such view."""
-    return tensor.reshape(-1, tensor.shape[-1])
+    """The tensor, or ``(N, D)`` if it is not contiguous, copied only if the strides allow no such view."""
+    return tensor if tensor.is_contiguous() else tensor.reshape(-1, tensor.shape[-1])
 
 
 def forward(inputs: LayerNormInputs, eps: float, dtype: torch.dtype) -> Tensor:
@@ -25,7 +25,7 @@ def forward(inputs: LayerNormInputs, eps: float, dtype: torch.dtype) -> Tensor:
     residual, weight, bias = inputs
     y = torch.empty_like(residual, dtype=dtype, memory_format=torch.contiguous_format)
     wide = sizes.accumulator(*inputs) == torch.float64
-    ops.layer_norm_fwd(_rows(y), None, _rows(residual), None, weight, bias, eps, wide)
+    ops.layer_norm_fwd(y, None, _rows(residual), None, weight, bias, eps, wide)
     return y
 
 
@@ -35,7 +35,7 @@ def add_forward(inputs: AddLayerNormInputs, eps: float, dtype: torch.dtype) -> t
     y = torch.empty_like(residual, dtype=dtype, memory_format=torch.contiguous_format)
     total = torch.empty_like(y, dtype=torch.promote_types(residual.dtype, x.dtype))
     wide = sizes.accumulator(*inputs) == torch.float64
-    ops.layer_norm_fwd(_rows(y), _rows(total), _rows(residual), _rows(x), weight, bias, eps, wide)
+    ops.layer_norm_fwd(y, total, _rows(residual), _rows(x), weight, bias, eps, wide)
     return y, total
 
 
@@ -53,26 +53,26 @@ def add_backward(
     grads = gradients_like(inputs, needs)
     dresidual, dweight, dbias = only_needed(grads, needs)
     copied = inputs.residual.new_empty(0 if copy is None else inputs.residual.shape, dtype=copy)
-    residual, weight = _rows(inputs.residual), inputs.weight
-    count, width = residual.shape
+    residual, weight = inputs.residual, inputs.weight
+    width = residual.shape[-1]
+    count = residual.numel() // width
     # Chunks depend on sizes alone, so the sums do not depend on the number of threads.
     chunk = max(_ROWS, -(-count // _MOST_CHUNKS))
     sums = None
     if dweight is not None or dbias is not None:
         sums = residual.new_empty((-(-count // chunk), 2, width), dtype=torch.float64)
     ops.layer_norm_bwd(
-        None if dresidual is None else _rows(dresidual),
-        None if copy is None else _rows(copied),
+        dresidual,
+        None if copy is None else copied,
+        dweight,
+        dbias,
         sums,
         _rows(dy),
         None if dsum is None else _rows(dsum),
-        residual,
+        _rows(residual),
         weight,
         eps,
         chunk,
         sizes.accumulator(*inputs) == torch.float64,
     )
-    for index, grad in enumerate((dweight, dbias)):
-        if grad is not None and sums is not None:
-            grad.copy_(sums[:, index].sum(dim=0))
     return *grads, copied

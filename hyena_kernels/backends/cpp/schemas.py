@@ -55,8 +55,9 @@ _LIBRARY.define(
     "float eps, bool wide) -> ()"
 )
 _LIBRARY.define(
-    "layer_norm_bwd(Tensor(a!)? dresidual, Tensor(b!)? copy, Tensor(c!)? sums, Tensor dy, Tensor? dtotal, "
-    "Tensor residual, Tensor weight, float eps, int chunk, bool wide) -> ()"
+    "layer_norm_bwd(Tensor(a!)? dresidual, Tensor(b!)? copy, Tensor(c!)? dweight, Tensor(d!)? dbias, "
+    "Tensor(e!)? sums, Tensor dy, Tensor? dtotal, Tensor residual, Tensor weight, float eps, int chunk, "
+    "bool wide) -> ()"
 )
 
 extension.load_libraries()

@@ -25,31 +25,31 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _normalise(rows: Tensor, inputs: LayerNormInputs | AddLayerNormInputs, eps: float, y: Tensor) -> None:
+def _normalised(rows: Tensor, inputs: LayerNormInputs | AddLayerNormInputs, eps: float) -> Tensor:
     weight, bias = inputs.weight.to(rows.dtype), inputs.bias.to(rows.dtype)
-    y.copy_(torch.nn.functional.layer_norm(rows, rows.shape[-1:], weight, bias, eps))
+    return torch.nn.functional.layer_norm(rows, weight.shape, weight, bias, eps)
 
 
 def forward(inputs: LayerNormInputs, eps: float, dtype: torch.dtype) -> Tensor:
     """As ``hyena_kernels::layer_norm_fwd``."""
     wide = sizes.accumulator(*inputs)
+    if inputs.residual.dtype == dtype == wide:
+        return _normalised(inputs.residual, inputs, eps).contiguous()
     y = torch.empty_like(inputs.residual, dtype=dtype, memory_format=torch.contiguous_format)
-    residual, normalised = _rows(inputs.residual), _rows(y)
+    residual, result = _rows(inputs.residual), _rows(y)
     for rows in _row_slices(residual, wide):
-        _normalise(residual[rows].to(wide), inputs, eps, normalised[rows])
+        result[rows] = _normalised(residual[rows].to(wide), inputs, eps)
     return y
 
 
 def add_forward(inputs: AddLayerNormInputs, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """As ``hyena_kernels::add_layer_norm_fwd``."""
-    wide = sizes.accumulator(*inputs)
-    y = torch.empty_like(inputs.residual, dtype=dtype, memory_format=torch.contiguous_format)
-    total = torch.empty_like(y, dtype=torch.promote_types(inputs.residual.dtype, inputs.x.dtype))
-    x, residual, normalised, sums = (_rows(tensor) for tensor in (inputs.x, inputs.residual, y, total))
-    for rows in _row_slices(residual, wide):
-        torch.add(residual[rows], x[rows], out=sums[rows])
-        _normalise(sums[rows].to(wide), inputs, eps, normalised[rows])
-    return y, total
+    x, residual, weight, bias = inputs
+    total = torch.empty_like(
+        residual, dtype=torch.promote_types(residual.dtype, x.dtype), memory_format=torch.contiguous_format
+    )
+    torch.add(residual, x, out=total)
+    return forward(LayerNormInputs(total, weight, bias), eps, dtype), total
 
 
 def backward(
@@ -68,27 +68,25 @@ def add_backward(
     dresidual, dweight, dbias = grads = gradients_like(inputs, needs)
     copied = residual.new_empty(0 if copy is None else residual.shape, dtype=copy)
     grad, more, sums = _rows(dy), None if dsum is None else _rows(dsum), _rows(residual)
-    weight = inputs.weight.to(wide)
-    weight_sum, bias_sum = torch.zeros_like(weight), torch.zeros_like(weight)
+    shape, weight, bias = inputs.weight.shape, inputs.weight.to(wide), inputs.bias.to(wide)
+    weight_sum, bias_sum = torch.zeros_like(weight), torch.zeros_like(bias)
+    mask = [needs[0] or copy is not None, needs[1], needs[2]]
     for rows in _row_slices(sums, wide):
         g, row = grad[rows].to(wide), sums[rows].to(wide)
-        variance, mean = torch.var_mean(row, dim=-1, correction=0, keepdim=True)
-        scale = (variance + eps).rsqrt_()
-        normalised = (row - mean).mul_(scale)
+        _, mean, scale = torch.native_layer_norm(row, shape, None, None, eps)
+        g, weight_part, bias_part = torch.ops.aten.native_layer_norm_backward(
+            g, row, shape, mean, scale, weight, bias, mask
+        )
         if needs[1]:
-            weight_sum += (g * normalised).sum(dim=0)
+            weight_sum += weight_part
         if needs[2]:
-            bias_sum += g.sum(dim=0)
-        if needs[0] or copy is not None:
-            g = g * weight
-            slope = (g * normalised).mean(dim=-1, keepdim=True)
-            g = g.sub_(g.mean(dim=-1, keepdim=True)).sub_(normalised.mul_(slope)).mul_(scale)
-            if more is not None:
-                g += more[rows]
-            if needs[0]:
-                _rows(dresidual)[rows] = g
-            if copy is not None:
-                _rows(copied)[rows] = g
+            bias_sum += bias_part
+        if mask[0] and more is not None:
+            g += more[rows]
+        if needs[0]:
+            _rows(dresidual)[rows] = g
+        if copy is not None:
+            _rows(copied)[rows] = g
     if needs[1]:
         dweight.copy_(weight_sum)
     if needs[2]:

@@ -495,17 +495,19 @@ def describe() -> str:
         # A forced backend is tried again, even if it has failed before.
         failed = _failed if forced == AUTO else {}
         reasons = {
-            (op, name): failed.get((op, name, place.type)) or _reasons(op, name, place)
+            (op, name): failed.get((op, name, place.type)) or _reasons(op, name, place) if own else _MISSING
             for op in ops
             for name in BACKENDS
+            for own in ((op, name) in _implementations,)
         }
         for op in ops:
             runs = forced if (op, forced) in _implementations else _fastest(op, place)[0]
-            lines.append(f"  {op:<22} {f'raises: {runs} {reasons[op, runs]}' if reasons[op, runs] else runs}")
+            lines.append(f"  {op:<24} {f'raises: {runs} {reasons[op, runs]}' if reasons[op, runs] else runs}")
         for name in BACKENDS:
+            has = [op for op in ops if (op, name) in _implementations]
             for reason in dict.fromkeys(reasons[op, name] for op in ops):
                 refused = [op for op in ops if reasons[op, name] == reason]
-                scope = "not" if refused == ops else f"not for {', '.join(refused)}"
+                scope = "not" if refused in (has, ops) else f"not for {', '.join(refused)}"
                 if reason:
-                    lines.append(f"  {name:<22} {scope}: {reason}")
+                    lines.append(f"  {name:<24} {scope}: {reason}")
     return "\n".join(lines)

@@ -46,7 +46,7 @@ def test_what_fails_to_compile_is_passed_over_and_told_once(
     assert [record.levelno for record in told] == [logging.WARNING] * 2
     reason = "not on 'triton': failed to run here: RuntimeError: Failed to find C compiler. Please specify via CC"
     assert all(reason in record.message for record in told)
-    assert "triton                 not for fftconv_bwd, fftconv_fwd: failed to run here" in backend.describe()
+    assert "triton                   not for fftconv_bwd, fftconv_fwd: failed to run here" in backend.describe()
     with use_backend("triton"):
         assert "failed to run here" not in backend.describe()
 

@@ -126,7 +126,7 @@ def forward(inputs: EmbeddingInputs) -> Tensor:
 def backward(dy: Tensor, inputs: EmbeddingInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """``embedding_bwd``: nothing for ``ids``, and the contiguous gradient of ``weight``.
 
-    It takes ``PROGRAMS`` times the size of ``weight`` in float32.
+    It takes 528 times (``PROGRAMS``) the size of ``weight`` in float32.
     """
     dids, dweight = gradients_like(inputs, needs)
     vocabulary, width = inputs.weight.shape

@@ -31,9 +31,10 @@ ROWS = {torch.bfloat16: 64, torch.float16: 32, torch.float32: 32}
 COLUMNS = 64
 WARPS = 4
 
-# Programs of each kernel, each with its own partial sums: four for each multiprocessor. A constant, so that results do
-# not depend on the GPU.
-PROGRAMS = 528
+# Programs of each kernel, each with its own partial sums. Backward has two or three of them on a multiprocessor of an
+# H200, which has 132, so these fill it twice or three times over without a rest. Constants, so that results do not
+# depend on the GPU.
+PROGRAMS = {"forward": 8192, "backward": 792}
 
 
 @triton.jit
@@ -80,7 +81,7 @@ def _softmax(  # type: ignore[no-untyped-def]
     hidden, weight, counted, columns, vocabulary, hidden_d_stride, weight_v_stride, weight_d_stride,
     TILES: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    """Logits ``(positions, TOKENS)``, and their log-sum-exp. Columns from V on are -inf.
+    """Logits ``(positions, TOKENS)`` less the largest of each position, and their log-sum-exp. From V on they are -inf.
 
     ``hidden`` points to the first state of each position. States of one that does not count are 0, and not read.
     """
@@ -96,8 +97,8 @@ def _softmax(  # type: ignore[no-untyped-def]
         else:
             logits = _product(states, tl.trans(w), logits)
     logits = tl.where((tl.arange(0, TOKENS) < vocabulary)[None, :], logits, float("-inf"))
-    top = tl.max(logits, axis=1)
-    return logits, top + tl.log(tl.sum(tl.exp(logits - top[:, None]), axis=1))
+    logits -= tl.max(logits, axis=1)[:, None]
+    return logits, tl.log(tl.sum(tl.exp(logits), axis=1))
 
 
 @triton.jit(do_not_specialize=["tiles", "batch", "vocabulary", "ignore_index"])
@@ -203,7 +204,9 @@ class _Launch(NamedTuple):
     constants: Constants
 
 
-def _launch(inputs: LinearCrossEntropyInputs, ignore_index: int, smoothing: float, **more: bool) -> _Launch:
+def _launch(
+    direction: str, inputs: LinearCrossEntropyInputs, ignore_index: int, smoothing: float, **more: bool
+) -> _Launch:
     """For tensors ``(B, L, D)`` and ``(B, L)`` with at least one position."""
     hidden, weight, targets = inputs
     batch, length, width = hidden.shape
@@ -222,7 +225,7 @@ def _launch(inputs: LinearCrossEntropyInputs, ignore_index: int, smoothing: floa
     )
     strides = *hidden.stride(), *weight.stride(), *targets.stride()
     amounts = length, tiles, batch, width, weight.shape[0], ignore_index
-    return _Launch(inputs, amounts, strides, min(PROGRAMS, tiles * batch), own)
+    return _Launch(inputs, amounts, strides, min(PROGRAMS[direction], tiles * batch), own)
 
 
 def forward(
@@ -236,9 +239,8 @@ def forward(
     if not targets.numel():
         return hidden.new_zeros(targets.shape if every_position else (), dtype=torch.float32)
     hidden, targets = sizes.as_rows((hidden, 1), (targets, 0))
-    call = _launch(
-        LinearCrossEntropyInputs(hidden, weight, targets), ignore_index, label_smoothing, EVERY=every_position
-    )
+    rows = LinearCrossEntropyInputs(hidden, weight, targets)
+    call = _launch("forward", rows, ignore_index, label_smoothing, EVERY=every_position)
     losses = hidden.new_empty(inputs.targets.shape if every_position else call.programs, dtype=torch.float32)
     args = *call.inputs, losses, label_smoothing, *call.sizes, *call.strides
     with torch.cuda.device_of(hidden):
@@ -256,7 +258,7 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """``linear_cross_entropy_bwd``: contiguous gradients of ``hidden`` and ``weight``, of length 0 where not needed.
 
-    It takes ``PROGRAMS`` times the size of ``weight`` in float32.
+    It takes 792 times (``PROGRAMS``) the size of ``weight`` in float32.
     """
     grads = gradients_like(inputs, needs)
     dhidden, dweight, _ = grads
@@ -266,7 +268,8 @@ def backward(
     elif any(needs):
         dy = dy.expand(targets.shape)
         hidden, targets, dy = sizes.as_rows((hidden, 1), (targets, 0), (dy, 0))
-        call = _launch(LinearCrossEntropyInputs(hidden, weight, targets), ignore_index, label_smoothing)
+        rows = LinearCrossEntropyInputs(hidden, weight, targets)
+        call = _launch("backward", rows, ignore_index, label_smoothing)
         sums = hidden.new_empty((call.programs, *weight.shape), dtype=torch.float32) if needs[1] else None
         args = (
             dy, *call.inputs, dhidden if needs[0] else None, sums, label_smoothing, *call.sizes, *dy.stride(),

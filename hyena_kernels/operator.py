@@ -20,13 +20,13 @@ from hyena_kernels.filter import HyenaFilter
 from hyena_kernels.filter_cache import Filters, kept_or_new
 from hyena_kernels.filter_layers import (
     ExponentialModulation,
-    PositionalEmbedding,
     Sin,
     SineNetwork,
     is_plain,
     refuse,
 )
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.positions import PositionalEmbedding
 from hyena_kernels.registration import checks
 from hyena_kernels.short_conv import short_conv
 

@@ -23,6 +23,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("fftconv", "short_conv", "implicit_filter", "mixer"),
         ("filter_cache",),
         ("filter_layers",),
+        ("positions",),
         ("filter",),
         ("operator",),
         ("",),

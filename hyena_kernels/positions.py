@@ -76,7 +76,7 @@ class PositionalEmbedding(AtLeastFloat32):
     def _features_from_float64(self) -> tuple[Tensor, Tensor]:
         dtype, device = wide_dtype(), torch.get_default_device()
         z = torch.empty(1, self.seq_len, self.emb_dim, dtype=dtype, device=device)
-        for rows in sizes.slices(self.seq_len, _POSITIONS):
+        for rows in sizes.slices(0 if z.is_meta else self.seq_len, _POSITIONS):
             z[0, rows] = features_in_float64(rows.start, rows.stop, self.seq_len, self.emb_dim)
         return z, z[:, :, :1].contiguous()
 

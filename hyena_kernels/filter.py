@@ -16,7 +16,6 @@ from hyena_kernels.filter_cache import Filters, KeptFilters
 from hyena_kernels.filter_layers import (
     AtLeastFloat32,
     ExponentialModulation,
-    PositionalEmbedding,
     Sin,
     SineNetwork,
     is_narrow,
@@ -25,6 +24,7 @@ from hyena_kernels.filter_layers import (
     wide_dtype,
 )
 from hyena_kernels.implicit_filter import implicit_filter
+from hyena_kernels.positions import PositionalEmbedding
 
 _MODULATION = frozenset(inspect.signature(ExponentialModulation).parameters) - {"d_model"}
 

@@ -1,4 +1,4 @@
-"""The layers of ``HyenaFilter``: features of the positions, the sine network and the window.
+"""Two layers of ``HyenaFilter``, the sine network and the window, and what all of its layers have in common.
 
 All stay in float32 or wider. :func:`is_plain` tells whether a layer may be computed without its own call.
 """
@@ -16,7 +16,7 @@ from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
 
-def _register(module: nn.Module, name: str, tensor: Tensor, lr: float | None) -> None:
+def register(module: nn.Module, name: str, tensor: Tensor, lr: float | None) -> None:
     """Register a buffer if ``lr`` is 0, else a parameter whose ``_optim`` has this rate and no weight decay."""
     if lr == 0.0:
         module.register_buffer(name, tensor)
@@ -103,16 +103,16 @@ def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
         return False
     # A loop, because every call of an operator asks for all layers of its filter.
     for tensor in layer._parameters.values():
-        if tensor is not None and type(tensor) not in _PLAIN:
+        if tensor is not None and type(tensor) not in PLAIN:
             return False
     return "parametrizations" not in layer._modules
 
 
 # Fake and functional tensors stand for plain ones while a model is traced.
-_PLAIN = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
+PLAIN = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
 
 
-def _linspace(start: float, stop: float, steps: int) -> Tensor:
+def linspace(start: float, stop: float, steps: int) -> Tensor:
     """``torch.linspace`` in the default dtype, but at least in float32.
 
     The device is explicit: ``with torch.device("meta")`` does not work for ``torch.linspace`` after transformers has
@@ -181,7 +181,7 @@ class SineNetwork(AtLeastFloat32, nn.Sequential):
         if given:
             # One name is enough. The module cannot hold several values.
             first = state_dict[given[0]]
-            comparable = all(type(state_dict[key]) in _PLAIN and not state_dict[key].is_meta for key in given)
+            comparable = all(type(state_dict[key]) in PLAIN and not state_dict[key].is_meta for key in given)
             differing = [key for key in given if comparable and not _equal(state_dict[key], first)]
             if differing:
                 error_msgs.append(f"{differing[0]} differs from {given[0]}: the sines of one filter share one freq.")
@@ -195,46 +195,6 @@ class SineNetwork(AtLeastFloat32, nn.Sequential):
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     return one is other or (one.shape == other.shape and bool((one.to(other) == other).all()))
-
-
-class PositionalEmbedding(AtLeastFloat32):
-    """Features of the positions ``0 … seq_len-1``: ``z (1, seq_len, emb_dim)`` and time ``t (1, seq_len, 1)``.
-
-    Columns of ``z``: ``[t, cos(f w) …, -sin(f w) …]`` with ``t = linspace(0, 1, seq_len)``, ``w = 2πn / seq_len`` and
-    ``(emb_dim - 1) / 2`` frequencies ``f = linspace(1e-4, bands - 1, bands)``.
-    """
-
-    z: Tensor
-    t: Tensor
-
-    def __init__(self, emb_dim: int, seq_len: int, lr_pos_emb: float | None = 1e-5) -> None:
-        super().__init__()
-        self.emb_dim = emb_dim
-        self.seq_len = seq_len
-        z, t = self._features()
-        _register(self, "z", z, lr_pos_emb)
-        _register(self, "t", t, 0.0)
-
-    def _features(self) -> tuple[Tensor, Tensor]:
-        # The published weights were trained with features computed in float32 and in this order of operations. The last
-        # bits matter, because z is multiplied by frequencies of 10 and more before a sine.
-        t = _linspace(0, 1, self.seq_len)[None, :, None]
-        position = _linspace(0, self.seq_len - 1, self.seq_len)[None, :, None]
-        w = 2 * math.pi * position / self.seq_len
-        bands = (self.emb_dim - 1) // 2
-        f = _linspace(1e-4, bands - 1, bands)[None, None]
-        phase = torch.exp(-1j * f * w)
-        return torch.cat((t, phase.real, phase.imag), dim=-1), t
-
-    def reset_buffers(self) -> None:
-        """Write the features into ``z`` and ``t``, for modules made on the meta device."""
-        with torch.no_grad():
-            for tensor, value in zip((self.z, self.t), self._features(), strict=True):
-                tensor.copy_(value)
-
-    def forward(self, L: int) -> tuple[Tensor, Tensor]:
-        """Return ``z (1, L, emb_dim)`` and ``t (1, L, 1)`` of the first L positions."""
-        return self.z[:, :L], self.t[:, :L]
 
 
 class ExponentialModulation(AtLeastFloat32):
@@ -266,12 +226,12 @@ class ExponentialModulation(AtLeastFloat32):
         self.modulate = modulate
         self.shift = shift
         self.decays = (math.log(target) / slow_decay_pct, math.log(target) / fast_decay_pct, d_model)
-        _register(self, "deltas", _linspace(*self.decays)[None, None], modulation_lr)
+        register(self, "deltas", linspace(*self.decays)[None, None], modulation_lr)
 
     def reset_buffers(self) -> None:
         """Write the decay rates into ``deltas``, for modules made on the meta device."""
         with torch.no_grad():
-            self.deltas.copy_(_linspace(*self.decays)[None, None])
+            self.deltas.copy_(linspace(*self.decays)[None, None])
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         """``t (1, L, 1)``, ``x (1, L, d_model)`` → ``(1, L, d_model)``."""

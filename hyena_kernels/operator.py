@@ -20,13 +20,13 @@ from hyena_kernels.filter import HyenaFilter
 from hyena_kernels.filter_cache import Filters, kept_or_new
 from hyena_kernels.filter_layers import (
     ExponentialModulation,
-    PositionalEmbedding,
     Sin,
     SineNetwork,
     is_plain,
     refuse,
 )
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.positions import PositionalEmbedding
 from hyena_kernels.registration import checks
 from hyena_kernels.short_conv import short_conv
 
@@ -49,8 +49,8 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class HyenaOperator(nn.Module):
     """The Hyena operator, ``(B, L, D) → (B, L, D)``: in_proj, short convolution, gated long convolutions, out_proj.
 
-    Drop-in for the class of the same name in HyenaDNA: same arguments, same state_dict keys. Every call computes the
-    filters. In a block of :func:`cache_filters`, inference keeps them.
+    Drop-in for the class of the same name in HyenaDNA: same arguments, same state_dict keys. A call computes the
+    filters, unless it is given those of :meth:`filters`. In a block of :func:`cache_filters`, inference keeps them.
 
     Args:
         d_model: width D of input and output.

@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         ("filter_cache",),
         ("filter_layers",),
+        ("positions",),
         ("filter",),
         ("operator",),
         ("",),

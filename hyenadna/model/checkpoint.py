@@ -41,6 +41,7 @@ HEAD_KEY = "lm_head.weight"
 _FREQ = re.compile(r"(.*\.implicit_filter\.)(\d+)(\.freq)")
 # What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into the names of weights.
 _WRAPPER = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_POSITIONS = re.compile(r"\.pos_emb\.[zt]$")
 _LISTED = 10
 
 
@@ -249,6 +250,20 @@ def repeat_freq(weights: Mapping[str, Tensor], num_inner_mlps: int) -> dict[str,
         sines = range(1, 2 * num_inner_mlps + 2, 2)
         repeated |= {f"{match[1]}{i}{match[3]}": tensor for i in sines} if match else {key: tensor}
     return repeated
+
+
+def positions_apart(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The same weights, with memory of their own for the positions of every layer. The layers of a model share them."""
+    apart: dict[str, Any] = {}
+    seen: set[tuple[torch.device, int]] = set()
+    for key, tensor in weights.items():
+        if _POSITIONS.search(key) and isinstance(tensor, Tensor) and not tensor.is_meta:
+            place = (tensor.device, tensor.data_ptr())
+            apart[key] = tensor.clone() if place in seen else tensor
+            seen.add(place)
+        else:
+            apart[key] = tensor
+    return apart
 
 
 def load_weights(source: Source) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from hyena_kernels import HyenaFilter, HyenaOperator, add_layer_norm, embedding, layer_norm
 from hyena_kernels.filter_cache import Filters
 from hyena_kernels.filter_layers import is_plain
+from hyena_kernels.positions import SharesPositions, one_set_of_positions
 from hyenadna.model import sliced
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.mlp import add_mlp, can_add_mlp
@@ -233,14 +234,15 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
 
 
-class HyenaDNABackbone(nn.Module):
-    """Embedding, blocks, final LayerNorm."""
+class HyenaDNABackbone(SharesPositions):
+    """Embedding, blocks, final LayerNorm. The blocks share the features of the positions."""
 
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__()
         self.embeddings = HyenaDNAEmbeddings(config)
         self.embed_dropout = nn.Dropout(config.embed_dropout)
-        self.layers = nn.ModuleList(HyenaDNABlock(config) for _ in range(config.n_layer))
+        with one_set_of_positions():
+            self.layers = nn.ModuleList(HyenaDNABlock(config) for _ in range(config.n_layer))
         self.ln_f = HyenaDNALayerNorm(config.d_model, eps=config.layer_norm_epsilon)
 
     def forward(

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import GenerationConfig, PreTrainedModel, initialization as init
 
 from hyena_kernels import HyenaFilter
+from hyena_kernels.positions import SharesPositions
 from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
 from hyenadna.model import adapters, checkpoint, locate
@@ -107,11 +108,16 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             init.constant_(module.freq, self.config.activation_freq)
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """As the base class. The sines of one filter share their frequency, whatever ``tie_word_embeddings`` says."""
+        """As the base class, and beside what ``tie_word_embeddings`` says.
+
+        The sines of one filter share their frequency, and the layers of a model the features of the positions.
+        """
         super().tie_weights(*args, **kwargs)
         for module in self.modules():
             if isinstance(module, HyenaFilter):
                 module.implicit_filter.share_freq()
+            elif isinstance(module, SharesPositions):
+                module.share_positions()
 
     @classmethod
     def from_pretrained(
@@ -213,7 +219,14 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         found = [(*expected[bare], shape) for bare, shape in shapes.items() if bare in expected]
         return [(key, shape, wanted) for key, wanted, shape in found if shape != wanted]
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         """Write ``config.json`` and ``model.safetensors`` in the layout of the published ``-hf`` folders.
 
         Each file is whole: all are written beside ``save_directory`` first, and if that fails nothing there changes.
@@ -224,15 +237,22 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         Raises:
             InputError: the files cannot be written: a full disk, no permission.
         """
+        given = None if state_dict is None else checkpoint.positions_apart(state_dict)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if distributed or kwargs.get("push_to_hub"):
-            super().save_pretrained(save_directory, *args, **kwargs)
-            return
-        target = Path(save_directory)
-        with atomic_dir(target, merge=True) as partial:
-            super().save_pretrained(partial, *args, **kwargs)
-            written = {file.name for file in partial.iterdir()}
-        _remove_old_weights(target, written, kwargs.get("variant"))
+        with ExitStack() as stack:
+            # transformers refuses tensors of shared memory. If weights are given, it reads none of the model's own.
+            if given is None:
+                for module in self.modules():
+                    if isinstance(module, SharesPositions):
+                        stack.enter_context(module.positions_apart())
+            if distributed or kwargs.get("push_to_hub"):
+                super().save_pretrained(save_directory, is_main_process, given, *args, **kwargs)
+                return
+            target = Path(save_directory)
+            with atomic_dir(target, merge=True) as partial:
+                super().save_pretrained(partial, is_main_process, given, *args, **kwargs)
+                written = {file.name for file in partial.iterdir()}
+            _remove_old_weights(target, written, kwargs.get("variant"))
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers. ``config.padded_vocab_size`` follows, so that the model can be saved and loaded."""

@@ -141,13 +141,14 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         graph = torch.is_grad_enabled()
         how = self.recomputation if graph and self.training and self.gradient_checkpointing else None
         if not graph or (how is not None and how.in_slices):
-            cut = sliced.plan(self, residual, filters, training=graph)
+            cut = sliced.plan(self, residual, filters)
             if cut is not None:
                 return sliced.run(self, residual, filters, cut)
         if how is None:
             return self._whole(residual, filters)
         # Keeping the state of random numbers costs a transfer on a GPU, and CUDA graphs refuse it.
-        options = {} if how.rng_is_given or self._may_be_random() else {"preserve_rng_state": False}
+        kept = how.rng_is_given or torch.compiler.is_compiling() or self._may_be_random()
+        options = {} if kept else {"preserve_rng_state": False}
         result: Tensor = how.function(partial(self._whole, filters=filters), residual, **options)
         return result
 

@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 _POSITIVE = ("temperature", "top_p", "num_beams", "max_length", "max_new_tokens", "repetition_penalty")
 
 
+# Arguments of checkpointing that say nothing to a block in slices, or what it does anyway.
+_OF_SLICES = {"determinism_check", "early_stop", "preserve_rng_state", "use_reentrant"}
+
+
 class HyenaDNAPreTrainedModel(PreTrainedModel):
     """Initialisation, loading and saving, common to all HyenaDNA models."""
 
@@ -57,27 +61,36 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = recomputed, *args: Any, **kwargs: Any
     ) -> None:
-        """As the base class, for all ways of turning checkpointing on and off. ``slices`` is an argument of this class.
+        """As the base class, which all ways of turning checkpointing on and off call.
+
+        ``slices`` among the arguments of the function is ``"auto"``: blocks keep their input alone, and are computed in
+        slices where they are long; or False: every block is given whole to ``torch.utils.checkpoint``. The default is
+        ``"auto"``, but False where something else than that function is asked for, or code to run in it.
 
         Raises:
-            InputError: ``slices`` is neither ``"auto"`` nor False.
+            InputError: ``slices`` is neither of these, or ``"auto"`` beside arguments that slices cannot honour.
         """
         function: Any = gradient_checkpointing_func
-        options: dict[str, Any] = {}
-        slices: Any = "auto"
+        options = dict(function.keywords) if isinstance(function, partial) else {}
+        slices = options.pop("slices", None)
+        if not (slices is None or slices is False or slices == "auto"):
+            raise InputError(f'gradient checkpointing: slices must be "auto" or False, got {slices!r}')
         if isinstance(function, partial):
-            options = dict(function.keywords)
-            slices = options.pop("slices", "auto")
-            if not (slices is False or slices == "auto"):
-                raise InputError(f'gradient checkpointing: slices must be "auto" or False, got {slices!r}')
-            if "slices" in function.keywords:
+            if slices is not None:
                 options.setdefault("use_reentrant", False)
             function = partial(function.func, *function.args, **options)
+        can_slice = getattr(function, "func", function) is recomputed and options.keys() <= _OF_SLICES
+        if slices == "auto" and not can_slice:
+            others = ", ".join(sorted(options.keys() - _OF_SLICES)) or "another function, as of offload"
+            raise InputError(f"gradient checkpointing: blocks in slices cannot honour {others}; set slices to False")
         super()._set_gradient_checkpointing(enable, function, *args, **kwargs)
         for block in self.modules():
             if isinstance(block, HyenaDNABlock):
+                # Past nn.Module, which takes its attributes for modules or tensors.
                 block.__dict__["_gradient_checkpointing_func"] = directly
-                block.recomputation = Recomputation(function, "preserve_rng_state" in options, slices == "auto")
+                block.recomputation = Recomputation(
+                    function, "preserve_rng_state" in options, can_slice and slices is not False
+                )
 
     @property
     def embeddings(self) -> HyenaDNAEmbeddings:

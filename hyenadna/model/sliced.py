@@ -41,10 +41,10 @@ from hyena_kernels.common import sizes
 from hyena_kernels.filter_cache import Filters, can_keep
 from hyena_kernels.filter_layers import is_narrow, is_plain
 
-# Bytes of what one slice of channels needs at a time. On a GPU with 16 bits, 2^20 positions of width 128 are one slice,
-# and of width 256 two.
-_CHANNEL_BYTES = {"cpu": 32 << 20}
-_CHANNEL_BYTES_ELSEWHERE = 4 << 30
+# Bytes of what forward makes of one slice of channels. Backward makes as much again. On a GPU with 16 bits, 2^20
+# positions of width 128 are one slice, and of width 256 two.
+_CHANNEL_BYTES = {"cpu": 64 << 20}
+_CHANNEL_BYTES_ELSEWHERE = 2 << 30
 _FEWEST_CHANNELS = 32
 _CHANNEL_MULTIPLE = 16
 
@@ -85,24 +85,21 @@ class Slices(NamedTuple):
     """Positions, of all sequences, of a slice of everything else."""
 
 
-def slices_of(block: Block, residual: Tensor, given: bool, training: bool) -> Slices:
+def slices_of(block: Block, residual: Tensor) -> Slices:
     """The widths of slices for ``residual (B, L, D)``, from the bytes that they take.
 
     Args:
         block: gives the widths of its layers.
         residual: gives the shape and the device.
-        given: whether the filters are given.
-        training: whether there is a backward pass.
     """
     device = residual.device.type
     width = residual.shape[2]
     order = block.mixer.order
     wide = torch.promote_types(residual.dtype, torch.float32).itemsize
     narrow = _compute_dtype(block, device).itemsize
-    # Of a position and a channel: projections and result, and taps. Backward has the gradient of each.
+    # Of a channel: projections and result, and taps.
     signals = (order + 2) * narrow * residual.shape[0]
-    taps = 0 if given and not training else (order - 1) * wide
-    each = residual.shape[1] * (signals + taps) * (2 if training else 1)
+    each = residual.shape[1] * (signals + (order - 1) * wide)
     most = _CHANNEL_BYTES.get(device, _CHANNEL_BYTES_ELSEWHERE) // max(each, 1)
     most = max(most // _CHANNEL_MULTIPLE * _CHANNEL_MULTIPLE, _FEWEST_CHANNELS)
     if most < width:
@@ -125,7 +122,7 @@ def _autocasts(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def plan(block: Block, residual: Tensor, filters: Filters | None, training: bool) -> Slices | None:
+def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | None:
     """How to cut a block, or None where the path of plain modules is to be taken.
 
     That is so where everything is one slice, and where something listens to a module, replaces it or needs the whole:
@@ -137,7 +134,7 @@ def plan(block: Block, residual: Tensor, filters: Filters | None, training: bool
     # A mixer of another class has no such widths, and a subclass may compute its filters in another way.
     if type(block.mixer) is not HyenaOperator:
         return None
-    cut = slices_of(block, residual, filters is not None, training)
+    cut = slices_of(block, residual)
     one_slice = cut.channels == residual.shape[2] and residual.shape[:2].numel() <= cut.rows
     if one_slice or not _runs_plainly() or not 1 <= residual.shape[1] <= block.mixer.l_max:
         return None
@@ -195,8 +192,8 @@ def _adapters(layer: nn.Module) -> list[_Adapter] | None:
     if peft is None or type(layer) is not peft.Linear or not is_plain(layer, peft.Linear):
         return None
     lora: Any = layer
-    if lora.merged or lora.lora_variant or not is_plain(lora.base_layer, nn.Linear):
-        # Merged weights are a plain Linear again, but for peft's way of taking them apart.
+    # Variants, such as DoRA, compute something else. Merged adapters are part of the base's weight.
+    if lora.merged or getattr(lora, "lora_variant", None) or not is_plain(lora.base_layer, nn.Linear):
         return None
     if any(module._forward_hooks or module._forward_pre_hooks for module in lora.modules()):
         return None
@@ -316,12 +313,12 @@ _OF_FILTERS = re.compile(r"filter\.out|filter\.deltas|taps|skip")
 
 
 def _by_channel(name: str, tensor: Tensor, layout: _Layout) -> Tensor | None:
-    """A view ``(parts, D, …)`` of a tensor that has rows for each channel, None of another."""
+    """A tensor that has rows for each channel as ``(parts, D, …)``, a view if it is contiguous; None of another."""
     if _OF_PROJECTIONS.fullmatch(name):
-        return tensor.view(layout.order + 1, layout.width, *tensor.shape[1:])
+        return tensor.reshape(layout.order + 1, layout.width, *tensor.shape[1:])
     if _OF_FILTERS.fullmatch(name):
         vector = name in ("filter.deltas", "skip")
-        return tensor.view(layout.order - 1, layout.width, *(() if vector else tensor.shape[-1:]))
+        return tensor.reshape(layout.order - 1, layout.width, *(() if vector else tensor.shape[-1:]))
     return None
 
 

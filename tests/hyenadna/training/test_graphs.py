@@ -293,6 +293,16 @@ def test_refuses_an_optimizer(make: Callable[[Any], Any], message: str) -> None:
 
 
 @pytest.mark.usefixtures("graphs_on_cpu")
+def test_refuses_a_trained_weight_without_an_optimizer() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model.hyena)
+    with pytest.raises(GraphError, match=r"^lm_head\.weight is not among the parameters of the optimizer, so that"):
+        make_graphed_step(model, optimizer, make_batches(1)[0])
+    model.lm_head.requires_grad_(False)
+    make_graphed_step(model, optimizer, make_batches(1)[0])
+
+
+@pytest.mark.usefixtures("graphs_on_cpu")
 def test_refuses_hooks_of_the_optimizer() -> None:
     model = make_model()
     optimizer = make_optimizer(model)
@@ -399,7 +409,7 @@ class FakeCuda:
         stream = SimpleNamespace(wait_stream=lambda other: self.calls.append("wait"))
         for name in ("device", "stream"):
             monkeypatch.setattr(torch.cuda, name, lambda given: contextlib.nullcontext())
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: stream)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=self.replay))
         monkeypatch.setattr(torch.cuda, "graph", self.graph)
@@ -410,7 +420,7 @@ class FakeCuda:
         self.calls.append("replay")
 
     @contextlib.contextmanager
-    def graph(self, graph: Any, capture_error_mode: str) -> Iterator[None]:
+    def graph(self, graph: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
         self.calls.append(f"capture {capture_error_mode}")
         try:
             yield
@@ -454,6 +464,19 @@ def test_an_operation_that_waits_is_named(cuda: FakeCuda) -> None:
         "reads values or makes tensors from Python's, or train op by op"
     )
     assert cuda.mode == "default"
+
+
+def test_the_place_is_named_where_the_operation_is_not_found(cuda: FakeCuda) -> None:
+    def culprit() -> None:
+        if cuda.mode == "error" and not torch._C._len_torch_dispatch_stack():
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    def step() -> Tensor:
+        culprit()
+        return torch.zeros(2)
+
+    with pytest.raises(GraphError, match=r"^culprit in test_graphs\.py, line \d+ cannot be captured \(RuntimeError: "):
+        graphs._capture(step, torch.device("cuda"))
 
 
 def test_a_failure_of_the_capture_is_placed(cuda: FakeCuda) -> None:

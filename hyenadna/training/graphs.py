@@ -107,6 +107,8 @@ class GraphedStep:
         self.shape, self.dtype = batch.shape, batch.dtype
         self._model, self._optimizer = model, optimizer
         self._batch, self._launch, self._result = batch, launch, result
+        # Listed once: to walk through the modules takes longer than all else that a call does in Python.
+        self._parameters = list(model.parameters())
         self._state = optimizer.state
         self._captured = self._settings()
 
@@ -143,28 +145,28 @@ class GraphedStep:
 
     def _settings(self) -> dict[str, Any]:
         """What the graph has taken over from Python, to be compared at every call."""
-        parameters = list(self._model.parameters())
+        groups = self._optimizer.param_groups
         return {
-            "the memory of the parameters": [parameter.data_ptr() for parameter in parameters],
-            "requires_grad of the parameters": [parameter.requires_grad for parameter in parameters],
+            "the memory of the parameters": [parameter.data_ptr() for parameter in self._parameters],
+            "requires_grad of the parameters": [parameter.requires_grad for parameter in self._parameters],
             "train() or eval() of the model": self._model.training,
             "a setting in the groups of the optimizer": [
-                [_identity(group[key]) for key in _CAPTURED] for group in self._optimizer.param_groups
+                [_identity(group[key]) for key in _CAPTURED] for group in groups
             ],
-            "the number of parameters of the optimizer": [
-                len(group["params"]) for group in self._optimizer.param_groups
-            ],
+            "the number of parameters of the optimizer": [len(group["params"]) for group in groups],
         }
 
     def _check_captured(self) -> None:
-        changed = [name for name, value in self._settings().items() if value != self._captured[name]]
+        settings = self._settings()
+        if settings == self._captured and self._optimizer.state is self._state:
+            return
+        changed = [name for name, value in settings.items() if value != self._captured[name]]
         if self._optimizer.state is not self._state:
             changed.append("the state of the optimizer, as by load_state_dict")
-        if changed:
-            raise GraphError(
-                f"{', '.join(changed)} changed after the step was captured, and the graph would go on with the old: "
-                "call make_graphed_step again, or, for the learning rate, fill its tensor (group['lr'].fill_(lr))"
-            )
+        raise GraphError(
+            f"{', '.join(changed)} changed after the step was captured, and the graph would go on with the old: call "
+            "make_graphed_step again, or, for the learning rate, fill its tensor (group['lr'].fill_(lr))"
+        )
 
 
 def make_graphed_step(

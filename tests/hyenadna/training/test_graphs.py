@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import hyenadna
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, make_graphed_step
@@ -114,12 +115,26 @@ def test_a_value_that_is_read_would_be_found() -> None:
         training_step(model, torch.optim.AdamW(model.parameters()), batch, clip=1.0, autocast="off")
 
 
-@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch has no CUDA, and autograd needs its guard")
-@pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_no_value_is_read_on_cuda(checkpointed: bool, accumulate: int) -> None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
+NEEDS_CUDA = pytest.mark.skipif(
+    not torch.backends.cuda.is_built(), reason="autograd of a torch without CUDA takes no fake CUDA tensors"
+)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "checkpointed", "accumulate"),
+    [
+        ("cpu", True, 2),
+        pytest.param("cuda", False, 1, marks=NEEDS_CUDA),
+        pytest.param("cuda", True, 2, marks=NEEDS_CUDA),
+    ],
+)
+def test_no_value_of_a_fake_tensor_is_read(
+    device: str, checkpointed: bool, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys.modules[torch.optim.Adam.__module__], "_get_capturable_supported_devices", lambda **options: [device]
+    )
     model = on_meta(n_layer=1)
     if checkpointed:
         model.activation_checkpointing_enable()
@@ -128,18 +143,20 @@ def test_no_value_is_read_on_cuda(checkpointed: bool, accumulate: int) -> None:
         for module in model.modules():
             for name, weight in module._parameters.items():
                 if weight is not None:
-                    made = nn.Parameter(torch.empty_like(weight, device="cuda"))
+                    made = nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device=device))
                     module._parameters[name] = shared.setdefault(id(weight), made)
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[name] = torch.empty_like(buffer, device="cuda")
+                    module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
         optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), foreach=True, capturable=True)
         for group in optimizer.param_groups:
-            group["lr"] = torch.empty((), device="cuda")
-        batch = torch.empty((4, 17), dtype=torch.uint8, device="cuda")
+            group["lr"] = torch.empty((), device=device)
+        batch = torch.empty((4, 17), dtype=torch.uint8, device=device)
         with graphs._checkpoints_without_random_state(model):
             for _ in range(2):
-                result = training_step(model, optimizer, batch, clip=1.0, accumulate=accumulate)
+                result = training_step(model, optimizer, batch, clip=1.0, accumulate=accumulate, autocast="bfloat16")
+        with pytest.raises(DataDependentOutputException):
+            result[0].item()
     assert result.shape == (2,)
 
 

@@ -381,7 +381,7 @@ def _capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Callable
         ) from error
     except InputError:
         raise
-    except RuntimeError as error:
+    except Exception as error:
         raise GraphError(
             f"the step cannot be captured: {_place(error)}: {_first_line(error)}; take out what reads values or makes "
             "tensors from Python's, or train op by op"

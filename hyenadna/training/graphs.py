@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
@@ -109,6 +110,8 @@ class GraphedStep:
         self.shape, self.dtype = batch.shape, batch.dtype
         self._model, self._optimizer = model, optimizer
         self._batch, self._launch, self._result = batch, launch, result
+        # Listed once: to walk through the modules takes longer than all else that a call does in Python.
+        self._parameters = list(model.parameters())
         self._state = optimizer.state
         self._captured = self._settings()
 
@@ -145,28 +148,28 @@ class GraphedStep:
 
     def _settings(self) -> dict[str, Any]:
         """What the graph has taken over from Python, to be compared at every call."""
-        parameters = list(self._model.parameters())
+        groups = self._optimizer.param_groups
         return {
-            "the memory of the parameters": [parameter.data_ptr() for parameter in parameters],
-            "requires_grad of the parameters": [parameter.requires_grad for parameter in parameters],
+            "the memory of the parameters": [parameter.data_ptr() for parameter in self._parameters],
+            "requires_grad of the parameters": [parameter.requires_grad for parameter in self._parameters],
             "train() or eval() of the model": self._model.training,
             "a setting in the groups of the optimizer": [
-                [_identity(group[key]) for key in _CAPTURED] for group in self._optimizer.param_groups
+                [_identity(group[key]) for key in _CAPTURED] for group in groups
             ],
-            "the number of parameters of the optimizer": [
-                len(group["params"]) for group in self._optimizer.param_groups
-            ],
+            "the number of parameters of the optimizer": [len(group["params"]) for group in groups],
         }
 
     def _check_captured(self) -> None:
-        changed = [name for name, value in self._settings().items() if value != self._captured[name]]
+        settings = self._settings()
+        if settings == self._captured and self._optimizer.state is self._state:
+            return
+        changed = [name for name, value in settings.items() if value != self._captured[name]]
         if self._optimizer.state is not self._state:
             changed.append("the state of the optimizer, as by load_state_dict")
-        if changed:
-            raise GraphError(
-                f"{', '.join(changed)} changed after the step was captured, and the graph would go on with the old: "
-                "call make_graphed_step again, or, for the learning rate, fill its tensor (group['lr'].fill_(lr))"
-            )
+        raise GraphError(
+            f"{', '.join(changed)} changed after the step was captured, and the graph would go on with the old: call "
+            "make_graphed_step again, or, for the learning rate, fill its tensor (group['lr'].fill_(lr))"
+        )
 
 
 def make_graphed_step(
@@ -212,7 +215,7 @@ def make_graphed_step(
         ...     loss, norm = step(batch)
     """
     device = _check_model(model)
-    _check_optimizer(optimizer, device)
+    _check_optimizer(optimizer, model, device)
     _check_batch(example_batch, device, clip, accumulate)
     if autocast == "float16":
         raise GraphError(
@@ -264,7 +267,7 @@ def _check_model(model: nn.Module) -> torch.device:
     return device
 
 
-def _check_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, device: torch.device) -> None:
     advice = (
         "take torch.optim.AdamW(parameters, lr=torch.tensor(lr, device='cuda'), capturable=True), also with fused=True"
     )
@@ -279,6 +282,13 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> 
         if not isinstance(lr, Tensor) or lr.device != device:
             found = f"a tensor on {lr.device}" if isinstance(lr, Tensor) else f"the number {lr:g}"
             raise GraphError(f"the learning rate is {found}, which the graph would keep for ever: {advice}")
+    optimized = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter not in optimized:
+            raise GraphError(
+                f"{name} is not among the parameters of the optimizer, so that its gradient would grow from call to "
+                "call: add it, or freeze it with requires_grad_(False)"
+            )
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         raise GraphError(
             "the optimizer has hooks, which would run while the step is captured and never again: remove them, or "
@@ -332,17 +342,17 @@ def _checkpoints_without_random_state(model: nn.Module) -> Iterator[None]:
     for name, module in model.named_modules():
         if not (getattr(module, "gradient_checkpointing", False) and module.training):
             continue
-        if any(
-            isinstance(part, nn.modules.dropout._DropoutNd) and part.training and part.p > 0
-            for part in module.modules()
-        ):
+        dropouts = (part for part in module.modules() if isinstance(part, nn.modules.dropout._DropoutNd))
+        if any(dropout.training and dropout.p > 0 for dropout in dropouts):
             raise GraphError(
                 f"{name} has dropout and is checkpointed: a capture cannot keep the random numbers for the second "
                 "forward pass; set its dropout to 0, or turn off checkpointing"
             )
         if isinstance(module, HyenaDNABlock) and module.recomputation is not None:
-            changed.append((module, "recomputation", module.recomputation))
-        else:
+            if _is_torchs(module.recomputation.function):
+                changed.append((module, "recomputation", module.recomputation))
+        # Other functions have their own arguments.
+        elif _is_torchs(module._gradient_checkpointing_func):
             changed.append((module, "_gradient_checkpointing_func", module._gradient_checkpointing_func))
     try:
         for module, attribute, before in changed:
@@ -355,6 +365,13 @@ def _checkpoints_without_random_state(model: nn.Module) -> Iterator[None]:
     finally:
         for module, attribute, before in changed:
             setattr(module, attribute, before)
+
+
+def _is_torchs(function: Any) -> bool:
+    """Whether a function of checkpointing is PyTorch's, perhaps with some arguments given."""
+    while isinstance(function, partial):
+        function = function.func
+    return function is checkpoint
 
 
 def _capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
@@ -373,7 +390,7 @@ def _capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Callable
         ) from error
     except InputError:
         raise
-    except RuntimeError as error:
+    except Exception as error:
         raise GraphError(
             f"the step cannot be captured: {_place(error)}: {_first_line(error)}; take out what reads values or makes "
             "tensors from Python's, or train op by op"
@@ -389,15 +406,14 @@ def _warm_up(step: Callable[[], Tensor], device: torch.device) -> None:
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         step()
-        with _refusing_to_wait():
-            step()
+        _run_without_waits(step)
     torch.cuda.current_stream(device).wait_stream(stream)
 
 
 def _record(step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     graph = torch.cuda.CUDAGraph()
     # Other threads go on meanwhile: a DataLoader's pins memory, which a capture in "global" mode forbids.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
         result = step()
     return graph.replay, result
 
@@ -412,23 +428,31 @@ class _LastOp(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _refusing_to_wait() -> Iterator[None]:
+def _run_without_waits(step: Callable[[], Tensor]) -> None:
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
-    last = _LastOp()
     try:
-        with last:
-            yield
+        step()
     except (InputError, torch.OutOfMemoryError):
         raise
     except RuntimeError as error:
         raise GraphError(
-            f"{last.name} cannot be captured ({_first_line(error)}): take out what reads values or makes tensors from "
-            "Python's, or train op by op"
+            f"{_failing_op(step) or _place(error)} cannot be captured ({_first_line(error)}): take out what reads "
+            "values or makes tensors from Python's, or train op by op"
         ) from error
     finally:
         torch.cuda.set_sync_debug_mode(before)
+
+
+def _failing_op(step: Callable[[], Tensor]) -> str | None:
+    """The operation that fails in a step. None if none does: a mode that listens may change how things are computed."""
+    last = _LastOp()
+    try:
+        with last:
+            step()
+    except RuntimeError:
+        return last.name
+    return None
 
 
 def _place(error: BaseException) -> str:

@@ -222,3 +222,17 @@ def test_too_many_windows_for_the_memory_are_refused(tiny: PretrainConfig, monke
     state = LoopState.start(make_model(tiny), tiny)
     with pytest.raises(InputError, match=r"^3 windows of 8 tokens do not fit into the memory of cpu: raise `accumul"):
         train.optimizer_step(state, torch.zeros((5, 9), dtype=torch.uint8), tiny)
+
+
+@pytest.mark.gpu
+def test_a_run_of_graphs_on_a_gpu(
+    tiny: PretrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_graphs: Callable[[str], None]
+) -> None:
+    config = dataclasses.replace(tiny, device="cuda", gradient_checkpointing=True)
+    pretrain(config)
+    assert [line.rpartition(" run ")[2] for line in told(capsys.readouterr().out)] == ["as one CUDA graph"] * 2
+    no_graphs("the reason")
+    other = dataclasses.replace(config, out=tmp_path / "eager")
+    pretrain(other)
+    for found, expected in zip(rows(config), rows(other), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)

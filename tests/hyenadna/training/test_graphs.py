@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import hyenadna
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, make_graphed_step
@@ -114,12 +115,26 @@ def test_a_value_that_is_read_would_be_found() -> None:
         training_step(model, torch.optim.AdamW(model.parameters()), batch, clip=1.0, autocast="off")
 
 
-@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch has no CUDA, and autograd needs its guard")
-@pytest.mark.parametrize("checkpointed", [False, True])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_no_value_is_read_on_cuda(checkpointed: bool, accumulate: int) -> None:
-    from torch._subclasses.fake_tensor import FakeTensorMode
+NEEDS_CUDA = pytest.mark.skipif(
+    not torch.backends.cuda.is_built(), reason="autograd of a torch without CUDA takes no fake CUDA tensors"
+)
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "checkpointed", "accumulate"),
+    [
+        ("cpu", True, 2),
+        pytest.param("cuda", False, 1, marks=NEEDS_CUDA),
+        pytest.param("cuda", True, 2, marks=NEEDS_CUDA),
+    ],
+)
+def test_no_value_of_a_fake_tensor_is_read(
+    device: str, checkpointed: bool, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys.modules[torch.optim.Adam.__module__], "_get_capturable_supported_devices", lambda **options: [device]
+    )
     model = on_meta(n_layer=1)
     if checkpointed:
         model.activation_checkpointing_enable()
@@ -128,18 +143,20 @@ def test_no_value_is_read_on_cuda(checkpointed: bool, accumulate: int) -> None:
         for module in model.modules():
             for name, weight in module._parameters.items():
                 if weight is not None:
-                    made = nn.Parameter(torch.empty_like(weight, device="cuda"))
+                    made = nn.Parameter(torch.empty(weight.shape, dtype=weight.dtype, device=device))
                     module._parameters[name] = shared.setdefault(id(weight), made)
             for name, buffer in module._buffers.items():
                 if buffer is not None:
-                    module._buffers[name] = torch.empty_like(buffer, device="cuda")
+                    module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
         optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), foreach=True, capturable=True)
         for group in optimizer.param_groups:
-            group["lr"] = torch.empty((), device="cuda")
-        batch = torch.empty((4, 17), dtype=torch.uint8, device="cuda")
+            group["lr"] = torch.empty((), device=device)
+        batch = torch.empty((4, 17), dtype=torch.uint8, device=device)
         with graphs._checkpoints_without_random_state(model):
             for _ in range(2):
-                result = training_step(model, optimizer, batch, clip=1.0, accumulate=accumulate)
+                result = training_step(model, optimizer, batch, clip=1.0, accumulate=accumulate, autocast="bfloat16")
+        with pytest.raises(DataDependentOutputException):
+            result[0].item()
     assert result.shape == (2,)
 
 
@@ -293,6 +310,16 @@ def test_refuses_an_optimizer(make: Callable[[Any], Any], message: str) -> None:
 
 
 @pytest.mark.usefixtures("graphs_on_cpu")
+def test_refuses_a_trained_weight_without_an_optimizer() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model.hyena)
+    with pytest.raises(GraphError, match=r"^lm_head\.weight is not among the parameters of the optimizer, so that"):
+        make_graphed_step(model, optimizer, make_batches(1)[0])
+    model.lm_head.requires_grad_(False)
+    make_graphed_step(model, optimizer, make_batches(1)[0])
+
+
+@pytest.mark.usefixtures("graphs_on_cpu")
 def test_refuses_hooks_of_the_optimizer() -> None:
     model = make_model()
     optimizer = make_optimizer(model)
@@ -399,7 +426,7 @@ class FakeCuda:
         stream = SimpleNamespace(wait_stream=lambda other: self.calls.append("wait"))
         for name in ("device", "stream"):
             monkeypatch.setattr(torch.cuda, name, lambda given: contextlib.nullcontext())
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: stream)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: stream)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=self.replay))
         monkeypatch.setattr(torch.cuda, "graph", self.graph)
@@ -410,7 +437,7 @@ class FakeCuda:
         self.calls.append("replay")
 
     @contextlib.contextmanager
-    def graph(self, graph: Any, capture_error_mode: str) -> Iterator[None]:
+    def graph(self, graph: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
         self.calls.append(f"capture {capture_error_mode}")
         try:
             yield
@@ -456,10 +483,24 @@ def test_an_operation_that_waits_is_named(cuda: FakeCuda) -> None:
     assert cuda.mode == "default"
 
 
-def test_a_failure_of_the_capture_is_placed(cuda: FakeCuda) -> None:
+def test_the_place_is_named_where_the_operation_is_not_found(cuda: FakeCuda) -> None:
+    def culprit() -> None:
+        if cuda.mode == "error" and not torch._C._len_torch_dispatch_stack():
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+    def step() -> Tensor:
+        culprit()
+        return torch.zeros(2)
+
+    with pytest.raises(GraphError, match=r"^culprit in test_graphs\.py, line \d+ cannot be captured \(RuntimeError: "):
+        graphs._capture(step, torch.device("cuda"))
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError])
+def test_a_failure_of_the_capture_is_placed(cuda: FakeCuda, kind: type[Exception]) -> None:
     def culprit() -> None:
         if cuda.calls[-1].startswith("capture"):
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            raise kind("operation not permitted when stream is capturing\nmore")
 
     def step() -> Tensor:
         culprit()
@@ -468,7 +509,7 @@ def test_a_failure_of_the_capture_is_placed(cuda: FakeCuda) -> None:
     with pytest.raises(GraphError) as caught:
         graphs._capture(step, torch.device("cuda"))
     assert str(caught.value).startswith("the step cannot be captured: culprit in test_graphs.py, line ")
-    assert ": RuntimeError: operation not permitted when stream is capturing; take out what" in str(caught.value)
+    assert f": {kind.__name__}: operation not permitted when stream is capturing; take out" in str(caught.value)
 
 
 @pytest.mark.parametrize("when", ["step", "capture"])

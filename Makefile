@@ -10,7 +10,7 @@ FASTA  ?=
 OUT    ?= demo-out
 # For `make gpu`: seconds for all steps, the steps, and where the folder of the GPU goes.
 TIME    ?= 1500
-STEPS   ?= test suite tune targets
+STEPS   ?= test profile suite tune targets
 RESULTS ?= bench/results
 
 VENV  := .venv
@@ -27,7 +27,7 @@ CSRC  := $(shell find csrc -type f) hyena_kernels/_build.py setup.py
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test suite tune targets'"
+	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test profile suite tune targets'"
 
 venv: $(EXT) ## install everything into .venv, and compile the extension
 
@@ -69,7 +69,7 @@ sanitize: $(EXT) ## the CPU kernels under the address, undefined behaviour and t
 	@$(BIN)/python tests/sanitizers/run.py
 
 # Uses the installed environment: a machine with a GPU often has its own torch, and no network to install another.
-gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune targets"]
+gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test profile suite tune targets"]
 	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.kernels.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 
 lint: $(STAMP) ## ruff: rules and formatting

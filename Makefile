@@ -10,7 +10,7 @@ FASTA  ?=
 OUT    ?= demo-out
 # For `make gpu`: seconds for all steps, the steps, and where the folder of the GPU goes.
 TIME    ?= 1500
-STEPS   ?= test suite tune targets
+STEPS   ?= test profile suite tune targets
 RESULTS ?= bench/results
 
 VENV  := .venv
@@ -30,7 +30,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
-	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test suite tune targets'"
+	@echo "Variables: PYTHON=python3.12  TORCH='torch==2.13.0'  TIME=1500  STEPS='test profile suite tune targets'"
 
 venv: $(EXT) ## install everything into .venv, and compile the extension
 
@@ -78,7 +78,7 @@ resources: $(STAMP) ## compile every GPU kernel ahead of time, and keep register
 	@if command -v nvcc >/dev/null; then set -x; $(BIN)/python -m hyena_kernels.testing.resources.cuda --check --record; fi
 
 # Uses the installed environment: a machine with a GPU often has its own torch, and no network to install another.
-gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test suite tune targets"]
+gpu: ## test, tune and measure on a GPU: [TIME=1500] [STEPS="test profile suite tune targets"]
 	@$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) -m bench.kernels.gpu --time "$(TIME)" --steps $(STEPS) --results "$(RESULTS)"
 
 lint: $(STAMP) ## ruff: rules and formatting

@@ -1,4 +1,4 @@
-"""Run everything that needs a GPU: its tests, the benchmark suite, the tuning of the table, the targets.
+"""Run everything that needs a GPU: its tests, a profiled step, the suite, the tuning of the table, the targets.
 
 python -m bench.kernels.gpu --time 1500
 
@@ -24,7 +24,7 @@ import torch
 
 from bench.common import machine
 
-FRACTIONS = {"test": 0.3, "suite": 0.3, "tune": 0.2, "targets": 0.2}
+FRACTIONS = {"test": 0.29, "profile": 0.04, "suite": 0.29, "tune": 0.19, "targets": 0.19}
 """Fraction of the time for each step."""
 SPARE = 20.0
 """Seconds that a step may take after its own time limit, to write its results."""
@@ -60,6 +60,8 @@ def step(name: str, folder: Path, seconds: float) -> Step:
     elif name == "tune":
         command = [*python, "bench.kernels.tune_triton", "--out", str(folder / "tune.json"), "--write-table"]
         command += ["--time-limit", limit]
+    elif name == "profile":
+        command = [*python, "bench.kernels.step_profile", "--json", str(folder / "step_profile.json")]
     else:
         module = {"suite": "bench.suite", "targets": "bench.kernels.targets"}[name]
         command = [*python, module, "--json", str(folder / f"{name}.json"), "--seconds", limit]

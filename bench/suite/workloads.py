@@ -282,7 +282,7 @@ def _published_model(case: Case, implementation: str) -> torch.nn.Module:
     return _Logits(model)
 
 
-def _model(case: Case, implementation: str, device: torch.device) -> torch.nn.Module:
+def make_model(case: Case, implementation: str, device: torch.device) -> torch.nn.Module:
     """The module of an implementation. The weights are the same for all."""
     torch.manual_seed(0)
     if case.workload in ("hyenadna", "training_step"):
@@ -293,7 +293,7 @@ def _model(case: Case, implementation: str, device: torch.device) -> torch.nn.Mo
     return TwoLayerModel(make, case.width, _VOCABULARY, checkpointed=case.variant == "checkpointed").to(device)
 
 
-def _optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(model: torch.nn.Module) -> torch.optim.Optimizer:
     from hyenadna.training.optim import parameter_groups
 
     return torch.optim.AdamW(parameter_groups(model, _WEIGHT_DECAY), lr=_LEARNING_RATE)
@@ -305,7 +305,7 @@ def _module(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared
         raise Unavailable("attention is part of the 2-layer model only")
     if case.implementation not in (OURS, "published", "published_compiled", *ATTENTION):
         raise Unavailable("has neither an operator nor a model")
-    model = _model(case, case.implementation, device)
+    model = make_model(case, case.implementation, device)
     called: Callable[..., Tensor] = packages.compiled(model) if case.implementation == "published_compiled" else model
     if is_model:
         x = torch.randint(_VOCABULARY, (case.batch, case.length), device=device)
@@ -328,7 +328,7 @@ def _module(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared
     def both() -> object:
         return torch.autograd.grad(loss_of(called), weights)
 
-    optimizer = _optimizer(model) if case.workload == "training_step" else None
+    optimizer = make_optimizer(model) if case.workload == "training_step" else None
 
     def step() -> object:
         assert optimizer is not None
@@ -357,7 +357,7 @@ def _module(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared
         return found | {f"d{index}": each for index, each in enumerate(torch.autograd.grad(loss, leaves))}
 
     def exact(wide: torch.dtype, autocast: torch.dtype) -> dict[str, Tensor]:
-        module = _model(case, "exact", device).to(wide)
+        module = make_model(case, "exact", device).to(wide)
         return results(module, autocast, module)
 
     def rounded(value: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def add_mlp(residual: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear
     """
     rows = residual.reshape(-1, residual.shape[-1])
     weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    added: Tensor = _AddMLP.apply(rows, *weights, norm.eps)  # type: ignore[no-untyped-call]
+    added: Tensor = _AddMLP.apply(rows, *weights, norm.eps)
     return added.view_as(residual)
 
 

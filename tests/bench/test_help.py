@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from bench.common import machine
-from bench.kernels import gpu, long_context, operator_vs_published, targets, thread_scaling, tune_triton
+from bench.kernels import gpu, long_context, operator_vs_published, step_profile, targets, thread_scaling, tune_triton
 from bench.suite import __main__ as bench_suite
 
 
 @pytest.mark.parametrize(
-    "module", [long_context, machine, operator_vs_published, thread_scaling], ids=lambda m: m.__name__
+    "module", [long_context, machine, operator_vs_published, step_profile, thread_scaling], ids=lambda m: m.__name__
 )
 def test_help_names_the_command_and_tells_every_option(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -50,7 +50,13 @@ def test_help_of_the_suite_has_an_example_and_every_option(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 @pytest.mark.parametrize(
     ("module", "arguments"),
-    [(tune_triton, []), (gpu, []), (bench_suite, ["--device=cuda"]), (targets, ["--device=cuda"])],
+    [
+        (tune_triton, []),
+        (gpu, []),
+        (step_profile, ["--device=cuda"]),
+        (bench_suite, ["--device=cuda"]),
+        (targets, ["--device=cuda"]),
+    ],
     ids=lambda each: each.__name__ if isinstance(each, ModuleType) else "",
 )
 def test_without_a_gpu_there_is_one_clear_line(

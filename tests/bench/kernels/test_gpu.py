@@ -54,8 +54,11 @@ def test_no_step_begins_without_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_gpu_dry_run_prints_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--dry-run", "--time", "1000", "--results", str(tmp_path)]) == 0
-    test, suite, tune, targets = capsys.readouterr().out.splitlines()
+    test, profile, suite, tune, targets = capsys.readouterr().out.splitlines()
     assert "pytest -m gpu tests/hyena_kernels" in test
+    assert f"bench.kernels.step_profile --json {tmp_path}" in profile
+    assert gpu.FRACTIONS["profile"] * 1500 >= 2 * gpu.SPARE
+    assert sum(gpu.FRACTIONS.values()) == pytest.approx(1)
     assert f"bench.suite --json {tmp_path}" in suite
     assert suite.partition(" > ")[0].endswith(f"--seconds {1000 * gpu.FRACTIONS['suite'] - gpu.SPARE:.0f}")
     assert f"--time-limit {1000 * gpu.FRACTIONS['tune'] - gpu.SPARE:.0f}" in tune

@@ -427,6 +427,7 @@ class Suite:
         return cost(
             case.workload, case.variant, case.direction, batch=case.batch, width=case.width, length=case.length,
             itemsize=self.dtype.itemsize, implementation=implementation, backend=backend,
+            fused_norm=implementation == OURS,
         )  # fmt: skip
 
     def _record(self, case: Case, outcome: Outcome) -> None:

@@ -271,6 +271,18 @@ class _Logits(torch.nn.Module):
         """``ids (B, L)`` → ``(B, L, V)``."""
         return self.model(ids).logits
 
+    def loss(self, ids: Tensor) -> Tensor:
+        """The mean cross entropy of the ids ``(B, L)`` at their own positions, in nats; without logits, as we train."""
+        return self.model.next_token_loss(ids, ids) / ids.numel()
+
+
+class _PublishedLogits(_Logits):
+    """The same with the published loss, from the logits of all positions."""
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """As the base class."""
+        return F.cross_entropy(self(ids).float().flatten(0, 1), ids.flatten())
+
 
 def _published_model(case: Case, implementation: str) -> torch.nn.Module:
     from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
@@ -279,7 +291,7 @@ def _published_model(case: Case, implementation: str) -> torch.nn.Module:
     if implementation != OURS:
         backbone = model.hyena.backbone
         backbone.layers = torch.nn.ModuleList(PublishedBlock(block, ExactFilter) for block in backbone.layers)
-    return _Logits(model)
+    return _Logits(model) if implementation == OURS else _PublishedLogits(model)
 
 
 def make_model(case: Case, implementation: str, device: torch.device) -> torch.nn.Module:
@@ -314,6 +326,8 @@ def _module(case: Case, device: torch.device, dtype: torch.dtype, shared: Shared
 
     def loss_of(module: Callable[..., Tensor]) -> Tensor:
         with _autocast(device, dtype):
+            if module is model and is_model:
+                return model.loss(x)
             y = module(x)
         if not is_model:
             return y.float().square().mean()

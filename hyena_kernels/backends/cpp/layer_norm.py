@@ -50,7 +50,8 @@ def add_backward(
     dy: Tensor, dsum: Tensor | None, inputs: LayerNormInputs, eps: float, copy: torch.dtype | None, needs: list[bool]
 ) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::add_layer_norm_bwd``."""
-    grads = gradients_like(inputs, needs)
+    # Of no rows there are no chunks, so the sums over rows are zero from the start.
+    grads = gradients_like(inputs, needs, zeros=inputs.residual.numel() == 0)
     dresidual, dweight, dbias = only_needed(grads, needs)
     copied = inputs.residual.new_empty(0 if copy is None else inputs.residual.shape, dtype=copy)
     residual, weight = inputs.residual, inputs.weight

@@ -81,7 +81,11 @@ def backward(
         # Not a product with 0, which would keep a NaN.
         grad.mul_(dy[rows, positions].flatten()[:, None]).masked_fill_(~counted[:, None], 0)
         if needs[0]:
-            each[rows, positions] = (grad @ weight).view_as(each[rows, positions])
+            place = each[rows, positions]
+            if place.dtype == dtype and place.is_contiguous():
+                torch.mm(grad, weight, out=place.view(-1, place.shape[2]))
+            else:
+                place.copy_((grad @ weight).view_as(place))
         if needs[1]:
             total.addmm_(grad.t(), hidden)
     if needs[1]:

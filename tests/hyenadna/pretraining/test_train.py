@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch._utils import ExceptionWrapper
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAModel
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import read_metrics
 from hyenadna.common.vocab import N_ID, NUCLEOTIDE_IDS, PAD_ID
@@ -78,13 +78,13 @@ def test_windows_with_n_train_on_the_rest(
     tiny: PretrainConfig, n_to_pad: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    forward = HyenaDNAForCausalLM.forward
+    forward = HyenaDNAModel.forward
 
-    def record(self: HyenaDNAForCausalLM, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+    def record(self: HyenaDNAModel, input_ids: torch.Tensor, **kwargs: Any) -> Any:
         seen.append(input_ids)
         return forward(self, input_ids, **kwargs)
 
-    monkeypatch.setattr(HyenaDNAForCausalLM, "forward", record)
+    monkeypatch.setattr(HyenaDNAModel, "forward", record)
     monkeypatch.setattr(TrainWindows, "__getitem__", lambda self, key: torch.from_numpy(ids[key[0] % 2]))
     ids = np.full((2, 33), NUCLEOTIDE_IDS["A"], dtype=np.uint8)
     ids[0, 4:] = PAD_ID if n_to_pad else N_ID
@@ -280,7 +280,7 @@ def test_too_little_gpu_memory_is_one_line(tiny: PretrainConfig, monkeypatch: py
     def exhausted(*args: Any, **kwargs: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB")
 
-    monkeypatch.setattr(HyenaDNAForCausalLM, "forward", exhausted)
+    monkeypatch.setattr(HyenaDNAModel, "forward", exhausted)
     with pytest.raises(InputError) as caught:
         pretrain(tiny, progress=False)
     assert str(caught.value) == (

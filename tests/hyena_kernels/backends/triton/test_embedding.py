@@ -26,7 +26,7 @@ def test_dtypes(dtype: torch.dtype) -> None:
 
 
 # Widths below, at and above a tile of columns, and vocabularies of one and of several programs.
-@pytest.mark.parametrize(("tokens", "width"), [(1, 128), (16, 1), (17, 5), (64, 131)])
+@pytest.mark.parametrize(("tokens", "width"), [(1, 128), (16, 1), (17, 5), (40, 131)])
 def test_sizes(tokens: int, width: int) -> None:
     check("embedding", embedding_inputs(3, 11, tokens=tokens, width=width))
 

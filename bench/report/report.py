@@ -23,7 +23,6 @@ from bench.common.machine import ROOT
 from bench.common.run_file import (
     ATTENTION,
     CALLS,
-    GRAPH,
     IMPLEMENTATIONS,
     OURS,
     BadRun,
@@ -174,16 +173,15 @@ def _failed_check_lines(found: Comparison) -> list[str]:
     return ["", f"Published Hyena failed its check: its logits are off by {span}, {allowed:.2f} is allowed."]
 
 
-def _launch_line(found: Comparison, other: Comparison | None) -> str:
+def _launch_line(run: Run, found: Comparison) -> str:
     """How both sides of a headline table were launched, and which attention its ratios are against."""
-    how = {
-        CALLS: "Both sides launch their kernels one by one from Python.",
-        GRAPH: "Both sides replay one CUDA graph of forward and backward.",
-    }[found.launch]
-    which = "Each ratio is against the attention that is named in its row, the fastest there."
-    if found.launch == CALLS and other is None:
-        return f"{how} {which} CUDA graphs were not measured."
-    return f"{how} {which}"
+    sentences = ["Both sides replay one CUDA graph of forward and backward."]
+    if found.launch == CALLS:
+        sentences = ["Both sides are called from Python, kernel by kernel."]
+    sentences.append("Each ratio is against the attention that is named in its row, the fastest there.")
+    if run.on_gpu and found.launch == CALLS and curves.graphed(run, found) is None:
+        sentences.append("CUDA graphs were not measured.")
+    return " ".join(sentences)
 
 
 def _crossover_line(found: Comparison) -> str:
@@ -346,11 +344,11 @@ def section(run: Run, drawn: Iterable[str]) -> str:
     parts = [f"## {run.key}", "", *_facts(run)]
     if found is not None:
         graphed = curves.graphed(run, found)
-        parts += ["", f"### The 2-layer model: {found.title}", "", _launch_line(found, graphed), ""]
+        parts += ["", f"### The 2-layer model: {found.title}", "", _launch_line(run, found), ""]
         parts += [*headline_table(found), *_failed_check_lines(found), "", _crossover_line(found)]
         parts += figure("headline", "time and speed-up against length") + figure("memory", "memory against length")
         if graphed is not None:
-            parts += ["", f"### The 2-layer model: {graphed.title}", "", _launch_line(graphed, None), ""]
+            parts += ["", f"### The 2-layer model: {graphed.title}", "", _launch_line(run, graphed), ""]
             parts += [*headline_table(graphed), "", _crossover_line(graphed)]
     parts += ["", "### Times", "", "Medians ± half of the interquartile range; in brackets the time over ours."]
     for each in curves.comparisons(run):
@@ -419,12 +417,12 @@ def readme_block(runs: Sequence[Run], figures: str) -> str:
             *headline_table(found, lengths),
             *_failed_check_lines(found),
             "",
-            f"{_launch_line(found, graphed)} {_crossover_line(found)}",
+            f"{_launch_line(run, found)} {_crossover_line(found)}",
             "",
         ]
         if graphed is not None:
             parts += ["The same as CUDA graphs:", "", *headline_table(graphed, lengths), ""]
-            parts += [f"{_launch_line(graphed, None)} {_crossover_line(graphed)}", ""]
+            parts += [f"{_launch_line(run, graphed)} {_crossover_line(graphed)}", ""]
     if not parts:
         return _NO_RUNS
     return (

@@ -121,11 +121,14 @@ def test_both_launches_of_the_headline_are_shown_and_told_apart(made_up: SimpleN
         for name, seconds in (("hyena_kernels", 1e-4), ("sdpa_cudnn", 3e-4))
     ]
     path = tmp_path / "suite.json"
-    alone = report.section(read_run(made_up.write_run(path, calls)), [])
-    assert "launch their kernels one by one from Python. Each ratio is against the attention that is named" in alone
-    assert "CUDA graphs were not measured." in alone
+    for machine, words in (({"capability": "9.0"}, "there. CUDA graphs were not measured.\n"), ({}, "there.\n")):
+        alone = report.section(read_run(made_up.write_run(path, calls, machine=machine)), [])
+        line = (
+            "Both sides are called from Python, kernel by kernel. Each ratio is against the attention that is named in "
+        )
+        assert f"{line}its row, the fastest {words}" in alone
     assert "as a CUDA graph" not in alone
-    run = read_run(made_up.write_run(path, [*calls, *graphs]))
+    run = read_run(made_up.write_run(path, [*calls, *graphs], machine={"capability": "9.0"}))
     found = curves.headline(run)
     assert found is not None
     assert found.launch == "calls"

@@ -25,11 +25,10 @@ import triton
 from torch import Tensor
 
 from hyena_kernels.backends.triton.filter_kernels import (
-    arguments_kernel,
     filter_kernel,
     inputs_kernel,
     pack_kernel,
-    signal_kernel,
+    signals_kernel,
     weights_kernel,
 )
 from hyena_kernels.backends.triton.filter_sums import parameters_kernel
@@ -63,8 +62,9 @@ CONFIGS = {
     128: Config(32, 16, 8),
 }
 
-# Channels computed at a time.
+# Channels computed at a time: of filters, and of their gradients on the way back. The second divides the first.
 CHANNELS = 64
+BLOCK = 32
 
 # Rows of weights that a program packs. It divides every padded width.
 PACKED_ROWS = 16
@@ -114,13 +114,10 @@ class _Network:
             self.w_in, self.w_hidden, self.w_out, self.freq, self.packed, self.halves, self.scales, self.low,
             self.halves_low, self.width, self.features, self.layers, self.channels, self.channels_padded,
         )  # fmt: skip
-        own = constants(H=self.H, E=self.E, ROWS=PACKED_ROWS, TRANSPOSED=transposed, num_warps=4)
+        own = constants(H=self.H, E=self.E, ROWS=PACKED_ROWS, BLOCK=BLOCK, TRANSPOSED=transposed, num_warps=4)
         launch(pack_kernel, grid, args, own)
         # Arguments of the kernels that compute the network.
         self.weights = self.freq, self.b_in, self.b_hidden, self.packed, self.halves, self.scales
-        if transposed:
-            hidden, self.out_transposed = self.packed[0].split(sizes)[1:]
-            self.hidden_transposed = hidden.view(self.layers, self.H, self.H)
 
 
 class _Window(NamedTuple):
@@ -277,44 +274,43 @@ class _Slice:
     Args:
         network: the network.
         sums: the sums that the first slice sets, and to which the others add.
-        planes: ``(2, M + 1, H, columns)`` for the arguments of the sines and their gradients.
+        planes: ``(2, M + 1, H, columns)`` for the sines and the gradients of their arguments.
         length: number of positions.
         first: whether it is the first slice.
     """
 
     def __init__(self, network: _Network, sums: _Sums, planes: Tensor, length: int, *, first: bool) -> None:
         self.network, self.sums, self.length, self.first = network, sums, length, int(first)
-        self.x, self.dx = planes
+        self.h, self.dx = planes
         self.columns = planes.shape[3]
-        self.grid = (-(-length // network.config.positions),)
 
-    def compute_arguments(self, z: Tensor) -> None:
-        """Compute the arguments of all sines."""
-        network = self.network
+    def compute_signals(self, dk: Tensor, z: Tensor, window: _Window, lowest: int) -> None:
+        """Compute the sines of all layers, and the gradients of their arguments from layer ``lowest`` on."""
+        network, (t, deltas, shift) = self.network, window
+        blocks = network.channels_padded // BLOCK if lowest <= network.layers else 0
         args = (
-            z, *network.weights, self.x, network.low, network.halves_low, self.length, network.width, network.features,
-            network.layers, self.columns, *z.stride(),
+            dk, z, *network.weights, t, deltas, self.h, self.dx, shift, network.low, network.halves_low, self.length,
+            network.width, network.features, network.layers, network.channels, blocks, lowest, self.columns,
+            *dk.stride(), *z.stride(), 1 if t is None else t.stride(0),
         )  # fmt: skip
         config = network.config
-        own = constants(H=network.H, E=network.E, POSITIONS=config.positions, num_warps=config.warps)
-        launch(arguments_kernel, self.grid, args, own)
-
-    def through_layer(self, dy: Tensor, of: _Gradient, weight: Tensor, padded_rows: int, x: Tensor, dx: Tensor) -> None:
-        """``dx = (weight^T @ dy) cos(x)``, where ``weight (H, padded_rows)`` is transposed."""
-        t, deltas, shift = of.window
-        args = (
-            dy, weight, t, deltas, x, dx, shift, self.network.low, of.rows, self.length, self.columns, padded_rows,
-            *of.strides,
-        )  # fmt: skip
-        launch(signal_kernel, self.grid, args, self._constants(self.network.config.positions, of))
+        own = constants(
+            H=network.H,
+            E=network.E,
+            HAS_WINDOW=t is not None,
+            POSITIONS=config.positions,
+            BLOCK=BLOCK,
+            num_warps=config.warps,
+        )
+        launch(signals_kernel, (-(-self.length // config.positions),), args, own)
 
     def sum_weights(
-        self, dy: Tensor, of: _Gradient, x: Tensor, *, dweight: Tensor, dbias: Tensor | None, layers: int = 1
+        self, dy: Tensor, of: _Gradient, h: Tensor, *, dweight: Tensor, dbias: Tensor | None, layers: int = 1
     ) -> None:
-        """The sums ``dy @ sin(x)^T`` and ``dy @ 1`` of one or several layers."""
+        """The sums ``dy @ h^T`` and ``dy @ 1`` of one or several layers."""
         t, deltas, shift = of.window
         args = (
-            dy, t, deltas, x, dweight, dbias, shift, of.rows, self.length, self.first, self.columns, self.sums.stride,
+            dy, t, deltas, h, dweight, dbias, shift, of.rows, self.length, self.first, self.columns, self.sums.stride,
             *of.strides,
         )  # fmt: skip
         grid = self.sums.programs, -(-of.rows // CHANNELS), layers
@@ -339,22 +335,19 @@ class _Slice:
 
 def _slice_backward(part: _Slice, dk: Tensor, z: Tensor, window: _Window, dz: Tensor, needs: list[bool]) -> None:
     """Add the part of a slice of positions to the sums, and write its ``dz``."""
-    network, sums, x, dx = part.network, part.sums, part.x, part.dx
+    network, sums = part.network, part.sums
     layers = network.layers
     needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out = needs[:7]
     needs_first = needs_z or needs_freq or needs_w_in or needs_b_in
     needs_hidden = layers > 0 and (needs_freq or needs_w_hidden or needs_b_hidden)
-    part.compute_arguments(z)
-    of_filters, of_planes = _Gradient.filters(network, dk, window), _Gradient.planes(network, part.columns)
+    lowest = 0 if needs_first else 1 if needs_hidden else layers + 1
+    part.compute_signals(dk, z, window, lowest)
     if needs_w_out:
-        part.sum_weights(dk, of_filters, x[-1], dweight=sums.w_out, dbias=None)
-    if needs_first or needs_hidden:
-        part.through_layer(dk, of_filters, network.out_transposed, network.channels_padded, x[-1], dx[-1])
-    for layer in range(layers, 0 if needs_first else 1, -1):
-        weight = network.hidden_transposed[layer - 1]
-        part.through_layer(dx[layer], of_planes, weight, network.H, x[layer - 1], dx[layer - 1])
+        of_filters = _Gradient.filters(network, dk, window)
+        part.sum_weights(dk, of_filters, part.h[-1], dweight=sums.w_out, dbias=None)
     if needs_hidden:
-        part.sum_weights(dx[1:], of_planes, x, dweight=sums.w_hidden, dbias=sums.b_hidden, layers=layers)
+        of_planes = _Gradient.planes(network, part.columns)
+        part.sum_weights(part.dx[1:], of_planes, part.h, dweight=sums.w_hidden, dbias=sums.b_hidden, layers=layers)
     if needs_first:
         part.sum_inputs(z, dz, needs_z=needs_z)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from hyena_kernels.backends.triton.filter_kernels import (
-    arguments_kernel,
     filter_kernel,
     inputs_kernel,
     pack_kernel,
-    signal_kernel,
+    signals_kernel,
     weights_kernel,
 )
 from hyena_kernels.backends.triton.filter_sums import parameters_kernel
-from hyena_kernels.backends.triton.implicit_filter import CHANNELS, CONFIGS, PACKED_ROWS, PROGRAMS
+from hyena_kernels.backends.triton.implicit_filter import BLOCK, CHANNELS, CONFIGS, PACKED_ROWS, PROGRAMS
 from hyena_kernels.testing.resources.triton_case import Case
 
 
@@ -38,11 +37,9 @@ def _cases_of_width(H: int) -> list[Case]:
     plane |= {"t": None, "deltas": None}
     features = {"E": E, "z_e_stride": 1}
     kernels: list[tuple[str, Any, dict[str, Any]]] = [
-        ("pack", pack_kernel, {"H": H, "E": E, "ROWS": PACKED_ROWS, "TRANSPOSED": True}),
+        ("pack", pack_kernel, {"H": H, "E": E, "ROWS": PACKED_ROWS, "BLOCK": BLOCK, "TRANSPOSED": True}),
         ("forward", filter_kernel, {**features, "CHANNELS": CHANNELS, "REPEATS": 2, **tile, **window}),
-        ("arguments", arguments_kernel, {**features, **tile}),
-        ("gradient of the last layer", signal_kernel, {**tile, **filters}),
-        ("gradient of a hidden layer", signal_kernel, {**tile, **plane}),
+        ("sines and gradients of their arguments", signals_kernel, {**features, **tile, **window, "BLOCK": BLOCK, "dk_l_stride": 1}),
         ("gradient of the output weights", weights_kernel, {"dbias": None, **summed, **filters}),
         ("gradient of hidden weights", weights_kernel, {**summed, **plane}),
         ("gradient of the input weights", inputs_kernel, {**features, "NEEDS_Z": False, **summed}),
@@ -56,8 +53,8 @@ def _cases_of_width(H: int) -> list[Case]:
 
 def _case(name: str, kernel: Any, constexprs: dict[str, Any], warps: int, *, milder: bool) -> Case:
     """A case with sizes as in a launch: strides of the tensors that the launchers allocate are multiples of 16."""
-    integers = ("width", "features", "layers", "channels", "channels_padded", "rows", "first", "programs")
-    multiples = ("low", "halves_low", "length", "columns", "packed_stride", "sums_stride", "dy_row_stride")
+    integers = ("width", "features", "layers", "channels", "channels_padded", "blocks", "lowest", "rows", "first", "programs")
+    multiples = ("low", "halves_low", "length", "columns", "sums_stride", "dy_row_stride", "dk_row_stride")
     unspecialised = {name for name in ("length",) if kernel is not filter_kernel}
     signature = dict.fromkeys(kernel.arg_names, "*fp32") | {"shift": "fp32", "halves": "*fp16"}
     signature |= dict.fromkeys((*integers, "z_l_stride", *unspecialised), "i32")

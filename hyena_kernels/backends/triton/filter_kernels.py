@@ -246,10 +246,7 @@ def filter_kernel(
 
 
 @triton.jit
-def _filter_gradient(
-    dk, t, deltas, shift, channel, start, channels, length, dk_row_stride, dk_l_stride, t_stride,
-    HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr,
-):  # fmt: skip
+def _filter_gradient(dk, channel, start, channels, length, dk_row_stride, dk_l_stride, POSITIONS: tl.constexpr):
     """Gradients of filters before their window, ``(channels, POSITIONS)``, and zero beyond the last of either.
 
     A whole tile has no mask along its positions, so that a load takes four of them.
@@ -266,21 +263,25 @@ def _filter_gradient(
 
 @triton.jit(do_not_specialize=["length", "width", "features", "layers", "channels", "blocks", "lowest"])
 def signals_kernel(
-    dk, z, freq, b_in, b_hidden, packed, halves, scales, t, deltas, h, dx, shift, low, halves_low, length, width, features,
-    layers, channels, blocks, lowest, columns, dk_row_stride, dk_l_stride, z_l_stride, z_e_stride, t_stride,
+    dk, z, freq, b_in, b_hidden, packed, halves, scales, t, deltas, h, dx, shift, low, halves_low, length, width,
+    features, layers, channels, blocks, lowest, columns, dk_row_stride, dk_l_stride, z_l_stride, z_e_stride, t_stride,
     H: tl.constexpr, E: tl.constexpr, HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Sines of all layers, ``h (M + 1, H, columns)``, and gradients of their arguments, ``dx``, from layer ``lowest`` on.
+    """Sines of all layers, ``h``, and gradients of their arguments, ``dx``, from layer ``lowest`` on.
 
     A program takes a tile of positions through the network and back. Until the gradients of a layer are there, their
-    place in ``dx`` holds the cosines, which the tile reads again soon enough to find them in the L2 cache. Positions
-    from ``length`` on mean nothing in ``h``, and are zero in ``dx``.
+    place in ``dx`` holds the cosines, which the tile reads again soon enough to find them in the L2 cache.
+
+    Planes ``h`` and ``dx`` are ``(M + 1, columns / POSITIONS, H, POSITIONS)``, so that a tile is whole and its elements
+    are at constant distances. Positions from ``length`` on mean nothing in ``h``, and are zero in ``dx``.
     """
     start = tl.program_id(0) * POSITIONS
     position = start + tl.arange(0, POSITIONS)
     row = tl.arange(0, H)
     plane = H * columns
-    place = row[:, None] * columns + position[None, :]
+    tile = tl.program_id(0).to(tl.int64) * (H * POSITIONS)
+    place = tile + row[:, None] * POSITIONS + tl.arange(0, POSITIONS)[None, :]
     x = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
     layer = 0
     while layer < layers:
@@ -298,45 +299,57 @@ def signals_kernel(
     block = 0
     while block < blocks:
         channel = block * BLOCK + tl.arange(0, BLOCK)
-        grad = _filter_gradient(
-            dk, t, deltas, shift, channel, start, channels, length, dk_row_stride, dk_l_stride, t_stride,
-            HAS_WINDOW, POSITIONS,
-        )  # fmt: skip
+        grad = _filter_gradient(dk, channel, start, channels, length, dk_row_stride, dk_l_stride, POSITIONS)
         grad *= _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW)
         dh += _packed_dot(weight + block * H * BLOCK, low, grad)
         block += 1
     # Another thread may have written what a thread reads next.
     tl.debug_barrier()
-    weight = hidden + row[:, None] * H + row[None, :]
     while layer >= lowest:
         grad = dh * tl.load(dx + layer * plane + place)
         tl.store(dx + layer * plane + place, grad)
         layer -= 1
         if layer >= lowest:
-            dh = _packed_dot(weight + layer * H * H, low, grad)
+            square = hidden + layer * H * H + row[:, None] * H
+            if H <= ROWS:
+                dh = _packed_dot(square + row[None, :], low, grad)
+            else:
+                # Some rows at a time: shared memory has no room for all weights.
+                tl.debug_barrier()
+                dh = tl.zeros((H, POSITIONS), tl.float32)
+                for first in tl.static_range(0, H, ROWS):
+                    some = first + tl.arange(0, ROWS)
+                    source = dx + (layer + 1) * plane + tile + some[:, None] * POSITIONS
+                    rows = tl.load(source + tl.arange(0, POSITIONS)[None, :])
+                    dh += _packed_dot(square + some[None, :], low, rows)
+
+
+@triton.jit
+def _plane(plane, row, start, H: tl.constexpr, TILE: tl.constexpr, POSITIONS: tl.constexpr):
+    """POSITIONS positions of some rows of a plane ``(columns / TILE, H, TILE)`` of :func:`signals_kernel`."""
+    first = tl.multiple_of(start // TILE * (H * TILE) + start % TILE, POSITIONS)
+    return tl.load(plane + first + row[:, None] * TILE + tl.arange(0, POSITIONS)[None, :])
 
 
 @triton.jit
 def _factors(
-    dy, t, deltas, h, shift, row, column, start, rows, length, columns, dy_row_stride, dy_l_stride, t_stride,
-    OUTPUT: tl.constexpr, POSITIONS: tl.constexpr,
+    dy, h, row, column, start, rows, length, dy_row_stride, dy_l_stride,
+    H: tl.constexpr, OUTPUT: tl.constexpr, TILE: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """Tiles of ``dy`` and ``h``: the gradients of filters before their window if OUTPUT, else of a plane."""
-    position = start + tl.arange(0, POSITIONS)
     if OUTPUT:
-        grad = _filter_gradient(
-            dy, t, deltas, shift, row, start, rows, length, dy_row_stride, dy_l_stride, t_stride, False, POSITIONS
-        )  # fmt: skip
+        grad = _filter_gradient(dy, row, start, rows, length, dy_row_stride, dy_l_stride, POSITIONS)
     else:
-        grad = tl.load(dy + row[:, None] * columns + position[None, :])
-    return grad, tl.load(h + column[:, None] * columns + position[None, :])
+        grad = _plane(dy, row, start, H, TILE, POSITIONS)
+    return grad, _plane(h, column, start, H, TILE, POSITIONS)
 
 
 @triton.jit(do_not_specialize=["rows", "length", "first"])
 def weights_kernel(
     dy, t, deltas, h, dweight, dbias, shift, rows, length, first, columns, sums_stride,
     dy_row_stride, dy_l_stride, t_stride,
-    H: tl.constexpr, OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
+    H: tl.constexpr, OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr, TILE: tl.constexpr, POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """Add the part of a slice to the sums ``dy @ h^T (rows, H)`` and, unless OUTPUT, ``dy @ 1 (rows,)``.
 
@@ -352,16 +365,14 @@ def weights_kernel(
     bias_total = tl.zeros((ROWS,), tl.float32)
     start = tl.program_id(0) * POSITIONS
     grad, sine = _factors(
-        dy, t, deltas, h, shift, row, column, start, rows, length, columns, dy_row_stride, dy_l_stride, t_stride,
-        OUTPUT, POSITIONS,
-    )  # fmt: skip
+        dy, h, row, column, start, rows, length, dy_row_stride, dy_l_stride, H, OUTPUT, TILE, POSITIONS
+    )
     while start < length:
         following = start + tl.num_programs(0) * POSITIONS
         # After the last tile this is the same tile once more.
         ahead = tl.multiple_of(tl.where(following < length, following, start), POSITIONS)
         next_grad, next_sine = _factors(
-            dy, t, deltas, h, shift, row, column, ahead, rows, length, columns, dy_row_stride, dy_l_stride, t_stride,
-            OUTPUT, POSITIONS,
+            dy, h, row, column, ahead, rows, length, dy_row_stride, dy_l_stride, H, OUTPUT, TILE, POSITIONS
         )  # fmt: skip
         if OUTPUT:
             position = start + tl.arange(0, POSITIONS)
@@ -382,9 +393,9 @@ def weights_kernel(
 
 @triton.jit(do_not_specialize=["length", "first", "width", "features"])
 def inputs_kernel(
-    dx, z, freq, w_in, dz, dweight, dbias, length, first, width, features, columns, sums_stride,
+    dx, z, freq, w_in, dz, dweight, dbias, length, first, width, features, sums_stride,
     z_l_stride, z_e_stride,
-    H: tl.constexpr, E: tl.constexpr, NEEDS_Z: tl.constexpr, POSITIONS: tl.constexpr,
+    H: tl.constexpr, E: tl.constexpr, NEEDS_Z: tl.constexpr, TILE: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """As :func:`weights_kernel`, for the first layer: ``dx @ z (H, E)`` and ``dx @ 1 (H,)``. Writes ``dz`` too."""
     row = tl.arange(0, H)
@@ -396,7 +407,7 @@ def inputs_kernel(
         position = start + tl.arange(0, POSITIONS)
         inside = (position < length)[:, None] & (e < features)[None, :]
         offset = position.to(tl.int64)[:, None]
-        grad = tl.load(dx + row[:, None] * columns + position[None, :])
+        grad = _plane(dx, row, start, H, TILE, POSITIONS)
         value = tl.load(z + offset * z_l_stride + e[None, :] * z_e_stride, mask=inside, other=0.0)
         bias_total += tl.sum(grad, axis=1)
         total += _dot(grad, value)

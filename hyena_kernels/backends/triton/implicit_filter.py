@@ -44,13 +44,16 @@ class Config:
 
     Args:
         positions: positions of a tile.
-        summed: positions of a tile in kernels that sum over positions.
+        summed: positions of a tile in kernels that sum over positions. It divides ``positions``.
         warps: warps of a program.
+        registers: bound on the registers of a thread of ``signals_kernel`` on Hopper and Blackwell, or None. It makes
+            room for three programs in place of two on a multiprocessor, and nothing spills.
     """
 
     positions: int
     summed: int
     warps: int
+    registers: int | None = None
 
 
 # By width, padded to a power of two, up to MAX_FILTER_WIDTH. Larger tiles spill registers. The weights of wider
@@ -58,7 +61,7 @@ class Config:
 CONFIGS = {
     16: Config(64, 32, 4),
     32: Config(64, 32, 4),
-    64: Config(64, 32, 4),
+    64: Config(64, 32, 4, registers=168),
     128: Config(32, 16, 8),
 }
 
@@ -79,6 +82,12 @@ SCRATCH = 3 << 23
 
 def _round_up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
+
+
+@lru_cache
+def _multiplies_by_warpgroups(device: torch.device) -> bool:
+    """Whether operands of matrix products are in shared memory there: compute capability 9 and 10."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
 
 
 def _power_of_two(value: int) -> int:
@@ -213,7 +222,7 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
     t, deltas = window.t, window.deltas
     with torch.cuda.device_of(z):
         network = _Network(inputs, transposed=True)
-        tile = max(network.config.positions, network.config.summed)
+        tile = network.config.positions
         pieces = slices(z.shape[0], network.layers, network.H, tile)
         columns = _round_up(pieces[0].stop, tile)
         sums = _Sums(network, z, min(PROGRAMS, columns // network.config.summed))
@@ -240,32 +249,34 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
     return grads
 
 
-class _Gradient(NamedTuple):
-    """Layout and factor of gradients ``(rows, positions)`` that a kernel reads."""
-
-    window: _Window
-    rows: int
-    strides: tuple[int, ...]
-    """Of the rows, of the positions, and of the positions of the window."""
-    of_filters: bool
-
-    @classmethod
-    def filters(cls, network: _Network, dk: Tensor, window: _Window) -> _Gradient:
-        """Gradients of the filters."""
-        t = window.t
-        return cls(window, network.channels, (*dk.stride(), 1 if t is None else t.stride(0)), True)
-
-    @classmethod
-    def planes(cls, network: _Network, columns: int) -> _Gradient:
-        """Gradients of the arguments of sines, planes ``(H, columns)``."""
-        return cls(_NO_WINDOW, network.H, (columns, 1, 1), False)
+@lru_cache(maxsize=256)
+def _signals_constants(H: int, E: int, config: Config, has_window: bool, bounded: bool) -> Constants:
+    """Constants of ``signals_kernel``, with a bound on registers if ``bounded``."""
+    options = {"maxnreg": config.registers} if bounded else {}
+    return Constants(
+        H=H,
+        E=E,
+        HAS_WINDOW=has_window,
+        POSITIONS=config.positions,
+        BLOCK=BLOCK,
+        ROWS=CHANNELS,
+        num_warps=config.warps,
+        **options,
+    )
 
 
 @lru_cache(maxsize=256)
-def _gradient_constants(H: int, positions: int, warps: int, of_filters: bool, has_window: bool) -> Constants:
-    """Constants of the kernels that read a gradient. Keyword arguments would make each look-up slower."""
-    rows = CHANNELS if of_filters else min(H, CHANNELS)
-    return Constants(H=H, POSITIONS=positions, ROWS=rows, OUTPUT=of_filters, HAS_WINDOW=has_window, num_warps=warps)
+def _weights_constants(H: int, config: Config, of_filters: bool, has_window: bool) -> Constants:
+    """Constants of ``weights_kernel``. Keyword arguments would make each look-up slower."""
+    return Constants(
+        H=H,
+        TILE=config.positions,
+        POSITIONS=config.summed,
+        ROWS=CHANNELS if of_filters else min(H, CHANNELS),
+        OUTPUT=of_filters,
+        HAS_WINDOW=has_window,
+        num_warps=config.warps,
+    )
 
 
 class _Slice:
@@ -274,7 +285,7 @@ class _Slice:
     Args:
         network: the network.
         sums: the sums that the first slice sets, and to which the others add.
-        planes: ``(2, M + 1, H, columns)`` for the sines and the gradients of their arguments.
+        planes: ``(2, M + 1, H, columns)`` for the sines and the gradients of their arguments, tile by tile.
         length: number of positions.
         first: whether it is the first slice.
     """
@@ -294,60 +305,61 @@ class _Slice:
             *dk.stride(), *z.stride(), 1 if t is None else t.stride(0),
         )  # fmt: skip
         config = network.config
-        own = constants(
-            H=network.H,
-            E=network.E,
-            HAS_WINDOW=t is not None,
-            POSITIONS=config.positions,
-            BLOCK=BLOCK,
-            num_warps=config.warps,
-        )
+        bounded = config.registers is not None and _multiplies_by_warpgroups(z.device)
+        own = _signals_constants(network.H, network.E, config, t is not None, bounded)
         launch(signals_kernel, (-(-self.length // config.positions),), args, own)
 
-    def sum_weights(
-        self, dy: Tensor, of: _Gradient, h: Tensor, *, dweight: Tensor, dbias: Tensor | None, layers: int = 1
-    ) -> None:
-        """The sums ``dy @ h^T`` and ``dy @ 1`` of one or several layers."""
-        t, deltas, shift = of.window
+    def sum_output(self, dk: Tensor, window: _Window) -> None:
+        """The sums ``(dk window) @ h^T`` of the last layer."""
+        network, (t, deltas, shift) = self.network, window
         args = (
-            dy, t, deltas, h, dweight, dbias, shift, of.rows, self.length, self.first, self.columns, self.sums.stride,
-            *of.strides,
+            dk, t, deltas, self.h[-1], self.sums.w_out, None, shift, network.channels, self.length, self.first,
+            self.columns, self.sums.stride, *dk.stride(), 1 if t is None else t.stride(0),
         )  # fmt: skip
-        grid = self.sums.programs, -(-of.rows // CHANNELS), layers
-        launch(weights_kernel, grid, args, self._constants(self.network.config.summed, of))
+        grid = self.sums.programs, -(-network.channels // CHANNELS)
+        launch(weights_kernel, grid, args, _weights_constants(network.H, network.config, True, t is not None))
+
+    def sum_hidden(self) -> None:
+        """The sums ``dx @ h^T`` and ``dx @ 1`` of all hidden layers."""
+        network, sums = self.network, self.sums
+        args = (
+            self.dx[1:], None, None, self.h, sums.w_hidden, sums.b_hidden, 1.0, network.H, self.length, self.first,
+            self.columns, sums.stride, 1, 1, 1,
+        )  # fmt: skip
+        grid = sums.programs, -(-network.H // CHANNELS), network.layers
+        launch(weights_kernel, grid, args, _weights_constants(network.H, network.config, False, False))
 
     def sum_inputs(self, z: Tensor, dz: Tensor, *, needs_z: bool) -> None:
         """The sums of the first layer, and ``dz``."""
         network, sums = self.network, self.sums
         args = (
             self.dx[0], z, network.freq, network.w_in, dz, sums.w_in, sums.b_in, self.length, self.first, network.width,
-            network.features, self.columns, sums.stride, *z.stride(),
+            network.features, sums.stride, *z.stride(),
         )  # fmt: skip
         config = network.config
-        own = constants(H=network.H, E=network.E, NEEDS_Z=needs_z, POSITIONS=config.summed, num_warps=config.warps)
+        own = constants(
+            H=network.H,
+            E=network.E,
+            NEEDS_Z=needs_z,
+            TILE=config.positions,
+            POSITIONS=config.summed,
+            num_warps=config.warps,
+        )
         launch(inputs_kernel, (sums.programs,), args, own)
-
-    def _constants(self, positions: int, of: _Gradient) -> Constants:
-        network = self.network
-        has_window = of.window.t is not None
-        return _gradient_constants(network.H, positions, network.config.warps, of.of_filters, has_window)
 
 
 def _slice_backward(part: _Slice, dk: Tensor, z: Tensor, window: _Window, dz: Tensor, needs: list[bool]) -> None:
     """Add the part of a slice of positions to the sums, and write its ``dz``."""
-    network, sums = part.network, part.sums
-    layers = network.layers
+    layers = part.network.layers
     needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out = needs[:7]
     needs_first = needs_z or needs_freq or needs_w_in or needs_b_in
     needs_hidden = layers > 0 and (needs_freq or needs_w_hidden or needs_b_hidden)
     lowest = 0 if needs_first else 1 if needs_hidden else layers + 1
     part.compute_signals(dk, z, window, lowest)
     if needs_w_out:
-        of_filters = _Gradient.filters(network, dk, window)
-        part.sum_weights(dk, of_filters, part.h[-1], dweight=sums.w_out, dbias=None)
+        part.sum_output(dk, window)
     if needs_hidden:
-        of_planes = _Gradient.planes(network, part.columns)
-        part.sum_weights(part.dx[1:], of_planes, part.h, dweight=sums.w_hidden, dbias=sums.b_hidden, layers=layers)
+        part.sum_hidden()
     if needs_first:
         part.sum_inputs(z, dz, needs_z=needs_z)
 

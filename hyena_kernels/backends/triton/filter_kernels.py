@@ -271,7 +271,8 @@ def signals_kernel(
     """Sines of all layers, ``h``, and gradients of their arguments, ``dx``, from layer ``lowest`` on.
 
     A program takes a tile of positions through the network and back. Until the gradients of a layer are there, their
-    place in ``dx`` holds the cosines, which the tile reads again soon enough to find them in the L2 cache.
+    place in ``dx`` holds the cosines. The tile reads these again soon, so they should still be in the L2 cache. What no
+    program of this kernel reads again is written to leave the cache first.
 
     Planes ``h`` and ``dx`` are ``(M + 1, columns / POSITIONS, H, POSITIONS)``, so that a tile is whole and its elements
     are at constant distances. Positions from ``length`` on mean nothing in ``h``, and are zero in ``dx``.
@@ -286,11 +287,11 @@ def signals_kernel(
     layer = 0
     while layer < layers:
         sine = _sine(x)
-        tl.store(h + layer * plane + place, sine)
+        tl.store(h + layer * plane + place, sine, eviction_policy="evict_first")
         tl.store(dx + layer * plane + place, _cosine(x))
         x = _next_argument(_halves(sine), freq, b_hidden, halves, scales, halves_low, layer, width, H)
         layer += 1
-    tl.store(h + layers * plane + place, _sine(x))
+    tl.store(h + layers * plane + place, _sine(x), eviction_policy="evict_first")
     tl.store(dx + layers * plane + place, _cosine(x))
 
     hidden = packed + H * E
@@ -307,7 +308,7 @@ def signals_kernel(
     tl.debug_barrier()
     while layer >= lowest:
         grad = dh * tl.load(dx + layer * plane + place)
-        tl.store(dx + layer * plane + place, grad)
+        tl.store(dx + layer * plane + place, grad, eviction_policy="evict_first")
         layer -= 1
         if layer >= lowest:
             square = hidden + layer * H * H + row[:, None] * H

@@ -249,6 +249,11 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
     return grads
 
 
+def rows_at_a_time(H: int) -> int:
+    """Rows of a hidden layer that ``signals_kernel`` multiplies at a time. All at once if shared memory has room."""
+    return H if H <= CHANNELS else BLOCK
+
+
 @lru_cache(maxsize=256)
 def _signals_constants(H: int, E: int, config: Config, has_window: bool, bounded: bool) -> Constants:
     """Constants of ``signals_kernel``, with a bound on registers if ``bounded``."""
@@ -259,7 +264,7 @@ def _signals_constants(H: int, E: int, config: Config, has_window: bool, bounded
         HAS_WINDOW=has_window,
         POSITIONS=config.positions,
         BLOCK=BLOCK,
-        ROWS=CHANNELS,
+        ROWS=rows_at_a_time(H),
         num_warps=config.warps,
         **options,
     )

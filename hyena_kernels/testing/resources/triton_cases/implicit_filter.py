@@ -13,7 +13,14 @@ from hyena_kernels.backends.triton.filter_kernels import (
     weights_kernel,
 )
 from hyena_kernels.backends.triton.filter_sums import parameters_kernel
-from hyena_kernels.backends.triton.implicit_filter import BLOCK, CHANNELS, CONFIGS, PACKED_ROWS, PROGRAMS
+from hyena_kernels.backends.triton.implicit_filter import (
+    BLOCK,
+    CHANNELS,
+    CONFIGS,
+    PACKED_ROWS,
+    PROGRAMS,
+    rows_at_a_time,
+)
 from hyena_kernels.testing.resources.triton_case import Case
 
 
@@ -51,7 +58,7 @@ def _cases_of_width(H: int) -> list[Case]:
         for name, kernel, constexprs in kernels
     ]
     name = f"H = {H}, gradients of the signals"
-    signals = {**features, **tile, **window, "BLOCK": BLOCK, "ROWS": CHANNELS, "dk_l_stride": 1}
+    signals = {**features, **tile, **window, "BLOCK": BLOCK, "ROWS": rows_at_a_time(H), "dk_l_stride": 1}
     case = _case(name, signals_kernel, signals, config.warps, milder=H < 64)
     if config.registers is None:
         return [*cases, case]

@@ -166,7 +166,8 @@ def filter_backward(
     count = _filter_bytes(channels, length, features)
     if triton:
         rows = -(-channels // FILTER_ROWS), -(-width // FILTER_ROWS)
-        planes = (layers + 1) + rows[0] + 2 + 3 * layers + layers * (1 + rows[1]) + 1
+        # Sines and gradients are written, and read for the sums. Cosines stay in the cache until they are read.
+        planes = 2 * (layers + 1) + rows[0] + layers * (1 + rows[1]) + 1
         # Two kernels read the gradient of the filters, the times and the features.
         count = 2 * count + 4 * width * length * planes
     return Stage("implicit_filter backward", count, exact=products, vector=vector)

@@ -137,14 +137,15 @@ def _store_halves(halves, low, scale, value):
 def pack_kernel(
     w_in, w_hidden, w_out, freq, packed, halves, scales, low, halves_low, width, features, layers, channels,
     channels_padded,
-    H: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr, TRANSPOSED: tl.constexpr,
+    H: tl.constexpr, E: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
     """Pad all weights with zeros and split them for products, so that no other program has to.
 
     ``packed`` holds ``w_in (H, E)`` for :func:`_packed_dot`. If TRANSPOSED it also holds the weights that take
-    gradients back through a layer: ``(freq w_hidden)^T (M, H, H)`` and ``w_out^T (H, D)``. ``halves`` and ``scales``
-    hold ``w_hidden (M, H, H)`` and ``w_out (D, H)`` for :func:`_half_dot`. The second parts lie ``low`` and
-    ``halves_low`` elements after the first. A program writes ROWS rows.
+    gradients back through a layer: ``(freq w_hidden)^T (M, H, H)``, and ``w_out^T`` in blocks of BLOCK channels,
+    ``(D / BLOCK, H, BLOCK)``. ``halves`` and ``scales`` hold ``w_hidden (M, H, H)`` and ``w_out (D, H)`` for
+    :func:`_half_dot`. The second parts lie ``low`` and ``halves_low`` elements after the first. A program writes ROWS
+    rows.
     """
     first = tl.program_id(0) * ROWS
     column = tl.arange(0, H)[None, :]
@@ -172,7 +173,7 @@ def pack_kernel(
         place = first - H + tl.arange(0, ROWS)
         _store_halves(halves + place[:, None] * H + column, halves_low, scales + place, value)
         if TRANSPOSED:
-            _store_packed(out_transposed + column * channels_padded + row, low, value)
+            _store_packed(out_transposed + (row // BLOCK * H + column) * BLOCK + row % BLOCK, low, value)
 
 
 @triton.jit
@@ -244,97 +245,143 @@ def filter_kernel(
         tl.store(k + offset, value, mask=(channel < channels)[:, None] & (position < length)[None, :])
 
 
-@triton.jit(do_not_specialize=["length", "width", "features", "layers"])
-def arguments_kernel(
-    z, freq, b_in, b_hidden, packed, halves, scales, x, low, halves_low, length, width, features, layers, columns,
-    z_l_stride, z_e_stride,
-    H: tl.constexpr, E: tl.constexpr, POSITIONS: tl.constexpr,
+@triton.jit
+def _filter_gradient(dk, channel, start, channels, length, dk_row_stride, dk_l_stride, POSITIONS: tl.constexpr):
+    """Gradients of filters before their window, ``(channels, POSITIONS)``, and zero beyond the last of either.
+
+    A whole tile has no mask along its positions, so that a load takes four of them.
+    """
+    position = start + tl.arange(0, POSITIONS)
+    source = dk + channel.to(tl.int64)[:, None] * dk_row_stride + position.to(tl.int64)[None, :] * dk_l_stride
+    inside = (channel < channels)[:, None]
+    if start + POSITIONS <= length:
+        value = tl.load(source, mask=inside, other=0.0)
+    else:
+        value = tl.load(source, mask=inside & (position < length)[None, :], other=0.0)
+    return value
+
+
+@triton.jit(do_not_specialize=["length", "width", "features", "layers", "channels", "blocks", "lowest"])
+def signals_kernel(
+    dk, z, freq, b_in, b_hidden, packed, halves, scales, t, deltas, h, dx, shift, low, halves_low, length, width,
+    features, layers, channels, blocks, lowest, columns, dk_row_stride, dk_l_stride, z_l_stride, z_e_stride, t_stride,
+    H: tl.constexpr, E: tl.constexpr, HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Arguments of all sines of a slice, ``x (M + 1, H, columns)``. Positions from ``length`` on mean nothing."""
-    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    """Sines of all layers, ``h``, and gradients of their arguments, ``dx``, from layer ``lowest`` on.
+
+    A program takes a tile of positions through the network and back. Until the gradients of a layer are there, their
+    place in ``dx`` holds the cosines. The tile reads these again soon, so they should still be in the L2 cache. What no
+    program of this kernel reads again is written to leave the cache first.
+
+    Planes ``h`` and ``dx`` are ``(M + 1, columns / POSITIONS, H, POSITIONS)``, so that a tile is whole and its elements
+    are at constant distances. Positions from ``length`` on mean nothing in ``h``, and are zero in ``dx``.
+    """
+    start = tl.program_id(0) * POSITIONS
+    position = start + tl.arange(0, POSITIONS)
     row = tl.arange(0, H)
-    value = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
-    out = x + row[:, None] * columns + position[None, :]
-    tl.store(out, value)
+    plane = H * columns
+    tile = tl.program_id(0).to(tl.int64) * (H * POSITIONS)
+    place = tile + row[:, None] * POSITIONS + tl.arange(0, POSITIONS)[None, :]
+    x = _first_argument(z, freq, b_in, packed, low, position, length, width, features, z_l_stride, z_e_stride, H, E)
     layer = 0
     while layer < layers:
-        sine = _halves(_sine(value))
-        value = _next_argument(sine, freq, b_hidden, halves, scales, halves_low, layer, width, H)
+        sine = _sine(x)
+        tl.store(h + layer * plane + place, sine, eviction_policy="evict_first")
+        tl.store(dx + layer * plane + place, _cosine(x))
+        x = _next_argument(_halves(sine), freq, b_hidden, halves, scales, halves_low, layer, width, H)
         layer += 1
-        tl.store(out + layer * H * columns, value)
+    tl.store(h + layers * plane + place, _sine(x), eviction_policy="evict_first")
+    tl.store(dx + layers * plane + place, _cosine(x))
+
+    hidden = packed + H * E
+    weight = hidden + layers * H * H + row[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    dh = tl.zeros((H, POSITIONS), tl.float32)
+    block = 0
+    while block < blocks:
+        channel = block * BLOCK + tl.arange(0, BLOCK)
+        grad = _filter_gradient(dk, channel, start, channels, length, dk_row_stride, dk_l_stride, POSITIONS)
+        grad *= _window(t, deltas, shift, position, channel, length, channels, t_stride, HAS_WINDOW)
+        dh += _packed_dot(weight + block * H * BLOCK, low, grad)
+        block += 1
+    # Another thread may have written what a thread reads next.
+    tl.debug_barrier()
+    while layer >= lowest:
+        grad = dh * tl.load(dx + layer * plane + place)
+        tl.store(dx + layer * plane + place, grad, eviction_policy="evict_first")
+        layer -= 1
+        if layer >= lowest:
+            square = hidden + layer * H * H + row[:, None] * H
+            if H <= ROWS:
+                dh = _packed_dot(square + row[None, :], low, grad)
+            else:
+                # Some rows at a time: shared memory has no room for all weights.
+                tl.debug_barrier()
+                dh = tl.zeros((H, POSITIONS), tl.float32)
+                for first in tl.static_range(0, H, ROWS):
+                    some = first + tl.arange(0, ROWS)
+                    source = dx + (layer + 1) * plane + tile + some[:, None] * POSITIONS
+                    rows = tl.load(source + tl.arange(0, POSITIONS)[None, :])
+                    dh += _packed_dot(square + some[None, :], low, rows)
 
 
 @triton.jit
-def _gradient(
-    dy, t, deltas, shift, row, position, rows, length, dy_row_stride, dy_l_stride, t_stride,
-    OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr,
+def _plane(plane, row, start, H: tl.constexpr, TILE: tl.constexpr, POSITIONS: tl.constexpr):
+    """POSITIONS positions of some rows of a plane ``(columns / TILE, H, TILE)`` of :func:`signals_kernel`."""
+    first = tl.multiple_of(start // TILE * (H * TILE) + start % TILE, POSITIONS)
+    return tl.load(plane + first + row[:, None] * TILE + tl.arange(0, POSITIONS)[None, :])
+
+
+@triton.jit
+def _factors(
+    dy, h, row, column, start, rows, length, dy_row_stride, dy_l_stride,
+    H: tl.constexpr, OUTPUT: tl.constexpr, TILE: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of ``dk`` times the window, zero outside, if OUTPUT. Else of a plane, which is padded to whole tiles."""
+    """Tiles of ``dy`` and ``h``: the gradients of filters before their window if OUTPUT, else of a plane."""
     if OUTPUT:
-        offset = row.to(tl.int64)[:, None] * dy_row_stride + position.to(tl.int64)[None, :] * dy_l_stride
-        value = tl.load(dy + offset, mask=(row < rows)[:, None] & (position < length)[None, :], other=0.0)
+        grad = _filter_gradient(dy, row, start, rows, length, dy_row_stride, dy_l_stride, POSITIONS)
     else:
-        value = tl.load(dy + row[:, None] * dy_row_stride + position[None, :])
-    # Without a window this multiplies by shift = 1. The product stops Triton on an A100 from loading the tile directly
-    # as an operand of a matrix product: each warp would then hold and split all of it.
-    return value * _window(t, deltas, shift, position, row, length, rows, t_stride, HAS_WINDOW)
-
-
-@triton.jit(do_not_specialize=["rows", "length"])
-def signal_kernel(
-    dy, packed, t, deltas, x, dx, shift, low, rows, length, columns, packed_stride,
-    dy_row_stride, dy_l_stride, t_stride,
-    H: tl.constexpr, OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """Gradient ``dx (H, columns)`` of the arguments of a layer's sines, from the gradient of the next layer or filters.
-
-    ``dx = (weight^T @ dy) cos(x)``, where ``packed (H, rows)`` holds the transposed weight.
-    """
-    position = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
-    column = tl.arange(0, H)
-    dh = tl.zeros((H, POSITIONS), tl.float32)
-    start = 0
-    while start < rows:
-        row = start + tl.arange(0, ROWS)
-        grad = _gradient(
-            dy, t, deltas, shift, row, position, rows, length, dy_row_stride, dy_l_stride, t_stride,
-            OUTPUT, HAS_WINDOW,
-        )  # fmt: skip
-        dh += _packed_dot(packed + column[:, None] * packed_stride + row[None, :], low, grad)
-        start += ROWS
-    offset = column[:, None] * columns + position[None, :]
-    tl.store(dx + offset, dh * _cosine(tl.load(x + offset)))
+        grad = _plane(dy, row, start, H, TILE, POSITIONS)
+    return grad, _plane(h, column, start, H, TILE, POSITIONS)
 
 
 @triton.jit(do_not_specialize=["rows", "length", "first"])
 def weights_kernel(
-    dy, t, deltas, x, dweight, dbias, shift, rows, length, first, columns, sums_stride,
+    dy, t, deltas, h, dweight, dbias, shift, rows, length, first, columns, sums_stride,
     dy_row_stride, dy_l_stride, t_stride,
-    H: tl.constexpr, OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr, POSITIONS: tl.constexpr, ROWS: tl.constexpr,
+    H: tl.constexpr, OUTPUT: tl.constexpr, HAS_WINDOW: tl.constexpr, TILE: tl.constexpr, POSITIONS: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Add the part of a slice to the sums ``dy @ sin(x)^T (rows, H)`` and, unless OUTPUT, ``dy @ 1 (rows,)``.
+    """Add the part of a slice to the sums ``dy @ h^T (rows, H)`` and, unless OUTPUT, ``dy @ 1 (rows,)``.
 
-    One program goes over every n-th tile of positions for some rows of one layer, and has its own sums.
+    One program goes over every n-th tile of positions for some rows of one layer, and has its own sums. It loads a tile
+    while it computes with the one before.
     """
     column = tl.arange(0, H)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     layer = tl.program_id(2)
     dy += layer * H * columns
-    x += layer * H * columns
+    h += layer * H * columns
     total = tl.zeros((H, ROWS), tl.float32)
     bias_total = tl.zeros((ROWS,), tl.float32)
     start = tl.program_id(0) * POSITIONS
+    grad, sine = _factors(
+        dy, h, row, column, start, rows, length, dy_row_stride, dy_l_stride, H, OUTPUT, TILE, POSITIONS
+    )
     while start < length:
-        position = start + tl.arange(0, POSITIONS)
-        grad = _gradient(
-            dy, t, deltas, shift, row, position, rows, length, dy_row_stride, dy_l_stride, t_stride,
-            OUTPUT, HAS_WINDOW,
+        following = start + tl.num_programs(0) * POSITIONS
+        # After the last tile this is the same tile once more.
+        ahead = tl.multiple_of(tl.where(following < length, following, start), POSITIONS)
+        next_grad, next_sine = _factors(
+            dy, h, row, column, ahead, rows, length, dy_row_stride, dy_l_stride, H, OUTPUT, TILE, POSITIONS
         )  # fmt: skip
-        if not OUTPUT:
+        if OUTPUT:
+            position = start + tl.arange(0, POSITIONS)
+            grad *= _window(t, deltas, shift, position, row, length, rows, t_stride, HAS_WINDOW)
+        else:
             bias_total += tl.sum(grad, axis=1)
-        h = _sine(tl.load(x + column[:, None] * columns + position[None, :]))
-        total += _dot(h, tl.trans(grad))
-        start += tl.num_programs(0) * POSITIONS
+        total += _dot(sine, tl.trans(grad))
+        grad, sine, start = next_grad, next_sine, following
     program = tl.program_id(0).to(tl.int64) * sums_stride
     inside = (row < rows)[None, :]
     sums = dweight + program + layer * H * H + row[None, :] * H + column[:, None]
@@ -347,9 +394,9 @@ def weights_kernel(
 
 @triton.jit(do_not_specialize=["length", "first", "width", "features"])
 def inputs_kernel(
-    dx, z, freq, w_in, dz, dweight, dbias, length, first, width, features, columns, sums_stride,
+    dx, z, freq, w_in, dz, dweight, dbias, length, first, width, features, sums_stride,
     z_l_stride, z_e_stride,
-    H: tl.constexpr, E: tl.constexpr, NEEDS_Z: tl.constexpr, POSITIONS: tl.constexpr,
+    H: tl.constexpr, E: tl.constexpr, NEEDS_Z: tl.constexpr, TILE: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """As :func:`weights_kernel`, for the first layer: ``dx @ z (H, E)`` and ``dx @ 1 (H,)``. Writes ``dz`` too."""
     row = tl.arange(0, H)
@@ -361,7 +408,7 @@ def inputs_kernel(
         position = start + tl.arange(0, POSITIONS)
         inside = (position < length)[:, None] & (e < features)[None, :]
         offset = position.to(tl.int64)[:, None]
-        grad = tl.load(dx + row[:, None] * columns + position[None, :])
+        grad = _plane(dx, row, start, H, TILE, POSITIONS)
         value = tl.load(z + offset * z_l_stride + e[None, :] * z_e_stride, mask=inside, other=0.0)
         bias_total += tl.sum(grad, axis=1)
         total += _dot(grad, value)

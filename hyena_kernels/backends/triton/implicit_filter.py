@@ -1,17 +1,17 @@
 """``implicit_filter`` on Triton: launchers of ``filter_kernels.py`` and ``filter_sums.py``.
 
 Forward is ``filter_kernel``, which writes nothing but the filters to memory. Backward goes over slices of positions.
-Between its kernels it keeps planes ``(H, slice)`` with the arguments of the sines and their gradients. Their size is
-bounded.
+``signals_kernel`` takes a tile of them through the network and back. It leaves planes with the sines of all layers and
+the gradients of their arguments, whose size is bounded. ``weights_kernel`` and ``inputs_kernel`` sum over positions.
 
 Predicted for L = 2^20, D = 128, E = 5, H = 64, M = 2 on an H200 at 4.3 TB/s:
 
 - Forward moves 0.56 GB in 0.13 ms. Instructions bound it: a warp takes 189 for each position. That is 0.21 ms at four
   a cycle, and 0.38 ms at two or so, which is usual. Its 105 GFLOP on tensor cores (three times 35) run in parallel.
-- Backward of all parameters moves 5.9 GB in 1.4 ms, if the L2 cache holds none of the planes. It takes 720 instructions
-  for each position, 0.8 ms at four a cycle. ``arguments_kernel`` moves 0.8 GB and ``inputs_kernel`` 0.3 GB.
-  ``signal_kernel`` moves 1.1 GB for the filters and 0.8 GB for each hidden layer. ``weights_kernel`` moves 1.1 GB for
-  the filters and 0.5 GB for each hidden layer.
+- Backward of all parameters moves 4.6 GB in 1.1 ms. It takes 600 instructions for each position: 0.7 ms at four a
+  cycle, 1.4 ms at two. ``signals_kernel`` has 390 of them and moves 2.2 GB. ``weights_kernel`` has 110 for the filters
+  and 76 for the hidden layers, and moves 1.1 GB for each of the two. ``inputs_kernel`` has 27 and moves 0.3 GB. This
+  counts no cosines, which ``signals_kernel`` writes and soon reads again: 1.6 GB if the L2 cache holds none of them.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ import triton
 from torch import Tensor
 
 from hyena_kernels.backends.triton.filter_kernels import (
-    arguments_kernel,
     filter_kernel,
     inputs_kernel,
     pack_kernel,
-    signal_kernel,
+    signals_kernel,
     weights_kernel,
 )
 from hyena_kernels.backends.triton.filter_sums import parameters_kernel
@@ -45,13 +44,16 @@ class Config:
 
     Args:
         positions: positions of a tile.
-        summed: positions of a tile in kernels that sum over positions.
+        summed: positions of a tile in kernels that sum over positions. It divides ``positions``.
         warps: warps of a program.
+        registers: bound on the registers of a thread of ``signals_kernel`` on Hopper and Blackwell, or None. It makes
+            room for three programs in place of two on a multiprocessor, and nothing spills.
     """
 
     positions: int
     summed: int
     warps: int
+    registers: int | None = None
 
 
 # By width, padded to a power of two, up to MAX_FILTER_WIDTH. Larger tiles spill registers. The weights of wider
@@ -59,12 +61,13 @@ class Config:
 CONFIGS = {
     16: Config(64, 32, 4),
     32: Config(64, 32, 4),
-    64: Config(64, 32, 4),
+    64: Config(64, 32, 4, registers=168),
     128: Config(32, 16, 8),
 }
 
-# Channels computed at a time.
+# Channels computed at a time: of filters, and of their gradients on the way back. The second divides the first.
 CHANNELS = 64
+BLOCK = 32
 
 # Rows of weights that a program packs. It divides every padded width.
 PACKED_ROWS = 16
@@ -79,6 +82,12 @@ SCRATCH = 3 << 23
 
 def _round_up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
+
+
+@lru_cache
+def _multiplies_by_warpgroups(device: torch.device) -> bool:
+    """Whether operands of matrix products are in shared memory there: compute capability 9 and 10."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
 
 
 def _power_of_two(value: int) -> int:
@@ -114,13 +123,10 @@ class _Network:
             self.w_in, self.w_hidden, self.w_out, self.freq, self.packed, self.halves, self.scales, self.low,
             self.halves_low, self.width, self.features, self.layers, self.channels, self.channels_padded,
         )  # fmt: skip
-        own = constants(H=self.H, E=self.E, ROWS=PACKED_ROWS, TRANSPOSED=transposed, num_warps=4)
+        own = constants(H=self.H, E=self.E, ROWS=PACKED_ROWS, BLOCK=BLOCK, TRANSPOSED=transposed, num_warps=4)
         launch(pack_kernel, grid, args, own)
         # Arguments of the kernels that compute the network.
         self.weights = self.freq, self.b_in, self.b_hidden, self.packed, self.halves, self.scales
-        if transposed:
-            hidden, self.out_transposed = self.packed[0].split(sizes)[1:]
-            self.hidden_transposed = hidden.view(self.layers, self.H, self.H)
 
 
 class _Window(NamedTuple):
@@ -216,7 +222,7 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
     t, deltas = window.t, window.deltas
     with torch.cuda.device_of(z):
         network = _Network(inputs, transposed=True)
-        tile = max(network.config.positions, network.config.summed)
+        tile = network.config.positions
         pieces = slices(z.shape[0], network.layers, network.H, tile)
         columns = _round_up(pieces[0].stop, tile)
         sums = _Sums(network, z, min(PROGRAMS, columns // network.config.summed))
@@ -243,32 +249,39 @@ def backward(dk: Tensor, inputs: ImplicitFilterInputs, shift: float, needs: list
     return grads
 
 
-class _Gradient(NamedTuple):
-    """Layout and factor of gradients ``(rows, positions)`` that a kernel reads."""
-
-    window: _Window
-    rows: int
-    strides: tuple[int, ...]
-    """Of the rows, of the positions, and of the positions of the window."""
-    of_filters: bool
-
-    @classmethod
-    def filters(cls, network: _Network, dk: Tensor, window: _Window) -> _Gradient:
-        """Gradients of the filters."""
-        t = window.t
-        return cls(window, network.channels, (*dk.stride(), 1 if t is None else t.stride(0)), True)
-
-    @classmethod
-    def planes(cls, network: _Network, columns: int) -> _Gradient:
-        """Gradients of the arguments of sines, planes ``(H, columns)``."""
-        return cls(_NO_WINDOW, network.H, (columns, 1, 1), False)
+def rows_at_a_time(H: int) -> int:
+    """Rows of a hidden layer that ``signals_kernel`` multiplies at a time. All at once if shared memory has room."""
+    return H if H <= CHANNELS else BLOCK
 
 
 @lru_cache(maxsize=256)
-def _gradient_constants(H: int, positions: int, warps: int, of_filters: bool, has_window: bool) -> Constants:
-    """Constants of the kernels that read a gradient. Keyword arguments would make each look-up slower."""
-    rows = CHANNELS if of_filters else min(H, CHANNELS)
-    return Constants(H=H, POSITIONS=positions, ROWS=rows, OUTPUT=of_filters, HAS_WINDOW=has_window, num_warps=warps)
+def _signals_constants(H: int, E: int, config: Config, has_window: bool, bounded: bool) -> Constants:
+    """Constants of ``signals_kernel``, with a bound on registers if ``bounded``."""
+    options = {"maxnreg": config.registers} if bounded else {}
+    return Constants(
+        H=H,
+        E=E,
+        HAS_WINDOW=has_window,
+        POSITIONS=config.positions,
+        BLOCK=BLOCK,
+        ROWS=rows_at_a_time(H),
+        num_warps=config.warps,
+        **options,
+    )
+
+
+@lru_cache(maxsize=256)
+def _weights_constants(H: int, config: Config, of_filters: bool, has_window: bool) -> Constants:
+    """Constants of ``weights_kernel``. Keyword arguments would make each look-up slower."""
+    return Constants(
+        H=H,
+        TILE=config.positions,
+        POSITIONS=config.summed,
+        ROWS=CHANNELS if of_filters else min(H, CHANNELS),
+        OUTPUT=of_filters,
+        HAS_WINDOW=has_window,
+        num_warps=config.warps,
+    )
 
 
 class _Slice:
@@ -277,84 +290,81 @@ class _Slice:
     Args:
         network: the network.
         sums: the sums that the first slice sets, and to which the others add.
-        planes: ``(2, M + 1, H, columns)`` for the arguments of the sines and their gradients.
+        planes: ``(2, M + 1, H, columns)`` for the sines and the gradients of their arguments, tile by tile.
         length: number of positions.
         first: whether it is the first slice.
     """
 
     def __init__(self, network: _Network, sums: _Sums, planes: Tensor, length: int, *, first: bool) -> None:
         self.network, self.sums, self.length, self.first = network, sums, length, int(first)
-        self.x, self.dx = planes
+        self.h, self.dx = planes
         self.columns = planes.shape[3]
-        self.grid = (-(-length // network.config.positions),)
 
-    def compute_arguments(self, z: Tensor) -> None:
-        """Compute the arguments of all sines."""
-        network = self.network
+    def compute_signals(self, dk: Tensor, z: Tensor, window: _Window, lowest: int) -> None:
+        """Compute the sines of all layers, and the gradients of their arguments from layer ``lowest`` on."""
+        network, (t, deltas, shift) = self.network, window
+        blocks = network.channels_padded // BLOCK if lowest <= network.layers else 0
         args = (
-            z, *network.weights, self.x, network.low, network.halves_low, self.length, network.width, network.features,
-            network.layers, self.columns, *z.stride(),
+            dk, z, *network.weights, t, deltas, self.h, self.dx, shift, network.low, network.halves_low, self.length,
+            network.width, network.features, network.layers, network.channels, blocks, lowest, self.columns,
+            *dk.stride(), *z.stride(), 1 if t is None else t.stride(0),
         )  # fmt: skip
         config = network.config
-        own = constants(H=network.H, E=network.E, POSITIONS=config.positions, num_warps=config.warps)
-        launch(arguments_kernel, self.grid, args, own)
+        bounded = config.registers is not None and _multiplies_by_warpgroups(z.device)
+        own = _signals_constants(network.H, network.E, config, t is not None, bounded)
+        launch(signals_kernel, (-(-self.length // config.positions),), args, own)
 
-    def through_layer(self, dy: Tensor, of: _Gradient, weight: Tensor, padded_rows: int, x: Tensor, dx: Tensor) -> None:
-        """``dx = (weight^T @ dy) cos(x)``, where ``weight (H, padded_rows)`` is transposed."""
-        t, deltas, shift = of.window
+    def sum_output(self, dk: Tensor, window: _Window) -> None:
+        """The sums ``(dk window) @ h^T`` of the last layer."""
+        network, (t, deltas, shift) = self.network, window
         args = (
-            dy, weight, t, deltas, x, dx, shift, self.network.low, of.rows, self.length, self.columns, padded_rows,
-            *of.strides,
+            dk, t, deltas, self.h[-1], self.sums.w_out, None, shift, network.channels, self.length, self.first,
+            self.columns, self.sums.stride, *dk.stride(), 1 if t is None else t.stride(0),
         )  # fmt: skip
-        launch(signal_kernel, self.grid, args, self._constants(self.network.config.positions, of))
+        grid = self.sums.programs, -(-network.channels // CHANNELS)
+        launch(weights_kernel, grid, args, _weights_constants(network.H, network.config, True, t is not None))
 
-    def sum_weights(
-        self, dy: Tensor, of: _Gradient, x: Tensor, *, dweight: Tensor, dbias: Tensor | None, layers: int = 1
-    ) -> None:
-        """The sums ``dy @ sin(x)^T`` and ``dy @ 1`` of one or several layers."""
-        t, deltas, shift = of.window
+    def sum_hidden(self) -> None:
+        """The sums ``dx @ h^T`` and ``dx @ 1`` of all hidden layers."""
+        network, sums = self.network, self.sums
         args = (
-            dy, t, deltas, x, dweight, dbias, shift, of.rows, self.length, self.first, self.columns, self.sums.stride,
-            *of.strides,
+            self.dx[1:], None, None, self.h, sums.w_hidden, sums.b_hidden, 1.0, network.H, self.length, self.first,
+            self.columns, sums.stride, 1, 1, 1,
         )  # fmt: skip
-        grid = self.sums.programs, -(-of.rows // CHANNELS), layers
-        launch(weights_kernel, grid, args, self._constants(self.network.config.summed, of))
+        grid = sums.programs, -(-network.H // CHANNELS), network.layers
+        launch(weights_kernel, grid, args, _weights_constants(network.H, network.config, False, False))
 
     def sum_inputs(self, z: Tensor, dz: Tensor, *, needs_z: bool) -> None:
         """The sums of the first layer, and ``dz``."""
         network, sums = self.network, self.sums
         args = (
             self.dx[0], z, network.freq, network.w_in, dz, sums.w_in, sums.b_in, self.length, self.first, network.width,
-            network.features, self.columns, sums.stride, *z.stride(),
+            network.features, sums.stride, *z.stride(),
         )  # fmt: skip
         config = network.config
-        own = constants(H=network.H, E=network.E, NEEDS_Z=needs_z, POSITIONS=config.summed, num_warps=config.warps)
+        own = constants(
+            H=network.H,
+            E=network.E,
+            NEEDS_Z=needs_z,
+            TILE=config.positions,
+            POSITIONS=config.summed,
+            num_warps=config.warps,
+        )
         launch(inputs_kernel, (sums.programs,), args, own)
-
-    def _constants(self, positions: int, of: _Gradient) -> Constants:
-        network = self.network
-        has_window = of.window.t is not None
-        return _gradient_constants(network.H, positions, network.config.warps, of.of_filters, has_window)
 
 
 def _slice_backward(part: _Slice, dk: Tensor, z: Tensor, window: _Window, dz: Tensor, needs: list[bool]) -> None:
     """Add the part of a slice of positions to the sums, and write its ``dz``."""
-    network, sums, x, dx = part.network, part.sums, part.x, part.dx
-    layers = network.layers
+    layers = part.network.layers
     needs_z, needs_freq, needs_w_in, needs_b_in, needs_w_hidden, needs_b_hidden, needs_w_out = needs[:7]
     needs_first = needs_z or needs_freq or needs_w_in or needs_b_in
     needs_hidden = layers > 0 and (needs_freq or needs_w_hidden or needs_b_hidden)
-    part.compute_arguments(z)
-    of_filters, of_planes = _Gradient.filters(network, dk, window), _Gradient.planes(network, part.columns)
+    lowest = 0 if needs_first else 1 if needs_hidden else layers + 1
+    part.compute_signals(dk, z, window, lowest)
     if needs_w_out:
-        part.sum_weights(dk, of_filters, x[-1], dweight=sums.w_out, dbias=None)
-    if needs_first or needs_hidden:
-        part.through_layer(dk, of_filters, network.out_transposed, network.channels_padded, x[-1], dx[-1])
-    for layer in range(layers, 0 if needs_first else 1, -1):
-        weight = network.hidden_transposed[layer - 1]
-        part.through_layer(dx[layer], of_planes, weight, network.H, x[layer - 1], dx[layer - 1])
+        part.sum_output(dk, window)
     if needs_hidden:
-        part.sum_weights(dx[1:], of_planes, x, dweight=sums.w_hidden, dbias=sums.b_hidden, layers=layers)
+        part.sum_hidden()
     if needs_first:
         part.sum_inputs(z, dz, needs_z=needs_z)
 

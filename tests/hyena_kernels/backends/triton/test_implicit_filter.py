@@ -96,6 +96,38 @@ def test_slices_cover_all_positions_within_the_scratch(length: int, layers: int)
     assert 2 * (layers + 1) * 64 * longest <= kernels.SCRATCH
 
 
+def test_tiles_of_sums_divide_tiles_of_planes() -> None:
+    assert all(config.positions % config.summed == 0 for config in kernels.CONFIGS.values())
+
+
+@pytest.mark.parametrize(
+    ("capability", "bounded"), [((8, 0), False), ((9, 0), True), ((10, 0), True), ((12, 0), False)]
+)
+def test_registers_are_bounded_where_products_take_operands_from_shared_memory(
+    capability: tuple[int, int], bounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    multiplies = kernels._multiplies_by_warpgroups.__wrapped__
+    assert multiplies(torch.device("cuda", 0)) is bounded
+    assert multiplies(torch.device("cpu")) is False
+    own = kernels._signals_constants(64, 16, kernels.CONFIGS[64], True, bounded)
+    assert own.values.get("maxnreg") == (168 if bounded else None)
+
+
+@pytest.mark.usefixtures("nan_empty")
+def test_gradients_of_some_layers_alone_with_many_blocks_of_channels(tiles: Tiles) -> None:
+    """Backward stops at the lowest layer that has a gradient: the last, a hidden one or the first."""
+    tiles(64, 32)
+    inputs = implicit_filter_inputs(70, 100, width=16, layers=2)
+    tensors = ImplicitFilterInputs(*inputs.values())
+    dk = torch.randn(70, 100)
+    full = dict(zip(inputs, kernels.backward(dk, tensors, 0.05, [True] * 9), strict=True))
+    for wanted in (("w_out",), ("w_hidden", "b_hidden"), ("b_in",)):
+        grads = kernels.backward(dk, tensors, 0.05, [name in wanted for name in inputs])
+        for name, grad in zip(inputs, grads, strict=True):
+            assert torch.equal(grad, full[name]) if name in wanted else grad.numel() == 0, name
+
+
 def _strided(tensor: Tensor) -> Tensor:
     """The same values, none next to another in memory."""
     storage = torch.full([2 * size + 1 for size in tensor.shape], float("nan"))

@@ -18,8 +18,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from hyena_kernels import HyenaOperator
-from hyena_kernels.filter_cache import Filters
-from hyena_kernels.operator import _is_plain
 from hyenadna.model import sliced
 from hyenadna.model.config import HyenaDNAConfig
 
@@ -120,7 +118,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         self.mixer.out_proj.adds_to_residual = True  # type: ignore[assignment]
         self.mlp.fc2.adds_to_residual = True  # type: ignore[assignment]
 
-    def forward(self, residual: Tensor, filters: Filters | None = None) -> Tensor:
+    def forward(self, residual: Tensor, filters: sliced.Filters | None = None) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``.
 
         Args:
@@ -143,8 +141,8 @@ class HyenaDNABlock(GradientCheckpointingLayer):
 
     def has_own_layers(self) -> bool:
         """Whether norms and MLP are those of this file, with nothing attached."""
-        norms = _is_plain(self.norm1, HyenaDNALayerNorm) and _is_plain(self.norm2, HyenaDNALayerNorm)
-        return norms and _is_plain(self.mlp, HyenaDNAMLP)
+        norms = sliced.is_plain(self.norm1, HyenaDNALayerNorm) and sliced.is_plain(self.norm2, HyenaDNALayerNorm)
+        return norms and sliced.is_plain(self.mlp, HyenaDNAMLP)
 
     def _may_be_random(self) -> bool:
         """Whether dropout is at work in this block, or code that is not known."""
@@ -157,7 +155,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
                 return True
         return False
 
-    def _whole(self, residual: Tensor, filters: Filters | None) -> Tensor:
+    def _whole(self, residual: Tensor, filters: sliced.Filters | None) -> Tensor:
         # A mixer of another class is called with its input alone.
         given = {} if filters is None else {"filters": filters}
         residual = residual + self.mixer(self.norm1(residual), **given)

@@ -29,9 +29,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hyena_kernels import HyenaFilter, HyenaOperator, backend as _backend, hyena_mixer, implicit_filter
-from hyena_kernels.common import sizes
-from hyena_kernels.filter_cache import Filters, can_keep
-from hyena_kernels.operator import _is_narrow, _is_plain
+
+Filters = tuple[Tensor, Tensor | None]
+"""Taps ``(order - 1, D, L)`` of a mixer, and its skip ``(order - 1, D)``."""
 
 # Bytes of what forward makes of one slice of channels. Backward makes as much again. On a GPU with 16 bits, 2^20
 # positions of width 128 are one slice, and of width 256 two.
@@ -43,6 +43,23 @@ _CHANNEL_MULTIPLE = 16
 # Bytes of the hidden layer of the MLP in one slice of positions. On a CPU it should stay in the cache.
 _HIDDEN_BYTES = {"cpu": 8 << 20}
 _HIDDEN_BYTES_ELSEWHERE = 1 << 30
+
+
+def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling a layer runs ``kind.forward`` on plain tensors and nothing else: no hooks, no wrapper."""
+    if type(layer).forward is not kind.forward or "forward" in layer.__dict__ or "parametrizations" in layer._modules:
+        return False
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return False
+    return all(tensor is None or type(tensor) in _PLAIN for tensor in layer._parameters.values())
+
+
+_PLAIN = (nn.Parameter, Tensor)
+
+
+def _slices(total: int, step: int) -> Iterator[slice]:
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
 
 
 class Block(Protocol):
@@ -121,7 +138,7 @@ def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | No
     hooks, quantised and other weights than plain tensors, dropout that is at work, functional transforms,
     ``torch.compile``, ``torch.export`` and tracing. LoRA layers of peft are sliced.
     """
-    if torch.compiler.is_compiling() or type(residual) not in (Tensor, nn.Parameter) or residual.dim() != 3:
+    if torch.compiler.is_compiling() or type(residual) not in _PLAIN or residual.dim() != 3:
         return None
     cut = slices_of(block, residual)
     one_slice = cut.channels == residual.shape[2] and residual.shape[:2].numel() <= cut.rows
@@ -147,7 +164,7 @@ def _can_be_cut(block: Block, filters: Filters | None) -> bool:
         (mixer.short_filter, nn.Conv1d),
         (dropout, nn.Dropout),
     ]
-    if not block.has_own_layers() or not all(_is_plain(layer, kind) for layer, kind in parts):
+    if not block.has_own_layers() or not all(is_plain(layer, kind) for layer, kind in parts):
         return False
     # A subclass may compute its filters in another way.
     if type(mixer) is not HyenaOperator or mixer.return_state or (dropout.p > 0 and dropout.training):
@@ -155,15 +172,15 @@ def _can_be_cut(block: Block, filters: Filters | None) -> bool:
     if filters is None:
         if not _can_compute_taps(mixer.filter_fn):
             return False
-    elif not all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in filters):
+    elif not all(tensor is None or type(tensor) in _PLAIN for tensor in filters):
         return False
     return all(_adapters(layer) is not None for layer in (mixer.in_proj, mixer.out_proj, mlp.fc1, mlp.fc2))
 
 
 def _can_compute_taps(found: nn.Module) -> bool:
-    if type(found) is not HyenaFilter or not _is_plain(found, HyenaFilter) or found.filter_settings(1, None) is None:
+    if type(found) is not HyenaFilter or not is_plain(found, HyenaFilter) or found.filter_settings(1, None) is None:
         return False
-    return not any(_is_narrow(tensor) for tensor in (*found.parameters(), *found.buffers()))
+    return all(tensor.itemsize >= 4 for tensor in (*found.parameters(), *found.buffers()))
 
 
 class _Adapter(NamedTuple):
@@ -176,14 +193,14 @@ class _Adapter(NamedTuple):
 
 def _adapters(layer: nn.Module) -> list[_Adapter] | None:
     """The adapters of a Linear, empty for a plain one; None where it is something else than these."""
-    if _is_plain(layer, nn.Linear):
+    if is_plain(layer, nn.Linear):
         return []
     peft = sys.modules.get("peft.tuners.lora.layer")
-    if peft is None or type(layer) is not peft.Linear or not _is_plain(layer, peft.Linear):
+    if peft is None or type(layer) is not peft.Linear or not is_plain(layer, peft.Linear):
         return None
     lora: Any = layer
     # Variants, such as DoRA, compute something else. Merged adapters are part of the base's weight.
-    if lora.merged or getattr(lora, "lora_variant", None) or not _is_plain(lora.base_layer, nn.Linear):
+    if lora.merged or getattr(lora, "lora_variant", None) or not is_plain(lora.base_layer, nn.Linear):
         return None
     if any(module._forward_hooks or module._forward_pre_hooks for module in lora.modules()):
         return None
@@ -193,7 +210,7 @@ def _adapters(layer: nn.Module) -> list[_Adapter] | None:
             continue
         down, up, drop = lora.lora_A[name], lora.lora_B[name], lora.lora_dropout[name]
         idle = isinstance(drop, nn.Identity) or (isinstance(drop, nn.Dropout) and not (drop.p > 0 and drop.training))
-        if not (idle and _is_plain(down, nn.Linear) and _is_plain(up, nn.Linear)):
+        if not (idle and is_plain(down, nn.Linear) and is_plain(up, nn.Linear)):
             return None
         if not getattr(lora, "cast_input_dtype_enabled", True):
             return None
@@ -232,7 +249,7 @@ def _take_apart(block: Block, filters: Filters | None, cut: Slices) -> tuple[_La
     for name, layer in linears.items():
         adapters = _adapters(layer)
         assert adapters is not None
-        base: Any = layer if type(layer) is nn.Linear or _is_plain(layer, nn.Linear) else layer.base_layer
+        base: Any = layer if type(layer) is nn.Linear or is_plain(layer, nn.Linear) else layer.base_layer
         found |= {f"{name}.weight": base.weight, f"{name}.bias": base.bias}
         for i, (down, up, _) in enumerate(adapters):
             found |= {f"{name}.{i}.down": down.weight, f"{name}.{i}.down_bias": down.bias}
@@ -331,7 +348,7 @@ def _of_channels(tensors: _Tensors, c: slice, layout: _Layout) -> _Tensors:
 
 
 def _rows(residual: Tensor, layout: _Layout) -> Iterator[slice]:
-    return sizes.slices(residual.shape[0] * residual.shape[1], layout.cut.rows)
+    return _slices(residual.shape[0] * residual.shape[1], layout.cut.rows)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -388,7 +405,7 @@ def _filters_of(part: _Tensors, k: Tensor) -> tuple[Tensor, Tensor | None, Tenso
 
 
 def _channels(layout: _Layout) -> list[slice]:
-    return list(sizes.slices(layout.width, layout.cut.channels))
+    return list(_slices(layout.width, layout.cut.channels))
 
 
 def _into(y: Tensor | None, c: slice, some: Tensor, width: int) -> Tensor:
@@ -620,7 +637,7 @@ def run(block: Block, residual: Tensor, filters: Filters | None, cut: Slices) ->
     training, mixer = torch.is_grad_enabled(), block.mixer
     if filters is None and not training:
         length, bias = residual.shape[1], mixer.filter_fn.bias
-        if can_keep(mixer.filter_fn, bias.nbytes * length):
+        if mixer.filter_fn.can_keep(bias.nbytes * length):
             filters = mixer._filters(length)
     layout, tensors = _take_apart(block, filters, cut)
     residual = residual.contiguous()

@@ -141,8 +141,13 @@ def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | No
     if torch.compiler.is_compiling() or type(residual) not in _PLAIN or residual.dim() != 3:
         return None
     cut = slices_of(block, residual)
-    one_slice = cut.channels == residual.shape[2] and residual.shape[:2].numel() <= cut.rows
-    if one_slice or not _runs_plainly() or not 1 <= residual.shape[1] <= block.mixer.l_max:
+    # Without gradients the plain modules hold no more than one slice of channels, and are a little faster.
+    all_rows = residual.shape[:2].numel() <= cut.rows or not torch.is_grad_enabled()
+    if (
+        (all_rows and cut.channels == residual.shape[2])
+        or not _runs_plainly()
+        or not 1 <= residual.shape[1] <= block.mixer.l_max
+    ):
         return None
     return cut if _can_be_cut(block, filters) else None
 

@@ -244,7 +244,7 @@ class _Layout(NamedTuple):
     shift: float
 
 
-def _take_apart(block: Block, filters: Filters | None, cut: Slices) -> tuple[_Layout, _Tensors]:
+def _take_apart(block: Block, filters: Filters | None, cut: Slices, length: int) -> tuple[_Layout, _Tensors]:
     mixer, mlp = block.mixer, block.mlp
     found: dict[str, Tensor | None] = {}
     for name, norm in (("norm1", block.norm1), ("norm2", block.norm2)):
@@ -272,9 +272,10 @@ def _take_apart(block: Block, filters: Filters | None, cut: Slices) -> tuple[_La
             found |= {f"filter.{i}.weight": layer.weight, f"filter.{i}.bias": layer.bias}
         found["filter.out"] = linear[-1].weight
         modulate, shift = own.modulation.modulate, own.modulation.shift
-        found |= {"filter.freq": layers[1].freq, "filter.z": own.pos_emb.z}
+        z, t = own.pos_emb(length)
+        found |= {"filter.freq": layers[1].freq, "filter.z": z}
         if modulate:
-            found |= {"filter.t": own.pos_emb.t, "filter.deltas": own.modulation.deltas}
+            found |= {"filter.t": t, "filter.deltas": own.modulation.deltas}
         found["skip"] = own.bias if own.use_bias else None
     else:
         found["taps"], found["skip"] = filters
@@ -388,14 +389,14 @@ def _taps(part: _Tensors, length: int, layout: _Layout) -> Tensor:
     biases = [part[f"filter.{i}.bias"].to(dtype) for i in range(layout.hidden)]
     window = [part[name].to(dtype) for name in ("filter.t", "filter.deltas")] if layout.modulate else None
     k = implicit_filter(
-        part["filter.z"][0, :length].to(dtype),
+        part["filter.z"].squeeze(0).to(dtype),
         part["filter.freq"].squeeze(0).to(dtype),
         w_in,
         part["filter.in.bias"].to(dtype),
         torch.stack(weights) if weights else w_in.new_empty((0, width, width)),
         torch.stack(biases) if biases else w_in.new_empty((0, width)),
         w_out.to(dtype),
-        window[0].flatten()[:length] if window else None,
+        window[0].flatten() if window else None,
         window[1] if window else None,
         layout.shift,
         backend=layout.backend,
@@ -644,7 +645,7 @@ def run(block: Block, residual: Tensor, filters: Filters | None, cut: Slices) ->
         length, bias = residual.shape[1], mixer.filter_fn.bias
         if mixer.filter_fn.can_keep(bias.nbytes * length):
             filters = mixer._filters(length)
-    layout, tensors = _take_apart(block, filters, cut)
+    layout, tensors = _take_apart(block, filters, cut, residual.shape[1])
     residual = residual.contiguous()
     if training:
         result: Tensor = _Sliced.apply(layout, tuple(tensors), residual, *tensors.values())

@@ -102,6 +102,11 @@ class KeptFilters(nn.Module):
         """What the filters depend on besides parameters and buffers, hashable; None if they must not be kept."""
         raise NotImplementedError
 
+    def can_keep(self, nbytes: int) -> bool:
+        """Whether this is in a block of :func:`cache_filters` that has room for so many bytes when it is empty."""
+        blocks = _blocks.get(self)
+        return blocks is not None and nbytes <= blocks[-1].max_bytes
+
     def train(self, mode: bool = True) -> Self:
         """Set training or inference. Either drops the filters that are kept."""
         _drop(self)
@@ -180,12 +185,6 @@ if hasattr(os, "register_at_fork"):
 def _drop(module: nn.Module, *, trained: bool = False) -> None:
     for cache in _blocks.get(module, ()):
         cache.drop(module, trained=trained)
-
-
-def can_keep(module: nn.Module, nbytes: int) -> bool:
-    """Whether a module is in a block of :func:`cache_filters` that has room for so many bytes when it is empty."""
-    blocks = _blocks.get(module)
-    return blocks is not None and nbytes <= blocks[-1].max_bytes
 
 
 def kept_or_new(module: nn.Module, args: tuple[Any, ...], compute: Callable[[], Filters]) -> Filters:

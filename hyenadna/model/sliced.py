@@ -37,9 +37,8 @@ from hyena_kernels import (
     implicit_filter,
     layer_norm,
 )
-from hyena_kernels.common import sizes
-from hyena_kernels.filter_cache import Filters, can_keep
-from hyena_kernels.filter_layers import is_narrow, is_plain
+from hyena_kernels.filter_cache import Filters
+from hyena_kernels.filter_layers import is_plain
 
 # Bytes of what forward makes of one slice of channels. Backward makes as much again. On a GPU with 16 bits, 2^20
 # positions of width 128 are one slice, and of width 256 two.
@@ -51,6 +50,15 @@ _CHANNEL_MULTIPLE = 16
 # Bytes of the hidden layer of the MLP in one slice of positions. On a CPU it should stay in the cache.
 _HIDDEN_BYTES = {"cpu": 8 << 20}
 _HIDDEN_BYTES_ELSEWHERE = 1 << 30
+
+
+# Fake and functional tensors stand for plain ones while a model is traced. They are not cut.
+_PLAIN = (nn.Parameter, Tensor)
+
+
+def _slices(total: int, step: int) -> Iterator[slice]:
+    for start in range(0, total, step):
+        yield slice(start, min(start + step, total))
 
 
 class Block(Protocol):
@@ -129,14 +137,19 @@ def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | No
     hooks, quantised and other weights than plain tensors, dropout that is at work, functional transforms,
     ``torch.compile``, ``torch.export`` and tracing. LoRA layers of peft are sliced.
     """
-    if torch.compiler.is_compiling() or type(residual) not in (Tensor, nn.Parameter) or residual.dim() != 3:
+    if torch.compiler.is_compiling() or type(residual) not in _PLAIN or residual.dim() != 3:
         return None
     # A mixer of another class has no such widths, and a subclass may compute its filters in another way.
     if type(block.mixer) is not HyenaOperator:
         return None
     cut = slices_of(block, residual)
-    one_slice = cut.channels == residual.shape[2] and residual.shape[:2].numel() <= cut.rows
-    if one_slice or not _runs_plainly() or not 1 <= residual.shape[1] <= block.mixer.l_max:
+    # Without gradients the plain modules hold no more than one slice of channels, and are a little faster.
+    all_rows = residual.shape[:2].numel() <= cut.rows or not torch.is_grad_enabled()
+    if (
+        (all_rows and cut.channels == residual.shape[2])
+        or not _runs_plainly()
+        or not 1 <= residual.shape[1] <= block.mixer.l_max
+    ):
         return None
     return cut if _can_be_cut(block, filters) else None
 
@@ -165,7 +178,7 @@ def _can_be_cut(block: Block, filters: Filters | None) -> bool:
     if filters is None:
         if not _can_compute_taps(mixer.filter_fn):
             return False
-    elif not all(tensor is None or type(tensor) in (Tensor, nn.Parameter) for tensor in filters):
+    elif not all(tensor is None or type(tensor) in _PLAIN for tensor in filters):
         return False
     return all(_adapters(layer) is not None for layer in (mixer.in_proj, mixer.out_proj, mlp.fc1, mlp.fc2))
 
@@ -173,7 +186,7 @@ def _can_be_cut(block: Block, filters: Filters | None) -> bool:
 def _can_compute_taps(found: nn.Module) -> bool:
     if type(found) is not HyenaFilter or not is_plain(found, HyenaFilter) or found.filter_settings(1, None) is None:
         return False
-    return not any(is_narrow(tensor) for tensor in (*found.parameters(), *found.buffers()))
+    return all(tensor.itemsize >= 4 for tensor in (*found.parameters(), *found.buffers()))
 
 
 class _Adapter(NamedTuple):
@@ -232,7 +245,7 @@ class _Layout(NamedTuple):
     shift: float
 
 
-def _take_apart(block: Block, filters: Filters | None, cut: Slices) -> tuple[_Layout, _Tensors]:
+def _take_apart(block: Block, filters: Filters | None, cut: Slices, length: int) -> tuple[_Layout, _Tensors]:
     mixer, mlp = block.mixer, block.mlp
     found: dict[str, Tensor | None] = {}
     for name, norm in (("norm1", block.norm1), ("norm2", block.norm2)):
@@ -260,9 +273,10 @@ def _take_apart(block: Block, filters: Filters | None, cut: Slices) -> tuple[_La
             found |= {f"filter.{i}.weight": layer.weight, f"filter.{i}.bias": layer.bias}
         found["filter.out"] = linear[-1].weight
         modulate, shift = own.modulation.modulate, own.modulation.shift
-        found |= {"filter.freq": layers[1].freq, "filter.z": own.pos_emb.z}
+        z, t = own.pos_emb(length)
+        found |= {"filter.freq": layers[1].freq, "filter.z": z}
         if modulate:
-            found |= {"filter.t": own.pos_emb.t, "filter.deltas": own.modulation.deltas}
+            found |= {"filter.t": t, "filter.deltas": own.modulation.deltas}
         found["skip"] = own.bias if own.use_bias else None
     else:
         found["taps"], found["skip"] = filters
@@ -333,7 +347,7 @@ def _of_channels(tensors: _Tensors, c: slice, layout: _Layout) -> _Tensors:
 
 
 def _rows(residual: Tensor, layout: _Layout) -> Iterator[slice]:
-    return sizes.slices(residual.shape[0] * residual.shape[1], layout.cut.rows)
+    return _slices(residual.shape[0] * residual.shape[1], layout.cut.rows)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -368,14 +382,14 @@ def _taps(part: _Tensors, length: int, layout: _Layout) -> Tensor:
     biases = [part[f"filter.{i}.bias"].to(dtype) for i in range(layout.hidden)]
     window = [part[name].to(dtype) for name in ("filter.t", "filter.deltas")] if layout.modulate else None
     k = implicit_filter(
-        part["filter.z"][0, :length].to(dtype),
+        part["filter.z"].squeeze(0).to(dtype),
         part["filter.freq"].squeeze(0).to(dtype),
         w_in,
         part["filter.in.bias"].to(dtype),
         torch.stack(weights) if weights else w_in.new_empty((0, width, width)),
         torch.stack(biases) if biases else w_in.new_empty((0, width)),
         w_out.to(dtype),
-        window[0].flatten()[:length] if window else None,
+        window[0].flatten() if window else None,
         window[1] if window else None,
         layout.shift,
         backend=layout.backend,
@@ -390,7 +404,7 @@ def _filters_of(part: _Tensors, k: Tensor) -> tuple[Tensor, Tensor | None, Tenso
 
 
 def _channels(layout: _Layout) -> list[slice]:
-    return list(sizes.slices(layout.width, layout.cut.channels))
+    return list(_slices(layout.width, layout.cut.channels))
 
 
 def _into(y: Tensor | None, c: slice, some: Tensor, width: int) -> Tensor:
@@ -622,9 +636,9 @@ def run(block: Block, residual: Tensor, filters: Filters | None, cut: Slices) ->
     training, mixer = torch.is_grad_enabled(), block.mixer
     if filters is None and not training:
         length, bias = residual.shape[1], mixer.filter_fn.bias
-        if can_keep(mixer.filter_fn, bias.nbytes * length):
+        if mixer.filter_fn.can_keep(bias.nbytes * length):
             filters = mixer.filters(length)
-    layout, tensors = _take_apart(block, filters, cut)
+    layout, tensors = _take_apart(block, filters, cut, residual.shape[1])
     residual = residual.contiguous()
     if training:
         result: Tensor = _Sliced.apply(layout, tuple(tensors), residual, *tensors.values())

@@ -7,12 +7,23 @@ import pytest
 import torch
 
 from bench.common import machine
-from bench.kernels import gpu, long_context, operator_vs_published, step_profile, targets, thread_scaling, tune_triton
+from bench.kernels import (
+    gpu,
+    long_context,
+    operator_vs_published,
+    step_memory,
+    step_profile,
+    targets,
+    thread_scaling,
+    tune_triton,
+)
 from bench.suite import __main__ as bench_suite
 
 
 @pytest.mark.parametrize(
-    "module", [long_context, machine, operator_vs_published, step_profile, thread_scaling], ids=lambda m: m.__name__
+    "module",
+    [long_context, machine, operator_vs_published, step_memory, step_profile, thread_scaling],
+    ids=lambda m: m.__name__,
 )
 def test_help_names_the_command_and_tells_every_option(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -35,6 +35,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("positions",),
         ("filter",),
         ("operator",),
+        ("modules",),
         ("",),
         ("testing", "__main__"),
     ),

@@ -18,8 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from hyena_kernels import HyenaFilter, HyenaOperator, add_layer_norm, embedding, layer_norm
-from hyena_kernels.filter_layers import is_plain
-from hyena_kernels.positions import SharesPositions, one_set_of_positions
+from hyena_kernels.modules import Filters, SharesPositions, is_plain, one_set_of_positions
 from hyenadna.model import sliced
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.mlp import add_mlp, can_add_mlp
@@ -130,7 +129,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         self.mixer.out_proj.adds_to_residual = True  # type: ignore[assignment]
         self.mlp.fc2.adds_to_residual = True  # type: ignore[assignment]
 
-    def forward(self, residual: Tensor, filters: sliced.Filters | None = None) -> Tensor:
+    def forward(self, residual: Tensor, filters: Filters | None = None) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``.
 
         Args:
@@ -167,7 +166,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
                 return True
         return False
 
-    def _whole(self, residual: Tensor, filters: sliced.Filters | None) -> Tensor:
+    def _whole(self, residual: Tensor, filters: Filters | None) -> Tensor:
         # A mixer of another class is called with its input alone.
         given = {} if filters is None else {"filters": filters}
         mixed = self.mixer(self._normed(self.norm1, residual), **given)

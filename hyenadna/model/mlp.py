@@ -15,9 +15,9 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from hyena_kernels import backend, gelu, layer_norm
-from hyena_kernels.filter_layers import is_plain
-from hyena_kernels.gelu import BACKENDS as GELU_BACKENDS
-from hyena_kernels.layer_norm import BACKENDS as NORM_BACKENDS
+from hyena_kernels.modules import is_plain
+
+_BACKENDS = ("cpp", "torch")
 
 POSITIONS = 1 << 11
 """Positions of a slice: a few MB of hidden layer."""
@@ -81,16 +81,17 @@ class _AddMLP(torch.autograd.Function):
         b2: Tensor,
         eps: float,
     ) -> Tensor:
+        chosen = backend.requested(None, _BACKENDS)
         keeps = rows.shape[0] * w1.shape[0] * rows.element_size() <= KEPT_BYTES
         hidden = rows.new_empty((rows.shape[0], w1.shape[0])) if keeps else None
         scratch = None if keeps else rows.new_empty((min(POSITIONS, rows.shape[0]), w1.shape[0]))
         added = torch.empty_like(rows)
         for part in _slices(rows):
-            linear = _hidden(layer_norm(rows[part], norm_weight, norm_bias, eps), w1, b1, _place(hidden, scratch, part))
-            torch.addmm(b2, gelu(linear), w2.t(), out=added[part])
+            normed = layer_norm(rows[part], norm_weight, norm_bias, eps, backend=_named(chosen))
+            linear = _hidden(normed, w1, b1, _place(hidden, scratch, part))
+            torch.addmm(b2, gelu(linear, backend=_named(chosen)), w2.t(), out=added[part])
             added[part] += rows[part]
-        ctx.eps = eps
-        ctx.backends = backend.requested(None, NORM_BACKENDS), backend.requested(None, GELU_BACKENDS)
+        ctx.eps, ctx.backend = eps, chosen
         ctx.save_for_backward(rows, norm_weight, norm_bias, w1, b1, w2, b2, hidden)
         return added
 
@@ -99,7 +100,6 @@ class _AddMLP(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs. A slice of the hidden layer and its gradient exist at a time."""
         rows, norm_weight, norm_bias, w1, b1, w2, b2, hidden = ctx.saved_tensors
-        norm_backend, gelu_backend = ctx.backends
         _, *needed, _ = ctx.needs_input_grad
         grads = [torch.zeros_like(weight) for weight in (norm_weight, norm_bias, w1, b1, w2, b2)]
         dnorm_weight, dnorm_bias, dw1, db1, dw2, db2 = grads
@@ -110,21 +110,21 @@ class _AddMLP(torch.autograd.Function):
             x, dy = rows[part], grad[part]
             linear = _place(hidden, scratch, part)
             if hidden is None or needed[2]:
-                normed = layer_norm(x, norm_weight, norm_bias, ctx.eps, backend=_named(norm_backend))
+                normed = layer_norm(x, norm_weight, norm_bias, ctx.eps, backend=_named(ctx.backend))
             if hidden is None:
                 linear = _hidden(normed, w1, b1, linear)
             if needed[4]:
-                dw2.addmm_(dy.t(), gelu(linear, backend=_named(gelu_backend)))
+                dw2.addmm_(dy.t(), gelu(linear, backend=_named(ctx.backend)))
             if needed[5]:
                 db2 += dy.sum(dim=0)
-            dlinear = ops.gelu_bwd(dy @ w2, linear, gelu_backend)
+            dlinear = ops.gelu_bwd(dy @ w2, linear, ctx.backend)
             if needed[2]:
                 dw1.addmm_(dlinear.t(), normed)
             if needed[3]:
                 db1 += dlinear.sum(dim=0)
             # The gradient of the sum is added to that of the residual in the same pass.
             dx, dweight, dbias, _ = ops.add_layer_norm_bwd(
-                dlinear @ w1, dy, x, norm_weight, norm_bias, ctx.eps, None, [True, *needed[:2]], norm_backend
+                dlinear @ w1, dy, x, norm_weight, norm_bias, ctx.eps, None, [True, *needed[:2]], ctx.backend
             )
             if needed[0]:
                 dnorm_weight += dweight

@@ -6,7 +6,7 @@ from typing import TypeGuard
 
 from torch import nn
 
-from hyena_kernels.filter_layers import is_plain
+from hyena_kernels.modules import is_plain
 
 
 def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:

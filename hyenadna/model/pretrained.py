@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from transformers import GenerationConfig, PreTrainedModel, initialization as init
 
 from hyena_kernels import HyenaFilter
-from hyena_kernels.positions import SharesPositions
+from hyena_kernels.modules import SharesPositions
 from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
 from hyenadna.model import adapters, checkpoint, locate

@@ -37,8 +37,7 @@ from hyena_kernels import (
     implicit_filter,
     layer_norm,
 )
-from hyena_kernels.filter_cache import Filters
-from hyena_kernels.filter_layers import is_plain
+from hyena_kernels.modules import Filters, is_plain
 
 # Bytes of what forward makes of one slice of channels. Backward makes as much again. On a GPU with 16 bits, 2^20
 # positions of width 128 are one slice, and of width 256 two.

@@ -1,0 +1,7 @@
+"""For code that builds models of ``HyenaOperator``: which modules it may compute around, and what layers share."""
+
+from hyena_kernels.filter_cache import Filters
+from hyena_kernels.filter_layers import is_plain
+from hyena_kernels.positions import SharesPositions, one_set_of_positions
+
+__all__ = ["Filters", "SharesPositions", "is_plain", "one_set_of_positions"]

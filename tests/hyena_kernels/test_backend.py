@@ -470,7 +470,7 @@ def test_the_interpreter_takes_cpu_tensors_where_it_is_asked_for(
         call("triton")
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [op for op in OPS if (f"{op}_fwd", "triton") in backend._implementations])
 @pytest.mark.parametrize("suffix", ["fwd", "bwd"])
 def test_triton_refuses_float64(op: str, suffix: str) -> None:
     supports = backend._supports[f"{op}_{suffix}", "triton"]

@@ -22,7 +22,6 @@ from hyena_kernels.modules import Filters, SharesPositions, is_plain, one_set_of
 from hyenadna.model import sliced
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.mlp import add_mlp, can_add_mlp
-from hyenadna.model.plain import is_plain_embedding
 
 # Positions that the MLP takes at a time without gradients. Its hidden layer is four times as wide as the model: 4 GB
 # for 1,000,000 positions of width 256.
@@ -47,20 +46,30 @@ class HyenaDNALayerNorm(nn.LayerNorm):
         return layer_norm(x, self.weight, self.bias, self.eps, dtype=self.weight.dtype)
 
 
+class TokenEmbedding(nn.Embedding):
+    """``nn.Embedding`` for few tokens: its backward pass does not sort the ids, which takes torch ten times as long."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``input (…)`` of integers to ``(…, D)``."""
+        options = self.padding_idx, self.max_norm, self.scale_grad_by_freq or None, self.sparse or None
+        # Shards and quantised weights have a way of their own.
+        if type(self.weight) not in (nn.Parameter, Tensor) or any(option is not None for option in options):
+            return super().forward(input)
+        return embedding(input, self.weight)
+
+
 class HyenaDNAEmbeddings(nn.Module):
     """Embedding of the tokens. Positions have none."""
 
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.padded_vocab_size, config.d_model)
+        self.word_embeddings = TokenEmbedding(config.padded_vocab_size, config.d_model)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """``input_ids (B, L)`` to ``(B, L, D)``."""
         # Any integer dtype is allowed, such as the uint8 of a tokenised genome. nn.Embedding takes only two.
-        if not is_plain_embedding(self.word_embeddings):
-            return self.word_embeddings(input_ids.long())
-        # Torch sorts the ids in backward, which takes ten times as long for a few tokens.
-        return embedding(input_ids, self.word_embeddings.weight)
+        embedded: Tensor = self.word_embeddings(input_ids.long())
+        return embedded
 
 
 class HyenaDNAMLP(nn.Module):

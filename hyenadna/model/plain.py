@@ -12,15 +12,3 @@ from hyena_kernels.modules import is_plain
 def is_plain_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer is an ``nn.Linear`` without a bias, and nothing else is computed in it."""
     return isinstance(layer, nn.Linear) and is_plain(layer, nn.Linear) and layer.bias is None
-
-
-def is_plain_embedding(layer: nn.Module) -> bool:
-    """Whether a layer is an ``nn.Embedding`` without options, and nothing else is computed in it."""
-    return (
-        isinstance(layer, nn.Embedding)
-        and is_plain(layer, nn.Embedding)
-        and layer.padding_idx is None
-        and layer.max_norm is None
-        and not layer.scale_grad_by_freq
-        and not layer.sparse
-    )

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
-from hyenadna.model.layers import HyenaDNAEmbeddings
+from hyenadna.model.layers import HyenaDNAEmbeddings, TokenEmbedding
 from hyenadna.model.loss import next_token_loss, next_token_loss_of_states
-from hyenadna.model.plain import is_plain_embedding, is_plain_linear
+from hyenadna.model.plain import is_plain_linear
 
 
 def test_loss_counts_neither_n_nor_pad() -> None:
@@ -89,9 +89,21 @@ def test_loss_of_states_is_that_of_the_logits(name: str, monkeypatch: pytest.Mon
 def test_what_is_plain() -> None:
     assert is_plain_linear(nn.Linear(2, 3, bias=False))
     assert not any(is_plain_linear(make()) for name, make in HEADS.items() if name != "plain")
-    assert is_plain_embedding(nn.Embedding(4, 2))
-    for options in ({"padding_idx": 0}, {"max_norm": 1.0}, {"scale_grad_by_freq": True}, {"sparse": True}):
-        assert not is_plain_embedding(nn.Embedding(4, 2, **options))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"padding_idx": 0}, {"max_norm": 1.0}, {"scale_grad_by_freq": True}, {"sparse": True}], ids=str
+)
+def test_options_of_an_embedding_are_torchs(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    ours, torchs = TokenEmbedding(4, 2, **options), nn.Embedding(4, 2, **options)
+    ours.load_state_dict(torchs.state_dict())
+    ids = torch.tensor([[0, 1, 1, 3]])
+    for table in (ours, torchs):
+        table(ids).square().sum().backward()
+    assert ("embedding_fwd" in ours(ids).grad_fn.name()) == (not options)
+    torch.testing.assert_close(ours(ids), torchs(ids))
+    torch.testing.assert_close(ours.weight.grad, torchs.weight.grad)
 
 
 def small(**fields: Any) -> HyenaDNAForCausalLM:

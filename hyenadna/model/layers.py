@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -35,7 +36,7 @@ _MLP_POSITIONS_CPU = 1 << 11
 # Bytes of filters, of all layers together, that a step with gradient checkpointing keeps for backward. Above it every
 # layer computes its own again: memory is what checkpointing is for.
 _FILTER_BYTES = 1 << 30
-_FILTER_BYTES_CPU = 64 << 20
+_FILTER_BYTES_CPU = 16 << 20
 
 
 class HyenaDNALayerNorm(nn.LayerNorm):
@@ -242,6 +243,25 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
 
 
+class _Dropout(torch.autograd.Function):
+    """``F.dropout`` on a CPU, bit by bit. PyTorch keeps its mask in the dtype of the input there, and this in bytes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        """``x`` with a fraction p of its elements zero and the others divided by 1 - p."""
+        kept = torch.empty_like(x).bernoulli_(1 - p)
+        ctx.p = p
+        ctx.save_for_backward(kept.bool())
+        return x * kept.div_(1 - p)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The gradient of ``x``."""
+        (kept,) = ctx.saved_tensors
+        return grad * kept.to(grad.dtype).div_(1 - ctx.p), None
+
+
 class HyenaDNABackbone(SharesPositions):
     """Embedding, blocks, final LayerNorm. The blocks share the features of the positions."""
 
@@ -259,7 +279,7 @@ class HyenaDNABackbone(SharesPositions):
         """As :meth:`HyenaDNAModel.forward`, for inputs that it has checked."""
         # Embedded here because a reference in the caller would keep 1 GB alive at 1,000,000 positions.
         residual = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        residual = self.embed_dropout(residual).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
+        residual = self._dropped(residual).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
         states = [residual] if output_hidden_states else []
         shared = self._layers_that_share(residual)
         for layer in self.layers:
@@ -275,6 +295,16 @@ class HyenaDNABackbone(SharesPositions):
         return BaseModelOutput(
             last_hidden_state=last, hidden_states=(*states[:-1], last) if output_hidden_states else None
         )
+
+    def _dropped(self, residual: Tensor) -> Tensor:
+        dropout = self.embed_dropout
+        recorded = torch.is_grad_enabled() and residual.requires_grad and type(residual) is Tensor
+        if not (recorded and residual.device.type == "cpu" and dropout.training and 0 < dropout.p < 1):
+            return dropout(residual)
+        if torch.compiler.is_compiling() or not is_plain(dropout, nn.Dropout) or not sliced.runs_plainly():
+            return dropout(residual)
+        dropped: Tensor = _Dropout.apply(residual, dropout.p)
+        return dropped
 
     def _layers_that_share(self, residual: Tensor) -> list[HyenaDNABlock]:
         """The layers whose filters are computed before the layer, for its forward pass and its recomputation."""

@@ -146,14 +146,14 @@ def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | No
     all_rows = residual.shape[:2].numel() <= cut.rows or not torch.is_grad_enabled()
     if (
         (all_rows and cut.channels == residual.shape[2])
-        or not _runs_plainly()
+        or not runs_plainly()
         or not 1 <= residual.shape[1] <= block.mixer.l_max
     ):
         return None
     return cut if _can_be_cut(block, filters) else None
 
 
-def _runs_plainly() -> bool:
+def runs_plainly() -> bool:
     """Whether nothing records this call or computes on something else than values."""
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
         return False

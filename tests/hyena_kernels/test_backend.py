@@ -596,7 +596,8 @@ def test_everything_else_works_without_triton() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_every_op_has_triton_kernels_that_can_be_imported() -> None:
     described = python("-m", "hyena_kernels", forced="triton", TRITON_INTERPRET="1")
-    for op in REGISTERED:
+    # Of gelu there are none: PyTorch's kernel takes as long as reading and writing memory.
+    for op in (op for op in REGISTERED if not op.startswith("gelu")):
         assert re.search(rf"^  {op} +triton$", described, re.MULTILINE), described
 
 

@@ -220,5 +220,6 @@ def test_compiled_once_for_all_lengths() -> None:
         losses = (function(ids, None, False).last_hidden_state.square().mean() for ids in inputs)
         return [x for loss in losses for x in torch.autograd.grad(loss, list(backbone.parameters()))]
 
-    assert_same(gradients(compiled), gradients(backbone))
+    # Uncompiled, the MLP's backward pass is written out.
+    assert_close(gradients(compiled), gradients(backbone))
     assert counter.frame_count == 1

@@ -290,6 +290,25 @@ def test_gradients_of_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (parameter.grad - expected[name]).abs().max() <= 1e-12, name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_dropout_of_the_embedding_is_that_of_torch(dtype: torch.dtype) -> None:
+    model = language_model(embed_dropout=0.3).train().to(dtype)
+    backbone, ids = model.hyena.backbone, random_ids(2, 50)
+    saved: list[torch.dtype] = []
+    results = []
+    for plain in (False, True):
+        handle = backbone.embed_dropout.register_forward_hook(lambda *args: None) if plain else None
+        torch.manual_seed(0)
+        saved.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.dtype) or t, lambda t: t):
+            results.append(gradients(model, ids))
+        assert (torch.bool in saved) != plain
+        if handle is not None:
+            handle.remove()
+    for name, grad in results[0].items():
+        assert torch.equal(grad, results[1][name]), name
+
+
 def test_hidden_states_are_embedding_blocks_and_norm() -> None:
     model = language_model(n_layer=3)
     ids = random_ids(1, 20)

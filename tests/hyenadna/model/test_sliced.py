@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -488,7 +489,9 @@ def one_of_two_processes(rank: int, file: str) -> None:
     for _ in range(2):
         _, gradients = loss_and_gradients(wrapped, ids[rank : rank + 1])
     assert_same((expected[0], {name.removeprefix("module."): g for name, g in gradients.items()}), expected)
-    dist.destroy_process_group()
+    # Not by the interpreter's way: it may free the group while it holds Python's lock, for which gloo's thread waits.
+    dist.barrier()
+    os._exit(0)
 
 
 @pytest.mark.slow
@@ -498,18 +501,18 @@ def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "tensors"),
+    ("mode", "most"),
     [
-        # The input of the block, the mask of the embedding's dropout, and the four that stay in backward.
-        ("training", 1 + 1 + 4),
-        # The residual and the output of the mixer.
-        ("inference", 2),
+        # The input of the block, a byte of the embedding's dropout, and the four that stay in backward. Ids, logits,
+        # and transforms of a few channels take the rest.
+        ("training", (1 + 0.25 + 4) * 256 * 4 + 350),
+        # The residual and the output of the mixer are 2,048.
+        ("inference", 3000),
     ],
 )
-def test_memory_of_each_further_token(mode: str, tensors: int) -> None:
-    fields = {"d_model": 256, "n_layer": 1, "max_seq_len": 1 << 16}
-    lengths = (1 << 15, 1 << 16)
+def test_memory_of_each_further_token(mode: str, most: float) -> None:
+    # No filters are kept, and slices have not come to their least width. The allocator leaves some MB unused.
+    lengths = (1 << 15, 1 << 16 if mode == "training" else 3 << 15)
+    fields = {"d_model": 256, "n_layer": 1, "max_seq_len": lengths[1]}
     short, long = (step_memory.peak(fields, length, mode) for length in lengths)
-    # Ids, logits, and transforms of a few channels take the rest.
-    most = tensors * 256 * 4 + 350
     assert (long - short) / (lengths[1] - lengths[0]) <= 1.1 * most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import resource
 import sys
@@ -13,6 +14,9 @@ from typing import Any
 import torch
 
 _Setup = Callable[..., Callable[[], object]]
+
+# From malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def peak_cuda_bytes(run: Callable[[], object], device: torch.device) -> int:
@@ -56,6 +60,16 @@ def _measure(pipe: Connection, setup: _Setup, args: tuple[Any, ...]) -> None:
     before = peak_so_far()
     run()
     pipe.send((before, peak_so_far()))
+
+
+def return_freed_memory() -> None:
+    """Have glibc give back freed memory at once, so that resident memory is what is in use. No effect without glibc.
+
+    Otherwise it keeps blocks below 32 MiB for later, in holes that differ from run to run.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            libc.mallopt(option, 1 << 16)
 
 
 def peak_so_far() -> int:

@@ -126,20 +126,62 @@ def test_gradient_of_a_filter_is_summed_over_the_batch() -> None:
 U, K = torch.zeros(2, 3, 8), torch.zeros(3, 8)
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "u rank": ({"u": U[0]}, ValueError, "fftconv: u has shape (3, 8), expected (B, D, L)"),
-    "k rank": ({"k": K[0]}, ValueError, "fftconv: k has shape (8,), expected (D, K)"),
-    "channels": ({"k": K[:2]}, ValueError, "u (B, D, L) has shape (2, 3, 8) and k (D, K) (2, 8)"),
-    "K above L": ({"k": torch.zeros(3, 9)}, ValueError, "(2, 3, 8) and k (D, K) (3, 9)"),
-    "K of 0": ({"k": K[:, :0]}, ValueError, "(2, 3, 8) and k (D, K) (3, 0)"),
-    "L of 0": ({"u": U[..., :0], "k": K[:, :0]}, ValueError, "has shape (2, 3, 0)"),
-    "D shape": ({"D": torch.zeros(2)}, ValueError, "fftconv: D has shape (2,), expected (D,) = (3,)"),
-    "D rank": ({"D": torch.zeros(3, 1)}, ValueError, "fftconv: D has shape (3, 1), expected (D,)"),
-    "D number": ({"D": 1.0}, TypeError, "fftconv: D must be a tensor of shape (D,), got float"),
-    "gate shape": (
-        {"pre_gate": U[:1]},
+    "k rank": ({"k": K[0]}, ValueError, "fftconv: k has shape (8,), expected (D, K) or (B, D, K)"),
+    "channels": ({"k": K[:2]}, ValueError, "u (B, D, L) has shape (2, 3, 8) and k (D, K) (2, 8): both need the same D"),
+    "K above L": (
+        {"k": torch.zeros(3, 9)},
         ValueError,
-        "fftconv: pre_gate has shape (1, 3, 8), expected (B, D, L) = (2, 3, 8)",
+        "(2, 3, 8) and k (D, K) (3, 9): K can be at most L. truncate=True cuts the taps that reach no output",
     ),
-    "gate rank": ({"post_gate": U[0]}, ValueError, "fftconv: post_gate has shape (3, 8), expected (B, D, L)"),
+    "K above 2L - 1": (
+        {"k": torch.zeros(3, 16), "causal": False},
+        ValueError,
+        "and k (D, K) (3, 16): K can be at most 2L-1 with causal=False. truncate=True cuts the taps that reach no",
+    ),
+    "K of 0": ({"k": K[:, :0]}, ValueError, "(2, 3, 8) and k (D, K) (3, 0): both need the same D, L ≥ 1 and K ≥ 1"),
+    "K of 0 cut": ({"k": K[:, :0], "truncate": True}, ValueError, "(2, 3, 8) and k (D, K) (3, 0)"),
+    "L of 0": ({"u": U[..., :0], "k": K[:, :0]}, ValueError, "has shape (2, 3, 0)"),
+    "L of 0 cut": ({"u": U[..., :0], "truncate": True}, ValueError, "has shape (2, 3, 0)"),
+    "samples": (
+        {"k": K.expand(3, 3, 8)},
+        ValueError,
+        "u (B, D, L) has shape (2, 3, 8) and k (B, D, K) (3, 3, 8): both need the same B and D",
+    ),
+    "k_rev and two-sided": (
+        {"k_rev": K, "causal": False},
+        ValueError,
+        "fftconv: k_rev and causal=False exclude each other: k_rev makes a causal k two-sided",
+    ),
+    "k_rev above L": (
+        {"k_rev": torch.zeros(3, 9)},
+        ValueError,
+        "and k_rev (D, K) (3, 9): K can be at most L. truncate=True cuts",
+    ),
+    "k_rev of samples": (
+        {"k_rev": K.expand(2, 3, 8)},
+        ValueError,
+        "k has shape (3, 8) and k_rev (2, 3, 8): both must be (D, K), or both (B, D, K)",
+    ),
+    "k_rev dtype": (
+        {"k_rev": K.double()},
+        TypeError,
+        "fftconv: k_rev (3, 8) has dtype torch.float64, expected float32",
+    ),
+    "k_rev number": ({"k_rev": 1}, TypeError, "fftconv: k_rev must be a tensor of shape (D, K) or (B, D, K), got int"),
+    "k_rev device": ({"k_rev": K.to("meta")}, ValueError, "k_rev (3, 8) on meta"),
+    "D shape": ({"D": torch.zeros(2)}, ValueError, "fftconv: D has shape (2,), expected (D,) = (3,) or (D, 1)"),
+    "D rank": ({"D": torch.zeros(1, 3)}, ValueError, "fftconv: D has shape (1, 3), expected (D,) = (3,) or (D, 1)"),
+    "D number": ({"D": 1.0}, TypeError, "fftconv: D must be a tensor of shape (D,) or (D, 1), got float"),
+    "gate shape": (
+        {"pre_gate": U[:, :2]},
+        ValueError,
+        "fftconv: pre_gate has shape (2, 2, 8), expected one that broadcasts to (B, D, L) = (2, 3, 8)",
+    ),
+    "gate rank": (
+        {"post_gate": U[None]},
+        ValueError,
+        "fftconv: post_gate has shape (1, 2, 3, 8), expected one that broadcasts to (B, D, L)",
+    ),
     "gate dtype": (
         {"post_gate": U.half()},
         TypeError,
@@ -167,6 +209,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "backend": ({"backend": "fast"}, ValueError, "unknown backend 'fast'"),
     "u sparse": ({"u": U.to_sparse()}, TypeError, "fftconv: u (2, 3, 8) has layout torch.sparse_coo, expected a dense"),
     "causal": ({"causal": "no"}, TypeError, "fftconv: causal must be True or False, got 'no'"),
+    "truncate": ({"truncate": 1}, TypeError, "fftconv: truncate must be True or False, got 1"),
 }
 
 

@@ -7,11 +7,13 @@ L = 2^20, D = 128. ``backends/torch/fftconv.py`` has the mathematics.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import fftconv as torch_fftconv
 from hyena_kernels.backends.triton import support as triton_support
+from hyena_kernels.common import sizes
 from hyena_kernels.common.inputs import FftconvInputs
 from hyena_kernels.registration import checks, library
 
@@ -35,72 +37,181 @@ def fftconv(
     k: Tensor,
     D: Tensor | None = None,
     *,
+    k_rev: Tensor | None = None,
     pre_gate: Tensor | None = None,
     post_gate: Tensor | None = None,
     causal: bool = True,
+    truncate: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Gated long convolution ``y = post_gate * ((pre_gate * u) ⋆ k + D * (pre_gate * u))``, channel by channel.
 
     Causal: ``(x ⋆ k)[t] = sum_j k[j] x[t - j]`` for ``j`` in ``0 … K-1``, with ``x`` zero before its start.
-    Two-sided (``causal=False``): ``(x ⋆ k)[t] = sum_j k[j] x[t - j + (K-1)//2]``, with ``x`` zero on both sides. This
-    is ``scipy.signal.convolve(x, k, "same")`` for K ≤ L. The original HyenaDNA code calls something else bidirectional:
-    the causal convolution delayed by L/2 with wrap-around.
 
-    Computed in float32, or in float64 if ``u`` or ``k`` is float64. The result equals the definition up to rounding at
-    every L. Autocast casts the signal and the gates, but not ``k`` and ``D``. Differentiable once in every tensor. A
-    NaN or an infinity spoils its whole row, because a transform mixes all of it, and no other row.
+    Two-sided (``causal=False``): ``(x ⋆ k)[t] = sum_j k[j] x[t - j + (K-1)//2]``, with ``x`` zero on both sides. So
+    ``k[(K-1)//2]`` is the tap of lag 0, and the 2L - 1 lags that reach a result all fit. For K ≤ L this is
+    ``scipy.signal.convolve(x, k, "same")``. The original HyenaDNA code calls something else bidirectional: the causal
+    convolution delayed by L/2 with wrap-around.
+
+    Two-sided from two filters (``k_rev``): ``(x ⋆ k)[t] + sum_j k_rev[j] x[t + j]``. Both filters have a tap of lag 0,
+    and these two are added. In the spectrum this is ``rfft(k) + rfft(k_rev).conj()``.
+
+    Every form takes one transform of each signal and each filter. Computed in float32, or in float64 if ``u`` or a
+    filter is float64. The result equals the definition up to rounding at every L. Autocast casts the signal and the
+    gates, but not the filters and ``D``. Differentiable once in every tensor. A NaN or an infinity spoils its whole
+    row, because a transform mixes all of it, and no other row.
 
     Args:
         u: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides and any L ≥ 1.
-        k: ``(D, K)`` filters with 1 ≤ K ≤ L; float32 or ``u``'s dtype.
-        D: ``(D,)`` skip weight, added to the filter's tap of zero lag; float32 or ``u``'s dtype.
-        pre_gate: ``(B, D, L)`` factor before the convolution; ``u``'s dtype.
-        post_gate: ``(B, D, L)`` factor after the convolution; ``u``'s dtype.
-        causal: whether an output depends on earlier inputs only.
+        k: ``(D, K)`` filters, or ``(B, D, K)`` for filters of each sample; float32 or ``u``'s dtype. 1 ≤ K ≤ L, or
+            1 ≤ K ≤ 2L - 1 with ``causal=False``.
+        D: ``(D,)`` or ``(D, 1)`` skip weight, added to the filter's tap of zero lag; float32 or ``u``'s dtype.
+        k_rev: ``(D, K')`` or ``(B, D, K')``, like ``k``, with 1 ≤ K' ≤ L: the taps of lags 0, -1, …, -(K'-1);
+            float32 or ``u``'s dtype. Only with ``causal=True``.
+        pre_gate: factor before the convolution, of any shape that broadcasts to ``(B, D, L)`` by torch's rules;
+            ``u``'s dtype. Its gradient is computed for ``(B, D, L)`` and summed to its shape.
+        post_gate: factor after the convolution, as ``pre_gate``.
+        causal: whether an output depends on earlier inputs only. With ``k_rev`` it says this of ``k`` alone.
+        truncate: whether to cut filters that are too long. The taps that are cut reach no output: those of lags from L
+            on in either direction. Their gradient is 0. By default such a filter is refused.
         backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
+
+    Filters of each sample are computed as those of ``B * D`` channels of one sample. For this ``u``, the filters and
+    the gates become views of ``(1, B * D, …)`` if their strides allow, as those of contiguous tensors do. A tensor
+    with other strides is copied, and so is a gate that is constant over samples or channels, but not over positions.
 
     Returns:
         ``(B, D, L)``, contiguous, of ``u``'s dtype.
 
     Raises:
-        TypeError: an argument is not a dense tensor of a dtype named above, or ``causal`` is not a bool.
-        ValueError: shapes do not fit together (the message gives them), the tensors are on several devices, or
-            ``backend`` is not the name of a backend.
+        TypeError: an argument is not a dense tensor of a dtype named above, or ``causal`` or ``truncate`` is not a
+            bool.
+        ValueError: shapes do not fit together (the message gives them), the tensors are on several devices, ``k_rev``
+            comes with ``causal=False``, or ``backend`` is not the name of a backend.
         BackendError: ``backend`` cannot run here.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), section 3; ``fftconv`` of HyenaDNA
     (arXiv 2306.15794).
     """
     checks.rank("fftconv", "u", u, "(B, D, L)")
-    checks.rank("fftconv", "k", k, "(D, K)")
-    channels, length = u.shape[1], u.shape[2]
-    if length < 1 or not 1 <= k.shape[1] <= length or k.shape[0] != channels:
-        raise ValueError(
-            f"fftconv: u (B, D, L) has shape {tuple(u.shape)} and k (D, K) {tuple(k.shape)}: "
-            "both need the same D, and 1 ≤ K ≤ L (a causal convolution uses only k[:, :L] of a longer filter)"
-        )
     if not isinstance(causal, bool):
         raise TypeError(f"fftconv: causal must be True or False, got {causal!r}")
-    gates = {"pre_gate": pre_gate, "post_gate": post_gate}
-    if D is not None:
-        checks.shape("fftconv", "D", D, (channels,), "(D,)")
-    for name, gate in gates.items():
-        if gate is not None:
-            checks.shape("fftconv", name, gate, tuple(u.shape), "(B, D, L)")
-    checks.same_device("fftconv", u=u, k=k, D=D, **gates)
-    u = library.to_autocast(u)
-    pre_gate, post_gate = (None if gate is None else library.to_autocast(gate) for gate in gates.values())
-    for name, tensor in (("k", k), ("D", D)):
-        if tensor is not None:
-            checks.filter_dtype("fftconv", name, tensor, u)
-    for name, gate in (("pre_gate", pre_gate), ("post_gate", post_gate)):
-        if gate is not None and gate.dtype != u.dtype:
-            raise TypeError(
-                f"fftconv: {name} {tuple(gate.shape)} has dtype {gate.dtype}, expected the signal's {u.dtype}"
+    if not isinstance(truncate, bool):
+        raise TypeError(f"fftconv: truncate must be True or False, got {truncate!r}")
+    k = _checked_filter("k", k, u, causal, truncate)
+    if k_rev is not None:
+        if not causal:
+            raise ValueError("fftconv: k_rev and causal=False exclude each other: k_rev makes a causal k two-sided")
+        k_rev = _checked_filter("k_rev", k_rev, u, causal, truncate)
+        if k_rev.dim() != k.dim():
+            raise ValueError(
+                f"fftconv: k has shape {tuple(k.shape)} and k_rev {tuple(k_rev.shape)}: both must be (D, K), or both "
+                "(B, D, K)"
             )
-    result: Tensor = _fftconv_fwd(u, k, D, pre_gate, post_gate, causal, _backend.requested(backend))
-    return result
+    if D is not None:
+        _check_skip(D, u)
+    if pre_gate is not None:
+        _check_gate("pre_gate", pre_gate, u)
+    if post_gate is not None:
+        _check_gate("post_gate", post_gate, u)
+    checks.same_device("fftconv", u=u, k=k, k_rev=k_rev, D=D, pre_gate=pre_gate, post_gate=post_gate)
+    u = library.to_autocast(u)
+    checks.filter_dtype("fftconv", "k", k, u)
+    if D is not None:
+        checks.filter_dtype("fftconv", "D", D, u)
+        D = D if D.dim() == 1 else D[:, 0]
+    each_sample = k.dim() == 3
+    if pre_gate is not None:
+        pre_gate = _like_signal("pre_gate", pre_gate, u, each_sample)
+    if post_gate is not None:
+        post_gate = _like_signal("post_gate", post_gate, u, each_sample)
+    if k_rev is not None:
+        checks.filter_dtype("fftconv", "k_rev", k_rev, u)
+        k, causal = _two_sided(k, k_rev), False
+    if not each_sample:
+        result: Tensor = _fftconv_fwd(u, k, D, pre_gate, post_gate, causal, _backend.requested(backend))
+        return result
+    batch, channels, length = u.shape
+    rows = batch * channels
+    result = _fftconv_fwd(
+        u.reshape(1, rows, length),
+        k.reshape(rows, k.shape[2]),
+        None if D is None else D.expand(batch, channels).reshape(rows),
+        pre_gate,
+        post_gate,
+        causal,
+        _backend.requested(backend),
+    )
+    return result.view(u.shape)
+
+
+def _checked_filter(name: str, k: Tensor, u: Tensor, causal: bool, truncate: bool) -> Tensor:
+    """A filter as it is, or cut if it is too long and ``truncate`` says so.
+
+    Raises:
+        TypeError: it is no tensor of a dtype that filters have.
+        ValueError: its shape does not fit, or it is longer and not to be cut.
+    """
+    checks.floats("fftconv", name, k, "(D, K) or (B, D, K)")
+    if not 2 <= k.dim() <= 3:
+        raise ValueError(f"fftconv: {name} has shape {tuple(k.shape)}, expected (D, K) or (B, D, K)")
+    batch, channels, length = u.shape
+    *rows, taps = k.shape
+    most = length if causal else 2 * length - 1
+    fits = rows == ([channels] if len(rows) == 1 else [batch, channels])
+    if fits and 1 <= taps <= most:
+        return k
+    meaning, same = ("(D, K)", "D") if len(rows) == 1 else ("(B, D, K)", "B and D")
+    shapes = f"fftconv: u (B, D, L) has shape {tuple(u.shape)} and {name} {meaning} {tuple(k.shape)}: "
+    if not fits or length < 1 or taps < 1:
+        raise ValueError(shapes + f"both need the same {same}, L ≥ 1 and K ≥ 1")
+    if not truncate:
+        bound = "L" if causal else "2L-1 with causal=False"
+        raise ValueError(shapes + f"K can be at most {bound}. truncate=True cuts the taps that reach no output")
+    first = 0 if causal else sizes.centre(taps, causal) - (length - 1)
+    return k[..., first : first + most]
+
+
+def _check_skip(D: Tensor, u: Tensor) -> None:
+    checks.floats("fftconv", "D", D, "(D,) or (D, 1)")
+    channels = u.shape[1]
+    if D.shape != (channels,) and D.shape != (channels, 1):
+        raise ValueError(f"fftconv: D has shape {tuple(D.shape)}, expected (D,) = ({channels},) or (D, 1)")
+
+
+def _check_gate(name: str, gate: Tensor, u: Tensor) -> None:
+    checks.floats("fftconv", name, gate, "(B, D, L)")
+    if gate.shape == u.shape:
+        return
+    pairs = zip(reversed(gate.shape), reversed(u.shape), strict=False)
+    if gate.dim() > 3 or any(have != 1 and have != want for have, want in pairs):
+        raise ValueError(
+            f"fftconv: {name} has shape {tuple(gate.shape)}, expected one that broadcasts to (B, D, L) = "
+            f"{tuple(u.shape)}"
+        )
+
+
+def _like_signal(name: str, gate: Tensor, u: Tensor, each_sample: bool) -> Tensor:
+    """A gate in the dtype and the shape of the signal; ``each_sample``: in the shape ``(1, B * D, L)``."""
+    gate = library.to_autocast(gate)
+    if gate.dtype != u.dtype:
+        raise TypeError(f"fftconv: {name} {tuple(gate.shape)} has dtype {gate.dtype}, expected the signal's {u.dtype}")
+    if each_sample:
+        batch, channels, length = u.shape
+        # A gate that is constant over the positions is copied without them.
+        last = gate.shape[-1] if gate.dim() else 1
+        rows = gate.expand(batch, channels, last).reshape(1, batch * channels, last)
+        return rows.expand(1, batch * channels, length)
+    return gate if gate.shape == u.shape else gate.expand(u.shape)
+
+
+def _two_sided(k: Tensor, k_rev: Tensor) -> Tensor:
+    """The filter of lags -(n-1) … n-1 with n the longer of K and K', in float32 or float64. The middle has lag 0."""
+    dtype = torch.promote_types(torch.promote_types(k.dtype, k_rev.dtype), torch.float32)
+    k, k_rev = k.to(dtype), k_rev.to(dtype)
+    taps = torch.cat((k_rev[..., 1:].flip(-1), k[..., :1] + k_rev[..., :1], k[..., 1:]), dim=-1)
+    longer = k.shape[-1] - k_rev.shape[-1]
+    return taps if longer == 0 else F.pad(taps, (longer, 0) if longer > 0 else (0, -longer))
 
 
 # The package exports this function under the name of this module. The attribute keeps

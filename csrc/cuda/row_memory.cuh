@@ -22,6 +22,13 @@ struct RowTarget {
   int length, shift;
 };
 
+// Whether a row has coefficients from P on, which are imaginary parts: that of a two-sided convolution, or a filter
+// longer than P.
+template <class Source>
+HYENA_DEVICE bool reaches_behind(const Source& row, int points) {
+  return row.shift + row.length > points;
+}
+
 // Whether one check covers all points of a butterfly, instead of one check per point (see `gather` in element.cuh).
 // This needs registers. It would cost blocks or spill at constant distances, with few values per thread, and on GPUs
 // after Hopper.
@@ -56,7 +63,8 @@ HYENA_DEVICE void load_row(int thread, Complex<float>* v, const RowSource& sourc
       if (first + j * distance == source.tap) re[j] += source.skip;
       im[j] = 0.0f;
     }
-    if (source.shift) load_gated<S::radix, asks_for_all<Plan, At>>(im, source, first - source.shift + points, distance);
+    if (reaches_behind(source, points))
+      load_gated<S::radix, asks_for_all<Plan, At>>(im, source, first - source.shift + points, distance);
     unrolled<S::radix>([&](auto index) {
       constexpr int j = decltype(index)::value;
       // exp(2πi j m / 4P)
@@ -96,7 +104,7 @@ HYENA_DEVICE void store_row(int thread, Complex<float>* v, const RowTarget& targ
     };
     const int start = at.place(b) - target.shift;
     store(re, start);
-    if (target.shift) store(im, start + points);
+    if (reaches_behind(target, points)) store(im, start + points);
   });
 }
 

@@ -51,10 +51,15 @@ def shape(op: str, name: str, tensor: Any, expected: tuple[int | torch.SymInt, .
 
 def same_device(op: str, **tensors: torch.Tensor | None) -> None:
     """Raise ValueError unless all tensors are on one device. None stands for an absent tensor."""
-    found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    if len({tensor.device for tensor in found.values()}) > 1:
-        where = ", ".join(f"{name} {tuple(tensor.shape)} on {tensor.device}" for name, tensor in found.items())
-        raise ValueError(f"{op}: all tensors must be on one device, got {where}")
+    device = None
+    for tensor in tensors.values():
+        if tensor is None:
+            continue
+        if device is not None and tensor.device != device:
+            found = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+            where = ", ".join(f"{name} {tuple(tensor.shape)} on {tensor.device}" for name, tensor in found.items())
+            raise ValueError(f"{op}: all tensors must be on one device, got {where}")
+        device = tensor.device
 
 
 def filter_dtype(op: str, name: str, tensor: torch.Tensor, signal: torch.Tensor) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyena_kernels.testing.references import mixer_recurrence
+from hyena_kernels.testing.references import cut_filters, mixer_recurrence
 
 
 def direct_conv(x: Tensor, k: Tensor, *, causal: bool = True, block: int = 256) -> Tensor:
@@ -16,7 +17,7 @@ def direct_conv(x: Tensor, k: Tensor, *, causal: bool = True, block: int = 256) 
 
     Args:
         x: ``(B, D, L)``.
-        k: ``(D, K)`` with K ≤ L.
+        k: ``(D, K)`` with K ≤ L, or K ≤ 2L - 1 if not causal.
         causal: whether outputs see only earlier inputs.
         block: rows of the matrices. Memory is proportional to it.
 
@@ -45,16 +46,29 @@ def oracle_fftconv(
     k: Tensor,
     D: Tensor | None = None,
     *,
+    k_rev: Tensor | None = None,
     pre_gate: Tensor | None = None,
     post_gate: Tensor | None = None,
     causal: bool = True,
+    truncate: bool = False,
 ) -> Tensor:
     """:func:`reference_fftconv` with :func:`direct_conv`, for float64 inputs."""
+    if truncate:
+        k, k_rev = cut_filters(u.shape[-1], k, k_rev, causal)
     x = u if pre_gate is None else pre_gate * u
-    y = direct_conv(x, k, causal=causal)
+    y = _direct(x, k, causal)
+    if k_rev is not None:
+        y = y + _direct(x.flip(-1), k_rev, causal).flip(-1)
     if D is not None:
-        y = y + D[:, None] * x
+        y = y + D.reshape(-1, 1) * x
     return y if post_gate is None else post_gate * y
+
+
+def _direct(x: Tensor, k: Tensor, causal: bool) -> Tensor:
+    """:func:`direct_conv`, sample by sample where each has its own filters."""
+    if k.dim() == 2:
+        return direct_conv(x, k, causal=causal)
+    return torch.cat([direct_conv(x[b : b + 1], k[b], causal=causal) for b in range(len(x))])
 
 
 def oracle_hyena_mixer(

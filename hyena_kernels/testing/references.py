@@ -18,24 +18,38 @@ def reference_fftconv(
     k: Tensor,
     D: Tensor | None = None,
     *,
+    k_rev: Tensor | None = None,
     pre_gate: Tensor | None = None,
     post_gate: Tensor | None = None,
     causal: bool = True,
+    truncate: bool = False,
 ) -> Tensor:
     """``fftconv`` as HyenaDNA publishes it: transforms of size 2L in float32, or in float64 if an input has it.
 
-    Products with gates are in ``u``'s dtype. :func:`hyena_kernels.fftconv` describes arguments and result.
+    A two-sided filter longer than L takes transforms of L + K - 1. Products with gates are in ``u``'s dtype.
+    :func:`hyena_kernels.fftconv` describes arguments and result.
     """
     length, dtype = u.shape[-1], _accumulator(u, k)
-    size = 2 * length
+    if truncate:
+        k, k_rev = cut_filters(length, k, k_rev, causal)
+    size = max(2 * length, length + k.shape[-1] - 1)
     first = 0 if causal else (k.shape[-1] - 1) // 2
     x = (u if pre_gate is None else pre_gate * u).to(dtype)
-    spectrum = torch.fft.rfft(x, n=size) * torch.fft.rfft(k.to(dtype), n=size)
-    y = torch.fft.irfft(spectrum, n=size)[..., first : first + length]
+    filter_f = torch.fft.rfft(k.to(dtype), n=size)
+    if k_rev is not None:
+        filter_f = filter_f + torch.fft.rfft(k_rev.to(dtype), n=size).conj()
+    y = torch.fft.irfft(torch.fft.rfft(x, n=size) * filter_f, n=size)[..., first : first + length]
     if D is not None:
-        y = y + D[:, None].to(dtype) * x
+        y = y + D.reshape(-1, 1).to(dtype) * x
     y = y.to(u.dtype)
     return y if post_gate is None else post_gate * y
+
+
+def cut_filters(length: int, k: Tensor, k_rev: Tensor | None, causal: bool) -> tuple[Tensor, Tensor | None]:
+    """``k`` and ``k_rev`` without the taps of lags from ``length`` on, in either direction."""
+    centre = 0 if causal else (k.shape[-1] - 1) // 2
+    k = k[..., max(0, centre - length + 1) : centre + length]
+    return k, None if k_rev is None else k_rev[..., :length]
 
 
 def reference_short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -45,6 +44,9 @@ def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 pytestmark = pytest.mark.usefixtures("route")
+
+once = pytest.mark.parametrize("route", ["torch"], indirect=True)
+"""For what is the same for every backend."""
 
 
 def segment(name: str, tensor: Tensor | None, op: str, part: slice) -> Tensor | None:
@@ -116,7 +118,7 @@ def test_equals_one_call_a_segment_in_any_order(order: int) -> None:
 def test_error_is_within_budget(op: str, dtype: torch.dtype) -> None:
     for filter_dtype in {dtype, torch.float32}:
         # Many segments: their gradients of the filters must not be summed in 16 bits.
-        check(op, INPUTS[op]([40, 7, 100, 1, 64] + [3] * 20, 16, dtype=dtype, filter_dtype=filter_dtype))
+        check(op, INPUTS[op]([40, 1, 70] + [3] * 10, 16, dtype=dtype, filter_dtype=filter_dtype))
 
 
 @every_op
@@ -181,14 +183,13 @@ def test_bitwise_deterministic_whatever_the_scratch(op: str, monkeypatch: pytest
 
 def make(op: str) -> Callable[..., Inputs]:
     """Small arguments of about ``length`` positions."""
-    return lambda length, **options: INPUTS[op]([length // 3 + 1, length, 2], 3, **options)
+    return lambda length, **options: INPUTS[op]([length // 3 + 1, length, 2], 2, **options)
 
 
 PROMISES = (
     promises.gradients_are_right,
     promises.each_alone_gets_the_same_gradient,
     promises.strides_do_not_matter,
-    promises.higher_and_forward_derivatives_are_refused,
 )
 
 
@@ -196,6 +197,12 @@ PROMISES = (
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
 def test_promises(op: str, promise: Callable[..., None]) -> None:
     promise(op, make(op), {})
+
+
+@once
+@every_op
+def test_higher_and_forward_derivatives_are_refused(op: str) -> None:
+    promises.higher_and_forward_derivatives_are_refused(op, make(op), {})
 
 
 @every_op
@@ -218,6 +225,7 @@ def test_threads_do_not_matter(op: str, route: str) -> None:
         assert_threads_do_not_matter(OPS[op].function, inputs, torch.randn_like(OPS[op].function(**inputs)))
 
 
+@once
 @every_op
 def test_autocast_casts_the_signal_only(op: str) -> None:
     inputs = INPUTS[op]([20, 7], 4)
@@ -228,6 +236,7 @@ def test_autocast_casts_the_signal_only(op: str) -> None:
     assert torch.equal(y, OPS[op].function(**narrow))
 
 
+@once
 @every_op
 def test_nothing_but_the_inputs_is_saved(op: str) -> None:
     inputs = INPUTS[op]([20, 7], 4)
@@ -239,6 +248,7 @@ def test_nothing_but_the_inputs_is_saved(op: str) -> None:
     assert {tensor.data_ptr() for tensor in saved} == {tensor.data_ptr() for tensor in expected}
 
 
+@once
 @every_op
 def test_torch_func_gives_the_same(op: str) -> None:
     inputs = INPUTS[op]([5, 3], 3)
@@ -253,6 +263,7 @@ def test_torch_func_gives_the_same(op: str) -> None:
         torch.testing.assert_close(gradient, plain[f"d{name}"], rtol=1e-6, atol=1e-6)
 
 
+@once
 @every_op
 def test_boundaries_cannot_be_mapped_over(op: str) -> None:
     inputs = INPUTS[op]([5, 3], 3)
@@ -261,6 +272,7 @@ def test_boundaries_cannot_be_mapped_over(op: str) -> None:
         torch.vmap(lambda b: OPS[op].function(**inputs, cu_seqlens=b))(bounds)
 
 
+@once
 @every_op
 def test_meta_tensors_give_shapes(op: str) -> None:
     inputs = INPUTS[op]([5, 3], 3)
@@ -273,6 +285,7 @@ def test_meta_tensors_give_shapes(op: str) -> None:
 
 
 @pytest.mark.slow
+@once
 @every_op
 def test_passes_opcheck(op: str) -> None:
     inputs = INPUTS[op]([4, 2], 2, dtype=torch.float64)
@@ -281,6 +294,7 @@ def test_passes_opcheck(op: str) -> None:
 
 
 @pytest.mark.slow
+@once
 @every_op
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_one_compilation_serves_every_packing(op: str) -> None:
@@ -298,6 +312,7 @@ def test_one_compilation_serves_every_packing(op: str) -> None:
     assert set(counts) == {1}
 
 
+@once
 def test_a_plan_is_made_from_one_copy_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = fftconv_varlen_inputs([5, 3], 2)
     plan = SegmentPlan(inputs.pop("cu_seqlens"))
@@ -305,6 +320,7 @@ def test_a_plan_is_made_from_one_copy_to_the_host(monkeypatch: pytest.MonkeyPatc
     OPS[FFTCONV].function(**inputs, cu_seqlens=plan, max_seqlen=5)
 
 
+@once
 @every_op
 def test_schemas_have_the_fields_that_backends_take(op: str) -> None:
     fields = list({FFTCONV: FftconvVarlenInputs, MIXER: MixerVarlenInputs}[op]._fields)
@@ -370,16 +386,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[Exception], str]] = {
 }
 
 
+@once
 @pytest.mark.parametrize(("op", "change", "error", "message"), REFUSED.values(), ids=list(REFUSED))
 def test_refuses_with_one_clear_line(op: str, change: dict[str, Any], error: type[Exception], message: str) -> None:
     arguments: dict[str, Any] = {"u": U, "k": K} if op == FFTCONV else {"x": X, "short_weight": W, "k": K[None]}
     arguments |= {} if op == FFTCONV else {"short_bias": None}
     assert_refused(OPS[op].function, error, message, **{**arguments, "cu_seqlens": BOUNDS, **change})
-
-
-def test_refusals_of_second_derivatives_name_the_reference() -> None:
-    inputs = fftconv_varlen_inputs([4, 3], 2)
-    u = inputs["u"].requires_grad_()
-    [gradient] = torch.autograd.grad(OPS[FFTCONV].function(**inputs).sum(), u, create_graph=True)
-    with pytest.raises(NotImplementedError, match=re.escape("hyena_kernels.testing.reference_fftconv_varlen")):
-        gradient.sum().backward()

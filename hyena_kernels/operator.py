@@ -85,8 +85,8 @@ class HyenaOperator(nn.Module):
         NotImplementedError: an argument has a value that is not supported.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), algorithm 3; Nguyen et al., "HyenaDNA", 2023
-    (arXiv 2306.15794). Partial convolutions: Fu et al., "FlashFFTConv", 2023 (arXiv 2311.05908), section 3.3. With order above 2 the filters are ordered as in ``standalone_hyenadna.py``: order outer,
-    channel inner.
+    (arXiv 2306.15794). Partial convolutions: Fu et al., "FlashFFTConv", 2023 (arXiv 2311.05908), section 3.3. With
+    order above 2 the filters are ordered as in ``standalone_hyenadna.py``: order outer, channel inner.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class HyenaOperator(nn.Module):
 
     def takes(self, L: int) -> bool:
         """Whether sequences of L positions can be computed."""
-        return L >= 1 and (L <= self.l_max or self.filter_length is not None)
+        return L >= 1 and (self.filter_length is not None or self.l_max >= L)
 
     def taps(self, L: int) -> int:
         """Number of taps of the long filters for L positions: L, or the ``filter_length`` if that is less."""
@@ -216,8 +216,8 @@ class HyenaOperator(nn.Module):
             L: number of positions, 1 to ``l_max``. With a ``filter_length`` it may be larger.
 
         Returns:
-            Filters ``(order - 1, D, K)`` with K = L, or ``filter_length`` if that is less, and skip ``(order - 1, D)``, or None in its place with ``bias=False``. Both
-            are float32, or float64 in a float64 model.
+            Filters ``(order - 1, D, K)`` with K = L, or ``filter_length`` if that is less, and skip
+            ``(order - 1, D)``, or None in its place with ``bias=False``. Both are float32, or float64 in a float64 model.
 
         Raises:
             ValueError: L is outside 1 … ``l_max``.
@@ -230,7 +230,6 @@ class HyenaOperator(nn.Module):
             >>> torch.equal(layer(u, filters=layer.filters(100)), layer(u))
             True
         """
-
         K = self.taps(L)
 
         def compute() -> Filters:

@@ -217,7 +217,8 @@ class HyenaOperator(nn.Module):
 
         Returns:
             Filters ``(order - 1, D, K)`` with K = L, or ``filter_length`` if that is less, and skip
-            ``(order - 1, D)``, or None in its place with ``bias=False``. Both are float32, or float64 in a float64 model.
+            ``(order - 1, D)``, or None in its place with ``bias=False``. Both are float32, or float64 in a float64
+            model.
 
         Raises:
             ValueError: L is outside 1 … ``l_max``.

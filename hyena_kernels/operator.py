@@ -63,6 +63,9 @@ class HyenaOperator(nn.Module):
         filter_order: width of the filter network.
         dropout: dropout before each long convolution, in training.
         filter_dropout: must be 0. The original accepts it without using it.
+        filter_length: number of taps of the long filters, at most ``l_max``: a partial convolution, in which an output
+            sees that many positions for each long convolution. Sequences may then be longer than ``l_max``. None uses
+            all taps. The original has no such argument.
         short_filter_order: taps of the short convolution, 1 to 8.
         activation: applied before out_proj: "id", "gelu", "relu", "silu", "tanh" or "sigmoid".
         return_state: return ``(y, None)``, as the training code does.
@@ -76,13 +79,14 @@ class HyenaOperator(nn.Module):
 
     Raises:
         TypeError: an argument has an unknown name.
-        ValueError: ``order`` is below 2, ``l_max`` below 1, ``short_filter_order`` outside 1 … 8, or ``activation`` or
-            ``backend`` unknown. In forward: L exceeds ``l_max`` or the input is not ``(B, L, D)``.
+        ValueError: ``order`` is below 2, ``l_max`` below 1, ``short_filter_order`` outside 1 … 8, ``filter_length``
+            outside 1 … ``l_max``, or ``activation`` or ``backend`` unknown. In forward: L exceeds ``l_max`` without a
+            ``filter_length``, or the input is not ``(B, L, D)``.
         NotImplementedError: an argument has a value that is not supported.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), algorithm 3; Nguyen et al., "HyenaDNA", 2023
-    (arXiv 2306.15794). With order above 2 the filters are ordered as in ``standalone_hyenadna.py``: order outer,
-    channel inner.
+    (arXiv 2306.15794). Partial convolutions: Fu et al., "FlashFFTConv", 2023 (arXiv 2311.05908), section 3.3. With
+    order above 2 the filters are ordered as in ``standalone_hyenadna.py``: order outer, channel inner.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class HyenaOperator(nn.Module):
         backend: str | None = None,
         _name_: str = "hyena",
         local_order: int | None = None,
+        filter_length: int | None = None,
         **filter_args: Any,
     ) -> None:
         super().__init__()
@@ -115,6 +120,8 @@ class HyenaOperator(nn.Module):
             raise ValueError(f"HyenaOperator: order must be at least 2, got {order}")
         if not 1 <= short_filter_order <= MAX_TAPS:
             raise ValueError(f"HyenaOperator: short_filter_order must be 1 to {MAX_TAPS}, got {short_filter_order}")
+        if filter_length is not None and not 1 <= filter_length <= l_max:
+            raise ValueError(f"HyenaOperator: filter_length must be 1 to l_max = {l_max}, got {filter_length}")
         if backend is not None:
             _backend.requested(backend)
         if activation not in _ACTIVATIONS:
@@ -125,6 +132,7 @@ class HyenaOperator(nn.Module):
         refuse("HyenaOperator", _name_=(_name_, "hyena"))
         self.d_model = d_model
         self.l_max = l_max
+        self.filter_length = filter_length
         self.order = order
         self.return_state = return_state
         self.backend = backend
@@ -153,6 +161,8 @@ class HyenaOperator(nn.Module):
     ) -> Any:
         """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``.
 
+        With a ``filter_length``, L may be larger.
+
         With ``cu_seqlens``, u is one row ``(1, T, D)`` of packed sequences, each of at most l_max positions. Every
         sequence gets what it would get alone. A :class:`SegmentPlan` in its place is made once for all layers.
 
@@ -166,11 +176,11 @@ class HyenaOperator(nn.Module):
             )
         plan = None if cu_seqlens is None else self._plan(u, cu_seqlens)
         L = u.shape[1] if plan is None else plan.longest
-        if not 1 <= L <= self.l_max:
+        if not self.takes(L):
             longest = "its length L is" if plan is None else f"its longest segment has {L} positions, which is"
             raise ValueError(
                 f"HyenaOperator: input (B, L, D) has shape {tuple(u.shape)}: {longest} outside 1 … {self.l_max}, "
-                "the l_max that this operator was made for"
+                "the l_max that this operator was made for; with a filter_length it takes longer ones"
             )
         if filters is not None:
             self._check_filters(filters, L, at_least=plan is not None)
@@ -188,6 +198,14 @@ class HyenaOperator(nn.Module):
         y = self.out_proj(self.activation(y))
         return (y, None) if self.return_state else y
 
+    def takes(self, L: int) -> bool:
+        """Whether sequences of L positions can be computed."""
+        return L >= 1 and (self.filter_length is not None or self.l_max >= L)
+
+    def taps(self, L: int) -> int:
+        """Number of taps of the long filters for L positions: L, or the ``filter_length`` if that is less."""
+        return L if self.filter_length is None else min(L, self.filter_length)
+
     def filters(self, L: int) -> Filters:
         """The filters of L positions, which :meth:`forward` computes unless it is given some.
 
@@ -195,11 +213,12 @@ class HyenaOperator(nn.Module):
         outside the checkpointed region are not computed again in backward. They are not to be written into.
 
         Args:
-            L: number of positions, 1 to ``l_max``.
+            L: number of positions, 1 to ``l_max``. With a ``filter_length`` it may be larger.
 
         Returns:
-            Filters ``(order - 1, D, L)`` and skip ``(order - 1, D)``, or None in its place with ``bias=False``. Both
-            are float32, or float64 in a float64 model.
+            Filters ``(order - 1, D, K)`` with K = L, or ``filter_length`` if that is less, and skip
+            ``(order - 1, D)``, or None in its place with ``bias=False``. Both are float32, or float64 in a float64
+            model.
 
         Raises:
             ValueError: L is outside 1 … ``l_max``.
@@ -212,9 +231,10 @@ class HyenaOperator(nn.Module):
             >>> torch.equal(layer(u, filters=layer.filters(100)), layer(u))
             True
         """
+        K = self.taps(L)
 
         def compute() -> Filters:
-            found = self.filter_fn(None, L, backend=self.backend)
+            found = self.filter_fn(None, K, backend=self.backend)
             if not isinstance(found, tuple) or len(found) != 2:
                 raise TypeError(
                     "HyenaOperator: filter_fn(None, L) has to return two tensors, filters (D, L) and skip (D,), got "
@@ -222,8 +242,8 @@ class HyenaOperator(nn.Module):
                 )
             return found
 
-        k, D = kept_or_new(self.filter_fn, (L, self.backend), compute)
-        return k.view(self.order - 1, self.d_model, L), None if D is None else D.view(self.order - 1, self.d_model)
+        k, D = kept_or_new(self.filter_fn, (K, self.backend), compute)
+        return k.view(self.order - 1, self.d_model, K), None if D is None else D.view(self.order - 1, self.d_model)
 
     def _plan(self, u: Tensor, cu_seqlens: Tensor | SegmentPlan) -> SegmentPlan:
         if u.shape[0] != 1:
@@ -238,11 +258,11 @@ class HyenaOperator(nn.Module):
                 "HyenaOperator: filters must be two tensors, as HyenaOperator.filters(L) returns them, got "
                 f"{type(filters).__name__}"
             )
-        expected = (self.order - 1, self.d_model)
+        expected, K = (self.order - 1, self.d_model), self.taps(L)
         if at_least and isinstance(filters[0], Tensor) and filters[0].dim() == 3:
             # A packed sequence takes the taps that it needs.
-            L = max(L, filters[0].shape[2])
-        for name, tensor, shape in (("k", filters[0], (*expected, L)), ("D", filters[1], expected)):
+            K = max(K, filters[0].shape[2])
+        for name, tensor, shape in (("k", filters[0], (*expected, K)), ("D", filters[1], expected)):
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise ValueError(
                     f"HyenaOperator: filters: {name} has shape {tuple(tensor.shape)}, expected {shape} for an input of "

@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "embedding",
             "linear_cross_entropy",
             "gelu",
+            "frequency_sparse",
         ),
         ("filter_cache",),
         ("filter_layers",),

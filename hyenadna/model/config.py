@@ -88,6 +88,14 @@ class _Whole:
 
 
 @dataclass(frozen=True)
+class _WholeOrNone(_Whole):
+    """As :class:`_Whole`, or None."""
+
+    def problem(self, value: Any) -> str | None:
+        return None if value is None else super().problem(value)
+
+
+@dataclass(frozen=True)
 class _Real:
     """A finite number in a range."""
 
@@ -136,6 +144,7 @@ _RULES: dict[str, _Whole | _Real | _OneOf] = {
     "modulation_shift": _Real(),
     "hyena_order": _Whole(2, 1000),
     "short_filter_order": _Whole(1, 8),
+    "filter_length": _WholeOrNone(1, 1 << 30),
     "filter_order": _Whole(1, 1 << 20),
     "emb_dim": _Whole(3, 1 << 20),
     "num_inner_mlps": _Whole(0, 1000),
@@ -176,6 +185,8 @@ class HyenaDNAConfig(PretrainedConfig):
         use_cache: accepted for transformers' sake. There is no cache of keys and values.
         tie_word_embeddings: whether the head of the language model shares the embedding's matrix.
         pooling: how ``HyenaDNAForSequenceClassification`` pools the positions: "mean", "last" or "first".
+        filter_length: taps of the long filters, at most ``max_seq_len``: an argument of ``HyenaOperator``. With it,
+            inputs may be longer than ``max_seq_len``: each layer then sees the last ``filter_length`` positions.
         kwargs: arguments of ``transformers.PretrainedConfig``. Others are kept and named in a log line.
 
     Raises:
@@ -223,6 +234,7 @@ class HyenaDNAConfig(PretrainedConfig):
         use_cache: bool = False,
         tie_word_embeddings: bool = False,
         pooling: str = "mean",
+        filter_length: int | None = None,
         **kwargs: Any,
     ) -> None:
         _check_common(kwargs)
@@ -261,6 +273,7 @@ class HyenaDNAConfig(PretrainedConfig):
         self.use_cache = use_cache
         self.tie_word_embeddings = tie_word_embeddings
         self.pooling = pooling
+        self.filter_length = filter_length
         # The model has no attention, but peft's prompt tuning asks every configuration for this number.
         self.num_attention_heads = 1
         self.check()
@@ -270,6 +283,10 @@ class HyenaDNAConfig(PretrainedConfig):
         for name, rule in _RULES.items():
             if problem := rule.problem(getattr(self, name)):
                 raise InputError(f"config: {name} {problem}")
+        if self.filter_length is not None and self.filter_length > self.max_seq_len:
+            raise InputError(
+                f"config: filter_length must be at most max_seq_len = {self.max_seq_len}, got {self.filter_length}"
+            )
         if self.emb_dim % 2 == 0:
             raise InputError(f"config: emb_dim must be odd (time, cosines and sines), got {self.emb_dim}")
         ids = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]

@@ -124,6 +124,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
             dropout=config.hyena_dropout,
             filter_dropout=config.hyena_filter_dropout,
             short_filter_order=config.short_filter_order,
+            filter_length=config.filter_length,
             emb_dim=config.emb_dim,
             num_inner_mlps=config.num_inner_mlps,
             w=config.activation_freq,
@@ -309,6 +310,6 @@ class HyenaDNABackbone(SharesPositions):
     def _layers_that_share(self, residual: Tensor) -> list[HyenaDNABlock]:
         """The layers whose filters are computed before the layer, for its forward pass and its recomputation."""
         layers = [layer for layer in self.layers if isinstance(layer, HyenaDNABlock) and layer.takes_filters()]
-        channels = sum(layer.mixer.filter_fn.d_model * layer.mixer.filter_fn.bias.itemsize for layer in layers)
-        most = _FILTER_BYTES_CPU if residual.device.type == "cpu" else _FILTER_BYTES
-        return layers if channels * residual.shape[1] <= most else []
+        mixers = [layer.mixer for layer in layers]
+        size = sum(mixer.filter_fn.bias.nbytes * mixer.taps(residual.shape[1]) for mixer in mixers)
+        return layers if size <= (_FILTER_BYTES_CPU if residual.device.type == "cpu" else _FILTER_BYTES) else []

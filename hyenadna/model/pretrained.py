@@ -295,10 +295,11 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             raise InputError("give either input_ids or inputs_embeds, and not both")
         batch, length = given.shape[:2]
         longest = self.config.max_seq_len
-        if length > longest:
+        if length > longest and self.config.filter_length is None:
             raise InputError(
                 f"a sequence of {length} tokens is longer than this model's max_seq_len of {longest}: cut it into "
-                f"windows of at most {longest}, or load a checkpoint made for longer sequences"
+                f"windows of at most {longest}, load a checkpoint made for longer sequences, or load this one with a "
+                f"filter_length of at most {longest}: each layer then sees that many positions"
             )
         return (batch, length), given.device
 

@@ -147,7 +147,7 @@ def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | No
     if (
         (all_rows and cut.channels == residual.shape[2])
         or not runs_plainly()
-        or not 1 <= residual.shape[1] <= block.mixer.l_max
+        or not block.mixer.takes(residual.shape[1])
     ):
         return None
     return cut if _can_be_cut(block, filters) else None
@@ -238,6 +238,8 @@ class _Layout(NamedTuple):
     eps: tuple[float, float]
     scales: dict[str, tuple[float, ...]]
     """Of each Linear, the scales of its adapters."""
+    taps: int
+    """Taps of the long filters."""
     hidden: int | None
     """Hidden layers of the filters' network; None where the filters are given."""
     modulate: bool
@@ -272,7 +274,7 @@ def _take_apart(block: Block, filters: Filters | None, cut: Slices, length: int)
             found |= {f"filter.{i}.weight": layer.weight, f"filter.{i}.bias": layer.bias}
         found["filter.out"] = linear[-1].weight
         modulate, shift = own.modulation.modulate, own.modulation.shift
-        z, t = own.pos_emb(length)
+        z, t = own.pos_emb(mixer.taps(length))
         found |= {"filter.freq": layers[1].freq, "filter.z": z}
         if modulate:
             found |= {"filter.t": t, "filter.deltas": own.modulation.deltas}
@@ -287,6 +289,7 @@ def _take_apart(block: Block, filters: Filters | None, cut: Slices, length: int)
         backend=None if requested == _backend.AUTO else requested,
         eps=(block.norm1.eps, block.norm2.eps),
         scales=scales,
+        taps=mixer.taps(length),
         hidden=hidden,
         modulate=modulate,
         shift=shift,
@@ -370,11 +373,11 @@ def _projected(residual: Tensor, tensors: _Tensors, part: _Tensors, layout: _Lay
     return x
 
 
-def _taps(part: _Tensors, length: int, layout: _Layout) -> Tensor:
-    """Filters ``(order - 1, d, L)`` of the channels of ``part``."""
+def _taps(part: _Tensors, layout: _Layout) -> Tensor:
+    """Filters ``(order - 1, d, K)`` of the channels of ``part``."""
     steps = layout.order - 1
     if layout.hidden is None:
-        return part["taps"].view(steps, -1, length)
+        return part["taps"].view(steps, -1, layout.taps)
     w_in, w_out = part["filter.in.weight"], part["filter.out"]
     dtype, width = w_in.dtype, w_out.shape[-1]
     weights = [part[f"filter.{i}.weight"].to(dtype) for i in range(layout.hidden)]
@@ -393,7 +396,7 @@ def _taps(part: _Tensors, length: int, layout: _Layout) -> Tensor:
         layout.shift,
         backend=layout.backend,
     )
-    return k.view(steps, -1, length)
+    return k.view(steps, -1, layout.taps)
 
 
 def _filters_of(part: _Tensors, k: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
@@ -419,7 +422,7 @@ def _compute(residual: Tensor, tensors: _Tensors, layout: _Layout) -> Tensor:
     y = None
     for c in _channels(layout):
         part = _of_channels(tensors, c, layout)
-        k = _taps(part, residual.shape[1], layout)
+        k = _taps(part, layout)
         x = _projected(residual, tensors, part, layout)
         y = _into(y, c, hyena_mixer(x, *_filters_of(part, k), backend=layout.backend), layout.width)
         del x, k
@@ -505,12 +508,11 @@ def _backward(
 ) -> Tensor:
     """The gradient of ``residual``. Those of the tensors go into ``sums``."""
     pieces = _channels(layout)
-    length = residual.shape[1]
     # 1. The mixer again. What its derivative needs stays if there is one slice of channels.
     y = kept = None
     for c in pieces:
         part = _of_channels(tensors, c, layout)
-        k = _taps(part, length, layout)
+        k = _taps(part, layout)
         x = _projected(residual, tensors, part, layout)
         y = _into(y, c, hyena_mixer(x, *_filters_of(part, k), backend=layout.backend), layout.width)
         kept = (x, k) if len(pieces) == 1 else None
@@ -544,14 +546,14 @@ def _backward(
     for c in pieces:
         part = _of_channels(tensors, c, layout)
         if kept is None:
-            x, k = _projected(residual, tensors, part, layout), _taps(part, length, layout)
+            x, k = _projected(residual, tensors, part, layout), _taps(part, layout)
         else:
             (x, k), kept = kept, None
         dx, *dfilters = torch.ops.hyena_kernels.hyena_mixer_bwd.default(
             dy[..., c], x, *_filters_of(part, k), needs, layout.backend or _backend.AUTO
         )
         del x, k
-        _add_filters(dfilters, part, sums, c, length, layout)
+        _add_filters(dfilters, part, sums, c, layout)
         del dfilters
         if not of_projection:
             continue
@@ -577,7 +579,7 @@ def _backward(
     return dresidual
 
 
-def _add_filters(found: Sequence[Tensor], part: _Tensors, sums: _Sums, c: slice, length: int, layout: _Layout) -> None:
+def _add_filters(found: Sequence[Tensor], part: _Tensors, sums: _Sums, c: slice, layout: _Layout) -> None:
     """Add the gradients of the short filters, the taps and the skip of some channels."""
     dweight, dbias, dk, dskip = found
     for name, gradient in (("short.weight", dweight), ("short.bias", dbias), ("taps", dk), ("skip", dskip)):
@@ -587,7 +589,7 @@ def _add_filters(found: Sequence[Tensor], part: _Tensors, sums: _Sums, c: slice,
         return
     leaves = _leaves({name: tensor for name, tensor in part.items() if name.startswith("filter.")}, sums.needed)
     with torch.enable_grad():
-        k = _taps(leaves, length, layout)
+        k = _taps(leaves, layout)
     _differentiate(k, dk, (), leaves, sums, c)
 
 
@@ -625,7 +627,7 @@ def run(block: Block, residual: Tensor, filters: Filters | None, cut: Slices) ->
     Args:
         block: the block. Its parameters are inputs of the recorded function, so that hooks on their gradients run.
         residual: ``(B, L, D)``, not written to.
-        filters: taps ``(order - 1, D, L)`` and skip ``(order - 1, D)``. None computes those of a slice at a time, or
+        filters: taps ``(order - 1, D, K)`` and skip ``(order - 1, D)``. None computes those of a slice at a time, or
             in a block of ``cache_filters`` takes the kept ones.
         cut: the widths.
 
@@ -634,8 +636,8 @@ def run(block: Block, residual: Tensor, filters: Filters | None, cut: Slices) ->
     """
     training, mixer = torch.is_grad_enabled(), block.mixer
     if filters is None and not training:
-        length, bias = residual.shape[1], mixer.filter_fn.bias
-        if mixer.filter_fn.can_keep(bias.nbytes * length):
+        length, filter_fn = residual.shape[1], mixer.filter_fn
+        if filter_fn.can_keep(filter_fn.bias.nbytes * mixer.taps(length)):
             filters = mixer.filters(length)
     layout, tensors = _take_apart(block, filters, cut, residual.shape[1])
     residual = residual.contiguous()

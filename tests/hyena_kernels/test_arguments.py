@@ -69,6 +69,7 @@ OPERATOR: dict[str, Any] = {
     "post_order_ffn": Refused(True),
     "jit_filter": Refused(True),
     "short_filter_order": 4,
+    "filter_length": 5,
     "activation": "gelu",
     "_name_": Refused("other"),
     "local_order": Same(4, "the original does not read it"),

@@ -42,6 +42,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "use_cache": (True, "accepted"),
     "tie_word_embeddings": (True, "trained"),
     "pooling": ("last", "pooled"),
+    "filter_length": (3, "logits"),
 }
 
 DEFAULTS = {
@@ -71,6 +72,7 @@ DEFAULTS = {
     "use_cache": False,
     "tie_word_embeddings": False,
     "pooling": "mean",
+    "filter_length": None,
 }
 
 

@@ -30,6 +30,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "linear_cross_entropy",
             "gelu",
         ),
+        ("online_conv",),
         ("filter_cache",),
         ("filter_layers",),
         ("positions",),

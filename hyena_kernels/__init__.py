@@ -18,6 +18,7 @@ from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.mixer_step import hyena_mixer_step
 from hyena_kernels.online_conv import OnlineConv
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
 from hyena_kernels.short_conv import short_conv
@@ -36,6 +37,7 @@ __all__ = [
     "fftconv",
     "gelu",
     "hyena_mixer",
+    "hyena_mixer_step",
     "implicit_filter",
     "layer_norm",
     "linear_cross_entropy",

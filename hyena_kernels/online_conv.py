@@ -91,8 +91,9 @@ def _add_tile(u: Tensor, filters: Tensor, future: Tensor, size: int) -> None:
             _add_tile(some_u, some_filters, some_future, size)
         return
     channels = max(u.shape[0] * _TILE_BYTES // max(nbytes, 1), 1)
-    for parts in zip(*(each.split(channels) for each in (u, filters, future)), strict=True):
-        _convolve(*parts, size)
+    parts = (each.split(channels) for each in (u, filters, future))
+    for some_u, some_filters, some_future in zip(*parts, strict=True):
+        _convolve(some_u, some_filters, some_future, size)
 
 
 def _convolve(u: Tensor, filters: Tensor, future: Tensor, size: int) -> None:

@@ -27,6 +27,7 @@ from hyena_kernels.modules import SharesPositions
 from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
 from hyenadna.model import adapters, checkpoint, locate
+from hyenadna.model.arguments import check_length
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, HyenaDNAEmbeddings, Recomputation, directly
 
@@ -276,9 +277,9 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         return made
 
     def _check_input(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, *, any_length: bool = False
     ) -> tuple[tuple[int, int], torch.device]:
-        """Shape ``(B, L)`` and device of the input.
+        """Shape ``(B, L)`` and device of the input. With ``any_length``, L may be above ``max_seq_len``.
 
         Raises:
             InputError: not exactly one input is given, or the model cannot take it.
@@ -294,12 +295,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         else:
             raise InputError("give either input_ids or inputs_embeds, and not both")
         batch, length = given.shape[:2]
-        longest = self.config.max_seq_len
-        if length > longest:
-            raise InputError(
-                f"a sequence of {length} tokens is longer than this model's max_seq_len of {longest}: cut it into "
-                f"windows of at most {longest}, or load a checkpoint made for longer sequences"
-            )
+        if not any_length:
+            check_length(length, self.config.max_seq_len)
         return (batch, length), given.device
 
     def _check_ids(self, input_ids: Tensor) -> None:

@@ -436,14 +436,14 @@ def chosen(cache: Any, past_key_values: Any, use_cache: bool | None) -> HyenaCac
     if given is None:
         if use_cache:
             raise InputError(
-                "use_cache: forward makes no cache by itself; give cache=HyenaCache(model, batch, horizon), or call "
-                "generate"
+                "use_cache: the model keeps no keys and values, and forward makes no cache by itself; give "
+                "cache=HyenaCache(model, batch, horizon), or call generate"
             )
         return None
     if not isinstance(given, HyenaCache):
         raise InputError(
-            f"{name}: must be a HyenaCache, got {type(given).__name__}: the model has no keys and values, so a prefix "
-            "of them cannot be trained; train a prompt with prompt tuning in place of prefix tuning"
+            f"{name}: the model keeps no keys and values, but a HyenaCache, and got a {type(given).__name__}; make a "
+            "HyenaCache(model, batch, horizon), and train a prompt with prompt tuning in place of prefix tuning"
         )
     if use_cache is False:
         raise InputError(f"{name}: is given, and use_cache is False; leave out one of them")

@@ -24,7 +24,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import SEP_ID
 from hyenadna.model import checkpoint, decoding, padding
 from hyenadna.model.arguments import check_arguments
-from hyenadna.model.cache import NAME, HyenaCache, HyenaDNACausalLMOutput, HyenaDNAOutput, chosen, refusal
+from hyenadna.model.cache import NAME, HyenaCache, HyenaDNACausalLMOutput, chosen, refusal
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABackbone
 from hyenadna.model.loss import merge_ignored, next_token_loss_of_states
@@ -214,7 +214,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         check_arguments(self, kwargs, "shift_labels")
         shift_labels = kwargs.get("shift_labels")
         has_loss = labels is not None or shift_labels is not None
-        if has_loss and (cache is not None or past_key_values is not None):
+        state = chosen(cache, past_key_values, use_cache)
+        if has_loss and state is not None:
             raise InputError("labels have no use for a cache, which has no gradients: leave out one of them")
         given = inputs_embeds if input_ids is None else input_ids
         rows = None
@@ -228,9 +229,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             position_ids=position_ids,
-            cache=cache,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
+            cache=state,
             return_dict=True,
         )
         hidden = output.last_hidden_state
@@ -244,7 +243,6 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         loss = None
         if has_loss:
             loss = self._next_token_loss(logits, labels, shift_labels, rows, kwargs.get("num_items_in_batch"))
-        state = output.cache if isinstance(output, HyenaDNAOutput) else None
         return HyenaDNACausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states, cache=state)
 
     def next_token_loss(
@@ -382,8 +380,9 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         """Put a cache among the arguments of ``generate`` under the name that transformers reads."""
         given = kwargs.pop("cache", None), kwargs.pop("past_key_values", None)
         state = chosen(*given, use_cache if given != (None, None) else None)
-        # transformers turns the cache on for inputs_embeds, whatever it is asked for.
-        kwargs["recompute"] = use_cache is False
+        if use_cache is False and kwargs.get("inputs_embeds") is not None:
+            # transformers turns the cache on for them, whatever it is asked for.
+            kwargs["recompute"] = True
         if state is None:
             return
         kwargs[NAME] = state

@@ -173,7 +173,7 @@ class HyenaDNAConfig(PretrainedConfig):
         pad_token_id: id of ``[PAD]``.
         bos_token_id: id that begins a sequence, for transformers; None, as the model needs none.
         eos_token_id: id, or ids, at which generation stops; None, as a window of a genome has no end.
-        use_cache: accepted for transformers' sake. There is no cache of keys and values.
+        use_cache: accepted for transformers' sake. ``generate`` has a cache unless its own ``use_cache`` is False.
         tie_word_embeddings: whether the head of the language model shares the embedding's matrix.
         pooling: how ``HyenaDNAForSequenceClassification`` pools the positions: "mean", "last" or "first".
         kwargs: arguments of ``transformers.PretrainedConfig``. Others are kept and named in a log line.

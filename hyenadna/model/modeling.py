@@ -164,6 +164,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
+        # The configuration's own field has never meant anything.
+        self.generation_config.use_cache = True
         self.post_init()
 
     @can_return_tuple
@@ -444,7 +446,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         """Add a :class:`HyenaCache` to the arguments of the model, unless there is one or none is wanted."""
         if generation_config.cache_implementation is not None:
             _say_once(f"generate: cache_implementation {generation_config.cache_implementation!r} is left out")
-        wanted = generation_config.use_cache and not model_kwargs.get("recompute")
+        wanted = generation_config.use_cache is not False and not model_kwargs.get("recompute")
         # A model that assists another one has to take tokens back.
         if not wanted or model_kwargs.get(NAME) is not None or generation_config.is_assistant:
             return

@@ -345,9 +345,12 @@ def _generation_config(source: locate.Source, model: Any) -> Any:
         if value is not None and not (type(value) in (int, float) and value > 0):
             raise InputError(f"{file}: {name} must be a number above 0, got {value!r}")
     try:
-        return GenerationConfig.from_pretrained(file.parent)
+        settings = GenerationConfig.from_pretrained(file.parent)
     except (ValueError, TypeError, OSError) as error:
         raise InputError(f"{file}: {' '.join(str(error).split())}") from error
+    # Folders that were saved before there was a cache say False.
+    settings.use_cache = True
+    return settings
 
 
 def _remove_old_weights(folder: Path, written: set[str], variant: str | None) -> None:

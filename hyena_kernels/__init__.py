@@ -19,7 +19,9 @@ from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.mixer_step import hyena_mixer_step
 from hyena_kernels.mixer_varlen import hyena_mixer_varlen
+from hyena_kernels.online_conv import OnlineConv
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
 from hyena_kernels.segments import SegmentPlan
 from hyena_kernels.short_conv import short_conv
@@ -28,6 +30,7 @@ __all__ = [
     "BackendError",
     "HyenaFilter",
     "HyenaOperator",
+    "OnlineConv",
     "SegmentPlan",
     "__version__",
     "add_layer_norm",
@@ -39,6 +42,7 @@ __all__ = [
     "fftconv_varlen",
     "gelu",
     "hyena_mixer",
+    "hyena_mixer_step",
     "hyena_mixer_varlen",
     "implicit_filter",
     "layer_norm",

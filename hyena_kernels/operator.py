@@ -8,6 +8,7 @@ trained with. Here the default is 0.05.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -176,7 +177,7 @@ class HyenaOperator(nn.Module):
             )
         plan = None if cu_seqlens is None else self._plan(u, cu_seqlens)
         L = u.shape[1] if plan is None else plan.longest
-        if not self.takes(L):
+        if not 1 <= L <= self.longest:
             longest = "its length L is" if plan is None else f"its longest segment has {L} positions, which is"
             raise ValueError(
                 f"HyenaOperator: input (B, L, D) has shape {tuple(u.shape)}: {longest} outside 1 … {self.l_max}, "
@@ -198,9 +199,10 @@ class HyenaOperator(nn.Module):
         y = self.out_proj(self.activation(y))
         return (y, None) if self.return_state else y
 
-    def takes(self, L: int) -> bool:
-        """Whether sequences of L positions can be computed."""
-        return L >= 1 and (self.filter_length is not None or self.l_max >= L)
+    @property
+    def longest(self) -> int:
+        """Most positions of an input: ``l_max``, or with a ``filter_length`` any number."""
+        return self.l_max if self.filter_length is None else sys.maxsize
 
     def taps(self, L: int) -> int:
         """Number of taps of the long filters for L positions: L, or the ``filter_length`` if that is less."""

@@ -16,6 +16,7 @@ from hyenadna.common.errors import InputError
 
 if TYPE_CHECKING:
     from hyena_kernels import __version__
+    from hyenadna.model.cache import HyenaCache
     from hyenadna.model.config import HyenaDNAConfig
     from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
     from hyenadna.model.modeling import HyenaDNAForCausalLM, HyenaDNAModel
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DNATokenizer",
+    "HyenaCache",
     "HyenaDNAConfig",
     "HyenaDNAForCausalLM",
     "HyenaDNAForSequenceClassification",
@@ -36,6 +38,7 @@ __all__ = [
 
 _CLASSES = {
     "hyenadna.model.config": ["HyenaDNAConfig"],
+    "hyenadna.model.cache": ["HyenaCache"],
     "hyenadna.model.modeling": ["HyenaDNAForCausalLM", "HyenaDNAModel"],
     "hyenadna.model.heads": ["HyenaDNAForSequenceClassification", "HyenaDNAForTokenClassification"],
     "hyenadna.model.tokenizer": ["DNATokenizer"],

@@ -34,6 +34,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "gelu",
             "frequency_sparse",
         ),
+        ("online_conv",),
         ("filter_cache",),
         ("filter_layers",),
         ("positions",),

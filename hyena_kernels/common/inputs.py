@@ -64,6 +64,19 @@ class MixerInputs(NamedTuple):
         return FftconvInputs(u, self.k[o, channels], None if self.D is None else self.D[o, channels], None, gate)
 
 
+class MixerStepInputs(NamedTuple):
+    """Tensors of ``hyena_mixer_step``; shapes as in :func:`hyena_kernels.hyena_mixer_step`."""
+
+    x: Tensor
+    short_state: Tensor
+    short_weight: Tensor
+    short_bias: Tensor | None
+    u: Tensor
+    future: Tensor
+    taps: Tensor
+    t: Tensor | None
+
+
 class LayerNormInputs(NamedTuple):
     """Tensors of ``layer_norm``; shapes as in :func:`hyena_kernels.layer_norm`."""
 

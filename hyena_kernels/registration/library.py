@@ -1,8 +1,8 @@
 """The operator library ``hyena_kernels::`` and the definition of its ops.
 
-Every op is functional and takes a fixed number of arguments. It has a schema, a fake, an autograd formula and one
-Python function that calls the chosen backend. The choice is made inside the op. So a compiled graph has no guard on
-length or device for it.
+An op takes a fixed number of arguments. It has a schema, a fake, an autograd formula and one Python function that calls
+the chosen backend. The choice is made inside the op. So a compiled graph has no guard on length or device for it. All
+ops are functional but those of :func:`define_update`, which have no derivative.
 """
 
 from __future__ import annotations
@@ -128,6 +128,93 @@ def define(
     return _define(name, f"({arguments}, str backend) -> {returns}", group, fake_op, formula, save)
 
 
+def define_update(
+    name: str, arguments: str, inputs_type: type[Any], fake: Callable[..., Tensor], *, writes: Sequence[str]
+) -> Callable[..., Tensor]:
+    """Define ``hyena_kernels::<name>``, which changes some of its arguments and returns one new tensor.
+
+    It is for inference: a call is refused if autograd would record it, under ``torch.func``, and with dual tensors.
+
+    Args:
+        name: name of the op, such as ``"hyena_mixer_step"``.
+        arguments: its arguments as those of :func:`define_op`. What it changes is marked, such as
+            ``"Tensor(a!) short_state"``.
+        inputs_type: the op's class in :mod:`hyena_kernels.common.inputs`.
+        fake: called as ``fake(inputs, *options)``: a tensor with the shape, dtype and strides of the result.
+        writes: the fields of ``inputs_type`` that it changes.
+
+    Returns:
+        The op, to be called with all its arguments by position.
+    """
+    count = len(inputs_type._fields)
+    places = [inputs_type._fields.index(field) for field in writes]
+
+    def group(args: Sequence[Any]) -> tuple[Any, ...]:
+        return inputs_type._make(args[:count]), *args[count:]
+
+    choose = _chooser(name, group)
+
+    def update(*args: Any) -> Tensor:
+        _refuse_gradients(name, args)
+        result: Tensor = choose(*args)
+        # Kernels write past autograd, which would not notice that a tensor it has saved is another one now.
+        torch.autograd.graph.increment_version([args[place] for place in places])
+        return result
+
+    def checked_fake(*args: Any) -> Tensor:
+        _refuse_gradients(name, args)
+        _refuse_tangents(name, args)
+        return fake(*group(args[:-1]))
+
+    LIBRARY.define(f"{name}({arguments}, str backend) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, update, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hyena_kernels::{name}", checked_fake, lib=LIBRARY)
+    op = getattr(torch.ops.hyena_kernels, name).default
+
+    def call(*args: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return op(*args)  # type: ignore[no-any-return]
+        if torch._C._are_functorch_transforms_active():
+            raise NotImplementedError(
+                f"hyena_kernels::{name} writes into its arguments, so torch.func and torch.vmap cannot transform it: "
+                f"use hyena_kernels.testing.reference_{name}, the same in plain PyTorch without states"
+            )
+        return update(*args) if eager.plain(args) else op(*args)
+
+    return call
+
+
+def _refuse_gradients(name: str, args: Sequence[Any]) -> None:
+    """Raise if autograd would have to record a call of an op without a derivative."""
+    if torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        raise RuntimeError(
+            f"{name} has no derivative, and an argument requires grad: call it under torch.no_grad(), or detach it"
+        )
+
+
+def _chooser(name: str, group: Callable[[Sequence[Any]], tuple[Any, ...]]) -> Callable[..., Any]:
+    """The function of all the arguments of an op that runs it on the backend that its last argument asks for."""
+
+    def choose(*args: Any) -> Any:
+        _refuse_tangents(name, args)
+        *arguments, requested = args
+        run = _backend.implementation(name, arguments, requested)
+        device_type = arguments[0].device.type
+        try:
+            # Entering the context costs as much as some of the kernels.
+            if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
+                return run(*group(arguments))
+            # Autocast would compute the matrix products of an implementation in half precision.
+            with torch.autocast(device_type, enabled=False):
+                return run(*group(arguments))
+        except Exception as error:
+            _backend.pass_over(name, arguments, requested, run, error)
+        # A backend that cannot launch its kernels has not written to its arguments: the next one finds them unchanged.
+        return choose(*args)
+
+    return choose
+
+
 def _define(
     name: str,
     schema: str,
@@ -148,22 +235,7 @@ def _define(
     """
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
 
-    def choose(*args: Any) -> Any:
-        _refuse_tangents(name, args)
-        *arguments, requested = args
-        run = _backend.implementation(name, arguments, requested)
-        device_type = arguments[0].device.type
-        try:
-            # Entering the context costs as much as some of the kernels.
-            if device_type in _WITHOUT_AUTOCAST or not torch.is_autocast_enabled(device_type):
-                return run(*group(arguments))
-            # Autocast would compute the matrix products of an implementation in half precision.
-            with torch.autocast(device_type, enabled=False):
-                return run(*group(arguments))
-        except Exception as error:
-            _backend.pass_over(name, arguments, requested, run, error)
-        # No backend writes to its inputs, so the next one finds them unchanged.
-        return choose(*args)
+    choose = _chooser(name, group)
 
     def checked_fake(*args: Any) -> Any:
         _refuse_tangents(name, args)

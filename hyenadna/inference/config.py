@@ -222,8 +222,11 @@ class GenerateConfig(Options):
         top_p: Sample among the likeliest tokens that together have this much of the probability.
         nucleotides_only: Sample A, C, G and T only. Without it the model may also write N, and [SEP] ends a sequence.
         new_only: Write only the generated bases, without the prompt.
-        seed: Seed of the sampling. The same seed, prompts and batch size give the same sequences.
-        batch_size: Sequences at a time.
+        seed: Seed of the sampling. A sequence depends on it, on its prompt, on the place of the prompt in the file, and
+            on its own number among --count. It does not depend on the batch size or on other prompts, but for
+            rounding.
+        batch_size: Sequences at a time. Prompts of different lengths may be among them.
+        use_cache: Keep a cache, so that a new base costs little. Without it every step reads the whole sequence.
         precision: Precision of the model.
         device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
     """
@@ -241,6 +244,7 @@ class GenerateConfig(Options):
     new_only: bool = False
     seed: Seed = 0
     batch_size: BatchSize = 16
+    use_cache: bool = True
     precision: Precision = "float32"
     device: str = "auto"
 

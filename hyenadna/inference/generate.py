@@ -1,14 +1,23 @@
-"""``hyenadna generate``: sample continuations of a prompt."""
+"""``hyenadna generate``: sample continuations of prompts, many at a time."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
@@ -20,9 +29,18 @@ from hyenadna.data.sequences import encode, to_tensor
 from hyenadna.data.sources import open_sequences
 from hyenadna.inference.config import GenerateConfig
 from hyenadna.inference.likelihood import load_language_model
+from hyenadna.model.cache import HyenaCache
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
+logger = logging.getLogger(__name__)
+
 _LINE = 80
+
+# Steps whose random numbers are drawn together.
+_DRAWN = 64
+
+# Bytes of a cache that are told.
+_TOLD_BYTES = 1 << 30
 
 
 class _CheckFinite(LogitsProcessor):
@@ -33,6 +51,28 @@ class _CheckFinite(LogitsProcessor):
         if not bool(scores.amax(dim=-1).isfinite().all()):
             raise InputError("the model's logits are not finite: its weights are damaged; use another checkpoint")
         return scores
+
+
+class _Draw(LogitsProcessor):
+    """Makes the likeliest token a random one, with the probabilities that the scores stand for.
+
+    The scores of a row get Gumbel noise from the row's own stream of random numbers. So a sequence does not depend on
+    the others of its batch, nor on the device.
+
+    Args:
+        seeds: what names the stream of each row.
+    """
+
+    def __init__(self, seeds: list[tuple[int, ...]]) -> None:
+        self._streams = [np.random.default_rng(seed) for seed in seeds]
+        self._noise: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self._noise:
+            shape = (_DRAWN, scores.shape[1])
+            drawn = np.stack([-np.log(stream.standard_exponential(shape)) for stream in self._streams], axis=1)
+            self._noise = list(torch.from_numpy(drawn[::-1].copy()).to(scores.device, scores.dtype))
+        return scores + self._noise.pop()
 
 
 class _ShowSteps(StoppingCriteria):
@@ -64,21 +104,38 @@ def generate(config: GenerateConfig, *, progress: bool = True) -> int:
                 "model is made for: keep only the end of the prompt, lower `length`, or use a checkpoint made for "
                 "longer sequences"
             )
-    torch.manual_seed(config.seed)
+    # Prompts of much the same length share a batch. Which ones do changes no sequence.
+    items = [(prompt, copy) for prompt in range(len(prompts)) for copy in range(config.count)]
+    items.sort(key=lambda item: len(prompts[item[0]][1]))
+    batches = [items[first : first + config.batch_size] for first in range(0, len(items), config.batch_size)]
+    _tell_memory(model, config, min(config.batch_size, len(items)))
+    found: dict[tuple[int, int], str] = {}
+    with cache_filters(model), bar("generate", len(items) * config.length, "base", progress=progress) as shown:
+        for batch in batches:
+            rows = _sample(model, [prompts[prompt][1] for prompt, _ in batch], batch, config, shown)
+            found.update(zip(batch, map(_letters, rows), strict=True))
     lines = []
-    total = len(prompts) * config.count * config.length
-    with cache_filters(model), bar("generate", total, "base", progress=progress) as shown:
-        for name, ids in prompts:
-            number = 0
-            for first in range(0, config.count, config.batch_size):
-                for row in _sample(model, ids, min(config.batch_size, config.count - first), config, shown):
-                    number += 1
-                    bases = "" if config.new_only else _letters(ids.tolist())
-                    bases += _letters(row[len(ids) :])
-                    lines.append(f">{name}_{number}\n")
-                    lines += [f"{bases[i : i + _LINE]}\n" for i in range(0, len(bases), _LINE)]
+    for (prompt, copy), new in sorted(found.items()):
+        name, ids = prompts[prompt]
+        bases = new if config.new_only else _letters(ids.tolist()) + new
+        lines.append(f">{name}_{copy + 1}\n")
+        lines += [f"{bases[i : i + _LINE]}\n" for i in range(0, len(bases), _LINE)]
     write_files({config.out: "".join(lines).encode()})
-    return len(prompts) * config.count
+    return len(items)
+
+
+def _tell_memory(model: HyenaDNAForCausalLM, config: GenerateConfig, rows: int) -> None:
+    """Say what the cache takes, where it is much. ``batch_size`` bounds it, and changes no sequence."""
+    if not config.use_cache or config.length < 2:
+        return
+    needed = HyenaCache.bytes_needed(model.config, rows, config.length - 1, dtype=model.dtype)
+    if needed > _TOLD_BYTES:
+        logger.warning(
+            "generate: the cache takes %.1f GB for %d sequences of %d new bases; a lower `batch_size` takes less",
+            needed / 1e9,
+            rows,
+            config.length,
+        )
 
 
 def _letters(ids: list[int]) -> str:
@@ -97,24 +154,38 @@ def _read_prompts(config: GenerateConfig, progress: bool) -> Iterator[tuple[str,
 
 
 def _sample(
-    model: HyenaDNAForCausalLM, prompt: np.ndarray, count: int, config: GenerateConfig, shown: Any
+    model: HyenaDNAForCausalLM,
+    prompts: list[np.ndarray],
+    items: list[tuple[int, int]],
+    config: GenerateConfig,
+    shown: Any,
 ) -> list[list[int]]:
-    """Token ids of ``count`` continuations of ``prompt (L,)``, with the prompt. The model sees N as [PAD]."""
-    ids = to_tensor([prompt], model.device)
+    """Token ids of a continuation of each prompt ``(L,)``, without the prompt. The model sees N as [PAD].
+
+    ``items`` are the number of each row's prompt and of its copy, which name its random numbers.
+    """
+    ids = to_tensor(prompts, model.device)
+    lengths = torch.tensor([[len(prompt)] for prompt in prompts], device=model.device)
     allowed = {NUCLEOTIDE_IDS[base] for base in BASES} if config.nucleotides_only else {*LETTERS, SEP_ID}
-    sampling: dict[str, Any] = {"do_sample": False}
+    steps: list[LogitsProcessor] = [_CheckFinite()]
     if config.temperature > 0:
-        sampling = {"do_sample": True, "temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+        steps.append(TemperatureLogitsWarper(float(config.temperature)))
+        if config.top_k > 0:
+            steps.append(TopKLogitsWarper(config.top_k))
+        if config.top_p < 1:
+            steps.append(TopPLogitsWarper(config.top_p))
+        steps.append(_Draw([(config.seed, *item) for item in items]))
     rows = model.generate(
-        ids.expand(count, -1),
-        attention_mask=torch.ones_like(ids).expand(count, -1),
+        ids,
+        attention_mask=(torch.arange(ids.shape[1], device=ids.device) < lengths).long(),
         max_new_tokens=config.length,
         suppress_tokens=sorted(set(range(model.config.padded_vocab_size)) - allowed),
         eos_token_id=None if config.nucleotides_only else SEP_ID,
         pad_token_id=PAD_ID,
-        logits_processor=LogitsProcessorList([_CheckFinite()]),
+        do_sample=False,
+        use_cache=config.use_cache,
+        logits_processor=LogitsProcessorList(steps),
         stopping_criteria=StoppingCriteriaList([_ShowSteps(shown)]),
-        **sampling,
     )
-    found: list[list[int]] = rows.tolist()
+    found: list[list[int]] = rows[:, ids.shape[1] :].tolist()
     return found

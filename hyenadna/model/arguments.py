@@ -62,3 +62,13 @@ def check_arguments(model: Any, given: Mapping[str, Any], *accepted: str) -> Non
             raise InputError(f"{name}: {_REFUSED[name]}")
     if model.config.output_attentions and given.get("output_attentions") is None:
         raise InputError(f"config.output_attentions: {_NO_ATTENTION}")
+
+
+def check_length(length: int, longest: int) -> None:
+    """Raise InputError if a sequence is longer than the model's ``max_seq_len``."""
+    if length > longest:
+        raise InputError(
+            f"a sequence of {length} tokens is longer than this model's max_seq_len of {longest}: cut it into "
+            f"windows of at most {longest}, load a checkpoint made for longer sequences, or load this one with a "
+            f"filter_length of at most {longest}: each layer then sees that many positions"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -182,7 +183,7 @@ class HyenaDNAConfig(PretrainedConfig):
         pad_token_id: id of ``[PAD]``.
         bos_token_id: id that begins a sequence, for transformers; None, as the model needs none.
         eos_token_id: id, or ids, at which generation stops; None, as a window of a genome has no end.
-        use_cache: accepted for transformers' sake. There is no cache of keys and values.
+        use_cache: accepted for transformers' sake. ``generate`` has a cache unless its own ``use_cache`` is False.
         tie_word_embeddings: whether the head of the language model shares the embedding's matrix.
         pooling: how ``HyenaDNAForSequenceClassification`` pools the positions: "mean", "last" or "first".
         filter_length: taps of the long filters, at most ``max_seq_len``: an argument of ``HyenaOperator``. With it,
@@ -300,6 +301,11 @@ class HyenaDNAConfig(PretrainedConfig):
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and columns of the logits: ``vocab_size`` rounded up to a multiple, here 16."""
         return -(-self.vocab_size // self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
+
+    @property
+    def longest_input(self) -> int:
+        """Most positions of an input: ``max_seq_len``, or with a ``filter_length`` any number."""
+        return self.max_seq_len if self.filter_length is None else sys.maxsize
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

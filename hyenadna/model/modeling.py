@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.loss.loss_utils import fixed_cross_entropy
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_tuple
@@ -22,8 +22,9 @@ from transformers.utils.generic import can_return_tuple
 from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import SEP_ID
-from hyenadna.model import checkpoint, padding
+from hyenadna.model import checkpoint, decoding, padding
 from hyenadna.model.arguments import check_arguments
+from hyenadna.model.cache import NAME, HyenaCache, HyenaDNACausalLMOutput, chosen, refusal
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABackbone
 from hyenadna.model.loss import merge_ignored, next_token_loss_of_states
@@ -81,6 +82,9 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
         position_ids: Tensor | None = None,
+        cache: HyenaCache | None = None,
+        past_key_values: HyenaCache | None = None,
+        use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Compute the hidden states of every position.
@@ -96,24 +100,36 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             inputs_embeds: ``(B, L, D)`` in place of ``input_ids``.
             output_hidden_states: return all states.
             position_ids: not needed. They may count the columns, or the real positions of each row, from 0.
+            cache: a :class:`HyenaCache`. An empty one is filled with the prompts that are given. With a filled one,
+                give the new tokens alone; a mask may cover all positions so far or the new ones. Then there are no
+                gradients, and L may be above max_seq_len as long as the real positions of a row are not.
+            past_key_values: another name of ``cache``.
+            use_cache: False is the same as no cache. True needs a ``cache``: this method makes none.
             kwargs: ``return_dict``. What else transformers, its Trainer and peft may pass is refused, unless it changes
-                nothing, as None and ``use_cache=False`` do.
+                nothing, as None does.
 
         Returns:
             ``last_hidden_state (B, L, D)`` after the final LayerNorm. If requested, also ``hidden_states``, a tuple of
             n_layer + 1 tensors ``(B, L, D)``: the embedding, the residual after each block but the last, and
             ``last_hidden_state``. States at pads are those of pads behind the row's real positions, on either side.
+            With a cache they mean nothing, and the result has the ``cache``.
 
         Raises:
             InputError: the model cannot take these shapes, dtypes or ids, or a sequence exceeds max_seq_len; the mask
                 has another shape, other values, or pads inside a row; positions restart, as in packed batches; or
-                there is an argument that the model cannot honour: a cache, attention weights.
+                there is an argument that the model cannot honour: keys and values, attention weights. With a cache:
+                the rows are not as many as its own, its horizon is used up, or the model has parts that it cannot
+                honour, such as hooks on a block.
             TypeError: there is an argument that no model here knows.
         """
         check_arguments(self, kwargs)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        shape, device = self._check_input(input_ids, inputs_embeds)
+        state = chosen(cache, past_key_values, use_cache)
+        shape, device = self._check_input(input_ids, inputs_embeds, any_length=state is not None)
+        if state is not None:
+            inputs = input_ids, inputs_embeds, attention_mask, position_ids
+            return decoding.run(self.backbone, state, *inputs, bool(output_hidden_states))
         padding.check_positions(position_ids, attention_mask, shape, device)
         rows = padding.row_order(attention_mask, shape, device, soft_prompt=inputs_embeds is not None)
         if rows is None:
@@ -148,6 +164,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
+        # The configuration's own field has never meant anything.
+        self.generation_config.use_cache = True
         self.post_init()
 
     @can_return_tuple
@@ -160,8 +178,11 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         position_ids: Tensor | None = None,
+        cache: HyenaCache | None = None,
+        past_key_values: HyenaCache | None = None,
+        use_cache: bool | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutput:
+    ) -> HyenaDNACausalLMOutput:
         """Compute the logits of the next token at every position, and their loss.
 
         Args:
@@ -175,22 +196,29 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                 first real token is never a target. On a GPU a label out of range is a device-side assert.
             logits_to_keep: number of last positions that get logits, or their indices in a 1-D tensor; 0 is all.
             position_ids: as in :meth:`HyenaDNAModel.forward`.
+            cache: as in :meth:`HyenaDNAModel.forward`; not with labels.
+            past_key_values: another name of ``cache``.
+            use_cache: as in :meth:`HyenaDNAModel.forward`.
             kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
                 transformers' Trainer; ``shift_labels (B, L)``, the target of each position, in place of ``labels``.
                 Others as in :meth:`HyenaDNAModel.forward`.
 
         Returns:
             ``logits (B, L, 16)`` for 12 tokens and 4 rows of padding; ``loss``, a scalar in float32 or better, if there
-            are ``labels``; ``hidden_states`` if requested.
+            are ``labels``; ``hidden_states`` if requested; the ``cache``, if there is one, also as
+            ``past_key_values``.
 
         Raises:
             InputError: as in :meth:`HyenaDNAModel.forward`; ``logits_to_keep`` is negative or comes with labels; labels
-                have another shape; or, on the CPU, a label is neither an id from 0 to 15 nor -100.
+                come with a cache, have another shape; or, on the CPU, a label is neither an id from 0 to 15 nor -100.
             TypeError: there is an argument that no model here knows.
         """
         check_arguments(self, kwargs, "shift_labels")
         shift_labels = kwargs.get("shift_labels")
         has_loss = labels is not None or shift_labels is not None
+        state = chosen(cache, past_key_values, use_cache)
+        if has_loss and state is not None:
+            raise InputError("labels have no use for a cache, which has no gradients: leave out one of them")
         given = inputs_embeds if input_ids is None else input_ids
         rows = None
         if has_loss and given is not None:
@@ -203,6 +231,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             position_ids=position_ids,
+            cache=state,
             return_dict=True,
         )
         hidden = output.last_hidden_state
@@ -216,7 +245,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         loss = None
         if has_loss:
             loss = self._next_token_loss(logits, labels, shift_labels, rows, kwargs.get("num_items_in_batch"))
-        return CausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+        return HyenaDNACausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states, cache=state)
 
     def next_token_loss(
         self,
@@ -311,16 +340,21 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                 are; ids beside them are those that the result begins with.
             args: as in transformers.
             kwargs: as in transformers. ``attention_mask (B, L)`` is 1 at real positions and 0 at pads; without it the
-                [PAD] ids at both ends of a row are pads.
+                [PAD] ids at both ends of a row are pads. ``use_cache=False`` computes the whole sequence at every
+                step; the result is the same up to rounding. A ``cache``, or ``past_key_values``, is a
+                :class:`HyenaCache`: an empty one, or one of an earlier call and the whole sequence so far.
 
         Returns:
             ids ``(B, L + new)``, or what else ``return_dict_in_generate`` asks for.
 
         Raises:
-            InputError: a prompt is empty; the mask or the positions are ones that :meth:`HyenaDNAModel.forward`
-                refuses.
-            ValueError: an argument is unknown, or asks for assisted generation or a cache.
+            InputError: a prompt is empty; the mask, the positions or the cache are ones that
+                :meth:`HyenaDNAModel.forward` refuses; contrastive search is asked for.
+            ValueError: an argument is unknown, or asks for assisted generation.
         """
+        settings = kwargs.get("generation_config") or (args[0] if args else None) or self.generation_config
+        if kwargs.get("penalty_alpha", settings.penalty_alpha):
+            raise InputError("penalty_alpha: contrastive search is not supported: it reads several continuations back")
         ids = kwargs.get("input_ids") if inputs is None else inputs
         embedded, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         prompt = ids if embedded is None else embedded
@@ -339,8 +373,26 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                     "generate: the [SEP] that the tokenizer put at the end of a prompt is left out, so that bases "
                     "follow bases; tokenize prompts with add_special_tokens=False to give them without it"
                 )
+        self._take_cache(kwargs, ids, kwargs.get("use_cache", settings.use_cache))
         with cache_filters(self):
             return super().generate(inputs, *args, **kwargs)
+
+    @staticmethod
+    def _take_cache(kwargs: dict[str, Any], ids: Tensor | None, use_cache: bool | None) -> None:
+        """Put a cache among the arguments of ``generate`` under the name that transformers reads."""
+        given = kwargs.pop("cache", None), kwargs.pop("past_key_values", None)
+        state = chosen(*given, use_cache if given != (None, None) else None)
+        if use_cache is False and kwargs.get("inputs_embeds") is not None:
+            # transformers turns the cache on for them, whatever it is asked for.
+            kwargs["recompute"] = True
+        if state is None:
+            return
+        kwargs[NAME] = state
+        seen = state.get_seq_length()
+        if seen and (kwargs.get("inputs_embeds") is not None or ids is None or ids.shape[1] <= seen):
+            raise InputError(
+                f"HyenaCache: it has seen {seen} positions; to go on, give input_ids with all of them and the new ones"
+            )
 
     # The base class looks different to mypy with other optional packages of transformers installed.
     def prepare_inputs_for_generation(  # type: ignore[override, unused-ignore]
@@ -349,24 +401,35 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         attention_mask: Tensor | None = None,
         prompt_length: int = 0,
+        recompute: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Give the model the whole sequence at every step: a long convolution has no cache of keys and values.
+        """Give the model the prompt, and then the newest token. Without a cache it gets the whole sequence every time.
 
         Args:
             input_ids: ``(B, L)``, those generated so far and, if the prompt is ids, the prompt.
             inputs_embeds: ``(B, P, D)``, the prompt.
             attention_mask: ``(B, L)``, or ``(B, P + generated)``.
             prompt_length: ids of the prompt in ``input_ids`` that ``inputs_embeds`` stand for.
+            recompute: whether there is no cache because the caller wants none.
             kwargs: arguments of ``forward``, and of transformers' ``generate`` about positions and caches.
         """
         # Positions were checked at the start, and the model needs none.
         kept = {key: value for key, value in kwargs.items() if key not in _OF_GENERATION}
+        state = kwargs.get("cache", kwargs.get("past_key_values"))
+        if state is not None:
+            # peft puts its soft prompts in front of the first call alone. It looks for the cache under this name.
+            kept["past_key_values"] = state
+            state.take_prompt(input_ids.shape[1])
+            before = 0 if inputs_embeds is None else inputs_embeds.shape[1] - prompt_length
+            if state.is_initialized:
+                new = max(before + input_ids.shape[1] - state.get_seq_length(), 1)
+                return {"input_ids": input_ids[:, -new:], **kept}
         if inputs_embeds is not None:
             generated = self.get_input_embeddings()(input_ids[:, prompt_length:])
             embedded = torch.cat((inputs_embeds, generated.to(inputs_embeds.dtype)), dim=1)
             return {"inputs_embeds": embedded, "attention_mask": attention_mask, **kept}
-        if attention_mask is not None and not kwargs.get("output_hidden_states"):
+        if attention_mask is not None and not kwargs.get("output_hidden_states") and state is None:
             # Columns of nothing but pads, such as the place of each row's [SEP].
             first = int(attention_mask.any(dim=0).to(torch.uint8).argmax())
             input_ids, attention_mask = input_ids[:, first:], attention_mask[:, first:]
@@ -375,6 +438,22 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
+
+    # The arguments after the second differ between versions of transformers.
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Add a :class:`HyenaCache` to the arguments of the model, unless there is one or none is wanted."""
+        if generation_config.cache_implementation is not None:
+            _say_once(f"generate: cache_implementation {generation_config.cache_implementation!r} is left out")
+        wanted = generation_config.use_cache is not False and not model_kwargs.get("recompute")
+        # A model that assists another one has to take tokens back.
+        if not wanted or model_kwargs.get(NAME) is not None or generation_config.is_assistant:
+            return
+        if reason := refusal(self.hyena.backbone):
+            _say_once(f"generate: every step computes the whole sequence, because a cache is not possible: {reason}")
+            return
+        model_kwargs[NAME] = HyenaCache.for_generate(self, generation_config.max_length)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As the base class, but a tied ``lm_head.weight`` is written too, as in the published files."""

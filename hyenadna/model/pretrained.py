@@ -27,6 +27,7 @@ from hyena_kernels.modules import SharesPositions
 from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
 from hyenadna.model import adapters, checkpoint, locate
+from hyenadna.model.arguments import check_length
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, HyenaDNAEmbeddings, Recomputation, directly
 
@@ -276,9 +277,9 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         return made
 
     def _check_input(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, *, any_length: bool = False
     ) -> tuple[tuple[int, int], torch.device]:
-        """Shape ``(B, L)`` and device of the input.
+        """Shape ``(B, L)`` and device of the input. With ``any_length``, L may be above ``max_seq_len``.
 
         Raises:
             InputError: not exactly one input is given, or the model cannot take it.
@@ -294,13 +295,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         else:
             raise InputError("give either input_ids or inputs_embeds, and not both")
         batch, length = given.shape[:2]
-        longest = self.config.max_seq_len
-        if length > longest and self.config.filter_length is None:
-            raise InputError(
-                f"a sequence of {length} tokens is longer than this model's max_seq_len of {longest}: cut it into "
-                f"windows of at most {longest}, load a checkpoint made for longer sequences, or load this one with a "
-                f"filter_length of at most {longest}: each layer then sees that many positions"
-            )
+        if not any_length:
+            check_length(length, self.config.longest_input)
         return (batch, length), given.device
 
     def _check_ids(self, input_ids: Tensor) -> None:
@@ -349,9 +345,12 @@ def _generation_config(source: locate.Source, model: Any) -> Any:
         if value is not None and not (type(value) in (int, float) and value > 0):
             raise InputError(f"{file}: {name} must be a number above 0, got {value!r}")
     try:
-        return GenerationConfig.from_pretrained(file.parent)
+        settings = GenerationConfig.from_pretrained(file.parent)
     except (ValueError, TypeError, OSError) as error:
         raise InputError(f"{file}: {' '.join(str(error).split())}") from error
+    # Folders that were saved before there was a cache say False.
+    settings.use_cache = True
+    return settings
 
 
 def _remove_old_weights(folder: Path, written: set[str], variant: str | None) -> None:

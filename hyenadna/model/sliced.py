@@ -147,7 +147,7 @@ def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | No
     if (
         (all_rows and cut.channels == residual.shape[2])
         or not runs_plainly()
-        or not block.mixer.takes(residual.shape[1])
+        or not 1 <= residual.shape[1] <= block.mixer.longest
     ):
         return None
     return cut if _can_be_cut(block, filters) else None

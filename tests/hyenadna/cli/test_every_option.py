@@ -338,6 +338,7 @@ LINES: dict[str, dict[str, Line]] = {
         "new_only": reaches("fasta", new_only=True),
         "seed": reaches("fasta", seed=1),
         "batch_size": reaches("calls", batch_size=1),
+        "use_cache": keeps("the cache is exact", moves="calls", use_cache=False),
         "precision": keeps("the same bases are drawn here", moves="calls", precision="float64"),
         "device": NO_DEVICE,
     },
@@ -459,7 +460,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "generate": {
         "length": 100, "count": 1, "temperature": 1.0, "top_p": 1.0, "nucleotides_only": True, "batch_size": 16,
-        "precision": "float32", "device": "auto",
+        "use_cache": True, "precision": "float32", "device": "auto",
     },
     "plot embeddings": {
         "method": "pca", "colour": "label", "neighbors": [15], "min_dist": [0.1], "position_bins": 10, "probe": True,

@@ -177,3 +177,45 @@ def test_a_prompt_without_bases_is_refused(config: GenerateConfig, tmp_path: Pat
     with pytest.raises(InputError, match=r"p\.fa: 'y' has no base to continue; remove it"):
         generate(replace(config, prompt=None, prompt_fasta=tmp_path / "p.fa"), progress=False)
     assert not config.out.exists()
+
+
+def test_prompts_of_several_lengths_share_batches_and_change_nothing(
+    config: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    prompts = ["".join("ACGTN"[i] for i in rng.integers(0, 5, length)) for length in (9, 1, 30, 4, 17, 30)]
+    (tmp_path / "p.fa").write_text("".join(f">{i}\n{bases}\n" for i, bases in enumerate(prompts)))
+    rows = []
+    forward = HyenaDNAForCausalLM.forward
+
+    def counted(self: Any, input_ids: Any = None, *args: Any, **kwargs: Any) -> Any:
+        rows.append(tuple(input_ids.shape))
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(HyenaDNAForCausalLM, "forward", counted)
+    config = replace(config, prompt=None, prompt_fasta=tmp_path / "p.fa", count=2, nucleotides_only=False)
+    config = replace(config, precision="float64", length=20)
+    generate(replace(config, batch_size=12), progress=False)
+    together = config.out.read_text()
+    assert rows[0] == (12, 30)
+    assert set(rows[1:]) == {(12, 1)}
+    found = sequences(config.out)
+    assert list(found) == [f"{i}_{copy}" for i in range(6) for copy in (1, 2)]
+    assert all(found[f"{i}_1"].startswith(bases) for i, bases in enumerate(prompts))
+    assert all(found[f"{i}_1"] != found[f"{i}_2"] for i in range(6))
+    for change in ({"batch_size": 1}, {"batch_size": 5, "use_cache": False}):
+        generate(replace(config, **change), progress=False)
+        assert config.out.read_text() == together
+
+
+def test_a_large_cache_is_told(
+    config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    generate(config, progress=False)
+    monkeypatch.setattr("hyenadna.inference.generate._TOLD_BYTES", 1 << 10)
+    generate(replace(config, use_cache=False), progress=False)
+    assert caplog.messages == []
+    generate(config, progress=False)
+    assert [message.split(" GB ")[1] for message in caplog.messages] == [
+        "for 2 sequences of 30 new bases; a lower `batch_size` takes less"
+    ]

@@ -135,7 +135,7 @@ def test_prefix_tuning_is_refused() -> None:
         ({"position_ids": RESTARTS}, "position_ids must count"),
         ({"is_causal": False}, "is_causal: the model is causal"),
         ({"output_attentions": True}, "output_attentions: the model has no attention"),
-        ({"cache": object()}, "not used by the model"),
+        ({"cache": object()}, "cache: the model keeps no keys and values, but a HyenaCache"),
         ({"lenght": 3}, "not used by the model"),
         ({"prompt_lookup_num_tokens": 2}, "assisted generation is not supported"),
     ],

@@ -3,5 +3,6 @@
 from hyena_kernels.filter_cache import Filters
 from hyena_kernels.filter_layers import is_plain
 from hyena_kernels.positions import SharesPositions, one_set_of_positions
+from hyena_kernels.step_graph import StepGraph
 
-__all__ = ["Filters", "SharesPositions", "is_plain", "one_set_of_positions"]
+__all__ = ["Filters", "SharesPositions", "StepGraph", "is_plain", "one_set_of_positions"]

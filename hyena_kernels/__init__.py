@@ -24,7 +24,7 @@ from hyena_kernels.mixer_varlen import hyena_mixer_varlen
 from hyena_kernels.online_conv import OnlineConv
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
 from hyena_kernels.segments import SegmentPlan
-from hyena_kernels.short_conv import short_conv
+from hyena_kernels.short_conv import short_conv, short_conv_update
 
 __all__ = [
     "BackendError",
@@ -49,5 +49,6 @@ __all__ = [
     "linear_cross_entropy",
     "set_backend",
     "short_conv",
+    "short_conv_update",
     "use_backend",
 ]

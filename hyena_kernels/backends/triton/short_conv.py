@@ -12,15 +12,17 @@ Predicted, bfloat16, B = 1, L = 2^20, D = 128, at 4.3 TB/s: forward 0.54 GB, 0.1
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from hyena_kernels.backends.triton.launch import constants, launch
-from hyena_kernels.common.gradients import gradients_like, only_needed
+from hyena_kernels.common.gradients import only_needed
 from hyena_kernels.common.inputs import ShortConvInputs
-from hyena_kernels.common.taps import write_tap_gradients
+from hyena_kernels.common.taps import MAX_TAPS, empty_signal, final_state, short_gradients, write_tap_gradients
 
 # Tiles (positions, channels, warps). With these no kernel spills, and all transpose by stmatrix or ldmatrix. Wide
 # tiles write whole cache lines. Narrow ones waste less where there are few channels, and they leave the backward
@@ -269,7 +271,7 @@ def convolve(inputs: ShortConvInputs, y: Tensor, part_channels: int, *, pair: bo
         pair: whether the last result is the product of the last part and one more.
         y_length: positions of ``y`` that may be written, L or more.
     """
-    x, weight, bias = inputs
+    x, weight, bias, _ = inputs
     parts, batch, channels, length = y.shape
     block_t, block_c, warps = CONFIGS["narrow" if channels <= CONFIGS["narrow"][1] else "wide"]
     grid = (batch * -(-length // block_t) * parts * -(-channels // block_c),)
@@ -315,7 +317,7 @@ def convolve_backward(
             on. None if they are not needed.
         pair: whether the result was a product.
     """
-    x, weight, bias = inputs
+    x, weight, bias, _ = inputs
     batch, channels, length = dy.shape
     block_t, block_c, warps = CONFIGS["narrow"]
     groups = _groups(dy)
@@ -338,17 +340,37 @@ def convolve_backward(
         launch(backward_kernel, (groups * -(-channels // block_c),), args, own)
 
 
-def forward(inputs: ShortConvInputs) -> Tensor:
+def _is_plain(inputs: ShortConvInputs, silu: bool) -> bool:
+    return not silu and inputs.initial_state is None and inputs.weight.shape[1] <= MAX_TAPS
+
+
+def _beyond_plain() -> Any:
+    """The kernels for everything else. They are made of pieces of this module, so it cannot import them at its top."""
+    from hyena_kernels.backends.triton import short_conv_loop
+
+    return short_conv_loop
+
+
+def forward_states(inputs: ShortConvInputs, silu: bool) -> tuple[Tensor, Tensor]:
+    """``short_conv_states_fwd``: the result of :func:`forward`, and the last samples."""
+    return forward(inputs, silu), final_state(inputs.x, inputs.weight.shape[1], inputs.initial_state)
+
+
+def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
     """``short_conv_fwd``: shapes, dtypes and result of :func:`hyena_kernels.short_conv`, except float64."""
-    y = torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
+    if not _is_plain(inputs, silu):
+        return _beyond_plain().forward(inputs, silu)
+    y = empty_signal(inputs.x)
     convolve(inputs, y[None], 0, pair=False, y_length=y.shape[2])
     return y
 
 
-def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Tensor, ...]:
-    """``short_conv_bwd``: contiguous gradients of ``x``, ``weight`` and ``bias``, of length 0 where not needed."""
-    grads = gradients_like(inputs, needs)
-    dx, dweight, dbias = only_needed(grads, needs)
+def backward(dy: Tensor, inputs: ShortConvInputs, silu: bool, needs: list[bool]) -> tuple[Tensor, ...]:
+    """``short_conv_bwd``: the gradients of all inputs, of length 0 where not needed."""
+    if not _is_plain(inputs, silu):
+        return _beyond_plain().backward(dy, inputs, silu, needs)
+    grads = short_gradients(inputs, needs)
+    dx, dweight, dbias, _ = only_needed(grads, needs)
     wants_taps = dweight is not None or dbias is not None
     if dx is not None or wants_taps:
         sums = tap_sums(dy, 1, inputs.weight.shape[1]) if wants_taps else None

@@ -37,6 +37,7 @@ def aot_cases() -> list[Case]:
             taken = {shared for shared in classes if configs[shared] == config} - spilling
             tile = {"C": min(config.tile, plan.rows)} if name.startswith("columns") else {}
             values = {**constants, **tile}
+            values |= {argument: None for argument in ("starts", "lengths", "count") if argument in kernel.arg_names}
             types = {argument: _type(argument, values) for argument in kernel.arg_names}
             unit = {argument: 1 for argument, kind in types.items() if kind == "constexpr" and argument not in values}
             label = f"{name} {groups} × {points}" + (f", {form}" if form else "")

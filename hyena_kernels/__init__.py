@@ -1,7 +1,7 @@
 """Fast Hyena operators: fused FFT convolution with gating, short convolution and implicit filters.
 
-``fftconv``, ``short_conv``, ``implicit_filter`` and ``layer_norm`` are each the name of a public function and of its
-module. ``from hyena_kernels import fftconv``, ``from hyena_kernels.fftconv import fftconv`` and
+``fftconv``, ``fftconv_varlen``, ``short_conv``, ``implicit_filter`` and ``layer_norm`` are each the name of a public
+function and of its module. ``from hyena_kernels import fftconv``, ``from hyena_kernels.fftconv import fftconv`` and
 ``import hyena_kernels.fftconv as m; m.fftconv(...)`` all reach the same function.
 """
 
@@ -12,19 +12,23 @@ from hyena_kernels.backends.extension import build_ext
 from hyena_kernels.embedding import embedding
 from hyena_kernels.errors import BackendError
 from hyena_kernels.fftconv import fftconv
+from hyena_kernels.fftconv_varlen import fftconv_varlen
 from hyena_kernels.filter_cache import cache_filters
 from hyena_kernels.gelu import gelu
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.mixer_varlen import hyena_mixer_varlen
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
+from hyena_kernels.segments import SegmentPlan
 from hyena_kernels.short_conv import short_conv
 
 __all__ = [
     "BackendError",
     "HyenaFilter",
     "HyenaOperator",
+    "SegmentPlan",
     "__version__",
     "add_layer_norm",
     "backend",
@@ -32,8 +36,10 @@ __all__ = [
     "cache_filters",
     "embedding",
     "fftconv",
+    "fftconv_varlen",
     "gelu",
     "hyena_mixer",
+    "hyena_mixer_varlen",
     "implicit_filter",
     "layer_norm",
     "linear_cross_entropy",

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.fftconv import fftconv
+from hyena_kernels.fftconv_varlen import fftconv_varlen
 from hyena_kernels.filter import HyenaFilter
 from hyena_kernels.filter_cache import Filters, kept_or_new
 from hyena_kernels.filter_layers import (
@@ -26,8 +28,10 @@ from hyena_kernels.filter_layers import (
     refuse,
 )
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.mixer_varlen import hyena_mixer_varlen
 from hyena_kernels.positions import PositionalEmbedding
 from hyena_kernels.registration import checks
+from hyena_kernels.segments import SegmentPlan, plan_of
 from hyena_kernels.short_conv import short_conv
 
 # The classes of the filter have been in this file, and pickles of whole models name them here.
@@ -139,32 +143,48 @@ class HyenaOperator(nn.Module):
         """Width of the output."""
         return self.d_model
 
-    def forward(self, u: Tensor, *args: Any, filters: Filters | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        u: Tensor,
+        *args: Any,
+        cu_seqlens: Tensor | SegmentPlan | None = None,
+        filters: Filters | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``.
 
-        ``filters`` are those that :meth:`filters` returns for L. With them this call computes none of its own.
+        With ``cu_seqlens``, u is one row ``(1, T, D)`` of packed sequences, each of at most l_max positions. Every
+        sequence gets what it would get alone. A :class:`SegmentPlan` in its place is made once for all layers.
+
+        ``filters`` are those that :meth:`filters` returns for L, or for the longest packed sequence or more. With them
+        this call computes none of its own.
         """
         checks.rank("HyenaOperator", "input", u, "(B, L, D)")
         if u.shape[2] != self.d_model:
             raise ValueError(
                 f"HyenaOperator: input has shape {tuple(u.shape)}, expected (B, L, D) with D = {self.d_model}"
             )
-        L = u.shape[1]
+        plan = None if cu_seqlens is None else self._plan(u, cu_seqlens)
+        L = u.shape[1] if plan is None else plan.longest
         if not 1 <= L <= self.l_max:
+            longest = "its length L is" if plan is None else f"its longest segment has {L} positions, which is"
             raise ValueError(
-                f"HyenaOperator: input (B, L, D) has shape {tuple(u.shape)}: its length L is outside 1 … {self.l_max}, "
+                f"HyenaOperator: input (B, L, D) has shape {tuple(u.shape)}: {longest} outside 1 … {self.l_max}, "
                 "the l_max that this operator was made for"
             )
         if filters is not None:
-            self._check_filters(filters, L)
+            self._check_filters(filters, L, at_least=plan is not None)
         x = self.in_proj(u)
         k, D = self.filters(L) if filters is None else filters
         drops = self.dropout.p > 0 and self.dropout.training
         if is_plain(self.short_filter, nn.Conv1d) and is_plain(self.dropout, nn.Dropout) and not drops:
-            weight = self.short_filter.weight.squeeze(1)
-            y = hyena_mixer(x, weight, self.short_filter.bias, k, D, backend=self.backend)
+            weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
+            if plan is None:
+                y = hyena_mixer(x, weight, bias, k, D, backend=self.backend)
+            else:
+                y = hyena_mixer_varlen(x[0], weight, bias, k, D, cu_seqlens=plan, backend=self.backend)[None]
         else:
-            y = self._recurrence_by_steps(x, k, D)
+            y = self._recurrence_by_steps(x, k, D, plan)
         y = self.out_proj(self.activation(y))
         return (y, None) if self.return_state else y
 
@@ -205,13 +225,23 @@ class HyenaOperator(nn.Module):
         k, D = kept_or_new(self.filter_fn, (L, self.backend), compute)
         return k.view(self.order - 1, self.d_model, L), None if D is None else D.view(self.order - 1, self.d_model)
 
-    def _check_filters(self, filters: Any, L: int) -> None:
+    def _plan(self, u: Tensor, cu_seqlens: Tensor | SegmentPlan) -> SegmentPlan:
+        if u.shape[0] != 1:
+            raise ValueError(
+                f"HyenaOperator: input has shape {tuple(u.shape)}: with cu_seqlens it is one packed row (1, T, D)"
+            )
+        return plan_of("HyenaOperator", cu_seqlens, None, u, 1)
+
+    def _check_filters(self, filters: Any, L: int, *, at_least: bool) -> None:
         if not isinstance(filters, tuple) or len(filters) != 2:
             raise TypeError(
                 "HyenaOperator: filters must be two tensors, as HyenaOperator.filters(L) returns them, got "
                 f"{type(filters).__name__}"
             )
         expected = (self.order - 1, self.d_model)
+        if at_least and isinstance(filters[0], Tensor) and filters[0].dim() == 3:
+            # A packed sequence takes the taps that it needs.
+            L = max(L, filters[0].shape[2])
         for name, tensor, shape in (("k", filters[0], (*expected, L)), ("D", filters[1], expected)):
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise ValueError(
@@ -219,15 +249,27 @@ class HyenaOperator(nn.Module):
                     f"length {L}: take them from HyenaOperator.filters({L})"
                 )
 
-    def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None) -> Tensor:
+    def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None, plan: SegmentPlan | None) -> Tensor:
         """The recurrence of hyena_mixer op by op, for dropout or a wrapped short filter."""
-        if is_plain(self.short_filter, nn.Conv1d):
-            weight = self.short_filter.weight.squeeze(1)
-            p = short_conv(x.transpose(1, 2), weight, self.short_filter.bias, backend=self.backend)
+        x = x.transpose(1, 2)
+        if plan is None:
+            p = self._short_convolution(x)
         else:
-            p = self.short_filter(x.transpose(1, 2))[..., : x.shape[1]]
+            # One call a segment: a wrapped filter may look at all of its input.
+            p = torch.cat([self._short_convolution(part) for part in x.split(plan.lengths, dim=2)], dim=2)
         *gates, v = p.split(self.d_model, dim=1)
         for o in range(self.order - 1):
             v = self.dropout(v * gates[self.order - 1 - o])
-            v = fftconv(v, k[o], None if D is None else D[o], backend=self.backend)
+            skip = None if D is None else D[o]
+            if plan is None:
+                v = fftconv(v, k[o], skip, backend=self.backend)
+            else:
+                v = fftconv_varlen(v[0], k[o], skip, cu_seqlens=plan, backend=self.backend)[None]
         return (v * gates[0]).transpose(1, 2)
+
+    def _short_convolution(self, x: Tensor) -> Tensor:
+        """The short filter on ``(B, width, L)``."""
+        if is_plain(self.short_filter, nn.Conv1d):
+            return short_conv(x, self.short_filter.weight.squeeze(1), self.short_filter.bias, backend=self.backend)
+        filtered: Tensor = self.short_filter(x)
+        return filtered[..., : x.shape[2]]

@@ -47,7 +47,7 @@ def _case(
     name: str, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], units: list[str], config: str
 ) -> Case:
     block_t, block_c, warps = CONFIGS[config]
-    constexprs = {**constants, **dict.fromkeys(units, 1), "BLOCK_T": block_t, "BLOCK_C": block_c}
+    constexprs = {**constants, **dict.fromkeys(units, 1), "BLOCK_T": block_t, "BLOCK_C": block_c, "marks": None}
     signature = dict.fromkeys(kernel.arg_names, "i32:16") | pointers | dict.fromkeys(constexprs, "constexpr")
     # Arguments that launches do not specialise, and the stride of a weight, which is the number of taps.
     signature |= {arg: "i32" for arg in ("batch", "groups", "parts", "weight_c_stride") if arg in signature}

@@ -39,9 +39,10 @@ class Packed:
         self.host_lengths: list[int] = host_rows[1].tolist()
 
     def marks(self) -> Tensor:
-        """``(T,)`` uint8: 1 where a row starts, else 0."""
-        marks = torch.zeros(sum(self.host_lengths), dtype=torch.uint8, device=self.starts.device)
-        return marks.index_fill_(0, self.starts, 1)
+        """``(T + 1,)`` uint8: 1 where a row starts or the last one ends, else 0."""
+        # Every row ends where another starts, or at T.
+        marks = torch.zeros(sum(self.host_lengths) + 1, dtype=torch.uint8, device=self.starts.device)
+        return marks.index_fill_(0, self.starts, 1).index_fill_(0, self.starts + self.lengths, 1)
 
     def classes(self, plan_of: Callable[[int], Plan]) -> Iterator[tuple[Plan, int, Segments]]:
         """Each class with its plan and its longest length, from long rows to short ones.

@@ -79,12 +79,12 @@ def _load_bias(bias, c_offset, in_range, HAS_BIAS: tl.constexpr):  # type: ignor
 
 @triton.jit
 def _load_marks(marks, t, length):  # type: ignore[no-untyped-def]
-    """A column of words. Bit j is set where a packed row starts at ``t - 8 + j``, for j in ``0 … 23``."""
+    """A column of words. Bit j is set where a packed row starts or the last one ends, at ``t - 8 + j``; j < 24."""
     j = tl.arange(0, 8)[None, :]
     words = tl.zeros((t.shape[0],), tl.int32)
     for group in tl.static_range(3):
         at = t[:, None] + (8 * group - 8) + j
-        mark = tl.load(marks + at, mask=(at >= 0) & (at < length), other=0).to(tl.int32)
+        mark = tl.load(marks + at, mask=(at >= 0) & (at <= length), other=0).to(tl.int32)
         words += tl.sum(mark << (8 * group + j), axis=1)
     return words[:, None]
 
@@ -147,8 +147,11 @@ def _add_tap_gradients(totals, grad, x, left, words, K: tl.constexpr):  # type: 
         total = totals[lag]
         for i in tl.static_range(8):
             # Gradients beyond the end are zero. A NaN in x must not be multiplied with them.
-            product = tl.where(left > i + lag, grad[i + lag].to(tl.float32) * x[i].to(tl.float32), 0.0)
-            total += _within(product, words, i + lag, lag)
+            product = grad[i + lag].to(tl.float32) * x[i].to(tl.float32)
+            if words is None:
+                total += tl.where(left > i + lag, product, 0.0)
+            else:
+                total += _within(product, words, i + lag, lag)
         sums += (total,)  # type: ignore[assignment]
     total = totals[K]
     for i in tl.static_range(8):
@@ -176,7 +179,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     after it. Positions of ``y`` from ``length`` to ``y_length`` are written too, but mean nothing. Rows of temporary
     memory are padded to whole tiles for this: without a mask they are written in 128-bit pieces at any length.
 
-    ``marks`` is None, or not 0 at the first position of every packed row, which no tap then reaches beyond.
+    ``marks`` is None, or 1 at the first position of every packed row, which no tap then reaches beyond.
     """
     pid = tl.program_id(0)
     c_tiles = tl.cdiv(channels, BLOCK_C)
@@ -305,7 +308,7 @@ def convolve(
         part_channels: channels from one part to the next.
         pair: whether the last result is the product of the last part and one more.
         y_length: positions of ``y`` that may be written, L or more.
-        marks: ``(L,)`` uint8, 1 at the first position of every packed row and 0 elsewhere; None for one row. B is 1.
+        marks: ``(L + 1,)`` uint8: 1 where a packed row starts and at the end, else 0. None: no packed rows. B is 1.
     """
     x, weight, bias = inputs
     parts, batch, channels, length = y.shape

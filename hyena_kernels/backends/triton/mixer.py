@@ -100,7 +100,7 @@ def _from_channel(inputs: MixerInputs, first: int) -> ShortConvInputs:
     )
 
 
-def _project(inputs: MixerInputs, c: slice, marks: Tensor | None) -> Tensor:
+def _project(inputs: MixerInputs, marks: Tensor | None, c: slice) -> Tensor:
     """Gates ``x_0`` … ``x_{N-2}`` and the product ``v * x_{N-1}`` of a slice of channels, ``(N, B, C, L)``."""
     batch, length, _ = inputs.x.shape
     steps, channels = inputs.k.shape[:2]
@@ -137,7 +137,7 @@ def forward(inputs: MixerInputs, packed: Packed | None = None) -> Tensor:
     marks = None if packed is None else packed.marks()
     y = x.new_empty((batch, length, channels))
     for c in _slices(x, channels, batch * _padded(length) * (2 * steps * INNER_BYTES + x.element_size())):
-        *gates, v = _project(inputs, c, marks)
+        *gates, v = _project(inputs, marks, c)
         for o in range(steps):
             result = v.new_empty(v.shape, dtype=x.dtype if o == steps - 1 else v.dtype)
             _convolve(result, inputs.convolution(o, v, c, gates[-1 - o]), packed)
@@ -189,7 +189,7 @@ def backward_into(
     channel_bytes = batch * _padded(length) * ((3 * steps + 1) * INNER_BYTES + x.element_size())
     channel_bytes += k.shape[2] * k.element_size()
     for c in _slices(x, channels, channel_bytes):
-        *gates, v = _project(inputs, c, marks)
+        *gates, v = _project(inputs, marks, c)
         values = [v]
         for o in range(steps - 1):
             values.append(v.new_empty(v.shape))

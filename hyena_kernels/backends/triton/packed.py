@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from hyena_kernels.backends.triton import fftconv, table
+from hyena_kernels.backends.triton import fftconv
 from hyena_kernels.backends.triton.fftconv import Gradients, Segments
 from hyena_kernels.backends.triton.plan import Plan, plan as plan_for
+from hyena_kernels.backends.triton.table import backward_plan
 from hyena_kernels.common.inputs import FftconvInputs
 
 
@@ -74,7 +75,7 @@ def backward_into(grads: Gradients, dy: Tensor, inputs: FftconvInputs, packed: P
     total = None
     if dk is not None:
         total = dk.zero_() if dk.dtype == torch.float32 else torch.zeros_like(dk, dtype=torch.float32)
-    for plan, longest, segments in packed.classes(lambda length: table.backward_plan(length, dy.device)):
+    for plan, longest, segments in packed.classes(lambda length: backward_plan(length, dy.device)):
         k = inputs.k[:, : plan.size]
         part = (
             None if total is None else torch.empty_like(k, dtype=torch.float32, memory_format=torch.contiguous_format)

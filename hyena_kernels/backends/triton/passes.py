@@ -391,21 +391,19 @@ def row_backward(
                 re, im = dft.inverse(re, im, twiddles, N, 1, V)
                 w = _factors(group, digit, q, G, V)
                 value = _spread(re, im, w, P)
+                at, length = _place(starts, lengths, count, b, L)
+                start = _result(at, b, d, L, out_D, starts is not None)
                 if POST and is_x:
                     if G > 1:
                         out_post = _added(out_post, value)
                         value = out_post
                     if q == G - 1:
-                        at, length = _place(starts, lengths, count, b, L)
-                        start = _result(at, b, d, L, out_D, starts is not None)
                         _store_signal(dpost + start, 1, value, _at(dy, at, d, dy_b, dy_d), dy_l, n, length, G)
                 elif SIGNAL and is_g:
                     if G > 1:
                         out_x = _added(out_x, value)
                         value = out_x
                     if q == G - 1:
-                        at, length = _place(starts, lengths, count, b, L)
-                        start = _result(at, b, d, L, out_D, starts is not None)
                         if du is not None:
                             gate = None if pre is None else _at(pre, at, d, pre_b, pre_d)
                             _store_signal(du + start, 1, value, gate, pre_l, n, length, G)

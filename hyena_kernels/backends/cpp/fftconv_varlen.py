@@ -43,6 +43,6 @@ def backward(dy: Tensor, inputs: FftconvVarlenInputs, needs: list[bool]) -> tupl
         parts = gradients_like((k_part, D), needs[1:3])
         filters = only_needed(parts, needs[1:3])
         ops.fftconv_bwd(du_part, *filters, dpre_part, dpost_part, dy_part, u_part, k_part, D, *gates, 0)
-        shared.add(parts)
+        shared.add(parts, length, 0)
     shared.write()
     return grads

@@ -35,6 +35,6 @@ def backward(dy: Tensor, inputs: MixerVarlenInputs, needs: list[bool]) -> tuple[
         parts = gradients_like((weight, bias, k_part, D), needs[1:5])
         dy_part, x_part = dy_row.narrow(1, start, length), x_row.narrow(1, start, length)
         ops.hyena_mixer_bwd(dx_part, *only_needed(parts, needs[1:5]), dy_part, x_part, weight, bias, k_part, D)
-        shared.add(parts)
+        shared.add(parts, length, 2)
     shared.write()
     return grads

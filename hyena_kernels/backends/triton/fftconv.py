@@ -19,6 +19,7 @@ It takes less where the scratch of a slice stays in the L2 cache. None of this h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ _MAX_ROWS = 8
 _PROGRAMS = 256
 """Programs that occupy a large GPU. Rows share a program only if there are more."""
 
+_EVERYTHING = slice(None)
 
 SKIP_SPAN = 8192
 """Positions of a row of which a program sums the gradient of the skip, a multiple of the ``BLOCK`` below."""
@@ -55,13 +57,40 @@ SKIP_CONSTANTS = constants(SPAN=SKIP_SPAN, BLOCK=1024, num_warps=4)
 """Of the kernel that does this."""
 
 
+class Segments(NamedTuple):
+    """Packed rows with transforms of one size. The signals and gates of a call are then ``(1, D, T)``."""
+
+    starts: Tensor
+    """``(S,)`` int64 positions where the rows start."""
+    lengths: Tensor
+    """``(S,)`` int64."""
+    rows: int
+    """S."""
+
+    def part(self, rows: slice) -> Segments:
+        """Some of the rows."""
+        return Segments(self.starts[rows], self.lengths[rows], rows.stop - rows.start)
+
+
+_NO_SEGMENTS = (None, None, None)
+
+
 class _Call:
     """A transform on one device: what all launches of a call share. It holds no tensor of the call itself."""
 
     def __init__(
-        self, batch: int, channels: int, length: int, taps: int, causal: bool, plan: Plan | None, device: torch.device
+        self,
+        batch: int,
+        channels: int,
+        length: int,
+        taps: int,
+        causal: bool,
+        plan: Plan | None,
+        device: torch.device,
+        packed: bool = False,
     ) -> None:
         self.batch, self.channels, self.length, self.taps = batch, channels, length, taps
+        self.packed = packed
         self.plan = plan_for(length) if plan is None else plan
         if self.plan.size < length:
             raise ValueError(f"fftconv: a transform of {self.plan.size} points is too short for L = {length}")
@@ -76,9 +105,12 @@ class _Call:
         self.constants = cache(self._constants)
 
     @staticmethod
-    def of(u: Tensor, k: Tensor, causal: bool, plan: Plan | None) -> _Call:
+    def of(u: Tensor, k: Tensor, causal: bool, plan: Plan | None, segments: Segments | None = None) -> _Call:
         batch, channels, length = u.shape
-        return _call(batch, channels, length, k.shape[1], causal, plan, u.device)
+        if segments is None:
+            return _call(batch, channels, length, k.shape[1], causal, plan, u.device)
+        assert plan is not None, "packed rows come with their plan"
+        return _call(segments.rows, channels, plan.size, k.shape[1], causal, plan, u.device, packed=True)
 
     def sizes(self, channels: int) -> tuple[int, int, int, int]:
         return channels, self.length, self.taps, self.shift
@@ -87,7 +119,17 @@ class _Call:
         if self.plan.groups > 1 or not table.shares(kernel, self.plan.rows, self.device):
             return 1
         limit = min(_MAX_ROWS, max(1, self.batch * self.channels // _PROGRAMS))
-        return _greatest_divisor(self.batch, limit)
+        if not self.packed:
+            return _greatest_divisor(self.batch, limit)
+        # The last program may have empty rows. They take as long as others, so there are few.
+        rows = _power_of_two(limit)
+        while 8 * (-self.batch % rows) > self.batch:
+            rows //= 2
+        return rows
+
+    def programs(self, rows: int) -> int:
+        """Programs of a channel, each with so many rows."""
+        return -(-self.batch // rows)
 
     def _constants(self, kernel: str, **others: Any) -> Constants:
         """Constants and options of a kernel, with ``others``."""
@@ -103,7 +145,7 @@ class _Call:
         else:
             config = table.config(kernel, 1, plan.rows, self.device)
             own = {"COLUMNS": plan.groups * plan.columns, "N": plan.rows}
-        return Constants(**others, **own, V=RADIX, **config.launch)
+        return constants(**others, **own, V=RADIX, **config.launch)
 
     def tile(self, kernel: str) -> int:
         """Columns of a program."""
@@ -123,11 +165,13 @@ class _Call:
     def slice_sizes(self, kernel: str, scratch_bytes: int, fixed: int, each: int) -> tuple[int, int]:
         """Batch entries and channels of a slice whose rows are transformed by ``kernel``.
 
-        A channel takes ``fixed + each * batch`` rows of scratch. The batch is a multiple of a slice's batch entries.
+        A channel takes ``fixed + each * batch`` rows of scratch. The batch is a multiple of a slice's batch entries,
+        but for packed rows these are a power of two.
         """
         row_bytes = 8 * self.plan.size
         most = _MAX_ROWS if table.shares(kernel, self.plan.rows, self.device) else 1
-        batch = _greatest_divisor(self.batch, min(most, max(1, (scratch_bytes // row_bytes - fixed) // each)))
+        limit = min(most, max(1, (scratch_bytes // row_bytes - fixed) // each))
+        batch = _power_of_two(min(self.batch, limit)) if self.packed else _greatest_divisor(self.batch, limit)
         return batch, min(self.channels, max(1, scratch_bytes // (row_bytes * (fixed + each * batch))))
 
     def scratch(self, rows: int) -> Tensor:
@@ -141,12 +185,31 @@ def _greatest_divisor(number: int, limit: int) -> int:
     return next(divisor for divisor in range(min(number, limit), 0, -1) if number % divisor == 0)
 
 
+def _power_of_two(limit: int) -> int:
+    return 1 << (limit.bit_length() - 1)
+
+
+def _batches(total: int, step: int) -> Iterator[slice]:
+    """Slices of ``step`` rows, and a rest in powers of two: each number of rows in a program is a kernel to compile."""
+    start = 0
+    while start < total:
+        while step > total - start:
+            step //= 2
+        yield slice(start, start + step)
+        start += step
+
+
 def _part(tensor: Tensor | None, *slices: slice) -> Tensor | None:
     return None if tensor is None else tensor[slices]
 
 
-def _strides(*tensors: Tensor | None) -> list[int]:
-    return [stride for tensor in tensors for stride in ((0, 0, 0) if tensor is None else tensor.stride())]
+def _strides(*tensors: Tensor | None, packed: bool = False) -> list[int]:
+    """Strides of batch, channel and position. The kernels multiply a packed row's start by that of the batch."""
+    strides = []
+    for tensor in tensors:
+        batch, channel, position = (0, 0, 0) if tensor is None else tensor.stride()
+        strides += [position if packed else batch, channel, position]
+    return strides
 
 
 def forward(
@@ -176,22 +239,28 @@ def forward_into(
     *,
     plan: Plan | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
+    segments: Segments | None = None,
 ) -> None:
-    """As :func:`forward`, into ``y`` of any floating-point dtype. The dtypes of ``u`` and the gates may differ too."""
+    """As :func:`forward`, into ``y`` of any floating-point dtype. The dtypes of ``u`` and the gates may differ too.
+
+    With ``segments`` these rows of ``(1, D, T)`` are convolved, each for itself, and ``plan`` has to be given. Other
+    positions of ``y`` stay as they are. The filter may then have more taps than a row, up to the size of the transform.
+    """
     u, k, D, pre_gate, post_gate = inputs
     if not y.numel():
         return
-    call = _Call.of(u, k, causal, plan)
+    call = _Call.of(u, k, causal, plan, segments)
     # The kernels read D with a stride of 1.
     D = None if D is None else D.contiguous()
     with torch.cuda.device_of(u):
         if call.plan.columns == 1:
             rows = call.rows_per_program("row_forward")
             args = (
-                u, pre_gate, post_gate, k, D, y, *call.row_tables, *call.sizes(call.channels),
-                *_strides(u, pre_gate, post_gate), *k.stride(), *y.stride(),
+                u, pre_gate, post_gate, k, D, y, *call.row_tables, *(segments or _NO_SEGMENTS),
+                *call.sizes(call.channels), *_strides(u, pre_gate, post_gate, packed=call.packed), *k.stride(),
+                *_strides(y, packed=call.packed),
             )  # fmt: skip
-            grid = (call.channels * call.batch // rows,)
+            grid = (call.channels * call.programs(rows),)
             launch(passes.row_forward, grid, args, call.constants("row_forward", ROWS=rows))
             return
         batch, step = call.slice_sizes("rows_forward", scratch_bytes, fixed=1, each=1)
@@ -199,11 +268,12 @@ def forward_into(
         for c in sizes.slices(call.channels, step):
             channels = len(range(*c.indices(call.channels)))
             _columns_forward(call, k[c], filter, skip=_part(D, c), filter=True)
-            for b in sizes.slices(call.batch, batch):
-                _columns_forward(call, u[b, c], signal, gate=_part(pre_gate, b, c))
+            for b in _batches(call.batch, batch):
+                part, of = (None, (b, c)) if segments is None else (segments.part(b), (_EVERYTHING, c))
+                _columns_forward(call, u[of], signal, gate=_part(pre_gate, *of), segments=part)
                 args = signal, filter, call.tables.plain, channels
-                call.launch_rows("rows_forward", channels, args, BATCH=batch)
-                _columns_inverse(call, signal, _Output(y[b, c], _part(post_gate, b, c)))
+                call.launch_rows("rows_forward", channels, args, BATCH=b.stop - b.start)
+                _columns_inverse(call, signal, _Output(y[of], _part(post_gate, *of)), segments=part)
 
 
 def _columns_forward(
@@ -214,6 +284,7 @@ def _columns_forward(
     gate: Tensor | None = None,
     skip: Tensor | None = None,
     filter: bool = False,
+    segments: Segments | None = None,
 ) -> None:
     """First pass, to ``scratch``.
 
@@ -224,12 +295,18 @@ def _columns_forward(
         gate: ``(B, D, L)`` factor of a signal, or None.
         skip: ``(D,)`` to be added to the first taps of a filter, or None.
         filter: whether ``x`` is a filter.
+        segments: the packed rows, or None.
     """
     shape = x.shape
     channels = shape[-2]
-    rows, strides = (channels, (0, *x.stride())) if filter else (shape[0] * channels, x.stride())
+    packed = segments is not None
+    if filter:
+        rows, strides = channels, [0, *x.stride()]
+    else:
+        rows, strides = (segments.rows if segments else shape[0]) * channels, _strides(x, packed=packed)
     args = (
-        x, gate, skip, scratch, *call.column_tables, *call.sizes(channels), *strides, *_strides(gate),
+        x, gate, skip, scratch, *call.column_tables, *(segments or _NO_SEGMENTS), *call.sizes(channels),
+        *strides, *_strides(gate, packed=packed),
     )  # fmt: skip
     call.launch_columns("columns_forward", rows, args, filter=filter)
 
@@ -245,7 +322,13 @@ _NO_OUTPUT = _Output(None)
 
 
 def _columns_inverse(
-    call: _Call, scratch: Tensor, first: _Output, second: _Output = _NO_OUTPUT, *, filter: bool = False
+    call: _Call,
+    scratch: Tensor,
+    first: _Output,
+    second: _Output = _NO_OUTPUT,
+    *,
+    filter: bool = False,
+    segments: Segments | None = None,
 ) -> None:
     """Last pass, from ``scratch`` to up to two results ``(B, D, L)``, or to one filter's gradient ``(D, K)``."""
     like = first.result if second.result is None else second.result
@@ -255,8 +338,9 @@ def _columns_inverse(
     if filter:
         rows, strides = channels, [0, *like.stride(), *_strides(None, None, None)]
     else:
-        rows, strides = shape[0] * channels, _strides(*first, *second)
-    args = (scratch, *first, *second, *call.column_tables, *call.sizes(channels), *strides)
+        rows = (segments.rows if segments else shape[0]) * channels
+        strides = _strides(*first, *second, packed=segments is not None)
+    args = (scratch, *first, *second, *call.column_tables, *(segments or _NO_SEGMENTS), *call.sizes(channels), *strides)
     call.launch_columns("columns_inverse", rows, args, filter=filter)
 
 
@@ -306,6 +390,7 @@ def backward_into(
     *,
     plan: Plan | None = None,
     scratch_bytes: int = SCRATCH_BYTES,
+    segments: Segments | None = None,
 ) -> None:
     """As :func:`backward`, with gradients that the caller has allocated.
 
@@ -316,6 +401,8 @@ def backward_into(
         causal: see :func:`forward`.
         plan: see :func:`backward`.
         scratch_bytes: see :func:`forward`.
+        segments: see :func:`forward_into`. ``k`` is the sum over these rows. ``D`` is not computed here, but by
+            :func:`skip_gradient`: it does not depend on where a row begins.
     """
     u, k, D, _, _ = inputs
     if not u.numel():
@@ -323,43 +410,45 @@ def backward_into(
             if tensor is not None:
                 tensor.zero_()
         return
-    if grads.D is not None:
-        with torch.cuda.device_of(u):
-            _skip_gradient(grads.D, dy, inputs)
+    if grads.D is not None and segments is None:
+        skip_gradient(grads.D, dy, inputs)
     if all(grad is None for grad in grads._replace(D=None)):
         return
-    call = _Call.of(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan)
+    call = _Call.of(u, k, causal, table.backward_plan(u.shape[2], u.device) if plan is None else plan, segments)
     skip = None if D is None else D.contiguous()
     run = _backward_one_pass if call.plan.columns == 1 else _backward_passes
     with torch.cuda.device_of(u):
-        run(call, dy, inputs._replace(D=skip), grads, scratch_bytes)
+        run(call, dy, inputs._replace(D=skip), grads, scratch_bytes, segments)
 
 
-def _skip_gradient(dD: Tensor, dy: Tensor, inputs: FftconvInputs) -> None:
+def skip_gradient(dD: Tensor, dy: Tensor, inputs: FftconvInputs) -> None:
     """Write the gradient of the skip from sums of spans in float64, which are added in the same order every time."""
     u, _, _, pre, post = inputs
     batch, channels, length = u.shape
     spans = -(-length // SKIP_SPAN)
     sums = torch.empty((batch, channels, spans), dtype=torch.float64, device=u.device)
     args = (dy, u, pre, post, sums, channels, length, spans, *_strides(dy, u, pre, post))
-    launch(passes.row_skip, (sums.numel(),), args, SKIP_CONSTANTS)
+    with torch.cuda.device_of(u):
+        launch(passes.row_skip, (sums.numel(),), args, SKIP_CONSTANTS)
     dD.copy_(sums.view(channels) if sums.numel() == channels else sums.sum(dim=(0, 2)))
 
 
-def _backward_one_pass(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gradients, scratch_bytes: int) -> None:
+def _backward_one_pass(
+    call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gradients, scratch_bytes: int, segments: Segments | None
+) -> None:
     du, dk, _, dpre, dpost = grads
     rows = call.rows_per_program("row_backward")
-    chunks = call.batch // rows
+    chunks = call.programs(rows)
     # Each program writes its own sum over its rows. These are added afterwards, always in the same order.
     step = max(1, scratch_bytes // (4 * call.taps * chunks)) if chunks > 1 else call.channels
-    everything = slice(None)
     for c in sizes.slices(call.channels, step):
         channels = len(range(*c.indices(call.channels)))
         sums = None if dk is None else _sums(call, dk, c, chunks)
-        u, k, D, pre, post = inputs.part(everything, c)
+        u, k, D, pre, post = inputs.part(_EVERYTHING, c)
         args = (
-            dy[:, c], u, pre, post, k, D, *(_part(grad, everything, c) for grad in (du, dpre, dpost)), sums,
-            *call.row_tables, *call.sizes(channels), call.channels, *_strides(dy, u, pre, post), *k.stride(),
+            dy[:, c], u, pre, post, k, D, *(_part(grad, _EVERYTHING, c) for grad in (du, dpre, dpost)), sums,
+            *call.row_tables, *(segments or _NO_SEGMENTS), *call.sizes(channels),
+            dy.shape[2] if call.packed else call.channels, *_strides(dy, u, pre, post, packed=call.packed), *k.stride(),
         )  # fmt: skip
         launch(passes.row_backward, (channels * chunks,), args, call.constants("row_backward", ROWS=rows))
         if dk is not None and sums is not None:
@@ -379,7 +468,9 @@ def _filter_gradient(dk: Tensor, taps: Tensor) -> None:
         dk.copy_(taps)
 
 
-def _backward_passes(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gradients, scratch_bytes: int) -> None:
+def _backward_passes(
+    call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Gradients, scratch_bytes: int, segments: Segments | None
+) -> None:
     u, k, D, pre, post = inputs
     du, dk, _, dpre, dpost = grads
     wants_filter = dk is not None
@@ -391,22 +482,23 @@ def _backward_passes(call: _Call, dy: Tensor, inputs: FftconvInputs, grads: Grad
         channels = len(range(*c.indices(call.channels)))
         if wants_signal or dpost is not None:
             _columns_forward(call, k[c], filter, skip=_part(D, c), filter=True)
-        for b in sizes.slices(call.batch, batch):
+        for b in _batches(call.batch, batch):
+            part, of = (None, (b, c)) if segments is None else (segments.part(b), (_EVERYTHING, c))
             if wants_filter or dpost is not None:
-                _columns_forward(call, u[b, c], signal, gate=_part(pre, b, c))
+                _columns_forward(call, u[of], signal, gate=_part(pre, *of), segments=part)
             if wants_filter or wants_signal:
-                _columns_forward(call, dy[b, c], grad, gate=_part(post, b, c))
+                _columns_forward(call, dy[of], grad, gate=_part(post, *of), segments=part)
             args = signal, grad, filter, filter_grad, call.tables.plain, channels
             call.launch_rows(
                 "rows_backward", channels, args,
-                BATCH=batch, SIGNAL=wants_signal, POST=dpost is not None, ADD=b.start > 0,
+                BATCH=b.stop - b.start, SIGNAL=wants_signal, POST=dpost is not None, ADD=b.start > 0,
             )  # fmt: skip
             if wants_signal:
-                of_u = _Output(_part(du, b, c), _part(pre, b, c))
-                of_pre = _Output(_part(dpre, b, c), u[b, c])
-                _columns_inverse(call, grad, of_u, of_pre)
+                of_u = _Output(_part(du, *of), _part(pre, *of))
+                of_pre = _Output(_part(dpre, *of), u[of])
+                _columns_inverse(call, grad, of_u, of_pre, segments=part)
             if dpost is not None:
-                _columns_inverse(call, signal, _Output(dpost[b, c], dy[b, c]))
+                _columns_inverse(call, signal, _Output(dpost[of], dy[of]), segments=part)
         if dk is not None and filter_grad is not None:
             taps = _sums(call, dk, c, 1)[0]
             _columns_inverse(call, filter_grad, _Output(taps), filter=True)

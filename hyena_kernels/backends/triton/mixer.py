@@ -27,12 +27,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hyena_kernels.backends.triton import fftconv
+from hyena_kernels.backends.triton import fftconv, packed as packed_rows
 from hyena_kernels.backends.triton.fftconv import Gradients
 from hyena_kernels.backends.triton.launch import constants, launch
+from hyena_kernels.backends.triton.packed import Packed
 from hyena_kernels.backends.triton.short_conv import CONFIGS, convolve, convolve_backward, tap_sums
 from hyena_kernels.common.gradients import gradients_like, only_needed
-from hyena_kernels.common.inputs import MixerInputs, ShortConvInputs
+from hyena_kernels.common.inputs import FftconvInputs, MixerInputs, ShortConvInputs
 from hyena_kernels.common.taps import write_tap_gradients
 
 # Temporary memory that one slice of channels may take beyond a quarter of the projections. The scratch of the long
@@ -99,27 +100,47 @@ def _from_channel(inputs: MixerInputs, first: int) -> ShortConvInputs:
     )
 
 
-def _project(inputs: MixerInputs, c: slice) -> Tensor:
+def _project(inputs: MixerInputs, marks: Tensor | None, c: slice) -> Tensor:
     """Gates ``x_0`` … ``x_{N-2}`` and the product ``v * x_{N-1}`` of a slice of channels, ``(N, B, C, L)``."""
     batch, length, _ = inputs.x.shape
     steps, channels = inputs.k.shape[:2]
     rows = _padded(length)
     parts = inputs.x.new_empty((steps + 1, batch, c.stop - c.start, rows), dtype=torch.float32)[..., :length]
-    convolve(_from_channel(inputs, c.start), parts, channels, pair=True, y_length=rows)
+    convolve(_from_channel(inputs, c.start), parts, channels, pair=True, y_length=rows, marks=marks)
     return parts
 
 
-def forward(inputs: MixerInputs) -> Tensor:
-    """``hyena_mixer_fwd``: shapes, dtypes and result of :func:`hyena_kernels.hyena_mixer`, except float64."""
+def _convolve(y: Tensor, inputs: FftconvInputs, packed: Packed | None) -> None:
+    if packed is None:
+        fftconv.forward_into(y, inputs, True)
+    else:
+        packed_rows.forward_into(y, inputs, packed)
+
+
+def _convolve_backward(grads: Gradients, dy: Tensor, inputs: FftconvInputs, packed: Packed | None) -> None:
+    if packed is None:
+        fftconv.backward_into(grads, dy, inputs, True)
+    else:
+        packed_rows.backward_into(grads, dy, inputs, packed)
+
+
+def forward(inputs: MixerInputs, packed: Packed | None = None) -> Tensor:
+    """``hyena_mixer_fwd``: shapes, dtypes and result of :func:`hyena_kernels.hyena_mixer`, except float64.
+
+    Args:
+        inputs: the op's tensors.
+        packed: the rows of which the one row of ``x`` consists, or None. The filters are then cut for each of them.
+    """
     x = inputs.x
     batch, length, _ = x.shape
     steps, channels = inputs.k.shape[:2]
+    marks = None if packed is None else packed.marks()
     y = x.new_empty((batch, length, channels))
     for c in _slices(x, channels, batch * _padded(length) * (2 * steps * INNER_BYTES + x.element_size())):
-        *gates, v = _project(inputs, c)
+        *gates, v = _project(inputs, marks, c)
         for o in range(steps):
             result = v.new_empty(v.shape, dtype=x.dtype if o == steps - 1 else v.dtype)
-            fftconv.forward_into(result, inputs.convolution(o, v, c, gates[-1 - o]), True)
+            _convolve(result, inputs.convolution(o, v, c, gates[-1 - o]), packed)
             v = result
         _copy(v, y[..., c].transpose(1, 2), length)
     return y
@@ -127,13 +148,29 @@ def forward(inputs: MixerInputs) -> Tensor:
 
 def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """``hyena_mixer_bwd``: contiguous gradients of the five tensors, of length 0 where not needed."""
+    grads = gradients_like(inputs, needs)
+    backward_into(only_needed(grads, needs), dy, inputs)
+    return grads
+
+
+def backward_into(
+    grads: tuple[Tensor | None, ...], dy: Tensor, inputs: MixerInputs, packed: Packed | None = None
+) -> None:
+    """Write the gradients of the five tensors, which the caller has allocated. None: not needed.
+
+    Args:
+        grads: contiguous tensors like those of ``inputs``.
+        dy: ``(B, L, d)`` gradient of the result.
+        inputs: as in :func:`forward`.
+        packed: as in :func:`forward`.
+    """
+    if all(grad is None for grad in grads):
+        return
     x, weight, k = inputs.x, inputs.short_weight, inputs.k
     batch, length, _ = x.shape
     steps, channels = k.shape[:2]
-    grads = gradients_like(inputs, needs)
-    if not any(needs):
-        return grads
-    dx, dweight, dbias, dk, dD = only_needed(grads, needs)
+    marks = None if packed is None else packed.marks()
+    dx, dweight, dbias, dk, dD = grads
     wants_taps = dweight is not None or dbias is not None
     wants_projections = dx is not None or wants_taps
 
@@ -146,15 +183,17 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
             dx=None if dx is None else dx.transpose(1, 2)[:, first:],
             sums=None if sums is None else sums[:, part * (weight.shape[1] + 1) :],
             pair=pair,
+            marks=marks,
         )
 
     channel_bytes = batch * _padded(length) * ((3 * steps + 1) * INNER_BYTES + x.element_size())
     channel_bytes += k.shape[2] * k.element_size()
     for c in _slices(x, channels, channel_bytes):
-        *gates, v = _project(inputs, c)
+        *gates, v = _project(inputs, marks, c)
         values = [v]
         for o in range(steps - 1):
-            values.append(fftconv.forward(inputs.convolution(o, values[o], c, gates[-1 - o]), True))
+            values.append(v.new_empty(v.shape))
+            _convolve(values[-1], inputs.convolution(o, values[o], c, gates[-1 - o]), packed)
         rows = _padded(length)
         grad = x.new_empty((batch, c.stop - c.start, rows))[..., :length]
         _copy(dy[..., c].transpose(1, 2), grad, rows)
@@ -166,7 +205,7 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
                 D=None if dD is None else dD[o, c],
                 post_gate=v.new_empty(v.shape) if wants_projections else None,
             )
-            fftconv.backward_into(wanted, grad, inputs.convolution(o, values.pop(), c, gates[-1 - o]), True)
+            _convolve_backward(wanted, grad, inputs.convolution(o, values.pop(), c, gates[-1 - o]), packed)
             if wanted.post_gate is not None:
                 project_backward(wanted.post_gate, steps - 1 - o, c, sums, pair=False)
             if wanted.u is not None:
@@ -177,4 +216,3 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
             write_tap_gradients(sums, dweight, dbias, convolutions=steps + 2, channels=c)
         # Without this they would still exist while the next slice is computed.
         del gates, v, values, grad, wanted
-    return grads

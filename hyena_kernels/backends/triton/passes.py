@@ -22,6 +22,29 @@ def _at(pointer, b, d, stride_b, stride_d):
 
 
 @triton.jit
+def _place(starts, lengths, count, b, L):
+    """What :func:`_at` takes as the batch entry of row b, and the row's length.
+
+    Packed rows follow each other in every channel. Theirs is the position where the row starts, so the stride of the
+    batch has to be that of positions. Rows from ``count`` on are empty. Without ``starts``, both are the arguments.
+    """
+    if starts is None:
+        return b, L
+    else:
+        start = tl.load(starts + b, mask=b < count, other=0)
+        return start, tl.load(lengths + b, mask=b < count, other=0).to(tl.int32)
+
+
+@triton.jit
+def _result(at, b, d, L, out_D, PACKED: tl.constexpr):
+    """Where a row begins in a contiguous result: ``(B, out_D, L)``, or packed ``(D, out_D)``."""
+    if PACKED:
+        return d.to(tl.int64) * out_D + at
+    else:
+        return (b.to(tl.int64) * out_D + d) * L
+
+
+@triton.jit
 def _address(row, stride, n, g: tl.constexpr):
     """Addresses of the points of group g. The parts that are constants become immediate offsets."""
     return row + n[0].to(tl.int64) * stride + (n[1] + g * n[2]).to(tl.int64) * stride
@@ -255,7 +278,7 @@ def _backward_products(i, is_x, is_g, re, im, spectra, ROWS: tl.constexpr):
 
 
 # Sizes and strides change from call to call. Only the innermost strides are worth a compilation of their own.
-_SIZES = ["B", "D", "L", "K", "shift", "out_D"]
+_SIZES = ["B", "D", "L", "K", "shift", "out_D", "count"]
 _OUTER = [
     f"{name}_{axis}" for name in ("x", "y", "gate", "f1", "f2", "o1", "o2", "u", "dy", "pre", "post") for axis in "bd"
 ]
@@ -264,7 +287,10 @@ _OUTER += ["k_d"]
 
 def _kernel(function):
     names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    return triton.jit(do_not_specialize=[name for name in _SIZES + _OUTER if name in names])(function)
+    plain = [name for name in _SIZES + _OUTER if name in names]
+    # Classes of packed rows begin anywhere in these.
+    unaligned = [name for name in ("starts", "lengths") if name in names]
+    return triton.jit(do_not_specialize=plain, do_not_specialize_on_alignment=unaligned)(function)
 
 
 # One pass -----------------------------------------------------------------------------------------------------------
@@ -272,7 +298,7 @@ def _kernel(function):
 
 @_kernel
 def row_forward(
-    u, pre, post, k, skip, y, group, digit, table, D, L, K, shift,
+    u, pre, post, k, skip, y, group, digit, table, starts, lengths, count, D, L, K, shift,
     u_b, u_d, u_l, pre_b, pre_d, pre_l, post_b, post_d, post_l, k_d, k_l, y_b, y_d, y_l,
     ROWS: tl.constexpr, CAUSAL: tl.constexpr, N: tl.constexpr, G: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
@@ -295,8 +321,9 @@ def row_forward(
                     _at(k, b, d, 0, k_d), k_l, (None if skip is None else skip + d), w, n, K, shift, CAUSAL, P, G
                 )
             else:
-                gate = None if pre is None else _at(pre, b, d, pre_b, pre_d)
-                re, im = _combine(_load_signal(_at(u, b, d, u_b, u_d), u_l, gate, pre_l, n, L, G), w)
+                at, length = _place(starts, lengths, count, b, L)
+                gate = None if pre is None else _at(pre, at, d, pre_b, pre_d)
+                re, im = _combine(_load_signal(_at(u, at, d, u_b, u_d), u_l, gate, pre_l, n, length, G), w)
             re, im = dft.forward(re, im, twiddles, N, 1, V)
             if j == 0:
                 kr = re
@@ -309,19 +336,21 @@ def row_forward(
                     out = _added(out, value)
                     value = out
                 if q == G - 1:
-                    gate = None if post is None else _at(post, b, d, post_b, post_d)
-                    _store_signal(_at(y, b, d, y_b, y_d), y_l, value, gate, post_l, n, L, G)
+                    at, length = _place(starts, lengths, count, b, L)
+                    gate = None if post is None else _at(post, at, d, post_b, post_d)
+                    _store_signal(_at(y, at, d, y_b, y_d), y_l, value, gate, post_l, n, length, G)
 
 
 @_kernel
 def row_backward(
-    dy, u, pre, post, k, skip, du, dpre, dpost, dk, group, digit, table, D, L, K, shift, out_D,
+    dy, u, pre, post, k, skip, du, dpre, dpost, dk, group, digit, table, starts, lengths, count, D, L, K, shift, out_D,
     dy_b, dy_d, dy_l, u_b, u_d, u_l, pre_b, pre_d, pre_l, post_b, post_d, post_l, k_d, k_l,
     ROWS: tl.constexpr, CAUSAL: tl.constexpr, N: tl.constexpr, G: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     """Gradients of ``ROWS`` rows of one channel, or of one row if ``G > 1``. None for those that are not needed.
 
-    ``du``, ``dpre`` and ``dpost`` are contiguous ``(B, D, L)``, ``dk`` is float32 ``(B / ROWS, D, K)``.
+    ``du``, ``dpre`` and ``dpost`` are contiguous ``(B, D, L)``, or packed ``(D, out_D)``. ``dk`` is float32
+    ``(B / ROWS, D, K)``.
     """
     M: tl.constexpr = N // V
     P: tl.constexpr = G * N
@@ -348,11 +377,13 @@ def row_backward(
                 row = _at(k, chunk, d, 0, k_d)
                 re, im = _combine_filter(row, k_l, (None if skip is None else skip + d), w, n, K, shift, CAUSAL, P, G)
             elif is_x:
-                gate = None if pre is None else _at(pre, b, d, pre_b, pre_d)
-                re, im = _combine(_load_signal(_at(u, b, d, u_b, u_d), u_l, gate, pre_l, n, L, G), w)
+                at, length = _place(starts, lengths, count, b, L)
+                gate = None if pre is None else _at(pre, at, d, pre_b, pre_d)
+                re, im = _combine(_load_signal(_at(u, at, d, u_b, u_d), u_l, gate, pre_l, n, length, G), w)
             elif is_g:
-                gate = None if post is None else _at(post, b, d, post_b, post_d)
-                re, im = _combine(_load_signal(_at(dy, b, d, dy_b, dy_d), dy_l, gate, post_l, n, L, G), w)
+                at, length = _place(starts, lengths, count, b, L)
+                gate = None if post is None else _at(post, at, d, post_b, post_d)
+                re, im = _combine(_load_signal(_at(dy, at, d, dy_b, dy_d), dy_l, gate, post_l, n, length, G), w)
             if i <= 2 * ROWS:
                 re, im = dft.forward(re, im, twiddles, N, 1, V)
             re, im, spectra = _backward_products(i, is_x, is_g, re, im, spectra, ROWS)
@@ -360,23 +391,24 @@ def row_backward(
                 re, im = dft.inverse(re, im, twiddles, N, 1, V)
                 w = _factors(group, digit, q, G, V)
                 value = _spread(re, im, w, P)
-                start = (b.to(tl.int64) * out_D + d) * L
+                at, length = _place(starts, lengths, count, b, L)
+                start = _result(at, b, d, L, out_D, starts is not None)
                 if POST and is_x:
                     if G > 1:
                         out_post = _added(out_post, value)
                         value = out_post
                     if q == G - 1:
-                        _store_signal(dpost + start, 1, value, _at(dy, b, d, dy_b, dy_d), dy_l, n, L, G)
+                        _store_signal(dpost + start, 1, value, _at(dy, at, d, dy_b, dy_d), dy_l, n, length, G)
                 elif SIGNAL and is_g:
                     if G > 1:
                         out_x = _added(out_x, value)
                         value = out_x
                     if q == G - 1:
                         if du is not None:
-                            gate = None if pre is None else _at(pre, b, d, pre_b, pre_d)
-                            _store_signal(du + start, 1, value, gate, pre_l, n, L, G)
+                            gate = None if pre is None else _at(pre, at, d, pre_b, pre_d)
+                            _store_signal(du + start, 1, value, gate, pre_l, n, length, G)
                         if dpre is not None:
-                            _store_signal(dpre + start, 1, value, _at(u, b, d, u_b, u_d), u_l, n, L, G)
+                            _store_signal(dpre + start, 1, value, _at(u, at, d, u_b, u_d), u_l, n, length, G)
                 elif FILTER:
                     row = dk + (chunk.to(tl.int64) * D + d) * K
                     _store_filter(row, value, n, K, shift, q > 0, G)
@@ -450,7 +482,7 @@ def _row(row, N: tl.constexpr, V: tl.constexpr):
 
 @_kernel
 def columns_forward(
-    x, gate, skip, scratch, group, digit, table, lane, column, D, L, K, shift,
+    x, gate, skip, scratch, group, digit, table, lane, column, starts, lengths, count, D, L, K, shift,
     x_b, x_d, x_l, gate_b, gate_d, gate_l,
     FILTER: tl.constexpr, CAUSAL: tl.constexpr,
     N: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, G: tl.constexpr, V: tl.constexpr,
@@ -464,6 +496,7 @@ def columns_forward(
     d = row % D
     first = tile * C
     n = _points(first, N, C, ROWS, V)
+    b, L = _place(starts, lengths, count, b, L)
     start = _at(x, b, d, x_b, x_d)
     out = scratch + row.to(tl.int64) * (2 * P)
     for q in range(G):
@@ -553,7 +586,7 @@ def rows_backward(
 
 @_kernel
 def columns_inverse(
-    scratch, o1, f1, o2, f2, group, digit, table, lane, column, D, L, K, shift,
+    scratch, o1, f1, o2, f2, group, digit, table, lane, column, starts, lengths, count, D, L, K, shift,
     o1_b, o1_d, o1_l, f1_b, f1_d, f1_l, o2_b, o2_d, o2_l, f2_b, f2_d, f2_l,
     FILTER: tl.constexpr, CAUSAL: tl.constexpr,
     N: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, G: tl.constexpr, V: tl.constexpr,
@@ -566,6 +599,7 @@ def columns_inverse(
     b = row // D
     d = row % D
     first = tile * C
+    b, L = _place(starts, lengths, count, b, L)
     source = scratch + row.to(tl.int64) * (2 * P)
     n = _points(first, N, C, ROWS, V)
     out = _nothing(G, V, M)

@@ -80,13 +80,36 @@ def _load_bias(bias, c_offset, in_range, HAS_BIAS: tl.constexpr):  # type: ignor
 
 
 @triton.jit
-def _convolved(x, taps, bias, COUNT: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
+def _load_marks(marks, t, length):  # type: ignore[no-untyped-def]
+    """A column of words. Bit j is set where a packed row starts or the last one ends, at ``t - 8 + j``; j < 24."""
+    j = tl.arange(0, 8)[None, :]
+    words = tl.zeros((t.shape[0],), tl.int32)
+    for group in tl.static_range(3):
+        at = t[:, None] + (8 * group - 8) + j
+        mark = tl.load(marks + at, mask=(at >= 0) & (at <= length), other=0).to(tl.int32)
+        words += tl.sum(mark << (8 * group + j), axis=1)
+    return words[:, None]
+
+
+@triton.jit
+def _within(value, words, i: tl.constexpr, lag: tl.constexpr):  # type: ignore[no-untyped-def]
+    """``value`` where ``t + i`` and ``t + i - lag`` are in one packed row, else zero, even for a NaN."""
+    if words is None:
+        return value
+    else:
+        # Bits of the positions after t + i - lag up to t + i.
+        between: tl.constexpr = ((1 << lag) - 1) << (9 + i - lag)
+        return tl.where((words & between) == 0, value, 0.0)
+
+
+@triton.jit
+def _convolved(x, taps, bias, words, COUNT: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
     """``bias + sum_lag taps[lag] x[8 + i - lag]`` for ``i`` in ``0 … COUNT - 1``, in float32."""
     values = ()
     for i in tl.static_range(COUNT):
         value = taps[0] * x[8 + i].to(tl.float32) + bias
         for lag in tl.static_range(1, K):
-            value += taps[lag] * x[8 + i - lag].to(tl.float32)
+            value += taps[lag] * _within(x[8 + i - lag].to(tl.float32), words, i, lag)
         values += (value,)  # type: ignore[assignment]
     return values
 
@@ -107,26 +130,30 @@ def _product(a, b, left, COUNT: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _signal_gradient(grad, taps, K: tl.constexpr):  # type: ignore[no-untyped-def]
+def _signal_gradient(grad, taps, words, K: tl.constexpr):  # type: ignore[no-untyped-def]
     """``sum_lag taps[lag] grad[i + lag]`` for ``i`` in ``0 … 7``: the transpose of :func:`_convolved`."""
     values = ()
     for i in tl.static_range(8):
         value = taps[0] * grad[i].to(tl.float32)
         for lag in tl.static_range(1, K):
-            value += taps[lag] * grad[i + lag].to(tl.float32)
+            value += taps[lag] * _within(grad[i + lag].to(tl.float32), words, i + lag, lag)
         values += (value,)  # type: ignore[assignment]
     return values
 
 
 @triton.jit
-def _add_tap_gradients(totals, grad, x, left, K: tl.constexpr):  # type: ignore[no-untyped-def]
+def _add_tap_gradients(totals, grad, x, left, words, K: tl.constexpr):  # type: ignore[no-untyped-def]
     """Adds ``sum_i grad[i + lag] x[i]`` to total ``lag`` for every lag, and ``sum_i grad[i]`` to total K."""
     sums = ()
     for lag in tl.static_range(K):
         total = totals[lag]
         for i in tl.static_range(8):
             # Gradients beyond the end are zero. A NaN in x must not be multiplied with them.
-            total += tl.where(left > i + lag, grad[i + lag].to(tl.float32) * x[i].to(tl.float32), 0.0)
+            product = grad[i + lag].to(tl.float32) * x[i].to(tl.float32)
+            if words is None:
+                total += tl.where(left > i + lag, product, 0.0)
+            else:
+                total += _within(product, words, i + lag, lag)
         sums += (total,)  # type: ignore[assignment]
     total = totals[K]
     for i in tl.static_range(8):
@@ -144,7 +171,7 @@ def _store_totals(sums, totals, c, stride, in_range, K: tl.constexpr):  # type: 
 
 @triton.jit(do_not_specialize=["parts"])
 def forward_kernel(  # type: ignore[no-untyped-def]
-    x, weight, bias, y, length, y_length, channels, parts, part_channels, x_b_stride, x_c_stride, x_t_stride,
+    x, weight, bias, marks, y, length, y_length, channels, parts, part_channels, x_b_stride, x_c_stride, x_t_stride,
     weight_c_stride, weight_k_stride, bias_stride, y_part_stride, y_b_stride, y_c_stride, y_t_stride,
     K: tl.constexpr, HAS_BIAS: tl.constexpr, PAIR: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -153,6 +180,8 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     One program computes one tile of one part. With PAIR the last result is the product of the last part and the part
     after it. Positions of ``y`` from ``length`` to ``y_length`` are written too, but mean nothing. Rows of temporary
     memory are padded to whole tiles for this: without a mask they are written in 128-bit pieces at any length.
+
+    ``marks`` is None, or 1 at the first position of every packed row, which no tap then reaches beyond.
     """
     pid = tl.program_id(0)
     c_tiles = tl.cdiv(channels, BLOCK_C)
@@ -164,13 +193,15 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     c = (pid % c_tiles).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     in_range = c < channels
 
+    words = None if marks is None else _load_marks(marks, t, length)
+
     x += b * x_b_stride
     row = part * part_channels + c
     taps = _load_taps(weight, row * weight_c_stride, weight_k_stride, in_range, K)
     offset = _load_bias(bias, row * bias_stride, in_range, HAS_BIAS)
     before = _load_eight(x, t - 8, x_t_stride, row * x_c_stride, in_range, length)
     here = _load_eight(x, t, x_t_stride, row * x_c_stride, in_range, length)
-    values = _convolved(before + here, taps, offset, 8, K)
+    values = _convolved(before + here, taps, offset, words, 8, K)
     if PAIR:
         if part == parts - 1:
             row += part_channels
@@ -178,7 +209,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
             offset = _load_bias(bias, row * bias_stride, in_range, HAS_BIAS)
             before = _load_eight(x, t - 8, x_t_stride, row * x_c_stride, in_range, length)
             here = _load_eight(x, t, x_t_stride, row * x_c_stride, in_range, length)
-            factors = _convolved(before + here, taps, offset, 8, K)
+            factors = _convolved(before + here, taps, offset, words, 8, K)
             product = ()
             for i in tl.static_range(8):
                 product += (values[i] * factors[i],)  # type: ignore[assignment]
@@ -189,7 +220,7 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["batch", "groups"])
 def backward_kernel(  # type: ignore[no-untyped-def]
-    dy, x, weight, bias, dx, sums, length, channels, part_channels, batch, groups, sums_stride, dy_b_stride,
+    dy, x, weight, bias, marks, dx, sums, length, channels, part_channels, batch, groups, sums_stride, dy_b_stride,
     dy_c_stride, dy_t_stride, x_b_stride, x_c_stride, x_t_stride, weight_c_stride, weight_k_stride, bias_stride,
     dx_b_stride, dx_c_stride, dx_t_stride,
     K: tl.constexpr, HAS_BIAS: tl.constexpr, PAIR: tl.constexpr, NEEDS_X: tl.constexpr, NEEDS_TAPS: tl.constexpr,
@@ -223,6 +254,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         b = (tile // t_tiles).to(tl.int64)
         t = (tile % t_tiles).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T // 8) * 8
         left = _left(t, length)
+        words = None if marks is None else _load_marks(marks, t, length)
         dy_b = dy + b * dy_b_stride
         x_b = x + b * x_b_stride
         grad = _load_eight(dy_b, t, dy_t_stride, c * dy_c_stride, in_range, length)
@@ -232,26 +264,26 @@ def backward_kernel(  # type: ignore[no-untyped-def]
         if PAIR:
             before = _load_eight(x_b, t - 8, x_t_stride, c * x_c_stride, in_range, length)
             behind = _load_eight(x_b, t + 8, x_t_stride, c * x_c_stride, in_range, length)
-            value = _convolved(before + here + behind, taps, offset, 7 + K, K)
+            value = _convolved(before + here + behind, taps, offset, words, 7 + K, K)
             before = _load_eight(x_b, t - 8, x_t_stride, other * x_c_stride, in_range, length)
             other_here = _load_eight(x_b, t, x_t_stride, other * x_c_stride, in_range, length)
             behind = _load_eight(x_b, t + 8, x_t_stride, other * x_c_stride, in_range, length)
-            other_value = _convolved(before + other_here + behind, other_taps, other_offset, 7 + K, K)
+            other_value = _convolved(before + other_here + behind, other_taps, other_offset, words, 7 + K, K)
             other_grad = _product(grad, value, left, 7 + K)
             # The sums for the taps come before the gradient is stored: in this order no architecture spills.
             if NEEDS_TAPS:
-                other_totals = _add_tap_gradients(other_totals, other_grad, other_here, left, K)
+                other_totals = _add_tap_gradients(other_totals, other_grad, other_here, left, words, K)
             grad = _product(grad, other_value, left, 7 + K)
             if NEEDS_X:
                 at = dx + b * dx_b_stride
-                values = _signal_gradient(other_grad, other_taps, K)
+                values = _signal_gradient(other_grad, other_taps, words, K)
                 _store_eight(at, values, t, dx_t_stride, other * dx_c_stride, in_range, length)
         if NEEDS_X:
             at = dx + b * dx_b_stride
-            values = _signal_gradient(grad, taps, K)
+            values = _signal_gradient(grad, taps, words, K)
             _store_eight(at, values, t, dx_t_stride, c * dx_c_stride, in_range, length)
         if NEEDS_TAPS:
-            totals = _add_tap_gradients(totals, grad, here, left, K)
+            totals = _add_tap_gradients(totals, grad, here, left, words, K)
         tile += groups
     if NEEDS_TAPS:
         sums += group * sums_stride
@@ -260,7 +292,15 @@ def backward_kernel(  # type: ignore[no-untyped-def]
             _store_totals(sums + (K + 1) * channels, other_totals, c, channels, in_range, K)
 
 
-def convolve(inputs: ShortConvInputs, y: Tensor, part_channels: int, *, pair: bool, y_length: int) -> None:
+def convolve(
+    inputs: ShortConvInputs,
+    y: Tensor,
+    part_channels: int,
+    *,
+    pair: bool,
+    y_length: int,
+    marks: Tensor | None = None,
+) -> None:
     """Write the convolution of ``parts`` signals of C channels each, see :func:`forward_kernel`.
 
     Args:
@@ -270,13 +310,14 @@ def convolve(inputs: ShortConvInputs, y: Tensor, part_channels: int, *, pair: bo
         part_channels: channels from one part to the next.
         pair: whether the last result is the product of the last part and one more.
         y_length: positions of ``y`` that may be written, L or more.
+        marks: ``(L + 1,)`` uint8: 1 where a packed row starts and at the end, else 0. None: no packed rows. B is 1.
     """
     x, weight, bias, _ = inputs
     parts, batch, channels, length = y.shape
     block_t, block_c, warps = CONFIGS["narrow" if channels <= CONFIGS["narrow"][1] else "wide"]
     grid = (batch * -(-length // block_t) * parts * -(-channels // block_c),)
     args = (
-        x, weight, bias, y, length, y_length, channels, parts, part_channels, *x.stride(), *weight.stride(),
+        x, weight, bias, marks, y, length, y_length, channels, parts, part_channels, *x.stride(), *weight.stride(),
         0 if bias is None else bias.stride(0), *y.stride(),
     )  # fmt: skip
     own = constants(
@@ -304,7 +345,14 @@ def tap_sums(dy: Tensor, parts: int, taps: int) -> Tensor:
 
 
 def convolve_backward(
-    dy: Tensor, inputs: ShortConvInputs, part_channels: int, *, dx: Tensor | None, sums: Tensor | None, pair: bool
+    dy: Tensor,
+    inputs: ShortConvInputs,
+    part_channels: int,
+    *,
+    dx: Tensor | None,
+    sums: Tensor | None,
+    pair: bool,
+    marks: Tensor | None = None,
 ) -> None:
     """Gradients of one part, or of a pair: parts 0 and 1, whose product was taken.
 
@@ -316,13 +364,14 @@ def convolve_backward(
         sums: where the sums for ``weight`` and ``bias`` are written: :func:`tap_sums` from the first row of this part
             on. None if they are not needed.
         pair: whether the result was a product.
+        marks: as for :func:`convolve`.
     """
     x, weight, bias, _ = inputs
     batch, channels, length = dy.shape
     block_t, block_c, warps = CONFIGS["narrow"]
     groups = _groups(dy)
     args = (
-        dy, x, weight, bias, dx, sums, length, channels, part_channels, batch, groups,
+        dy, x, weight, bias, marks, dx, sums, length, channels, part_channels, batch, groups,
         0 if sums is None else sums.stride(0), *dy.stride(), *x.stride(), *weight.stride(),
         0 if bias is None else bias.stride(0), *((0, 0, 0) if dx is None else dx.stride()),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from hyena_kernels import HyenaOperator
 from hyenadna import HyenaDNAForSequenceClassification
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
-from hyenadna.finetuning import results as results_module, train as finetune_module
+from hyenadna.finetuning import batches as batches_module, results as results_module, train as finetune_module
 from hyenadna.finetuning.batches import augment
 from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.train import FinetuneConfig, finetune
@@ -101,7 +101,7 @@ def test_training_sees_both_strands_and_the_test_averages_them(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, both: bool
 ) -> None:
     turned: list[bool] = []
-    to_tensor = finetune_module.to_tensor
+    to_tensor = batches_module.to_tensor
 
     def noted(sequences: list[np.ndarray], device: torch.device) -> torch.Tensor:
         for ids in sequences:
@@ -109,7 +109,7 @@ def test_training_sees_both_strands_and_the_test_averages_them(
             turned.append({*ids.tolist()} <= GT)
         return to_tensor(sequences, device)
 
-    monkeypatch.setattr(finetune_module, "to_tensor", noted)
+    monkeypatch.setattr(batches_module, "to_tensor", noted)
     summary = finetune(replace(config, reverse_complement=both, epochs=4), progress=False)
     assert len(turned) == 4 * 16
     assert 20 < sum(turned) < 44 if both else not any(turned)

@@ -254,8 +254,11 @@ class HyenaOperator(nn.Module):
         x = x.transpose(1, 2)
         if plan is None:
             p = self._short_convolution(x)
+        elif is_plain(self.short_filter, nn.Conv1d):
+            spread, place = plan.spread(x, self.short_filter.kernel_size[0] - 1)
+            p = self._short_convolution(spread).index_select(2, place)
         else:
-            # One call a segment: a wrapped filter may look at all of its input.
+            # One call a segment, because a wrapped filter may do anything with the length of its input.
             p = torch.cat([self._short_convolution(part) for part in x.split(plan.lengths, dim=2)], dim=2)
         *gates, v = p.split(self.d_model, dim=1)
         for o in range(self.order - 1):

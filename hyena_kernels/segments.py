@@ -7,6 +7,8 @@ is ``[cu_seqlens[s], cu_seqlens[s + 1])``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -61,9 +63,7 @@ class SegmentPlan:
                 "SegmentPlan: torch.compile cannot read the values of cu_seqlens: make SegmentPlan(cu_seqlens) outside "
                 "of the compiled function and pass it in its place"
             )
-        if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
-            found = cu_seqlens.dtype if isinstance(cu_seqlens, Tensor) else type(cu_seqlens).__name__
-            raise TypeError(f"SegmentPlan: cu_seqlens must be a tensor of int32 or int64, got {found}")
+        _check_integers("cu_seqlens", cu_seqlens)
         if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
             raise ValueError(
                 f"SegmentPlan: cu_seqlens has shape {tuple(cu_seqlens.shape)}, expected (S + 1,) boundaries of S ≥ 1 "
@@ -111,9 +111,7 @@ class SegmentPlan:
             >>> SegmentPlan.from_position_ids(torch.tensor([[0, 1, 2, 0, 1, 0]])).lengths
             (3, 2, 1)
         """
-        if not isinstance(position_ids, Tensor) or position_ids.dtype not in (torch.int32, torch.int64):
-            found = position_ids.dtype if isinstance(position_ids, Tensor) else type(position_ids).__name__
-            raise TypeError(f"SegmentPlan: position_ids must be a tensor of int32 or int64, got {found}")
+        _check_integers("position_ids", position_ids)
         shape = tuple(position_ids.shape)
         if len(shape) not in (1, 2) or shape[:-1] not in ((), (1,)) or shape[-1] < 1:
             raise ValueError(f"SegmentPlan: position_ids has shape {shape}, expected (T,) or (1, T) with T ≥ 1")
@@ -142,8 +140,29 @@ class SegmentPlan:
         moved._place(self.cu_seqlens, device)
         return moved
 
+    def spread(self, packed: Tensor, gap: int) -> tuple[Tensor, Tensor]:
+        """A packed row with ``gap`` zeros between neighbouring segments, so that a short filter cannot look across.
+
+        Args:
+            packed: ``(…, T)`` on the plan's device.
+            gap: number of zeros.
+
+        Returns:
+            ``(…, T + (S - 1) gap)``, and the place ``(T,)`` of every position in it.
+        """
+        at = torch.arange(packed.shape[-1], device=packed.device)
+        place = at + gap * torch.searchsorted(self.cu_seqlens[1:], at, right=True)
+        length = packed.shape[-1] + (self.cu_seqlens.shape[0] - 2) * gap
+        return packed.new_zeros((*packed.shape[:-1], length)).index_copy(-1, place, packed), place
+
     def __repr__(self) -> str:
         return f"SegmentPlan({len(self.lengths)} segments of {self.total} positions, longest {self.longest})"
+
+
+def _check_integers(name: str, tensor: Any) -> None:
+    if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int32, torch.int64):
+        found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"SegmentPlan: {name} must be a tensor of int32 or int64, got {found}")
 
 
 def plan_of(

@@ -100,3 +100,34 @@ class GeluInputs(NamedTuple):
     """The tensor of ``gelu``; shape as in :func:`hyena_kernels.gelu`."""
 
     x: Tensor
+
+
+class FftconvVarlenInputs(NamedTuple):
+    """Tensors of ``fftconv_varlen``; shapes as in :func:`hyena_kernels.fftconv_varlen`.
+
+    ``rows (2, S)`` holds starts and lengths of the segments, the longest first, int64 on the device of ``u``.
+    ``host_rows`` holds the same numbers on the CPU.
+    """
+
+    u: Tensor
+    k: Tensor
+    D: Tensor | None
+    pre_gate: Tensor | None
+    post_gate: Tensor | None
+    rows: Tensor
+    host_rows: Tensor
+
+
+class MixerVarlenInputs(NamedTuple):
+    """Tensors of ``hyena_mixer_varlen``; shapes as in :func:`hyena_kernels.hyena_mixer_varlen`.
+
+    ``rows`` and ``host_rows`` are as those of :class:`FftconvVarlenInputs`.
+    """
+
+    x: Tensor
+    short_weight: Tensor
+    short_bias: Tensor | None
+    k: Tensor
+    D: Tensor | None
+    rows: Tensor
+    host_rows: Tensor

@@ -45,6 +45,12 @@ def fft_size(length: int, filter_length: int, tap: int) -> int:
     return best
 
 
+def class_length(length: int) -> int:
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, … that is no less than ``length``: the row that a packed segment gets."""
+    power = 1 << (length - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and length <= power * 3 // 4 else power
+
+
 def slices(total: int, step: int) -> Iterator[slice]:
     """Slices of at most ``step`` that cover ``range(total)``."""
     for start in range(0, total, step):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hyena_kernels.backends.triton import table
 from hyena_kernels.backends.triton.plan import MAX_LENGTH
+from hyena_kernels.common import sizes
 from hyena_kernels.common.reasons import (
     cuda_obstacle,
     joined,
@@ -100,6 +101,16 @@ def fftconv(signal: Tensor, *args: Any) -> str | None:
 def hyena_mixer(signal: Tensor, *args: Any) -> str | None:
     """As :func:`fftconv` for ``hyena_mixer``, with the signal ``x`` or ``dy`` of ``(B, L, channels)``."""
     return joined(no_float64(signal, *args), _transform_obstacle(signal.shape[1], signal.device))
+
+
+def varlen(signal: Tensor, *args: Any) -> str | None:
+    """As :func:`fftconv` for ``fftconv_varlen`` and ``hyena_mixer_varlen``, with a signal of any layout.
+
+    ``args`` end with starts and lengths of the segments on the CPU, and with ``needs`` in a backward pass.
+    """
+    host_rows = args[-1] if isinstance(args[-1], Tensor) else args[-2]
+    longest = sizes.class_length(int(host_rows[1, 0]))
+    return joined(no_float64(signal, *args), _transform_obstacle(longest, signal.device))
 
 
 def implicit_filter(z: Tensor, freq: Tensor, *args: Any) -> str | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import BYTE_TO_ID, IUPAC_AMBIGUITY, N_ID, PAD_ID, UNK_ID
+from hyenadna.data.packs import in_order
 
 # Number of batches within which sequences are sorted by length.
 _CHUNK_BATCHES = 16
@@ -168,6 +169,7 @@ def per_position(
     compute: Callable[[list[np.ndarray]], list[np.ndarray]],
     *,
     batch_size: int,
+    pack_tokens: int = 0,
     max_length: int,
     window: int | None = None,
     stride: int | None = None,
@@ -178,8 +180,9 @@ def per_position(
 
     Args:
         sequences: names for messages, and uint8 token ids ``(L,)`` with L at least 1.
-        compute: takes at most ``batch_size`` rows of ids, and returns an array ``(L, …)`` for each.
+        compute: takes some rows of ids, and returns an array ``(L, …)`` for each.
         batch_size: rows at a time.
+        pack_tokens: tokens of all rows at a time, in place of ``batch_size``. A longer row comes alone. 0 is none.
         max_length: tokens that the model is made for.
         window: see :func:`sliding_windows`.
         stride: see :func:`sliding_windows`.
@@ -194,7 +197,9 @@ def per_position(
         InputError: a sequence is longer than the model takes, and no window is given.
     """
     iterator = iter(sequences)
-    while chunk := list(islice(_up_to(iterator, _CHUNK_POSITIONS), _CHUNK_BATCHES * batch_size)):
+    positions = min(_CHUNK_POSITIONS, _CHUNK_BATCHES * pack_tokens) if pack_tokens else _CHUNK_POSITIONS
+    most = None if pack_tokens else _CHUNK_BATCHES * batch_size
+    while chunk := list(islice(_up_to(iterator, positions), most)):
         windows = [
             (row, part)
             for row, (name, ids) in enumerate(chunk)
@@ -205,12 +210,25 @@ def per_position(
         windows.sort(key=lambda entry: entry[1].end - entry[1].start, reverse=True)
         results = [collect(len(ids)) for _, ids in chunk]
         with computing():
-            for first in range(0, len(windows), batch_size):
-                group = windows[first : first + batch_size]
+            for places in batches([part.end - part.start for _, part in windows], batch_size, pack_tokens):
+                group = windows[places]
                 computed = compute([chunk[row][1][part.start : part.end] for row, part in group])
                 for (row, part), values in zip(group, computed, strict=True):
                     results[row].add(part.first, values[part.first - part.start :])
         yield from (result.result() for result in results)
+
+
+def batches(lengths: Sequence[int], batch_size: int, pack_tokens: int) -> Iterator[slice]:
+    """Which sequences, sorted by length, are computed together: some of them, or as many tokens as make a packed row.
+
+    Args:
+        lengths: tokens of each sequence.
+        batch_size: sequences at a time.
+        pack_tokens: tokens at a time, see :func:`hyenadna.data.packs.in_order`; 0 goes by ``batch_size``.
+    """
+    if pack_tokens:
+        return in_order(lengths, pack_tokens)
+    return (slice(first, first + batch_size) for first in range(0, len(lengths), batch_size))
 
 
 def _up_to(sequences: Iterator[tuple[str, np.ndarray]], positions: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hyenadna.common.vocab import reverse_complement
+from hyena_kernels import SegmentPlan
+from hyenadna.common.vocab import N_ID, PAD_ID, reverse_complement
 from hyenadna.data.dataset import LabelledDataset
+from hyenadna.data.packs import first_fit, pack
+from hyenadna.data.sequences import to_tensor
 
 IGNORED = -100
 """Label of positions that have no part in a loss."""
@@ -59,6 +63,57 @@ def random_crop(ids: np.ndarray, most: int, rng: np.random.Generator) -> np.ndar
     """Cut 0 to ``most`` bases from each end. At least one base stays."""
     left, right = rng.integers(0, min(most, (len(ids) - 1) // 2), 2, endpoint=True)
     return ids[left : len(ids) - right]
+
+
+class Part(NamedTuple):
+    """What a step computes at a time: all of its sequences, padded, or a row of packed ones.
+
+    Attributes:
+        ids: int64 ``(B, L)``, padded with [PAD], or ``(1, T)``.
+        labels: see :func:`label_tensor`; of a packed row int64 ``(1, T)`` for tokens.
+        segments: the sequences of a packed row; None of padded ones.
+        share: share of the step's labels that are here.
+        lm_share: share of the step's next tokens that are here.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    segments: SegmentPlan | None
+    share: float
+    lm_share: float
+
+
+def parts(
+    dataset: LabelledDataset,
+    rows: np.ndarray,
+    sequences: Sequence[np.ndarray],
+    device: torch.device,
+    pack_tokens: int,
+) -> Iterator[Part]:
+    """A step's sequences, made into tensors one part after another.
+
+    Args:
+        dataset: the training split.
+        rows: the examples of the step.
+        sequences: token ids ``(L,)`` of each, as training sees them.
+        device: where the tensors go.
+        pack_tokens: most tokens of a packed row; 0 pads all sequences to one length.
+    """
+    if not pack_tokens:
+        yield Part(to_tensor(sequences, device), label_tensor(dataset, rows, device), None, 1.0, 1.0)
+        return
+    # A loss counts bases, or examples; the next token is counted as mean_next_token_loss does.
+    sizes = [len(ids) if isinstance(dataset.labels, list) else 1 for ids in sequences]
+    targets = [int(np.isin(ids[1:], (PAD_ID, N_ID), invert=True).sum()) for ids in sequences]
+    for places in first_fit([len(ids) for ids in sequences], pack_tokens):
+        ids, segments = pack([sequences[place] for place in places], device)
+        chosen = rows[places]
+        if isinstance(dataset.labels, list):
+            labels = torch.from_numpy(np.concatenate([dataset.labels[row] for row in chosen])).to(device)[None]
+        else:
+            labels = label_tensor(dataset, chosen, device)
+        share, lm_share = (sum(counts[place] for place in places) / max(1, sum(counts)) for counts in (sizes, targets))
+        yield Part(ids, labels, segments, share, lm_share)
 
 
 def label_tensor(dataset: LabelledDataset, rows: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:

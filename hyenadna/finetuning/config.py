@@ -71,7 +71,11 @@ class FinetuneConfig(Options):
         patience: Epochs without a better validation after which training stops.
         metric: Metric that decides on the best epoch: accuracy, mcc, f1_macro, f1_binary, auroc, auprc, pearson,
             spearman or mse, as the task allows. The default is accuracy, auroc for multilabel, pearson for regression.
-        batch_size: Sequences at a time.
+        batch_size: Sequences of a step.
+        pack_tokens: Tokens of a row into which the sequences of a step are packed one after another without pads. A
+            step goes through its rows one by one, so a row bounds memory too. Each step trains on the same sequences
+            as without packing, and its gradients differ by rounding, but dropout draws other numbers. 0 pads the
+            sequences of a step to the longest.
         lr: Peak learning rate.
         min_lr_factor: Learning rate at the end, as a factor of the peak.
         lr_warmup: Fraction of the steps with a linear warm-up.
@@ -127,6 +131,7 @@ class FinetuneConfig(Options):
     patience: AtLeast1 = 5
     metric: str | None = None
     batch_size: BatchSize = 32
+    pack_tokens: AtLeast0 = 0
     lr: Positive = 6e-4
     min_lr_factor: Fraction = 0.1
     lr_warmup: Fraction = 0.05
@@ -153,7 +158,7 @@ class FinetuneConfig(Options):
     device: str = "auto"
     autocast: Autocast = "auto"
     threads: Threads | None = None
-    runtime = ("out", "resume", "jobs", "threads", "device")
+    runtime = ("out", "resume", "jobs", "threads", "device", "pack_tokens")
 
     @property
     def chosen_metric(self) -> str:
@@ -205,7 +210,7 @@ class FinetuneConfig(Options):
             if self.method != method:
                 self.refuse_unused(names, f"`method` {method}")
         if self.method in PROMPTED_METHODS:
-            self.refuse_unused(("pooling",), "a head (`method` full, frozen, lora or scratch)")
+            self.refuse_unused(("pooling", "pack_tokens"), "a head (`method` full, frozen, lora or scratch)")
         if self.task == "token":
             self.refuse_unused(("pooling",), "a label for the whole sequence")
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
+from hyena_kernels import SegmentPlan
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir
 from hyenadna.common.progress import StepBar
@@ -28,15 +29,15 @@ from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE,
 from hyenadna.common.vocab import PAD_ID
 from hyenadna.common.writers import one_writer
 from hyenadna.data.dataset import LabelledDataset
-from hyenadna.data.sequences import to_tensor
+from hyenadna.data.sequences import batches
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
-from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, label_tensor
+from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, parts
 from hyenadna.finetuning.config import FinetuneConfig, apply_preset
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
 from hyenadna.finetuning.runs import Run, RunFolders
-from hyenadna.inference.logits import batch_logits
+from hyenadna.inference.logits import batch_logits, packed_logits
 from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss_of_states
@@ -199,16 +200,20 @@ def train(
                     group["lr"] = config.lr * lr_scale(step, total_steps, warmup_steps, config.min_lr_factor)
                 sequences = [data.train.sequences[row] for row in rows]
                 sequences = augment(sequences, rng, both_strands=config.reverse_complement, crop=config.crop)
-                ids, labels = to_tensor(sequences, device), label_tensor(data.train, rows, device)
-                loss, lm_loss = batch_losses(config, trained, head, ids, labels)
-                losses.append(float(loss.detach()))
-                if lm_loss is not None:
-                    lm_losses.append(float(lm_loss.detach()))
-                    loss = loss + config.lm_weight * lm_loss
-                if not math.isfinite(total := float(loss.detach())):
-                    raise InputError(f"{name}, step {step + 1}: the loss is {total:g}; lower `lr`")
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                step_loss = step_lm_loss = 0.0
+                for part in parts(data.train, rows, sequences, device, config.pack_tokens):
+                    loss, lm_loss = batch_losses(config, trained, head, *part)
+                    step_loss += float(loss.detach())
+                    if lm_loss is not None:
+                        step_lm_loss += float(lm_loss.detach())
+                        loss = loss + config.lm_weight * lm_loss
+                    if not math.isfinite(total := float(loss.detach())):
+                        raise InputError(f"{name}, step {step + 1}: the loss is {total:g}; lower `lr`")
+                    loss.backward()
+                losses.append(step_loss)
+                if head is not None:
+                    lm_losses.append(step_lm_loss)
                 torch.nn.utils.clip_grad_norm_(learnt.parameters(), config.clip)
                 optimizer.step()
                 if average is not None:
@@ -277,24 +282,37 @@ class BestEpoch:
 
 
 def batch_losses(
-    config: FinetuneConfig, model: Any, head: nn.Linear | None, ids: Tensor, labels: Tensor
+    config: FinetuneConfig,
+    model: Any,
+    head: nn.Linear | None,
+    ids: Tensor,
+    labels: Tensor,
+    segments: SegmentPlan | None,
+    share: float,
+    lm_share: float,
 ) -> tuple[Tensor, Tensor | None]:
-    """The mean loss of the labels and, with a language ``head``, the mean loss of the next token, both in float32.
+    """The part in a step's mean loss of the labels and, with a language ``head``, of the next token, both in float32.
 
     Args:
         config: the task and the precision.
         model: the module that is trained.
         head: see :func:`make_language_head`.
-        ids: int64 ``(B, L)``, padded with [PAD].
-        labels: see :func:`label_tensor`.
+        ids: see :class:`hyenadna.finetuning.batches.Part`, as the others.
+        labels: its labels.
+        segments: the sequences of a packed row.
+        share: what the mean loss of its labels is multiplied with.
+        lm_share: what the mean loss of its next tokens is multiplied with.
     """
+    options: dict[str, Any] = {} if head is None else {"output_hidden_states": True}
+    if segments is not None:
+        options["cu_seqlens"] = segments
     with autocast(config.autocast, ids.device):
-        output = model(ids, output_hidden_states=True) if head is not None else model(ids)
-    loss = label_loss(output.logits, labels, config.task)
+        output = model(ids, **options)
+    loss = share * label_loss(output.logits, labels, config.task)
     if head is None:
         return loss, None
     with autocast(config.autocast, ids.device):
-        return loss, mean_next_token_loss(output.hidden_states[-1], ids, head)
+        return loss, lm_share * mean_next_token_loss(output.hidden_states[-1], ids, head, segments)
 
 
 def label_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
@@ -307,16 +325,19 @@ def label_loss(logits: Tensor, labels: Tensor, task: str) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
 
 
-def mean_next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear) -> Tensor:
+def mean_next_token_loss(hidden: Tensor, ids: Tensor, head: nn.Linear, segments: SegmentPlan | None = None) -> Tensor:
     """Mean cross entropy of the next token in nats, over all positions but pads.
 
     Args:
         hidden: the last hidden states, ``(B, L, D)``.
         ids: int64 ``(B, L)``, padded with [PAD].
         head: from hidden states to logits of tokens.
+        segments: the sequences of a packed row. The first token of one follows no other.
     """
     # All positions, because the gradient of a slice would be a copy. The last one has no target.
     targets = F.pad(ids[:, 1:], (0, 1), value=PAD_ID)
+    if segments is not None:
+        targets[:, segments.cu_seqlens[1:] - 1] = PAD_ID
     total = next_token_loss_of_states(hidden, head, targets, ignored=(PAD_ID,))
     return total / (targets != PAD_ID).sum().clamp(min=1)
 
@@ -332,11 +353,14 @@ def predict(model: Any, dataset: LabelledDataset, config: FinetuneConfig, device
     was_training = model.training
     model.eval()
     with autocast(config.autocast, device):
-        for first in range(0, len(order), config.batch_size):
-            rows = order[first : first + config.batch_size]
+        for places in batches([len(dataset.sequences[row]) for row in order], config.batch_size, config.pack_tokens):
+            rows = order[places]
             sequences = [dataset.sequences[row] for row in rows]
-            logits = batch_logits(model, sequences, device, both_strands=config.reverse_complement)
-            found |= zip(rows, logits.cpu().numpy(), strict=True)
+            if config.pack_tokens:
+                logits: Any = packed_logits(model, sequences, device, both_strands=config.reverse_complement)
+            else:
+                logits = batch_logits(model, sequences, device, both_strands=config.reverse_complement).cpu()
+            found |= {row: values.numpy() for row, values in zip(rows, logits, strict=True)}
     model.train(was_training)
     if config.task == "token":
         return np.concatenate([found[row][: len(ids)] for row, ids in enumerate(dataset.sequences)])

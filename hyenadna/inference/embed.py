@@ -84,6 +84,7 @@ def _embed_part(model: HyenaDNAModel, records: Sequence[Record], config: EmbedCo
         model,
         ((record.where, record.ids) for record in records),
         batch_size=config.batch_size,
+        pack_tokens=config.pack_tokens,
         window=config.window,
         stride=config.stride,
         n_to_pad=config.n_to_pad,

@@ -9,6 +9,7 @@ import torch
 
 from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
+from hyenadna.data.packs import pack
 from hyenadna.data.sequences import Every, Mean, per_position, to_tensor
 from hyenadna.model.modeling import HyenaDNAForCausalLM, HyenaDNAModel
 
@@ -18,6 +19,7 @@ def hidden_states(
     sequences: Iterable[tuple[str, np.ndarray]],
     *,
     batch_size: int = 16,
+    pack_tokens: int = 0,
     window: int | None = None,
     stride: int | None = None,
     n_to_pad: bool = True,
@@ -29,6 +31,8 @@ def hidden_states(
         model: a model in ``eval()``; only the backbone of a language model is used.
         sequences: names for messages, and uint8 token ids ``(L,)``.
         batch_size: windows at a time. It changes states by rounding only.
+        pack_tokens: tokens of a row into which windows are packed without pads, in place of ``batch_size``. It changes
+            states by rounding only. 0 pads the windows of a batch.
         window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`.
         stride: bases between the starts of two windows.
         n_to_pad: show N to the model as [PAD], as in pretraining.
@@ -44,18 +48,24 @@ def hidden_states(
     backbone = model.base_model
 
     def compute(rows: list[np.ndarray]) -> list[np.ndarray]:
-        ids = to_tensor(rows, model.device, n_to_pad=n_to_pad)
         with torch.no_grad():
-            states = backbone(ids).last_hidden_state
+            if pack_tokens:
+                ids, plan = pack(rows, model.device, n_to_pad=n_to_pad)
+                states = backbone(ids, cu_seqlens=plan).last_hidden_state[0]
+            else:
+                states = backbone(to_tensor(rows, model.device, n_to_pad=n_to_pad)).last_hidden_state
         if not states.isfinite().all():
             raise InputError("the model's states are not finite: its weights are damaged; use another checkpoint")
         found: np.ndarray = states.to(torch.promote_types(states.dtype, torch.float32)).cpu().numpy()
+        if pack_tokens:
+            return np.split(found, plan.starts[1:])
         return [state[: len(row)] for state, row in zip(found, rows, strict=True)]
 
     yield from per_position(
         sequences,
         compute,
         batch_size=batch_size,
+        pack_tokens=pack_tokens,
         max_length=model.config.max_seq_len,
         window=window,
         stride=stride,

@@ -13,6 +13,7 @@ from hyena_kernels import cache_filters
 from hyenadna.common.choices import Precision
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID
+from hyenadna.data.packs import pack
 from hyenadna.data.sequences import per_position, to_tensor
 from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
@@ -39,11 +40,13 @@ def load_language_model(path: Path, device: str, precision: Precision) -> HyenaD
 class LogLikelihoodScorer:
     """Log-probability of every base given the bases before it.
 
-    In float64, the default of ``hyenadna score``, scores depend on the batch size by rounding only.
+    In float64, the default of ``hyenadna score``, scores depend on the batch size and on packing by rounding only.
 
     Attributes:
         model: a language model in ``eval()``.
         batch_size: windows at a time.
+        pack_tokens: tokens of a row into which windows are packed without pads, in place of ``batch_size``; 0 pads the
+            windows of a batch.
         window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`.
         stride: bases between the starts of two windows.
         n_to_pad: show N to the model as [PAD], as in pretraining.
@@ -51,6 +54,7 @@ class LogLikelihoodScorer:
 
     model: HyenaDNAForCausalLM
     batch_size: int = 16
+    pack_tokens: int = 0
     window: int | None = None
     stride: int | None = None
     n_to_pad: bool = True
@@ -71,6 +75,7 @@ class LogLikelihoodScorer:
             sequences,
             self._score,
             batch_size=self.batch_size,
+            pack_tokens=self.pack_tokens,
             max_length=self.model.config.max_seq_len,
             window=self.window,
             stride=self.stride,
@@ -78,13 +83,16 @@ class LogLikelihoodScorer:
         )
 
     def _score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
-        ids = to_tensor(rows, self.model.device, n_to_pad=self.n_to_pad)
+        if self.pack_tokens:
+            ids, plan = pack(rows, self.model.device, n_to_pad=self.n_to_pad)
+        else:
+            ids, plan = to_tensor(rows, self.model.device, n_to_pad=self.n_to_pad), None
         with torch.no_grad():
-            logits = self.model(ids).logits[:, :-1]
+            logits = self.model(ids, cu_seqlens=plan).logits[:, :-1]
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
             nats = wide.gather(2, ids[:, 1:, None])[..., 0].double().cpu().numpy()
         scores = []
-        for row, values in zip(rows, nats, strict=True):
+        for row, values in zip(rows, nats if plan is None else np.split(nats[0], plan.starts[1:]), strict=True):
             score = np.concatenate([[np.nan], values[: len(row) - 1]])
             if not np.isfinite(score[1:]).all():
                 raise InputError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hyenadna.common.vocab import reverse_complement
+from hyenadna.data.packs import pack
 from hyenadna.data.sequences import to_tensor
 
 
@@ -31,3 +32,25 @@ def batch_logits(model: Any, sequences: Sequence[np.ndarray], device: torch.devi
             turned = [reverse_complement(ids) for ids in sequences]
             logits = (logits + model(to_tensor(turned, device)).logits.float()) / 2
     return logits
+
+
+def packed_logits(
+    model: Any, sequences: Sequence[np.ndarray], device: torch.device, *, both_strands: bool
+) -> list[Tensor]:
+    """As :func:`batch_logits`, from one packed row without pads.
+
+    Returns:
+        For each sequence ``(columns,)``, or ``(L, columns)`` of a token classifier, in float32 on the CPU.
+    """
+
+    def compute(rows: Sequence[np.ndarray]) -> Tensor:
+        ids, segments = pack(rows, device)
+        logits: Tensor = model(ids, cu_seqlens=segments).logits
+        return logits.float()
+
+    with torch.no_grad():
+        logits = compute(sequences)
+        if both_strands:
+            logits = (logits + compute([reverse_complement(ids) for ids in sequences])) / 2
+    found = logits.cpu()
+    return list(found[0].split([len(ids) for ids in sequences]) if found.dim() == 3 else found)

@@ -96,7 +96,12 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
     model = load_language_model(config.model, config.device, config.precision)
     check_windows(config.window, config.stride, model.config.max_seq_len)
     scorer = LogLikelihoodScorer(
-        model, batch_size=config.batch_size, window=config.window, stride=config.stride, n_to_pad=config.n_to_pad
+        model,
+        batch_size=config.batch_size,
+        pack_tokens=config.pack_tokens,
+        window=config.window,
+        stride=config.stride,
+        n_to_pad=config.n_to_pad,
     )
     with open_sequences(
         fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hyenadna.common.errors import InputError
+from hyenadna.model.packing import ALIASES
 from hyenadna.model.padding import require
 
 _NO_CACHE = (
@@ -15,7 +16,6 @@ _NO_CACHE = (
     "in place of prefix tuning"
 )
 _NO_ATTENTION = "the model has no attention, so it has no attention weights or heads"
-_PACKED = "several sequences in one row would see each other; give each sequence its own row, padded"
 
 # Each may be None. What else it may be stands in _NEUTRAL.
 _REFUSED = {
@@ -26,12 +26,6 @@ _REFUSED = {
     "output_attentions": _NO_ATTENTION,
     "head_mask": _NO_ATTENTION,
     "is_causal": "the model is causal, and has no other mode",
-    "cu_seq_lens_q": _PACKED,
-    "cu_seq_lens_k": _PACKED,
-    "cu_seqlens": _PACKED,
-    "max_length_q": _PACKED,
-    "max_length_k": _PACKED,
-    "seq_idx": _PACKED,
 }
 _NEUTRAL = {"use_cache": False, "output_attentions": False, "is_causal": True}
 
@@ -48,9 +42,9 @@ def check_arguments(model: Any, given: Mapping[str, Any], *accepted: str) -> Non
         InputError: the model cannot honour an argument that transformers knows.
         TypeError: no model here knows an argument.
     """
-    # The Trainer counts labels for every model, with or without a loss.
+    # The Trainer counts labels for every model, with or without a loss. Every model takes packed batches.
     for name, value in given.items():
-        if name in accepted or name == "num_items_in_batch":
+        if name in accepted or name in ALIASES or name == "num_items_in_batch":
             continue
         if name == "token_type_ids":
             if isinstance(value, Tensor):

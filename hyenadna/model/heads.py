@@ -18,8 +18,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from hyena_kernels import SegmentPlan
 from hyenadna.common.errors import InputError
-from hyenadna.model import padding
+from hyenadna.model import packing, padding
 from hyenadna.model.arguments import check_arguments
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.modeling import HyenaDNAModel
@@ -93,6 +94,7 @@ class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | SegmentPlan | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Compute the logits of every sequence, and their loss.
@@ -107,6 +109,8 @@ class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
                 ``(B,)`` or ``(B, num_labels)`` floats for regression. ``config.problem_type`` decides. Without it the
                 rule of transformers holds: regression for one label, classes for integers, several labels for floats.
             position_ids: as in :meth:`HyenaDNAModel.forward`.
+            cu_seqlens: as in :meth:`HyenaDNAModel.forward`. Each sequence of a packed row has its own prediction: B is
+                the number of sequences in ``labels`` and ``logits``.
             kwargs: ``return_dict``, ``num_items_in_batch``. Others as in :meth:`HyenaDNAModel.forward`.
 
         Returns:
@@ -118,17 +122,22 @@ class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
             TypeError: there is an argument that no model here knows.
         """
         check_arguments(self, kwargs)
+        given = inputs_embeds if input_ids is None else input_ids
+        packed = {**kwargs, "cu_seqlens": cu_seqlens}
+        segments = packing.find_segments(packed, position_ids, attention_mask, given, self.config.longest_input)
         output = self.hyena(
             input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
-            position_ids=position_ids,
+            cu_seqlens=segments,
             return_dict=True,
         )
         hidden = output.last_hidden_state
         real = _real_positions(self.config, input_ids, attention_mask, hidden)
-        logits = self.score(pool(hidden, real, self.config.pooling))
+        how = self.config.pooling
+        pooled = pool(hidden, real, how) if segments is None else packing.pool_segments(hidden, real, how, segments)
+        logits = self.score(pooled)
         loss = None
         if labels is not None:
             kind = self.config.problem_type or (logits.shape[1] > 1 and "single_label_classification")
@@ -161,6 +170,7 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | SegmentPlan | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Compute the logits of every position, and their loss.
@@ -172,6 +182,7 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
             output_hidden_states: as in :meth:`HyenaDNAModel.forward`.
             labels: ``(B, L)`` class indices, not shifted. -100 leaves a position out of the loss.
             position_ids: as in :meth:`HyenaDNAModel.forward`.
+            cu_seqlens: as in :meth:`HyenaDNAModel.forward`; predictions and labels stay ``(1, T)``.
             kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
                 transformers' Trainer. Others as in :meth:`HyenaDNAModel.forward`.
 
@@ -185,12 +196,15 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
             TypeError: there is an argument that no model here knows.
         """
         check_arguments(self, kwargs)
+        given = inputs_embeds if input_ids is None else input_ids
+        packed = {**kwargs, "cu_seqlens": cu_seqlens}
+        segments = packing.find_segments(packed, position_ids, attention_mask, given, self.config.longest_input)
         output = self.hyena(
             input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
-            position_ids=position_ids,
+            cu_seqlens=segments,
             return_dict=True,
         )
         logits = self.score(output.last_hidden_state)

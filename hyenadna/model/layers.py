@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyena_kernels import HyenaFilter, HyenaOperator, add_layer_norm, embedding, layer_norm
+from hyena_kernels import HyenaFilter, HyenaOperator, SegmentPlan, add_layer_norm, embedding, layer_norm
 from hyena_kernels.modules import Filters, SharesPositions, is_plain, one_set_of_positions
 from hyenadna.model import sliced
 from hyenadna.model.config import HyenaDNAConfig
@@ -140,25 +140,27 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         self.mixer.out_proj.adds_to_residual = True  # type: ignore[assignment]
         self.mlp.fc2.adds_to_residual = True  # type: ignore[assignment]
 
-    def forward(self, residual: Tensor, filters: Filters | None = None) -> Tensor:
+    def forward(self, residual: Tensor, filters: Filters | None = None, segments: SegmentPlan | None = None) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``.
 
         Args:
             residual: ``(B, L, D)``.
-            filters: taps ``(order - 1, D, L)`` and skip ``(order - 1, D)`` or None, in place of the mixer's own.
+            filters: taps ``(order - 1, D, L)`` and skip ``(order - 1, D)`` or None, in place of the mixer's own. With
+                ``segments``, L is the length of the longest.
+            segments: the sequences of a packed row, with B = 1. Such a row is computed whole, never in slices.
         """
         graph = torch.is_grad_enabled()
         how = self.recomputation if graph and self.training and self.gradient_checkpointing else None
-        if not graph or (how is not None and how.in_slices):
+        if segments is None and (not graph or (how is not None and how.in_slices)):
             cut = sliced.plan(self, residual, filters)
             if cut is not None:
                 return sliced.run(self, residual, filters, cut)
         if how is None:
-            return self._whole(residual, filters)
+            return self._whole(residual, filters, segments)
         # Keeping the state of random numbers costs a transfer on a GPU, and CUDA graphs refuse it.
         kept = how.rng_is_given or torch.compiler.is_compiling() or self._may_be_random()
         options = {} if kept else {"preserve_rng_state": False}
-        result: Tensor = how.function(partial(self._whole, filters=filters), residual, **options)
+        result: Tensor = how.function(partial(self._whole, filters=filters, segments=segments), residual, **options)
         return result
 
     def has_own_layers(self) -> bool:
@@ -177,9 +179,11 @@ class HyenaDNABlock(GradientCheckpointingLayer):
                 return True
         return False
 
-    def _whole(self, residual: Tensor, filters: Filters | None) -> Tensor:
-        # A mixer of another class is called with its input alone.
-        given = {} if filters is None else {"filters": filters}
+    def _whole(self, residual: Tensor, filters: Filters | None, segments: SegmentPlan | None) -> Tensor:
+        # A mixer of another class is called with its input alone, where that is all there is.
+        given: dict[str, Any] = {} if filters is None else {"filters": filters}
+        if segments is not None:
+            given["cu_seqlens"] = segments
         mixed = self.mixer(self._normed(self.norm1, residual), **given)
         # What is exported without gradients may be called with them, and then nothing may be written to in place.
         if not torch.is_grad_enabled() and not self._mlp_has_hooks() and not _exporting():
@@ -275,21 +279,27 @@ class HyenaDNABackbone(SharesPositions):
         self.ln_f = HyenaDNALayerNorm(config.d_model, eps=config.layer_norm_epsilon)
 
     def forward(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, output_hidden_states: bool
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        output_hidden_states: bool,
+        segments: SegmentPlan | None = None,
     ) -> BaseModelOutput:
-        """As :meth:`HyenaDNAModel.forward`, for inputs that it has checked."""
+        """As :meth:`HyenaDNAModel.forward`, for inputs that it has checked, and the ``segments`` of a packed row."""
         # Embedded here because a reference in the caller would keep 1 GB alive at 1,000,000 positions.
         residual = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         residual = self._dropped(residual).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
         states = [residual] if output_hidden_states else []
-        shared = self._layers_that_share(residual)
+        length = residual.shape[1] if segments is None else segments.longest
+        packed = {} if segments is None else {"segments": segments}
+        shared = self._layers_that_share(residual, segments)
         for layer in self.layers:
             # Computed here, so that forward, recomputation and backward of a layer share them. One layer at a time, so
             # that backward frees the gradient of its filters before it reaches the layer below.
             if layer in shared:
-                residual = layer(residual, filters=layer.mixer.filters(residual.shape[1]))
+                residual = layer(residual, filters=layer.mixer.filters(length), **packed)
             else:
-                residual = layer(residual)
+                residual = layer(residual, **packed)
             if output_hidden_states:
                 states.append(residual)
         last = self.ln_f(residual)
@@ -307,9 +317,9 @@ class HyenaDNABackbone(SharesPositions):
         dropped: Tensor = _Dropout.apply(residual, dropout.p)
         return dropped
 
-    def _layers_that_share(self, residual: Tensor) -> list[HyenaDNABlock]:
+    def _layers_that_share(self, residual: Tensor, segments: SegmentPlan | None = None) -> list[HyenaDNABlock]:
         """The layers whose filters are computed before the layer, for its forward pass and its recomputation."""
         layers = [layer for layer in self.layers if isinstance(layer, HyenaDNABlock) and layer.takes_filters()]
-        mixers = [layer.mixer for layer in layers]
-        size = sum(mixer.filter_fn.bias.nbytes * mixer.taps(residual.shape[1]) for mixer in mixers)
+        length = residual.shape[1] if segments is None else segments.longest
+        size = sum(layer.mixer.filter_fn.bias.nbytes * layer.mixer.taps(length) for layer in layers)
         return layers if size <= (_FILTER_BYTES_CPU if residual.device.type == "cpu" else _FILTER_BYTES) else []

@@ -19,10 +19,10 @@ from transformers.models.auto import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.generic import can_return_tuple
 
-from hyena_kernels import cache_filters
+from hyena_kernels import SegmentPlan, cache_filters
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import SEP_ID
-from hyenadna.model import checkpoint, decoding, padding
+from hyenadna.model import checkpoint, decoding, packing, padding
 from hyenadna.model.arguments import check_arguments
 from hyenadna.model.cache import NAME, HyenaCache, HyenaDNACausalLMOutput, chosen, refusal
 from hyenadna.model.config import HyenaDNAConfig
@@ -85,6 +85,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         cache: HyenaCache | None = None,
         past_key_values: HyenaCache | None = None,
         use_cache: bool | None = None,
+        cu_seqlens: Tensor | SegmentPlan | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Compute the hidden states of every position.
@@ -99,14 +100,19 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
                 mask every position is real, [PAD] too: it also stands for N.
             inputs_embeds: ``(B, L, D)`` in place of ``input_ids``.
             output_hidden_states: return all states.
-            position_ids: not needed. They may count the columns, or the real positions of each row, from 0.
+            position_ids: not needed. They may count the columns, or the real positions of each row, from 0. In a single
+                row they may restart at 0 where a packed sequence begins.
             cache: a :class:`HyenaCache`. An empty one is filled with the prompts that are given. With a filled one,
                 give the new tokens alone; a mask may cover all positions so far or the new ones. Then there are no
                 gradients, and L may be above max_seq_len as long as the real positions of a row are not.
             past_key_values: another name of ``cache``.
             use_cache: False is the same as no cache. True needs a ``cache``: this method makes none.
-            kwargs: ``return_dict``. What else transformers, its Trainer and peft may pass is refused, unless it changes
-                nothing, as None does.
+            cu_seqlens: where the sequences of a packed row ``(1, T)`` begin, and T at the end: integers ``(S+1,)``
+                on any device, or a :class:`hyena_kernels.SegmentPlan`. Sequences do not see each other. Each is at most
+                max_seq_len long, and T may be larger. A compiled model takes a plan.
+            kwargs: ``return_dict``; ``cu_seq_lens_q``, ``cu_seq_lens_k``, ``max_length_q``, ``max_length_k`` and
+                ``seq_idx (1, T)``, which say the same as ``cu_seqlens`` and must agree. What else transformers, its
+                Trainer and peft may pass is refused, unless it changes nothing, as None does.
 
         Returns:
             ``last_hidden_state (B, L, D)`` after the final LayerNorm. If requested, also ``hidden_states``, a tuple of
@@ -116,21 +122,27 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
 
         Raises:
             InputError: the model cannot take these shapes, dtypes or ids, or a sequence exceeds max_seq_len; the mask
-                has another shape, other values, or pads inside a row; positions restart, as in packed batches; or
-                there is an argument that the model cannot honour: keys and values, attention weights. With a cache:
-                the rows are not as many as its own, its horizon is used up, or the model has parts that it cannot
-                honour, such as hooks on a block.
+                has another shape, other values, or pads inside a row; a packed batch has several rows, pads, borders
+                that do not fit, or a cache; or there is an argument that the model cannot honour: keys and values,
+                attention weights. With a cache: the rows are not as many as its own, its horizon is used up, or the
+                model has parts that it cannot honour, such as hooks on a block.
             TypeError: there is an argument that no model here knows.
         """
         check_arguments(self, kwargs)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        packed = {**kwargs, "cu_seqlens": cu_seqlens}
         state = chosen(cache, past_key_values, use_cache)
-        shape, device = self._check_input(input_ids, inputs_embeds, any_length=state is not None)
         if state is not None:
+            packing.refuse_packed(packed)
+            shape, device = self._check_input(input_ids, inputs_embeds, any_length=True)
             inputs = input_ids, inputs_embeds, attention_mask, position_ids
             return decoding.run(self.backbone, state, *inputs, bool(output_hidden_states))
-        padding.check_positions(position_ids, attention_mask, shape, device)
+        given = inputs_embeds if input_ids is None else input_ids
+        segments = packing.find_segments(packed, position_ids, attention_mask, given, self.config.longest_input)
+        shape, device = self._check_input(input_ids, inputs_embeds, any_length=segments is not None)
+        if segments is not None:
+            return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states), segments)
         rows = padding.row_order(attention_mask, shape, device, soft_prompt=inputs_embeds is not None)
         if rows is None:
             return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states))
@@ -181,6 +193,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         cache: HyenaCache | None = None,
         past_key_values: HyenaCache | None = None,
         use_cache: bool | None = None,
+        cu_seqlens: Tensor | SegmentPlan | None = None,
         **kwargs: Any,
     ) -> HyenaDNACausalLMOutput:
         """Compute the logits of the next token at every position, and their loss.
@@ -193,15 +206,19 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             labels: ``(B, L)``, the same ids as ``input_ids``; this method shifts them by one. -100 leaves a position
                 out of the loss. With or without a mask, pads count unless they are -100, as in transformers' causal
                 models. A row with pads on the left has the loss of the same row with its pads on the right, so its
-                first real token is never a target. On a GPU a label out of range is a device-side assert.
-            logits_to_keep: number of last positions that get logits, or their indices in a 1-D tensor; 0 is all.
+                first real token is never a target. On a GPU a label out of range is a device-side assert. In a packed
+                row the first token of a sequence is never a target, whatever its label.
+            logits_to_keep: number of last positions that get logits, or their indices in a 1-D tensor; 0 is all. A
+                packed row takes indices only, such as ``cu_seqlens[1:] - 1``.
             position_ids: as in :meth:`HyenaDNAModel.forward`.
             cache: as in :meth:`HyenaDNAModel.forward`; not with labels.
             past_key_values: another name of ``cache``.
             use_cache: as in :meth:`HyenaDNAModel.forward`.
+            cu_seqlens: as in :meth:`HyenaDNAModel.forward`.
             kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
                 transformers' Trainer; ``shift_labels (B, L)``, the target of each position, in place of ``labels``.
-                Others as in :meth:`HyenaDNAModel.forward`.
+                In a packed row the last position of a sequence has none if another sequence follows. Others as in
+                :meth:`HyenaDNAModel.forward`.
 
         Returns:
             ``logits (B, L, 16)`` for 12 tokens and 4 rows of padding; ``loss``, a scalar in float32 or better, if there
@@ -220,8 +237,14 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         if has_loss and state is not None:
             raise InputError("labels have no use for a cache, which has no gradients: leave out one of them")
         given = inputs_embeds if input_ids is None else input_ids
+        packed = {**kwargs, "cu_seqlens": cu_seqlens}
+        segments = None
+        if state is None:
+            segments = packing.find_segments(packed, position_ids, attention_mask, given, self.config.longest_input)
+        else:
+            packing.refuse_packed(packed)
         rows = None
-        if has_loss and given is not None:
+        if has_loss and given is not None and segments is None:
             # Before the model: on a GPU this waits for queued work.
             soft_prompt = inputs_embeds is not None
             rows = padding.row_order(attention_mask, given.shape[:2], given.device, soft_prompt=soft_prompt)
@@ -230,8 +253,9 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
-            position_ids=position_ids,
+            position_ids=position_ids if state is not None else None,
             cache=state,
+            cu_seqlens=segments,
             return_dict=True,
         )
         hidden = output.last_hidden_state
@@ -240,11 +264,17 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                 raise InputError(f"logits_to_keep {logits_to_keep}: must be at least 0, the number of last positions")
             if has_loss:
                 raise InputError("labels need the logits of all positions: leave out logits_to_keep")
+            if segments is not None and isinstance(logits_to_keep, int):
+                raise InputError(
+                    f"logits_to_keep {logits_to_keep}: a packed row has no last positions; give indices, such as "
+                    "cu_seqlens[1:] - 1 for the last of each sequence"
+                )
             hidden = hidden[:, slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep]
         logits = self.lm_head(hidden)
         loss = None
         if has_loss:
-            loss = self._next_token_loss(logits, labels, shift_labels, rows, kwargs.get("num_items_in_batch"))
+            items = kwargs.get("num_items_in_batch")
+            loss = self._next_token_loss(logits, labels, shift_labels, rows, segments, items)
         return HyenaDNACausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states, cache=state)
 
     def next_token_loss(
@@ -256,6 +286,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | SegmentPlan | None = None,
     ) -> Tensor:
         """Summed loss of the next token, for training: the logits of all positions never exist.
 
@@ -266,10 +297,12 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         Args:
             input_ids: as in :meth:`HyenaDNAModel.forward`.
             targets: ``(B, L)`` integers, the token after each position: ``ids[:, 1:]`` for the inputs ``ids[:, :-1]``.
+                They are taken as they are. So in a packed row cut each sequence into inputs and targets before.
             ignored: ids that are never a target, at least one; any integers. Targets at pads should be among them.
             attention_mask: as in :meth:`HyenaDNAModel.forward`. It does not leave out targets.
             inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
             position_ids: as in :meth:`HyenaDNAModel.forward`.
+            cu_seqlens: as in :meth:`HyenaDNAModel.forward`, of the inputs.
 
         Returns:
             A scalar in nats, in float32 or better; 0 if every target is ignored. Divide it by the number of targets
@@ -300,6 +333,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             position_ids=position_ids,
+            cu_seqlens=cu_seqlens,
             return_dict=True,
         ).last_hidden_state
         return next_token_loss_of_states(hidden, self.lm_head, targets.to(hidden.device), ignored=ignored)
@@ -310,6 +344,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         labels: Tensor | None,
         shift_labels: Tensor | None,
         rows: padding.RowOrder | None,
+        segments: SegmentPlan | None,
         num_items_in_batch: Any,
     ) -> Tensor:
         targets = labels if shift_labels is None else shift_labels
@@ -322,6 +357,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             if rows is not None:
                 logits, targets = rows.to_front(logits), rows.to_front(targets)
             logits, targets = logits[:, :-1], targets[:, 1:]
+        if segments is not None:
+            targets = packing.without_first_tokens(targets, segments)
         # transformers' causal loss would cast the logits of a float64 model to float32.
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return fixed_cross_entropy(
@@ -358,6 +395,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         ids = kwargs.get("input_ids") if inputs is None else inputs
         embedded, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         prompt = ids if embedded is None else embedded
+        packing.refuse_packed(kwargs)
         if isinstance(prompt, Tensor) and prompt.dim() >= 2:
             # Without those of the caller, transformers counts the columns that this method has moved.
             padding.check_positions(kwargs.pop("position_ids", None), mask, prompt.shape[:2], prompt.device)

@@ -132,15 +132,12 @@ def row_order(
     return RowOrder(order, torch.argsort(order, dim=1))
 
 
-def check_positions(
-    position_ids: Tensor | None, attention_mask: Tensor | None, shape: Shape, device: torch.device
-) -> None:
-    """Raise InputError unless position ids count each row from 0: by column, or by real position as for left pads.
+def count_rows(position_ids: Tensor, attention_mask: Tensor | None, shape: Shape, device: torch.device) -> Tensor:
+    """Whether position ids count each row from 0, bool ``(B,)``: by column, or by real position as for left pads.
 
-    The model needs no positions. Ids that restart mean several sequences in a row, which would see each other.
+    Raises:
+        InputError: the ids have another shape than the input, or the mask is none of pads.
     """
-    if position_ids is None:
-        return
     ids = position_ids.to(device)
     if ids.dim() == 1:
         ids = ids[None]
@@ -150,10 +147,23 @@ def check_positions(
     if attention_mask is not None:
         real = real_positions(attention_mask, shape, device)
         counts = counts | ((ids == real.long().cumsum(dim=1) - 1) | ~real).all(dim=1)
+    return counts
+
+
+def check_positions(
+    position_ids: Tensor | None, attention_mask: Tensor | None, shape: Shape, device: torch.device
+) -> None:
+    """Raise InputError unless position ids count each row from 0, as :func:`count_rows` says.
+
+    The model needs no positions. Ids that restart mean several sequences in a row, which only one row may hold, and
+    which a traced program cannot find.
+    """
+    if position_ids is None:
+        return
     require(
-        counts,
-        "position_ids must count from 0 to L - 1 in each row: ids that restart pack several sequences into one row, "
-        "where they would see each other; give each sequence its own row, padded",
+        count_rows(position_ids, attention_mask, shape, device),
+        "position_ids must count from 0 to L - 1 in each row: ids that restart pack several sequences into one row; "
+        "forward takes them in a batch of one row (1, T), and a compiled model takes cu_seqlens as a SegmentPlan",
     )
 
 

@@ -17,7 +17,7 @@ from hyena_kernels import HyenaOperator
 from hyenadna import HyenaDNAForSequenceClassification
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
-from hyenadna.finetuning import results as results_module, train as finetune_module
+from hyenadna.finetuning import batches as batches_module, results as results_module, train as finetune_module
 from hyenadna.finetuning.batches import augment
 from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.train import FinetuneConfig, finetune
@@ -101,7 +101,7 @@ def test_training_sees_both_strands_and_the_test_averages_them(
     config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch, both: bool
 ) -> None:
     turned: list[bool] = []
-    to_tensor = finetune_module.to_tensor
+    to_tensor = batches_module.to_tensor
 
     def noted(sequences: list[np.ndarray], device: torch.device) -> torch.Tensor:
         for ids in sequences:
@@ -109,7 +109,7 @@ def test_training_sees_both_strands_and_the_test_averages_them(
             turned.append({*ids.tolist()} <= GT)
         return to_tensor(sequences, device)
 
-    monkeypatch.setattr(finetune_module, "to_tensor", noted)
+    monkeypatch.setattr(batches_module, "to_tensor", noted)
     summary = finetune(replace(config, reverse_complement=both, epochs=4), progress=False)
     assert len(turned) == 4 * 16
     assert 20 < sum(turned) < 44 if both else not any(turned)
@@ -391,3 +391,52 @@ def test_the_figure_has_the_epochs_and_the_test_of_every_run(
     assert runs == {f"seed {i}": [row["valid_accuracy"] for row in rows if row["seed"] == i] for i in (0, 1)}
     assert tests == {f"seed {run['seed']}": (run["best_epoch"], run["test"]["accuracy"]) for run in summary["runs"]}
     assert more == {"metric": "accuracy", "baselines": summary["baseline"]}
+
+
+PACKED: dict[str, dict[str, Any]] = {
+    "classification": {"label_columns": ["label"]},
+    "token": {"label_columns": ["letters"]},
+    "multilabel": {"label_columns": ["one", "two"]},
+    "regression": {"label_columns": ["one"]},
+}
+
+
+@pytest.mark.parametrize(("task", "method"), [*((task, "full") for task in PACKED), ("classification", "lora")])
+def test_packed_steps_have_the_losses_and_gradients_of_padded_ones(
+    folder: Path, tmp_path: Path, task: Any, method: Any
+) -> None:
+    """Rows of unequal sizes, a sequence longer than a row, one of a single base, and N."""
+    rng = np.random.default_rng(0)
+    lines = ["sequence\tlabel\tletters\tone\ttwo"]
+    for i, length in enumerate((1, 5, 40, 12, 7, 7, 30, 3, 9, 2, 22, 14)):
+        text = "N" * (length > 10) + "".join(rng.choice([*"ACGT"], length - (length > 10)))
+        letters = "".join(rng.choice([*"xy"], length))
+        lines.append(f"{text}\t{'xy'[i % 2]}\t{letters}\t{i % 2}\t{int(i % 3 == 0)}")
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n")
+    config = FinetuneConfig(
+        data=tmp_path / "t.tsv", out=tmp_path / "out", model=folder, task=task, method=method, lm_weight=0.5,
+        device="cpu", **PACKED[task],
+    )  # fmt: skip
+    data = read_data(config)[0]
+    torch.manual_seed(0)
+    _, model = finetune_module.make_model(config, data, 0)
+    head = finetune_module.make_language_head(config, model)
+    learnt = [*model.parameters(), *head.parameters()]
+    rows, found = np.arange(len(data.train)), []
+    for tokens in (0, 24):
+        for parameter in learnt:
+            parameter.grad = None
+        losses = np.zeros(2)
+        parts = list(batches_module.parts(data.train, rows, data.train.sequences, torch.device("cpu"), tokens))
+        assert (len(parts) > 2) == bool(tokens)
+        for part in parts:
+            loss, lm_loss = finetune_module.batch_losses(config, model.eval(), head, *part)
+            (loss + 0.5 * lm_loss).backward()
+            losses += float(loss.detach()), float(lm_loss.detach())
+        gradient = torch.cat([p.grad.flatten() for p in learnt if p.grad is not None])
+        logits = finetune_module.predict(model, data.train, replace(config, pack_tokens=tokens), torch.device("cpu"))
+        found.append((losses, gradient, logits))
+    (losses, gradient, logits), (packed_losses, packed_gradient, packed_logits) = found
+    np.testing.assert_allclose(packed_losses, losses, rtol=1e-6)
+    np.testing.assert_allclose(packed_logits, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
+    assert (packed_gradient - gradient).norm() < 1e-5 * gradient.norm()

@@ -28,7 +28,7 @@ from hyenadna.common.writers import only_writer
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import encode
 from hyenadna.evaluation.baselines import kmer_counts
-from hyenadna.finetuning import runs as runs_module, train as finetune_module
+from hyenadna.finetuning import batches as batches_module, runs as runs_module, train as finetune_module
 from hyenadna.finetuning.batches import epoch_batches, random_crop
 from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.presets import PRESETS
@@ -350,13 +350,13 @@ def test_crops_take_every_part_and_leave_a_base() -> None:
 
 def test_cropping_is_for_training_alone(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: dict[bool, list[int]] = {False: [], True: []}
-    to_tensor = finetune_module.to_tensor
+    to_tensor = logits_module.to_tensor
 
     def recorded(sequences: list[np.ndarray], device: torch.device) -> torch.Tensor:
         lengths[torch.is_grad_enabled()] += map(len, sequences)
         return to_tensor(sequences, device)
 
-    for module in (finetune_module, logits_module):
+    for module in (batches_module, logits_module):
         monkeypatch.setattr(module, "to_tensor", recorded)
     data = read_data(config)[0]
     finetune(replace(config, epochs=1, crop=10), progress=False)

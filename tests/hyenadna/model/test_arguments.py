@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import PrefixTuningConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import DataCollatorWithFlattening
 
 from hyenadna import (
     HyenaDNAConfig,
@@ -49,10 +48,10 @@ RESTARTS = torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 4, 5]])
         ("position_ids", RESTARTS, "position_ids must count from 0 .* pack several sequences"),
         ("position_ids", RESTARTS[1] + 3, "position_ids must count from 0"),
         ("position_ids", RESTARTS[:, :4], r"position_ids \(2, 4\) must be \(B, L\), here \(2, 6\)"),
-        ("cu_seq_lens_q", torch.tensor([0, 3, 6]), "cu_seq_lens_q: several sequences in one row"),
-        ("cu_seqlens", torch.tensor([0, 3, 6]), "cu_seqlens: several sequences in one row"),
-        ("max_length_q", 3, "max_length_q: several sequences in one row"),
-        ("seq_idx", IDS * 0, "seq_idx: several sequences in one row"),
+        ("cu_seq_lens_q", torch.tensor([0, 3, 6]), r"cu_seq_lens_q: a packed batch is one row \(1, T\), here \(2, 6\)"),
+        ("cu_seqlens", torch.tensor([0, 3, 6]), "cu_seqlens: a packed batch is one row"),
+        ("max_length_q", 3, "max_length_q: a packed batch is one row"),
+        ("seq_idx", IDS * 0, "seq_idx: a packed batch is one row"),
         ("token_type_ids", IDS * 0 + 1, "token_type_ids must be 0"),
     ],
 )
@@ -91,13 +90,6 @@ def test_positions_may_count_the_bases_of_left_padded_rows(at_pads: int) -> None
     for call in (model, model.generate):
         with pytest.raises(InputError, match="position_ids must count from 0"):
             call(IDS, attention_mask=mask, position_ids=positions)
-
-
-@pytest.mark.parametrize("keys", [{}, {"return_position_ids": False, "return_flash_attn_kwargs": True}])
-def test_packed_batches_are_refused(keys: dict[str, bool]) -> None:
-    batch = DataCollatorWithFlattening(**keys)([{"input_ids": [7, 8, 9]}, {"input_ids": [10, 7]}])
-    with pytest.raises(InputError, match="several sequences"):
-        small()(**batch)
 
 
 def test_attention_weights_asked_for_in_the_config_are_refused() -> None:

@@ -37,7 +37,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("operator",),
         ("modules",),
         ("",),
-        ("testing", "__main__"),
+        ("testing", "compat", "__main__"),
     ),
     "hyenadna": (
         ("common",),

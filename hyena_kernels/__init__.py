@@ -19,7 +19,7 @@ from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
-from hyena_kernels.short_conv import short_conv
+from hyena_kernels.short_conv import short_conv, short_conv_update
 
 __all__ = [
     "BackendError",
@@ -39,5 +39,6 @@ __all__ = [
     "linear_cross_entropy",
     "set_backend",
     "short_conv",
+    "short_conv_update",
     "use_backend",
 ]

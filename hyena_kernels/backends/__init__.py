@@ -7,8 +7,8 @@ Each of these files has two functions, which the dispatcher calls by position::
 
 - ``inputs`` holds the op's tensors by name: ``FftconvInputs`` or another class of
   :mod:`hyena_kernels.common.inputs`. The public function has checked their shapes and dtypes.
-- ``options`` are what else the schema names: ``causal: bool`` for ``fftconv``, ``shift: float`` for
-  ``implicit_filter``, three for ``linear_cross_entropy``, nothing for the others.
+- ``options`` are what else the schema names: ``causal: bool`` for ``fftconv``, ``silu: bool`` for ``short_conv``,
+  ``shift: float`` for ``implicit_filter``, three for ``linear_cross_entropy``, nothing for the others.
 - ``dy`` is the gradient of the result. ``implicit_filter`` calls it ``dk``.
 - ``needs`` is a list of one bool for each field of ``inputs``: whether its gradient is needed. It is False for an input
   that is None.
@@ -20,8 +20,8 @@ So the entry points are::
 
     fftconv          forward(inputs: FftconvInputs, causal: bool)
                      backward(dy, inputs: FftconvInputs, causal: bool, needs: list[bool])
-    short_conv       forward(inputs: ShortConvInputs)
-                     backward(dy, inputs: ShortConvInputs, needs: list[bool])
+    short_conv       forward(inputs: ShortConvInputs, silu: bool)
+                     backward(dy, inputs: ShortConvInputs, silu: bool, needs: list[bool])
     implicit_filter  forward(inputs: ImplicitFilterInputs, shift: float)
                      backward(dk, inputs: ImplicitFilterInputs, shift: float, needs: list[bool])
     hyena_mixer      forward(inputs: MixerInputs)

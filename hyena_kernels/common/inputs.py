@@ -34,6 +34,16 @@ class ShortConvInputs(NamedTuple):
     x: Tensor
     weight: Tensor
     bias: Tensor | None
+    initial_state: Tensor | None = None
+
+
+class ShortConvUpdate(NamedTuple):
+    """Tensors of ``short_conv_update``; shapes as in :func:`hyena_kernels.short_conv_update`."""
+
+    x: Tensor
+    state: Tensor
+    weight: Tensor
+    bias: Tensor | None
 
 
 class ImplicitFilterInputs(NamedTuple):

@@ -26,6 +26,22 @@ def no_float64(*args: Any) -> str | None:
     return None
 
 
+def more_than_taps(weight: Tensor, initial_state: Tensor | None, silu: bool, most: int) -> str | None:
+    """Why a backend that has a plain ``short_conv`` of few taps cannot run one, or None if it can.
+
+    Args:
+        weight: ``(D, K)``.
+        initial_state: samples before the signal, or None.
+        silu: whether there is an activation.
+        most: the largest K that the backend takes.
+    """
+    return joined(
+        None if weight.shape[1] <= most else f"takes up to {most} taps, the weight has more",
+        None if initial_state is None else "has no kernel with an initial_state",
+        "has no kernel with an activation" if silu else None,
+    )
+
+
 def too_wide(z: Tensor, freq: Tensor, max_width: int, max_features: int) -> str | None:
     """Why a backend cannot run an ``implicit_filter`` of this size, or None if it can.
 

@@ -1,11 +1,63 @@
-"""Short filters: their largest size, and the last step of their gradients on every GPU backend."""
+"""Short filters: sizes, results in the memory order of the signal, and the last step of their gradients on GPUs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
+from hyena_kernels.common.gradients import gradients_like
+
 MAX_TAPS = 8
-"""Largest number of taps of a short convolution."""
+"""Largest number of taps of ``hyena_mixer``, and of the kernels that hold all taps of a channel in registers."""
+
+MOST_TAPS = 256
+"""Largest number of taps of ``short_conv``."""
+
+
+def empty_signal(x: Tensor) -> Tensor:
+    """An uninitialised tensor like ``x (B, D, L)``: in the order ``(B, L, D)`` of memory if ``x`` has it, else dense.
+
+    A signal is channel-last if its channels are neighbours and its positions lie at least D elements apart. So a slice
+    of the channels of a longer channel-last row is channel-last too.
+    """
+    batch, channels, length = x.shape
+    if x.stride(1) == 1 and x.stride(2) >= channels and x.stride(2) != 1:
+        return x.new_empty((batch, length, channels)).transpose(1, 2)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def short_gradients(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:
+    """As ``gradients_like`` for the tensors of ``short_conv``. That of ``x`` has the order of :func:`empty_signal`."""
+    x = tensors[0]
+    assert x is not None, "the first input of an op is its signal"
+    rest = gradients_like(tensors, (False, *needs[1:]))[1:]
+    return empty_signal(x) if needs[0] else x.new_empty(0), *rest
+
+
+def final_state(x: Tensor, taps: int, initial_state: Tensor | None) -> Tensor:
+    """The last ``taps - 1`` samples of ``initial_state``, or of zeros, followed by ``x``.
+
+    Args:
+        x: ``(B, D, L)``.
+        taps: K.
+        initial_state: ``(B, D, K-1)`` of ``x``'s dtype, or None.
+
+    Returns:
+        ``(B, D, K-1)``, new and contiguous.
+    """
+    missing = taps - 1 - x.shape[2]
+    if missing <= 0:
+        return x[..., -missing:].clone(memory_format=torch.contiguous_format)
+    state = x.new_empty((*x.shape[:2], taps - 1))
+    if initial_state is None:
+        state[..., :missing] = 0
+    else:
+        state[..., :missing] = initial_state[..., x.shape[2] :]
+    state[..., missing:] = x
+    return state
+
 
 ALL = slice(None)
 

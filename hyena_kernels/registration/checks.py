@@ -86,3 +86,11 @@ def integers(op: str, name: str, tensor: Any, meaning: str) -> None:
         raise TypeError(f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected integers")
     if tensor.layout is not torch.strided:
         raise TypeError(f"{op}: {name} {tuple(tensor.shape)} has layout {tensor.layout}, expected a dense tensor")
+
+
+def dtype(op: str, name: str, tensor: torch.Tensor, other: str, signal: torch.Tensor) -> None:
+    """Raise TypeError unless a tensor has the dtype of the argument ``other``."""
+    if tensor.dtype != signal.dtype:
+        raise TypeError(
+            f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected that of {other}: {signal.dtype}"
+        )

@@ -34,6 +34,7 @@ def define_op(
     fake: Callable[..., Tensor],
     *,
     gradient: str = "dy",
+    gradients: Callable[[Sequence[Tensor | None], Sequence[bool]], tuple[Tensor, ...]] = gradients_like,
 ) -> Callable[..., Any]:
     """Define ``hyena_kernels::<name>_fwd`` and its derivative ``<name>_bwd``.
 
@@ -47,6 +48,8 @@ def define_op(
         inputs_type: the op's class in :mod:`hyena_kernels.common.inputs`.
         fake: called as ``fake(inputs, *options)``: a tensor with the shape, dtype and strides of the result.
         gradient: what the schema of ``<name>_bwd`` calls the gradient of the result.
+        gradients: called as ``gradients(inputs, needs)``: tensors with the shapes, dtypes and strides of what
+            ``<name>_bwd`` returns.
 
     Returns:
         ``<name>_fwd``, to be called with all its arguments by position. Only the tensors are saved for backward.
@@ -65,7 +68,7 @@ def define_op(
         return fake(*group_forward(args[:-1]))
 
     def backward_fake(*args: Any) -> tuple[Tensor, ...]:
-        return gradients_like(args[1 : count + 1], args[-2])
+        return gradients(args[1 : count + 1], args[-2])
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *ctx.options, ctx.backend = inputs[count:]
@@ -76,8 +79,8 @@ def define_op(
         grads = backward(grad, *ctx.saved_tensors, *ctx.options, needs, ctx.backend)
         return *only_needed(grads, needs), *(None for _ in ctx.options), None
 
-    gradients = ", ".join(["Tensor"] * count)
-    schema = f"(Tensor {gradient}, {arguments}, bool[] needs, str backend) -> ({gradients})"
+    returns = ", ".join(["Tensor"] * count)
+    schema = f"(Tensor {gradient}, {arguments}, bool[] needs, str backend) -> ({returns})"
     backward = _define(f"{name}_bwd", schema, group_backward, backward_fake, _no_derivative(name), _save_nothing)
     schema = f"({arguments}, str backend) -> Tensor"
     return _define(f"{name}_fwd", schema, group_forward, forward_fake, derivative, save)
@@ -128,6 +131,50 @@ def define(
     return _define(name, f"({arguments}, str backend) -> {returns}", group, fake_op, formula, save)
 
 
+def define_in_place(
+    name: str, arguments: str, inputs_type: type[Any], fake: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """Define ``hyena_kernels::<name>``, which writes to one of its arguments and has no derivative.
+
+    The public function has to refuse tensors that need a gradient.
+
+    Args:
+        name: name of the op.
+        arguments: as for :func:`define`, where the argument that is written is marked as in ``"Tensor(a!) state"``.
+        inputs_type: as for :func:`define`.
+        fake: called as a backend: the result. It writes nothing.
+
+    Returns:
+        The op, to be called with all its arguments by position.
+    """
+    count = len(inputs_type._fields)
+
+    def group(args: Sequence[Any]) -> tuple[Any, ...]:
+        return inputs_type._make(args[:count]), *args[count:]
+
+    def refuse(args: Sequence[Any]) -> None:
+        if _is_dual(args):
+            raise NotImplementedError(f"hyena_kernels::{name} has no derivative, in forward mode neither")
+
+    choose, op = _register(
+        name, f"({arguments}, str backend) -> Tensor", group, lambda *a: fake(*group(a[:-1])), refuse
+    )
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return op(*args)
+        if eager.plain(args):
+            return choose(*args)
+        # torch would leave out the tangents of torch.func.jvp without an error.
+        if torch._C._are_functorch_transforms_active():
+            raise NotImplementedError(
+                f"hyena_kernels::{name} writes to an argument: transforms of torch.func refuse it"
+            )
+        return op(*args)
+
+    return call
+
+
 def _define(
     name: str,
     schema: str,
@@ -146,10 +193,31 @@ def _define(
         formula: from ``ctx`` and the gradients of the results to the gradients of the arguments.
         save: saves for ``formula``, as the ``setup_context`` of ``torch.library.register_autograd``.
     """
+    choose, op = _register(name, schema, group, fake, lambda args: _refuse_tangents(name, args))
+    torch.library.register_autograd(f"hyena_kernels::{name}", formula, setup_context=save, lib=LIBRARY)
+    return _entrance(name, op, choose, formula, save)
+
+
+def _register(
+    name: str,
+    schema: str,
+    group: Callable[[Sequence[Any]], tuple[Any, ...]],
+    fake: Callable[..., Any],
+    refuse: Callable[[Sequence[Any]], None],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Define an op without a derivative: the function that calls the chosen backend, and the op of torch.
+
+    Args:
+        name: as for :func:`_define`.
+        schema: as for :func:`_define`.
+        group: as for :func:`_define`.
+        fake: as for :func:`_define`.
+        refuse: raises for arguments that the op does not take, such as dual tensors.
+    """
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
 
     def choose(*args: Any) -> Any:
-        _refuse_tangents(name, args)
+        refuse(args)
         *arguments, requested = args
         run = _backend.implementation(name, arguments, requested)
         device_type = arguments[0].device.type
@@ -166,13 +234,12 @@ def _define(
         return choose(*args)
 
     def checked_fake(*args: Any) -> Any:
-        _refuse_tangents(name, args)
+        refuse(args)
         return fake(*args)
 
     LIBRARY.impl(name, choose, "CompositeExplicitAutograd")
     torch.library.register_fake(f"hyena_kernels::{name}", checked_fake, lib=LIBRARY)
-    torch.library.register_autograd(f"hyena_kernels::{name}", formula, setup_context=save, lib=LIBRARY)
-    return _entrance(name, getattr(torch.ops.hyena_kernels, name).default, choose, formula, save)
+    return choose, getattr(torch.ops.hyena_kernels, name).default
 
 
 def _no_derivative(name: str) -> Callable[..., Any]:
@@ -195,15 +262,18 @@ def _no_tangent(name: str) -> NotImplementedError:
 
 def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
     """Raise if an argument is a dual tensor: torch would give a result without a tangent, and no error."""
+    if _is_dual(args):
+        raise _no_tangent(name)
+
+
+def _is_dual(args: Sequence[Any]) -> bool:
     if forward_ad._current_level < 0:
-        return
+        return False
     try:
-        dual = any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args)
+        return any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args)
     except RuntimeError:
         # torch.func.linearize traces dual tensors in a way in which they cannot be unpacked.
-        dual = True
-    if dual:
-        raise _no_tangent(name)
+        return True
 
 
 def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

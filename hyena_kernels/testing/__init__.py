@@ -34,6 +34,7 @@ from hyena_kernels.testing.references import (
     reference_layer_norm,
     reference_linear_cross_entropy,
     reference_short_conv,
+    reference_short_conv_states,
 )
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "reference_layer_norm",
     "reference_linear_cross_entropy",
     "reference_short_conv",
+    "reference_short_conv_states",
     "relative_error",
     "short_conv_inputs",
     "value_and_gradients",

@@ -87,10 +87,13 @@ def short_conv_inputs(
     dtype: torch.dtype = torch.float32,
     filter_dtype: torch.dtype | None = None,
     bias: bool = True,
+    state: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Inputs:
     """Random arguments of ``short_conv``: ``x (B, D, L)``, ``weight (D, K)`` and ``bias (D,)``.
+
+    With ``state`` there is an ``initial_state (B, D, K-1)`` too.
 
     Args:
         batch: batch size B.
@@ -100,15 +103,19 @@ def short_conv_inputs(
         dtype: dtype of the signal.
         filter_dtype: dtype of ``weight`` and ``bias``, by default float32, or float64 if ``dtype`` is float64.
         bias: whether there is one.
+        state: whether there is an initial state.
         seed: seed of the random numbers.
         device: device of the tensors.
     """
     draw, wide = _Draw(seed, device), _filter_dtype(dtype, filter_dtype)
-    return {
+    inputs: Inputs = {
         "x": draw.normal(batch, channels, length, dtype=dtype),
         "weight": draw.normal(channels, taps, dtype=wide, scale=taps**-0.5),
         "bias": draw.normal(channels, dtype=wide) if bias else None,
     }
+    if state:
+        inputs["initial_state"] = draw.normal(batch, channels, taps - 1, dtype=dtype)
+    return inputs
 
 
 def implicit_filter_inputs(

@@ -52,15 +52,42 @@ def cut_filters(length: int, k: Tensor, k_rev: Tensor | None, causal: bool) -> t
     return k, None if k_rev is None else k_rev[..., :length]
 
 
-def reference_short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def reference_short_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    initial_state: Tensor | None = None,
+) -> Tensor:
     """``short_conv`` with ``torch.nn.functional.conv1d`` in float32, or in float64 if an input has it.
 
     :func:`hyena_kernels.short_conv` describes arguments and result.
     """
     dtype = _accumulator(x, weight)
-    padded = F.pad(x.to(dtype), (weight.shape[1] - 1, 0))
+    if initial_state is None:
+        padded = F.pad(x.to(dtype), (weight.shape[1] - 1, 0))
+    else:
+        padded = torch.cat((initial_state, x), dim=-1).to(dtype)
     offset = None if bias is None else bias.to(dtype)
-    return F.conv1d(padded, weight[:, None].to(dtype), offset, groups=x.shape[1]).to(x.dtype)
+    y = F.conv1d(padded, weight[:, None].to(dtype), offset, groups=x.shape[1])
+    return (F.silu(y) if activation == "silu" else y).to(x.dtype)
+
+
+def reference_short_conv_states(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`reference_short_conv` and the final state, as ``short_conv`` with ``return_final_state`` gives them."""
+    before = weight.shape[1] - 1
+    past = x.new_zeros((*x.shape[:2], before)) if initial_state is None else initial_state
+    samples = torch.cat((past, x), dim=-1)
+    y = reference_short_conv(x, weight, bias, activation=activation, initial_state=initial_state)
+    return y, samples[..., samples.shape[-1] - before :]
 
 
 def reference_implicit_filter(

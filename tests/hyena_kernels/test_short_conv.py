@@ -70,10 +70,10 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "x rank": ({"x": X[0]}, ValueError, "short_conv: x has shape (3, 8), expected (B, D, L)"),
     "weight rank": ({"weight": W[:, None]}, ValueError, "short_conv: weight has shape (3, 1, 3), expected (D, K)"),
     "channels": ({"weight": W[:2]}, ValueError, "x (B, D, L) has shape (2, 3, 8) and weight (D, K) (2, 3)"),
-    "K of 9": (
-        {"weight": torch.zeros(3, 9)},
+    "K of 257": (
+        {"weight": torch.zeros(3, 257)},
         ValueError,
-        "weight (D, K) (3, 9): both need the same D, L ≥ 1 and 1 ≤ K ≤ 8",
+        "weight (D, K) (3, 257): both need the same D, L ≥ 1 and 1 ≤ K ≤ 256",
     ),
     "K of 0": ({"weight": W[:, :0]}, ValueError, "weight (D, K) (3, 0)"),
     "L of 0": ({"x": X[..., :0]}, ValueError, "has shape (2, 3, 0)"),
@@ -84,6 +84,26 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bias dtype": ({"bias": torch.zeros(3).double()}, TypeError, "short_conv: bias (3,) has dtype torch.float64"),
     "device": ({"weight": W.to("meta")}, ValueError, "got x (2, 3, 8) on cpu, weight (3, 3) on meta"),
     "backend": ({"backend": "fast"}, ValueError, "unknown backend 'fast'"),
+    "activation": (
+        {"activation": "gelu"},
+        ValueError,
+        "short_conv: activation is 'gelu', expected None or 'silu'",
+    ),
+    "state shape": (
+        {"initial_state": torch.zeros(2, 3, 3)},
+        ValueError,
+        "short_conv: initial_state has shape (2, 3, 3), expected (B, D, K-1) = (2, 3, 2)",
+    ),
+    "state dtype": (
+        {"initial_state": torch.zeros(2, 3, 2).half()},
+        TypeError,
+        "short_conv: initial_state (2, 3, 2) has dtype torch.float16, expected that of x: torch.float32",
+    ),
+    "state device": (
+        {"initial_state": torch.zeros(2, 3, 2, device="meta")},
+        ValueError,
+        "initial_state (2, 3, 2) on meta",
+    ),
 }
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from hyena_kernels.backends.cpp.schemas import ops
-from hyena_kernels.common.gradients import gradients_like, only_needed
+from hyena_kernels.common.gradients import only_needed
 from hyena_kernels.common.inputs import ShortConvInputs
+from hyena_kernels.common.taps import empty_signal, short_gradients
 
 
-def forward(inputs: ShortConvInputs) -> Tensor:
+def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
     """As ``hyena_kernels::short_conv_fwd``."""
-    y = torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
-    ops.short_conv_fwd(y, *inputs)
+    y = empty_signal(inputs.x)
+    ops.short_conv_fwd(y, inputs.x, inputs.weight, inputs.bias)
     return y
 
 
-def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, inputs: ShortConvInputs, silu: bool, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::short_conv_bwd``."""
-    grads = gradients_like(inputs, needs)
-    ops.short_conv_bwd(*only_needed(grads, needs), dy, inputs.x, inputs.weight)
+    grads = short_gradients(inputs, needs)
+    ops.short_conv_bwd(*only_needed(grads, needs)[:3], dy, inputs.x, inputs.weight)
     return grads

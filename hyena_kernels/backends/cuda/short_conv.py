@@ -11,9 +11,8 @@ from torch import Tensor
 
 from hyena_kernels.backends.cuda import device as _device
 from hyena_kernels.backends.cuda.schemas import ops
-from hyena_kernels.common.gradients import gradients_like
 from hyena_kernels.common.inputs import ShortConvInputs
-from hyena_kernels.common.taps import write_tap_gradients
+from hyena_kernels.common.taps import empty_signal, short_gradients, write_tap_gradients
 
 TILE_CHANNELS, TILE_POSITIONS = 32, 64
 
@@ -22,19 +21,19 @@ TILE_CHANNELS, TILE_POSITIONS = 32, 64
 BLOCKS_PER_PROCESSOR = 8
 
 
-def forward(inputs: ShortConvInputs) -> Tensor:
-    """As ``hyena_kernels::short_conv_fwd``."""
-    x, weight, bias = inputs
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
+    """As ``hyena_kernels::short_conv_fwd``, for at most 8 taps without a state and an activation."""
+    x, weight, bias, _ = inputs
+    y = empty_signal(x)
     if y.numel():
         ops.short_conv_tiles(y, x, weight, bias, 1, 0, 0, 0, False)
     return y
 
 
-def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Tensor, ...]:
-    """As ``hyena_kernels::short_conv_bwd``."""
-    x, weight, bias = inputs
-    dx, dweight, dbias = grads = gradients_like(inputs, needs)
+def backward(dy: Tensor, inputs: ShortConvInputs, silu: bool, needs: list[bool]) -> tuple[Tensor, ...]:
+    """As ``hyena_kernels::short_conv_bwd``, for what :func:`forward` takes."""
+    x, weight, bias, _ = inputs
+    dx, dweight, dbias, _ = grads = short_gradients(inputs, needs)
     if not x.numel():
         for grad in grads[1:]:
             grad.zero_()

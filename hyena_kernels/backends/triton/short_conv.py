@@ -18,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from hyena_kernels.backends.triton.launch import constants, launch
-from hyena_kernels.common.gradients import gradients_like, only_needed
+from hyena_kernels.common.gradients import only_needed
 from hyena_kernels.common.inputs import ShortConvInputs
-from hyena_kernels.common.taps import write_tap_gradients
+from hyena_kernels.common.taps import empty_signal, short_gradients, write_tap_gradients
 
 # Tiles (positions, channels, warps). With these no kernel spills, and all transpose by stmatrix or ldmatrix. Wide
 # tiles write whole cache lines. Narrow ones waste less where there are few channels, and they leave the backward
@@ -269,7 +269,7 @@ def convolve(inputs: ShortConvInputs, y: Tensor, part_channels: int, *, pair: bo
         pair: whether the last result is the product of the last part and one more.
         y_length: positions of ``y`` that may be written, L or more.
     """
-    x, weight, bias = inputs
+    x, weight, bias, _ = inputs
     parts, batch, channels, length = y.shape
     block_t, block_c, warps = CONFIGS["narrow" if channels <= CONFIGS["narrow"][1] else "wide"]
     grid = (batch * -(-length // block_t) * parts * -(-channels // block_c),)
@@ -315,7 +315,7 @@ def convolve_backward(
             on. None if they are not needed.
         pair: whether the result was a product.
     """
-    x, weight, bias = inputs
+    x, weight, bias, _ = inputs
     batch, channels, length = dy.shape
     block_t, block_c, warps = CONFIGS["narrow"]
     groups = _groups(dy)
@@ -338,17 +338,17 @@ def convolve_backward(
         launch(backward_kernel, (groups * -(-channels // block_c),), args, own)
 
 
-def forward(inputs: ShortConvInputs) -> Tensor:
+def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
     """``short_conv_fwd``: shapes, dtypes and result of :func:`hyena_kernels.short_conv`, except float64."""
-    y = torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
+    y = empty_signal(inputs.x)
     convolve(inputs, y[None], 0, pair=False, y_length=y.shape[2])
     return y
 
 
-def backward(dy: Tensor, inputs: ShortConvInputs, needs: list[bool]) -> tuple[Tensor, ...]:
-    """``short_conv_bwd``: contiguous gradients of ``x``, ``weight`` and ``bias``, of length 0 where not needed."""
-    grads = gradients_like(inputs, needs)
-    dx, dweight, dbias = only_needed(grads, needs)
+def backward(dy: Tensor, inputs: ShortConvInputs, silu: bool, needs: list[bool]) -> tuple[Tensor, ...]:
+    """``short_conv_bwd``: the gradients of all inputs, of length 0 where not needed."""
+    grads = short_gradients(inputs, needs)
+    dx, dweight, dbias, _ = only_needed(grads, needs)
     wants_taps = dweight is not None or dbias is not None
     if dx is not None or wants_taps:
         sums = tap_sums(dy, 1, inputs.weight.shape[1]) if wants_taps else None

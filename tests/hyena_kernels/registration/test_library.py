@@ -74,6 +74,10 @@ def tiny_cases() -> dict[str, Case]:
         "short_conv no bias": ("short_conv", short_conv_inputs(2, 2, 5, 2, bias=False, **float64), {}),
         "short_conv K>L": ("short_conv", short_conv_inputs(2, 2, 3, 8, **float64), {}),
         "short_conv K=1": ("short_conv", short_conv_inputs(2, 2, 3, 1, **float64), {}),
+        "short_conv K=9": ("short_conv", short_conv_inputs(2, 2, 11, 9, **float64), {"activation": "silu"}),
+        "short_conv silu": ("short_conv", short_conv_inputs(2, 2, 5, **float64), {"activation": "silu"}),
+        "short_conv state": ("short_conv", short_conv_inputs(2, 2, 5, state=True, **float64), {"activation": "silu"}),
+        "short_conv state K>L": ("short_conv", short_conv_inputs(1, 2, 3, 11, state=True, **float64), {}),
         "implicit_filter": ("implicit_filter", implicit_filter_inputs(2, 5, **network), {"shift": 0.05}),
         "implicit_filter no window": ("implicit_filter", implicit_filter_inputs(2, 4, window=False, **network), {}),
         "implicit_filter no hidden": ("implicit_filter", implicit_filter_inputs(2, 4, layers=0, **network), {}),
@@ -143,12 +147,16 @@ def registered(case: Case, suffix: str, **values: Any) -> tuple[Any, tuple[Any, 
         "shift": 0.0,
         "eps": 1e-5,
         "dtype": dtype,
+        "initial_state": None,
+        "silu": options.get("activation") == "silu",
         **inputs,
         **options,
         **values,
         "backend": "auto",
     }
     known["dk"] = known.get("dy")
+    if op == "short_conv" and suffix == "bwd":
+        known["needs"] = [*values["needs"], *[False] * (4 - len(values["needs"]))]
     if op == "add_layer_norm" and suffix == "bwd":
         # Backward takes the sum in place of both summands. dy is the gradient of both results, side by side.
         known["dy"], known["dsum"] = values["dy"].chunk(2, dim=-1)
@@ -268,7 +276,9 @@ def test_strides_do_not_matter(op: str, view: Callable[[Tensor], Tensor]) -> Non
     made = fftconv_inputs(2, 40, 100) if op == "fftconv" else INPUTS[op](100)
     inputs = {name: None if tensor is None else view(tensor) for name, tensor in made.items()}
     assert any(not tensor.is_contiguous() for tensor in present(inputs).values())
-    check(op, inputs, function=lambda **tensors: contiguous(OPS[op].function(**tensors)))
+    # The result of a channel-last short_conv is channel-last: test_short_conv.py.
+    result = (lambda y: y) if op == "short_conv" and view is transposed else contiguous
+    check(op, inputs, function=lambda **tensors: result(OPS[op].function(**tensors)))
 
 
 @every_op

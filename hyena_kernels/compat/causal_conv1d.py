@@ -1,4 +1,4 @@
-"""The calls of causal-conv1d (Dao-AILab): ``causal_conv1d_fn``, ``causal_conv1d_update``, ``causal_conv1d_varlen_states``.
+"""The calls of causal-conv1d (Dao-AILab): ``causal_conv1d_fn``, ``causal_conv1d_update`` and states of packed rows.
 
 Source: the docstrings, the reference functions and the kernels of the library, version 1.6.
 """
@@ -6,7 +6,6 @@ Source: the docstrings, the reference functions and the kernels of the library, 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hyena_kernels import short_conv, short_conv_update
@@ -27,9 +26,9 @@ def causal_conv1d_fn(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """``y[t] = activation(bias + sum_j weight[j] x[t - (W-1) + j])``: the last tap weights the present sample.
 
-    What differs: W from 1 to 256 (there 2 to 4); any layout and number of channels for ``seq_idx`` and for states, which
-    there have to be channel-last with multiples of 8; float64; on a CPU too. The result has the layout of ``x``.
-    ``seq_idx`` costs a copy from the device to the host, and a graph breaks there.
+    What differs: W from 1 to 256 (there 2 to 4); ``seq_idx`` and states with any layout and any number of channels
+    (there channel-last, multiples of 8); float64; on a CPU too. The result has the layout of ``x``. ``seq_idx`` costs a
+    copy from the device to the host, and a graph breaks there.
 
     Args:
         x: ``(B, D, L)``.
@@ -71,7 +70,8 @@ def causal_conv1d_fn(
         if seq_idx is None:
             return y
         y = convolved_again(y, x, weight, bias, act, *after_starts(seq_idx, weight.shape[1]))
-        return y.masked_fill((seq_idx < 0)[:, None], 0)
+        # Unlike masked_fill, index_put keeps the layout.
+        return y.mT.index_put((seq_idx < 0,), y.new_zeros(())).mT
 
 
 def causal_conv1d_update(

@@ -92,7 +92,7 @@ def skip_of(name: str, D: Tensor, u: Tensor, trailing: int) -> Tensor:
     channels = u.shape[-2 if u.dim() == 3 else -3]
     if D.dim() <= trailing or D.numel() != channels or D.shape[D.dim() - 1 - trailing] != channels:
         shape = ", ".join(["H", *["1"] * trailing]) + ("," if not trailing else "")
-        raise ValueError(f"{name}: D has shape {tuple(D.shape)}, expected ({shape}) with H = {channels}, or 1 before it")
+        raise ValueError(f"{name}: D has shape {tuple(D.shape)}, expected ({shape}) with H = {channels}")
     return D.reshape(channels)
 
 

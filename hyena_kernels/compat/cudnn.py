@@ -1,7 +1,7 @@
 """The calls of cuDNN's frontend: ``fft_causal_conv1d`` and ``causal_conv1d`` of ``cudnn.ops``.
 
-``subquadratic_ops_torch`` has the same two calls. Its ``causal_conv1d`` is served by cuDNN. Its docstring writes the sum
-in the other order of the taps; its users (the self-test of BioNeMo's Evo 2) find the order below.
+``subquadratic_ops_torch`` has the same two calls. The docstring of its ``causal_conv1d`` writes the sum in the other
+order of the taps. What its users test (the self-test of BioNeMo's Evo 2) is the order below, which is cuDNN's.
 
 Source: "FFT Causal Conv1d" and "Causal Conv1d" in cuDNN's documentation.
 """
@@ -42,8 +42,8 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, activat
 
     This order is the reverse of :func:`fft_causal_conv1d`, as in cuDNN.
 
-    What differs: K from 1 (there 2) to 256; filters may be float32 with signals of 16 bits; strided signals; float64; on
-    a CPU too.
+    What differs: K from 1 (there 2) to 256; filters may be float32 with signals of 16 bits; strided signals; float64;
+    on a CPU too.
 
     Args:
         x: ``(B, D, L)``.

@@ -1,4 +1,4 @@
-"""The calls of flash-linear-attention: ``fft_conv``, ``causal_conv1d`` and ``causal_conv1d_update`` of ``fla.modules.conv``.
+"""The calls of flash-linear-attention: ``fft_conv``, ``causal_conv1d`` and ``causal_conv1d_update`` of ``fla.modules``.
 
 Source: the docstrings, the code and the kernels of the library.
 """

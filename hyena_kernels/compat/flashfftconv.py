@@ -119,8 +119,8 @@ class FlashDepthWiseConv1d(nn.Module):
         self.k = kernel_size
         self.padding = padding
         self.is_bhl = is_bhl
-        taps = weights.detach().reshape(channels, kernel_size)
-        self.weights = nn.Parameter((taps if is_bhl else taps.T).to(device).clone(memory_format=torch.contiguous_format))
+        taps = weights.detach().to(device).reshape(channels, kernel_size)
+        self.weights = nn.Parameter((taps if is_bhl else taps.T).clone(memory_format=torch.contiguous_format))
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(device).clone())
 
     def forward(self, input: Tensor) -> Tensor:

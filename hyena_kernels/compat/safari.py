@@ -77,9 +77,9 @@ def fftconv_func(
 ) -> Tensor:
     """``q * mask * gelu((u v) ⋆ k + D u v)``: the fused call, with the gates of H3.
 
-    With ``head_dim`` channels in a head, ``y[d2] = sum_d1 q[d1] * gelu((u[d1] v[d2]) ⋆ k + D u[d1] v[d2])`` in each head.
-    The GELU is the exact one, by erf. Filters of more than L taps go on around a circle of the smallest power of two
-    that is at least ``2 L``, as there.
+    In a head of ``head_dim`` channels, ``y[d2] = sum_d1 q[d1] * gelu((u[d1] v[d2]) ⋆ k + D u[d1] v[d2])``. The GELU is
+    the exact one, by erf. Filters of more than L taps go on around a circle of the smallest power of two that is at
+    least ``2 L``, as there.
 
     What differs: any L (there even, up to 8192), any ``head_dim`` that divides H (there 1 and 8), any strides, float64.
 
@@ -111,7 +111,7 @@ def fftconv_func(
         raise NotImplementedError(f"fftconv_func: dropout_mask is for head_dim=1, got head_dim={head_dim}")
     if (v is None) != (q is None) or (head_dim > 1 and v is None):
         raise ValueError("fftconv_func: v and q come together, and head_dim > 1 needs both")
-    batch, channels, length = u.shape
+    _, channels, length = u.shape
     if channels % head_dim:
         raise ValueError(f"fftconv_func: head_dim={head_dim} does not divide the {channels} channels of u")
     size = max(16, 2 << (length - 1).bit_length())
@@ -128,7 +128,8 @@ def fftconv_func(
         k, D = for_signal(k, u_), for_signal(D, u_)
         k_rev = None if k_rev is None else for_signal(k_rev, u_)
         if head_dim > 1:
-            assert v_ is not None and q_ is not None
+            assert v_ is not None
+            assert q_ is not None
             y = _heads(u_, k, D, k_rev, v_, q_, head_dim, gelu)
         elif not gelu and dropout_mask is None:
             y = fftconv(u_, k, D, k_rev=k_rev, pre_gate=v_, post_gate=q_)

@@ -83,7 +83,7 @@ def use_as(name: str) -> StandIn:
     for suffix, names in MODULES[name].items():
         module = ModuleType(f"{name}{suffix}", f"A stand-in by hyena_kernels.compat for {name}{suffix}.")
         # importlib.util.find_spec refuses a module without one.
-        module.__spec__ = ModuleSpec(module.__name__, None, origin="hyena_kernels.compat", is_package=True)
+        module.__spec__ = ModuleSpec(module.__name__, None, origin=__name__, is_package=True)
         module.__path__ = []
         module.__dict__.update(names)
         parent, _, child = module.__name__.rpartition(".")

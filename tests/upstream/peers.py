@@ -4,8 +4,8 @@
     python tests/upstream/peers.py causal-conv1d --checkouts ../   # from ../causal-conv1d
     python tests/upstream/peers.py flash-fft-conv --largest 500000 -- -k padded
 
-Nothing of theirs is kept in the repository: checkouts stay in a cache folder. Tests with more elements than ``--largest``
-are left out, and so are those that only a GPU can fail. What cannot pass stands in ``REASONS``.
+Nothing of theirs is kept in the repository: checkouts stay in a cache folder. Tests with more elements than
+``--largest`` are left out, and so is one that looks for races on a GPU. What cannot pass stands in ``REASONS``.
 """
 
 from __future__ import annotations

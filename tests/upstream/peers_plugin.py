@@ -64,7 +64,8 @@ def _redirect() -> None:
 def _read(name: str, file: Path) -> ModuleType:
     """A file of the checkout as a module of another name."""
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -48,7 +48,8 @@ def assert_rounds_once(
     wide = {name: None if each is None else each.double() for name, each in inputs.items()}
     narrow = {name: None if each is None else each.float() for name, each in inputs.items()}
     with torch.no_grad():
-        exact, plain, found = transcript(**wide, **options), transcript(**narrow, **options), function(**inputs, **options)
+        exact, plain = (transcript(**each, **options) for each in (wide, narrow))
+        found = function(**inputs, **options)
     error, budget = relative_error(found, exact), error_budget(plain.to(found.dtype), exact)
     # Written so that a NaN fails.
     assert error <= budget < math.inf, (error, budget)

@@ -77,7 +77,7 @@ def test_final_states_are_the_last_samples(length: int, given: bool) -> None:
 
     assert_means(both, expected, inputs)
     out = torch.empty(2, 3, 3, dtype=torch.float64)
-    y, states = causal_conv1d_fn(**inputs, return_final_states=True, final_states_out=out)
+    _, states = causal_conv1d_fn(**inputs, return_final_states=True, final_states_out=out)
     assert states is out
     assert torch.equal(out, both(**inputs)[..., length:])
 
@@ -93,10 +93,11 @@ def test_rounds_once_and_ignores_autocast(seq_idx: Tensor | None, dtype: torch.d
         assert_rounds_once(causal_conv1d_fn, tap_by_tap, inputs, activation="silu", seq_idx=seq_idx)
 
 
-def test_a_channel_last_signal_gives_a_channel_last_result() -> None:
+def test_the_result_has_the_layout_of_the_signal() -> None:
     x, weight = normal(3, 12, 8).mT, normal(8, 4)
     for seq_idx in (None, SEQUENCES):
         assert causal_conv1d_fn(x, weight, seq_idx=seq_idx).mT.is_contiguous()
+        assert causal_conv1d_fn(x.contiguous(), weight, seq_idx=seq_idx).is_contiguous()
 
 
 def steps(x: Tensor, ring: list[list[Tensor]], weight: Tensor, bias: Tensor, activation: str | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def segment_by_segment(
     taps = weight.shape[1]
     ends = [0, x.shape[1]] if cu_seqlens is None else cu_seqlens.tolist()
     ys, states = [], []
-    for number, (start, end) in enumerate(zip(ends, ends[1:], strict=False)):
+    for number, (start, end) in enumerate(pairwise(ends)):
         part = x[:, start:end]
         if initial_state is None:
             before = x.new_zeros(x.shape[0], taps, x.shape[2])

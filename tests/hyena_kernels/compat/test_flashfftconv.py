@@ -51,9 +51,7 @@ def test_rounds_once_in_16_bits(dtype: torch.dtype) -> None:
     inputs: dict[str, Any] = {name: normal(2, 3, 40, dtype=dtype, seed=i) for i, name in enumerate(("u", "g", "h"))}
     inputs["k"] = normal(3, 80, dtype=torch.float32)
     module = FlashFFTConv(80, dtype=dtype)
-    assert_rounds_once(
-        lambda u, g, h, k: module(u, k, g, h), lambda u, g, h, k: h * on_circle(g * u, k, 80), inputs
-    )
+    assert_rounds_once(lambda u, g, h, k: module(u, k, g, h), lambda u, g, h, k: h * on_circle(g * u, k, 80), inputs)
 
 
 @pytest.mark.parametrize("bhl", [True, False], ids=["bhl", "blh"])

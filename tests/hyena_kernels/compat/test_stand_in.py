@@ -41,7 +41,7 @@ def test_imports_as_users_write_them() -> None:
 
 def test_can_be_undone_and_leaves_others_alone() -> None:
     stand_in = compat.use_as("flashfftconv")
-    with pytest.raises(RuntimeError, match="flashfftconv is imported already .A stand-in by hyena_kernels.compat"):
+    with pytest.raises(RuntimeError, match=r"flashfftconv is imported already .A stand-in by hyena_kernels.compat"):
         compat.use_as("flashfftconv")
     other = ModuleType("flashfftconv")
     sys.modules["flashfftconv"] = other
@@ -59,5 +59,5 @@ def test_refuses_where_the_library_is_imported(loaded: str, monkeypatch: pytest.
 
 
 def test_refuses_an_unknown_name() -> None:
-    with pytest.raises(ValueError, match="no shim is called 'src.mm.hyena_utils'; there are flashfftconv, "):
+    with pytest.raises(ValueError, match=r"no shim is called 'src.mm.hyena_utils'; there are flashfftconv, "):
         compat.use_as("src.mm.hyena_utils")

@@ -27,6 +27,11 @@ def for_signal(filters: Tensor, signal: Tensor) -> Tensor:
     return filters.float() if narrow and filters.dtype != signal.dtype else filters
 
 
+def without_batch(k: Tensor) -> Tensor:
+    """``(H, K)`` of ``(1, H, K)``; other shapes as they are."""
+    return k[0] if k.dim() == 3 and k.shape[0] == 1 else k
+
+
 def silu(name: str, activation: str | None) -> str | None:
     """The activation as ``short_conv`` calls it.
 
@@ -124,8 +129,8 @@ def long_convolution(
         ValueError: a mask or a filter for each sample comes with ``u`` of more than three dimensions.
     """
     length, blocks = u.shape[-1], u.dim() > 3
-    k, k_rev = (each[0] if each is not None and each.dim() == 3 and each.shape[0] == 1 else each for each in (k, k_rev))
-    assert k is not None
+    k = without_batch(k)
+    k_rev = None if k_rev is None else without_batch(k_rev)
     if blocks and (dropout_mask is not None or k.dim() > 2):
         raise ValueError(
             f"{name}: u {tuple(u.shape)} of more than three dimensions takes filters (H, K) and no dropout_mask, "

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyena_kernels import fftconv, short_conv
-from hyena_kernels.compat.common import for_signal, unrolled, without_autocast
+from hyena_kernels.compat.common import for_signal, unrolled, without_autocast, without_batch
 
 __all__ = ["FlashDepthWiseConv1d", "FlashFFTConv"]
 
@@ -67,9 +67,7 @@ class FlashFFTConv(nn.Module):
         """
         if u.shape[-1] > self.seqlen:
             raise ValueError(f"FlashFFTConv: u {tuple(u.shape)} is longer than seqlen = {self.seqlen}")
-        if k.dim() == 3 and k.shape[0] == 1:
-            k = k[0]
-        taps, k_rev = unrolled(k[..., : self.seqlen], self.seqlen, u.shape[-1])
+        taps, k_rev = unrolled(without_batch(k)[..., : self.seqlen], self.seqlen, u.shape[-1])
         with without_autocast(u):
             return fftconv(u, taps, k_rev=k_rev, pre_gate=pregate, post_gate=postgate)
 

@@ -28,22 +28,17 @@ UPDATE_BACKENDS = ("torch",)
 """The backends that have ``short_conv_update``."""
 
 
-def _few_taps(*args: Any) -> str | None:
-    return more_than_taps(args[1], args[3], args[4], MAX_TAPS)
-
-
 def _few_taps_on_gpu(*args: Any) -> str | None:
-    return joined(no_float64(*args), _few_taps(*args))
+    return joined(no_float64(*args), more_than_taps(args[1], args[3], args[4], MAX_TAPS))
 
 
 _backend.register_op(
     "short_conv",
     torch_short_conv,
-    supports={"triton": _few_taps_on_gpu, "cuda": _few_taps_on_gpu, "cpp": _few_taps},
+    supports={"triton": no_float64, "cuda": _few_taps_on_gpu},
     supports_backward={
-        "triton": lambda dy, *args: _few_taps_on_gpu(*args),
+        "triton": no_float64,
         "cuda": lambda dy, *args: _few_taps_on_gpu(*args),
-        "cpp": lambda dy, *args: _few_taps(*args),
     },
 )
 
@@ -57,6 +52,9 @@ _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, bool
 _short_conv_fwd = library.define_op("short_conv", _ARGUMENTS, ShortConvInputs, _fake, gradients=short_gradients)
 
 _backend.register("short_conv_states_fwd", "torch", torch_short_conv.forward_states)
+for _name, _supports in (("cpp", None), ("triton", no_float64), ("cuda", _few_taps_on_gpu)):
+    _place = f"hyena_kernels.backends.{_name}.short_conv:forward_states"
+    _backend.register("short_conv_states_fwd", _name, _place, _supports)
 
 
 def _states_fake(inputs: ShortConvInputs, silu: bool) -> tuple[Tensor, Tensor]:

@@ -7,19 +7,26 @@
 namespace hyena {
 
 constexpr int max_taps = 8;
+// Of a short convolution that is no part of a mixer
+constexpr std::int64_t most_short_taps = 256;
 
-// y[b, d, t] = bias[d] + sum_j weight[d, j] x[b, d, t - (K-1) + j]
+// v = bias[d] + sum_j weight[d, j] x[b, d, t - (K-1) + j], and y = v, or y = v / (1 + exp(-v)). Samples of x before its
+// start are those of `state`, or zero.
 struct ShortConvForward {
   View y, x;          // (B, D, L)
   View weight, bias;  // (D, K) and (D,) or absent
-  bool wide = false;
+  View state;         // (B, D, K - 1) or absent
+  bool silu = false, wide = false;
 };
 
 struct ShortConvBackward {
-  View dx, dweight, dbias;  // each perhaps absent
-  View dy, x, weight;
-  bool wide = false;
+  View dx, dweight, dbias, dstate;  // each perhaps absent
+  View dy, x, weight, bias, state;
+  bool silu = false, wide = false;
 };
+
+// Whether neighbouring channels of a tensor (B, D, L) are neighbours in memory, and neighbouring positions are not.
+inline bool channel_last(const View& v) { return v.stride[1] == 1 && v.stride[2] != 1; }
 
 // p is the short convolution of x along L, split into N + 1 parts p_0 … p_N of d channels. first = p_N * p_{N-1}, and
 // the gates are p_0 … p_{N-2}. All results are channel-first.
@@ -53,8 +60,8 @@ struct MixerBackward {
 // Channels of one task of a mixer or projection: about a cache line of a channel-last row.
 constexpr std::int64_t group_channels = 16;
 
-// Each takes a range of tasks, and ranges may run in parallel. A task is a channel of a short convolution, else a group
-// of channels.
+// Each takes a range of tasks, and ranges may run in parallel. Those of a short convolution are channels, and all but the
+// last end of a range lie between groups if x is channel-last. Other tasks are groups of channels.
 struct TapsKernels {
   void (*short_conv_forward)(const ShortConvForward&, std::int64_t first, std::int64_t last);
   void (*short_conv_backward)(const ShortConvBackward&, std::int64_t first, std::int64_t last);

@@ -16,16 +16,20 @@ MOST_TAPS = 256
 """Largest number of taps of ``short_conv``."""
 
 
-def empty_signal(x: Tensor) -> Tensor:
+def empty_signal(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """An uninitialised tensor like ``x (B, D, L)``: in the order ``(B, L, D)`` of memory if ``x`` has it, else dense.
 
     A signal is channel-last if its channels are neighbours and its positions lie at least D elements apart. So a slice
     of the channels of a longer channel-last row is channel-last too.
+
+    Args:
+        x: ``(B, D, L)``.
+        dtype: by default ``x``'s.
     """
     batch, channels, length = x.shape
     if x.stride(1) == 1 and x.stride(2) >= channels and x.stride(2) != 1:
-        return x.new_empty((batch, length, channels)).transpose(1, 2)
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+        return x.new_empty((batch, length, channels), dtype=dtype).transpose(1, 2)
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 def short_gradients(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor, ...]:

@@ -102,10 +102,10 @@ void taps(std::int64_t length, Dtype dtype, Dtype filter) {
   Tensor weight({width, 3}, filter), bias({width}, filter), dweight({width, 3}, filter), dbias({width}, filter);
 
   Tensor rows({batch, width, length}, dtype), convolved({batch, width, length}, dtype), drows({batch, width, length}, dtype);
-  const ShortConvForward conv{convolved.view(), rows.view(), weight.view(), bias.view(), wide};
+  const ShortConvForward conv{convolved.view(), rows.view(), weight.view(), bias.view(), View(), true, wide};
   parallel(width, [&](std::int64_t first, std::int64_t last) { kernels.short_conv_forward(conv, first, last); });
-  const ShortConvBackward dconv{drows.view(), dweight.view(), dbias.view(), convolved.view(),
-                                rows.view(), weight.view(),  wide};
+  const ShortConvBackward dconv{drows.view(),  dweight.view(), dbias.view(), View(), convolved.view(), rows.view(),
+                                weight.view(), bias.view(),    View(),       true,   wide};
   parallel(width, [&](std::int64_t first, std::int64_t last) { kernels.short_conv_backward(dconv, first, last); });
 
   Tensor x({batch, length, width}, dtype), dx({batch, length, width}, dtype);

@@ -19,9 +19,12 @@ _LIBRARY.define(
     "fftconv_bwd(Tensor(a!)? du, Tensor(b!)? dk, Tensor(c!)? dD, Tensor(d!)? dpre_gate, Tensor(e!)? dpost_gate, "
     "Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, int tap) -> ()"
 )
-_LIBRARY.define("short_conv_fwd(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias) -> ()")
 _LIBRARY.define(
-    "short_conv_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor dy, Tensor x, Tensor weight) -> ()"
+    "short_conv_fwd(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, bool silu) -> ()"
+)
+_LIBRARY.define(
+    "short_conv_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor(d!)? dinitial_state, Tensor dy, "
+    "Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, bool silu) -> ()"
 )
 _LIBRARY.define(
     "hyena_mixer_fwd(Tensor(a!) y, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D) -> ()"

@@ -12,7 +12,7 @@ from torch import Tensor
 from hyena_kernels.backends.cuda import device as _device
 from hyena_kernels.backends.cuda.schemas import ops
 from hyena_kernels.common.inputs import ShortConvInputs
-from hyena_kernels.common.taps import empty_signal, short_gradients, write_tap_gradients
+from hyena_kernels.common.taps import empty_signal, final_state, short_gradients, write_tap_gradients
 
 TILE_CHANNELS, TILE_POSITIONS = 32, 64
 
@@ -28,6 +28,11 @@ def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
     if y.numel():
         ops.short_conv_tiles(y, x, weight, bias, 1, 0, 0, 0, False)
     return y
+
+
+def forward_states(inputs: ShortConvInputs, silu: bool) -> tuple[Tensor, Tensor]:
+    """As ``hyena_kernels::short_conv_states_fwd``, for what :func:`forward` takes."""
+    return forward(inputs, silu), final_state(inputs.x, inputs.weight.shape[1], inputs.initial_state)
 
 
 def backward(dy: Tensor, inputs: ShortConvInputs, silu: bool, needs: list[bool]) -> tuple[Tensor, ...]:

@@ -12,6 +12,8 @@ Predicted, bfloat16, B = 1, L = 2^20, D = 128, at 4.3 TB/s: forward 0.54 GB, 0.1
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -20,7 +22,7 @@ from torch import Tensor
 from hyena_kernels.backends.triton.launch import constants, launch
 from hyena_kernels.common.gradients import only_needed
 from hyena_kernels.common.inputs import ShortConvInputs
-from hyena_kernels.common.taps import empty_signal, short_gradients, write_tap_gradients
+from hyena_kernels.common.taps import MAX_TAPS, empty_signal, final_state, short_gradients, write_tap_gradients
 
 # Tiles (positions, channels, warps). With these no kernel spills, and all transpose by stmatrix or ldmatrix. Wide
 # tiles write whole cache lines. Narrow ones waste less where there are few channels, and they leave the backward
@@ -338,8 +340,26 @@ def convolve_backward(
         launch(backward_kernel, (groups * -(-channels // block_c),), args, own)
 
 
+def _is_plain(inputs: ShortConvInputs, silu: bool) -> bool:
+    return not silu and inputs.initial_state is None and inputs.weight.shape[1] <= MAX_TAPS
+
+
+def _beyond_plain() -> Any:
+    """The kernels for everything else. They are made of pieces of this module, so it cannot import them at its top."""
+    from hyena_kernels.backends.triton import short_conv_loop
+
+    return short_conv_loop
+
+
+def forward_states(inputs: ShortConvInputs, silu: bool) -> tuple[Tensor, Tensor]:
+    """``short_conv_states_fwd``: the result of :func:`forward`, and the last samples."""
+    return forward(inputs, silu), final_state(inputs.x, inputs.weight.shape[1], inputs.initial_state)
+
+
 def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
     """``short_conv_fwd``: shapes, dtypes and result of :func:`hyena_kernels.short_conv`, except float64."""
+    if not _is_plain(inputs, silu):
+        return _beyond_plain().forward(inputs, silu)
     y = empty_signal(inputs.x)
     convolve(inputs, y[None], 0, pair=False, y_length=y.shape[2])
     return y
@@ -347,6 +367,8 @@ def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
 
 def backward(dy: Tensor, inputs: ShortConvInputs, silu: bool, needs: list[bool]) -> tuple[Tensor, ...]:
     """``short_conv_bwd``: the gradients of all inputs, of length 0 where not needed."""
+    if not _is_plain(inputs, silu):
+        return _beyond_plain().backward(dy, inputs, silu, needs)
     grads = short_gradients(inputs, needs)
     dx, dweight, dbias, _ = only_needed(grads, needs)
     wants_taps = dweight is not None or dbias is not None

@@ -24,7 +24,7 @@ class FlashFFTConv(nn.Module):
 
     What differs: any ``seqlen`` and any L and H, odd ones included; strided signals; float32 and float64 too; the
     filter ``(1, H, K)``; each gate on its own; on a CPU too. Spectra stay in float32, where the library rounds them to
-    ``dtype``. There are no buffers, and gradients in ``eval()`` too.
+    ``dtype``. There are no buffers: those in a checkpoint of the library are ignored. Gradients in ``eval()`` too.
 
     Args:
         seqlen: points of the circle.
@@ -45,6 +45,9 @@ class FlashFFTConv(nn.Module):
         self.seqlen = seqlen
         self.dtype = dtype
         self.use_32_butterfly = use_32_butterfly
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        """The library's tables of roots of unity have nowhere to go."""
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""

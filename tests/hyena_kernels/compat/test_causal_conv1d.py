@@ -100,6 +100,18 @@ def test_the_result_has_the_layout_of_the_signal() -> None:
         assert causal_conv1d_fn(x.contiguous(), weight, seq_idx=seq_idx).is_contiguous()
 
 
+def test_the_results_may_be_changed_in_place() -> None:
+    """causal-conv1d's own tests do so, also with final states."""
+    weight = normal(8, 4)
+    for x in (normal(2, 12, 8).mT, normal(2, 8, 12)):
+        x.requires_grad_()
+        [expected] = torch.autograd.grad(2 * causal_conv1d_fn(x, weight).sum(), x)
+        y, states = causal_conv1d_fn(x, weight, return_final_states=True)
+        y *= 2
+        states += 1
+        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], expected)
+
+
 def steps(x: Tensor, ring: list[list[Tensor]], weight: Tensor, bias: Tensor, activation: str | None) -> Tensor:
     """Each sample is appended to the history of its row, and weighted with those before it."""
     y = torch.empty_like(x)

@@ -46,6 +46,15 @@ def test_without_gates_and_with_one() -> None:
     torch.testing.assert_close(module(u, k[None], postgate=gate), gate * on_circle(u, k, 16))
 
 
+def test_loads_a_checkpoint_of_the_library() -> None:
+    model = nn.ModuleDict({"flashfftconv": FlashFFTConv(1024), "out": nn.Linear(2, 2)})
+    assert set(model.state_dict()) == {"out.weight", "out.bias"}
+    tables = {"flashfftconv.f_sqrt_N_fft": torch.zeros(32, 32, 2), "flashfftconv.twiddle_factors_fft": torch.zeros(2)}
+    model.load_state_dict(model.state_dict() | tables)
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"other\""):
+        model.load_state_dict(model.state_dict() | tables | {"other": torch.zeros(1)})
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_rounds_once_in_16_bits(dtype: torch.dtype) -> None:
     inputs: dict[str, Any] = {name: normal(2, 3, 40, dtype=dtype, seed=i) for i, name in enumerate(("u", "g", "h"))}

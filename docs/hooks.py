@@ -46,6 +46,15 @@ API = {
         "hyena_kernels.layer_norm.layer_norm",
     ),
     "hyena_kernels.backend": ("hyena_kernels.backend",),
+    "hyena_kernels.compat": (
+        "hyena_kernels.compat",
+        "hyena_kernels.compat.flashfftconv",
+        "hyena_kernels.compat.causal_conv1d",
+        "hyena_kernels.compat.safari",
+        "hyena_kernels.compat.m2_bert",
+        "hyena_kernels.compat.cudnn",
+        "hyena_kernels.compat.fla",
+    ),
     "hyena_kernels.testing": ("hyena_kernels.testing",),
     "hyenadna": ("hyenadna",),
 }

@@ -43,7 +43,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("operator",),
         ("modules",),
         ("",),
-        ("testing", "__main__"),
+        ("testing", "compat", "__main__"),
     ),
     "hyenadna": (
         ("common",),

@@ -102,6 +102,10 @@ def test_import_loads_no_optional_package(package: str) -> None:
     assert [name for name in probe(False)["new"] if name.split(".")[0] == package] == []
 
 
+def test_import_loads_no_other_library_s_calls() -> None:
+    assert [name for name in probe(False)["new"] if name.startswith("hyena_kernels.compat")] == []
+
+
 def test_import_loads_no_library_and_nothing_that_builds_one() -> None:
     assert [name for name in probe(False)["loaded"] if "hyena" in name] == []
     builders = ("setuptools", "distutils", "torch.utils.cpp_extension")
@@ -220,6 +224,18 @@ def test_ops_import_only_torch_and_what_lies_below(op: str) -> None:
             continue
         part = name if module == "hyena_kernels" else module.split(".")[1]
         assert part in {"backend", "backends", "common", "registration"}, f"{op}.py imports hyena_kernels.{part}"
+
+
+@pytest.mark.parametrize("path", files_of("hyena_kernels/compat"), ids=relative)
+def test_compat_imports_only_public_names(path: Path) -> None:
+    for module, name in imports_of(path):
+        root, _, rest = module.partition(".")
+        if root == "hyena_kernels" and not f"{rest}.".startswith("compat."):
+            assert (module, name in hyena_kernels.__all__) == ("hyena_kernels", True), (
+                f"{relative(path)}: {module}.{name}"
+            )
+        else:
+            assert root in {"torch", "hyena_kernels"} | sys.stdlib_module_names, f"{relative(path)} imports {module}"
 
 
 @pytest.mark.parametrize("path", files_of("hyenadna"), ids=relative)

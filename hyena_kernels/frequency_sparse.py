@@ -10,6 +10,8 @@ The convolution itself is ``fftconv`` on every backend. It takes as long as with
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -55,8 +57,9 @@ def frequency_sparse(k: Tensor, mask: Tensor, *, length: int, causal: bool) -> T
     checks.rank("frequency_sparse", "k", k, "(D, K)")
     if k.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"frequency_sparse: k {tuple(k.shape)} has dtype {k.dtype}, expected float32 or float64")
-    if not isinstance(mask, Tensor) or mask.dtype not in (torch.bool, k.dtype):
-        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+    given: Any = mask
+    if not isinstance(given, Tensor) or given.dtype not in (torch.bool, k.dtype):
+        found = getattr(given, "dtype", type(given).__name__)
         raise TypeError(f"frequency_sparse: mask must be a tensor of bool or of k's {k.dtype}, got {found}")
     channels, taps = k.shape
     if mask.dim() not in (1, 2) or mask.shape[-1] < 2 or (mask.dim() == 2 and mask.shape[0] != channels):

@@ -34,6 +34,7 @@ def define_op(
     fake: Callable[..., Tensor],
     *,
     gradient: str = "dy",
+    gradients: Callable[[Sequence[Tensor | None], Sequence[bool]], tuple[Tensor, ...]] = gradients_like,
 ) -> Callable[..., Any]:
     """Define ``hyena_kernels::<name>_fwd`` and its derivative ``<name>_bwd``.
 
@@ -47,6 +48,8 @@ def define_op(
         inputs_type: the op's class in :mod:`hyena_kernels.common.inputs`.
         fake: called as ``fake(inputs, *options)``: a tensor with the shape, dtype and strides of the result.
         gradient: what the schema of ``<name>_bwd`` calls the gradient of the result.
+        gradients: called as ``gradients(inputs, needs)``: tensors with the shapes, dtypes and strides of what
+            ``<name>_bwd`` returns.
 
     Returns:
         ``<name>_fwd``, to be called with all its arguments by position. Only the tensors are saved for backward.
@@ -65,7 +68,7 @@ def define_op(
         return fake(*group_forward(args[:-1]))
 
     def backward_fake(*args: Any) -> tuple[Tensor, ...]:
-        return gradients_like(args[1 : count + 1], args[-2])
+        return gradients(args[1 : count + 1], args[-2])
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *ctx.options, ctx.backend = inputs[count:]
@@ -76,8 +79,8 @@ def define_op(
         grads = backward(grad, *ctx.saved_tensors, *ctx.options, needs, ctx.backend)
         return *only_needed(grads, needs), *(None for _ in ctx.options), None
 
-    gradients = ", ".join(["Tensor"] * count)
-    schema = f"(Tensor {gradient}, {arguments}, bool[] needs, str backend) -> ({gradients})"
+    returns = ", ".join(["Tensor"] * count)
+    schema = f"(Tensor {gradient}, {arguments}, bool[] needs, str backend) -> ({returns})"
     backward = _define(f"{name}_bwd", schema, group_backward, backward_fake, _no_derivative(name), _save_nothing)
     schema = f"({arguments}, str backend) -> Tensor"
     return _define(f"{name}_fwd", schema, group_forward, forward_fake, derivative, save)

@@ -58,12 +58,11 @@ __global__ void __launch_bounds__(threads)
     const T x = load_as<T>(signal, i) * (gate.data ? load_as<T>(gate, i) : T(1));
     return a.skip.data && i == a.tap ? x + skip : x;
   };
-  const bool behind = a.shift + a.signal.size[2] > points;
   HYENA_UNROLL
   for (int e = 0; e < each; ++e) {
     const int64_t n = at.first + e * threads;
     if (n >= points) break;
-    const T re = value(n - a.shift), im = behind ? value(n - a.shift + points) : T(0);
+    const T re = value(n - a.shift), im = a.shift + a.signal.size[2] > points ? value(n - a.shift + points) : T(0);
     rows[n] = weight<T>(n, points) * Complex<T>{re, im};
   }
 }

@@ -10,16 +10,12 @@ from hyena_kernels.backends.triton.plan import MAX_LENGTH, RADIX, Plan, plan as 
 from hyena_kernels.testing.resources.occupancy import ARCHITECTURES
 from hyena_kernels.testing.resources.triton_case import Case
 
-_SEGMENTS = ("starts", "lengths", "count")
-
-_PACKED = {(name, groups, points) for (name, groups), sizes in table.SIZES.items() for points in sizes}
-
 
 def aot_cases() -> list[Case]:
     """Every kernel of every plan, in every configuration of the tables, with all gates and results.
 
     Signals are bfloat16, filters float32 and causal. Backward kernels take more registers, so they come with several
-    rows in a program too. Kernels that find packed rows come in the sizes that take most registers.
+    rows in a program too.
     """
     cases: list[Case] = []
     classes = {99: (86, 89, 120), 164: (80,), 227: (90, 100)}
@@ -31,7 +27,6 @@ def aot_cases() -> list[Case]:
         form: str = "",
         only: tuple[int, ...] = tuple(ARCHITECTURES),
         milder: bool = False,
-        packed: bool = False,
         **constants: Any,
     ) -> None:
         kernel = getattr(passes, name)
@@ -42,11 +37,11 @@ def aot_cases() -> list[Case]:
             taken = {shared for shared in classes if configs[shared] == config} - spilling
             tile = {"C": min(config.tile, plan.rows)} if name.startswith("columns") else {}
             values = {**constants, **tile}
-            if not packed:
-                values |= {argument: None for argument in _SEGMENTS if argument in kernel.arg_names}
+            # Those of packed rows. fftconv_varlen.py has them.
+            values |= {argument: None for argument in ("starts", "lengths", "count") if argument in kernel.arg_names}
             types = {argument: _type(argument, values) for argument in kernel.arg_names}
             unit = {argument: 1 for argument, kind in types.items() if kind == "constexpr" and argument not in values}
-            label = f"{name} {groups} × {points}" + (f", {form}" if form else "") + (", packed" if packed else "")
+            label = f"{name} {groups} × {points}" + (f", {form}" if form else "")
             label += f", tile {config.tile}" if tile else ""
             label += "" if config.registers is None else f", at most {config.registers} registers"
             cases.append(
@@ -88,18 +83,12 @@ def aot_cases() -> list[Case]:
         common = {"G": groups, "V": RADIX, "N": points}
         if name.startswith("row_"):
             add(name, plan, points, ROWS=1, CAUSAL=True, **common)
-            if (name, groups, points) in _PACKED:
-                add(name, plan, points, packed=True, ROWS=1, CAUSAL=True, **common)
             if name == "row_backward" and groups == 1:
                 several = {"ROWS": 2, "CAUSAL": True, **common}
                 add(name, plan, points, "several rows", _sharing(name, points), milder=points < 1024, **several)
-                if (name, groups, points) in _PACKED:
-                    add(name, plan, points, "several rows", _sharing(name, points), packed=True, **several)
         elif name.startswith("columns"):
             absent = {"skip": None} if name == "columns_forward" else {}
             add(name, plan, points, ROWS=plan.rows, FILTER=False, CAUSAL=True, **common, **absent)
-            if (name, groups, points) in _PACKED:
-                add(name, plan, points, packed=True, ROWS=plan.rows, FILTER=False, CAUSAL=True, **common, **absent)
         else:
             wanted: dict[str, Any] = {"SIGNAL": True, "POST": True, "ADD": True} if name == "rows_backward" else {}
             common = {"COLUMNS": plan.groups * plan.columns, "N": points, "V": RADIX, **wanted}
@@ -129,8 +118,6 @@ def _type(argument: str, constants: dict[str, Any]) -> str:
         return "constexpr"
     if argument in ("u", "pre", "post", "y", "dy", "du", "dpre", "dpost", "x", "gate", "o1", "f1", "o2", "f2"):
         return "*bf16"
-    if argument in ("starts", "lengths"):
-        return "*i64"
-    if argument in ("D", "L", "K", "shift", "spans", "out_D", "count") or argument.endswith("_d"):
+    if argument in ("D", "L", "K", "shift", "spans", "out_D") or argument.endswith("_d"):
         return "i32"
     return "i64" if argument.endswith("_b") else "*fp32"

@@ -22,13 +22,6 @@ def aot_cases() -> list[Case]:
         for dtype, config in project
     ]
     cases += [backward_case(f"hyena_mixer backward {dtype}", f"*{dtype}", **common) for dtype in ("bf16", "fp32")]
-    cases += [
-        forward_case("hyena_mixer project wide bf16, packed", "*bf16", config="wide", packed=True, **common),
-        *(
-            backward_case(f"hyena_mixer backward {name} bf16, packed", "*bf16", packed=True, **{**common, "pair": pair})
-            for name, pair in (("pair", True), ("gate", False))
-        ),
-    ]
     block_t, block_c, warps = CONFIGS["wide"]
     for source, target in (("t", "c"), ("c", "t")):
         units = {f"source_{source}_stride": 1, f"target_{target}_stride": 1}

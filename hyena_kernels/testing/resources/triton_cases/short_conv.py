@@ -25,12 +25,11 @@ def forward_case(
     channel_last: bool = False,
     pair: bool = False,
     result: str | None = None,
-    packed: bool = False,
 ) -> Case:
     """A case of :func:`forward_kernel` with sizes and strides that are multiples of 16, and its result's dtype."""
     units = ["x_c_stride" if channel_last else "x_t_stride", "y_t_stride", "weight_k_stride", "bias_stride"]
-    pointers = {"x": dtype, "weight": "*fp32", "bias": "*fp32", "y": result or dtype} | _marks(packed)
-    constants: dict[str, Any] = {"K": taps, "HAS_BIAS": True, "PAIR": pair}
+    pointers = {"x": dtype, "weight": "*fp32", "bias": "*fp32", "y": result or dtype}
+    constants = {"K": taps, "HAS_BIAS": True, "PAIR": pair}
     return _case(name, forward_kernel, pointers, constants, units, config)
 
 
@@ -43,14 +42,12 @@ def backward_case(
     pair: bool = False,
     needs_taps: bool = True,
     result: str | None = None,
-    packed: bool = False,
 ) -> Case:
     """A case of :func:`backward_kernel` with sizes and strides that are multiples of 16, and its result's dtype."""
     units = [f"{tensor}_{'c' if channel_last else 't'}_stride" for tensor in ("x", "dx")]
     units += ["dy_t_stride", "weight_k_stride", "bias_stride"]
     pointers = {"dy": result or dtype, "x": dtype, "weight": "*fp32", "bias": "*fp32", "dx": dtype, "sums": "*fp32"}
-    pointers |= _marks(packed)
-    constants: dict[str, Any] = {"K": taps, "HAS_BIAS": True, "PAIR": pair, "NEEDS_X": True, "NEEDS_TAPS": needs_taps}
+    constants = {"K": taps, "HAS_BIAS": True, "PAIR": pair, "NEEDS_X": True, "NEEDS_TAPS": needs_taps}
     return _case(name, backward_kernel, pointers, constants, units, "narrow")
 
 
@@ -123,16 +120,13 @@ def _add_optional(optional: dict[str, tuple[str, bool]], pointers: dict[str, str
             constants[name] = None
 
 
-def _marks(packed: bool) -> dict[str, str]:
-    return {"marks": "*u8"} if packed else {}
-
-
 def _case(
     name: str, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], units: list[str], config: str
 ) -> Case:
     block_t, block_c, warps = CONFIGS[config]
     constexprs: dict[str, Any] = {**constants, **dict.fromkeys(units, 1), "BLOCK_T": block_t, "BLOCK_C": block_c}
-    if "marks" in kernel.arg_names and "marks" not in pointers:
+    if "marks" in kernel.arg_names:
+        # Marks of packed rows are absent. mixer_varlen.py has them.
         constexprs["marks"] = None
     signature = dict.fromkeys(kernel.arg_names, "i32:16") | pointers | dict.fromkeys(constexprs, "constexpr")
     # Arguments that launches do not specialise, and the stride of a weight, which is the number of taps.

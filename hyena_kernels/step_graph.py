@@ -52,9 +52,7 @@ class StepGraph:
         self, step: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, states: Sequence[Tensor], horizon: int
     ) -> None:
         if not _is_cuda(inputs):
-            raise ValueError(
-                f"StepGraph: inputs are on {inputs.device}: a CUDA graph needs everything on a CUDA device"
-            )
+            raise ValueError(f"StepGraph: inputs are on {inputs.device}: a CUDA graph needs a CUDA device")
         self.horizon = horizon
         with torch.inference_mode(False), torch.no_grad():
             self._inputs = inputs.clone()

@@ -51,10 +51,8 @@ class StepGraph:
     def __init__(
         self, step: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, states: Sequence[Tensor], horizon: int
     ) -> None:
-        if inputs.device.type != "cuda":
-            raise ValueError(
-                f"StepGraph: inputs are on {inputs.device}: a CUDA graph needs everything on a CUDA device"
-            )
+        if not _is_cuda(inputs):
+            raise ValueError(f"StepGraph: inputs are on {inputs.device}: a CUDA graph needs a CUDA device")
         self.horizon = horizon
         with torch.inference_mode(False), torch.no_grad():
             self._inputs = inputs.clone()
@@ -91,6 +89,10 @@ class StepGraph:
             self._t.fill_(t)
         self._launch()
         return self._result
+
+
+def _is_cuda(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda"
 
 
 def _capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:

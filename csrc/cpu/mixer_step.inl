@@ -72,31 +72,38 @@ HYENA_INLINE T past(const T* signal, std::int64_t signal_stride, const T* taps, 
   return sum;
 }
 
+// v becomes the result of recurrence o, whose signal it is. The signal is written to u.
+template <class T>
+void convolve(T* v, const MixerStep& args, std::int64_t o, std::int64_t b, std::int64_t c, std::int64_t n) {
+  const View &u = args.u, &future = args.future, &taps = args.taps;
+  const std::int64_t n_past = args.t % args.window;
+  T* signal = static_cast<T*>(u.data) + o * args.u_stride + b * u.stride[0] + c * u.stride[1] + args.t * u.stride[2];
+  const T* earlier = static_cast<const T*>(future.data) + o * args.future_stride + b * future.stride[0] +
+                     c * future.stride[1] + args.t * future.stride[2];
+  const T* filter = static_cast<const T*>(taps.data) + o * taps.stride[0] + c * taps.stride[1];
+  for (std::int64_t i = 0; i < n; ++i) {
+    *signal = v[i];
+    v[i] = *earlier + *filter * v[i] +
+           past(signal - n_past * u.stride[2], u.stride[2], filter + taps.stride[2], taps.stride[2], n_past);
+    signal += u.stride[1];
+    earlier += future.stride[1];
+    filter += taps.stride[1];
+  }
+}
+
 template <class T>
 void mixer_step(const MixerStep& args, std::int64_t first, std::int64_t last) {
-  const std::int64_t steps = args.taps.size[0], channels = args.taps.size[1], t = args.t;
-  const std::int64_t blocks = (channels + step_channels - 1) / step_channels, n_past = t % args.window;
-  alignas(64) T v[step_channels], gate[step_channels], earlier[step_channels], newest[step_channels];
+  const std::int64_t steps = args.taps.size[0], channels = args.taps.size[1];
+  const std::int64_t blocks = (channels + step_channels - 1) / step_channels;
+  alignas(64) T v[step_channels], gate[step_channels];
   for (std::int64_t task = first; task < last; ++task) {
     const std::int64_t b = task / blocks, c = task % blocks * step_channels;
     const std::int64_t n = channels - c < step_channels ? channels - c : step_channels;
-    View u = args.u, future = args.future;
     project(v, args, b, (steps + 1) * channels + c, n);
     for (std::int64_t o = 0; o < steps; ++o) {
       project(gate, args, b, (steps - o) * channels + c, n);
       multiply(v, gate, n);
-      write(channels_at(u, b, c, t), 0, v, n);
-      read<With::set>(earlier, channels_at(future, b, c, t), 0, n);
-      read<With::set>(newest, channels_at(args.taps, o, c, 0), 0, n);
-      for (std::int64_t i = 0; i < n; ++i) earlier[i] += newest[i] * v[i];
-      const T* signal = static_cast<const T*>(u.data) + b * u.stride[0] + c * u.stride[1] + (t - n_past) * u.stride[2];
-      const T* taps = static_cast<const T*>(args.taps.data) + o * args.taps.stride[0] + c * args.taps.stride[1] +
-                      args.taps.stride[2];
-      for (std::int64_t i = 0; i < n; ++i)
-        v[i] = earlier[i] + past(signal + i * u.stride[1], u.stride[2], taps + i * args.taps.stride[1],
-                                 args.taps.stride[2], n_past);
-      u.data = static_cast<T*>(u.data) + args.u_stride;
-      future.data = static_cast<T*>(future.data) + args.future_stride;
+      convolve(v, args, o, b, c, n);
     }
     project(gate, args, b, c, n);
     multiply(v, gate, n);

@@ -38,7 +38,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(launching, "_known", {})
     with without_gpu():
         yield
-        scale_kernel.device_caches.clear()
+        for kernel in (scale_kernel, late_kernel):
+            kernel.device_caches.clear()
 
 
 def arguments(**changes: Any) -> tuple[Any, ...]:
@@ -106,6 +107,27 @@ def test_a_launch_that_triton_compiles_separately_is_never_taken_for_another() -
     assert len(set(functions)) == 3 * (len(CHANGES) - 3)
 
 
+@triton.jit(do_not_specialize=["t"])
+def late_kernel(x, t, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    tl.store(x + tl.arange(0, BLOCK), t)
+
+
+def test_launches_with_other_late_integers_are_the_same_launch() -> None:
+    x, own = torch.zeros(8), constants(BLOCK=8, num_warps=1)
+    functions = []
+    for t in (5, 1, 16, 7, (1 << 31) - 1, 1 << 31, 1 << 40):
+        count = Launches.count
+        launch(late_kernel, (1,), (x,), own, late=(t,))
+        assert Launches.count == count + 1
+        functions.append(Launches.last[4])
+        # The first launch of its kind is Triton's own, with tensors in the place of pointers.
+        assert Launches.last[-2:] == (t, 8)
+    # Those that need 64 bits are another kernel.
+    assert len(launching._known) == 2
+    assert len(set(functions[:5])) == len(set(functions[5:])) == 1
+    assert functions[0] != functions[5]
+
+
 def test_hooks_of_triton_are_called() -> None:
     names: list[str] = []
     args = arguments()
@@ -147,8 +169,8 @@ class Kernel:
 
 def test_other_kernels_are_launched_as_they_are() -> None:
     kernel: Any = Kernel()
-    launch(kernel, (4,), (1, 2), Constants(N=3, num_warps=2))
-    assert kernel.call == ((4,), (1, 2), {"N": 3, "num_warps": 2})
+    launch(kernel, (4,), (1, 2), Constants(N=3, num_warps=2), late=(7,))
+    assert kernel.call == ((4,), (1, 2, 7), {"N": 3, "num_warps": 2})
     assert not launching._known
 
 

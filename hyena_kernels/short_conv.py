@@ -156,8 +156,9 @@ def short_conv(
     Accumulates in float32, or in float64 if ``x`` or ``weight`` is float64, and rounds after the activation. Autocast
     casts ``x`` and ``initial_state`` only. Differentiable once in every tensor.
 
-    A sequence in chunks, each with the final state of the one before, gives the same result and gradients as in one
-    call. Its results have the same bits.
+    A sequence in chunks, each with the final state of the one before, gives the result and the gradients of one call.
+    The result has the same bits on ``"triton"`` and ``"cpp"``. On ``"torch"`` it has them with at most 8
+    taps and no activation.
 
     Args:
         x: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides and any L ≥ 1.
@@ -269,7 +270,7 @@ def short_conv_update(
             "initial_state"
         )
     run = _plain_update if eager.plain((x, state, weight, bias)) else _short_conv_update
-    return run(x, state, weight, bias, silu, _backend.requested(backend))
+    return run(x, state, weight, bias, silu, _backend.requested(backend, UPDATE_BACKENDS))
 
 
 # See the end of fftconv.py.

@@ -11,7 +11,7 @@ from bench.kernels import (
     gpu,
     long_context,
     operator_vs_published,
-    packing,
+    packed_commands,
     step_memory,
     step_profile,
     targets,
@@ -23,7 +23,7 @@ from bench.suite import __main__ as bench_suite
 
 @pytest.mark.parametrize(
     "module",
-    [long_context, machine, operator_vs_published, packing, step_memory, step_profile, thread_scaling],
+    [long_context, machine, operator_vs_published, packed_commands, step_memory, step_profile, thread_scaling],
     ids=lambda m: m.__name__,
 )
 def test_help_names_the_command_and_tells_every_option(

@@ -3,8 +3,8 @@
 Runs with pads and with packed rows alternate in one process. Times are those of the process, so other work on the
 machine counts little. Memory is that of a model at equal tokens: rows of one length without a pad, and one packed row.
 
-python -m bench.kernels.packing --verb embed
-python -m bench.kernels.packing --verb memory
+python -m bench.kernels.packed_commands --verb embed
+python -m bench.kernels.packed_commands --verb memory
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def prepare(size: str, lengths: Sequence[int], mode: str, packed: bool) -> Calla
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.kernels.packing",
+        prog="python -m bench.kernels.packed_commands",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -59,20 +59,21 @@ class SegmentPlan:
 
     def __init__(self, cu_seqlens: Tensor) -> None:
         if torch.compiler.is_compiling():
-            raise RuntimeError(
-                "SegmentPlan: torch.compile cannot read the values of cu_seqlens: make SegmentPlan(cu_seqlens) outside "
-                "of the compiled function and pass it in its place"
-            )
+            raise _unreadable("torch.compile")
         _check_integers("cu_seqlens", cu_seqlens)
         if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
             raise ValueError(
                 f"SegmentPlan: cu_seqlens has shape {tuple(cu_seqlens.shape)}, expected (S + 1,) boundaries of S ≥ 1 "
                 "segments"
             )
-        device = cu_seqlens.device
-        host = cu_seqlens.detach().to("cpu", torch.int64)
+        own = cu_seqlens.detach().to(torch.int64, copy=True).contiguous()
+        host = own.cpu()
+        try:
+            bounds = host.tolist()
+        except RuntimeError as error:
+            # vmap and fake tensors have no values.
+            raise _unreadable("a transform of torch") from error
         starts, lengths = host[:-1], host.diff()
-        bounds = host.tolist()
         if bounds[0] != 0:
             raise ValueError(f"SegmentPlan: cu_seqlens begins with {bounds[0]}, expected 0")
         if (lengths <= 0).any():
@@ -86,8 +87,8 @@ class SegmentPlan:
         self.starts = tuple(bounds[:-1])
         self.total = bounds[-1]
         self.longest = max(self.lengths)
-        self.host_rows = torch.stack((starts, lengths))[:, order]
-        self._place(cu_seqlens.detach().to(torch.int64), device)
+        self.host_rows = torch.stack((starts, lengths))[:, order].contiguous()
+        self._place(own, own.device)
 
     def _place(self, cu_seqlens: Tensor, device: torch.device) -> None:
         self.cu_seqlens = cu_seqlens.to(device)
@@ -163,6 +164,13 @@ def _check_integers(name: str, tensor: Any) -> None:
     if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int32, torch.int64):
         found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise TypeError(f"SegmentPlan: {name} must be a tensor of int32 or int64, got {found}")
+
+
+def _unreadable(who: str) -> RuntimeError:
+    return RuntimeError(
+        f"SegmentPlan: {who} cannot read the values of cu_seqlens: make SegmentPlan(cu_seqlens) outside of the "
+        "transformed function and pass it in its place"
+    )
 
 
 def plan_of(

@@ -38,7 +38,7 @@ class Segment:
 
     def __init__(self, start: int, length: int) -> None:
         self.part = slice(start, start + length)
-        self.length = length
+        self.length = self.longest = length
 
     def take(self, packed: Tensor, axis: int) -> Tensor:
         """The rows of a packed tensor, with a batch dimension in front. ``axis`` is its axis of positions."""
@@ -56,14 +56,15 @@ class Class:
         source: ``(T_c,)`` their positions in the packed row, one segment after the other.
         place: ``(T_c,)`` where these go in the rows, one row after the other.
         count: number of rows.
-        length: length of the rows.
+        longest: length of the longest of them.
     """
 
-    def __init__(self, source: Tensor, place: Tensor, count: int, length: int) -> None:
+    def __init__(self, source: Tensor, place: Tensor, count: int, longest: int) -> None:
         self.source = source
         self.place = place
         self.count = count
-        self.length = length
+        self.longest = longest
+        self.length = sizes.class_length(longest)
 
     def take(self, packed: Tensor, axis: int) -> Tensor:
         """As :meth:`Segment.take`."""
@@ -90,11 +91,12 @@ def _class(rows: Tensor, lengths: Sequence[int], first: int, end: int) -> Class:
     kept = _classes.setdefault(rows, {})
     found = kept.get((first, end))
     if found is None:
-        positions, length = sum(lengths), sizes.class_length(lengths[0])
+        positions = sum(lengths)
         starts, counts = rows[:, first:end]
         row = torch.arange(end - first, device=rows.device).repeat_interleave(counts, output_size=positions)
         offset = torch.arange(positions, device=rows.device) - (counts.cumsum(0) - counts)[row]
-        found = kept[first, end] = Class(starts[row] + offset, row * length + offset, end - first, length)
+        place = row * sizes.class_length(lengths[0]) + offset
+        found = kept[first, end] = Class(starts[row] + offset, place, end - first, lengths[0])
     return found
 
 
@@ -130,6 +132,9 @@ class Sums:
         grads: where they go in the end.
         needs: which of them are needed.
         dtype: dtype of the sums.
+
+    Attributes:
+        sums: for each of them its sum, or None. They begin with zero.
     """
 
     def __init__(self, grads: Sequence[Tensor], needs: Sequence[bool], dtype: torch.dtype) -> None:
@@ -143,13 +148,20 @@ class Sums:
         """The shared tensors in the dtype of the sums. A backend gives gradients in the dtype of its inputs."""
         return [None if tensor is None else tensor.to(self.dtype) for tensor in tensors]
 
-    def add(self, parts: Sequence[Tensor]) -> None:
-        """Add the gradients of one group. A filter's may have fewer taps."""
-        for total, part in zip(self.sums, parts, strict=True):
-            if total is not None:
-                # Those of one number a channel have no taps.
-                where = total if total.shape == part.shape else total[..., : part.shape[-1]]
-                where += part
+    def add(self, parts: Sequence[Tensor], taps: int, k: int) -> None:
+        """Add the gradients of one group.
+
+        Args:
+            parts: one for each sum.
+            taps: how many taps of the long filters the group reaches. Their gradients are zero beyond, up to rounding.
+            k: index of the long filters among them.
+        """
+        for index, (total, part) in enumerate(zip(self.sums, parts, strict=True)):
+            if total is not None and index == k:
+                part = part[..., :taps]
+                total[..., : part.shape[-1]] += part
+            elif total is not None:
+                total += part
 
     def write(self) -> None:
         """Write the sums to their place."""
@@ -178,7 +190,7 @@ def fftconv_backward(
         for index in (0, 3, 4):
             if needs[index]:
                 group.put(grads[index], 1, parts[index])
-        shared.add(parts[1:3])
+        shared.add(parts[1:3], group.longest, 0)
     shared.write()
     return grads
 
@@ -211,7 +223,7 @@ def mixer_backward(
         parts = run(group.take(dy, 0), part, needs[:5])
         if needs[0]:
             group.put(grads[0], 0, parts[0])
-        shared.add(parts[1:])
+        shared.add(parts[1:5], group.longest, 2)
     shared.write()
     return grads
 

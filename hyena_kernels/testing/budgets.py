@@ -13,21 +13,30 @@ from torch import Tensor
 
 from hyena_kernels.embedding import embedding
 from hyena_kernels.fftconv import fftconv
+from hyena_kernels.fftconv_varlen import fftconv_varlen
 from hyena_kernels.gelu import gelu
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.mixer_varlen import hyena_mixer_varlen
 from hyena_kernels.short_conv import short_conv
 from hyena_kernels.testing import long_double
 from hyena_kernels.testing.inputs import Inputs
-from hyena_kernels.testing.oracles import oracle_fftconv, oracle_hyena_mixer
+from hyena_kernels.testing.oracles import (
+    oracle_fftconv,
+    oracle_fftconv_varlen,
+    oracle_hyena_mixer,
+    oracle_hyena_mixer_varlen,
+)
 from hyena_kernels.testing.references import (
     reference_add_layer_norm,
     reference_embedding,
     reference_fftconv,
+    reference_fftconv_varlen,
     reference_gelu,
     reference_hyena_mixer,
+    reference_hyena_mixer_varlen,
     reference_implicit_filter,
     reference_layer_norm,
     reference_linear_cross_entropy,
@@ -66,6 +75,8 @@ OPS = {
         long_double.implicit_filter if long_double.AVAILABLE else None,
     ),
     "hyena_mixer": Op(hyena_mixer, reference_hyena_mixer, oracle_hyena_mixer),
+    "fftconv_varlen": Op(fftconv_varlen, reference_fftconv_varlen, oracle_fftconv_varlen),
+    "hyena_mixer_varlen": Op(hyena_mixer_varlen, reference_hyena_mixer_varlen, oracle_hyena_mixer_varlen),
     "gelu": Op(gelu, reference_gelu, reference_gelu),
     "layer_norm": Op(layer_norm, reference_layer_norm, reference_layer_norm),
     "add_layer_norm": Op(*map(_side_by_side, (add_layer_norm, reference_add_layer_norm, reference_add_layer_norm))),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -205,6 +207,49 @@ def hyena_mixer_inputs(
         "k": draw.normal(order - 1, channels, taps, dtype=wide, scale=taps**-0.5),
         "D": draw.normal(order - 1, channels, dtype=wide) if skip else None,
     }
+
+
+def _packed(inputs: Inputs, lengths: Sequence[int], device: torch.device | str) -> Inputs:
+    """Inputs of a batch of one as packed rows, with the boundaries of segments of these lengths."""
+    bounds = torch.tensor([0, *lengths]).cumsum(0).to(device)
+    names = ("u", "x", "pre_gate", "post_gate")
+    packed = {n: tensor[0] if n in names and tensor is not None else tensor for n, tensor in inputs.items()}
+    return {**packed, "cu_seqlens": bounds}
+
+
+def fftconv_varlen_inputs(
+    lengths: Sequence[int],
+    channels: int,
+    taps: int | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> Inputs:
+    """Random arguments of ``fftconv_varlen``: those of :func:`fftconv_inputs`, packed, and ``cu_seqlens (S + 1,)``.
+
+    Args:
+        lengths: lengths of the segments.
+        channels: number of channels D.
+        taps: filter length K, by default that of the longest segment.
+        device: device of the tensors.
+        options: further options of :func:`fftconv_inputs`.
+    """
+    taps = max(lengths) if taps is None else taps
+    return _packed(fftconv_inputs(1, channels, sum(lengths), taps, device=device, **options), lengths, device)
+
+
+def hyena_mixer_varlen_inputs(
+    lengths: Sequence[int],
+    channels: int,
+    taps: int | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> Inputs:
+    """As :func:`fftconv_varlen_inputs` for ``hyena_mixer_varlen``, with options of :func:`hyena_mixer_inputs`."""
+    taps = max(lengths) if taps is None else taps
+    made = hyena_mixer_inputs(1, sum(lengths), channels, taps=taps, device=device, **options)
+    return _packed(made, lengths, device)
 
 
 def gelu_inputs(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyena_kernels.testing.references import mixer_recurrence
+from hyena_kernels.testing.references import (
+    mixer_recurrence,
+    reference_fftconv_varlen,
+    reference_hyena_mixer_varlen,
+)
 
 
 def direct_conv(x: Tensor, k: Tensor, *, causal: bool = True, block: int = 256) -> Tensor:
@@ -62,3 +68,10 @@ def oracle_hyena_mixer(
 ) -> Tensor:
     """:func:`reference_hyena_mixer` with :func:`direct_conv`, for float64 inputs."""
     return mixer_recurrence(x, short_weight, short_bias, k, D, oracle_fftconv)
+
+
+oracle_fftconv_varlen = partial(reference_fftconv_varlen, fftconv=oracle_fftconv)
+"""``fftconv_varlen`` with one :func:`oracle_fftconv` a segment, for float64 inputs."""
+
+oracle_hyena_mixer_varlen = partial(reference_hyena_mixer_varlen, fftconv=oracle_fftconv)
+"""``hyena_mixer_varlen`` with one :func:`oracle_hyena_mixer` a segment, for float64 inputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -82,6 +83,61 @@ def reference_hyena_mixer(
     :func:`hyena_kernels.hyena_mixer` describes arguments and result.
     """
     return mixer_recurrence(x, short_weight, short_bias, k, D, reference_fftconv)
+
+
+def _by_segment(op: Callable[..., Tensor], cu_seqlens: Tensor, *packed: Tensor | None) -> Tensor:
+    """``op`` of every segment of tensors ``(…, T)``, side by side."""
+    bounds = cu_seqlens.tolist()
+    return torch.cat(
+        [
+            op(end - start, *(None if each is None else each[..., start:end] for each in packed))
+            for start, end in itertools.pairwise(bounds)
+        ],
+        dim=-1,
+    )
+
+
+def reference_fftconv_varlen(
+    u: Tensor,
+    k: Tensor,
+    D: Tensor | None = None,
+    *,
+    cu_seqlens: Tensor,
+    pre_gate: Tensor | None = None,
+    post_gate: Tensor | None = None,
+    fftconv: Callable[..., Tensor] = reference_fftconv,
+) -> Tensor:
+    """``fftconv_varlen`` with one :func:`reference_fftconv` a segment.
+
+    :func:`hyena_kernels.fftconv_varlen` describes arguments and result.
+    """
+
+    def one(length: int, u: Tensor, pre_gate: Tensor | None, post_gate: Tensor | None) -> Tensor:
+        gates = {"pre_gate": pre_gate, "post_gate": post_gate}
+        return fftconv(u[None], k[:, :length], D, **{n: None if g is None else g[None] for n, g in gates.items()})[0]
+
+    return _by_segment(one, cu_seqlens, u, pre_gate, post_gate)
+
+
+def reference_hyena_mixer_varlen(
+    x: Tensor,
+    short_weight: Tensor,
+    short_bias: Tensor | None,
+    k: Tensor,
+    D: Tensor | None = None,
+    *,
+    cu_seqlens: Tensor,
+    fftconv: Callable[..., Tensor] = reference_fftconv,
+) -> Tensor:
+    """``hyena_mixer_varlen`` with one :func:`reference_hyena_mixer` a segment.
+
+    :func:`hyena_kernels.hyena_mixer_varlen` describes arguments and result.
+    """
+
+    def one(length: int, x: Tensor) -> Tensor:
+        return mixer_recurrence(x.t()[None], short_weight, short_bias, k[..., :length], D, fftconv)[0].t()
+
+    return _by_segment(one, cu_seqlens, x.t()).t().contiguous()
 
 
 def reference_layer_norm(

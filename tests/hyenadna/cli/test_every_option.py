@@ -422,6 +422,8 @@ MORE: tuple[tuple[str, str, Line], ...] = (
     ("score", "out_format", refused("`out` ", base=VCF, out_format="vcf")),
     ("score", "batch_size", keeps(SPEED, moves="calls", close=1e-12, base=VCF, batch_size=4)),
     ("score", "batch_size", keeps(SPEED, moves="calls", close=1e-12, base=VCF | {"mode": "embedding"}, batch_size=4)),
+    ("score", "resume", keeps("only the parts that are missing", moves="calls",
+                              base={"part_size": 1, "pack_tokens": 48}, stop_after=5, resume=True)),
     ("score", "pack_tokens", refused("`pack_tokens` is for sequences", base=VCF, pack_tokens=48)),
     ("score", "ref_mismatch", refused("genome.vcf", base=VCF, ref_mismatch="fail")),
     ("score", "genome", reaches("rows", base=VCF | {"mode": "embedding"}, genome=P("near_genome.fa"))),

@@ -231,6 +231,16 @@ def test_nan_in_one_segment_leaves_the_bits_of_the_others(make: Maker, one_threa
         assert torch.equal(found, clean)
 
 
+@torch.no_grad()
+def test_permuted_segments_give_permuted_bits(make: Maker, one_thread: None) -> None:
+    model, order = make().float(), [3, 0, 5, 1, 4, 2]
+    rows = ROW.split(LENGTHS, 1)
+    borders = torch.tensor([0, *[LENGTHS[i] for i in order]]).cumsum(0)
+    expected = model(ROW, cu_seqlens=CU).logits.split(LENGTHS, 1)
+    found = model(torch.cat([rows[i] for i in order], 1), cu_seqlens=borders).logits
+    assert torch.equal(found, torch.cat([expected[i] for i in order], 1))
+
+
 @pytest.mark.parametrize("slices", ["auto", False])
 def test_checkpointing_changes_no_gradient(make: Maker, slices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed rows are computed whole, with filters of the longest segment made once a step."""

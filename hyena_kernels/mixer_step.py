@@ -6,25 +6,33 @@ output of every step lies in ``future``. A step adds the last few positions itse
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import mixer_step as torch_mixer_step
+from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common.inputs import MixerStepInputs
+from hyena_kernels.common.steps import check_step, number_of
 from hyena_kernels.common.taps import MAX_TAPS
-from hyena_kernels.registration import checks, library
+from hyena_kernels.registration import checks, eager, library
 
-_BACKENDS = ("torch",)
+_OP = "hyena_mixer_step"
+_BACKENDS = ("triton", "cpp", "torch")
 
-_backend.register("hyena_mixer_step", "torch", torch_mixer_step.forward)
+_MODULE = "hyena_kernels.backends.{}.mixer_step:forward"
+_backend.register(_OP, "torch", torch_mixer_step.forward)
+_backend.register(_OP, "cpp", _MODULE.format("cpp"))
+_backend.register(_OP, "triton", _MODULE.format("triton"), triton_support.hyena_mixer_step)
 
 
 def _fake(inputs: MixerStepInputs, step: int, window: int) -> Tensor:
     return inputs.x.new_empty((inputs.x.shape[0], inputs.taps.shape[1]))
 
 
-_step = library.define_update(
+_step, _plain_step = library.define_update(
     "hyena_mixer_step",
     "Tensor x, Tensor(a!) short_state, Tensor short_weight, Tensor? short_bias, Tensor(b!) u, Tensor future, "
     "Tensor taps, Tensor? t, SymInt step, int window",
@@ -32,6 +40,11 @@ _step = library.define_update(
     _fake,
     writes=("short_state", "u"),
 )
+
+
+_MAX_CHECKED = 1024
+# What is known of arguments that have passed the checks.
+_checked: set[tuple[Any, ...]] = set()
 
 
 def hyena_mixer_step(
@@ -77,52 +90,54 @@ def hyena_mixer_step(
         t: the step, from 0 to G-1: a number, or an int64 tensor without dimensions on the device of the others. Only
             the device reads such a tensor. So a CUDA graph of a step can be launched again with another ``t``.
         window: positions that a step adds up at most, a power of two.
-        backend: ``"torch"``. None takes the fastest that can run.
+        backend: ``"triton"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
 
     Returns:
         ``(B, d)``, the input of out_proj; contiguous, of ``x``'s dtype.
 
     Raises:
-        TypeError: an argument is not a dense tensor of a dtype named above.
+        TypeError: an argument is not a dense tensor of a dtype named above, or ``t`` is no whole number.
         ValueError: shapes do not fit together (the message gives them), the tensors are on several devices, a state
             overlaps itself in memory, ``window`` is no power of two, or ``backend`` is not the name of a backend.
         IndexError: the number ``t`` is out of range. Of a tensor this is known on a CPU alone.
         RuntimeError: autograd would record the call.
         BackendError: ``backend`` cannot run here.
 
-    Source: Massaroli et al., "Flash Inference", 2024 (arXiv 2410.12982), and Agarwal et al., "FutureFill", 2024 (arXiv
+    Source: Oncescu et al., "Flash Inference", 2024 (arXiv 2410.12982), and Agarwal et al., "FutureFill", 2024 (arXiv
     2410.03766).
     """
-    _check(x, short_state, short_weight, short_bias, u, future, taps, t, window)
     if isinstance(t, Tensor):
-        return _step(
-            x,
-            short_state,
-            short_weight,
-            short_bias,
-            u,
-            future,
-            taps,
-            t,
-            -1,
-            window,
-            _backend.requested(backend, _BACKENDS),
-        )
-    if not 0 <= t < taps.shape[2]:
-        raise IndexError(f"hyena_mixer_step: t is {t}, expected 0 ≤ t < G = {taps.shape[2]}")
-    return _step(
-        x,
-        short_state,
-        short_weight,
-        short_bias,
-        u,
-        future,
-        taps,
-        None,
-        t,
-        window,
-        _backend.requested(backend, _BACKENDS),
-    )
+        clock, step = t, -1
+    else:
+        clock, step = None, t if type(t) is int else number_of(_OP, t)
+    tensors = (x, short_state, short_weight, short_bias, u, future, taps, clock)
+    requested = _backend.requested(backend, _BACKENDS)
+    if torch.compiler.is_compiling() or not eager.plain(tensors):
+        _check(*tensors, window)
+        if clock is None:
+            check_step(_OP, step, taps.shape[2])
+        return _step(*tensors, step, window, requested)
+    # The checks take longer than some of the kernels, and a step of decoding looks like the one before.
+    try:
+        signature = (
+            x.shape, x.dtype, x.device, short_state.shape, short_state.dtype, short_state.device,
+            short_weight.shape, short_weight.dtype, short_weight.device, u.shape, u.dtype, u.device,
+            future.shape, future.dtype, future.device, taps.shape, taps.dtype, taps.device, window,
+            None if short_bias is None else (short_bias.shape, short_bias.dtype, short_bias.device),
+            None if clock is None else (clock.shape, clock.dtype, clock.device),
+        )  # fmt: skip
+    except AttributeError:
+        # One is no tensor.
+        signature = None
+    if not (signature in _checked and u.is_contiguous() and short_state.is_contiguous()):
+        _check(*tensors, window)
+        if len(_checked) >= _MAX_CHECKED:
+            _checked.clear()
+        assert signature is not None, "the checks take tensors only"
+        _checked.add(signature)
+    if clock is None:
+        check_step(_OP, step, taps.shape[2])
+    return _plain_step(*tensors, step, window, requested)
 
 
 def _check(
@@ -133,11 +148,14 @@ def _check(
     u: Tensor,
     future: Tensor,
     taps: Tensor,
-    t: int | Tensor,
+    clock: Tensor | None,
     window: int,
 ) -> None:
-    """Raise what :func:`hyena_mixer_step` raises of its arguments, but for the value of ``t``."""
-    op = "hyena_mixer_step"
+    """Raise what :func:`hyena_mixer_step` raises of its arguments, but for the value of ``t``.
+
+    The ``clock`` is ``t`` if that is a tensor.
+    """
+    op = _OP
     checks.rank(op, "x", x, "(B, (N+1)d)")
     checks.rank(op, "short_weight", short_weight, "((N+1)d, Ks)")
     checks.rank(op, "taps", taps, "(N-1, d, G)")
@@ -159,7 +177,6 @@ def _check(
         checks.shape(op, "short_bias", short_bias, (width,), "((N+1)d,)")
     checks.shape(op, "u", u, (steps, batch, channels, horizon), "(N-1, B, d, G)")
     checks.shape(op, "future", future, (steps, batch, channels, horizon), "(N-1, B, d, G)")
-    clock = t if isinstance(t, Tensor) else None
     checks.same_device(
         op,
         x=x,

@@ -4,5 +4,6 @@ from hyena_kernels.filter_cache import Filters
 from hyena_kernels.filter_layers import is_plain
 from hyena_kernels.online_conv import Tiles
 from hyena_kernels.positions import SharesPositions, one_set_of_positions
+from hyena_kernels.step_graph import StepGraph
 
-__all__ = ["Filters", "SharesPositions", "Tiles", "is_plain", "one_set_of_positions"]
+__all__ = ["Filters", "SharesPositions", "StepGraph", "Tiles", "is_plain", "one_set_of_positions"]

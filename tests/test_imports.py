@@ -18,7 +18,17 @@ import hyena_kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONAL = ("triton", "transformers", "matplotlib")
-OPS = ("fftconv", "short_conv", "implicit_filter", "mixer", "layer_norm", "embedding", "linear_cross_entropy", "gelu")
+OPS = (
+    "fftconv",
+    "short_conv",
+    "implicit_filter",
+    "mixer",
+    "mixer_step",
+    "layer_norm",
+    "embedding",
+    "linear_cross_entropy",
+    "gelu",
+)
 
 # As if some packages were not installed: find_spec returns None, so importing them raises ModuleNotFoundError. The
 # libraries of the extension are not modules. They seem to be absent.

@@ -11,6 +11,7 @@
 #include "gelu.h"
 #include "implicit_filter.h"
 #include "layer_norm.h"
+#include "mixer_step.h"
 #include "taps.h"
 
 namespace hyena {
@@ -151,6 +152,35 @@ void implicit_filter_bwd(std::optional<Tensor> dz, std::optional<Tensor> dfreq, 
                               [&](int64_t first, int64_t last) { kernels.add_chunks(args, first, last); });
 }
 
+const MixerStepKernels& mixer_step_kernels() {
+  return choose(mixer_step_avx512, mixer_step_avx2, mixer_step_portable);
+}
+
+// Tensor 0 along the first of four dimensions
+View first_of(const Tensor& tensor) {
+  View v;
+  v.data = tensor.data_ptr();
+  v.dtype = dtype_of(tensor);
+  for (int64_t i = 1; i < 4; ++i) {
+    v.size[i - 1] = tensor.size(i);
+    v.stride[i - 1] = tensor.stride(i);
+  }
+  return v;
+}
+
+// The least number of tasks for a thread, about 30 µs of work
+constexpr int64_t step_grain = 16;
+
+void hyena_mixer_step(Tensor y, Tensor short_state, Tensor u, Tensor x, Tensor weight, std::optional<Tensor> bias,
+                      Tensor future, Tensor taps, int64_t t, int64_t window) {
+  const MixerStep args{view(y),      view(x),          view(short_state), view(weight), view(bias), first_of(u),
+                       first_of(future), view(taps), u.stride(0), future.stride(0), t, window};
+  const int64_t blocks = (args.taps.size[1] + step_channels - 1) / step_channels;
+  const auto& kernels = mixer_step_kernels();
+  torch::stable::parallel_for(0, args.x.size[0] * blocks, step_grain,
+                              [&](int64_t first, int64_t last) { kernels.run(args, first, last); });
+}
+
 const GeluKernels& gelu_kernels() { return choose(gelu_avx512, gelu_avx2, gelu_portable); }
 
 // The least number of elements for a thread, about 30 µs of work.
@@ -222,6 +252,7 @@ STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
   m.impl("project_bwd", TORCH_BOX(&project_bwd));
   m.impl("hyena_mixer_fwd", TORCH_BOX(&hyena_mixer_fwd));
   m.impl("hyena_mixer_bwd", TORCH_BOX(&hyena_mixer_bwd));
+  m.impl("hyena_mixer_step", TORCH_BOX(&hyena_mixer_step));
   m.impl("implicit_filter_fwd", TORCH_BOX(&implicit_filter_fwd));
   m.impl("implicit_filter_bwd", TORCH_BOX(&implicit_filter_bwd));
   m.impl("gelu_fwd", TORCH_BOX(&gelu_fwd));

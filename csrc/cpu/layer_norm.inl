@@ -37,30 +37,6 @@ HYENA_INLINE T* place(const Row& r, T* buffer) {
   return plain<T>(r) ? reinterpret_cast<T*>(r.data) : buffer;
 }
 
-// Sum of the lanes of a vector: adds its upper half to its lower half, and so on.
-template <class T, int count>
-HYENA_INLINE T sum_of_lanes(const T* lanes) {
-  if constexpr (count == 2) {
-    return lanes[0] + lanes[1];
-  } else {
-    typedef T Half __attribute__((vector_size(count / 2 * sizeof(T))));
-    Half low, high;
-    std::memcpy(&low, lanes, sizeof low);
-    std::memcpy(&high, lanes + count / 2, sizeof high);
-    low += high;
-    T sums[count / 2];
-    std::memcpy(sums, &low, sizeof low);
-    return sum_of_lanes<T, count / 2>(sums);
-  }
-}
-
-template <class T>
-HYENA_INLINE T sum_of(Vec<T> v) {
-  T lanes[Simd<T>::width];
-  store_unaligned(lanes, v);
-  return sum_of_lanes<T, Simd<T>::width>(lanes);
-}
-
 template <class T>
 struct Moments {
   T mean, scale;  // scale = 1 / sqrt(variance + eps)

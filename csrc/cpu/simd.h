@@ -51,6 +51,47 @@ HYENA_INLINE void store_unaligned(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+// Sum of the lanes of a vector: adds its upper half to its lower half, and so on.
+template <class T, int count>
+HYENA_INLINE T sum_of_lanes(const T* lanes) {
+  if constexpr (count == 2) {
+    return lanes[0] + lanes[1];
+  } else {
+    typedef T Half __attribute__((vector_size(count / 2 * sizeof(T))));
+    Half low, high;
+    std::memcpy(&low, lanes, sizeof low);
+    std::memcpy(&high, lanes + count / 2, sizeof high);
+    low += high;
+    T sums[count / 2];
+    std::memcpy(sums, &low, sizeof low);
+    return sum_of_lanes<T, count / 2>(sums);
+  }
+}
+
+template <class T>
+HYENA_INLINE T sum_of(Vec<T> v) {
+  T lanes[Simd<T>::width];
+  store_unaligned(lanes, v);
+  return sum_of_lanes<T, Simd<T>::width>(lanes);
+}
+
+// The same elements in the opposite order
+template <class T>
+HYENA_INLINE Vec<T> reversed(Vec<T> v) {
+  constexpr int width = Simd<T>::width;
+  typename Simd<T>::Index order;
+#pragma GCC unroll 16
+  for (int i = 0; i < width; ++i) order[i] = width - 1 - i;
+#if defined(__clang__)
+  // Clang's shuffle takes only constant indices, and these depend on the width.
+  Vec<T> result;
+  for (int i = 0; i < width; ++i) result[i] = v[order[i]];
+  return result;
+#else
+  return __builtin_shuffle(v, order);
+#endif
+}
+
 // Transposes width × width elements. Blocks of 1, 2, 4, … elements change places with their mirror images.
 template <class T, int step = Simd<T>::width / 2>
 HYENA_INLINE void transpose(Vec<T> (&rows)[Simd<T>::width]) {

@@ -130,7 +130,7 @@ def define(
 
 def define_update(
     name: str, arguments: str, inputs_type: type[Any], fake: Callable[..., Tensor], *, writes: Sequence[str]
-) -> Callable[..., Tensor]:
+) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """Define ``hyena_kernels::<name>``, which changes some of its arguments and returns one new tensor.
 
     It is for inference: a call is refused if autograd would record it, under ``torch.func``, and with dual tensors.
@@ -144,7 +144,8 @@ def define_update(
         writes: the fields of ``inputs_type`` that it changes.
 
     Returns:
-        The op, to be called with all its arguments by position.
+        The op, to be called with all its arguments by position; and what to call instead of it where
+        :func:`.eager.plain` holds for the arguments.
     """
     count = len(inputs_type._fields)
     places = [inputs_type._fields.index(field) for field in writes]
@@ -173,15 +174,15 @@ def define_update(
 
     def call(*args: Any) -> Tensor:
         if torch.compiler.is_compiling():
-            return op(*args)  # type: ignore[no-any-return]
+            return op(*args)
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(
                 f"hyena_kernels::{name} writes into its arguments, so torch.func and torch.vmap cannot transform it: "
                 f"use hyena_kernels.testing.reference_{name}, the same in plain PyTorch without states"
             )
-        return update(*args) if eager.plain(args) else op(*args)
+        return op(*args)
 
-    return call
+    return call, update
 
 
 def _refuse_gradients(name: str, args: Sequence[Any]) -> None:

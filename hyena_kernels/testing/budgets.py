@@ -18,6 +18,7 @@ from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.mixer_step import hyena_mixer_step
 from hyena_kernels.short_conv import short_conv
 from hyena_kernels.testing import long_double
 from hyena_kernels.testing.inputs import Inputs
@@ -28,6 +29,7 @@ from hyena_kernels.testing.references import (
     reference_fftconv,
     reference_gelu,
     reference_hyena_mixer,
+    reference_hyena_mixer_step,
     reference_implicit_filter,
     reference_layer_norm,
     reference_linear_cross_entropy,
@@ -56,6 +58,23 @@ def _side_by_side(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., 
     return joined
 
 
+def _without_states(x: Tensor, short_state: Tensor, *args: Any, **named: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """``hyena_mixer_step`` on copies of the states, with the results of its reference."""
+    short_state, named["u"] = short_state.clone(), named["u"].clone()
+    return hyena_mixer_step(x, short_state, *args, **named), short_state, named["u"]
+
+
+def _of_step(function: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Callable[..., Tensor]:
+    """All that a step writes, a row for each batch entry: the result, the short state, and ``u`` at ``t``."""
+
+    @functools.wraps(function)
+    def joined(*args: Any, t: Tensor, **named: Any) -> Tensor:
+        y, short_state, u = function(*args, t=t, **named)
+        return torch.cat([y, short_state.flatten(1), u[..., int(t)].movedim(0, 1).flatten(1)], dim=1)
+
+    return joined
+
+
 OPS = {
     "fftconv": Op(fftconv, reference_fftconv, oracle_fftconv),
     "short_conv": Op(short_conv, reference_short_conv, reference_short_conv),
@@ -66,6 +85,7 @@ OPS = {
         long_double.implicit_filter if long_double.AVAILABLE else None,
     ),
     "hyena_mixer": Op(hyena_mixer, reference_hyena_mixer, oracle_hyena_mixer),
+    "hyena_mixer_step": Op(*map(_of_step, (_without_states, *[reference_hyena_mixer_step] * 2))),
     "gelu": Op(gelu, reference_gelu, reference_gelu),
     "layer_norm": Op(layer_norm, reference_layer_norm, reference_layer_norm),
     "add_layer_norm": Op(*map(_side_by_side, (add_layer_norm, reference_add_layer_norm, reference_add_layer_norm))),

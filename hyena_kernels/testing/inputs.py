@@ -207,6 +207,58 @@ def hyena_mixer_inputs(
     }
 
 
+def hyena_mixer_step_inputs(
+    batch: int,
+    horizon: int,
+    channels: int,
+    *,
+    t: int | None = None,
+    order: int = 2,
+    short_taps: int = 3,
+    dtype: torch.dtype = torch.float32,
+    filter_dtype: torch.dtype | None = None,
+    bias: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``hyena_mixer_step``, scaled so that results are of the order of 1.
+
+    Args:
+        batch: batch size B.
+        horizon: number of steps G.
+        channels: width d of the operator.
+        t: the step, by default the last one.
+        order: order N of the recurrence.
+        short_taps: length Ks of the short filters.
+        dtype: dtype of ``x`` and ``short_state``.
+        filter_dtype: dtype of ``short_weight`` and ``short_bias``, by default float32, or float64 if ``dtype`` is
+            float64.
+        bias: whether there is a ``short_bias``.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+
+    Returns:
+        ``x (B, (N+1) d)``, ``short_state (B, (N+1) d, Ks-1)``, ``short_weight ((N+1) d, Ks)``, ``short_bias
+        ((N+1) d,)``, ``u (N-1, B, d, G)``, ``future (N-1, B, d, G)``, ``taps (N-1, d, G)``, and ``t`` as a tensor.
+        ``u`` is NaN from ``t`` on, where no step has written it.
+    """
+    draw, wide = _Draw(seed, device), _filter_dtype(dtype, filter_dtype)
+    states = torch.promote_types(dtype, torch.float32)
+    width, t = (order + 1) * channels, horizon - 1 if t is None else t
+    u = draw.normal(order - 1, batch, channels, horizon, dtype=states)
+    u[..., t:] = math.nan
+    return {
+        "x": draw.normal(batch, width, dtype=dtype),
+        "short_state": draw.normal(batch, width, short_taps - 1, dtype=dtype),
+        "short_weight": draw.normal(width, short_taps, dtype=wide, scale=short_taps**-0.5),
+        "short_bias": draw.normal(width, dtype=wide) if bias else None,
+        "u": u,
+        "future": draw.normal(order - 1, batch, channels, horizon, dtype=states),
+        "taps": draw.normal(order - 1, channels, horizon, dtype=states, scale=horizon**-0.5),
+        "t": torch.tensor(t, device=device),
+    }
+
+
 def gelu_inputs(
     *shape: int,
     dtype: torch.dtype = torch.float32,

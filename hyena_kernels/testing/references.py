@@ -84,6 +84,38 @@ def reference_hyena_mixer(
     return mixer_recurrence(x, short_weight, short_bias, k, D, reference_fftconv)
 
 
+def reference_hyena_mixer_step(
+    x: Tensor,
+    short_state: Tensor,
+    short_weight: Tensor,
+    short_bias: Tensor | None,
+    u: Tensor,
+    future: Tensor,
+    taps: Tensor,
+    t: int | Tensor,
+    *,
+    window: int = 64,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``hyena_mixer_step`` without states: it returns the result, and what ``short_state`` and ``u`` become.
+
+    :func:`hyena_kernels.hyena_mixer_step` describes arguments and result.
+    """
+    t, dtype = int(t), u.dtype
+    start = t - t % window
+    history = torch.cat([short_state, x[:, :, None]], dim=2)
+    projections = torch.einsum("bck,ck->bc", history.to(dtype), short_weight.to(dtype))
+    if short_bias is not None:
+        projections = projections + short_bias
+    *gates, v = projections.split(taps.shape[1], dim=1)
+    signals = []
+    for o, gate in enumerate(reversed(gates[1:])):
+        signals.append((v * gate)[:, :, None])
+        window_u = torch.cat([u[o, :, :, start:t], signals[o]], dim=2)
+        v = future[o, :, :, t] + torch.einsum("bds,ds->bd", window_u, taps[o, :, : t - start + 1].flip(1))
+    after = torch.cat([u[..., :t], torch.stack(signals), u[..., t + 1 :]], dim=3)
+    return (v * gates[0]).to(x.dtype), history[:, :, 1:], after
+
+
 def reference_layer_norm(
     residual: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, dtype: torch.dtype | None = None
 ) -> Tensor:

@@ -31,6 +31,10 @@ _LIBRARY.define(
     "Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D) -> ()"
 )
 _LIBRARY.define(
+    "hyena_mixer_step(Tensor(a!) y, Tensor(b!) short_state, Tensor(c!) u, Tensor x, Tensor short_weight, "
+    "Tensor? short_bias, Tensor future, Tensor taps, int t, int window) -> ()"
+)
+_LIBRARY.define(
     "project_fwd(Tensor(a!) first, Tensor(b!) gates, Tensor x, Tensor short_weight, Tensor? short_bias) -> ()"
 )
 _LIBRARY.define(

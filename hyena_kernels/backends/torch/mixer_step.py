@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels.common.inputs import MixerStepInputs
+from hyena_kernels.common.steps import number_in
 
 
 def forward(inputs: MixerStepInputs, step: int, window: int) -> Tensor:
@@ -16,10 +17,7 @@ def forward(inputs: MixerStepInputs, step: int, window: int) -> Tensor:
     if t is None:
         return _forward(inputs, _of_number(inputs, step, window))
     if t.device.type == "cpu":
-        step = int(t)
-        if not 0 <= step < inputs.taps.shape[2]:
-            raise IndexError(f"hyena_mixer_step: t is {step}, expected 0 ≤ t < G = {inputs.taps.shape[2]}")
-        return _forward(inputs, _of_number(inputs, step, window))
+        return _forward(inputs, _of_number(inputs, number_in("hyena_mixer_step", t, inputs.taps.shape[2]), window))
     return _forward(inputs, _of_tensor(inputs, t, window))
 
 
@@ -34,10 +32,10 @@ def _forward(inputs: MixerStepInputs, convolve: _Convolve) -> Tensor:
     if bias is not None:
         projections += bias
     short_state.copy_(history[:, :, 1:])
-    *gates, v = projections.unflatten(1, (-1, taps.shape[1])).unbind(1)
+    *gates, v = projections.unflatten(1, (taps.shape[0] + 2, taps.shape[1])).unbind(1)
     for o in range(taps.shape[0]):
         v = convolve(o, v * gates[-1 - o])
-    return (v * gates[0]).to(x.dtype)
+    return (v * gates[0]).to(x.dtype).contiguous()
 
 
 def _of_number(inputs: MixerStepInputs, t: int, window: int) -> _Convolve:

@@ -63,14 +63,18 @@ def _is_called(hook: Any) -> bool:
     return hook is not None and bool(getattr(hook, "calls", True))
 
 
-def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], constants: Constants) -> None:
-    """``kernel[grid](*args, **constants.values)`` on the current device and stream.
+def launch(
+    kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], constants: Constants, late: tuple[int, ...] = ()
+) -> None:
+    """``kernel[grid](*args, *late, **constants.values)`` on the current device and stream.
 
     Args:
         kernel: a ``@triton.jit`` function. It may be interpreted or tunable.
         grid: one to three numbers.
         args: the run-time arguments, which come first, in their order. At least one is a tensor.
         constants: the compile-time arguments and the options.
+        late: integers for the run-time arguments after ``args``, which the kernel names in ``do_not_specialize``. They
+            may differ from launch to launch: all launches are remembered as one.
     """
     if (
         type(kernel) is not triton.JITFunction
@@ -79,7 +83,7 @@ def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], constants:
         or _is_called(knobs.runtime.launch_enter_hook)
         or _is_called(knobs.runtime.launch_exit_hook)
     ):
-        kernel[grid](*args, **constants.values)
+        kernel[grid](*args, *late, **constants.values)
         return
     # All that Triton specialises on, and more: of an integer it only asks whether it is 1 or a multiple of 16, and
     # whether it fits 32 bits.
@@ -98,13 +102,16 @@ def launch(kernel: Any, grid: tuple[int, ...], args: tuple[Any, ...], constants:
         else:
             values.append(arg)
             key.append(float if arg.__class__ is float else arg)
+    for number in late:
+        values.append(number)
+        key.append(number.bit_length() > 31)
     known = _known.get(place := tuple(key))
     if known is None:
-        compiled = kernel[grid](*args, **constants.values)
+        compiled = kernel[grid](*args, *late, **constants.values)
         if isinstance(compiled, CompiledKernel):
             if len(_known) >= MAX_KEPT:
                 _known.clear()
-            rest = tuple(constants.values[name] for name in kernel.arg_names[len(args) :])
+            rest = tuple(constants.values[name] for name in kernel.arg_names[len(values) :])
             _known[place] = compiled.run, compiled.function, compiled.packed_metadata, rest
         return
     run, function, metadata, rest = known

@@ -41,6 +41,10 @@ MAX_CLASSES, MAX_HEAD = 32, 4096
 """Most classes V of ``linear_cross_entropy``, and most weights V × D of its head, where V is rounded up to 16 or 32."""
 
 
+MAX_WINDOW = 128
+"""Largest window of ``hyena_mixer_step``. A program holds the window of several rows in its registers."""
+
+
 def interpreting() -> bool:
     """Whether ``TRITON_INTERPRET`` asks Triton to interpret its kernels, in any spelling that Triton accepts."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
@@ -100,6 +104,12 @@ def fftconv(signal: Tensor, *args: Any) -> str | None:
 def hyena_mixer(signal: Tensor, *args: Any) -> str | None:
     """As :func:`fftconv` for ``hyena_mixer``, with the signal ``x`` or ``dy`` of ``(B, L, channels)``."""
     return joined(no_float64(signal, *args), _transform_obstacle(signal.shape[1], signal.device))
+
+
+def hyena_mixer_step(x: Tensor, *args: Any) -> str | None:
+    """Why the kernels cannot run with these arguments of ``hyena_mixer_step``, or None if they can."""
+    wide = f"takes windows of up to {MAX_WINDOW}, this one is larger" if args[-1] > MAX_WINDOW else None
+    return joined(no_float64(x), wide)
 
 
 def implicit_filter(z: Tensor, freq: Tensor, *args: Any) -> str | None:

@@ -32,7 +32,16 @@ from hyena_kernels.testing.resources.triton_source import case_hash
 
 KERNEL_MODULES = tuple(
     f"hyena_kernels.testing.resources.triton_cases.{name}"
-    for name in ("fftconv", "short_conv", "mixer", "implicit_filter", "layer_norm", "embedding", "linear_cross_entropy")
+    for name in (
+        "fftconv",
+        "short_conv",
+        "mixer",
+        "mixer_step",
+        "implicit_filter",
+        "layer_norm",
+        "embedding",
+        "linear_cross_entropy",
+    )
 )
 """Modules with a function ``aot_cases()``."""
 

@@ -5,8 +5,6 @@ Those in ``tests/hyena_kernels/test_layer_norm.py`` and ``test_library.py`` run 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
@@ -38,19 +36,3 @@ def test_strides_change_no_bit() -> None:
     inputs["residual"] = inputs["residual"].movedim(2, 0).contiguous().movedim(0, 2)
     inputs["weight"] = torch.stack((inputs["weight"], inputs["weight"]), dim=1)[:, 0]
     assert_same(value_and_gradients(add, inputs, dy), expected)
-
-
-SCRIPT = """
-import torch
-from hyena_kernels.testing import add_layer_norm_inputs, check
-for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-    # Rows shorter than a vector, of whole vectors, and with an end of each kind.
-    for width in (1, 7, 16, 33, 100, 256):
-        check("add_layer_norm", add_layer_norm_inputs(max(2, 600 // width), width, dtype=dtype))
-print("done")
-"""
-
-
-@pytest.mark.slow
-def test_every_instruction_set(with_instruction_set: Callable[[str], str]) -> None:
-    assert with_instruction_set(SCRIPT) == "done\n"

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hyena_kernels import HyenaOperator, fftconv, hyena_mixer_step, short_conv
+from hyena_kernels.modules import is_plain
 from hyenadna.common.errors import InputError
 from hyenadna.model import layers, padding
 from hyenadna.model.arguments import check_length
 from hyenadna.model.cache import CacheState, HyenaCache, HyenaDNAOutput, refusal
-from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock
+from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, HyenaDNALayerNorm
 
 # Bytes of signals that the prompt takes at a time, of some channels.
 _PROMPT_BYTES = 1 << 28
@@ -208,6 +209,13 @@ def _mix_prompt(
     return mixed
 
 
+def _normed(block: HyenaDNABlock, norm: nn.LayerNorm, residual: Tensor, autocasts: bool) -> Tensor:
+    """As the block does it, the quickest way."""
+    if autocasts or norm.weight.dtype != residual.dtype or not is_plain(norm, HyenaDNALayerNorm):
+        return block._normed(norm, residual)
+    return F.layer_norm(residual, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
 def _step(
     backbone: HyenaDNABackbone, cache: HyenaCache, residual: Tensor, output_hidden_states: bool
 ) -> HyenaDNAOutput:
@@ -217,13 +225,16 @@ def _step(
     t = cache.step
     tiles.add(u, future, t)
     states = [residual]
+    # For one position the call of our norm takes five times as long as its work.
+    autocasts = torch.is_autocast_enabled(residual.device.type)
     blocks: Any = backbone.layers
     for i, block in enumerate(blocks):
         mixer = block.mixer
-        x = mixer.in_proj(block._normed(block.norm1, residual))
+        x = mixer.in_proj(_normed(block, block.norm1, residual, autocasts))
         weight, bias = mixer.short_filter.weight.squeeze(1), mixer.short_filter.bias
         y = hyena_mixer_step(x[:, 0], short[i], weight, bias, u[i], future[i], taps[i], t, window=cache.window)
-        residual = block._add_mlp(residual + mixer.out_proj(mixer.activation(y[:, None])))
+        residual = residual + mixer.out_proj(mixer.activation(y[:, None]))
+        residual = residual + block.mlp(_normed(block, block.norm2, residual, autocasts))
         states.append(residual)
     last = backbone.ln_f(residual)
     cache.step = t + 1

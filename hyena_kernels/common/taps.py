@@ -26,7 +26,7 @@ def empty_signal(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         x: ``(B, D, L)``.
         dtype: by default ``x``'s.
     """
-    batch, channels, length = x.shape
+    _, channels, length = x.shape
     if x.stride(1) == 1 and x.stride(2) >= channels and x.stride(2) != 1:
         return x.new_empty_strided(x.shape, (length * channels, 1, channels), dtype=dtype)
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)

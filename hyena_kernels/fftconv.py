@@ -61,6 +61,10 @@ def fftconv(
     gates, but not the filters and ``D``. Differentiable once in every tensor. A NaN or an infinity spoils its whole
     row, because a transform mixes all of it, and no other row.
 
+    Filters of each sample are computed as those of ``B * D`` channels of one sample. For this ``u``, the filters and
+    the gates become views of ``(1, B * D, …)`` if their strides allow, as those of contiguous tensors do. A tensor
+    with other strides is copied, and so is a gate that is constant over samples or channels, but not over positions.
+
     Args:
         u: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides and any L ≥ 1.
         k: ``(D, K)`` filters, or ``(B, D, K)`` for filters of each sample; float32 or ``u``'s dtype. 1 ≤ K ≤ L, or
@@ -75,10 +79,6 @@ def fftconv(
         truncate: whether to cut filters that are too long. The taps that are cut reach no output: those of lags from L
             on in either direction. Their gradient is 0. By default such a filter is refused.
         backend: ``"triton"``, ``"cuda"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
-
-    Filters of each sample are computed as those of ``B * D`` channels of one sample. For this ``u``, the filters and
-    the gates become views of ``(1, B * D, …)`` if their strides allow, as those of contiguous tensors do. A tensor
-    with other strides is copied, and so is a gate that is constant over samples or channels, but not over positions.
 
     Returns:
         ``(B, D, L)``, contiguous, of ``u``'s dtype.

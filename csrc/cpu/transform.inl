@@ -3,6 +3,10 @@
 // Signals of at most P points are polynomials in z. Their linear convolution is a polynomial c of degree below 2P, and
 // c modulo z^P - i is c[n] + i c[n + P]. The real parts and the imaginary parts together are all of c.
 //
+// A two-sided filter k has up to 2L - 1 coefficients. Those from P on are imaginary parts too. Then c has a degree below
+// 3P, and c modulo z^P - i is c[n] - c[n + 2P] + i c[n + P]. The results are c[n] for n from `tap` on, where
+// tap = (K-1)/2, and c[tap + 2P] and all after it are zero. The gradients of the signal and of k follow in the same way.
+//
 // A residue modulo z^(Rm) - r^R splits into R residues modulo z^m - r w^j, where w = exp(2πi/R). Residue j is the sum
 // over s of r^s w^(js) times the s-th block of m coefficients. So each node of the tree of residues has its own factors
 // r^s, which are the same for all of its m coefficients. The tables of plan.h hold them, and nothing is ever reordered.

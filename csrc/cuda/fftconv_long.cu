@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(threads)
   for (int e = 0; e < each; ++e) {
     const int64_t n = at.first + e * threads;
     if (n >= points) break;
-    const T re = value(n - a.shift), im = a.shift ? value(n - a.shift + points) : T(0);
+    const T re = value(n - a.shift), im = a.shift + a.signal.size[2] > points ? value(n - a.shift + points) : T(0);
     rows[n] = weight<T>(n, points) * Complex<T>{re, im};
   }
 }

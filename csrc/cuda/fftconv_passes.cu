@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(Plan::block, column_blocks<Plan>)
   const ColumnSource& tensor = a.tensors[place.tensor];
   const bool skips = place.tensor == 0 && a.skip.data;
   RowSource source = {row_of(tensor.row, place.b, place.c), row_of(tensor.gate, place.b, place.c),
-                      static_cast<int>(tensor.row.size[2]), static_cast<int>(tensor.shift), 0.0f,
+                      static_cast<int>(tensor.row.size[2]), static_cast<int>(tensor.shift), a.tap != 0, 0.0f,
                       skips ? static_cast<int>(a.tap) : -1};
   if (skips) source.skip = load_element({a.skip.data, a.skip.stride[0], a.skip.dtype}, place.c);
   const int thread = static_cast<int>(threadIdx.x) / Plan::rows;
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(Plan::block)
   const ColumnTarget& tensor = a.tensors[place.tensor];
   const RowTarget target = {row_of(tensor.row, place.b, place.c),     row_of(tensor.factor, place.b, place.c),
                             row_of(tensor.row2, place.b, place.c),    row_of(tensor.factor2, place.b, place.c),
-                            static_cast<int>(tensor.row.size[2]), static_cast<int>(tensor.shift)};
+                            static_cast<int>(tensor.row.size[2]), static_cast<int>(tensor.shift), a.tap != 0};
   const int thread = static_cast<int>(threadIdx.x) / Plan::rows;
   Complex<float>* planes = reinterpret_cast<Complex<float>*>(shared) + threadIdx.x % Plan::rows;
   const Complex<float>* rows =
@@ -288,12 +288,12 @@ void convolve_slice(const FftconvRows& a, Complex<float>* scratch, int64_t point
   const bool takes_gradient = wants.signal || wants.filter;
 
   Columns<ColumnSource> in = {};
+  Columns<ColumnTarget> out = {};
   in.tensors[0] = {with_batch(a.k), View(), takes_filter ? 1 : 0, 0};
   in.tensors[1] = {a.u, a.pre_gate, takes_signal ? batch : 0, 0};
   in.tensors[2] = {a.dy, a.post_gate, takes_gradient ? batch : 0, a.tap};
   in.skip = a.skip;
-  in.tap = a.tap;
-  Columns<ColumnTarget> out = {};
+  in.tap = out.tap = a.tap;
   out.tensors[0] = {a.sums, View(), View(), View(), wants.filter ? 1 : 0, 0};
   out.tensors[1] = {a.result, a.factor, View(), View(), wants.result ? batch : 0, a.tap};
   out.tensors[2] = {a.du, a.pre_gate, a.dpre_gate, a.u, wants.signal ? batch : 0, 0};

@@ -19,6 +19,7 @@ struct RowsInMemory {
     source.tap = -1;
     source.skip = 0.0f;
     source.shift = 0;
+    source.two_sided = a.tap != 0;
     source.length = exists ? static_cast<int>(a.u.size[2]) : 0;
     if (kind == Kind::filter) {
       source.row = row_of(a.k, channel);
@@ -39,7 +40,7 @@ struct RowsInMemory {
 
   HYENA_DEVICE void store(Kind kind, int64_t b, int thread, Complex<float>* v) const {
     const Row none = {nullptr, 0, Dtype::f32};
-    RowTarget target = {none, none, none, none, exists ? static_cast<int>(a.u.size[2]) : 0, 0};
+    RowTarget target = {none, none, none, none, exists ? static_cast<int>(a.u.size[2]) : 0, 0, a.tap != 0};
     if (kind == Kind::sum) {
       target.row = row_of(a.sums, blockIdx.y, channel);
       target.length = exists ? static_cast<int>(a.k.size[1]) : 0;

@@ -8,9 +8,12 @@ namespace hyena {
 
 // The polynomial sum_n (x[n - shift] + i x[n - shift + P]) z^n, where x = row * gate. The row is zero outside 0 …
 // length-1, and `skip` is added to x[tap]. The gradient of results has a shift if the first result is number `shift`.
+// There are imaginary parts in two-sided convolutions alone: of the gradient, and of a filter of more than P taps. The
+// condition is the same for all rows of a launch. One of each row would make registers spill.
 struct RowSource {
   Row row, gate;
   int length, shift;
+  bool two_sided;
   float skip;
   int tap;
 };
@@ -20,6 +23,7 @@ struct RowSource {
 struct RowTarget {
   Row row, factor, row2, factor2;
   int length, shift;
+  bool two_sided;
 };
 
 // Whether one check covers all points of a butterfly, instead of one check per point (see `gather` in element.cuh).
@@ -56,7 +60,8 @@ HYENA_DEVICE void load_row(int thread, Complex<float>* v, const RowSource& sourc
       if (first + j * distance == source.tap) re[j] += source.skip;
       im[j] = 0.0f;
     }
-    if (source.shift) load_gated<S::radix, asks_for_all<Plan, At>>(im, source, first - source.shift + points, distance);
+    if (source.two_sided)
+      load_gated<S::radix, asks_for_all<Plan, At>>(im, source, first - source.shift + points, distance);
     unrolled<S::radix>([&](auto index) {
       constexpr int j = decltype(index)::value;
       // exp(2πi j m / 4P)
@@ -96,7 +101,7 @@ HYENA_DEVICE void store_row(int thread, Complex<float>* v, const RowTarget& targ
     };
     const int start = at.place(b) - target.shift;
     store(re, start);
-    if (target.shift) store(im, start + points);
+    if (target.two_sided) store(im, start + points);
   });
 }
 

@@ -8,7 +8,11 @@ from torch import Tensor
 
 
 class FftconvInputs(NamedTuple):
-    """Tensors of ``fftconv``; shapes as in :func:`hyena_kernels.fftconv`."""
+    """Tensors of ``fftconv``, which :func:`hyena_kernels.fftconv` brings into these shapes.
+
+    ``u (B, D, L)``, ``k (D, K)`` with K ≤ L, or K ≤ 2L - 1 if the convolution is two-sided, ``D (D,)`` and both gates
+    ``(B, D, L)``. Strides are any, and 0 for a gate that broadcasts.
+    """
 
     u: Tensor
     k: Tensor

@@ -17,13 +17,14 @@ from bench.kernels import (
     targets,
     thread_scaling,
     tune_triton,
+    two_sided,
 )
 from bench.suite import __main__ as bench_suite
 
 
 @pytest.mark.parametrize(
     "module",
-    [long_context, machine, operator_vs_published, porting, step_memory, step_profile, thread_scaling],
+    [long_context, machine, operator_vs_published, porting, step_memory, step_profile, thread_scaling, two_sided],
     ids=lambda m: m.__name__,
 )
 def test_help_names_the_command_and_tells_every_option(

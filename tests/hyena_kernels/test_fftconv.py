@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from hyena_kernels import fftconv
-from hyena_kernels.testing import check, fftconv_inputs, value_and_gradients
-from tests.hyena_kernels.helpers import assert_products_need_not_fit, assert_refused
+from hyena_kernels.testing import Inputs, check, fftconv_inputs, value_and_gradients
+from tests.hyena_kernels.helpers import assert_products_need_not_fit, assert_refused, assert_same
 
 pytestmark = [pytest.mark.usefixtures("each_backend"), pytest.mark.op("fftconv")]
 
@@ -39,6 +40,205 @@ def test_gradients_at_a_large_prime_length() -> None:
     check("fftconv", fftconv_inputs(1, 1, 65537, pre_gate=False, skip=False))
 
 
+TWO_SIDED = [
+    pytest.param(length, taps, batch, channels, id=f"L={length} K={taps}")
+    for length, batch, channels in SIZES
+    if length != 1000
+    for taps in sorted({length + 1, 2 * length - 2, 2 * length - 1})
+    if length < taps < 2 * length
+]
+
+
+@pytest.mark.parametrize(("length", "taps", "batch", "channels"), TWO_SIDED)
+def test_every_lag_of_a_two_sided_filter(length: int, taps: int, batch: int, channels: int) -> None:
+    check("fftconv", fftconv_inputs(batch, channels, length, taps), causal=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_every_lag_in_every_dtype(dtype: torch.dtype) -> None:
+    check("fftconv", fftconv_inputs(2, 32, 61, 121, dtype=dtype), causal=False)
+
+
+def drawn(
+    length: int, taps: int, *, rows: tuple[int, ...] = (16,), k_rev: int = 0, **others: tuple[int, ...]
+) -> Inputs:
+    """Arguments of 3 samples and 16 channels. ``k_rev`` is its number of taps, and ``others`` are shapes."""
+    sizes = {"u": (3, 16, length), "k": (*rows, taps), **({"k_rev": (*rows, k_rev)} if k_rev else {}), **others}
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(size, dtype=torch.float64, generator=generator) * (taps**-0.5 if "k" in name else 1)
+        for name, size in sizes.items()
+    }
+
+
+SAMPLES = (3, 16)
+FORMS: dict[str, tuple[Inputs, dict[str, bool]]] = {
+    "k_rev": (drawn(37, 37, k_rev=37, D=(16,)), {}),
+    "k_rev shorter": (drawn(37, 37, k_rev=5, D=(16, 1), pre_gate=(3, 16, 37)), {}),
+    "k_rev longer": (drawn(37, 1, k_rev=30), {}),
+    "k_rev of one tap": (drawn(37, 1, k_rev=1), {}),
+    "cut": (drawn(37, 46, D=(16, 1)), {"truncate": True}),
+    "cut two-sided, even": (drawn(37, 74), {"truncate": True, "causal": False}),
+    "cut two-sided, odd": (drawn(37, 91), {"truncate": True, "causal": False}),
+    "cut both": (drawn(37, 74, k_rev=38), {"truncate": True}),
+    "nothing to cut": (drawn(37, 20), {"truncate": True}),
+    "gates of channels and samples": (drawn(37, 37, D=(16, 1), pre_gate=(1, 16, 1), post_gate=(3, 1, 37)), {}),
+    "gates of fewer dimensions": (drawn(37, 37, pre_gate=(37,), post_gate=(16, 37)), {"causal": False}),
+    "filters of samples": (drawn(37, 37, rows=SAMPLES, D=(16,), pre_gate=(3, 16, 37), post_gate=(1, 16, 1)), {}),
+    "filters of samples, two-sided": (drawn(37, 73, rows=SAMPLES, post_gate=(16, 37)), {"causal": False}),
+    "filters of samples, k_rev": (
+        drawn(37, 37, rows=SAMPLES, k_rev=11, D=(16, 1), pre_gate=(37,), post_gate=(3, 1, 37)),
+        {},
+    ),
+    "filters of samples, cut": (drawn(37, 40, rows=SAMPLES), {"truncate": True}),
+}
+
+
+EVERY_DTYPE = ("k_rev shorter", "gates of channels and samples", "filters of samples, k_rev")
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [
+        *((form, torch.float32) for form in FORMS),
+        *((form, dtype) for form in EVERY_DTYPE for dtype in (torch.float16, torch.bfloat16, torch.float64)),
+    ],
+    ids=str,
+)
+def test_forms_of_the_arguments(form: str, dtype: torch.dtype) -> None:
+    inputs, options = FORMS[form]
+    wide = torch.promote_types(dtype, torch.float32)
+    signals = ("u", "pre_gate", "post_gate")
+    cast = {name: tensor.to(dtype if name in signals else wide) for name, tensor in inputs.items()}
+    check("fftconv", cast, **options)
+
+
+SMALL_FORMS = {
+    "k_rev": {"u": (2, 2, 5), "k": (2, 5), "k_rev": (2, 3), "D": (2, 1)},
+    "gates": {"u": (2, 2, 5), "k": (2, 5), "pre_gate": (1, 2, 1), "post_gate": (5,)},
+    "filters of samples": {"u": (2, 2, 5), "k": (2, 2, 7), "k_rev": (2, 2, 5), "D": (2,), "post_gate": (2, 1, 5)},
+}
+
+
+@pytest.mark.parametrize("form", SMALL_FORMS)
+def test_derivatives_of_the_forms(form: str) -> None:
+    inputs = {name: torch.randn(size, dtype=torch.float64) for name, size in SMALL_FORMS[form].items()}
+
+    def function(*tensors: Tensor) -> Tensor:
+        return fftconv(**dict(zip(inputs, tensors, strict=True)), truncate=True)
+
+    assert torch.autograd.gradcheck(function, [tensor.requires_grad_() for tensor in inputs.values()])
+
+
+@pytest.mark.parametrize("form", SMALL_FORMS)
+def test_forms_under_torch_func(form: str) -> None:
+    one, other = ({name: torch.randn(size) for name, size in SMALL_FORMS[form].items()} for _ in range(2))
+    stacks = {name: torch.stack([one[name], other[name]], dim=-1) for name in one}
+    together = torch.vmap(lambda tensors: fftconv(**tensors, truncate=True), in_dims=-1)(stacks)
+    expected = torch.stack([fftconv(**tensors, truncate=True) for tensors in (one, other)])
+    torch.testing.assert_close(together, expected, rtol=1e-6, atol=1e-6)
+    found = torch.func.grad(lambda tensors: fftconv(**tensors, truncate=True).square().sum())(one)
+    plain = value_and_gradients(lambda **tensors: fftconv(**tensors, truncate=True).square().sum(), one, torch.ones(()))
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, plain[f"d{name}"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_dynamo")
+def test_one_compilation_of_all_forms_serves_every_length() -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(fftconv, backend=counter, fullgraph=True, dynamic=True)
+    for length in (33, 47):
+        sizes = {"u": (2, 3, length), "k": (2, 3, length + 4), "k_rev": (2, 3, length - 2), "D": (3, 1)}
+        sizes |= {"pre_gate": (1, 3, 1), "post_gate": (2, 1, length)}
+        inputs = {name: torch.randn(size) for name, size in sizes.items()}
+        dy = torch.randn(2, 3, length)
+        expected = value_and_gradients(fftconv, inputs, dy, truncate=True)
+        assert_same(value_and_gradients(compiled, inputs, dy, truncate=True), expected)
+    assert counter.frame_count == 1
+
+
+def test_forms_under_autocast() -> None:
+    inputs, options = FORMS["filters of samples, k_rev"]
+    inputs = {name: tensor.float() for name, tensor in inputs.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        y = fftconv(**inputs, **options)
+    signals = ("u", "pre_gate", "post_gate")
+    cast = {name: tensor.bfloat16() if name in signals else tensor for name, tensor in inputs.items()}
+    assert torch.equal(y, fftconv(**cast, **options))
+
+
+def test_two_filters_are_two_calls() -> None:
+    """Values and gradients; the tap of lag 0 counts twice."""
+    inputs, _ = FORMS["k_rev shorter"]
+    dy = torch.randn(3, 16, 37, dtype=torch.float64)
+
+    def two_calls(u: Tensor, k: Tensor, k_rev: Tensor, D: Tensor, pre_gate: Tensor) -> Tensor:
+        return fftconv(u, k, D, pre_gate=pre_gate) + fftconv((pre_gate * u).flip(-1), k_rev).flip(-1)
+
+    expected = value_and_gradients(two_calls, inputs, dy)
+    for name, value in value_and_gradients(fftconv, inputs, dy).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-12, atol=1e-12)
+
+
+def test_taps_that_reach_no_output_have_no_gradient() -> None:
+    u, k = torch.randn(2, 3, 9), torch.randn(3, 30)
+    dy = torch.randn(2, 3, 9)
+    for causal, kept in ((True, slice(0, 9)), (False, slice(6, 23))):
+        results = value_and_gradients(fftconv, {"u": u, "k": k}, dy, causal=causal, truncate=True)
+        cut = value_and_gradients(fftconv, {"u": u, "k": k[:, kept]}, dy, causal=causal)
+        inside = results["dk"][:, kept]
+        assert torch.equal(results["y"], cut["y"])
+        assert torch.equal(inside, cut["dk"])
+        assert results["dk"].count_nonzero() == inside.count_nonzero() == inside.numel()
+
+
+def test_filters_of_samples_copy_nothing_that_is_contiguous() -> None:
+    """The op reads the tensors of the caller, in any order of the channels' and the positions' strides."""
+    inputs = {"u": torch.randn(2, 3, 8), "k": torch.randn(2, 3, 8), "pre_gate": torch.randn(2, 3, 16)[..., ::2]}
+    saved: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = fftconv(**{name: tensor.requires_grad_() for name, tensor in inputs.items()})
+    assert set(saved) == {tensor.data_ptr() for tensor in inputs.values()}
+    assert y.is_contiguous()
+    # A batch of every other sample has no such view.
+    turned = {name: tensor.detach().transpose(0, 1).contiguous().transpose(0, 1) for name, tensor in inputs.items()}
+    assert torch.equal(fftconv(**turned), y)
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "two-sided"])
+def test_filters_that_share_memory(causal: bool) -> None:
+    """One filter for all channels, and channels that are windows of one sequence: both gradients are summed."""
+    u = torch.randn(2, 3, 8, dtype=torch.float64)
+    one = torch.randn(8, dtype=torch.float64)
+    dy = torch.randn(2, 3, 8, dtype=torch.float64)
+    for share in (lambda k: k.expand(3, 8), lambda k: k.unfold(0, 6, 1)):
+        shared = value_and_gradients(lambda u, k: fftconv(u, share(k), causal=causal), {"u": u, "k": one}, dy)  # noqa: B023
+        own = value_and_gradients(fftconv, {"u": u, "k": share(one).contiguous()}, dy, causal=causal)
+        torch.testing.assert_close(shared["y"], own["y"], rtol=1e-12, atol=1e-12)
+        leaf = one.clone().requires_grad_()
+        share(leaf).backward(own["dk"])
+        torch.testing.assert_close(shared["dk"], leaf.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("batch", "channels"), [(0, 3), (2, 0)])
+def test_forms_without_samples_or_channels(batch: int, channels: int) -> None:
+    inputs = {"u": torch.randn(batch, channels, 8), "k": torch.randn(batch, channels, 9)}
+    inputs |= {
+        "k_rev": torch.randn(batch, channels, 3),
+        "D": torch.randn(channels, 1),
+        "pre_gate": torch.randn(1, 1, 8),
+    }
+    results = value_and_gradients(fftconv, inputs, torch.zeros(()), truncate=True)
+    for name, tensor in inputs.items():
+        assert torch.equal(results[f"d{name}"], torch.zeros_like(tensor)), name
+
+
 @pytest.mark.parametrize("taps", [1, 2, 3, 6, 9, 10])
 def test_two_sided_is_the_same_of_numpy(taps: int) -> None:
     u = torch.randn(1, 2, 10, dtype=torch.float64)
@@ -58,6 +258,10 @@ def test_by_hand() -> None:
         "skip": (fftconv(u, k, D), [8, 26, 144]),
         # pre_gate * u is 1, 1, 6; its convolution 1, 11, 116; with the skip 8, 18, 158.
         "gates": (fftconv(u, k, D, pre_gate=pre_gate, post_gate=post_gate), [24, 18, -158]),
+        # Lag 0 has 1 + 10, lag -1 has 100: 11 1 + 100 2, then 11 2 + 10 1 + 100 3, 11 3 + 10 2 + 100 1.
+        "two filters": (fftconv(u, k, k_rev=k[:, 1:]), [211, 332, 153]),
+        # The taps of lags -2 … 2 are 1, 2, 3, 4, 5.
+        "every lag": (fftconv(u, torch.arange(1.0, 6.0, dtype=torch.float64)[None], causal=False), [10, 16, 22]),
     }
     for name, (y, values) in expected.items():
         np.testing.assert_allclose(y.flatten(), values, rtol=1e-13, err_msg=name)

@@ -3,7 +3,8 @@
 The transform has P ≥ L points and is weighted. Modulo z^P - i, the product of two real polynomials of degree below P
 keeps every coefficient of the linear convolution: the first P as real parts, the next P as imaginary parts. So nothing
 is padded to 2L. A two-sided convolution takes its outputs from both parts, and the gradient of its result is a complex
-row.
+row. So is a two-sided filter of more than P taps, of which there may be 2L - 1: the outputs that are kept meet no other
+coefficient of the product.
 
 On chip, P is 2^n, 3 · 2^n or 5 · 2^n up to 8192, and forward and backward are one launch each. Above, P = C · R. The
 first launch transforms columns of C points from the tensors into scratch. The second transforms rows of R points there

@@ -1,8 +1,10 @@
 """``fftconv`` in Triton: which kernels run, over which slices. ``passes.py`` has the kernels.
 
 ``plan.py`` explains the transform. Its size P is L or a little more, because a weighted transform needs no zero padding
-to 2L. Up to P = 6144 a program transforms rows on chip: it reads inputs once and writes results once. Longer signals
-take three passes over a complex float32 scratch, for some channels at a time: columns, rows, and columns again.
+to 2L. A two-sided filter may have all 2L - 1 lags that reach an output: either side of it has at most P points.
+
+Up to P = 6144 a program transforms rows on chip: it reads inputs once and writes results once. Longer signals take
+three passes over a complex float32 scratch, for some channels at a time: columns, rows, and columns again.
 
 Backward transforms the inputs again instead of keeping spectra. With ``F`` the weighted transform, ``x = pre_gate * u``
 and ``g = post_gate * dy``: ``dx = F⁻¹(conj(F k) F g)`` and ``dk = F⁻¹(sum_b conj(F x) F g)``. The sum over the batch

@@ -64,6 +64,7 @@ def tiny_cases() -> dict[str, Case]:
     return {
         "fftconv": (fftconv, fftconv_inputs(2, 2, 5, **float64), {}),
         "fftconv two-sided": (fftconv, fftconv_inputs(2, 2, 5, 4, **float64), {"causal": False}),
+        "fftconv every lag": (fftconv, fftconv_inputs(2, 2, 5, 9, **float64), {"causal": False}),
         "fftconv short": (fftconv, fftconv_inputs(2, 2, 5, 3, **float64), {}),
         "fftconv L=1": (fftconv, fftconv_inputs(2, 2, 1, **float64), {"causal": False}),
         "fftconv no skip": (fftconv, fftconv_inputs(2, 2, 4, skip=False, **float64), {}),

@@ -102,6 +102,12 @@ def test_fftconv_with_other_filters(length: int, taps: int, causal: bool) -> Non
     held("fftconv", case("fftconv", length, taps=taps, filter_dtype=BF16 if causal else None), causal=causal)
 
 
+@pytest.mark.parametrize("length", [1, 2, 300, 1024, 8192, 8193, 65537])
+def test_fftconv_with_every_lag(length: int) -> None:
+    """A two-sided filter longer than the transform."""
+    held("fftconv", case("fftconv", length, taps=2 * length - 1), causal=False)
+
+
 @pytest.mark.parametrize("length", [1000, 6145, 8193])
 @pytest.mark.parametrize("absent", [("pre_gate",), ("post_gate",), ("pre_gate", "post_gate", "skip")], ids=str)
 def test_fftconv_without_gates_and_skip(absent: tuple[str, ...], length: int) -> None:

@@ -115,7 +115,7 @@ def test_every_length_of_a_plan(length: int, nan_empty: None) -> None:
     assert_within(errors(inputs, ONE_BY_THREE))
 
 
-@pytest.mark.parametrize(("plan", "taps", "causal"), [(ONE, 2, True), (ONE, 48, False), (ONE_BY_THREE, 29, False)])
+@pytest.mark.parametrize(("plan", "taps", "causal"), [(ONE, 2, True), (ONE, 94, False), (ONE_BY_THREE, 29, False)])
 def test_two_sided_and_short_filters(plan: Plan, taps: int, causal: bool, nan_empty: None) -> None:
     assert_within(errors(fftconv_inputs(1, 2, 48, taps), plan, causal=causal))
 
@@ -124,6 +124,14 @@ def test_two_sided_and_short_filters(plan: Plan, taps: int, causal: bool, nan_em
 @pytest.mark.parametrize("plan", [PASSES, PASSES_BY_THREE], ids=str)
 def test_two_sided_in_several_passes(plan: Plan, nan_empty: None) -> None:
     assert_within(errors(fftconv_inputs(1, 1, plan.size - 1, plan.size - 2), plan, causal=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("plan", "length"), [(ONE, 64), (ONE_BY_THREE, 48), (PASSES, 256)], ids=str)
+def test_every_lag_of_a_two_sided_filter(plan: Plan, length: int, nan_empty: None) -> None:
+    """Both sides fill the transform, which has no more points than the signal."""
+    assert plan.size == length
+    assert_within(errors(fftconv_inputs(1, 1, length, 2 * length - 1, skip=False), plan, causal=False))
 
 
 @pytest.mark.slow

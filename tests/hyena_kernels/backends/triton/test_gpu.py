@@ -171,6 +171,10 @@ def test_fftconv_with_short_filters(length: int, taps: int) -> None:
         (8192, 3),
         (65537, 65537),
         (1 << 20, 1 << 20),
+        (2, 3),
+        (1024, 2047),
+        (6145, 12288),
+        (65537, 131073),
     ],
 )
 def test_two_sided_fftconv(length: int, taps: int) -> None:

@@ -181,6 +181,18 @@ def test_two_filters_are_two_calls() -> None:
         torch.testing.assert_close(value, expected[name], rtol=1e-12, atol=1e-12)
 
 
+def test_two_filters_of_different_dtypes() -> None:
+    """The filter of both is in the wider dtype, and each gradient in its own."""
+    inputs, _ = FORMS["k_rev"]
+    mixed = {name: tensor.float() if name == "k" else tensor for name, tensor in inputs.items()}
+    wide = {name: tensor.double() for name, tensor in mixed.items()}
+    dy = torch.randn(3, 16, 37, dtype=torch.float64)
+    expected = value_and_gradients(fftconv, wide, dy)
+    for name, value in value_and_gradients(fftconv, mixed, dy).items():
+        assert value.dtype == (torch.float32 if name == "dk" else torch.float64)
+        torch.testing.assert_close(value, expected[name].to(value.dtype), rtol=0, atol=0)
+
+
 def test_taps_that_reach_no_output_have_no_gradient() -> None:
     u, k = torch.randn(2, 3, 9), torch.randn(3, 30)
     dy = torch.randn(2, 3, 9)

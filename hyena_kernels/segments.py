@@ -87,7 +87,7 @@ class SegmentPlan:
         self.starts = tuple(bounds[:-1])
         self.total = bounds[-1]
         self.longest = max(self.lengths)
-        self.host_rows = torch.stack((starts, lengths))[:, order]
+        self.host_rows = torch.stack((starts, lengths))[:, order].contiguous()
         self._place(own, own.device)
 
     def _place(self, cu_seqlens: Tensor, device: torch.device) -> None:

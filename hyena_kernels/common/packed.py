@@ -132,6 +132,9 @@ class Sums:
         grads: where they go in the end.
         needs: which of them are needed.
         dtype: dtype of the sums.
+
+    Attributes:
+        sums: for each of them its sum, or None. They begin with zero.
     """
 
     def __init__(self, grads: Sequence[Tensor], needs: Sequence[bool], dtype: torch.dtype) -> None:

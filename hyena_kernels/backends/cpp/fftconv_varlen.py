@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -14,18 +12,10 @@ from hyena_kernels.common.inputs import FftconvVarlenInputs
 from hyena_kernels.common.packed import Sums
 
 
-def _parts(rows: Sequence[Tensor | None], start: int, length: int) -> list[Tensor | None]:
-    return [None if row is None else row.narrow(2, start, length) for row in rows]
-
-
 def forward(inputs: FftconvVarlenInputs) -> Tensor:
     """As ``hyena_kernels::fftconv_varlen_fwd``."""
-    u, k, D, pre_gate, post_gate, _, host_rows = inputs
-    y = torch.empty_like(u, memory_format=torch.contiguous_format)
-    rows = [None if tensor is None else tensor[None] for tensor in (y, u, pre_gate, post_gate)]
-    for start, length in zip(*host_rows.tolist(), strict=True):
-        y_part, u_part, *gates = _parts(rows, start, length)
-        ops.fftconv_fwd(y_part, u_part, k[:, :length], D, *gates, 0)
+    y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
+    ops.fftconv_varlen_fwd(y, *inputs[:5], inputs.host_rows.contiguous())
     return y
 
 
@@ -34,15 +24,10 @@ def backward(dy: Tensor, inputs: FftconvVarlenInputs, needs: list[bool]) -> tupl
     u, k, D, pre_gate, post_gate, _, host_rows = inputs
     du, dk, dD, dpre, dpost, *_ = grads = gradients_like(inputs, needs)
     shared = Sums((dk, dD), needs[1:3], sizes.accumulator(u, k))
-    k, D = shared.widened((k, D))
+    filters = shared.widened((k, D))
+    parts = only_needed(gradients_like(filters, needs[1:3]), needs[1:3])
     own = only_needed((du, dpre, dpost), (needs[0], needs[3], needs[4]))
-    rows = [None if tensor is None else tensor[None] for tensor in (*own, dy, u, pre_gate, post_gate)]
-    for start, length in zip(*host_rows.tolist(), strict=True):
-        du_part, dpre_part, dpost_part, dy_part, u_part, *gates = _parts(rows, start, length)
-        k_part = k[:, :length]
-        parts = gradients_like((k_part, D), needs[1:3])
-        filters = only_needed(parts, needs[1:3])
-        ops.fftconv_bwd(du_part, *filters, dpre_part, dpost_part, dy_part, u_part, k_part, D, *gates, 0)
-        shared.add(parts, length, 0)
+    rows = host_rows.contiguous()
+    ops.fftconv_varlen_bwd(*own, *shared.sums, *parts, dy, u, *filters, pre_gate, post_gate, rows)
     shared.write()
     return grads

@@ -15,26 +15,18 @@ def forward(inputs: MixerVarlenInputs) -> Tensor:
     """As ``hyena_kernels::hyena_mixer_varlen_fwd``."""
     x, weight, bias, k, D, _, host_rows = inputs
     y = x.new_empty((x.shape[0], k.shape[1]))
-    x_row, y_row = x[None], y[None]
-    for start, length in zip(*host_rows.tolist(), strict=True):
-        y_part, x_part = y_row.narrow(1, start, length), x_row.narrow(1, start, length)
-        ops.hyena_mixer_fwd(y_part, x_part, weight, bias, k[..., :length], D)
+    ops.hyena_mixer_varlen_fwd(y, x, weight, bias, k, D, host_rows.contiguous())
     return y
 
 
 def backward(dy: Tensor, inputs: MixerVarlenInputs, needs: list[bool]) -> tuple[Tensor, ...]:
     """As ``hyena_kernels::hyena_mixer_varlen_bwd``."""
-    x, weight, bias, k, D, _, host_rows = inputs
+    x, host_rows = inputs.x, inputs.host_rows
     grads = gradients_like(inputs, needs)
-    shared = Sums(grads[1:5], needs[1:5], sizes.accumulator(x, weight, k))
-    weight, bias, k, D = shared.widened((weight, bias, k, D))
-    dx_row, dy_row, x_row = grads[0][None], dy[None], x[None]
-    for start, length in zip(*host_rows.tolist(), strict=True):
-        dx_part = dx_row.narrow(1, start, length) if needs[0] else None
-        k_part = k[..., :length]
-        parts = gradients_like((weight, bias, k_part, D), needs[1:5])
-        dy_part, x_part = dy_row.narrow(1, start, length), x_row.narrow(1, start, length)
-        ops.hyena_mixer_bwd(dx_part, *only_needed(parts, needs[1:5]), dy_part, x_part, weight, bias, k_part, D)
-        shared.add(parts, length, 2)
+    shared = Sums(grads[1:5], needs[1:5], sizes.accumulator(x, inputs.short_weight, inputs.k))
+    filters = shared.widened(inputs[1:5])
+    parts = only_needed(gradients_like(filters, needs[1:5]), needs[1:5])
+    dx = grads[0] if needs[0] else None
+    ops.hyena_mixer_varlen_bwd(dx, *shared.sums, *parts, dy, x, *filters, host_rows.contiguous())
     shared.write()
     return grads

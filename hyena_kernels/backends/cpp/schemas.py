@@ -31,6 +31,24 @@ _LIBRARY.define(
     "Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D) -> ()"
 )
 _LIBRARY.define(
+    "fftconv_varlen_fwd(Tensor(a!) y, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, Tensor rows) "
+    "-> ()"
+)
+_LIBRARY.define(
+    "fftconv_varlen_bwd(Tensor(a!)? du, Tensor(b!)? dpre_gate, Tensor(c!)? dpost_gate, Tensor(d!)? dk, Tensor(e!)? dD, "
+    "Tensor(f!)? dk_part, Tensor(g!)? dD_part, Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, "
+    "Tensor? post_gate, Tensor rows) -> ()"
+)
+_LIBRARY.define(
+    "hyena_mixer_varlen_fwd(Tensor(a!) y, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, "
+    "Tensor rows) -> ()"
+)
+_LIBRARY.define(
+    "hyena_mixer_varlen_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor(d!)? dk, Tensor(e!)? dD, "
+    "Tensor(f!)? dweight_part, Tensor(g!)? dbias_part, Tensor(h!)? dk_part, Tensor(i!)? dD_part, Tensor dy, Tensor x, "
+    "Tensor short_weight, Tensor? short_bias, Tensor k, Tensor? D, Tensor rows) -> ()"
+)
+_LIBRARY.define(
     "project_fwd(Tensor(a!) first, Tensor(b!) gates, Tensor x, Tensor short_weight, Tensor? short_bias) -> ()"
 )
 _LIBRARY.define(

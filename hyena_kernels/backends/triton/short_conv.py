@@ -151,11 +151,10 @@ def _add_tap_gradients(totals, grad, x, left, words, K: tl.constexpr):  # type: 
         total = totals[lag]
         for i in tl.static_range(8):
             # Gradients beyond the end are zero. A NaN in x must not be multiplied with them.
-            product = grad[i + lag].to(tl.float32) * x[i].to(tl.float32)
             if words is None:
-                total += tl.where(left > i + lag, product, 0.0)
+                total += tl.where(left > i + lag, grad[i + lag].to(tl.float32) * x[i].to(tl.float32), 0.0)
             else:
-                total += _within(product, words, i + lag, lag)
+                total += _within(grad[i + lag].to(tl.float32) * x[i].to(tl.float32), words, i + lag, lag)
         sums += (total,)  # type: ignore[assignment]
     total = totals[K]
     for i in tl.static_range(8):

@@ -3,6 +3,9 @@
 In reading order: loads and stores, one pass, several passes. :mod:`hyena_kernels.backends.triton.fftconv` launches
 them, and :mod:`hyena_kernels.backends.triton.plan` explains the transform.
 
+Rows of a batch are found by strides. With ``starts`` and ``lengths`` they are packed rows, which :func:`_place` finds.
+Without, nothing of this is compiled. :mod:`hyena_kernels.backends.triton.packed` says how packed rows are launched.
+
 The skip is added to a tap of the filter. A two-sided filter has taps of negative lag. In the weighted transform
 ``z^P = i``, so the tap of lag -j becomes ``-i`` times this tap at point P - j.
 """

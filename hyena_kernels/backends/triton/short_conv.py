@@ -6,6 +6,10 @@ renamings, and sums over positions stay within a thread. A signal stored channel
 pieces at any shift. One stored channel-last is transposed in shared memory. A filter of at most 9 taps reaches no
 further than the next 8 positions. These are loaded too and come from the L1 cache.
 
+Packed rows are one signal in which no tap reaches beyond a row's start. A byte marks where each row starts. A thread
+gathers the marks around its positions as the bits of one word. Each product is then kept or dropped by one AND of the
+word with a constant. The marks are read once a tile, a byte a position: below 1% of the bytes.
+
 Predicted, bfloat16, B = 1, L = 2^20, D = 128, at 4.3 TB/s: forward 0.54 GB, 0.125 ms; backward with all gradients
 0.81 GB, 0.19 ms.
 """
@@ -149,11 +153,10 @@ def _add_tap_gradients(totals, grad, x, left, words, K: tl.constexpr):  # type: 
         total = totals[lag]
         for i in tl.static_range(8):
             # Gradients beyond the end are zero. A NaN in x must not be multiplied with them.
-            product = grad[i + lag].to(tl.float32) * x[i].to(tl.float32)
             if words is None:
-                total += tl.where(left > i + lag, product, 0.0)
+                total += tl.where(left > i + lag, grad[i + lag].to(tl.float32) * x[i].to(tl.float32), 0.0)
             else:
-                total += _within(product, words, i + lag, lag)
+                total += _within(grad[i + lag].to(tl.float32) * x[i].to(tl.float32), words, i + lag, lag)
         sums += (total,)  # type: ignore[assignment]
     total = totals[K]
     for i in tl.static_range(8):

@@ -48,9 +48,9 @@ def triton() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiles(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Tiles of 32 positions. The interpreter takes as long for a large tile as for a small one."""
-    for name in short_conv.CONFIGS:
+    for name in () if request.node.get_closest_marker("gpu") else short_conv.CONFIGS:
         monkeypatch.setitem(short_conv.CONFIGS, name, (32, 32, 4))
 
 
@@ -198,3 +198,36 @@ def test_what_is_not_needed_is_not_computed(plans: Callable[..., None], monkeypa
     options = {"frozen": set(inputs) - {"k"}}
     value_and_gradients(hyena_mixer_varlen, inputs, torch.randn(20, 2), **options)
     assert [[grad is not None for grad in grads] for grads in asked] == [[False, True, False, False, False]]
+
+
+LENGTHS = [3, 256, 20_000, 257, 5000, *range(60, 500, 7)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_error_is_within_budget_on_a_gpu(dtype: torch.dtype) -> None:
+    check("hyena_mixer_varlen", hyena_mixer_varlen_inputs(LENGTHS, 100, dtype=dtype, device="cuda"))
+    check("fftconv_varlen", fftconv_varlen_inputs(LENGTHS, 40, dtype=dtype, device="cuda"))
+
+
+@pytest.mark.gpu
+def test_no_row_sees_another_on_a_gpu() -> None:
+    """Any number of rows in a program, and a NaN in another row, leave a row's bits."""
+    made = hyena_mixer_varlen_inputs(LENGTHS, 128, dtype=torch.bfloat16, device="cuda")
+    bounds = made.pop("cu_seqlens")
+    dy = torch.randn(sum(LENGTHS), 128, device="cuda")
+
+    def run(part: slice, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = {**made, "x": made["x"][part]}
+        results = value_and_gradients(hyena_mixer_varlen, inputs, dy[part], cu_seqlens=cu_seqlens)
+        return results["y"], results["dx"]
+
+    everything = run(slice(None), bounds)
+    made["x"][-1] = float("nan")
+    spoilt = run(slice(None), bounds)
+    for first, count in ((0, 1), (1, 1), (2, 1), (3, 2), (5, 3), (8, 20)):
+        part = slice(int(bounds[first]), int(bounds[first + count]))
+        alone = run(part, bounds[first : first + count + 1] - bounds[first])
+        for one, whole, other in zip(alone, everything, spoilt, strict=True):
+            assert torch.equal(one, whole[part])
+            assert torch.equal(one, other[part])

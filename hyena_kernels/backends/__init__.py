@@ -36,7 +36,7 @@ So the entry points are::
 
 The last two are on ``triton`` and ``torch`` alone.
 
-A decoding step changes tensors of its inputs, ``short_state`` and ``u``, and has no derivative. If ``inputs.t`` is None,
+A decoding step changes two of its inputs, ``short_state`` and ``u``, and has no derivative. If ``inputs.t`` is None,
 ``step`` is the number of the step::
 
     hyena_mixer_step forward(inputs: MixerStepInputs, step: int, window: int)

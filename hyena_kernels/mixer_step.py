@@ -210,7 +210,3 @@ def _check(
                 f"{op}: {name} {tuple(tensor.shape)} is written to, and its strides {tensor.stride()} let elements "
                 "share their memory: pass a copy"
             )
-
-
-# See the end of fftconv.py.
-hyena_mixer_step.hyena_mixer_step = hyena_mixer_step  # type: ignore[attr-defined]

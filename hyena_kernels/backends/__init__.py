@@ -41,6 +41,11 @@ So the entry points are::
 The last two are on ``triton`` and ``torch`` alone. A backend without kernels for packed rows has those two ops by
 :mod:`hyena_kernels.common.packed`, from its ``fftconv`` and ``mixer``.
 
+A decoding step changes two of its inputs, ``short_state`` and ``u``, and has no derivative. If ``inputs.t`` is None,
+``step`` is the number of the step::
+
+    hyena_mixer_step forward(inputs: MixerStepInputs, step: int, window: int)
+
 The ops themselves keep flat arguments. ``hyena_kernels.registration.library`` groups them before it calls a backend.
 A ``supports`` function of :func:`hyena_kernels.backend.register` still takes the flat arguments of the op.
 

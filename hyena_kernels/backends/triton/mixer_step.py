@@ -80,7 +80,7 @@ def step_kernel(  # type: ignore[no-untyped-def]
             weight_c_stride, weight_k_stride, bias_stride, TAPS, HAS_BIAS,
         )  # fmt: skip
         parts += (value,)  # type: ignore[assignment]
-        histories += (history,)  # type: ignore[assignment]
+        histories += history
     # Signals are addressed by their lags, as taps are: else the two get different layouts, and one has to be converted.
     lags = now % WINDOW - tl.arange(0, WINDOW)
     past = here[:, None] & (lags > 0)[None, :]
@@ -105,7 +105,7 @@ def step_kernel(  # type: ignore[no-untyped-def]
     for part in tl.static_range(STEPS + 2):
         for k in tl.static_range(TAPS - 1):
             at = short_state + (part * channels + c) * state_c_stride + k * state_k_stride
-            tl.store(at, histories[part][k + 1], mask=here)
+            tl.store(at, histories[part * TAPS + k + 1], mask=here)
 
 
 def forward(inputs: MixerStepInputs, step: int, window: int) -> Tensor:

@@ -122,7 +122,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         given = inputs_embeds if input_ids is None else input_ids
         packed = {**kwargs, "cu_seqlens": cu_seqlens}
         segments = packing.find_segments(packed, position_ids, attention_mask, given, self.config.max_seq_len)
-        shape, device = self._check_input(input_ids, inputs_embeds, packed=segments is not None)
+        shape, device = self._check_input(input_ids, inputs_embeds, any_length=segments is not None)
         if segments is not None:
             return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states), segments)
         rows = padding.row_order(attention_mask, shape, device, soft_prompt=inputs_embeds is not None)
@@ -219,6 +219,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
+            position_ids=position_ids,
             cu_seqlens=segments,
             return_dict=True,
         )

@@ -276,9 +276,9 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         return made
 
     def _check_input(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, *, packed: bool = False
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, *, any_length: bool = False
     ) -> tuple[tuple[int, int], torch.device]:
-        """Shape ``(B, L)`` and device of the input. A ``packed`` row may be longer than a sequence.
+        """Shape ``(B, L)`` and device of the input. With ``any_length``, L may be above ``max_seq_len``.
 
         Raises:
             InputError: not exactly one input is given, or the model cannot take it.
@@ -295,7 +295,7 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             raise InputError("give either input_ids or inputs_embeds, and not both")
         batch, length = given.shape[:2]
         longest = self.config.max_seq_len
-        if length > longest and not packed:
+        if length > longest and not any_length:
             raise InputError(
                 f"a sequence of {length} tokens is longer than this model's max_seq_len of {longest}: cut it into "
                 f"windows of at most {longest}, or load a checkpoint made for longer sequences"

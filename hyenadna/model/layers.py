@@ -147,14 +147,14 @@ class HyenaDNABlock(GradientCheckpointingLayer):
             residual: ``(B, L, D)``.
             filters: taps ``(order - 1, D, L)`` and skip ``(order - 1, D)`` or None, in place of the mixer's own. With
                 ``segments``, L is the length of the longest.
-            segments: the sequences of a packed row, with B = 1. Such a row is computed whole, never in slices.
+            segments: the sequences of a packed row, with B = 1.
         """
         graph = torch.is_grad_enabled()
         how = self.recomputation if graph and self.training and self.gradient_checkpointing else None
-        if segments is None and (not graph or (how is not None and how.in_slices)):
-            cut = sliced.plan(self, residual, filters)
+        if not graph or (how is not None and how.in_slices):
+            cut = sliced.plan(self, residual, filters, segments)
             if cut is not None:
-                return sliced.run(self, residual, filters, cut)
+                return sliced.run(self, residual, filters, cut, segments)
         if how is None:
             return self._whole(residual, filters, segments)
         # Keeping the state of random numbers costs a transfer on a GPU, and CUDA graphs refuse it.

@@ -253,7 +253,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
-            position_ids=position_ids if state is not None else None,
+            position_ids=position_ids,
             cache=state,
             cu_seqlens=segments,
             return_dict=True,

@@ -31,9 +31,11 @@ from torch.nn import functional as F
 from hyena_kernels import (
     HyenaFilter,
     HyenaOperator,
+    SegmentPlan,
     add_layer_norm,
     backend as _backend,
     hyena_mixer,
+    hyena_mixer_varlen,
     implicit_filter,
     layer_norm,
 )
@@ -92,12 +94,13 @@ class Slices(NamedTuple):
     """Positions, of all sequences, of a slice of everything else."""
 
 
-def slices_of(block: Block, residual: Tensor) -> Slices:
+def slices_of(block: Block, residual: Tensor, taps: int | None = None) -> Slices:
     """The widths of slices for ``residual (B, L, D)``, from the bytes that they take.
 
     Args:
         block: gives the widths of its layers.
         residual: gives the shape and the device.
+        taps: length of the filters; None is L.
     """
     device = residual.device.type
     width = residual.shape[2]
@@ -106,7 +109,7 @@ def slices_of(block: Block, residual: Tensor) -> Slices:
     narrow = _compute_dtype(block, device).itemsize
     # Of a channel: projections and result, and taps.
     signals = (order + 2) * narrow * residual.shape[0]
-    each = residual.shape[1] * (signals + (order - 1) * wide)
+    each = residual.shape[1] * signals + (taps or residual.shape[1]) * (order - 1) * wide
     most = _CHANNEL_BYTES.get(device, _CHANNEL_BYTES_ELSEWHERE) // max(each, 1)
     most = max(most // _CHANNEL_MULTIPLE * _CHANNEL_MULTIPLE, _FEWEST_CHANNELS)
     if most < width:
@@ -129,7 +132,7 @@ def _autocasts(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | None:
+def plan(block: Block, residual: Tensor, filters: Filters | None, segments: SegmentPlan | None = None) -> Slices | None:
     """How to cut a block, or None where the path of plain modules is to be taken.
 
     That is so where everything is one slice, and where something listens to a module, replaces it or needs the whole:
@@ -141,16 +144,18 @@ def plan(block: Block, residual: Tensor, filters: Filters | None) -> Slices | No
     # A mixer of another class has no such widths, and a subclass may compute its filters in another way.
     if type(block.mixer) is not HyenaOperator:
         return None
-    cut = slices_of(block, residual)
+    length = _longest(residual, segments)
+    cut = slices_of(block, residual, block.mixer.taps(length))
     # Without gradients the plain modules hold no more than one slice of channels, and are a little faster.
     all_rows = residual.shape[:2].numel() <= cut.rows or not torch.is_grad_enabled()
-    if (
-        (all_rows and cut.channels == residual.shape[2])
-        or not runs_plainly()
-        or not 1 <= residual.shape[1] <= block.mixer.longest
-    ):
+    if (all_rows and cut.channels == residual.shape[2]) or not runs_plainly() or not 1 <= length <= block.mixer.longest:
         return None
     return cut if _can_be_cut(block, filters) else None
+
+
+def _longest(residual: Tensor, segments: SegmentPlan | None) -> int:
+    """Length of the filters: that of the rows, or of the longest segment of a packed row."""
+    return residual.shape[1] if segments is None else segments.longest
 
 
 def runs_plainly() -> bool:
@@ -244,9 +249,13 @@ class _Layout(NamedTuple):
     """Hidden layers of the filters' network; None where the filters are given."""
     modulate: bool
     shift: float
+    segments: SegmentPlan | None
+    """The segments of a packed row."""
 
 
-def _take_apart(block: Block, filters: Filters | None, cut: Slices, length: int) -> tuple[_Layout, _Tensors]:
+def _take_apart(
+    block: Block, filters: Filters | None, cut: Slices, length: int, segments: SegmentPlan | None
+) -> tuple[_Layout, _Tensors]:
     mixer, mlp = block.mixer, block.mlp
     found: dict[str, Tensor | None] = {}
     for name, norm in (("norm1", block.norm1), ("norm2", block.norm2)):
@@ -293,6 +302,7 @@ def _take_apart(block: Block, filters: Filters | None, cut: Slices, length: int)
         hidden=hidden,
         modulate=modulate,
         shift=shift,
+        segments=segments,
     )
     return layout, {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -405,6 +415,27 @@ def _filters_of(part: _Tensors, k: Tensor) -> tuple[Tensor, Tensor | None, Tenso
     return part["short.weight"].squeeze(1), part.get("short.bias"), k, None if skip is None else skip.view(k.shape[:2])
 
 
+def _mixed(x: Tensor, part: _Tensors, k: Tensor, layout: _Layout) -> Tensor:
+    """``hyena_mixer`` of some channels, of each row or of each segment of a packed one."""
+    if layout.segments is None:
+        return hyena_mixer(x, *_filters_of(part, k), backend=layout.backend)
+    return hyena_mixer_varlen(x[0], *_filters_of(part, k), cu_seqlens=layout.segments, backend=layout.backend)[None]
+
+
+def _mixed_backward(
+    dy: Tensor, x: Tensor, part: _Tensors, k: Tensor, needs: list[bool], layout: _Layout
+) -> tuple[Tensor, ...]:
+    """The derivative of :func:`_mixed` in x and the filters, those that are needed."""
+    ops, backend = torch.ops.hyena_kernels, layout.backend or _backend.AUTO
+    if layout.segments is None:
+        found: tuple[Tensor, ...] = ops.hyena_mixer_bwd.default(dy, x, *_filters_of(part, k), needs, backend)
+        return found
+    rows = layout.segments.rows, layout.segments.host_rows
+    needs = [*needs, False, False]
+    dx, *others = ops.hyena_mixer_varlen_bwd.default(dy[0], x[0], *_filters_of(part, k), *rows, needs, backend)
+    return dx[None], *others[:4]
+
+
 def _channels(layout: _Layout) -> list[slice]:
     return list(_slices(layout.width, layout.cut.channels))
 
@@ -424,7 +455,7 @@ def _compute(residual: Tensor, tensors: _Tensors, layout: _Layout) -> Tensor:
         part = _of_channels(tensors, c, layout)
         k = _taps(part, layout)
         x = _projected(residual, tensors, part, layout)
-        y = _into(y, c, hyena_mixer(x, *_filters_of(part, k), backend=layout.backend), layout.width)
+        y = _into(y, c, _mixed(x, part, k, layout), layout.width)
         del x, k
     assert y is not None
     result = y if y.dtype == residual.dtype else torch.empty_like(residual)
@@ -514,7 +545,7 @@ def _backward(
         part = _of_channels(tensors, c, layout)
         k = _taps(part, layout)
         x = _projected(residual, tensors, part, layout)
-        y = _into(y, c, hyena_mixer(x, *_filters_of(part, k), backend=layout.backend), layout.width)
+        y = _into(y, c, _mixed(x, part, k, layout), layout.width)
         kept = (x, k) if len(pieces) == 1 else None
         del x, k
     assert y is not None
@@ -549,9 +580,7 @@ def _backward(
             x, k = _projected(residual, tensors, part, layout), _taps(part, layout)
         else:
             (x, k), kept = kept, None
-        dx, *dfilters = torch.ops.hyena_kernels.hyena_mixer_bwd.default(
-            dy[..., c], x, *_filters_of(part, k), needs, layout.backend or _backend.AUTO
-        )
+        dx, *dfilters = _mixed_backward(dy[..., c], x, part, k, needs, layout)
         del x, k
         _add_filters(dfilters, part, sums, c, layout)
         del dfilters
@@ -621,7 +650,9 @@ class _Sliced(torch.autograd.Function):
         return None, None, dresidual if needs_residual else None, *(sums.of(name) for name in ctx.names)
 
 
-def run(block: Block, residual: Tensor, filters: Filters | None, cut: Slices) -> Tensor:
+def run(
+    block: Block, residual: Tensor, filters: Filters | None, cut: Slices, segments: SegmentPlan | None = None
+) -> Tensor:
     """The output of a block for ``residual (B, L, D)``, in the slices of :func:`plan`.
 
     Args:
@@ -630,16 +661,20 @@ def run(block: Block, residual: Tensor, filters: Filters | None, cut: Slices) ->
         filters: taps ``(order - 1, D, K)`` and skip ``(order - 1, D)``. None computes those of a slice at a time, or
             in a block of ``cache_filters`` takes the kept ones.
         cut: the widths.
+        segments: the segments of a packed row, with B = 1; L of the filters is then the length of the longest.
 
     Returns:
         ``(B, L, D)``, a new tensor of the residual's dtype.
     """
     training, mixer = torch.is_grad_enabled(), block.mixer
+    if segments is not None:
+        segments = segments.to(residual.device)
+    length = _longest(residual, segments)
     if filters is None and not training:
-        length, filter_fn = residual.shape[1], mixer.filter_fn
+        filter_fn = mixer.filter_fn
         if filter_fn.can_keep(filter_fn.bias.nbytes * mixer.taps(length)):
             filters = mixer.filters(length)
-    layout, tensors = _take_apart(block, filters, cut, residual.shape[1])
+    layout, tensors = _take_apart(block, filters, cut, length, segments)
     residual = residual.contiguous()
     if training:
         result: Tensor = _Sliced.apply(layout, tuple(tensors), residual, *tensors.values())

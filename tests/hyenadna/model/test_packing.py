@@ -23,7 +23,7 @@ from hyenadna import (
     HyenaDNAModel,
     InputError,
 )
-from hyenadna.model import sliced
+from hyenadna.model import layers, sliced
 from hyenadna.model.packing import pool_segments
 
 LENGTHS = [5, 1, 17, 64, 3, 31]
@@ -241,20 +241,45 @@ def test_permuted_segments_give_permuted_bits(make: Maker, one_thread: None) -> 
     assert torch.equal(found, torch.cat([expected[i] for i in order], 1))
 
 
-@pytest.mark.parametrize("slices", ["auto", False])
-def test_checkpointing_changes_no_gradient(make: Maker, slices: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed rows are computed whole, with filters of the longest segment made once a step."""
-    model = make().train()
+@pytest.fixture
+def cuts(monkeypatch: pytest.MonkeyPatch) -> list[SegmentPlan | None]:
+    """Blocks are cut into slices of 3 channels and 7 positions where they can be. The segments of each are noted."""
+    noted: list[SegmentPlan | None] = []
+    run = sliced.run
+
+    def noting(block: Any, residual: Tensor, filters: Any, cut: Any, segments: SegmentPlan | None = None) -> Tensor:
+        noted.append(segments)
+        return run(block, residual, filters, cut, segments)
+
+    monkeypatch.setattr(sliced, "run", noting)
+    monkeypatch.setattr(sliced, "slices_of", lambda *_: sliced.Slices(3, 7))
+    return noted
+
+
+@pytest.mark.parametrize(("slices", "kept"), [("auto", 1 << 20), ("auto", 0), (False, 1 << 20)])
+def test_checkpointing_changes_no_gradient(
+    make: Maker, slices: Any, kept: int, cuts: list[SegmentPlan | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In slices and whole, with filters of the longest segment that are made once a step, or made again in backward."""
+    model = make(hyena_order=3).train()
     expected = gradients(model, model(ROW, labels=ROW, cu_seqlens=CU).loss)
     model.activation_checkpointing_enable({"slices": slices, "use_reentrant": False})
-    monkeypatch.setattr(sliced, "run", lambda *args: pytest.fail("a packed row was sliced"))
-    monkeypatch.setattr(sliced, "slices_of", lambda *args: sliced.Slices(4, 8))
+    monkeypatch.setattr(layers, "_FILTER_BYTES_CPU", kept)
     made: list[int] = []
     mixer = type(model.hyena.backbone.layers[0].mixer)
     filters = mixer.filters
     monkeypatch.setattr(mixer, "filters", lambda self, length: (made.append(length), filters(self, length))[1])
     assert_close(gradients(model, model(ROW, labels=ROW, cu_seqlens=CU).loss), expected)
-    assert made == [64, 64]
+    assert made == ([64, 64] if kept else [])
+    assert len(cuts) == (2 if slices else 0)
+
+
+@torch.no_grad()
+def test_inference_in_slices(make: Maker, cuts: list[SegmentPlan | None]) -> None:
+    model = make(n_layer=1)
+    found = model(ROW, cu_seqlens=CU).logits
+    assert len(cuts) == 1
+    assert_close(found, torch.cat(alone(model), 1))
 
 
 def test_lora_and_autocast(make: Maker) -> None:

@@ -14,7 +14,13 @@ from hyenadna.common.errors import InputError
 from hyenadna.model import layers, padding
 from hyenadna.model.arguments import check_length
 from hyenadna.model.cache import CacheState, HyenaCache, HyenaDNAOutput, refusal
-from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, HyenaDNALayerNorm
+from hyenadna.model.layers import (
+    HyenaDNABackbone,
+    HyenaDNABlock,
+    HyenaDNAEmbeddings,
+    HyenaDNALayerNorm,
+    TokenEmbedding,
+)
 
 # Bytes of signals that the prompt takes at a time, of some channels.
 _PROMPT_BYTES = 1 << 28
@@ -45,7 +51,7 @@ def run(
             raise InputError(f"HyenaCache: it has {cache.batch_size} rows, and the new tokens {batch}")
         cache.check_room(new)
         _check_step(cache, attention_mask, position_ids, new)
-        embedded = _embedded(backbone, input_ids, inputs_embeds)
+        embedded = _embedded_tokens(backbone, input_ids, inputs_embeds)
         # Layers are written one by one: a step that fails leaves some of them ahead of the others.
         cache.interrupted = True
         steps = [_step(backbone, cache, embedded[:, i : i + 1], output_hidden_states) for i in range(new)]
@@ -209,6 +215,9 @@ def _mix_prompt(
     return mixed
 
 
+# For one position the calls of our own ops take five times as long as their work.
+
+
 def _normed(block: HyenaDNABlock, norm: nn.LayerNorm, residual: Tensor, autocasts: bool) -> Tensor:
     """As the block does it, the quickest way."""
     if autocasts or norm.weight.dtype != residual.dtype or not is_plain(norm, HyenaDNALayerNorm):
@@ -216,27 +225,42 @@ def _normed(block: HyenaDNABlock, norm: nn.LayerNorm, residual: Tensor, autocast
     return F.layer_norm(residual, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
+def _last_norm(norm: nn.LayerNorm, residual: Tensor, autocasts: bool) -> Tensor:
+    """As the backbone does it, the quickest way."""
+    if autocasts or norm.weight.dtype != residual.dtype or not is_plain(norm, HyenaDNALayerNorm):
+        normed: Tensor = norm(residual)
+        return normed
+    return F.layer_norm(residual, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _embedded_tokens(backbone: HyenaDNABackbone, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """As :func:`_embedded`, the quickest way for few tokens."""
+    table = backbone.embeddings.word_embeddings
+    plain = is_plain(backbone.embeddings, HyenaDNAEmbeddings) and is_plain(table, TokenEmbedding)
+    if input_ids is None or not plain or table.max_norm is not None or table.weight.itemsize < 4:
+        return _embedded(backbone, input_ids, inputs_embeds)
+    return F.embedding(input_ids.long(), table.weight)
+
+
 def _step(
     backbone: HyenaDNABackbone, cache: HyenaCache, residual: Tensor, output_hidden_states: bool
 ) -> HyenaDNAOutput:
     """One token: ``residual (B, 1, D)`` of the embedding."""
     assert cache.state is not None
-    u, future, short, taps, _, tiles = cache.state
-    t = cache.step
-    tiles.add(u, future, t)
+    t, tensors = cache.step, cache.state[:4]
+    cache.state.tiles.add(cache.state.u, cache.state.future, t)
     states = [residual]
-    # For one position the call of our norm takes five times as long as its work.
     autocasts = torch.is_autocast_enabled(residual.device.type)
     blocks: Any = backbone.layers
-    for i, block in enumerate(blocks):
+    for block, u, future, short, taps in zip(blocks, *(each.unbind(0) for each in tensors), strict=True):
         mixer = block.mixer
         x = mixer.in_proj(_normed(block, block.norm1, residual, autocasts))
         weight, bias = mixer.short_filter.weight.squeeze(1), mixer.short_filter.bias
-        y = hyena_mixer_step(x[:, 0], short[i], weight, bias, u[i], future[i], taps[i], t, window=cache.window)
+        y = hyena_mixer_step(x[:, 0], short, weight, bias, u, future, taps, t, window=cache.window)
         residual = residual + mixer.out_proj(mixer.activation(y[:, None]))
         residual = residual + block.mlp(_normed(block, block.norm2, residual, autocasts))
         states.append(residual)
-    last = backbone.ln_f(residual)
+    last = _last_norm(backbone.ln_f, residual, autocasts)
     cache.step = t + 1
     hidden = (*states[:-1], last) if output_hidden_states else None
     return HyenaDNAOutput(last_hidden_state=last, hidden_states=hidden, cache=cache)

@@ -482,6 +482,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         """Add a :class:`HyenaCache` to the arguments of the model, unless there is one or none is wanted."""
+        # They were checked, and transformers would lengthen them at every step.
+        model_kwargs.pop("position_ids", None)
         if generation_config.cache_implementation is not None:
             _say_once(f"generate: cache_implementation {generation_config.cache_implementation!r} is left out")
         wanted = generation_config.use_cache is not False and not model_kwargs.get("recompute")

@@ -155,8 +155,9 @@ def short_conv(
     Accumulates in float32, or in float64 if ``x`` or ``weight`` is float64, and rounds after the activation. Autocast
     casts ``x`` and ``initial_state`` only. Differentiable once in every tensor.
 
-    A sequence in chunks, each with the final state of the one before, gives the same result and gradients as in one
-    call. Its results have the same bits.
+    A sequence in chunks, each with the final state of the one before, gives the result and the gradients of one call.
+    The result has the same bits on ``"triton"`` and ``"cpp"``. On ``"torch"`` it has them with at most 8
+    taps and no activation.
 
     Args:
         x: ``(B, D, L)`` signal; float16, bfloat16, float32 or float64; any strides and any L ≥ 1.
@@ -267,7 +268,7 @@ def short_conv_update(
             f"{op} writes to its state and has no derivative: call it under torch.no_grad(), or short_conv with an "
             "initial_state"
         )
-    result: Tensor = _short_conv_update(x, state, weight, bias, silu, _backend.requested(backend))
+    result: Tensor = _short_conv_update(x, state, weight, bias, silu, _backend.requested(backend, UPDATE_BACKENDS))
     return result
 
 

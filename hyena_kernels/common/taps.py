@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hyena_kernels.common.gradients import gradients_like
-
 MAX_TAPS = 8
 """Largest number of taps of ``hyena_mixer``, and of the kernels that hold all taps of a channel in registers."""
 
@@ -26,9 +24,10 @@ def empty_signal(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         x: ``(B, D, L)``.
         dtype: by default ``x``'s.
     """
-    _, channels, length = x.shape
-    if x.stride(1) == 1 and x.stride(2) >= channels and x.stride(2) != 1:
-        return x.new_empty_strided(x.shape, (length * channels, 1, channels), dtype=dtype)
+    _, channel_stride, stride = x.stride()
+    if channel_stride == 1 and stride >= x.shape[1] and stride != 1:
+        # No view: autograd lets callers change one of several results in place only if it is none.
+        return x.new_empty_strided(x.shape, (x.shape[1] * x.shape[2], 1, x.shape[1]), dtype=dtype)
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 
@@ -36,7 +35,12 @@ def short_gradients(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> 
     """As ``gradients_like`` for the tensors of ``short_conv``. That of ``x`` has the order of :func:`empty_signal`."""
     x = tensors[0]
     assert x is not None, "the first input of an op is its signal"
-    rest = gradients_like(tensors, (False, *needs[1:]))[1:]
+    rest = (
+        x.new_empty(0)
+        if tensor is None or not needed
+        else torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor, needed in zip(tensors[1:], needs[1:], strict=True)
+    )
     return empty_signal(x) if needs[0] else x.new_empty(0), *rest
 
 

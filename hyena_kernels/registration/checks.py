@@ -9,6 +9,16 @@ import torch
 SIGNAL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+# Dimensions by meaning, negative for one or more. Counting them at every call would take a microsecond.
+_DIMS: dict[str, int] = {}
+
+
+def _dims(meaning: str) -> int:
+    dims = -1 if meaning.startswith("(…") else meaning.count(",") + 1 - meaning.endswith(",)")
+    _DIMS[meaning] = dims
+    return dims
+
+
 def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
     """Check that an argument is a dense floating-point tensor with the number of dimensions of ``meaning``.
 
@@ -23,8 +33,8 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
         ValueError: it has another number of dimensions.
     """
     if isinstance(tensor, torch.Tensor):
-        dims = meaning.count(",") + 1 - meaning.endswith(",)")
-        if tensor.dim() < 1 if meaning.startswith("(…") else tensor.dim() != dims:
+        dims = _DIMS.get(meaning) or _dims(meaning)
+        if tensor.dim() < 1 if dims < 0 else tensor.dim() != dims:
             raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {meaning}")
     floats(op, name, tensor, meaning)
 
@@ -45,7 +55,7 @@ def floats(op: str, name: str, tensor: Any, meaning: str) -> None:
 def shape(op: str, name: str, tensor: Any, expected: tuple[int | torch.SymInt, ...], meaning: str) -> None:
     """As :func:`rank`. Raise ValueError too unless the shape is ``expected``, in letters ``meaning``."""
     rank(op, name, tensor, meaning)
-    if any(have != want for have, want in zip(tensor.shape, expected, strict=True)):
+    if tensor.shape != expected:
         raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {meaning} = {tuple(expected)}")
 
 

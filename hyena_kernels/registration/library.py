@@ -77,7 +77,7 @@ def define_op(
     def derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = list(ctx.needs_input_grad[:count])
         grads = backward(grad, *ctx.saved_tensors, *ctx.options, needs, ctx.backend)
-        return *only_needed(grads, needs), *(None for _ in ctx.options), None
+        return only_needed(grads, needs) + (None,) * (len(ctx.options) + 1)
 
     returns = ", ".join(["Tensor"] * count)
     schema = f"(Tensor {gradient}, {arguments}, bool[] needs, str backend) -> ({returns})"
@@ -152,12 +152,12 @@ def define_in_place(
     def group(args: Sequence[Any]) -> tuple[Any, ...]:
         return inputs_type._make(args[:count]), *args[count:]
 
-    def refuse(args: Sequence[Any]) -> None:
-        if _is_dual(args):
-            raise NotImplementedError(f"hyena_kernels::{name} has no derivative, in forward mode neither")
-
     choose, op = _register(
-        name, f"({arguments}, str backend) -> Tensor", group, lambda *a: fake(*group(a[:-1])), refuse
+        name,
+        f"({arguments}, str backend) -> Tensor",
+        group,
+        lambda *args: fake(*group(args[:-1])),
+        _no_derivative_at_all,
     )
 
     def call(*args: Any) -> Any:
@@ -193,7 +193,7 @@ def _define(
         formula: from ``ctx`` and the gradients of the results to the gradients of the arguments.
         save: saves for ``formula``, as the ``setup_context`` of ``torch.library.register_autograd``.
     """
-    choose, op = _register(name, schema, group, fake, lambda args: _refuse_tangents(name, args))
+    choose, op = _register(name, schema, group, fake, _no_tangent)
     torch.library.register_autograd(f"hyena_kernels::{name}", formula, setup_context=save, lib=LIBRARY)
     return _entrance(name, op, choose, formula, save)
 
@@ -203,7 +203,7 @@ def _register(
     schema: str,
     group: Callable[[Sequence[Any]], tuple[Any, ...]],
     fake: Callable[..., Any],
-    refuse: Callable[[Sequence[Any]], None],
+    refusal: Callable[[str], Exception],
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Define an op without a derivative: the function that calls the chosen backend, and the op of torch.
 
@@ -212,12 +212,13 @@ def _register(
         schema: as for :func:`_define`.
         group: as for :func:`_define`.
         fake: as for :func:`_define`.
-        refuse: raises for arguments that the op does not take, such as dual tensors.
+        refusal: the error for dual tensors: torch would give a result without a tangent, and no error.
     """
     LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
 
     def choose(*args: Any) -> Any:
-        refuse(args)
+        if forward_ad._current_level >= 0 and _is_dual(args):
+            raise refusal(name)
         *arguments, requested = args
         run = _backend.implementation(name, arguments, requested)
         device_type = arguments[0].device.type
@@ -234,7 +235,8 @@ def _register(
         return choose(*args)
 
     def checked_fake(*args: Any) -> Any:
-        refuse(args)
+        if forward_ad._current_level >= 0 and _is_dual(args):
+            raise refusal(name)
         return fake(*args)
 
     LIBRARY.impl(name, choose, "CompositeExplicitAutograd")
@@ -260,15 +262,12 @@ def _no_tangent(name: str) -> NotImplementedError:
     )
 
 
-def _refuse_tangents(name: str, args: Sequence[Any]) -> None:
-    """Raise if an argument is a dual tensor: torch would give a result without a tangent, and no error."""
-    if _is_dual(args):
-        raise _no_tangent(name)
+def _no_derivative_at_all(name: str) -> NotImplementedError:
+    return NotImplementedError(f"hyena_kernels::{name} has no derivative, in forward mode neither")
 
 
 def _is_dual(args: Sequence[Any]) -> bool:
-    if forward_ad._current_level < 0:
-        return False
+    """Whether an argument is a dual tensor, within a level of forward mode."""
     try:
         return any(isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None for arg in args)
     except RuntimeError:

@@ -41,7 +41,7 @@ def backward(dy: Tensor, inputs: ShortConvInputs, silu: bool, needs: list[bool])
     batch_step, channel_step = sizes.tile(x.shape[0], x.shape[1], rows * _width(inputs) * dtype.itemsize, x.device)
     for c in sizes.slices(x.shape[1], channel_step):
         w = weight[c].to(dtype)
-        offset = None if bias is None else bias[c].to(dtype)
+        offset = bias[c].to(dtype) if silu and bias is not None else None
         weight_sum, bias_sum = torch.zeros_like(w), torch.zeros_like(w[:, 0])
         for b in sizes.slices(x.shape[0], batch_step):
             signal, grad = _signal(inputs, b, c, dtype), dy[b, c].to(dtype)

@@ -141,14 +141,20 @@ def _times_slope(grad, values, t, length, COUNT: tl.constexpr):  # type: ignore[
 
 
 @triton.jit
-def _add_lags(totals, grad, window, left):  # type: ignore[no-untyped-def]
-    """Adds ``sum_i grad[i] window[8 + i - lag]`` to total ``lag`` for 8 lags, and ``sum_i grad[i]`` to total 8."""
+def _add_lags(totals, grad, window, left, WHOLE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Adds ``sum_i grad[i] window[8 + i - lag]`` to total ``lag`` for 8 lags, and ``sum_i grad[i]`` to total 8.
+
+    WHOLE says that the tile ends before the signal does. Beyond the end gradients are zero, and a NaN in ``x`` must not
+    be multiplied with them.
+    """
     sums = ()
     for lag in tl.static_range(8):
         total = totals[lag]
         for i in tl.static_range(8):
-            # Gradients beyond the end are zero. A NaN in x must not be multiplied with them.
-            total += tl.where(left > i, grad[i].to(tl.float32) * window[8 + i - lag].to(tl.float32), 0.0)
+            if WHOLE:
+                total += grad[i].to(tl.float32) * window[8 + i - lag].to(tl.float32)
+            else:
+                total += tl.where(left > i, grad[i].to(tl.float32) * window[8 + i - lag].to(tl.float32), 0.0)
         sums += (total,)  # type: ignore[assignment]
     total = totals[8]
     for i in tl.static_range(8):
@@ -156,7 +162,7 @@ def _add_lags(totals, grad, window, left):  # type: ignore[no-untyped-def]
     return sums + (total,)
 
 
-@triton.jit(do_not_specialize=["shift"])
+@triton.jit
 def loop_kernel(  # type: ignore[no-untyped-def]
     x, weight, bias, state, dy, y, length, count, channels, shift, x_b_stride, x_c_stride, x_t_stride,
     weight_c_stride, weight_k_stride, bias_stride, state_b_stride, state_c_stride, state_t_stride,
@@ -184,20 +190,21 @@ def loop_kernel(  # type: ignore[no-untyped-def]
     sums = (zero + _load_bias(bias, c * bias_stride, in_range, HAS_BIAS),) * 8
     near = _load_samples(x, state, at, x_t_stride, c_place, state_t_stride, s_place, in_range, length, K - 1, HAS_STATE)
     if K >= 8:
-        lag = 0
+        # A number of eights, so that the compiler knows that the samples of a thread begin at a multiple of 8.
+        turn = 0
         # Not tl.static_range: the code would grow with K.
-        while lag < K // 8 * 8:
-            from_here = at + 8 + lag if FLIP else at - 8 - lag
+        while turn < K // 8:
+            from_here = at + 8 + turn * 8 if FLIP else at - 8 - turn * 8
             far = _load_samples(
                 x, state, from_here, x_t_stride, c_place, state_t_stride, s_place, in_range, length, K - 1, HAS_STATE
             )
-            taps = _some_taps(weight, c * weight_c_stride, weight_k_stride, in_range, lag, K, 8)
+            taps = _some_taps(weight, c * weight_c_stride, weight_k_stride, in_range, turn * 8, K, 8)
             if FLIP:
                 sums = _add_products(sums, near + far, taps, FLIP, 8)
             else:
                 sums = _add_products(sums, far + near, taps, FLIP, 8)
             near = far
-            lag += 8
+            turn += 1
     if K % 8 > 0:
         from_here = at + 8 + K // 8 * 8 if FLIP else at - 8 - K // 8 * 8
         far = _load_samples(
@@ -265,8 +272,6 @@ def few_taps_backward_kernel(  # type: ignore[no-untyped-def]
             )
             values = _convolved(before + here + behind, taps, offset, 7 + K, K)
             grad = _times_slope(grad, values, t, length, 7 + K)
-        if NEEDS_TAPS:
-            totals = _add_tap_gradients(totals, grad, here, left, K)
         if NEEDS_X or NEEDS_STATE:
             values = _signal_gradient(grad, taps, K)
             if NEEDS_X:
@@ -274,6 +279,8 @@ def few_taps_backward_kernel(  # type: ignore[no-untyped-def]
             if NEEDS_STATE:
                 to = dstate + b * dstate_b_stride
                 _store_between(to, values, t, dstate_t_stride, c * dstate_c_stride, in_range, 1 - K, 0)
+        if NEEDS_TAPS:
+            totals = _add_tap_gradients(totals, grad, here, left, K)
         tile += groups
     if NEEDS_TAPS:
         _store_totals(sums + group * sums_stride, totals, c, channels, in_range, K)
@@ -314,7 +321,10 @@ def tap_gradient_kernel(  # type: ignore[no-untyped-def]
         ) + _load_samples(
             x_b, state_b, t - first, x_t_stride, c_place, state_t_stride, s_place, in_range, length, K - 1, HAS_STATE
         )  # fmt: skip
-        totals = _add_lags(totals, here, window, _left(t, length))
+        if (tile % t_tiles + 1) * BLOCK_T <= length:
+            totals = _add_lags(totals, here, window, _left(t, length), True)
+        else:
+            totals = _add_lags(totals, here, window, _left(t, length), False)
         tile += groups
     sums += group * sums_stride
     for lag in tl.static_range(8):

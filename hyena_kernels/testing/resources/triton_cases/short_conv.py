@@ -127,7 +127,7 @@ def _case(
     constexprs = {**constants, **dict.fromkeys(units, 1), "BLOCK_T": block_t, "BLOCK_C": block_c}
     signature = dict.fromkeys(kernel.arg_names, "i32:16") | pointers | dict.fromkeys(constexprs, "constexpr")
     # Arguments that launches do not specialise, and the stride of a weight, which is the number of taps.
-    plain = ("batch", "groups", "parts", "weight_c_stride", "shift", "state_c_stride", "dstate_c_stride")
+    plain = ("batch", "groups", "parts", "weight_c_stride", "state_c_stride", "dstate_c_stride")
     signature |= {arg: "i32" for arg in plain if arg in signature}
     return Case(name, kernel, signature, constexprs, warps)
 

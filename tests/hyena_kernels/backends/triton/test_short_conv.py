@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import short_conv, use_backend
-from hyena_kernels.backends.triton import short_conv as kernels
+from hyena_kernels.backends.triton import short_conv as kernels, short_conv_loop as loop_kernels
+from hyena_kernels.common import sizes
 from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.testing import check, short_conv_inputs, value_and_gradients
 from tests.hyena_kernels.helpers import assert_products_need_not_fit
@@ -123,7 +124,7 @@ def test_partial_sums_do_not_grow_with_length(
 
     inputs = tuple(short_conv_inputs(1, 20, length).values())
     monkeypatch.setattr(torch, "empty", empty)
-    kernels.backward(inputs[0], ShortConvInputs(*inputs), [False, True, False])
+    kernels.backward(inputs[0], ShortConvInputs(*inputs), False, [False, True, False, False])
     assert shapes == [(2, 4, 20)]
 
 
@@ -169,10 +170,13 @@ def test_backward_gives_what_is_needed_and_nothing_else(bias: bool, tiles: Calla
     tiles(16, 32)
     x, weight, offset = short_conv_inputs(2, 5, 12, bias=bias).values()
     dy = torch.randn(2, 5, 12)
-    full = kernels.backward(dy, ShortConvInputs(x, weight, offset), [True, True, bias])
+    full = kernels.backward(dy, ShortConvInputs(x, weight, offset), False, [True, True, bias, False])
     for needs in itertools.product([False, True], [False, True], [False, bias]):
         for grad, expected, needed in zip(
-            kernels.backward(dy, ShortConvInputs(x, weight, offset), list(needs)), full, needs, strict=True
+            kernels.backward(dy, ShortConvInputs(x, weight, offset), False, [*needs, False]),
+            full,
+            [*needs, False],
+            strict=True,
         ):
             assert torch.equal(grad, expected) if needed else grad.shape == (0,), needs
 
@@ -201,3 +205,95 @@ def test_repeats_are_bitwise_equal_on_a_gpu() -> None:
 def test_products_need_not_fit_the_dtype(tiles: Callable[[int, int], None]) -> None:
     tiles(64, 32)
     assert_products_need_not_fit("short_conv", torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("taps", "length", "state", "activation"),
+    [(1, 9, True, "silu"), (4, 17, True, "silu"), (4, 1, False, "silu"), (8, 7, True, None), (8, 17, False, "silu"),
+     (9, 17, True, "silu"), (16, 9, False, None), (21, 5, True, None)],
+)  # fmt: skip
+def test_states_activation_and_many_taps(
+    taps: int, length: int, state: bool, activation: str | None, tiles: Callable[[int, int], None]
+) -> None:
+    tiles(16, 512)
+    check("short_conv_states", short_conv_inputs(1, 200, length, taps, state=state), activation=activation)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("taps", [4, 10])
+def test_dtypes_of_states_and_activation(dtype: torch.dtype, taps: int, tiles: Callable[[int, int], None]) -> None:
+    tiles(32, 64)
+    inputs = short_conv_inputs(2, 40, 12, taps, dtype=dtype, bias=taps == 4, state=True)
+    check("short_conv_states", inputs, activation="silu")
+
+
+@pytest.mark.usefixtures("nan_empty")
+@pytest.mark.parametrize("taps", [3, 9])
+def test_channel_last_is_kept_in_slices(
+    taps: int, monkeypatch: pytest.MonkeyPatch, tiles: Callable[[int, int], None]
+) -> None:
+    tiles(16, 8)
+    # Gradients of the convolution fit one row at a time.
+    monkeypatch.setitem(sizes.SCRATCH_BYTES, "cpu", 4 * 12)
+    monkeypatch.setattr(loop_kernels, "PROGRAMS", 2)
+    inputs = short_conv_inputs(2, 3, 12, taps, state=True)
+    dy = torch.randn(2, 3, 12)
+    plain = value_and_gradients(short_conv, inputs, dy, activation="silu")
+    inputs["x"] = strided(inputs["x"], "channel-last")
+    results = value_and_gradients(short_conv, inputs, strided(dy, "channel-last"), activation="silu")
+    assert results["y"].stride() == results["dx"].stride() == (12 * 3, 1, 3)
+    for name, value in results.items():
+        assert torch.equal(value, plain[name]), name
+
+
+@pytest.mark.parametrize("taps", [4, 11])
+def test_chunks_have_the_bits_of_the_whole(taps: int, tiles: Callable[[int, int], None]) -> None:
+    tiles(16, 32)
+    x, weight, bias = short_conv_inputs(1, 20, 40, taps).values()
+    whole = short_conv(x, weight, bias, activation="silu")
+    state, parts = None, []
+    for chunk in x.split([3, 20, 17], dim=2):
+        y, state = short_conv(chunk, weight, bias, activation="silu", initial_state=state, return_final_state=True)
+        parts.append(y)
+    assert torch.equal(torch.cat(parts, dim=2), whole)
+
+
+@pytest.mark.parametrize("taps", [3, 9])
+def test_nan_stays_behind_its_position_with_a_state(taps: int, tiles: Callable[[int, int], None]) -> None:
+    tiles(32, 8)
+    inputs = short_conv_inputs(2, 5, 20, taps, state=True)
+    dy = torch.randn(2, 5, 20)
+    clean = value_and_gradients(short_conv, inputs, dy, activation="silu")
+    inputs["initial_state"][0, 1, -1] = float("nan")
+    inputs["x"][1, 2, 19] = float("nan")
+    results = value_and_gradients(short_conv, inputs, dy, activation="silu")
+    expected = torch.zeros(2, 5, 20, dtype=torch.bool)
+    expected[0, 1, : taps - 1] = True
+    expected[1, 2, 19] = True
+    assert torch.equal(results["y"].isnan(), expected)
+    met = expected.any(dim=2)
+    assert torch.equal(results["dx"][~met], clean["dx"][~met])
+    assert torch.equal(results["dx"][1, 2, : 20 - taps], clean["dx"][1, 2, : 20 - taps])
+    assert torch.equal(results["dx"][0, 1, taps - 1 :], clean["dx"][0, 1, taps - 1 :])
+
+
+@pytest.mark.parametrize("taps", [3, 10])
+def test_backward_with_a_state_gives_what_is_needed(taps: int, tiles: Callable[[int, int], None]) -> None:
+    tiles(32, 8)
+    inputs = ShortConvInputs(*short_conv_inputs(2, 5, 12, taps, state=True).values())
+    dy = torch.randn(2, 5, 12)
+    full = kernels.backward(dy, inputs, True, [True] * 4)
+    for index in range(4):
+        needs = [index == other for other in range(4)]
+        for grad, expected, needed in zip(kernels.backward(dy, inputs, True, needs), full, needs, strict=True):
+            assert torch.equal(grad, expected) if needed else grad.shape == (0,), needs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("channel_last", [False, True], ids=["channel-first", "channel-last"])
+@pytest.mark.parametrize(("taps", "length"), [(4, 4097), (8, 1000), (9, 1000), (64, 4097), (256, 20_000)])
+def test_states_and_activation_are_within_budget_on_a_gpu(length: int, taps: int, channel_last: bool) -> None:
+    inputs = short_conv_inputs(2, 100, length, taps, dtype=torch.bfloat16, state=True, device="cuda")
+    if channel_last:
+        inputs["x"] = strided(inputs["x"], "channel-last")
+    check("short_conv_states", inputs, activation="silu")

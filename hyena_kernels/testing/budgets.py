@@ -32,7 +32,6 @@ from hyena_kernels.testing.references import (
     reference_layer_norm,
     reference_linear_cross_entropy,
     reference_short_conv,
-    reference_short_conv_states,
 )
 
 
@@ -57,14 +56,9 @@ def _side_by_side(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., 
     return joined
 
 
-def _short_conv_states(*args: Any, **options: Any) -> tuple[Tensor, ...]:
-    return short_conv(*args, return_final_state=True, **options)
-
-
 OPS = {
     "fftconv": Op(fftconv, reference_fftconv, oracle_fftconv),
     "short_conv": Op(short_conv, reference_short_conv, reference_short_conv),
-    "short_conv_states": Op(*map(_side_by_side, (_short_conv_states, *[reference_short_conv_states] * 2))),
     "implicit_filter": Op(
         implicit_filter,
         reference_implicit_filter,

@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyena_kernels import fftconv
+from hyena_kernels import fftconv, short_conv
 from hyena_kernels.testing import (
     OPS,
     Inputs,
+    Op,
+    check,
     error_budget,
     fftconv_inputs,
     hyena_mixer_inputs,
+    reference_short_conv_states,
     relative_error,
     short_conv_inputs,
     value_and_gradients,
@@ -35,6 +38,19 @@ def assert_same(results: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     assert results.keys() == expected.keys()
     for name, value in results.items():
         assert torch.equal(value, expected[name]), name
+
+
+def _with_final_state(function: Callable[..., tuple[Tensor, Tensor]], **more: Any) -> Callable[..., Tensor]:
+    return lambda *args, **options: torch.cat(function(*args, **options, **more), dim=-1)
+
+
+def check_short_conv_states(inputs: Inputs, activation: str | None = None) -> None:
+    """``check`` of a ``short_conv`` and its final state, side by side."""
+    reference = _with_final_state(reference_short_conv_states)
+    op = Op(_with_final_state(short_conv, return_final_state=True), reference, reference)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(OPS, "short_conv_states", op)
+        check("short_conv_states", inputs, activation=activation)
 
 
 def assert_refused(function: Callable[..., Tensor], error: type[Exception], message: str, **arguments: Any) -> None:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from hyena_kernels import BackendError, backend as _backend, short_conv, short_conv_update
-from hyena_kernels.testing import OPS, check, short_conv_inputs, value_and_gradients
+from hyena_kernels.testing import check, short_conv_inputs, value_and_gradients
 from tests.hyena_kernels.helpers import (
     assert_products_need_not_fit,
     assert_refused,
     assert_same,
     assert_threads_do_not_matter,
+    check_short_conv_states,
 )
 
 pytestmark = [pytest.mark.usefixtures("each_backend"), pytest.mark.op("short_conv")]
@@ -134,8 +135,8 @@ def channel_last(x: Tensor) -> Tensor:
 def test_states_and_activation_are_within_budget(taps: int, length: int, activation: str | None) -> None:
     for state in (False, True):
         inputs = short_conv_inputs(2, 40, length, taps, state=state)
-        check("short_conv_states", inputs, activation=activation)
-        check("short_conv_states", {**inputs, "x": channel_last(inputs["x"])}, activation=activation)
+        check_short_conv_states(inputs, activation)
+        check_short_conv_states({**inputs, "x": channel_last(inputs["x"])}, activation=activation)
 
 
 @pytest.mark.parametrize("taps", [4, 33])
@@ -143,7 +144,7 @@ def test_states_and_activation_are_within_budget(taps: int, length: int, activat
 def test_dtypes_of_states_and_activation(dtype: torch.dtype, taps: int) -> None:
     for filter_dtype in {dtype, torch.float32}:
         inputs = short_conv_inputs(2, 64, 60, taps, dtype=dtype, filter_dtype=filter_dtype, state=True)
-        check("short_conv_states", inputs, activation="silu")
+        check_short_conv_states(inputs, activation="silu")
 
 
 def test_silu_of_large_values_is_finite() -> None:
@@ -269,14 +270,17 @@ def test_states_pass_opcheck() -> None:
     torch.library.opcheck(torch.ops.hyena_kernels.short_conv_states_fwd.default, (*tensors, True, "auto"))
 
 
+def side_by_side(**tensors: Tensor) -> Tensor:
+    return torch.cat(short_conv(**tensors, activation="silu", return_final_state=True), dim=-1)
+
+
 @pytest.mark.usefixtures("nan_empty")
 def test_every_element_of_states_is_written() -> None:
     for taps, length in ((3, 1), (5, 40), (20, 3), (20, 70)):
         for view in (Tensor.contiguous, channel_last):
             inputs = short_conv_inputs(2, 19, length, taps, state=True)
             inputs["x"] = view(inputs["x"])
-            function = OPS["short_conv_states"].function
-            results = value_and_gradients(function, inputs, torch.ones(()), activation="silu")
+            results = value_and_gradients(side_by_side, inputs, torch.ones(()))
             for name, value in results.items():
                 assert not value.isnan().any(), (taps, length, name)
 

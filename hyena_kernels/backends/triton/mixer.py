@@ -30,7 +30,8 @@ from torch import Tensor
 from hyena_kernels.backends.triton import fftconv
 from hyena_kernels.backends.triton.fftconv import Gradients
 from hyena_kernels.backends.triton.launch import constants, launch
-from hyena_kernels.backends.triton.short_conv import CONFIGS, convolve, convolve_backward, tap_sums
+from hyena_kernels.backends.triton.short_conv import convolve, convolve_backward, tap_sums
+from hyena_kernels.backends.triton.short_conv_tiles import CONFIGS
 from hyena_kernels.common.gradients import gradients_like, only_needed
 from hyena_kernels.common.inputs import MixerInputs, ShortConvInputs
 from hyena_kernels.common.taps import write_tap_gradients

@@ -1,10 +1,8 @@
 """Triton kernels of ``short_conv``, which ``hyena_mixer`` shares.
 
-In reading order: pieces of kernels, kernels, launchers. A tile is positions × channels, read at any strides. Each
-thread holds 8 neighbouring positions of one channel in its registers, as 8 tensors. So the shifts of the filter are
-renamings, and sums over positions stay within a thread. A signal stored channel-first is read and written in 128-bit
-pieces at any shift. One stored channel-last is transposed in shared memory. A filter of at most 9 taps reaches no
-further than the next 8 positions. These are loaded too and come from the L1 cache.
+In reading order: kernels, launchers. Their pieces are in short_conv_tiles.py. What is no plain convolution of at most 8
+taps runs in short_conv_loop.py. A filter of at most 9 taps reaches no further than the next 8 positions. These are
+loaded too and come from the L1 cache.
 
 Predicted, bfloat16, B = 1, L = 2^20, D = 128, at 4.3 TB/s: forward 0.54 GB, 0.125 ms; backward with all gradients
 0.81 GB, 0.19 ms.
@@ -12,134 +10,30 @@ Predicted, bfloat16, B = 1, L = 2^20, D = 128, at 4.3 TB/s: forward 0.54 GB, 0.1
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from hyena_kernels.backends.triton import short_conv_loop
 from hyena_kernels.backends.triton.launch import constants, launch
+from hyena_kernels.backends.triton.short_conv_tiles import (
+    CONFIGS,
+    PROGRAMS,
+    _add_tap_gradients,
+    _convolved,
+    _left,
+    _load_bias,
+    _load_eight,
+    _load_taps,
+    _product,
+    _signal_gradient,
+    _store_eight,
+    _store_totals,
+)
 from hyena_kernels.common.gradients import only_needed
 from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.common.taps import MAX_TAPS, empty_signal, final_state, short_gradients, write_tap_gradients
-
-# Tiles (positions, channels, warps). With these no kernel spills, and all transpose by stmatrix or ldmatrix. Wide
-# tiles write whole cache lines. Narrow ones waste less where there are few channels, and they leave the backward
-# kernel enough registers for several programs on one multiprocessor.
-CONFIGS = {"wide": (64, 64, 8), "narrow": (32, 32, 4)}
-
-# Programs of the backward kernel, each with its own partial sums. They fill a GPU several times over, so the last,
-# partly filled wave matters little. Yet they are few enough to keep the sums small at any length.
-PROGRAMS = 4096
-
-
-@triton.jit
-def _load_eight(x, t, t_stride, c_offset, in_range, length):  # type: ignore[no-untyped-def]
-    """``x`` at ``t``, ``t + 1``, …, ``t + 7`` as a tuple of eight tiles, zero outside ``0 … length - 1``."""
-    at = t[:, None] + tl.arange(0, 8)[None, :]
-    mask = ((at >= 0) & (at < length))[:, None, :] & in_range[None, :, None]
-    tile = tl.load(x + (at * t_stride)[:, None, :] + c_offset[None, :, None], mask=mask, other=0.0)
-    even, odd = tl.split(tl.reshape(tile, (tile.shape[0], tile.shape[1], 2, 2, 2)))
-    even_0, even_1 = tl.split(even)
-    odd_0, odd_1 = tl.split(odd)
-    x0, x4 = tl.split(even_0)
-    x2, x6 = tl.split(even_1)
-    x1, x5 = tl.split(odd_0)
-    x3, x7 = tl.split(odd_1)
-    return x0, x1, x2, x3, x4, x5, x6, x7
-
-
-@triton.jit
-def _store_eight(y, values, t, t_stride, c_offset, in_range, length):  # type: ignore[no-untyped-def]
-    """Inverse of :func:`_load_eight`: writes ``y`` where it is inside ``0 … length - 1``, rounded to its dtype."""
-    even = tl.join(tl.join(values[0], values[4]), tl.join(values[2], values[6]))
-    odd = tl.join(tl.join(values[1], values[5]), tl.join(values[3], values[7]))
-    tile = tl.reshape(tl.join(even, odd), (even.shape[0], even.shape[1], 8))
-    at = t[:, None] + tl.arange(0, 8)[None, :]
-    mask = (at < length)[:, None, :] & in_range[None, :, None]
-    tl.store(y + (at * t_stride)[:, None, :] + c_offset[None, :, None], tile.to(y.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _load_taps(weight, c_offset, k_stride, in_range, K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Tuple of the K taps by lag, lag 0 first. Each is a row over the channels of the tile."""
-    taps = ()
-    for lag in tl.static_range(K):
-        tap = tl.load(weight + c_offset + (K - 1 - lag) * k_stride, mask=in_range, other=0.0)
-        taps += (tap.to(tl.float32)[None, :],)  # type: ignore[assignment]
-    return taps
-
-
-@triton.jit
-def _load_bias(bias, c_offset, in_range, HAS_BIAS: tl.constexpr):  # type: ignore[no-untyped-def]
-    if HAS_BIAS:
-        return tl.load(bias + c_offset, mask=in_range, other=0.0).to(tl.float32)[None, :]
-    else:
-        return 0.0
-
-
-@triton.jit
-def _convolved(x, taps, bias, COUNT: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``bias + sum_lag taps[lag] x[8 + i - lag]`` for ``i`` in ``0 … COUNT - 1``, in float32."""
-    values = ()
-    for i in tl.static_range(COUNT):
-        value = taps[0] * x[8 + i].to(tl.float32) + bias
-        for lag in tl.static_range(1, K):
-            value += taps[lag] * x[8 + i - lag].to(tl.float32)
-        values += (value,)  # type: ignore[assignment]
-    return values
-
-
-@triton.jit
-def _left(t, length):  # type: ignore[no-untyped-def]
-    """Number of positions from ``t`` on, a column for all channels of a tile. 32 bits are cheaper to compare."""
-    return (length - t).to(tl.int32)[:, None]
-
-
-@triton.jit
-def _product(a, b, left, COUNT: tl.constexpr):  # type: ignore[no-untyped-def]
-    """COUNT products of two tuples in float32. Those from ``left`` on are zero, even where a factor is NaN."""
-    values = ()
-    for i in tl.static_range(COUNT):
-        values += (tl.where(left > i, a[i].to(tl.float32) * b[i], 0.0),)  # type: ignore[assignment]
-    return values
-
-
-@triton.jit
-def _signal_gradient(grad, taps, K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """``sum_lag taps[lag] grad[i + lag]`` for ``i`` in ``0 … 7``: the transpose of :func:`_convolved`."""
-    values = ()
-    for i in tl.static_range(8):
-        value = taps[0] * grad[i].to(tl.float32)
-        for lag in tl.static_range(1, K):
-            value += taps[lag] * grad[i + lag].to(tl.float32)
-        values += (value,)  # type: ignore[assignment]
-    return values
-
-
-@triton.jit
-def _add_tap_gradients(totals, grad, x, left, K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Adds ``sum_i grad[i + lag] x[i]`` to total ``lag`` for every lag, and ``sum_i grad[i]`` to total K."""
-    sums = ()
-    for lag in tl.static_range(K):
-        total = totals[lag]
-        for i in tl.static_range(8):
-            # Gradients beyond the end are zero. A NaN in x must not be multiplied with them.
-            total += tl.where(left > i + lag, grad[i + lag].to(tl.float32) * x[i].to(tl.float32), 0.0)
-        sums += (total,)  # type: ignore[assignment]
-    total = totals[K]
-    for i in tl.static_range(8):
-        total += grad[i].to(tl.float32)
-    return sums + (total,)
-
-
-@triton.jit
-def _store_totals(sums, totals, c, stride, in_range, K: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Writes the totals over all positions of a program: the taps in the order of ``weight``, then the bias."""
-    for lag in tl.static_range(K):
-        tl.store(sums + (K - 1 - lag) * stride + c, tl.sum(totals[lag], axis=0), mask=in_range)
-    tl.store(sums + K * stride + c, tl.sum(totals[K], axis=0), mask=in_range)
 
 
 @triton.jit(do_not_specialize=["parts"])
@@ -344,13 +238,6 @@ def _is_plain(inputs: ShortConvInputs, silu: bool) -> bool:
     return not silu and inputs.initial_state is None and inputs.weight.shape[1] <= MAX_TAPS
 
 
-def _beyond_plain() -> Any:
-    """The kernels for everything else. They are made of pieces of this module, so it cannot import them at its top."""
-    from hyena_kernels.backends.triton import short_conv_loop
-
-    return short_conv_loop
-
-
 def forward_states(inputs: ShortConvInputs, silu: bool) -> tuple[Tensor, Tensor]:
     """``short_conv_states_fwd``: the result of :func:`forward`, and the last samples."""
     return forward(inputs, silu), final_state(inputs.x, inputs.weight.shape[1], inputs.initial_state)
@@ -359,7 +246,7 @@ def forward_states(inputs: ShortConvInputs, silu: bool) -> tuple[Tensor, Tensor]
 def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
     """``short_conv_fwd``: shapes, dtypes and result of :func:`hyena_kernels.short_conv`, except float64."""
     if not _is_plain(inputs, silu):
-        return _beyond_plain().forward(inputs, silu)
+        return short_conv_loop.forward(inputs, silu)
     y = empty_signal(inputs.x)
     convolve(inputs, y[None], 0, pair=False, y_length=y.shape[2])
     return y
@@ -368,7 +255,7 @@ def forward(inputs: ShortConvInputs, silu: bool) -> Tensor:
 def backward(dy: Tensor, inputs: ShortConvInputs, silu: bool, needs: list[bool]) -> tuple[Tensor, ...]:
     """``short_conv_bwd``: the gradients of all inputs, of length 0 where not needed."""
     if not _is_plain(inputs, silu):
-        return _beyond_plain().backward(dy, inputs, silu, needs)
+        return short_conv_loop.backward(dy, inputs, silu, needs)
     grads = short_gradients(inputs, needs)
     dx, dweight, dbias, _ = only_needed(grads, needs)
     wants_taps = dweight is not None or dbias is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hyena_kernels.backends.triton.mixer import copy_kernel
-from hyena_kernels.backends.triton.short_conv import CONFIGS
+from hyena_kernels.backends.triton.short_conv_tiles import CONFIGS
 from hyena_kernels.testing.resources.triton_case import Case
 from hyena_kernels.testing.resources.triton_cases.short_conv import backward_case, forward_case
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyena_kernels.backends.triton.short_conv import CONFIGS, backward_kernel, forward_kernel
+from hyena_kernels.backends.triton.short_conv import backward_kernel, forward_kernel
 from hyena_kernels.backends.triton.short_conv_loop import (
     PLAIN,
     SILU,
@@ -13,6 +13,7 @@ from hyena_kernels.backends.triton.short_conv_loop import (
     loop_kernel,
     tap_gradient_kernel,
 )
+from hyena_kernels.backends.triton.short_conv_tiles import CONFIGS
 from hyena_kernels.testing.resources.triton_case import Case
 
 

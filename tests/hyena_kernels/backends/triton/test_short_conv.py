@@ -14,7 +14,7 @@ from hyena_kernels.backends.triton import short_conv as kernels, short_conv_loop
 from hyena_kernels.common import sizes
 from hyena_kernels.common.inputs import ShortConvInputs
 from hyena_kernels.testing import check, short_conv_inputs, value_and_gradients
-from tests.hyena_kernels.helpers import assert_products_need_not_fit
+from tests.hyena_kernels.helpers import assert_products_need_not_fit, check_short_conv_states
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 
@@ -216,7 +216,7 @@ def test_states_activation_and_many_taps(
     taps: int, length: int, state: bool, activation: str | None, tiles: Callable[[int, int], None]
 ) -> None:
     tiles(16, 512)
-    check("short_conv_states", short_conv_inputs(1, 200, length, taps, state=state), activation=activation)
+    check_short_conv_states(short_conv_inputs(1, 200, length, taps, state=state), activation=activation)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -224,7 +224,7 @@ def test_states_activation_and_many_taps(
 def test_dtypes_of_states_and_activation(dtype: torch.dtype, taps: int, tiles: Callable[[int, int], None]) -> None:
     tiles(32, 64)
     inputs = short_conv_inputs(2, 40, 12, taps, dtype=dtype, bias=taps == 4, state=True)
-    check("short_conv_states", inputs, activation="silu")
+    check_short_conv_states(inputs, activation="silu")
 
 
 @pytest.mark.usefixtures("nan_empty")
@@ -296,4 +296,4 @@ def test_states_and_activation_are_within_budget_on_a_gpu(length: int, taps: int
     inputs = short_conv_inputs(2, 100, length, taps, dtype=torch.bfloat16, state=True, device="cuda")
     if channel_last:
         inputs["x"] = strided(inputs["x"], "channel-last")
-    check("short_conv_states", inputs, activation="silu")
+    check_short_conv_states(inputs, activation="silu")

@@ -26,7 +26,8 @@ def empty_signal(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """
     _, channel_stride, stride = x.stride()
     if channel_stride == 1 and stride >= x.shape[1] and stride != 1:
-        return torch.empty_like(x.transpose(1, 2), dtype=dtype, memory_format=torch.contiguous_format).transpose(1, 2)
+        # No view: autograd lets callers change one of several results in place only if it is none.
+        return x.new_empty_strided(x.shape, (x.shape[1] * x.shape[2], 1, x.shape[1]), dtype=dtype)
     return torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
 
 

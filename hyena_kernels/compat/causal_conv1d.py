@@ -91,9 +91,9 @@ def causal_conv1d_fn(
         raise ValueError("causal_conv1d_fn: seq_idx does not go together with initial_states or return_final_states")
     if final_states_out is not None and not return_final_states:
         raise ValueError("causal_conv1d_fn: final_states_out is written only with return_final_states=True")
-    if seq_idx is not None and seq_idx.shape != (x.shape[0], x.shape[2]):
+    if seq_idx is not None and (x.dim() != 3 or seq_idx.shape != (x.shape[0], x.shape[2])):
         raise ValueError(
-            f"causal_conv1d_fn: seq_idx has shape {tuple(seq_idx.shape)}, expected (B, L) = {(x.shape[0], x.shape[2])}"
+            f"causal_conv1d_fn: x (B, D, L) has shape {tuple(x.shape)}, and seq_idx (B, L) {tuple(seq_idx.shape)}"
         )
     with without_autocast(x):
         weight, bias = for_signal(weight, x), None if bias is None else for_signal(bias, x)
@@ -142,11 +142,12 @@ def causal_conv1d_update(
         TypeError: as ``short_conv``.
     """
     act = silu("causal_conv1d_update", activation)
-    taps, size = weight.shape[1], conv_state.shape[-1]
-    if size < taps - 1 or conv_state.shape[1] != x.shape[1] or conv_state.dtype != x.dtype:
+    taps, size = weight.shape[-1], conv_state.shape[-1]
+    ranks = x.dim() in (2, 3) and weight.dim() == 2 and conv_state.dim() == 3
+    if not ranks or size < taps - 1 or conv_state.shape[1] != x.shape[1] or conv_state.dtype != x.dtype:
         raise ValueError(
             f"causal_conv1d_update: conv_state {tuple(conv_state.shape)} of {conv_state.dtype} does not fit "
-            f"x {tuple(x.shape)} of {x.dtype} and {taps} taps"
+            f"x {tuple(x.shape)} of {x.dtype} and weight {tuple(weight.shape)}"
         )
     with torch.no_grad(), without_autocast(x):
         weight, bias = for_signal(weight, x), None if bias is None else for_signal(bias, x)

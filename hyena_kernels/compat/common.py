@@ -82,6 +82,17 @@ def unrolled(k: Tensor, size: int, length: int) -> tuple[Tensor, Tensor | None]:
 # The call of safari, and those that follow it -------------------------------------------------------------------------
 
 
+def channels_of(name: str, u: Tensor) -> int:
+    """H of ``u (B, H, L)``, or of ``(…, H, Z, L)``.
+
+    Raises:
+        ValueError: ``u`` has fewer dimensions.
+    """
+    if u.dim() < 3:
+        raise ValueError(f"{name}: u has shape {tuple(u.shape)}, expected (B, H, L) or (…, H, Z, L)")
+    return u.shape[-2 if u.dim() == 3 else -3]
+
+
 def skip_of(name: str, D: Tensor, u: Tensor, trailing: int) -> Tensor:
     """``D`` as ``(H,)``, from a shape that multiplies each channel of ``u`` by its own factor.
 
@@ -92,9 +103,9 @@ def skip_of(name: str, D: Tensor, u: Tensor, trailing: int) -> Tensor:
         trailing: how many dimensions of one follow the channels.
 
     Raises:
-        ValueError: ``D`` has another shape.
+        ValueError: ``D`` has another shape, or ``u`` has fewer dimensions.
     """
-    channels = u.shape[-2 if u.dim() == 3 else -3]
+    channels = channels_of(name, u)
     if D.dim() <= trailing or D.numel() != channels or D.shape[D.dim() - 1 - trailing] != channels:
         shape = ", ".join(["H", *["1"] * trailing]) + ("," if not trailing else "")
         raise ValueError(f"{name}: D has shape {tuple(D.shape)}, expected ({shape}) with H = {channels}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from hyena_kernels import short_conv, short_conv_update
 from hyena_kernels.compat.common import (
     after_starts,
+    channels_of,
     convolved_again,
     for_signal,
     long_convolution,
@@ -46,7 +47,7 @@ def fft_conv(
     Raises:
         ValueError: shapes do not fit.
     """
-    skip = u.new_ones(u.shape[-2 if u.dim() == 3 else -3], dtype=for_signal(k, u).dtype)
+    skip = u.new_ones(channels_of("fft_conv", u), dtype=for_signal(k, u).dtype)
     return long_convolution("fft_conv", u, k, skip, dropout_mask, gelu, k_rev)
 
 
@@ -107,6 +108,10 @@ def causal_conv1d(
         raise ValueError("causal_conv1d: seq_idx needs cu_seqlens")
     if kwargs:
         raise TypeError(f"causal_conv1d: unknown arguments {', '.join(kwargs)}")
+    if x.dim() < 3 or weight.dim() != 2:
+        raise ValueError(
+            f"causal_conv1d: x (B, T, D) has shape {tuple(x.shape)} and weight (D, W) {tuple(weight.shape)}"
+        )
     shape, (channels, taps) = x.shape, weight.shape
     rows = x.flatten(2).mT
     starts = None if cu_seqlens is None else cu_seqlens.long()

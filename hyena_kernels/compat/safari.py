@@ -111,6 +111,8 @@ def fftconv_func(
         raise NotImplementedError(f"fftconv_func: dropout_mask is for head_dim=1, got head_dim={head_dim}")
     if (v is None) != (q is None) or (head_dim > 1 and v is None):
         raise ValueError("fftconv_func: v and q come together, and head_dim > 1 needs both")
+    if u.dim() != 3:
+        raise ValueError(f"fftconv_func: u has shape {tuple(u.shape)}, expected (B, H, L)")
     _, channels, length = u.shape
     if channels % head_dim:
         raise ValueError(f"fftconv_func: head_dim={head_dim} does not divide the {channels} channels of u")

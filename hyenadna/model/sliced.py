@@ -154,7 +154,7 @@ def plan(block: Block, residual: Tensor, filters: Filters | None, segments: Segm
 
 
 def _longest(residual: Tensor, segments: SegmentPlan | None) -> int:
-    """Length of the filters: that of the rows, or of the longest segment of a packed row."""
+    """Positions of the rows, or of the longest segment of a packed row."""
     return residual.shape[1] if segments is None else segments.longest
 
 

@@ -194,13 +194,18 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         "seq_idx does not go together with initial_states",
     ),
     "unwritten": (causal_conv1d_fn, {"final_states_out": STATE}, ValueError, "only with return_final_states=True"),
-    "numbers": (causal_conv1d_fn, {"seq_idx": NUMBERS[:, 1:]}, ValueError, "shape (2, 7), expected (B, L) = (2, 8)"),
+    "numbers": (
+        causal_conv1d_fn,
+        {"seq_idx": NUMBERS[:, 1:]},
+        ValueError,
+        "shape (2, 3, 8), and seq_idx (B, L) (2, 7)",
+    ),
     "step": (causal_conv1d_update, {"activation": "relu"}, NotImplementedError, "causal_conv1d_update: activation"),
     "short state": (
         causal_conv1d_update,
         {"conv_state": STATE[..., 1:]},
         ValueError,
-        "conv_state (2, 3, 2) of torch.float32 does not fit x (2, 3, 8) of torch.float32 and 4 taps",
+        "conv_state (2, 3, 2) of torch.float32 does not fit x (2, 3, 8) of torch.float32 and weight (3, 4)",
     ),
     "state's dtype": (causal_conv1d_update, {"conv_state": STATE.half()}, ValueError, "of torch.float16 does not fit"),
 }

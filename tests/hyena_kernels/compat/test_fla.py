@@ -113,6 +113,7 @@ def test_a_step_is_the_next_sample(shape: tuple[int, ...]) -> None:
 X, W = torch.zeros(2, 8, 3), torch.zeros(3, 4)
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "weight": ({"weight": None}, ValueError, "weight (D, W) is missing"),
+    "ranks": ({"x": X[0]}, ValueError, "x (B, T, D) has shape (8, 3) and weight (D, W) (3, 4)"),
     "context": ({"cp_context": object()}, NotImplementedError, "cp_context is not supported"),
     "backend": ({"backend": "torch"}, ValueError, "must be 'triton', 'cuda' or 'mix', got 'torch'"),
     "activation": ({"activation": "relu"}, NotImplementedError, "got 'relu'"),

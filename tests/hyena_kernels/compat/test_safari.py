@@ -138,6 +138,7 @@ U, K, SKIP = torch.zeros(2, 4, 8), torch.zeros(4, 8), torch.zeros(4)
 ARGUMENTS = {"u": U, "k": K, "D": SKIP}
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "skip": (fftconv_ref, {"D": torch.zeros(1)}, ValueError, "D has shape (1,), expected (H,) with H = 4"),
+    "one sample": (fftconv_ref, {"u": U[0]}, ValueError, "u has shape (4, 8), expected (B, H, L) or (…, H, Z, L)"),
     "skip along positions": (
         fftconv_ref,
         {"u": torch.zeros(2, 4, 4, 8)},
@@ -157,6 +158,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         NotImplementedError,
         "dropout_mask is for head_dim=1, got head_dim=2",
     ),
+    "one row": (fftconv_func, {"u": U[0]}, ValueError, "u has shape (4, 8), expected (B, H, L)"),
     "one gate": (fftconv_func, {"q": U}, ValueError, "v and q come together"),
     "heads without gates": (fftconv_func, {"head_dim": 2}, ValueError, "head_dim > 1 needs both"),
     "heads": (fftconv_func, {"head_dim": 3, "v": U, "q": U}, ValueError, "head_dim=3 does not divide the 4 channels"),

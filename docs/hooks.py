@@ -41,6 +41,7 @@ API = {
     "hyena_kernels": (
         "hyena_kernels",
         "hyena_kernels.fftconv.fftconv",
+        "hyena_kernels.fftconv_varlen.fftconv_varlen",
         "hyena_kernels.short_conv.short_conv",
         "hyena_kernels.implicit_filter.implicit_filter",
         "hyena_kernels.layer_norm.layer_norm",

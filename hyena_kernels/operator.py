@@ -159,6 +159,9 @@ class HyenaOperator(nn.Module):
         ``filters`` are those that :meth:`filters` returns for L, or for the longest packed sequence or more. With them
         this call computes none of its own.
         """
+        # Other arguments are accepted and unused, as in the original. Boundaries would then be lost without a word.
+        if any(isinstance(arg, SegmentPlan) for arg in args) or any(name.startswith("cu_seq") for name in kwargs):
+            raise TypeError("HyenaOperator: pass boundaries of packed sequences by the name cu_seqlens")
         checks.rank("HyenaOperator", "input", u, "(B, L, D)")
         if u.shape[2] != self.d_model:
             raise ValueError(

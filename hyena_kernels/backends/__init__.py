@@ -26,6 +26,10 @@ So the entry points are::
                      backward(dk, inputs: ImplicitFilterInputs, shift: float, needs: list[bool])
     hyena_mixer      forward(inputs: MixerInputs)
                      backward(dy, inputs: MixerInputs, needs: list[bool])
+    fftconv_varlen   forward(inputs: FftconvVarlenInputs)
+                     backward(dy, inputs: FftconvVarlenInputs, needs: list[bool])
+    mixer_varlen     forward(inputs: MixerVarlenInputs)
+                     backward(dy, inputs: MixerVarlenInputs, needs: list[bool])
     embedding        forward(inputs: EmbeddingInputs)
                      backward(dy, inputs: EmbeddingInputs, needs: list[bool])
     linear_cross_entropy
@@ -34,7 +38,8 @@ So the entry points are::
                      backward(dy, inputs: LinearCrossEntropyInputs, ignore_index: int, label_smoothing: float,
                               every_position: bool, needs: list[bool])
 
-The last two are on ``triton`` and ``torch`` alone.
+The last two are on ``triton`` and ``torch`` alone. A backend without kernels for packed rows has those two ops by
+:mod:`hyena_kernels.common.packed`, from its ``fftconv`` and ``mixer``.
 
 The ops themselves keep flat arguments. ``hyena_kernels.registration.library`` groups them before it calls a backend.
 A ``supports`` function of :func:`hyena_kernels.backend.register` still takes the flat arguments of the op.

@@ -149,6 +149,13 @@ def test_refuses_with_one_clear_line(u: Tensor, options: dict[str, Any], error: 
     assert_refused(HyenaOperator(D_MODEL, L_MAX, w=10.0), error, message, u=u, **options)
 
 
+def test_boundaries_under_another_name_are_refused() -> None:
+    module, (u, plan) = operator(), packed()
+    for args, options in (((plan,), {}), ((), {"cu_seq_lens_q": plan.cu_seqlens})):
+        with pytest.raises(TypeError, match="pass boundaries of packed sequences by the name cu_seqlens"):
+            module(u, *args, **options)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_step_by_step_compiles_once_for_all_packings() -> None:

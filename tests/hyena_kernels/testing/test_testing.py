@@ -20,6 +20,8 @@ TINY: dict[str, Inputs] = {
     "short_conv": testing.short_conv_inputs(1, 2, 3, **DOUBLE),
     "implicit_filter": testing.implicit_filter_inputs(2, 3, features=3, width=2, layers=1, **DOUBLE),
     "hyena_mixer": testing.hyena_mixer_inputs(1, 3, 2, **DOUBLE),
+    "fftconv_varlen": testing.fftconv_varlen_inputs([2, 1], 2, **DOUBLE),
+    "hyena_mixer_varlen": testing.hyena_mixer_varlen_inputs([2, 1], 2, **DOUBLE),
     "gelu": testing.gelu_inputs(2, 3, **DOUBLE),
     "layer_norm": testing.layer_norm_inputs(2, 3, **DOUBLE),
     "add_layer_norm": testing.add_layer_norm_inputs(2, 3, **DOUBLE),

@@ -88,7 +88,7 @@ def test_several_passes(plans: Callable[..., None], monkeypatch: pytest.MonkeyPa
     """In slices of one row."""
     plans(Plan(1, 16, 16))
     monkeypatch.setattr(launcher, "_MAX_ROWS", 1)
-    check("fftconv_varlen", fftconv_varlen_inputs([100, 256], 1))
+    check("fftconv_varlen", fftconv_varlen_inputs([100, 256], 1, pre_gate=False), frozen={"post_gate"})
 
 
 def test_a_filter_of_16_bits_has_its_gradient_added_in_float32(plans: Callable[..., None], nan_empty: None) -> None:
@@ -105,7 +105,7 @@ def test_a_filter_of_16_bits_has_its_gradient_added_in_float32(plans: Callable[.
 def test_the_mixer(plans: Callable[..., None], monkeypatch: pytest.MonkeyPatch, nan_empty: None) -> None:
     plans(Plan(1, 1, 16), Plan(1, 1, 32))
     monkeypatch.setattr(launcher, "_PROGRAMS", 1)
-    check("hyena_mixer_varlen", hyena_mixer_varlen_inputs([1, 9, 17, 16, 30], 2, order=3))
+    check("hyena_mixer_varlen", hyena_mixer_varlen_inputs([1, 17, 16, 30], 2, order=3))
 
 
 @pytest.mark.slow

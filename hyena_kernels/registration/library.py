@@ -147,8 +147,8 @@ def define_update(
         writes: the fields of ``inputs_type`` that it changes.
 
     Returns:
-        The op, to be called with all its arguments by position; and what to call instead of it where
-        :func:`.eager.plain` holds for the arguments.
+        The op, to be called with all its arguments by position; and what may be called instead of it where
+        :func:`.eager.plain` is known to hold for the arguments.
     """
     count = len(inputs_type._fields)
     places = [inputs_type._fields.index(field) for field in writes]
@@ -178,10 +178,11 @@ def define_update(
     def call(*args: Any) -> Tensor:
         if torch.compiler.is_compiling():
             return op(*args)
+        if eager.plain(args):
+            return update(*args)
         if torch._C._are_functorch_transforms_active():
             raise NotImplementedError(
-                f"hyena_kernels::{name} writes into its arguments, so torch.func and torch.vmap cannot transform it: "
-                f"use hyena_kernels.testing.reference_{name}, the same in plain PyTorch without states"
+                f"hyena_kernels::{name} writes to an argument: transforms of torch.func refuse it"
             )
         return op(*args)
 

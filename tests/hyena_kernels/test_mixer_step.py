@@ -319,7 +319,7 @@ def test_transforms_are_refused() -> None:
 
     x = inputs["x"]
     for transform, argument in ((torch.vmap, x[None]), (torch.func.jacrev, x), (torch.func.functionalize, x)):
-        with pytest.raises(NotImplementedError, match=r"torch.vmap cannot transform it: use hyena_kernels\.testing"):
+        with pytest.raises(NotImplementedError, match=r"writes to an argument: transforms of torch\.func refuse it"):
             transform(function)(argument)
     with forward_ad.dual_level(), torch.no_grad():
         dual = forward_ad.make_dual(inputs["x"], inputs["x"])

@@ -3,6 +3,10 @@
 The taps are in the order of ``torch.nn.Conv1d`` with ``padding=K-1`` and its output cut to L. The last tap weights the
 present position.
 
+Any number of taps is a sum over them. On a CPU ``fftconv`` is the faster from some 128 taps on (docs/kernels/cpu.md).
+On a GPU it is not, by count (``backends/triton/short_conv_loop.py``). It is never used in place of the sum, which keeps
+a NaN in its place and the bits of chunks.
+
 Results and gradients of a channel-last signal are channel-last: ``x.transpose(1, 2)`` of a tensor ``(B, L, D)`` gives
 such a view again. With an activation, backward computes the convolution again, so that nothing but the inputs is saved.
 """

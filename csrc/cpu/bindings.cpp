@@ -52,10 +52,10 @@ const TapsKernels& taps_kernels() { return choose(taps_avx512, taps_avx2, taps_p
 
 int64_t groups(int64_t channels) { return (channels + group_channels - 1) / group_channels; }
 
-// Calls run(first, last) for ranges of channels. Those of a channel-last signal begin where groups do.
+// Calls run(first, last) for ranges of channels. They begin where groups do, if there are groups.
 template <class Run>
-void for_channels(const View& x, const Run& run) {
-  const int64_t each = channel_last(x) ? group_channels : 1, least_channels = grain(x);
+void for_channels(const View& x, const View& weight, const Run& run) {
+  const int64_t each = in_groups(x, weight) ? group_channels : 1, least_channels = grain(x);
   torch::stable::parallel_for(0, (x.size[1] + each - 1) / each, (least_channels + each - 1) / each,
                               [&](int64_t first, int64_t last) {
                                 run(first * each, std::min(last * each, x.size[1]));
@@ -67,7 +67,7 @@ void short_conv_fwd(Tensor y, Tensor x, Tensor weight, std::optional<Tensor> bia
   ShortConvForward args{view(y), view(x), view(weight), view(bias), view(state), silu};
   args.wide = wide(args.x, args.weight);
   const auto& kernels = taps_kernels();
-  for_channels(args.x, [&](int64_t first, int64_t last) { kernels.short_conv_forward(args, first, last); });
+  for_channels(args.x, args.weight, [&](int64_t first, int64_t last) { kernels.short_conv_forward(args, first, last); });
 }
 
 void short_conv_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std::optional<Tensor> dbias,
@@ -77,7 +77,7 @@ void short_conv_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std
                          view(x),  view(weight),  view(bias),  view(state),  silu};
   args.wide = wide(args.x, args.weight);
   const auto& kernels = taps_kernels();
-  for_channels(args.x, [&](int64_t first, int64_t last) { kernels.short_conv_backward(args, first, last); });
+  for_channels(args.x, args.weight, [&](int64_t first, int64_t last) { kernels.short_conv_backward(args, first, last); });
 }
 
 void project_fwd(Tensor first_value, Tensor gates, Tensor x, Tensor weight, std::optional<Tensor> bias) {

@@ -1,7 +1,9 @@
-// Short convolutions of rows. Lanes of vectors are positions.
+// Short convolutions of rows and of channel-last tensors.
 //
-// A channel-last tensor goes through the same rows: as many channels as a vector has lanes are transposed on the way in
-// and on the way out. So both orders of memory give the same results, and each cache line is read once.
+// There are two layouts. Rows holds positions of one channel, and lanes of vectors are positions. Lanes holds a vector
+// of channels for each position, so a tap needs no shift within vectors, and all loads are aligned. It is for
+// channel-last tensors, and for many taps: there the loads of Rows that cross cache lines take longer than a
+// transposition on the way in and out. Each element is summed in the same order in both.
 #pragma once
 
 #include "channel_tiles.inl"
@@ -10,19 +12,97 @@
 namespace hyena {
 namespace {
 
-// Positions that are processed at a time, for one row and for several
-template <int rows>
-constexpr std::int64_t stretch = rows == 1 ? 512 : 128;
-
 // Vectors of results that are summed at a time: enough independent sums to hide the latency of a multiply-add
 constexpr int together = 8;
 
-template <class T>
-HYENA_INLINE std::int64_t whole_vectors(std::int64_t n) {
-  return (n + width<T> - 1) / width<T> * width<T>;
+HYENA_INLINE std::int64_t rounded_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// The parts of n positions from `first` on that lie in the state, `before … begin`, and in the sequence, `begin … end`
+struct Parts {
+  std::int64_t past, before, begin, end;
+};
+
+HYENA_INLINE Parts parts_of(const View& v, const View& state, std::int64_t first, std::int64_t n) {
+  const std::int64_t past = state ? state.size[2] : 0;
+  const auto index = [=](std::int64_t position) { return least(n, most(0, position - first)); };
+  return {past, index(-past), index(0), index(v.size[2])};
 }
 
-// A channel-last view (B, D, L) as fill_tile() and lanes_at() take it: (B, L, D)
+template <class T>
+struct Rows {
+  // Channels at a time, numbers of a position, positions at a time, and the multiple to which positions are rounded up
+  static constexpr std::int64_t channels = 1, unit = 1, step = 512, whole = width<T>;
+
+  // Positions first … first + n - 1 of a channel. Before the start of the sequence are the samples of `state`, if there
+  // is one, and everything else is zero.
+  static void read_samples(T* out, const View& v, const View& state, std::int64_t b, std::int64_t d, std::int64_t,
+                           std::int64_t first, std::int64_t n) {
+    const Parts at = parts_of(v, state, first, n);
+    std::memset(out, 0, at.before * sizeof(T));
+    if (at.begin > at.before)
+      read<With::set>(out + at.before, row(state, b, d), first + at.before + at.past, at.begin - at.before);
+    if (at.end > at.begin) read<With::set>(out + at.begin, row(v, b, d), first + at.begin, at.end - at.begin);
+    std::memset(out + at.end, 0, (n - at.end) * sizeof(T));
+  }
+
+  static void write_samples(const View& v, std::int64_t b, std::int64_t d, std::int64_t, std::int64_t first, const T* in,
+                            std::int64_t n) {
+    write(row(v, b, d), first, in, n);
+  }
+
+  // out[i] = bias + sum over lags of w[K - 1 - lag] in[i + direction lag]
+  template <int direction>
+  static void convolve(T* out, const T* in, std::int64_t n, const T* w, std::int64_t K, const T* bias) {
+    constexpr int W = width<T>;
+    std::int64_t i = 0;
+    for (; i + together * W <= n; i += together * W) {
+      Vec<T> sums[together];
+#pragma GCC unroll 8
+      for (int j = 0; j < together; ++j) sums[j] = load_unaligned(in + i + j * W) * w[K - 1];
+      for (std::int64_t lag = 1; lag < K; ++lag) {
+        const T* from = in + i + direction * lag;
+        const T tap = w[K - 1 - lag];
+#pragma GCC unroll 8
+        for (int j = 0; j < together; ++j) sums[j] += load_unaligned(from + j * W) * tap;
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < together; ++j) store(out + i + j * W, sums[j] + *bias);
+    }
+    for (; i < n; i += W) {
+      Vec<T> sum = load_unaligned(in + i) * w[K - 1];
+      for (std::int64_t lag = 1; lag < K; ++lag) sum += load_unaligned(in + i + direction * lag) * w[K - 1 - lag];
+      store(out + i, sum + *bias);
+    }
+  }
+  // Adds to sums[K - 1 - lag] the sum of g[i] x[i - lag], and the sum of g to sums[K].
+  static void add_products(double* sums, const T* g, const T* x, std::int64_t n, std::int64_t K) {
+    constexpr int W = width<T>;
+    const auto add = [](double& sum, const Vec<T>& total) {
+      for (int lane = 0; lane < W; ++lane) sum += total[lane];
+    };
+    std::int64_t lag = 0;
+    for (; lag + together <= K; lag += together) {
+      Vec<T> totals[together] = {};
+      for (std::int64_t i = 0; i < n; i += W) {
+        const Vec<T> grad = load_unaligned(g + i);
+#pragma GCC unroll 8
+        for (int j = 0; j < together; ++j) totals[j] += grad * load_unaligned(x + i - lag - j);
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < together; ++j) add(sums[K - 1 - lag - j], totals[j]);
+    }
+    for (; lag <= K; ++lag) {
+      Vec<T> total{};
+      for (std::int64_t i = 0; i < n; i += W) {
+        const Vec<T> grad = load_unaligned(g + i);
+        total += lag < K ? grad * load_unaligned(x + i - lag) : grad;
+      }
+      add(sums[lag < K ? K - 1 - lag : K], total);
+    }
+  }
+};
+
+// A channel-last view (B, D, L) as lanes_at() takes it: (B, L, D)
 View swapped(View v) {
   const std::int64_t size = v.size[1], stride_of_channel = v.stride[1];
   v.size[1] = v.size[2];
@@ -32,133 +112,127 @@ View swapped(View v) {
   return v;
 }
 
-// out[r pitch + i] = element first + i of row (b, d + r)
 template <class T>
-void read_rows(T* out, std::int64_t pitch, const View& v, std::int64_t b, std::int64_t d, std::int64_t rows,
-               std::int64_t first, std::int64_t n) {
-  constexpr int W = width<T>;
-  if (rows == 1 || v.stride[1] != 1) {
-    for (std::int64_t r = 0; r < rows; ++r) read<With::set>(out + r * pitch, row(v, b, d + r), first, n);
-    return;
-  }
-  const View last = swapped(v);
-  const bool fast = plain<T>(last) && rows == W;
-  for (std::int64_t i = 0; i < n; i += W) {
-    Vec<T> block[W];
-    const std::int64_t now = least(W, n - i);
-    for (int j = 0; j < W; ++j) {
-      const Row at = lanes_at(last, b, first + i + (j < now ? j : now - 1), d);
-      if (fast) {
-        block[j] = load_unaligned(reinterpret_cast<const T*>(at.data));
-      } else {
+struct Lanes {
+  static constexpr int W = width<T>;
+  static constexpr std::int64_t channels = W, unit = W, step = 256, whole = together;
+
+  // Rows of cache lines are far apart in memory, and the processor does not foresee them.
+  static constexpr std::int64_t ahead = 32;
+
+  // As Rows<T>::read_samples() for some channels: vector i has position first + i.
+  static void read_samples(T* out, const View& v, const View& state, std::int64_t b, std::int64_t d, std::int64_t rows,
+                           std::int64_t first, std::int64_t n) {
+    const Parts at = parts_of(v, state, first, n);
+    std::memset(out, 0, at.begin * W * sizeof(T));
+    for (std::int64_t i = at.before; i < at.begin; ++i)
+      for (std::int64_t r = 0; r < rows; ++r)
+        read<With::set>(out + i * W + r, row(state, b, d + r), first + i + at.past, 1);
+    std::memset(out + at.end * W, 0, (n - at.end) * W * sizeof(T));
+    if (channel_last(v)) {
+      const View last = swapped(v);
+      const bool fast = plain<T>(last) && rows == W;
+      for (std::int64_t i = at.begin; i < at.end; ++i) {
+        const Row from = lanes_at(last, b, first + i, d);
+        __builtin_prefetch(from.data + ahead * last.stride[1] * bytes_of(v.dtype));
+        if (fast) {
+          store(out + i * W, load_unaligned(reinterpret_cast<const T*>(from.data)));
+        } else {
+          store(out + i * W, Vec<T>{});
+          read<With::set>(out + i * W, from, 0, rows);
+        }
+      }
+      return;
+    }
+    for (std::int64_t i = at.begin; i < at.end; i += W) {
+      Vec<T> block[W] = {};
+      const std::int64_t now = least(W, at.end - i);
+      for (std::int64_t r = 0; r < rows; ++r) {
         alignas(64) T values[W] = {};
-        read<With::set>(values, at, 0, rows);
-        block[j] = load(values);
+        read<With::set>(values, row(v, b, d + r), first + i, now);
+        block[r] = load(values);
       }
+      transpose<T>(block);
+      for (std::int64_t j = 0; j < now; ++j) store(out + (i + j) * W, block[j]);
     }
-    transpose<T>(block);
-    for (std::int64_t r = 0; r < rows; ++r) std::memcpy(out + r * pitch + i, &block[r], now * sizeof(T));
   }
-}
 
-// Writes in[r pitch + i] as element first + i of row (b, d + r). It reads whole vectors of `in`.
-template <class T>
-void write_rows(const View& v, std::int64_t b, std::int64_t d, std::int64_t rows, std::int64_t first, const T* in,
-                std::int64_t pitch, std::int64_t n) {
-  constexpr int W = width<T>;
-  if (rows == 1 || v.stride[1] != 1) {
-    for (std::int64_t r = 0; r < rows; ++r) write(row(v, b, d + r), first, in + r * pitch, n);
-    return;
-  }
-  const View last = swapped(v);
-  const bool fast = plain<T>(last) && rows == W;
-  for (std::int64_t i = 0; i < n; i += W) {
-    Vec<T> block[W] = {};
-    for (std::int64_t r = 0; r < rows; ++r) block[r] = load(in + r * pitch + i);
-    transpose<T>(block);
-    const std::int64_t now = least(W, n - i);
-    for (std::int64_t j = 0; j < now; ++j) {
-      const Row at = lanes_at(last, b, first + i + j, d);
-      if (fast) {
-        store_unaligned(reinterpret_cast<T*>(at.data), block[j]);
-      } else {
+  static void write_samples(const View& v, std::int64_t b, std::int64_t d, std::int64_t rows, std::int64_t first,
+                            const T* in, std::int64_t n) {
+    if (channel_last(v)) {
+      const View last = swapped(v);
+      const bool fast = plain<T>(last) && rows == W;
+      for (std::int64_t i = 0; i < n; ++i) {
+        const Row to = lanes_at(last, b, first + i, d);
+        __builtin_prefetch(to.data + ahead * last.stride[1] * bytes_of(v.dtype), 1);
+        if (fast)
+          store_unaligned(reinterpret_cast<T*>(to.data), load(in + i * W));
+        else
+          write(to, 0, in + i * W, rows);
+      }
+      return;
+    }
+    for (std::int64_t i = 0; i < n; i += W) {
+      Vec<T> block[W] = {};
+      const std::int64_t now = least(W, n - i);
+      for (std::int64_t j = 0; j < now; ++j) block[j] = load(in + (i + j) * W);
+      transpose<T>(block);
+      for (std::int64_t r = 0; r < rows; ++r) {
         alignas(64) T values[W];
-        store(values, block[j]);
-        write(at, 0, values, rows);
+        store(values, block[r]);
+        write(row(v, b, d + r), first + i, values, now);
       }
     }
   }
-}
 
-// As read_rows() for positions inside and outside of the sequence. Before its start are the samples of `state`, if there
-// is one, and everything else is zero.
-template <class T>
-void read_samples(T* out, std::int64_t pitch, const View& v, const View& state, std::int64_t b, std::int64_t d,
-                  std::int64_t rows, std::int64_t first, std::int64_t n) {
-  const std::int64_t past = state ? state.size[2] : 0;
-  const auto index = [=](std::int64_t position) { return least(n, most(0, position - first)); };
-  const std::int64_t before = index(-past), begin = index(0), end = index(v.size[2]);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    T* to = out + r * pitch;
-    std::memset(to, 0, before * sizeof(T));
-    if (begin > before) read<With::set>(to + before, row(state, b, d + r), first + before + past, begin - before);
-    std::memset(to + end, 0, (n - end) * sizeof(T));
+  template <int direction>
+  static void convolve(T* out, const T* in, std::int64_t n, const T* w, std::int64_t K, const T* bias) {
+    const Vec<T> offset = load(bias);
+    for (std::int64_t i = 0; i < n; i += together) {
+      Vec<T> sums[together], tap = load(w + (K - 1) * W);
+#pragma GCC unroll 8
+      for (int j = 0; j < together; ++j) sums[j] = load(in + (i + j) * W) * tap;
+      for (std::int64_t lag = 1; lag < K; ++lag) {
+        const T* from = in + (i + direction * lag) * W;
+        tap = load(w + (K - 1 - lag) * W);
+#pragma GCC unroll 8
+        for (int j = 0; j < together; ++j) sums[j] += load(from + j * W) * tap;
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < together; ++j) store(out + (i + j) * W, sums[j] + offset);
+    }
   }
-  if (end > begin) read_rows(out + begin, pitch, v, b, d, rows, first + begin, end - begin);
-}
 
-// out[i] = bias + sum over lags of w[K - 1 - lag] in[i + direction lag], for whole vectors of n elements
-template <int direction, class T>
-void convolve(T* out, const T* in, std::int64_t n, const T* w, std::int64_t K, T bias) {
-  constexpr int W = width<T>;
-  std::int64_t i = 0;
-  for (; i + together * W <= n; i += together * W) {
-    Vec<T> sums[together];
+  // Lanes are sums of their own. They are short, so that they stay exact.
+  static void add_products(double* sums, const T* g, const T* x, std::int64_t n, std::int64_t K) {
+    constexpr std::int64_t few = 64;
+    const auto add = [](double* sum, const Vec<T>& total) {
+      for (int lane = 0; lane < W; ++lane) sum[lane] += total[lane];
+    };
+    for (std::int64_t begin = 0; begin < n; begin += few) {
+      const std::int64_t end = least(n, begin + few);
+      std::int64_t lag = 0;
+      for (; lag + together <= K; lag += together) {
+        Vec<T> totals[together] = {};
+        for (std::int64_t i = begin; i < end; ++i) {
+          const Vec<T> grad = load(g + i * W);
 #pragma GCC unroll 8
-    for (int j = 0; j < together; ++j) sums[j] = load_unaligned(in + i + j * W) * w[K - 1];
-    for (std::int64_t lag = 1; lag < K; ++lag) {
-      const T* from = in + i + direction * lag;
-      const T tap = w[K - 1 - lag];
+          for (int j = 0; j < together; ++j) totals[j] += grad * load(x + (i - lag - j) * W);
+        }
 #pragma GCC unroll 8
-      for (int j = 0; j < together; ++j) sums[j] += load_unaligned(from + j * W) * tap;
+        for (int j = 0; j < together; ++j) add(sums + (K - 1 - lag - j) * W, totals[j]);
+      }
+      for (; lag <= K; ++lag) {
+        Vec<T> total{};
+        for (std::int64_t i = begin; i < end; ++i) {
+          const Vec<T> grad = load(g + i * W);
+          total += lag < K ? grad * load(x + (i - lag) * W) : grad;
+        }
+        add(sums + (lag < K ? K - 1 - lag : K) * W, total);
+      }
     }
-#pragma GCC unroll 8
-    for (int j = 0; j < together; ++j) store(out + i + j * W, sums[j] + bias);
   }
-  for (; i < n; i += W) {
-    Vec<T> sum = load_unaligned(in + i) * w[K - 1];
-    for (std::int64_t lag = 1; lag < K; ++lag) sum += load_unaligned(in + i + direction * lag) * w[K - 1 - lag];
-    store(out + i, sum + bias);
-  }
-}
-
-// Adds to sums[K - 1 - lag] the sum of g[i] x[i - lag] over whole vectors of n elements, and the sum of g to sums[K].
-template <class T>
-void add_products(double* sums, const T* g, const T* x, std::int64_t n, std::int64_t K) {
-  constexpr int W = width<T>;
-  const auto add = [](double& sum, const Vec<T>& total) {
-    for (int lane = 0; lane < W; ++lane) sum += total[lane];
-  };
-  std::int64_t lag = 0;
-  for (; lag + together <= K; lag += together) {
-    Vec<T> totals[together] = {};
-    for (std::int64_t i = 0; i < n; i += W) {
-      const Vec<T> grad = load_unaligned(g + i);
-#pragma GCC unroll 8
-      for (int j = 0; j < together; ++j) totals[j] += grad * load_unaligned(x + i - lag - j);
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < together; ++j) add(sums[K - 1 - lag - j], totals[j]);
-  }
-  for (; lag <= K; ++lag) {
-    Vec<T> total{};
-    for (std::int64_t i = 0; i < n; i += W) {
-      const Vec<T> grad = load_unaligned(g + i);
-      total += lag < K ? grad * load_unaligned(x + i - lag) : grad;
-    }
-    add(sums[lag < K ? K - 1 - lag : K], total);
-  }
-}
+};
 
 template <class T>
 void silu(T* v, std::int64_t n) {
@@ -179,106 +253,111 @@ void times_slope(T* g, const T* v, std::int64_t n) {
   }
 }
 
-template <class T, int most_rows>
-void short_conv_forward_rows(const ShortConvForward& args, std::int64_t first, std::int64_t last) {
-  constexpr std::int64_t step = stretch<most_rows>, pitch = most_short_taps + step;
-  const std::int64_t K = args.weight.size[1], length = args.x.size[2], past = whole_vectors<T>(K - 1);
-  for (std::int64_t d = first; d < last; d += most_rows) {
-    const std::int64_t rows = least(most_rows, last - d);
-    T w[most_rows][most_short_taps], bias[most_rows] = {};
+// Taps and biases of some channels, in a layout
+template <class T, class Layout>
+struct ShortTaps {
+  alignas(64) T w[most_short_taps * Layout::unit], bias[Layout::unit];
+
+  void take(const View& weight, const View& biases, std::int64_t d, std::int64_t rows) {
+    const std::int64_t K = weight.size[1];
+    std::memset(bias, 0, sizeof bias);
+    if (rows < Layout::unit) std::memset(w, 0, K * Layout::unit * sizeof(T));
     for (std::int64_t r = 0; r < rows; ++r) {
-      read<With::set>(w[r], row(args.weight, d + r), 0, K);
-      if (args.bias) read<With::set>(bias + r, element(args.bias, d + r), 0, 1);
+      T taps[most_short_taps];
+      read<With::set>(taps, row(weight, d + r), 0, K);
+      for (std::int64_t k = 0; k < K; ++k) w[k * Layout::unit + r] = taps[k];
+      if (biases) read<With::set>(bias + r, element(biases, d + r), 0, 1);
     }
+  }
+};
+
+template <class T, class Layout>
+void short_conv_forward_in(const ShortConvForward& args, std::int64_t first, std::int64_t last) {
+  constexpr std::int64_t step = Layout::step, unit = Layout::unit, whole = Layout::whole;
+  const std::int64_t K = args.weight.size[1], length = args.x.size[2], past = rounded_up(K - 1, whole);
+  ShortTaps<T, Layout> taps;
+  for (std::int64_t d = first; d < last; d += Layout::channels) {
+    const std::int64_t rows = least(Layout::channels, last - d);
+    taps.take(args.weight, args.bias, d, rows);
     for (std::int64_t b = 0; b < args.x.size[0]; ++b) {
       for (std::int64_t t = 0; t < length; t += step) {
-        alignas(64) T in[most_rows * pitch], out[most_rows * step];
-        const std::int64_t n = least(step, length - t), whole = whole_vectors<T>(n);
-        read_samples(in, pitch, args.x, args.state, b, d, rows, t - past, past + whole);
-        for (std::int64_t r = 0; r < rows; ++r) {
-          convolve<-1>(out + r * step, in + r * pitch + past, whole, w[r], K, bias[r]);
-          if (args.silu) silu(out + r * step, whole);
-        }
-        write_rows(args.y, b, d, rows, t, out, step, n);
+        alignas(64) T in[(most_short_taps + step) * unit], out[step * unit];
+        const std::int64_t n = least(step, length - t), all = rounded_up(n, whole);
+        Layout::read_samples(in, args.x, args.state, b, d, rows, t - past, past + all);
+        Layout::template convolve<-1>(out, in + past * unit, all, taps.w, K, taps.bias);
+        if (args.silu) silu(out, all * unit);
+        Layout::write_samples(args.y, b, d, rows, t, out, n);
       }
     }
   }
 }
 
-// The gradients of some rows and what they are made from. `g` and `x` begin at the same position, but for the K - 1
+// The gradients of some channels and what they are made from. `g` and `x` begin at the same position, but for `past`
 // samples before it that `x` has too.
-template <class T, int most_rows>
+template <class T, class Layout>
 struct ShortGradients {
-  static constexpr std::int64_t step = stretch<most_rows> > most_short_taps ? stretch<most_rows> : most_short_taps;
-  static constexpr std::int64_t g_pitch = step + most_short_taps, x_pitch = g_pitch + most_short_taps;
+  static constexpr std::int64_t unit = Layout::unit, whole = Layout::whole;
+  // Of a stretch, or of the state
+  static constexpr std::int64_t longest = Layout::step > most_short_taps ? Layout::step : most_short_taps;
 
   const ShortConvBackward& args;
   const std::int64_t K, past;
   std::int64_t d, rows;
-  T w[most_rows][most_short_taps], bias[most_rows];
-  alignas(64) T g[most_rows * g_pitch], x[most_rows * x_pitch], out[most_rows * g_pitch];
+  ShortTaps<T, Layout> taps;
+  alignas(64) T g[(longest + most_short_taps) * unit], out[(longest + most_short_taps) * unit];
+  alignas(64) T x[(longest + 2 * most_short_taps) * unit];
 
   // It leaves the arrays as they are: to clear them would take longer than a short row.
   explicit ShortGradients(const ShortConvBackward& gradients)
-      : args(gradients), K(args.weight.size[1]), past(whole_vectors<T>(K - 1)) {}
+      : args(gradients), K(args.weight.size[1]), past(rounded_up(K - 1, whole)) {}
 
-  // Takes some rows of channels, as many as there are taps for.
   void take(std::int64_t channel, std::int64_t channels) {
     d = channel;
     rows = channels;
-    for (std::int64_t r = 0; r < rows; ++r) {
-      read<With::set>(w[r], row(args.weight, d + r), 0, K);
-      bias[r] = 0;
-      if (args.bias) read<With::set>(bias + r, element(args.bias, d + r), 0, 1);
-    }
+    taps.take(args.weight, args.bias, d, rows);
   }
 
-  // Reads n positions, whole vectors of them. Gradients of positions outside of the sequence are zero.
+  // Reads n positions. Gradients of positions outside of the sequence are zero.
   void read_stretch(std::int64_t b, std::int64_t first, std::int64_t n, bool for_taps) {
-    read_samples(g, g_pitch, args.dy, View(), b, d, rows, first, n);
+    Layout::read_samples(g, args.dy, View(), b, d, rows, first, n);
     if (!args.silu && !for_taps) return;
-    read_samples(x, x_pitch, args.x, args.state, b, d, rows, first - past, past + n);
+    Layout::read_samples(x, args.x, args.state, b, d, rows, first - past, past + n);
     if (!args.silu) return;
+    Layout::template convolve<-1>(out, x + past * unit, n, taps.w, K, taps.bias);
+    times_slope(g, out, n * unit);
+    // Where x has a NaN, so may have the convolution outside of the sequence.
     const std::int64_t begin = least(n, most(0, -first)), end = most(0, least(n, args.x.size[2] - first));
-    for (std::int64_t r = 0; r < rows; ++r) {
-      T* grads = g + r * g_pitch;
-      convolve<-1>(out, x + r * x_pitch + past, n, w[r], K, bias[r]);
-      times_slope(grads, out, n);
-      // Where x has a NaN, so may have the convolution behind the end.
-      std::memset(grads, 0, begin * sizeof(T));
-      std::memset(grads + end, 0, (n - end) * sizeof(T));
-    }
+    std::memset(g, 0, begin * unit * sizeof(T));
+    std::memset(g + end * unit, 0, (n - end) * unit * sizeof(T));
   }
 
   // Writes the gradients of n samples. They begin where `g` does.
   void write_signal(const View& to, std::int64_t b, std::int64_t first, std::int64_t n) {
-    for (std::int64_t r = 0; r < rows; ++r)
-      convolve<1>(out + r * g_pitch, g + r * g_pitch, whole_vectors<T>(n), w[r], K, T(0));
-    write_rows(to, b, d, rows, first, out, g_pitch, n);
+    alignas(64) const T zero[unit] = {};
+    Layout::template convolve<1>(out, g, rounded_up(n, whole), taps.w, K, zero);
+    Layout::write_samples(to, b, d, rows, first, out, n);
   }
 };
 
-template <class T, int most_rows>
-void short_conv_backward_rows(const ShortConvBackward& args, std::int64_t first, std::int64_t last) {
-  using Gradients = ShortGradients<T, most_rows>;
-  constexpr std::int64_t step = stretch<most_rows>;
+template <class T, class Layout>
+void short_conv_backward_in(const ShortConvBackward& args, std::int64_t first, std::int64_t last) {
+  constexpr std::int64_t step = Layout::step, unit = Layout::unit;
   const std::int64_t length = args.x.size[2];
   const bool for_taps = args.dweight || args.dbias;
-  Gradients part(args);
+  ShortGradients<T, Layout> part(args);
   const std::int64_t K = part.K, past = part.past;
-  for (std::int64_t d = first; d < last; d += most_rows) {
-    const std::int64_t rows = least(most_rows, last - d);
+  for (std::int64_t d = first; d < last; d += Layout::channels) {
+    const std::int64_t rows = least(Layout::channels, last - d);
     part.take(d, rows);
-    double sums[most_rows][most_short_taps + 1];
-    for (std::int64_t r = 0; r < rows; ++r) std::memset(sums[r], 0, (K + 1) * sizeof(double));
+    double sums[(most_short_taps + 1) * unit];
+    std::memset(sums, 0, (K + 1) * unit * sizeof(double));
     for (std::int64_t b = 0; b < args.x.size[0]; ++b) {
       for (std::int64_t t = 0; t < length; t += step) {
         // The gradient of a sample depends on the K - 1 positions behind it.
-        const std::int64_t n = least(step, length - t), whole = whole_vectors<T>(n);
-        part.read_stretch(b, t, args.dx ? whole + past : whole, for_taps);
+        const std::int64_t n = least(step, length - t), all = rounded_up(n, Layout::whole);
+        part.read_stretch(b, t, args.dx ? all + past : all, for_taps);
         if (args.dx) part.write_signal(args.dx, b, t, n);
-        for (std::int64_t r = 0; for_taps && r < rows; ++r)
-          add_products(sums[r], part.g + r * Gradients::g_pitch, part.x + r * Gradients::x_pitch + past, whole, K);
+        if (for_taps) Layout::add_products(sums, part.g, part.x + past * unit, all, K);
       }
       if (args.dstate) {
         part.read_stretch(b, 1 - K, 2 * past, false);
@@ -286,22 +365,24 @@ void short_conv_backward_rows(const ShortConvBackward& args, std::int64_t first,
       }
     }
     for (std::int64_t r = 0; r < rows; ++r) {
-      if (args.dweight) write(row(args.dweight, d + r), 0, sums[r], K);
-      if (args.dbias) write(element(args.dbias, d + r), 0, sums[r] + K, 1);
+      double taps[most_short_taps];
+      for (std::int64_t k = 0; k < K; ++k) taps[k] = sums[k * unit + r];
+      if (args.dweight) write(row(args.dweight, d + r), 0, taps, K);
+      if (args.dbias) write(element(args.dbias, d + r), 0, sums + K * unit + r, 1);
     }
   }
 }
 
 template <class T>
 void short_conv_forward(const ShortConvForward& args, std::int64_t first, std::int64_t last) {
-  channel_last(args.x) ? short_conv_forward_rows<T, width<T>>(args, first, last)
-                       : short_conv_forward_rows<T, 1>(args, first, last);
+  in_groups(args.x, args.weight) ? short_conv_forward_in<T, Lanes<T>>(args, first, last)
+                                 : short_conv_forward_in<T, Rows<T>>(args, first, last);
 }
 
 template <class T>
 void short_conv_backward(const ShortConvBackward& args, std::int64_t first, std::int64_t last) {
-  channel_last(args.x) ? short_conv_backward_rows<T, width<T>>(args, first, last)
-                       : short_conv_backward_rows<T, 1>(args, first, last);
+  in_groups(args.x, args.weight) ? short_conv_backward_in<T, Lanes<T>>(args, first, last)
+                                 : short_conv_backward_in<T, Rows<T>>(args, first, last);
 }
 
 }  // namespace

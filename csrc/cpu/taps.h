@@ -28,6 +28,15 @@ struct ShortConvBackward {
 // Whether neighbouring channels of a tensor (B, D, L) are neighbours in memory, and neighbouring positions are not.
 inline bool channel_last(const View& v) { return v.stride[1] == 1 && v.stride[2] != 1; }
 
+// Channels of one task of a mixer or projection, and of a short convolution in groups: about a cache line of a
+// channel-last row.
+constexpr std::int64_t group_channels = 16;
+
+// Whether a short convolution takes vectors of channels. For many taps it pays to transpose rows for that.
+inline bool in_groups(const View& x, const View& weight) {
+  return channel_last(x) || (weight.size[1] > 16 && x.size[1] >= group_channels);
+}
+
 // p is the short convolution of x along L, split into N + 1 parts p_0 … p_N of d channels. first = p_N * p_{N-1}, and
 // the gates are p_0 … p_{N-2}. All results are channel-first.
 struct ProjectForward {
@@ -57,11 +66,8 @@ struct MixerBackward {
   bool wide = false;
 };
 
-// Channels of one task of a mixer or projection: about a cache line of a channel-last row.
-constexpr std::int64_t group_channels = 16;
-
 // Each takes a range of tasks, and ranges may run in parallel. Those of a short convolution are channels, and all but the
-// last end of a range lie between groups if x is channel-last. Other tasks are groups of channels.
+// last end of a range lie between groups where it is in_groups(). Other tasks are groups of channels.
 struct TapsKernels {
   void (*short_conv_forward)(const ShortConvForward&, std::int64_t first, std::int64_t last);
   void (*short_conv_backward)(const ShortConvBackward&, std::int64_t first, std::int64_t last);

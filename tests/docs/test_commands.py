@@ -47,7 +47,7 @@ NOT_RUN = {
     "TRITON_INTERPRET=1 python -m bench.kernels.triton_accuracy": "interpreted in a fresh process, for minutes",
     "python -m bench.kernels.long_context": "a forward pass of minutes over 4 GB",
     "python -m bench.kernels.step_memory": "training steps of minutes; tests/hyenadna/model/test_sliced.py runs it",
-    "python -m bench.kernels.packed_commands": "measures for minutes; tests/bench/kernels/test_packed_commands.py runs it",
+    "python -m bench.kernels.packed_commands": "minutes; tests/bench/kernels/test_packed_commands.py runs it",
     "python -m bench.kernels.operator_vs_published": "measures for a minute",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",

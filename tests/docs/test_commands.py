@@ -49,6 +49,7 @@ NOT_RUN = {
     "python -m bench.kernels.step_memory": "training steps of minutes; tests/hyenadna/model/test_sliced.py runs it",
     "python -m bench.kernels.packed_commands": "minutes; tests/bench/kernels/test_packed_commands.py runs it",
     "python -m bench.kernels.operator_vs_published": "measures for a minute",
+    "python -m bench.kernels.packing": "measures for minutes; tests/bench/kernels runs it at small sizes",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
     "hyenadna plot embeddings --embeddings genes.npz --method umap": "umap-learn compiles for many seconds",

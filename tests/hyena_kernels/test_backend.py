@@ -470,7 +470,11 @@ def test_the_interpreter_takes_cpu_tensors_where_it_is_asked_for(
         call("triton")
 
 
-@pytest.mark.parametrize("op", [op for op in OPS if (f"{op}_fwd", "triton") in backend._implementations])
+# Packed rows need their lengths for it: test_varlen.py has them.
+TRITON_OPS = [op for op in OPS if (f"{op}_fwd", "triton") in backend._implementations and not op.endswith("_varlen")]
+
+
+@pytest.mark.parametrize("op", TRITON_OPS)
 @pytest.mark.parametrize("suffix", ["fwd", "bwd"])
 def test_triton_refuses_float64(op: str, suffix: str) -> None:
     supports = backend._supports[f"{op}_{suffix}", "triton"]

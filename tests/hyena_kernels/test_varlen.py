@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from hyena_kernels import SegmentPlan, fftconv, hyena_mixer, use_backend
+from hyena_kernels import SegmentPlan, backend, fftconv, hyena_mixer, use_backend
 from hyena_kernels.backends import extension
 from hyena_kernels.common import packed, sizes
 from hyena_kernels.common.inputs import FftconvVarlenInputs, MixerVarlenInputs
@@ -327,6 +327,18 @@ def test_schemas_have_the_fields_that_backends_take(op: str) -> None:
     for suffix, first in (("fwd", 0), ("bwd", 1)):
         schema = getattr(torch.ops.hyena_kernels, f"{op}_{suffix}").default._schema
         assert [argument.name for argument in schema.arguments][first : first + len(fields)] == fields
+
+
+@once
+@every_op
+def test_triton_refuses_float64_and_what_is_too_long_for_its_transforms(op: str) -> None:
+    x, rows, longer = torch.zeros(1, 1), torch.tensor([[0], [2**24]]), torch.tensor([[0], [2**24 + 1]])
+    reason = "takes L up to 2^24 = 16777216, the inputs are longer"
+    for suffix, needs in (("fwd", ()), ("bwd", ([True, False],))):
+        supports = backend._supports[f"{op}_{suffix}", "triton"]
+        assert supports(x, x, None, rows, rows, *needs) is None
+        assert supports(x, x, None, longer, longer, *needs) == reason
+        assert supports(x, x.double(), None, rows, rows, *needs) == "has no float64 kernels, the inputs are float64"
 
 
 def test_classes_hold_every_segment_once_and_are_cut(monkeypatch: pytest.MonkeyPatch, route: str) -> None:

@@ -486,6 +486,8 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         model_kwargs.pop("position_ids", None)
         if generation_config.cache_implementation is not None:
             _say_once(f"generate: cache_implementation {generation_config.cache_implementation!r} is left out")
+        if generation_config.prefill_chunk_size is not None:
+            raise InputError("prefill_chunk_size: a cache takes the prompt at once; leave it out")
         wanted = generation_config.use_cache is not False and not model_kwargs.get("recompute")
         # A model that assists another one has to take tokens back.
         if not wanted or model_kwargs.get(NAME) is not None or generation_config.is_assistant:
@@ -494,6 +496,9 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             _say_once(f"generate: every step computes the whole sequence, because a cache is not possible: {reason}")
             return
         model_kwargs[NAME] = HyenaCache.for_generate(self, generation_config.max_length)
+        if generation_config.guidance_scale not in (None, 1):
+            # What transformers keeps for the sequence without the prompt would be keys and values.
+            generation_config.use_cache = False
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As the base class, but a tied ``lm_head.weight`` is written too, as in the published files."""

@@ -363,8 +363,18 @@ def test_impossible_sizes_are_refused(model: Any, numbers: dict[str, int], words
 def test_settings_of_generate_about_a_cache(model: Any, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InputError, match="penalty_alpha: contrastive search is not supported"):
         model.generate(ids(1, 5), penalty_alpha=0.6, top_k=4)
+    with pytest.raises(InputError, match="prefill_chunk_size: a cache takes the prompt at once"):
+        model.generate(ids(1, 5), prefill_chunk_size=2)
     modeling._say_once.cache_clear()
     settings = GenerationConfig(cache_implementation="static", max_new_tokens=3, do_sample=False)
     found = model.generate(ids(1, 5), generation_config=settings)
     assert "generate: cache_implementation 'static' is left out" in caplog.messages
     assert torch.equal(found, model.generate(ids(1, 5), max_new_tokens=3, do_sample=False, use_cache=False))
+
+
+def test_guidance_computes_the_sequence_without_the_prompt_anew(model: Any, widths: list[int]) -> None:
+    guided: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "guidance_scale": 1.5}
+    found = model.generate(ids(2, 9), **guided)
+    # Without the prompt: the last token of it, and a longer sequence at every step.
+    assert sorted(widths) == sorted([9, 1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6])
+    assert torch.equal(found, model.generate(ids(2, 9), use_cache=False, **guided))

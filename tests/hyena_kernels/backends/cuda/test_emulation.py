@@ -366,9 +366,9 @@ def test_short_conv_in_patches(
     if channels_last:
         inputs["x"] = inputs["x"].transpose(1, 2).contiguous().transpose(1, 2)
     held(emulation, "short_conv", inputs)
-    # The gradient of x is stored channel-first, and a patch has both in the same order.
-    backward = "short_conv_backward_kernel" if channels_last else "short_conv_patches_backward_kernel"
-    assert emulation.launches().keys() == {"short_conv_patches_kernel", backward}
+    # Results are in the order of x. Forward, patches go from any order to channel-first ones only.
+    forward = "short_conv_forward_kernel" if channels_last else "short_conv_patches_kernel"
+    assert emulation.launches().keys() == {forward, "short_conv_patches_backward_kernel"}
 
 
 def test_tiles_in_spans(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def find_segments(
         # The model's own check has the message.
         return None
     shape, device = first.shape[:2], first.device
-    told = {name: value for name in ("cu_seqlens", *ALIASES) if (value := given.get(name)) is not None}
+    told = {name: given[name] for name in ("cu_seqlens", *ALIASES) if given.get(name) is not None}
     if not told:
         if position_ids is None:
             return None

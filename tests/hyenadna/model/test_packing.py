@@ -150,7 +150,7 @@ OTHER = torch.tensor([0, 5, 6, 23, 86, 90, 121])
         ({"position_ids": POSITIONS + 2}, r"position_ids: SegmentPlan: position_ids\[0\] is 2, expected 0"),
         ({"position_ids": POSITIONS, "attention_mask": (ROW != 4).long()}, "attention_mask: a packed row has no pads"),
         ({"cu_seqlens": CU, "attention_mask": (ROW != 4).long()}, "attention_mask: a packed row has no pads"),
-        ({"cu_seqlens": CU, "use_cache": True}, "use_cache"),
+        ({"cu_seqlens": CU, "use_cache": True}, "use_cache: the model keeps no keys and values"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(make: Maker, kind: Any, given: dict[str, Any], words: str) -> None:

@@ -285,7 +285,8 @@ class HyenaOperator(nn.Module):
         else:
             # One call a segment, because a wrapped filter may do anything with the length of its input.
             p = torch.cat([self._short_convolution(part) for part in x.split(plan.lengths, dim=2)], dim=2)
-        *gates, v = p.split(self.d_model, dim=1)
+        # Contiguous, because the order of memory decides what a seed of dropout drops.
+        *gates, v = p.contiguous().split(self.d_model, dim=1)
         for o in range(self.order - 1):
             v = self.dropout(v * gates[self.order - 1 - o])
             skip = None if D is None else D[o]

@@ -273,7 +273,8 @@ def short_conv_update(
             f"{op} writes to its state and has no derivative: call it under torch.no_grad(), or short_conv with an "
             "initial_state"
         )
-    run = _plain_update if eager.plain((x, state, weight, bias)) else _short_conv_update
+    plain = not torch.compiler.is_compiling() and eager.plain((x, state, weight, bias))
+    run = _plain_update if plain else _short_conv_update
     return run(x, state, weight, bias, silu, _backend.requested(backend, UPDATE_BACKENDS))
 
 

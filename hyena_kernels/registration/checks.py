@@ -15,7 +15,9 @@ _DIMS: dict[str, int] = {}
 
 def _dims(meaning: str) -> int:
     dims = -1 if meaning.startswith("(…") else meaning.count(",") + 1 - meaning.endswith(",)")
-    _DIMS[meaning] = dims
+    # torch.compile does not trace this side effect in checkpointed regions.
+    if not torch.compiler.is_compiling():
+        _DIMS[meaning] = dims
     return dims
 
 

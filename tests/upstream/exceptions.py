@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_NO_CACHE = "asks for a cache of keys and values; a long convolution has none, and reads the whole sequence anew"
+_NO_CACHE = "asks for a cache of keys and values; the cache of a long convolution has none"
 _NO_HEADLESS = (
     "loads a checkpoint that lacks weights; this package refuses it, so that random weights never pass as loaded"
 )

@@ -37,6 +37,7 @@ from hyenadna.inference.embeddings import COLUMNS, Embeddings
 from hyenadna.inference.generate import generate
 from hyenadna.inference.predict import predict
 from hyenadna.inference.score import score
+from hyenadna.model import decoding
 from hyenadna.pretraining.config import PretrainConfig
 from hyenadna.pretraining.train import pretrain
 
@@ -60,14 +61,24 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
     seen = Seen(calls=[], jobs=[])
     forward = HyenaOperator.forward
 
-    def noted(self: HyenaOperator, u: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    # A cache takes the prompts past the operator's own forward.
+    mix_prompt = decoding._mix_prompt
+
+    def note(self: HyenaOperator, u: torch.Tensor) -> None:
         if stop_after is not None and len(seen["calls"]) >= stop_after:
             raise KeyboardInterrupt
         seen["calls"].append((
             *map(int, u.shape), str(u.dtype), str(self.in_proj.weight.dtype), self.training, torch.get_num_threads(),
             torch.is_autocast_enabled("cpu"), len(multiprocessing.active_children()),
         ))  # fmt: skip
+
+    def noted(self: HyenaOperator, u: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        note(self, u)
         return forward(self, u, *args, **kwargs)
+
+    def noted_prompt(mixer: HyenaOperator, x: torch.Tensor, *args: Any) -> Any:
+        note(mixer, x)
+        return mix_prompt(mixer, x, *args)
 
     class Pool:
         """Runs in this process what fine-tuning sends to others."""
@@ -88,6 +99,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HyenaOperator, "forward", noted)
+        patch.setattr(decoding, "_mix_prompt", noted_prompt)
         patch.setattr(finetuning, "ProcessPoolExecutor", Pool)
         patch.setitem(sys.modules, "umap", _fake_umap())
         patch.setattr(finetuning, "draw_curves", _listed)

@@ -340,7 +340,7 @@ LINES: dict[str, dict[str, Line]] = {
         "nucleotides_only": reaches("fasta", nucleotides_only=False),
         "new_only": reaches("fasta", new_only=True),
         "seed": reaches("fasta", seed=1),
-        "batch_size": reaches("calls", batch_size=1),
+        "batch_size": keeps("each sequence has its own random numbers", moves="calls", batch_size=1),
         "use_cache": keeps("the cache is exact", moves="calls", use_cache=False),
         "precision": keeps("the same bases are drawn here", moves="calls", precision="float64"),
         "device": NO_DEVICE,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
@@ -56,25 +57,24 @@ class StripedBlock(nn.Module):
         t = torch.arange(length, device=self.D.device, dtype=self.D.dtype)
         return torch.einsum("ds,dsl->dl", self.residues, torch.exp(self.decays[:, :, None] * t))
 
-    def mix(self, z: Tensor) -> Tensor:
-        """From the projections ``(B, L, 3 D)`` to ``(B, L, D)``, in plain PyTorch."""
+    def mix(self, z: Tensor, k: Tensor) -> Tensor:
+        """From the projections ``(B, L, 3 D)`` to ``(B, L, D)`` with the long filters ``(D, L)``, in plain PyTorch."""
         length = z.shape[1]
         after, before, v = self.short(z.transpose(1, 2))[..., :length].chunk(3, dim=1)
         u = v * before
-        k = self.filters(length)
         spectrum = torch.fft.rfft(u, n=2 * length) * torch.fft.rfft(k, n=2 * length)
         y = torch.fft.irfft(spectrum, n=2 * length)[..., :length] + u * self.D[:, None]
         return (y * after).transpose(1, 2)
 
-    def mix_fused(self, z: Tensor) -> Tensor:
+    def mix_fused(self, z: Tensor, k: Tensor) -> Tensor:
         """The same with hyena_kernels."""
-        weight, bias = self.short.weight[:, 0], self.short.bias
-        return hyena_mixer(z, weight, bias, self.filters(z.shape[1])[None], self.D[None])
+        return hyena_mixer(z, self.short.weight[:, 0], self.short.bias, k[None], self.D[None])
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, L, D)`` to the same."""
         z = self.projections(self.norm1(x))
-        x = x + self.out(self.mix_fused(z) if self.fused else self.mix(z))
+        k = self.filters(x.shape[1])
+        x = x + self.out(self.mix_fused(z, k) if self.fused else self.mix(z, k))
         h = self.norm2(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
@@ -95,7 +95,7 @@ def largest_difference(width: int = 16, depth: int = 2, length: int = 300) -> fl
     found = []
     for model in (plain, fused):
         y = model(x)
-        found.append((y, *torch.autograd.grad(y.square().mean(), list(model.parameters()))))
+        found.append((y.detach(), *torch.autograd.grad(y.square().mean(), list(model.parameters()))))
     return max(float((a - b).abs().max()) for a, b in zip(*found, strict=True))
 
 
@@ -112,6 +112,30 @@ def seconds(work: Callable[[], object], device: str) -> float:
     return clock() - began
 
 
+def compare(what: str, plain: Callable[[], Tensor], fused: Callable[[], Tensor], args: argparse.Namespace) -> None:
+    """Time two functions in turns, without gradients and with a backward pass, and print the medians."""
+
+    def forward(function: Callable[[], Tensor]) -> None:
+        with torch.no_grad():
+            function()
+
+    def step(function: Callable[[], Tensor]) -> None:
+        function().square().mean().backward()
+
+    for title, work in (("forward", forward), ("forward and backward", step)):
+        times: tuple[list[float], list[float]] = ([], [])
+        for turn in range(args.rounds + 1):
+            for kept, function in zip(times, (plain, fused), strict=True):
+                spent = seconds(partial(work, function), args.device)
+                # The first turn warms up.
+                if turn:
+                    kept.append(spent)
+        before, after = (median(kept) * 1000 for kept in times)
+        print(
+            f"{what}, {title}: {before:.1f} ms, with hyena_kernels {after:.1f} ms, {before / after:.2f} times as fast"
+        )
+
+
 def main() -> None:
     """Compare both models, in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,27 +148,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"largest difference of results and gradients in float64: {largest_difference():.1e}")
-    models = dict(zip(("plain PyTorch", "hyena_kernels"), pair(args.width, args.depth), strict=True))
+    plain, fused = (model.to(args.device) for model in pair(args.width, args.depth))
     x = torch.randn(1, args.length, args.width, device=args.device)
-
-    def step(model: nn.Module) -> None:
-        model.zero_grad()
-        model(x).square().mean().backward()
-
-    def forward(model: nn.Module) -> None:
-        with torch.no_grad():
-            model(x)
-
-    for title, work in (("forward", forward), ("forward and backward", step)):
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for turn in range(args.rounds + 1):
-            for name, model in models.items():
-                spent = seconds(lambda model=model, work=work: work(model.to(args.device)), args.device)  # type: ignore[misc]
-                # The first turn warms up.
-                if turn:
-                    times[name].append(spent)
-        plain, fused = (median(times[name]) * 1000 for name in models)
-        print(f"{title}: plain PyTorch {plain:.1f} ms, hyena_kernels {fused:.1f} ms, {plain / fused:.2f} times as fast")
+    compare("model", *(partial(model, x) for model in (plain, fused)), args)
+    z = torch.randn(1, args.length, 3 * args.width, device=args.device, requires_grad=True)
+    k = plain[0].filters(args.length).detach().requires_grad_()
+    compare("mixing alone", partial(plain[0].mix, z, k), partial(fused[0].mix_fused, z, k), args)
 
 
 if __name__ == "__main__":

@@ -490,10 +490,15 @@ def test_patches_read_nothing_behind_a_row(emulation: Emulation) -> None:
         x = torch.frombuffer(memory, dtype=FP32, count=length, offset=page - 4 * length)
         x, weight = x.view(1, 1, length), torch.ones(1, 3)
         if (child := os.fork()) == 0:
-            OPS["short_conv"].function(x, weight)
-            # Not through autograd, which runs backward in another thread.
-            torch.ops.hyena_kernels.short_conv_bwd(x, x, weight, None, [True, True, False], "cuda")
-            os._exit(0)
+            try:
+                OPS["short_conv"].function(x, weight)
+                # Not through autograd, which runs backward in another thread.
+                needs = [True, True, False, False]
+                torch.ops.hyena_kernels.short_conv_bwd(x, x, weight, None, None, False, needs, "cuda")
+                os._exit(0)
+            finally:
+                # An error must not go on in a copy of the test run.
+                os._exit(1)
         assert os.waitpid(child, 0)[1] == 0, length
 
 

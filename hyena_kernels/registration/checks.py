@@ -9,18 +9,6 @@ import torch
 SIGNAL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-# Dimensions by meaning, negative for one or more. Counting them at every call would take a microsecond.
-_DIMS: dict[str, int] = {}
-
-
-def _dims(meaning: str) -> int:
-    dims = -1 if meaning.startswith("(…") else meaning.count(",") + 1 - meaning.endswith(",)")
-    # torch.compile does not trace this side effect in checkpointed regions.
-    if not torch.compiler.is_compiling():
-        _DIMS[meaning] = dims
-    return dims
-
-
 def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
     """Check that an argument is a dense floating-point tensor with the number of dimensions of ``meaning``.
 
@@ -35,8 +23,8 @@ def rank(op: str, name: str, tensor: Any, meaning: str) -> None:
         ValueError: it has another number of dimensions.
     """
     if isinstance(tensor, torch.Tensor):
-        dims = _DIMS.get(meaning) or _dims(meaning)
-        if tensor.dim() < 1 if dims < 0 else tensor.dim() != dims:
+        dims = meaning.count(",") + 1 - meaning.endswith(",)")
+        if tensor.dim() < 1 if meaning.startswith("(…") else tensor.dim() != dims:
             raise ValueError(f"{op}: {name} has shape {tuple(tensor.shape)}, expected {meaning}")
     floats(op, name, tensor, meaning)
 

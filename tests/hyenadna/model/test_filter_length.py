@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, InputError
+from hyenadna import HyenaCache, HyenaDNAConfig, HyenaDNAForCausalLM, InputError
 from hyenadna.model import sliced
 from hyenadna.model.sliced import Slices
 
@@ -45,6 +45,15 @@ def test_slices_give_the_same(monkeypatch: pytest.MonkeyPatch, shared: bool) -> 
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
     with torch.no_grad():
         torch.testing.assert_close(made.eval()(ids(40)).logits, model().eval()(ids(40)).logits, rtol=0, atol=1e-13)
+
+
+def test_a_cache_goes_on_beyond_max_seq_len() -> None:
+    made, long = model().eval(), ids(50)
+    cache = HyenaCache(made, batch=1, horizon=43, window=4)
+    with torch.no_grad():
+        steps = [made(long[:, :7], cache=cache).logits]
+        steps += [made(long[:, t : t + 1], cache=cache).logits for t in range(7, 50)]
+        torch.testing.assert_close(torch.cat(steps, dim=1), made(long).logits, rtol=0, atol=1e-13)
 
 
 def test_a_saved_model_is_loaded_with_fewer_taps_and_keeps_them(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from hyena_kernels.backends.torch import short_conv as torch_short_conv
 from hyena_kernels.common.inputs import ShortConvInputs, ShortConvUpdate
 from hyena_kernels.common.reasons import joined, more_than_taps, no_float64
 from hyena_kernels.common.taps import MAX_TAPS, MOST_TAPS, empty_signal, short_gradients
-from hyena_kernels.registration import checks, eager, library
+from hyena_kernels.registration import checks, library
 
 ACTIVATIONS = (None, "silu")
 """What ``activation`` may be."""
@@ -107,7 +107,7 @@ _short_conv_states_fwd = library.define(
 
 _backend.register("short_conv_update", "torch", torch_short_conv.update)
 
-_short_conv_update, _plain_update = library.define_update(
+_short_conv_update, _ = library.define_update(
     "short_conv_update",
     "Tensor x, Tensor(a!) state, Tensor weight, Tensor? bias, bool silu",
     ShortConvUpdate,
@@ -273,9 +273,7 @@ def short_conv_update(
             f"{op} writes to its state and has no derivative: call it under torch.no_grad(), or short_conv with an "
             "initial_state"
         )
-    plain = not torch.compiler.is_compiling() and eager.plain((x, state, weight, bias))
-    run = _plain_update if plain else _short_conv_update
-    return run(x, state, weight, bias, silu, _backend.requested(backend, UPDATE_BACKENDS))
+    return _short_conv_update(x, state, weight, bias, silu, _backend.requested(backend, UPDATE_BACKENDS))
 
 
 # See the end of fftconv.py.

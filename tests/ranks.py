@@ -31,6 +31,7 @@ def run_ranks(
     timeout: float = 60.0,
     group: bool = True,
     environment: Mapping[str, str] | None = None,
+    may_end: bool = False,
 ) -> list[Any]:
     """Call ``function(rank, *args)`` in ``count`` processes, and return what each returned, by rank.
 
@@ -43,6 +44,7 @@ def run_ranks(
         timeout: seconds after which the test fails.
         group: have the processes form a gloo group, the default one of ``torch.distributed``.
         environment: further variables of the processes.
+        may_end: whether a process may end without a result, which is then None.
     """
     if not hasattr(os, "fork"):
         pytest.skip("needs processes that fork")
@@ -61,14 +63,14 @@ def run_ranks(
             ends.append(end)
             processes.append(process)
         try:
-            return _collect(ends, function.__name__, timeout)
+            return _collect(ends, function.__name__, timeout, may_end)
         finally:
             for process in processes:
                 process.kill()
                 process.join()
 
 
-def _collect(ends: list[Connection], name: str, timeout: float) -> list[Any]:
+def _collect(ends: list[Connection], name: str, timeout: float, may_end: bool) -> list[Any]:
     results: dict[int, Any] = {}
     until = time.monotonic() + timeout
     while len(results) < len(ends):
@@ -81,7 +83,7 @@ def _collect(ends: list[Connection], name: str, timeout: float) -> list[Any]:
             try:
                 failure, results[rank] = ends[rank].recv()
             except EOFError:
-                failure = "the process has ended without a word"
+                failure, results[rank] = "" if may_end else "the process has ended without a word", None
             if failure:
                 pytest.fail(f"{name}, rank {rank} of {len(ends)}:\n{failure}")
     return [results[rank] for rank in range(len(ends))]

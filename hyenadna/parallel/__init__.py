@@ -1,0 +1,1 @@
+"""Training in many processes: sharded models and sharded checkpoints."""

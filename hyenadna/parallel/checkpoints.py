@@ -474,7 +474,7 @@ def _together(work: Callable[[], Result], group: dist.ProcessGroup | None) -> Re
     else:
         told = [_told(failure)]
     _raise_first(told, failure)
-    return result
+    return result  # type: ignore[return-value]
 
 
 def _from_first(work: Callable[[], Result], group: dist.ProcessGroup | None) -> Result:
@@ -484,7 +484,7 @@ def _from_first(work: Callable[[], Result], group: dist.ProcessGroup | None) -> 
     if dist.is_initialized():
         dist.broadcast_object_list(told, src=0, group=group)
     _raise_first(told[1:], failure)
-    return told[0]  # type: ignore[no-any-return]
+    return told[0]
 
 
 def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:

@@ -1,1 +1,1 @@
-"""Training in many processes: sharded models and sharded checkpoints."""
+"""Work that several processes do together: how they meet, and how models and checkpoints are divided among them."""

@@ -354,18 +354,41 @@ class EvalWindows:
         """Number of predicted positions, including N."""
         return int(self._table[:, 2].sum())
 
+    @property
+    def longest(self) -> int:
+        """Number of inputs of the longest window."""
+        return int(self._table[0, 2])
+
     def batches(self, batch_size: int) -> Iterator[EvalBatch]:
         """Yield batches of at most ``batch_size`` windows of equal length, the longest windows first.
 
         Raises:
             InputError: ``batch_size`` below 1.
         """
+        return (self._batch(rows) for rows in self._pieces(batch_size))
+
+    def dealt(self, batch_size: int, rank: int, size: int) -> Iterator[tuple[EvalBatch, bool]]:
+        """The :meth:`batches` of one of ``size`` processes that take them in turn, and whether each batch counts.
+
+        Every process gets as many. Who would have one less gets the last batch of all once more, which does not count.
+
+        Raises:
+            InputError: ``batch_size`` below 1.
+        """
+        pieces = self._pieces(batch_size)
+        for number in range(rank, -(-len(pieces) // size) * size, size):
+            yield self._batch(pieces[min(number, len(pieces) - 1)]), number < len(pieces)
+
+    def _pieces(self, batch_size: int) -> list[np.ndarray]:
+        """The rows of the table that each batch has."""
         if batch_size < 1:
             raise InputError(f"batch size {batch_size} must be at least 1")
         borders = np.flatnonzero(np.diff(self._table[:, 2])) + 1
-        for group in np.split(self._table, borders):
-            for first in range(0, len(group), batch_size):
-                yield self._batch(group[first : first + batch_size])
+        return [
+            group[first : first + batch_size]
+            for group in np.split(self._table, borders)
+            for first in range(0, len(group), batch_size)
+        ]
 
     def _batch(self, rows: np.ndarray) -> EvalBatch:
         windows = [(self._contigs[owner], start) for owner, start, _ in rows.tolist()]

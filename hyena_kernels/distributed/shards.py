@@ -169,7 +169,8 @@ class ContextShards:
                 shard, or a shard is shorter than the ``call.taps - 1`` positions that the next rank needs of it.
         """
         own = [length, *self.lengths, *call.numbers()]
-        news, known = (self.lengths, call, device.type), set()
+        news = (self.lengths, call, device.type)
+        known: set[Any] = set()
         if self.group is not None:
             known = _validated.setdefault(self.group, known)
         if news in known and os.environ.get("HYENA_CHECK_SHARDS", "") in ("", "0"):

@@ -286,6 +286,7 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.pretraining.train:pretrain",
         _report_pretraining,
         resumes=True,
+        divides=True,
     ),
     Verb(
         "evaluate",

@@ -8,10 +8,14 @@ from typing import Any
 import torch
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.world import world
 
 
 def pick_device(name: str) -> torch.device:
     """The device of a name.
+
+    In a world of several processes ``auto`` and ``cuda`` are the GPU with the number that this process has on its
+    machine.
 
     Args:
         name: ``"auto"`` for a GPU if torch sees one, or a name of torch's such as ``"cpu"`` and ``"cuda:1"``.
@@ -20,7 +24,9 @@ def pick_device(name: str) -> torch.device:
         InputError: the device is neither a CPU nor a CUDA device, or torch does not see it.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and world().size > 1:
+        name = f"cuda:{world().local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hyenadna.common.errors import InputError
-from hyenadna.common.world import world
+from hyenadna.common.world import SharedError, world
 
 if TYPE_CHECKING:
     from hyena_kernels.distributed import ContextShards
@@ -46,7 +45,7 @@ class Layout:
         """
         rank, size = world().rank, world().size
         if size % context:
-            raise InputError(
+            raise SharedError(
                 f"`context` {context}: does not divide the {size} processes; choose a number that does, or start "
                 f"{-(-size // context) * context} of them"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.launch import Launch
-from hyenadna.common.world import LostProcessError, SharedError, World, joined
+from hyenadna.common.world import LostProcessError, Number, SharedError, World, joined
 
 T = TypeVar("T")
 
@@ -51,6 +51,13 @@ class GroupWorld(World):
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def sums(self, values: Sequence[Number]) -> list[Number]:
+        """As :meth:`World.sums`."""
+        whole = all(isinstance(value, int) for value in values)
+        told = torch.tensor(values, dtype=torch.int64 if whole else torch.float64)
+        dist.all_reduce(told, group=self.control)
+        return told.tolist()
 
     def first(self, work: Callable[[], T]) -> T:
         """As :meth:`World.first`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
@@ -85,6 +85,14 @@ class PretrainConfig(Options):
         final_windows: Validation windows at the end, evenly spaced. The default is all of them.
         checkpoint_every: Steps between checkpoints.
         keep: Number of newest checkpoints to keep.
+        context: Processes that divide each window along its length. The others take different windows.
+        shard: What each process holds of the weights and the optimizer: none is all of them, full is its share.
+        checkpoint_format: torch is written by the first process, dcp by all together. auto is dcp with `shard` full,
+            and else torch. Any number of processes resumes from either.
+        async_checkpoint: Go on training while a checkpoint of the format dcp is written.
+        dropout_masks: What dropout is drawn from. generator is the random state of one process. position is the place
+            of each element, the same in any number of processes. auto is generator in one process and position in
+            several, and stays what the run began with.
     """
 
     genome: PreparedGenome
@@ -131,8 +139,32 @@ class PretrainConfig(Options):
     final_windows: AtLeast1 | None = None
     checkpoint_every: AtLeast1 = 500
     keep: AtLeast1 = 2
+    context: AtLeast1 = 1
+    shard: Literal["none", "full"] = "none"
+    checkpoint_format: Literal["auto", "torch", "dcp"] = "auto"
+    async_checkpoint: bool = False
+    dropout_masks: Literal["auto", "generator", "position"] = "auto"
 
-    runtime = ("out", "gradient_checkpointing", "device", "threads", "workers", "log_every", "checkpoint_every", "keep")
+    runtime = (
+        "out",
+        "gradient_checkpointing",
+        "device",
+        "threads",
+        "workers",
+        "log_every",
+        "checkpoint_every",
+        "keep",
+        "context",
+        "shard",
+        "checkpoint_format",
+        "async_checkpoint",
+        "dropout_masks",
+    )
+
+    @property
+    def writes_together(self) -> bool:
+        """Whether all processes write a checkpoint together."""
+        return self.checkpoint_format == "dcp" or (self.checkpoint_format == "auto" and self.shard == "full")
 
     def _check_together(self) -> None:
         if self.bed is not None and (self.valid_contigs or self.test_contigs):
@@ -148,6 +180,13 @@ class PretrainConfig(Options):
                 f"`batch_size` {self.batch_size}: with `length` {self.length} a step has more than {_MOST_TOKENS:,} "
                 "tokens; take fewer windows"
             )
+        if self.shard == "full" and self.autocast == "float16":
+            raise InputError(
+                "`autocast` float16: its scaler would see the gradients of one process alone with `shard` full; take "
+                "bfloat16"
+            )
+        if self.async_checkpoint and not self.writes_together:
+            raise InputError("`async_checkpoint`: the format torch is written at once; choose `checkpoint_format` dcp")
         if self.accumulate > self.batch_size:
             raise InputError(f"`accumulate` {self.accumulate}: exceeds `batch_size` {self.batch_size}")
         given = [name for name in ("d_model", "n_layer", "max_seq_len", "model_fields") if getattr(self, name)]

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import FINAL_KEY
+from hyenadna.common.world import SharedError, world
 from hyenadna.common.writers import one_writer
 from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_contigs, split_fraction, write_bed
@@ -31,7 +32,18 @@ from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.model.tokenizer import bare_tokenizer
+from hyenadna.parallel.layout import Layout
+from hyenadna.pretraining.checkpoints import Checkpoints, WholeModel
 from hyenadna.pretraining.config import PretrainConfig
+from hyenadna.pretraining.parallel import (
+    Batch,
+    RowsOfProcess,
+    SharedSteps,
+    agreed_batches,
+    check_layout,
+    choose_masks,
+    shard_model,
+)
 from hyenadna.training.graphs import GraphedStep, GraphError, make_graphed_step, training_step
 from hyenadna.training.logging import metrics_log
 from hyenadna.training.optim import lr_scale, parameter_groups
@@ -95,16 +107,20 @@ class LoopState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave, PyTorch's random state included."""
+        """Restore what :meth:`state_dict` gave, PyTorch's random state included.
+
+        Without ``optimizer``, the optimizer has been restored before.
+        """
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self._logged = self.tokens, self.seconds
-        # The run may have begun on another kind of device, where AdamW is set up in another way.
-        saved, own = state["optimizer"], self.optimizer.param_groups
-        groups = [
-            group | {key: mine[key] for key in ("lr", "capturable", "fused", "foreach")}
-            for group, mine in zip(saved["param_groups"], own, strict=True)
-        ]
-        self.optimizer.load_state_dict(saved | {"param_groups": groups})
+        if "optimizer" in state:
+            # The run may have begun on another kind of device, where AdamW is set up in another way.
+            saved, own = state["optimizer"], self.optimizer.param_groups
+            groups = [
+                group | {key: mine[key] for key in ("lr", "capturable", "fused", "foreach")}
+                for group, mine in zip(saved["param_groups"], own, strict=True)
+            ]
+            self.optimizer.load_state_dict(saved | {"param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["random"]["cpu"])
         if self.model.device.type == "cuda" and "cuda" in state["random"]:
@@ -118,10 +134,10 @@ class LoopState:
             else:
                 group["lr"] = lr
 
-    def count(self, batch: Tensor, seconds: float) -> None:
-        """Count a step on ``batch (B, L+1)``."""
+    def count(self, tokens: int, seconds: float) -> None:
+        """Count a step on so many targets."""
         self.step += 1
-        self.tokens += batch.shape[0] * (batch.shape[1] - 1)
+        self.tokens += tokens
         self.seconds += seconds
 
     def tokens_per_second(self) -> float:
@@ -140,6 +156,11 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     with the same bits as one that was never stopped. SIGINT and SIGTERM end the current step, write a checkpoint and
     raise KeyboardInterrupt.
 
+    The processes of a world train together, and all call this. The batches stay the same, and each process computes
+    its rows of them, or its part of each window. So any number of processes may go on from a checkpoint. The results
+    are equal but for rounding, and bit for bit with as many processes as before. The first process owns the folder. A
+    signal to one of them stops all. Processes that torchrun has started again resume by themselves.
+
     Args:
         config: the data, the model and the training.
         resume: continue from the newest checkpoint in ``config.out``, or start if there is none yet.
@@ -147,62 +168,93 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
 
     Raises:
         InputError: a configuration, genome, checkpoint or folder does not fit; the disk is full; GPU memory is too
-            small; or the loss is not finite.
+            small; the loss is not finite; or the processes cannot divide the batches.
     """
+    # Of several processes, all raise what one raises in a block `agreed`. What is in `first`, the first does for all.
+    together = world()
+    resume = resume or together.restarts > 0
+    progress = progress and together.is_first
+
     # 1. Data: the splits, the windows to train on, and two sets of windows to validate on.
-    config.check()
-    genome = Genome.open(config.genome, config.aliases)
-    splits = read_splits(config, genome)
-    device = pick_device(config.device)
+    with together.agreed():
+        config.check()
+        genome = Genome.open(config.genome, config.aliases)
+        splits = read_splits(config, genome)
+        device = pick_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    stages, windows = _training_windows(config, genome, splits["train"])
-    watch, valid = (
-        EvalWindows(
-            genome, splits["valid"], config.eval_length or config.length, n_to_pad=config.n_to_pad, max_windows=most
+    layout = Layout.make(device, config.context)
+    with together.agreed():
+        stages, windows = _training_windows(config, genome, splits["train"], layout)
+        watch, valid = (
+            EvalWindows(
+                genome,
+                splits["valid"],
+                config.eval_length or config.length,
+                n_to_pad=config.n_to_pad,
+                max_windows=most,
+                context=layout.context,
+            )
+            for most in (config.eval_windows, config.final_windows)
         )
-        for most in (config.eval_windows, config.final_windows)
-    )
 
     # 2. The model, new or from a checkpoint.
     folder = RunFolder(config.out)
-    newest = folder.checkpoints()[-1:] if resume else []
+    newest = together.first(lambda: folder.checkpoints()[-1:] if resume else [])
     torch.manual_seed(config.seed)
-    model = make_model(config, *newest)
+    with together.agreed():
+        model = make_model(config, *newest)
+        check_layout(config, stages, model, layout)
     # Not earlier: a configuration that makes no model must leave no folder behind.
-    checkpoint = folder.start(config, resume=resume)
+    checkpoint = together.first(lambda: folder.start(config, resume=resume))
     tokenizer = bare_tokenizer(model.config.max_seq_len)
     model.to(device)  # type: ignore[arg-type]
+    if config.shard == "full" and together.size > 1:
+        shard_model(model, layout)
     loop_state = LoopState.start(model, config)
+    checkpoints = Checkpoints(folder, config, tokenizer)
 
     # 3. Resume: the state after the last checkpoint, and the metrics up to it.
     identity = {"genome": genome.fingerprint, "splits": hashlib.sha256(repr(splits).encode()).hexdigest()}
+    before = None
     if checkpoint is not None:
-        state = folder.load_state(checkpoint)
-        _check_same_data(config, state, identity)
+        state = checkpoints.read(checkpoint)
+        before = state.get("dropout_masks", "generator")
+        with together.agreed():
+            _check_same_data(config, state, identity)
+        checkpoints.restore(checkpoint, model, loop_state.optimizer, state)
         loop_state.load_state_dict(state)
-    folder.rewind_metrics(loop_state.step)
-    write_bed([interval for part in splits.values() for interval in part], folder.splits)
+    masks = choose_masks(config, model, before)
+    together.first(lambda: folder.rewind_metrics(loop_state.step))
+    together.first(lambda: write_bed([interval for part in splits.values() for interval in part], folder.splits))
     if resume and progress:
         step = loop_state.step
         print(f"resuming after step {step}" if step else f"{config.out}: no checkpoint yet, starting at step 0")
+        if before not in (None, masks):
+            print(f"dropout: the masks come from the {masks} from here on, and before from the {before}")
+    if masks == "position":
+        # What is without it has the masks of a generator, as all runs had once.
+        identity["dropout_masks"] = masks
 
     # 4. Steps. Each sets the learning rate, updates the weights, and logs, validates and saves if it is time to.
-    batches = _batches(config, windows, stages, first_step=loop_state.step, pin_memory=device.type == "cuda")
+    schedule = BatchSchedule(
+        [stage._replace(length=stage.length + 1) for stage in stages], loop_state.step, config.steps
+    )
+    own_batches = _batches(config, windows, schedule, layout, pin_memory=device.type == "cuda")
     warmup_steps = math.ceil(config.lr_warmup * config.steps)
     model.train()
     with (
         metrics_log(folder, loop_state.step) as log,
         StepBar("pretrain", config.steps, initial=loop_state.step, progress=progress) as bar,
     ):
-        steps = Steps(loop_state, config, bar.write if progress else None)
+        steps = _make_steps(loop_state, config, layout, masks, bar.write if progress else None)
         with stop_between_steps() as stop:
-            for batch in batches:
+            for batch in agreed_batches(own_batches, schedule, layout, stop, checkpoints):
                 started = time.perf_counter()
                 lr = config.lr * lr_scale(loop_state.step, config.steps, warmup_steps, config.min_lr_factor)
                 loop_state.set_lr(lr)
                 loss, norm = steps(batch)
-                loop_state.count(batch, time.perf_counter() - started)
+                loop_state.count(batch.tokens, time.perf_counter() - started)
                 step = loop_state.step
                 _check_finite(loss, norm, loop_state)
                 bar.update()
@@ -214,7 +266,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                         "perplexity": math.exp(min(loss, 50.0)),
                         "lr": lr,
                         "grad_norm": norm,
-                        "length": batch.shape[1] - 1,
+                        "length": batch.length,
                         "tokens": loop_state.tokens,
                         "tokens_per_second": loop_state.tokens_per_second(),
                         "seconds": loop_state.seconds,
@@ -225,27 +277,29 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
                     )
 
                 if config.eval_every and step % config.eval_every == 0 and step < config.steps:
-                    score = _validate(model, watch, config, steps).score
+                    score = _validate(model, watch, config, layout, steps).score
                     log({"step": step, "valid_perplexity": score.perplexity, "valid_accuracy": score.accuracy})
                     if progress:
                         bar.write(f"step {step}: validation perplexity {score.perplexity:.4f}")
 
                 # Read once: a signal between two reads would stop the run without a checkpoint.
-                is_stopped = stop.requested
+                is_stopped = batch.stops or (together.size == 1 and stop.requested)
                 if step % config.checkpoint_every == 0 or step == config.steps or is_stopped:
-                    kept = {**loop_state.state_dict(), **identity}
-                    folder.save(step, model, kept, keep=config.keep, tokenizer=tokenizer)
+                    checkpoints.save(step, model, loop_state.optimizer, {**loop_state.state_dict(), **identity})
                 if is_stopped and step < config.steps:
+                    checkpoints.finish()
                     raise KeyboardInterrupt(f"stopped after step {step}; continue with `resume`")
 
         # 5. The finished model: validated on more windows, and saved with its tokenizer.
-        result = _validate(model, valid, config, steps)
+        checkpoints.finish()
+        result = _validate(model, valid, config, layout, steps)
         step, score = loop_state.step, result.score
         row = {"step": step, "valid_perplexity": score.perplexity, "valid_accuracy": score.accuracy}
         log(row | {FINAL_KEY: score.perplexity})
         if progress:
             bar.write(f"step {step}: final validation perplexity {score.perplexity:.4f}")
-    folder.save_model(model, tokenizer)
+    whole = WholeModel(model)
+    together.first(lambda: folder.save_model(whole, tokenizer))
     return PretrainResult(folder.model, result, step, loop_state.seconds)
 
 
@@ -276,7 +330,8 @@ def make_model(config: PretrainConfig, checkpoint: Path | None = None) -> HyenaD
     source = checkpoint or config.init_from
     if source is not None:
         # A checkpoint in 16 bits would be trained in 16 bits.
-        model = HyenaDNAForCausalLM.from_pretrained(source, dtype=torch.float32, **dropout)
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        model = HyenaDNAForCausalLM.from_pretrained(source, dtype=dtype, **dropout)
     else:
         model = new_model(HyenaDNAForCausalLM, config, **dropout)
     longest = max(config.length, config.eval_length or 0)
@@ -337,18 +392,31 @@ class Steps:
         loop_state: the model, the optimizer and the scaler.
         config: as for :func:`optimizer_step`.
         tell: prints a line about which way steps are computed, None to say nothing.
+        shared: computes the steps instead, where there are several processes or masks by position.
     """
 
-    def __init__(self, loop_state: LoopState, config: PretrainConfig, tell: Callable[[str], object] | None) -> None:
-        self._loop_state, self._config, self._tell = loop_state, config, tell
+    def __init__(
+        self,
+        loop_state: LoopState,
+        config: PretrainConfig,
+        tell: Callable[[str], object] | None,
+        shared: SharedSteps | None = None,
+    ) -> None:
+        self._loop_state, self._config, self._tell, self._shared = loop_state, config, tell, shared
         self._graph: GraphedStep | None = None
         self._shape: torch.Size | None = None
         self._captures = _has_graphs(loop_state.model.device)
         if self._captures and loop_state.scaler.is_enabled():
             self._go_on_without("float16 needs a scaler of the loss, whose values Python reads")
+        elif self._captures and shared is not None:
+            self._go_on_without("a graph holds neither several processes nor masks of dropout by position")
 
-    def __call__(self, batch: Tensor) -> tuple[float, float]:
+    def __call__(self, batch: Batch | Tensor) -> tuple[float, float]:
         """As :func:`optimizer_step`."""
+        if isinstance(batch, Batch):
+            if self._shared is not None:
+                return self._shared(batch)
+            batch = batch.ids
         if batch.shape != self._shape:
             self._graph, self._shape = None, batch.shape
         elif self._captures and self._graph is None:
@@ -392,6 +460,17 @@ class Steps:
             self._tell(message)
 
 
+def _make_steps(
+    loop_state: LoopState, config: PretrainConfig, layout: Layout, masks: str, tell: Callable[[str], object] | None
+) -> Steps:
+    shared = None
+    if world().size > 1 or masks == "position":
+        by_position = masks == "position"
+        parts = loop_state.model, loop_state.optimizer, loop_state.scaler
+        shared = SharedSteps(*parts, config, layout, by_position=by_position)
+    return Steps(loop_state, config, tell, shared)
+
+
 def _has_graphs(device: torch.device) -> bool:
     return device.type == "cuda"
 
@@ -400,12 +479,14 @@ def _adamw_of(device: torch.device, config: PretrainConfig) -> dict[str, Any]:
     """Arguments of AdamW that depend on the device."""
     if not _has_graphs(device) or config.autocast == "float16":
         return {"lr": config.lr}
+    if world().size > 1:
+        return {"lr": config.lr, "fused": True}
     # One kernel for all weights, which takes its rate from the device, so that a CUDA graph can hold it.
     return {"lr": torch.tensor(config.lr, device=device), "fused": True, "capturable": True}
 
 
 def _training_windows(
-    config: PretrainConfig, genome: Genome, intervals: list[Interval]
+    config: PretrainConfig, genome: Genome, intervals: list[Interval], layout: Layout
 ) -> tuple[Sequence[Stage], TrainWindows]:
     """The stages of the length warm-up, and the windows, of which every stage has at least one."""
     stages = warmup_stages(
@@ -418,6 +499,7 @@ def _training_windows(
         max_n_fraction=config.max_n_fraction,
         reverse_complement=config.reverse_complement,
         n_to_pad=config.n_to_pad,
+        context=layout.context,
     )
     for stage in stages:
         windows.check(stage.length + 1)
@@ -432,14 +514,12 @@ def _check_same_data(config: PretrainConfig, state: dict[str, Any], identity: di
 
 
 def _batches(
-    config: PretrainConfig, windows: TrainWindows, stages: Sequence[Stage], *, first_step: int, pin_memory: bool
+    config: PretrainConfig, windows: TrainWindows, schedule: BatchSchedule, layout: Layout, *, pin_memory: bool
 ) -> Iterator[Tensor]:
-    """Batches ``(B, L+1)`` of the steps that are left."""
+    """This process's part of the batches of the steps that are left, ``(B, L+1)``."""
     loader = DataLoader(
         windows,
-        batch_sampler=BatchSchedule(
-            [stage._replace(length=stage.length + 1) for stage in stages], first_step, config.steps
-        ),
+        batch_sampler=RowsOfProcess(schedule, *layout.data),
         num_workers=config.workers,
         worker_init_fn=leave_interrupts_to_parent,
         # The loader draws a seed for its workers. It must not come from the random state that dropout uses.
@@ -462,21 +542,24 @@ def one_line_errors(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
 def _check_finite(loss: float, norm: float, loop_state: LoopState) -> None:
     # A scaler finds its scale by trying, so its norm is infinite once in a while.
     if not math.isfinite(loss) or not (math.isfinite(norm) or loop_state.scaler.is_enabled()):
-        raise InputError(
+        # The same in all processes.
+        raise SharedError(
             f"step {loop_state.step}: the loss is {loss:g}, the gradient's norm {norm:g}; lower `lr` or raise "
             "`lr_warmup`, and choose another `out`"
         )
 
 
-def _validate(model: HyenaDNAForCausalLM, windows: EvalWindows, config: PretrainConfig, steps: Steps) -> Evaluation:
+def _validate(
+    model: HyenaDNAForCausalLM, windows: EvalWindows, config: PretrainConfig, layout: Layout, steps: Steps
+) -> Evaluation:
     # As many tokens at a time as a training step has.
     tokens = config.length * config.batch_size // config.accumulate
     batch_size = max(1, tokens // (config.eval_length or config.length))
     with autocast(config.autocast, model.device):
         try:
-            return evaluate_windows(model, windows, batch_size=batch_size, progress=False)
+            return evaluate_windows(model, windows, batch_size=batch_size, progress=False, layout=layout)
         except torch.OutOfMemoryError:
             # A graph keeps the memory of a whole step.
             if not steps.release():
                 raise
-        return evaluate_windows(model, windows, batch_size=batch_size, progress=False)
+        return evaluate_windows(model, windows, batch_size=batch_size, progress=False, layout=layout)

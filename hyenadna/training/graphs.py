@@ -72,6 +72,25 @@ def training_step(
         loss = _summed_loss(model, ids, wanted, autocast) / count
         (loss if scaler is None else scaler.scale(loss)).backward()
         losses.append(loss.detach())
+    norm = update_weights(model, optimizer, clip=clip, scaler=scaler)
+    total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    return torch.stack([total, norm.to(total)])
+
+
+def update_weights(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, clip: float, scaler: torch.amp.GradScaler | None
+) -> Tensor:
+    """The end of a training step: clip the gradients, and let the optimizer use them.
+
+    Args:
+        model: the model, with its gradients.
+        optimizer: its optimizer.
+        clip: greatest norm of the gradient.
+        scaler: scaler of the loss for float16.
+
+    Returns:
+        The norm of the gradient before clipping.
+    """
     if scaler is not None:
         scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -80,8 +99,7 @@ def training_step(
     else:
         scaler.step(optimizer)
         scaler.update()
-    total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
-    return torch.stack([total, norm.to(total)])
+    return norm
 
 
 def _summed_loss(model: nn.Module, ids: Tensor, targets: Tensor, autocast: str) -> Tensor:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from hyenadna.common.world import world
 from hyenadna.training.run_dir import RunFolder
+
+Log = Callable[[Mapping[str, Any]], None]
 
 
 @contextmanager
-def metrics_log(folder: RunFolder, step: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+def metrics_log(folder: RunFolder, step: int) -> Iterator[Log]:
     """A function that writes a row to ``metrics.jsonl``, and shows it in TensorBoard if that is installed.
+
+    The first process writes for all. Every process enters the block, and calls the function with the same rows.
 
     Args:
         folder: folder of the run.
         step: last finished step. TensorBoard drops what a stopped run has shown after it.
+
+    Raises:
+        InputError: a file cannot be written to. All processes raise it.
     """
+    with ExitStack() as stack:
+        own: list[Log] = []
+        world().first(lambda: own.append(stack.enter_context(_own_log(folder, step))))
+        yield lambda row: world().first(lambda: own[0](row))
+
+
+@contextmanager
+def _own_log(folder: RunFolder, step: int) -> Iterator[Log]:
+    """As :func:`metrics_log`, for this process alone."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

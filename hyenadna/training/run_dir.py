@@ -1,8 +1,8 @@
 """The folder of a training run: its configuration, metrics and checkpoints, each written whole or not at all.
 
 It holds ``config.yaml``, ``splits.bed``, ``metrics.jsonl`` and the newest checkpoints ``step-XXXXXXXX/``, each with the
-model in the ``-hf`` format and ``state.pt``. ``model/`` appears once the run has ended. A name that begins with a dot
-is a leftover of a run that was killed while writing. The next start removes it.
+model in the ``-hf`` format and ``state.pt``, or with the files of all processes. ``model/`` appears once the run has
+ended. A name that begins with a dot is a leftover of a run that was killed while writing. The next start removes it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from hyenadna.common.run_layout import (
     plain,
     read_metrics,
 )
+from hyenadna.common.world import SharedError
 from hyenadna.common.writers import LOCK_FILE
 
 _LEFTOVER = leftovers(rf"step-\d{{8,}}|{MODEL_FOLDER}|{CONFIG_FILE}|{METRICS_FILE}|{SPLITS_FILE}")
@@ -65,6 +66,10 @@ class RunFolder:
         """The checkpoints, oldest first. A folder has this name only while it is complete."""
         found = [p for p in self.path.glob("step-*") if p.name[5:].isdigit() and p.is_dir()]
         return sorted(found, key=lambda p: int(p.name[5:]))
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after ``step`` steps."""
+        return self.path / f"step-{step:08d}"
 
     def start(self, config: Options, *, resume: bool) -> Path | None:
         """Make the folder ready for a run.
@@ -142,19 +147,27 @@ class RunFolder:
         Raises:
             InputError: the folder cannot be written to, or the disk is full. Earlier checkpoints stay as they are.
         """
-        final = self.path / f"step-{step:08d}"
+        final = self.checkpoint(step)
         # Through memory: torch's own zip writer reports a full disk as a RuntimeError.
         pickled = io.BytesIO()
         torch.save(dict(state), pickled)
+        with self._writing(), atomic_dir(final) as partial:
+            model.save_pretrained(str(partial))
+            if tokenizer is not None:
+                tokenizer.save_pretrained(str(partial))
+            (partial / STATE_FILE).write_bytes(pickled.getbuffer())
+        self.prune(keep)
+        return final
+
+    def prune(self, keep: int) -> None:
+        """Remove all checkpoints but the newest ``keep``.
+
+        Raises:
+            InputError: one cannot be removed.
+        """
         with self._writing():
-            with atomic_dir(final) as partial:
-                model.save_pretrained(str(partial))
-                if tokenizer is not None:
-                    tokenizer.save_pretrained(str(partial))
-                (partial / STATE_FILE).write_bytes(pickled.getbuffer())
             for old in self.checkpoints()[:-keep]:
                 remove_dir(old)
-        return final
 
     def save_model(self, model: _Saves, tokenizer: _Saves) -> Path:
         """Write the finished model and its tokenizer, and replace an earlier one.
@@ -202,6 +215,19 @@ class RunFolder:
             rows = [r for r in read_metrics(self.metrics) if r["step"] <= step and FINAL_KEY not in r]
             with self._writing():
                 write_files({self.metrics: "".join(json.dumps(row) + "\n" for row in rows).encode()})
+
+    @contextmanager
+    def writing_together(self) -> Iterator[None]:
+        """A block in which all processes write a checkpoint, and an InputError is raised by all of them.
+
+        Raises:
+            InputError: the same in every process, with the advice of the other methods.
+        """
+        try:
+            with self._writing():
+                yield
+        except InputError as error:
+            raise SharedError(str(error)) from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

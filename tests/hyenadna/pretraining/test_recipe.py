@@ -186,17 +186,16 @@ def test_windows_may_be_as_long_as_the_model_takes(tiny: PretrainConfig) -> None
 def test_the_speed_is_that_since_the_last_row(tiny: PretrainConfig) -> None:
     """In a resumed run too, which has the tokens and seconds of before."""
     state = train.LoopState.start(make_model(tiny), tiny)
-    batch = torch.zeros(4, 33)
-    state.count(batch, 2.0)
+    state.count(128, 2.0)
     assert (state.step, state.tokens, state.seconds) == (1, 128, 2.0)
     assert state.tokens_per_second() == 64.0
-    state.count(batch, 1.0)
-    state.count(batch, 1.0)
+    state.count(128, 1.0)
+    state.count(128, 1.0)
     assert state.tokens_per_second() == 128.0
     again = train.LoopState.start(make_model(tiny), tiny)
     again.load_state_dict(state.state_dict())
     assert (again.step, again.tokens, again.seconds) == (3, 384, 4.0)
-    again.count(batch, 4.0)
+    again.count(128, 4.0)
     assert again.tokens_per_second() == 32.0
 
 

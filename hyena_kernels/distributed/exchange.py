@@ -121,16 +121,25 @@ def _all_to_all_channels_derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | No
     return torch.ops.hyena_kernels.all_to_all_channels(grad, *ctx.route.reverse), None, None, None, None
 
 
-def _halo_exchange(tail: Tensor, group_name: str, back: bool) -> Tensor:
-    _refuse_tangents("halo_exchange", tail)
+def begin_halo(tail: Tensor, group_name: str, back: bool) -> Tensor:
+    """The first half of ``halo_exchange``, without a derivative. The result is flat, and not there yet."""
     group = group_named(group_name)
     rank, size, count = group.rank(), group.size(), tail.numel()
     target, source = (rank - 1, rank + 1) if back else (rank + 1, rank - 1)
     send = [count * (other == target) for other in range(size)]
     receive = [count * (other == source) for other in range(size)]
-    flat = transfer(tail.reshape(-1)[: sum(send)], receive, send, group_name)
+    return transfer(tail.reshape(-1)[: sum(send)], receive, send, group_name)
+
+
+def end_halo(flat: Tensor, tail: Tensor) -> Tensor:
+    """What :func:`begin_halo` receives, in the shape of what it has sent; zeros if there is no rank to send it."""
     flat = torch.ops._c10d_functional.wait_tensor(flat)
-    return flat.view(tail.shape) if sum(receive) == count else tail.new_zeros(tail.shape)
+    return flat.view(tail.shape) if flat.numel() == tail.numel() else tail.new_zeros(tail.shape)
+
+
+def _halo_exchange(tail: Tensor, group_name: str, back: bool) -> Tensor:
+    _refuse_tangents("halo_exchange", tail)
+    return end_halo(begin_halo(tail, group_name, back), tail)
 
 
 def _halo_exchange_fake(tail: Tensor, group_name: str, back: bool) -> Tensor:
@@ -245,13 +254,16 @@ def before(x: Tensor, shards: ContextShards, n: int) -> Tensor:
     """The n positions before a shard ``x (B, W, L_r)`` alone, ``(B, W, n)``."""
     if not 0 <= n <= min(shards.lengths[:-1], default=n):
         raise ValueError(f"halo: n is {n}: lengths {shards.lengths}: it must be 0 to the shortest before the last")
-    tail = x[:, :, max(shards.length - n, 0) :]
-    if tail.shape[2] < n:
-        # The last rank sends nothing.
-        tail = torch.nn.functional.pad(tail, (n - tail.shape[2], 0))
+    end = tail(x, n)
     if shards.group_name is None:
-        return torch.zeros_like(tail)
-    return torch.ops.hyena_kernels.halo_exchange(tail, shards.group_name, False)
+        return torch.zeros_like(end)
+    return torch.ops.hyena_kernels.halo_exchange(end, shards.group_name, False)
+
+
+def tail(x: Tensor, n: int) -> Tensor:
+    """The last n positions of ``x (B, W, L_r)``, padded if the last rank has fewer: nobody reads those."""
+    length = x.shape[2]
+    return x[:, :, length - n :] if length >= n else torch.nn.functional.pad(x, (n - length, 0))
 
 
 def _check(op: str, tensor: Tensor, meaning: str, dim: int, expected: int) -> None:

@@ -60,7 +60,11 @@ def _whole(shard: Any, *, keep: bool) -> Tensor | None:
         # Shards that FSDP2 keeps on the CPU: NCCL moves only what is on its devices.
         shard = shard.to(kind)
     whole: Tensor = shard.full_tensor()
-    return whole.cpu() if keep else None
+    if not keep:
+        return None
+    whole = whole.cpu()
+    # Uneven shards travel with padding, which would count as part of the weight.
+    return whole if whole.untyped_storage().nbytes() == whole.nbytes else whole.clone()
 
 
 def everywhere(value: Any, mesh: Any) -> dict[int, Any]:

@@ -19,8 +19,9 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils.generic import can_return_tuple
 
 from hyena_kernels import SegmentPlan
+from hyena_kernels.distributed import ContextShards
 from hyenadna.common.errors import InputError
-from hyenadna.model import packing, padding
+from hyenadna.model import context as split, packing, padding
 from hyenadna.model.arguments import check_arguments
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.modeling import HyenaDNAModel
@@ -111,7 +112,8 @@ class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
             position_ids: as in :meth:`HyenaDNAModel.forward`.
             cu_seqlens: as in :meth:`HyenaDNAModel.forward`. Each sequence of a packed row has its own prediction: B is
                 the number of sequences in ``labels`` and ``logits``.
-            kwargs: ``return_dict``, ``num_items_in_batch``. Others as in :meth:`HyenaDNAModel.forward`.
+            kwargs: ``return_dict``, ``num_items_in_batch``. Others as in :meth:`HyenaDNAModel.forward`, but sequences
+                that are split over processes, ``context``, are refused.
 
         Returns:
             ``logits (B, num_labels)``; ``loss`` if there are ``labels``; ``hidden_states`` if requested.
@@ -121,6 +123,7 @@ class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
                 logits nor -100.
             TypeError: there is an argument that no model here knows.
         """
+        split.refuse(kwargs.pop("context", None), self.hyena.backbone.layers, f"config.pooling {self.config.pooling!r}")
         check_arguments(self, kwargs)
         given = inputs_embeds if input_ids is None else input_ids
         packed = {**kwargs, "cu_seqlens": cu_seqlens}
@@ -171,6 +174,7 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
         output_hidden_states: bool | None = None,
         position_ids: Tensor | None = None,
         cu_seqlens: Tensor | SegmentPlan | None = None,
+        context: ContextShards | None = None,
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Compute the logits of every position, and their loss.
@@ -183,6 +187,8 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
             labels: ``(B, L)`` class indices, not shifted. -100 leaves a position out of the loss.
             position_ids: as in :meth:`HyenaDNAModel.forward`.
             cu_seqlens: as in :meth:`HyenaDNAModel.forward`; predictions and labels stay ``(1, T)``.
+            context: as in :meth:`HyenaDNAModel.forward`. The loss is that of the positions of this process, and needs
+                the ``num_items_in_batch`` of all processes.
             kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
                 transformers' Trainer. Others as in :meth:`HyenaDNAModel.forward`.
 
@@ -198,6 +204,16 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
         check_arguments(self, kwargs)
         given = inputs_embeds if input_ids is None else input_ids
         packed = {**kwargs, "cu_seqlens": cu_seqlens}
+        shards = split.shards_of_call(
+            context,
+            self.hyena.backbone.layers,
+            given,
+            self.config.longest_input,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            **packed,
+        )
+        split.check_loss(shards, labels, kwargs.get("num_items_in_batch"), shifts=False)
         segments = packing.find_segments(packed, position_ids, attention_mask, given, self.config.longest_input)
         output = self.hyena(
             input_ids,
@@ -205,6 +221,7 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
             inputs_embeds=inputs_embeds,
             output_hidden_states=output_hidden_states,
             cu_seqlens=segments,
+            context=shards,
             return_dict=True,
         )
         logits = self.score(output.last_hidden_state)

@@ -27,6 +27,7 @@ from hyena_kernels import (
     layer_norm,
     position_dropout,
 )
+from hyena_kernels.distributed import ContextShards
 from hyena_kernels.modules import Filters, SharesPositions, is_plain, one_set_of_positions
 from hyenadna.common.errors import InputError
 from hyenadna.model import sliced
@@ -149,7 +150,13 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         self.mixer.out_proj.adds_to_residual = True  # type: ignore[assignment]
         self.mlp.fc2.adds_to_residual = True  # type: ignore[assignment]
 
-    def forward(self, residual: Tensor, filters: Filters | None = None, segments: SegmentPlan | None = None) -> Tensor:
+    def forward(
+        self,
+        residual: Tensor,
+        filters: Filters | None = None,
+        segments: SegmentPlan | None = None,
+        shards: ContextShards | None = None,
+    ) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``.
 
         Args:
@@ -157,19 +164,23 @@ class HyenaDNABlock(GradientCheckpointingLayer):
             filters: taps ``(order - 1, D, L)`` and skip ``(order - 1, D)`` or None, in place of the mixer's own. With
                 ``segments``, L is the length of the longest.
             segments: the sequences of a packed row, with B = 1.
+            shards: how the sequences are split over processes. Then L is the number of positions here. They are an
+                argument because backward, which may run in another thread, computes the block again.
         """
         graph = torch.is_grad_enabled()
         how = self.recomputation if graph and self.training and self.gradient_checkpointing else None
         if not graph or (how is not None and how.in_slices):
-            cut = sliced.plan(self, residual, filters, segments)
+            cut = sliced.plan(self, residual, filters, segments, shards)
             if cut is not None:
                 return sliced.run(self, residual, filters, cut, segments)
         if how is None:
-            return self._whole(residual, filters, segments)
+            return self._whole(residual, filters, segments, shards)
         # Keeping the state of random numbers costs a transfer on a GPU, and CUDA graphs refuse it.
         kept = how.rng_is_given or torch.compiler.is_compiling() or self._may_be_random()
         options = {} if kept else {"preserve_rng_state": False}
-        result: Tensor = how.function(partial(self._whole, filters=filters, segments=segments), residual, **options)
+        result: Tensor = how.function(
+            partial(self._whole, filters=filters, segments=segments, shards=shards), residual, **options
+        )
         return result
 
     def has_own_layers(self) -> bool:
@@ -188,11 +199,20 @@ class HyenaDNABlock(GradientCheckpointingLayer):
                 return True
         return False
 
-    def _whole(self, residual: Tensor, filters: Filters | None, segments: SegmentPlan | None) -> Tensor:
+    def _whole(
+        self,
+        residual: Tensor,
+        filters: Filters | None,
+        segments: SegmentPlan | None,
+        shards: ContextShards | None,
+    ) -> Tensor:
         # A mixer of another class is called with its input alone, where that is all there is.
         given: dict[str, Any] = {} if filters is None else {"filters": filters}
         if segments is not None:
             given["cu_seqlens"] = segments
+        # A single process has no need of a mixer that knows shards, unless that one asks for them.
+        if shards is not None and (shards.size > 1 or getattr(self.mixer, "context", None) is not None):
+            given["shards"] = shards
         mixed = self.mixer(self._normed(self.norm1, residual), **given)
         # What is exported without gradients may be called with them, and then nothing may be written to in place.
         if not torch.is_grad_enabled() and not self._mlp_has_hooks() and not _exporting():
@@ -247,6 +267,9 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         if how.function.keywords.get("use_reentrant") is not False:
             return False
         if not (is_plain(self, HyenaDNABlock) and is_plain(self.mixer, HyenaOperator)):
+            return False
+        # It computes the filters of its own channels alone, even if the caller names no shards.
+        if self.mixer.context is not None:
             return False
         filter_fn: Any = self.mixer.filter_fn  # Any: it may have been replaced.
         return isinstance(filter_fn, HyenaFilter) and filter_fn.is_plain()
@@ -326,22 +349,31 @@ class HyenaDNABackbone(SharesPositions):
         inputs_embeds: Tensor | None,
         output_hidden_states: bool,
         segments: SegmentPlan | None = None,
+        shards: ContextShards | None = None,
     ) -> BaseModelOutput:
-        """As :meth:`HyenaDNAModel.forward`, for inputs that it has checked, and the ``segments`` of a packed row."""
+        """As :meth:`HyenaDNAModel.forward`, for inputs that it has checked.
+
+        ``segments`` are those of a packed row. ``shards`` say how the sequences are split over processes.
+        """
         # Embedded here because a reference in the caller would keep 1 GB alive at 1,000,000 positions.
         residual = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        residual = self._dropped(residual).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
+        offset = 0 if shards is None else shards.offset
+        residual = self._dropped(residual, offset).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
         states = [residual] if output_hidden_states else []
         length = residual.shape[1] if segments is None else segments.longest
-        packed = {} if segments is None else {"segments": segments}
-        shared = self._layers_that_share(residual, segments)
+        given: dict[str, Any] = {} if segments is None else {"segments": segments}
+        if shards is not None:
+            given["shards"] = shards
+        # Filters of all channels would be those of other processes too.
+        whole = shards is None or shards.size == 1
+        shared = self._layers_that_share(residual, segments) if whole else []
         for layer in self.layers:
             # Computed here, so that forward, recomputation and backward of a layer share them. One layer at a time, so
             # that backward frees the gradient of its filters before it reaches the layer below.
             if layer in shared:
-                residual = layer(residual, filters=layer.mixer.filters(length), **packed)
+                residual = layer(residual, filters=layer.mixer.filters(length), **given)
             else:
-                residual = layer(residual, **packed)
+                residual = layer(residual, **given)
             if output_hidden_states:
                 states.append(residual)
         last = self.ln_f(residual)

@@ -19,9 +19,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.generic import can_return_tuple
 
 from hyena_kernels import SegmentPlan, cache_filters
+from hyena_kernels.distributed import ContextShards
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import SEP_ID
-from hyenadna.model import checkpoint, decoding, packing, padding
+from hyenadna.model import checkpoint, context as split, decoding, packing, padding
 from hyenadna.model.arguments import check_arguments
 from hyenadna.model.cache import NAME, HyenaCache, HyenaDNACausalLMOutput, chosen, refusal
 from hyenadna.model.config import HyenaDNAConfig
@@ -85,6 +86,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         past_key_values: HyenaCache | None = None,
         use_cache: bool | None = None,
         cu_seqlens: Tensor | SegmentPlan | None = None,
+        context: ContextShards | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Compute the hidden states of every position.
@@ -109,6 +111,10 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             cu_seqlens: where the sequences of a packed row ``(1, T)`` begin, and T at the end: integers ``(S+1,)``
                 on any device, or a :class:`hyena_kernels.SegmentPlan`. Sequences do not see each other. Each is at most
                 max_seq_len long, and T may be larger. A compiled model takes a plan.
+            context: a :class:`hyena_kernels.distributed.ContextShards`: the sequences are split over processes, and
+                the input holds the L positions of this one. Every process of the group has to call the model, with as
+                many rows. All positions together are at most max_seq_len. Pads on the right need no mask. Without it, a
+                block of ``sequence_shards`` counts for a model of ``context_parallel``.
             kwargs: ``return_dict``; ``cu_seq_lens_q``, ``cu_seq_lens_k``, ``max_length_q``, ``max_length_k`` and
                 ``seq_idx (1, T)``, which say the same as ``cu_seqlens`` and must agree. What else transformers, its
                 Trainer and peft may pass is refused, unless it changes nothing, as None does.
@@ -117,38 +123,56 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
             ``last_hidden_state (B, L, D)`` after the final LayerNorm. If requested, also ``hidden_states``, a tuple of
             n_layer + 1 tensors ``(B, L, D)``: the embedding, the residual after each block but the last, and
             ``last_hidden_state``. States at pads are those of pads behind the row's real positions, on either side.
-            With a cache they mean nothing, and the result has the ``cache``.
+            With a cache they mean nothing, and the result has the ``cache``. With a ``context`` all are those of the
+            positions of this process.
 
         Raises:
             InputError: the model cannot take these shapes, dtypes or ids, or a sequence exceeds max_seq_len; the mask
                 has another shape, other values, or pads inside a row; a packed batch has several rows, pads, borders
                 that do not fit, or a cache; or there is an argument that the model cannot honour: keys and values,
                 attention weights. With a cache: the rows are not as many as its own, its horizon is used up, or the
-                model has parts that it cannot honour, such as hooks on a block.
+                model has parts that it cannot honour, such as hooks on a block. With a ``context``: the input has
+                another length than it says, or there are pads in a mask, positions, a packed row or a cache.
             TypeError: there is an argument that no model here knows.
         """
         check_arguments(self, kwargs)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         packed = {**kwargs, "cu_seqlens": cu_seqlens}
+        given = inputs_embeds if input_ids is None else input_ids
+        shards = split.shards_of_call(
+            context,
+            self.backbone.layers,
+            given,
+            self.config.longest_input,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **packed,
+        )
         state = chosen(cache, past_key_values, use_cache)
         if state is not None:
             packing.refuse_packed(packed)
             shape, device = self._check_input(input_ids, inputs_embeds, any_length=True)
             inputs = input_ids, inputs_embeds, attention_mask, position_ids
             return decoding.run(self.backbone, state, *inputs, bool(output_hidden_states))
-        given = inputs_embeds if input_ids is None else input_ids
         segments = packing.find_segments(packed, position_ids, attention_mask, given, self.config.longest_input)
-        shape, device = self._check_input(input_ids, inputs_embeds, any_length=segments is not None)
+        # The shards were compared with the longest input, and with this one.
+        any_length = segments is not None or shards is not None
+        shape, device = self._check_input(input_ids, inputs_embeds, any_length=any_length)
+        extra = {} if shards is None else {"shards": shards}
         if segments is not None:
-            return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states), segments)
+            return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states), segments, **extra)
         rows = padding.row_order(attention_mask, shape, device, soft_prompt=inputs_embeds is not None)
         if rows is None:
-            return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states))
+            return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states), **extra)
         output = self.backbone(
             None if input_ids is None else rows.to_front(input_ids),
             None if inputs_embeds is None else rows.to_front(inputs_embeds),
             bool(output_hidden_states),
+            **extra,
         )
         last = rows.back(output.last_hidden_state)
         states = output.hidden_states and (*(rows.back(state) for state in output.hidden_states[:-1]), last)
@@ -193,6 +217,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         past_key_values: HyenaCache | None = None,
         use_cache: bool | None = None,
         cu_seqlens: Tensor | SegmentPlan | None = None,
+        context: ContextShards | None = None,
         **kwargs: Any,
     ) -> HyenaDNACausalLMOutput:
         """Compute the logits of the next token at every position, and their loss.
@@ -214,6 +239,9 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             past_key_values: another name of ``cache``.
             use_cache: as in :meth:`HyenaDNAModel.forward`.
             cu_seqlens: as in :meth:`HyenaDNAModel.forward`.
+            context: as in :meth:`HyenaDNAModel.forward`. The loss is that of the positions of this process: give
+                ``shift_labels`` and the ``num_items_in_batch`` of all processes, and the losses of all add up to that
+                of the whole.
             kwargs: ``return_dict``; ``num_items_in_batch``, a divisor of the summed loss in place of its mean, for
                 transformers' Trainer; ``shift_labels (B, L)``, the target of each position, in place of ``labels``.
                 In a packed row the last position of a sequence has none if another sequence follows. Others as in
@@ -232,11 +260,25 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         check_arguments(self, kwargs, "shift_labels")
         shift_labels = kwargs.get("shift_labels")
         has_loss = labels is not None or shift_labels is not None
+        given = inputs_embeds if input_ids is None else input_ids
+        packed = {**kwargs, "cu_seqlens": cu_seqlens}
+        shards = split.shards_of_call(
+            context,
+            self.hyena.backbone.layers,
+            given,
+            self.config.longest_input,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **packed,
+        )
+        split.check_loss(shards, labels, None, shifts=True)
+        split.check_loss(shards, shift_labels, kwargs.get("num_items_in_batch"), shifts=False)
         state = chosen(cache, past_key_values, use_cache)
         if has_loss and state is not None:
             raise InputError("labels have no use for a cache, which has no gradients: leave out one of them")
-        given = inputs_embeds if input_ids is None else input_ids
-        packed = {**kwargs, "cu_seqlens": cu_seqlens}
         segments = None
         if state is None:
             segments = packing.find_segments(packed, position_ids, attention_mask, given, self.config.longest_input)
@@ -255,6 +297,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             cache=state,
             cu_seqlens=segments,
+            context=shards,
             return_dict=True,
         )
         hidden = output.last_hidden_state
@@ -263,6 +306,11 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                 raise InputError(f"logits_to_keep {logits_to_keep}: must be at least 0, the number of last positions")
             if has_loss:
                 raise InputError("labels need the logits of all positions: leave out logits_to_keep")
+            if shards is not None and shards.size > 1 and isinstance(logits_to_keep, int):
+                raise InputError(
+                    f"logits_to_keep {logits_to_keep}: the last positions may be those of other processes; give "
+                    "indices of positions of this one"
+                )
             if segments is not None and isinstance(logits_to_keep, int):
                 raise InputError(
                     f"logits_to_keep {logits_to_keep}: a packed row has no last positions; give indices, such as "
@@ -286,6 +334,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         position_ids: Tensor | None = None,
         cu_seqlens: Tensor | SegmentPlan | None = None,
+        context: ContextShards | None = None,
     ) -> Tensor:
         """Summed loss of the next token, for training: the logits of all positions never exist.
 
@@ -302,10 +351,13 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             inputs_embeds: as in :meth:`HyenaDNAModel.forward`.
             position_ids: as in :meth:`HyenaDNAModel.forward`.
             cu_seqlens: as in :meth:`HyenaDNAModel.forward`, of the inputs.
+            context: as in :meth:`HyenaDNAModel.forward`. The target of the last position here is the first token of
+                the next process.
 
         Returns:
             A scalar in nats, in float32 or better; 0 if every target is ignored. Divide it by the number of targets
-            that count for the mean.
+            that count for the mean. With a ``context`` it is the sum over the positions of this process. The gradients
+            of all processes, too, add up to those of the whole.
 
         Raises:
             InputError: as in :meth:`HyenaDNAModel.forward`; there are no targets, or of another shape; nothing is
@@ -333,6 +385,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             position_ids=position_ids,
             cu_seqlens=cu_seqlens,
+            context=context,
             return_dict=True,
         ).last_hidden_state
         return next_token_loss_of_states(hidden, self.lm_head, targets.to(hidden.device), ignored=ignored)
@@ -391,6 +444,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
         settings = kwargs.get("generation_config") or (args[0] if args else None) or self.generation_config
         if kwargs.get("penalty_alpha", settings.penalty_alpha):
             raise InputError("penalty_alpha: contrastive search is not supported: it reads several continuations back")
+        split.refuse(kwargs.pop("context", None), self.hyena.backbone.layers, "generate")
         ids = kwargs.get("input_ids") if inputs is None else inputs
         embedded, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
         prompt = ids if embedded is None else embedded

@@ -39,6 +39,7 @@ from hyena_kernels import (
     implicit_filter,
     layer_norm,
 )
+from hyena_kernels.distributed import ContextShards
 from hyena_kernels.modules import Filters, is_plain
 
 # Bytes of what forward makes of one slice of channels. Backward makes as much again. On a GPU with 16 bits, 2^20
@@ -132,17 +133,27 @@ def _autocasts(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def plan(block: Block, residual: Tensor, filters: Filters | None, segments: SegmentPlan | None = None) -> Slices | None:
+def plan(
+    block: Block,
+    residual: Tensor,
+    filters: Filters | None,
+    segments: SegmentPlan | None = None,
+    shards: ContextShards | None = None,
+) -> Slices | None:
     """How to cut a block, or None where the path of plain modules is to be taken.
 
-    That is so where everything is one slice, and where something listens to a module, replaces it or needs the whole:
-    hooks, quantised and other weights than plain tensors, dropout that is at work, functional transforms,
-    ``torch.compile``, ``torch.export`` and tracing. LoRA layers of peft are sliced.
+    That is so where everything is one slice, and where sequences are split over processes. It is also so where
+    something listens to a module, replaces it or needs the whole: hooks, quantised and other weights than plain
+    tensors, dropout that is at work, functional transforms, ``torch.compile``, ``torch.export`` and tracing. LoRA
+    layers of peft are sliced.
     """
     if torch.compiler.is_compiling() or type(residual) not in _PLAIN or residual.dim() != 3:
         return None
     # A mixer of another class has no such widths, and a subclass may compute its filters in another way.
     if type(block.mixer) is not HyenaOperator:
+        return None
+    # Sequences that are split over processes. A mixer with a context finds the shards itself.
+    if block.mixer.context is not None if shards is None else shards.size > 1:
         return None
     length = _longest(residual, segments)
     cut = slices_of(block, residual, block.mixer.taps(length))

@@ -6,6 +6,7 @@ depend on how the batch is divided, but for rounding. So a run may be resumed wi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -179,6 +180,8 @@ def shard_model(model: HyenaDNAForCausalLM, layout: Layout) -> None:
     from hyenadna.parallel.sharding import shard
 
     shard(model, layout.mesh["data", "context"]._flatten("ranks"))
+    # It warns of operations that write into the output of a block. None does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     # FSDP2 gathers parameters around forward() alone.
     register_fsdp_forward_method(model, "next_token_loss")
 
@@ -223,7 +226,10 @@ class SharedSteps:
         self._is_sharded = hasattr(model, "set_requires_gradient_sync")
         self._loss: nn.Module = _Loss(model)
         if world().size > 1 and not self._is_sharded:
-            self._loss = nn.parallel.DistributedDataParallel(self._loss, broadcast_buffers=False)
+            with warnings.catch_warnings():
+                # torch is renaming the argument.
+                warnings.filterwarnings("ignore", message="`broadcast_buffers`", category=FutureWarning)
+                self._loss = nn.parallel.DistributedDataParallel(self._loss, broadcast_buffers=False)
 
     def __call__(self, batch: Batch) -> tuple[float, float]:
         """Update the weights once.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from hyenadna.common.world import world
@@ -34,12 +34,13 @@ def metrics_log(folder: RunFolder, step: int) -> Iterator[Log]:
 @contextmanager
 def _own_log(folder: RunFolder, step: int) -> Iterator[Log]:
     """As :func:`metrics_log`, for this process alone."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+    writers: Any = None
+    with suppress(ImportError):
+        from torch.utils import tensorboard as writers
+    if writers is None:
         yield folder.log
         return
-    with SummaryWriter(str(folder.path / "tensorboard"), purge_step=step + 1) as writer:
+    with writers.SummaryWriter(str(folder.path / "tensorboard"), purge_step=step + 1) as writer:
 
         def log(row: Mapping[str, Any]) -> None:
             folder.log(row)

@@ -46,6 +46,7 @@ API = {
         "hyena_kernels.short_conv.short_conv",
         "hyena_kernels.implicit_filter.implicit_filter",
         "hyena_kernels.layer_norm.layer_norm",
+        "hyena_kernels.position_dropout.position_dropout",
     ),
     "hyena_kernels.backend": ("hyena_kernels.backend",),
     "hyena_kernels.compat": (

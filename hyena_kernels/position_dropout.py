@@ -15,16 +15,20 @@ from torch import Tensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import position_dropout as torch_position_dropout
+from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common import philox
 from hyena_kernels.common.inputs import PositionDropoutInputs
 from hyena_kernels.registration import checks, library
 
 _OP = "position_dropout"
-BACKENDS = ("torch",)
+BACKENDS = ("triton", "cpp", "torch")
 """The backends that have the op."""
 
 # The op is linear, and its derivative is the op itself.
+_MODULE = "hyena_kernels.backends.{}.position_dropout:forward"
 _backend.register(f"{_OP}_fwd", "torch", torch_position_dropout.forward)
+_backend.register(f"{_OP}_fwd", "cpp", _MODULE.format("cpp"))
+_backend.register(f"{_OP}_fwd", "triton", _MODULE.format("triton"), triton_support.position_dropout)
 
 
 def _fake(inputs: PositionDropoutInputs, p: float, seed: int, offset: int) -> Tensor:
@@ -71,7 +75,7 @@ def position_dropout(
         samples: ``(B,)`` int64, the number of each row's sample, on the device of ``x`` or on the CPU. A row whose
             sample has been seen before, under the same seed, gets the same mask.
         offset: position of the first column of ``x`` in its sample. The last position is below 2^32.
-        backend: ``"torch"``. None takes the fastest that can run.
+        backend: ``"triton"``, ``"cpp"`` or ``"torch"``. None takes the fastest that can run.
 
     Returns:
         ``(B, L, D)``, contiguous, of ``x``'s dtype. Always a new tensor.
@@ -115,6 +119,9 @@ def position_dropout(
 
 
 def _number(name: str, value: Any) -> int:
+    # torch.compile would compile again for each number that goes through operator.index.
+    if type(value) is int:
+        return value
     try:
         return operator.index(value)
     except TypeError:

@@ -12,6 +12,7 @@
 #include "implicit_filter.h"
 #include "layer_norm.h"
 #include "mixer_step.h"
+#include "position_dropout.h"
 #include "taps.h"
 
 namespace hyena {
@@ -209,6 +210,18 @@ void gelu_bwd(Tensor dx, Tensor dy, Tensor x) {
                               [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
 }
 
+void position_dropout(Tensor y, Tensor x, Tensor samples, int64_t seed, int64_t offset, int64_t threshold,
+                      double scale) {
+  const PositionDropout args{view(y),  view(x),
+                             static_cast<const int64_t*>(samples.data_ptr()), static_cast<uint64_t>(seed),
+                             offset,   threshold,
+                             scale};
+  const auto& kernels = choose(position_dropout_avx512, position_dropout_avx2, position_dropout_portable);
+  const int64_t few = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, args.x.size[2]));
+  torch::stable::parallel_for(0, args.x.size[0] * args.x.size[1], few,
+                              [&](int64_t first, int64_t last) { kernels.run(args, first, last); });
+}
+
 const LayerNormKernels& layer_norm_kernels() {
   return choose(layer_norm_avx512, layer_norm_avx2, layer_norm_portable);
 }
@@ -266,6 +279,7 @@ STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
   m.impl("implicit_filter_bwd", TORCH_BOX(&implicit_filter_bwd));
   m.impl("gelu_fwd", TORCH_BOX(&gelu_fwd));
   m.impl("gelu_bwd", TORCH_BOX(&gelu_bwd));
+  m.impl("position_dropout", TORCH_BOX(&position_dropout));
   m.impl("layer_norm_fwd", TORCH_BOX(&layer_norm_fwd));
   m.impl("layer_norm_bwd", TORCH_BOX(&layer_norm_bwd));
 }

@@ -24,6 +24,7 @@ from hyena_kernels.testing.inputs import (
     implicit_filter_inputs,
     layer_norm_inputs,
     linear_cross_entropy_inputs,
+    position_dropout_inputs,
     short_conv_inputs,
 )
 from hyena_kernels.testing.oracles import direct_conv, oracle_fftconv, oracle_hyena_mixer
@@ -39,6 +40,7 @@ from hyena_kernels.testing.references import (
     reference_implicit_filter,
     reference_layer_norm,
     reference_linear_cross_entropy,
+    reference_position_dropout,
     reference_short_conv,
     reference_short_conv_states,
 )
@@ -63,6 +65,7 @@ __all__ = [
     "linear_cross_entropy_inputs",
     "oracle_fftconv",
     "oracle_hyena_mixer",
+    "position_dropout_inputs",
     "reference_add_layer_norm",
     "reference_embedding",
     "reference_fftconv",
@@ -74,6 +77,7 @@ __all__ = [
     "reference_implicit_filter",
     "reference_layer_norm",
     "reference_linear_cross_entropy",
+    "reference_position_dropout",
     "reference_short_conv",
     "reference_short_conv_states",
     "relative_error",

@@ -21,6 +21,7 @@ from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.mixer_step import hyena_mixer_step
 from hyena_kernels.mixer_varlen import hyena_mixer_varlen
+from hyena_kernels.position_dropout import position_dropout
 from hyena_kernels.short_conv import short_conv
 from hyena_kernels.testing import long_double
 from hyena_kernels.testing.inputs import Inputs
@@ -42,6 +43,7 @@ from hyena_kernels.testing.references import (
     reference_implicit_filter,
     reference_layer_norm,
     reference_linear_cross_entropy,
+    reference_position_dropout,
     reference_short_conv,
 )
 
@@ -84,6 +86,16 @@ def _of_step(function: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Callable
     return joined
 
 
+def _of_one_mask(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``position_dropout`` of tensors alone. Other options take the place of these."""
+
+    @functools.wraps(function)
+    def masked(x: Tensor, samples: Tensor, **options: Any) -> Tensor:
+        return function(x, samples=samples, **{"p": 0.25, "seed": 7} | options)
+
+    return masked
+
+
 def _short_conv_states(*args: Any, **options: Any) -> tuple[Tensor, ...]:
     return short_conv(*args, return_final_state=True, **options)
 
@@ -104,6 +116,9 @@ OPS = {
     "gelu": Op(gelu, reference_gelu, reference_gelu),
     "layer_norm": Op(layer_norm, reference_layer_norm, reference_layer_norm),
     "add_layer_norm": Op(*map(_side_by_side, (add_layer_norm, reference_add_layer_norm, reference_add_layer_norm))),
+    "position_dropout": Op(
+        *map(_of_one_mask, (position_dropout, reference_position_dropout, reference_position_dropout))
+    ),
     "embedding": Op(embedding, reference_embedding, reference_embedding),
     "linear_cross_entropy": Op(linear_cross_entropy, reference_linear_cross_entropy, reference_linear_cross_entropy),
 }

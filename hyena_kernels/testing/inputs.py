@@ -330,6 +330,32 @@ def gelu_inputs(
     return {"x": _Draw(seed, device).normal(*shape, dtype=dtype, scale=scale)}
 
 
+def position_dropout_inputs(
+    batch: int,
+    length: int,
+    channels: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``position_dropout``: ``x (B, L, D)`` and ``samples (B,)`` of up to 40 bits.
+
+    Args:
+        batch: batch size B.
+        length: length L.
+        channels: number of channels D.
+        dtype: dtype of ``x``.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+    """
+    draw = _Draw(seed, device)
+    return {
+        "x": draw.normal(batch, length, channels, dtype=dtype),
+        "samples": draw.integers(batch, end=1 << 40, dtype=torch.int64),
+    }
+
+
 def layer_norm_inputs(
     *shape: int,
     dtype: torch.dtype = torch.float32,

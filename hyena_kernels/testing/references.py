@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -239,6 +240,30 @@ def reference_add_layer_norm(
 def reference_gelu(x: Tensor) -> Tensor:
     """``gelu`` with ``torch.nn.functional.gelu``. :func:`hyena_kernels.gelu` describes argument and result."""
     return F.gelu(x, approximate="tanh")
+
+
+def reference_position_dropout(x: Tensor, p: float, *, seed: int, samples: Tensor, offset: int = 0) -> Tensor:
+    """``position_dropout`` with a mask from NumPy.
+
+    :func:`hyena_kernels.position_dropout` describes arguments and result.
+
+    Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011, section 5.3.
+    """
+    low = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
+    number = samples.cpu().numpy().view(np.uint64)[:, None, None]
+    channels = np.arange(x.shape[2], dtype=np.uint64)
+    positions = np.arange(offset, offset + x.shape[1], dtype=np.uint64)[:, None]
+    words = [channels // np.uint64(4), positions, number & low, number >> half]
+    key = [np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32 & 0xFFFFFFFF)]
+    for _ in range(10):
+        first, second = words[0] * np.uint64(0xD2511F53), words[2] * np.uint64(0xCD9E8D57)
+        words = [second >> half ^ words[1] ^ key[0], second & low, first >> half ^ words[3] ^ key[1], first & low]
+        key = [key[0] + np.uint64(0x9E3779B9) & low, key[1] + np.uint64(0xBB67AE85) & low]
+    # Of each block, the word of the channel.
+    word = np.choose(np.arange(x.shape[2]) % 4, np.broadcast_arrays(*words)) if x.shape[2] else words[0]
+    kept = torch.from_numpy(word >= np.uint64(round(p * 2**32))).to(x.device)
+    return torch.where(kept, x.contiguous() / (1 - p) if p < 1 else x, 0.0)
 
 
 def reference_embedding(ids: Tensor, weight: Tensor) -> Tensor:

@@ -35,17 +35,17 @@ def dropout_by_position(model: nn.Module, seed: int, samples: Tensor) -> Iterato
             counts on from epoch to epoch.
 
     Raises:
-        InputError: ``model`` contains no HyenaDNA backbone, ``seed`` has more than 64 bits, or ``samples`` is no tensor
-            as described. In a forward pass: the batch has another number of rows than ``samples``, or the model has
-            another dropout at work, such as that of ``hyena_dropout`` above 0.
+        InputError: ``model`` contains no HyenaDNA backbone, ``seed`` has more than 64 bits, or ``samples`` are none as
+            described. In a forward pass: the batch has another number of rows than ``samples``, the model has another
+            dropout at work, such as that of ``hyena_dropout`` above 0, or its ``embed_dropout`` has been replaced.
     """
     backbones = [module for module in model.modules() if isinstance(module, HyenaDNABackbone)]
     if not backbones:
         raise InputError(f"dropout_by_position: {type(model).__name__} contains no HyenaDNA backbone: pass the model")
     if not -(1 << 63) <= seed < 1 << 64:
         raise InputError(f"dropout_by_position: seed {seed} has more than 64 bits: pass one from 0 to 2^64 - 1")
-    if not isinstance(samples, Tensor) or samples.dtype != torch.int64 or samples.dim() != 1:
-        given = f"{samples.dtype} {tuple(samples.shape)}" if isinstance(samples, Tensor) else type(samples).__name__
+    if samples.dtype != torch.int64 or samples.dim() != 1:
+        given = f"{samples.dtype} {tuple(samples.shape)}"
         raise InputError(f"dropout_by_position: samples are {given}: pass an int64 tensor (B,), a number for each row")
     of_embedding = {backbone.embed_dropout for backbone in backbones}
     others = tuple(

@@ -76,6 +76,9 @@ _LIBRARY.define(
 _LIBRARY.define("gelu_fwd(Tensor(a!) y, Tensor x) -> ()")
 _LIBRARY.define("gelu_bwd(Tensor(a!) dx, Tensor dy, Tensor x) -> ()")
 _LIBRARY.define(
+    "position_dropout(Tensor(a!) y, Tensor x, Tensor samples, int seed, int offset, int threshold, float scale) -> ()"
+)
+_LIBRARY.define(
     "layer_norm_fwd(Tensor(a!) y, Tensor(b!)? total, Tensor residual, Tensor? x, Tensor weight, Tensor bias, "
     "float eps, bool wide) -> ()"
 )

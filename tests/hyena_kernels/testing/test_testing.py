@@ -24,6 +24,7 @@ TINY: dict[str, Inputs] = {
     "fftconv_varlen": testing.fftconv_varlen_inputs([2, 1], 2, **DOUBLE),
     "hyena_mixer_varlen": testing.hyena_mixer_varlen_inputs([2, 1], 2, **DOUBLE),
     "gelu": testing.gelu_inputs(2, 3, **DOUBLE),
+    "position_dropout": testing.position_dropout_inputs(2, 3, 5, **DOUBLE),
     "layer_norm": testing.layer_norm_inputs(2, 3, **DOUBLE),
     "add_layer_norm": testing.add_layer_norm_inputs(2, 3, **DOUBLE),
     "embedding": testing.embedding_inputs(3, tokens=2, width=2, **DOUBLE),

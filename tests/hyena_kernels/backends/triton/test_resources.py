@@ -291,5 +291,5 @@ def test_only_what_has_changed_and_a_sixteenth_is_compiled(tmp_path: Path, monke
 def test_the_compiled_modules_are_all_there_are() -> None:
     assert {name.rpartition(".")[2] for name in _resources.KERNEL_MODULES} == {
         "embedding", "fftconv", "fftconv_varlen", "implicit_filter", "layer_norm", "linear_cross_entropy", "mixer",
-        "mixer_step", "mixer_varlen", "short_conv",
+        "mixer_step", "mixer_varlen", "position_dropout", "short_conv",
     }  # fmt: skip

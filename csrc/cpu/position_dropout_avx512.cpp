@@ -1,0 +1,7 @@
+#if defined(__x86_64__)
+#include "isa_avx512.h"
+
+#include "position_dropout.inl"
+
+#include "isa_end.h"
+#endif

@@ -1,5 +1,7 @@
 """Reads and writes the two published checkpoint formats, and never runs code from a checkpoint.
 
+A checkpoint of training in many processes is read too: see ``dcp.py``.
+
 - ``-hf``: a folder with ``config.json`` and ``model.safetensors``; keys ``hyena.backbone.…`` and ``lm_head.weight``.
 - original: a folder with ``config.json`` and ``weights.ckpt``, a PyTorch Lightning pickle; keys ``model.backbone.…``
   and ``model.lm_head.weight`` under ``state_dict``, the head tied to the embedding.
@@ -7,6 +9,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import warnings
@@ -280,6 +283,8 @@ def load_weights(source: Source) -> dict[str, Tensor]:
     file = source.weights_file
     if source.format == "original":
         weights = original_to_hf(_pickled_weights(file))
+    elif source.format == "dcp":
+        weights = _dcp().load_weights(file.parent)
     else:
         weights = {}
         for part in shards(file) if is_index(file) else [file]:
@@ -292,12 +297,19 @@ def load_weights(source: Source) -> dict[str, Tensor]:
     return weights
 
 
+def _dcp() -> Any:
+    """Imported on first use, because builds of torch without torch.distributed cannot."""
+    return importlib.import_module("hyenadna.model.dcp")
+
+
 def weight_names(source: Source) -> list[str]:
     """The keys that :func:`load_weights` gives. Of safetensors files it reads no weights.
 
     Raises:
         InputError: as :func:`load_weights`.
     """
+    if source.format == "dcp":
+        return list(_dcp().names(source.weights_file.parent))
     parts = shards(source.weights_file) if is_index(source.weights_file) else [source.weights_file]
     if any(part.suffix != ".safetensors" for part in parts):
         return list(load_weights(source))

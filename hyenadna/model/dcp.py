@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 
 from hyenadna.common.errors import InputError
-from hyenadna.model.locate import LAYOUT_FILE, read_json
+from hyenadna.model.locate import DCP_METADATA, LAYOUT_FILE, read_json
 
 MODEL_PREFIX = "model."
 
@@ -63,7 +63,7 @@ def read_metadata(folder: Path) -> Metadata:
         OSError: the file cannot be read.
         pickle.UnpicklingError: it holds something else.
     """
-    with (folder / ".metadata").open("rb") as file:
+    with (folder / DCP_METADATA).open("rb") as file:
         found = _Unpickler(file).load()
     if not isinstance(found, Metadata):
         raise pickle.UnpicklingError(f"it holds a {type(found).__name__}")

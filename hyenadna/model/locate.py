@@ -21,6 +21,7 @@ HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ORIGINAL_WEIGHTS = "weights.ckpt"
 DCP_FOLDER = "dcp"
 """Folder of a checkpoint that many processes wrote: see ``dcp.py``."""
+DCP_METADATA = ".metadata"
 LAYOUT_FILE = "layout.json"
 """In DCP_FOLDER, what torch's metadata do not say."""
 _WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -28,9 +29,12 @@ _WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint on this machine: its format and its two files. ``weights_file`` may be the list of its shards."""
+    """A checkpoint on this machine: its format and its two files. ``weights_file`` may be the list of its shards.
 
-    format: Literal["hf", "original"]
+    In the format ``"dcp"`` it is the metadata in the folder ``dcp/``.
+    """
+
+    format: Literal["hf", "original", "dcp"]
     config_file: Path
     weights_file: Path
 
@@ -67,6 +71,8 @@ def find(
         if variant is None:
             found += [file for file in sorted(place.glob("*.ckpt")) if file not in found]
         _refuse_two(place, names)
+        if not found and (place / DCP_FOLDER).is_dir() and (place / CONFIG).is_file():
+            return Source("dcp", place / CONFIG, place / DCP_FOLDER / DCP_METADATA)
         if not found:
             # A run's folder was named in place of the model in it.
             hint = f"; did you mean {place / 'model'}?" if (place / "model" / CONFIG).is_file() else ""

@@ -60,19 +60,18 @@ def add_mlp(residual: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear
         fc1: from D features to those of the hidden layer.
         fc2: back to D.
     """
-    rows = residual.reshape(-1, residual.shape[-1])
     weights = (norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-    added: Tensor = _AddMLP.apply(rows, *weights, norm.eps)
-    return added.view_as(residual)
+    added: Tensor = _AddMLP.apply(residual, *weights, norm.eps)
+    return added
 
 
 class _AddMLP(torch.autograd.Function):
-    """:func:`add_mlp` on rows."""
+    """:func:`add_mlp` as an op. Its result is no view, on which the hooks of FSDP could be lost."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        rows: Tensor,
+        residual: Tensor,
         norm_weight: Tensor,
         norm_bias: Tensor,
         w1: Tensor,
@@ -82,24 +81,27 @@ class _AddMLP(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         chosen = backend.requested(None, _BACKENDS)
+        rows = _rows(residual)
         keeps = rows.shape[0] * w1.shape[0] * rows.element_size() <= KEPT_BYTES
         hidden = rows.new_empty((rows.shape[0], w1.shape[0])) if keeps else None
         scratch = None if keeps else rows.new_empty((min(POSITIONS, rows.shape[0]), w1.shape[0]))
-        added = torch.empty_like(rows)
+        result = torch.empty_like(residual, memory_format=torch.contiguous_format)
+        added = _rows(result)
         for part in _slices(rows):
             normed = layer_norm(rows[part], norm_weight, norm_bias, eps, backend=_named(chosen))
             linear = _hidden(normed, w1, b1, _place(hidden, scratch, part))
             torch.addmm(b2, gelu(linear, backend=_named(chosen)), w2.t(), out=added[part])
             added[part] += rows[part]
         ctx.eps, ctx.backend = eps, chosen
-        ctx.save_for_backward(rows, norm_weight, norm_bias, w1, b1, w2, b2, hidden)
-        return added
+        ctx.save_for_backward(residual, norm_weight, norm_bias, w1, b1, w2, b2, hidden)
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of all inputs. A slice of the hidden layer and its gradient exist at a time."""
-        rows, norm_weight, norm_bias, w1, b1, w2, b2, hidden = ctx.saved_tensors
+        residual, norm_weight, norm_bias, w1, b1, w2, b2, hidden = ctx.saved_tensors
+        rows, grad = _rows(residual), _rows(grad)
         _, *needed, _ = ctx.needs_input_grad
         grads = [torch.zeros_like(weight) for weight in (norm_weight, norm_bias, w1, b1, w2, b2)]
         dnorm_weight, dnorm_bias, dw1, db1, dw2, db2 = grads
@@ -132,7 +134,11 @@ class _AddMLP(torch.autograd.Function):
                 dnorm_bias += dbias
             drows[part] = dx
         given = [each if wanted else None for each, wanted in zip(grads, needed, strict=True)]
-        return drows, *given, None
+        return drows.view(residual.shape), *given, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
 
 
 def _named(name: str) -> str | None:

@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import draft_beside, put_dir, write_error
+from hyenadna.common.world import SharedError
 from hyenadna.model import dcp as files
 from hyenadna.model.checkpoint import bare_name, listed
 from hyenadna.model.locate import DCP_FOLDER, LAYOUT_FILE, read_json
@@ -462,7 +463,7 @@ def _cause(error: CheckpointException) -> Exception:
 
 
 def _together(work: Callable[[], Result], group: dist.ProcessGroup | None) -> Result:
-    """Run the same on all ranks. If it fails on any, all raise the same InputError.
+    """Run the same on all ranks. If an InputError is raised on any, all raise the same SharedError.
 
     Its cause is an OSError with the number and text of the failing rank's, where it has one. Another error is raised as
     it is where it happened, and as a RuntimeError on the other ranks.
@@ -510,5 +511,6 @@ def _raise_first(told: list[Any], own: Exception | None) -> None:
             continue
         is_input, message, number, text = entry
         if is_input:
-            raise InputError(message) from (None if number is None else OSError(number, text))
+            kind = SharedError if dist.is_initialized() else InputError
+            raise kind(message) from (own if number is None else OSError(number, text))
         raise own if own is not None else RuntimeError(f"rank {rank}: {message}")

@@ -46,12 +46,15 @@ def shard(
             ``"sum"`` leaves the sum, for a loss that is already divided by the count of all ranks.
 
     Raises:
-        InputError: the mesh has several dimensions, the model is sharded already, or ``gradients`` is neither.
+        InputError: the mesh has several dimensions, the model is sharded already, or ``gradients`` is neither; or it is
+            ``"sum"``, and torch is too old for it.
     """
     if mesh.ndim != 1:
         raise InputError(f"shard: the mesh has {mesh.ndim} dimensions; flatten it to one first")
     if gradients not in ("mean", "sum"):
         raise InputError(f'shard: gradients must be "mean" or "sum", got {gradients!r}')
+    if gradients == "sum" and not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise InputError('shard: this version of torch has no sums of gradients; take "mean", or update torch')
     if any(isinstance(module, FSDPModule) for module in model.modules()):
         raise InputError("shard: the model is sharded already")
     common: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": reshard_after_forward}
@@ -71,6 +74,8 @@ def shard(
     if gradients == "sum":
         for module in made:
             module.set_gradient_divide_factor(1.0)
+            # Without it torch asks for a scaled sum, which gloo cannot do.
+            module.set_force_sum_reduction_for_comms(True)
 
 
 def initialize(model: HyenaDNAPreTrainedModel, device: torch.device | str, seed: int) -> None:

@@ -128,7 +128,7 @@ def test_what_it_leaves_to_the_modules(block: HyenaDNABlock) -> None:
 def test_the_block_uses_it(block: HyenaDNABlock, monkeypatch: pytest.MonkeyPatch) -> None:
     residual = torch.randn(2, 9, 8, dtype=torch.float64)
     found = block(residual)
-    assert type(found.grad_fn).__name__ == "ViewBackward0"
-    assert type(found.grad_fn.next_functions[0][0]).__name__ == "_AddMLPBackward"
+    # No view of its result: FSDP warns of those.
+    assert type(found.grad_fn).__name__ == "_AddMLPBackward"
     monkeypatch.setattr("hyenadna.model.layers.can_add_mlp", lambda *args: False)
     torch.testing.assert_close(block(residual), found, rtol=1e-13, atol=1e-13)

@@ -46,7 +46,7 @@ def _kept(samples: Tensor, positions: Tensor, channels: int, p: float, seed: int
 
 
 def forward(inputs: PositionDropoutInputs, p: float, seed: int, offset: int) -> Tensor:
-    """As ``hyena_kernels::position_dropout_fwd``."""
+    """As ``hyena_kernels::position_dropout``."""
     x, samples = inputs
     batch, length, channels = x.shape
     y = torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -240,7 +240,7 @@ def test_one_compilation_serves_every_length_offset_and_seed() -> None:
 
 @pytest.mark.slow
 def test_passes_opcheck() -> None:
-    op = torch.ops.hyena_kernels.position_dropout_fwd.default
+    op = torch.ops.hyena_kernels.position_dropout.default
     torch.library.opcheck(op, (torch.randn(2, 3, 5, requires_grad=True), SAMPLES[:2], 0.3, 11, 7, "auto"))
 
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from hyena_kernels.distributed import exchange
 from hyena_kernels.distributed.exchange import Pending, Route
 from hyena_kernels.distributed.shards import DTYPES, Call, ContextShards, parts
+from hyena_kernels.distributed.short_conv import short_conv_cp
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.registration import checks, library
-from hyena_kernels.short_conv import short_conv
 
 Filters = Tensor | tuple[Tensor, Tensor | None]
 """Long filters of a rank's channels, alone or with their skip weights."""
@@ -88,8 +88,7 @@ def hyena_mixer_cp(
         k, D = _local(filters, D, slice(0, d))
         return hyena_mixer(x, short_weight, short_bias, k, D, backend=backend)
     x = x.transpose(1, 2)
-    state = exchange.before(x, shards, short_weight.shape[1] - 1)
-    p = short_conv(x, short_weight, short_bias, initial_state=state, backend=backend)
+    p = short_conv_cp(x, short_weight, short_bias, shards, backend)
     first, *gates, last, v = p.split(d, dim=1)
     wire = wire or x.dtype
     # The first gate and the last are applied here: neither crosses.

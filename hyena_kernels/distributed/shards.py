@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class ContextShards:
         offset: first position of this rank.
         length: number of positions of this rank.
         total: number of all positions.
+        shortest: number of positions of the shortest shard that another one follows.
         group_name: name under which torch has registered the group, or None without a group.
     """
 
@@ -115,6 +117,7 @@ class ContextShards:
         self.offset = sum(self.lengths[: self.rank])
         self.length = self.lengths[self.rank]
         self.total = sum(self.lengths)
+        self.shortest = min(self.lengths[:-1], default=sys.maxsize)
 
     @classmethod
     def even(
@@ -183,7 +186,7 @@ class ContextShards:
             table = "\n".join(f"  {_line(rank, row)}" for rank, row in enumerate(found))
             raise ValueError(f"ContextShards: the ranks do not fit together:\n{table}")
         halo = call.taps - 1
-        if min(self.lengths[:-1], default=halo) < halo:
+        if self.shortest < halo:
             raise ValueError(
                 f"ContextShards: lengths {self.lengths}: a shard needs at least {halo} positions, because a short "
                 f"convolution of {call.taps} taps reads so many of the rank before"

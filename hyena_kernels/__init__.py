@@ -23,6 +23,7 @@ from hyena_kernels.mixer_step import hyena_mixer_step
 from hyena_kernels.mixer_varlen import hyena_mixer_varlen
 from hyena_kernels.online_conv import OnlineConv
 from hyena_kernels.operator import HyenaFilter, HyenaOperator
+from hyena_kernels.position_dropout import position_dropout
 from hyena_kernels.segments import SegmentPlan
 from hyena_kernels.short_conv import short_conv, short_conv_update
 
@@ -47,6 +48,7 @@ __all__ = [
     "implicit_filter",
     "layer_norm",
     "linear_cross_entropy",
+    "position_dropout",
     "set_backend",
     "short_conv",
     "short_conv_update",

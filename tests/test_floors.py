@@ -33,6 +33,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "embedding",
             "linear_cross_entropy",
             "gelu",
+            "position_dropout",
             "frequency_sparse",
         ),
         ("online_conv",),

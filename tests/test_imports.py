@@ -28,6 +28,7 @@ OPS = (
     "embedding",
     "linear_cross_entropy",
     "gelu",
+    "position_dropout",
     "fftconv_varlen",
     "mixer_varlen",
 )

@@ -129,6 +129,13 @@ class GeluInputs(NamedTuple):
     x: Tensor
 
 
+class PositionDropoutInputs(NamedTuple):
+    """Tensors of ``position_dropout``; shapes as in :func:`hyena_kernels.position_dropout`."""
+
+    x: Tensor
+    samples: Tensor
+
+
 class FftconvVarlenInputs(NamedTuple):
     """Tensors of ``fftconv_varlen``; shapes as in :func:`hyena_kernels.fftconv_varlen`.
 

@@ -181,11 +181,21 @@ def atomic_dir(target: Path, *, merge: bool = False) -> Iterator[Path]:
                     for file in draft.iterdir():
                         _merge(file, place / file.name)
                 else:
-                    for file in draft.rglob("*"):
-                        _flush(file)
-                    _replace_dir(draft, place)
+                    put_dir(draft, place)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+
+
+def draft_beside(place: Path) -> Path:
+    """A name for a temporary folder beside ``place``, for code that cannot be a block of :func:`atomic_dir`."""
+    return _beside(place, "tmp")
+
+
+def put_dir(draft: Path, place: Path) -> None:
+    """Flush a finished folder to the disk, and rename it to ``place``. A folder that is there is replaced."""
+    for file in draft.rglob("*"):
+        _flush(file)
+    _replace_dir(draft, place)
 
 
 def remove_dir(folder: Path) -> None:

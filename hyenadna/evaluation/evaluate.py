@@ -21,9 +21,10 @@ from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import METRICS_FILE, SPLITS_FILE, read_metrics
 from hyenadna.common.score import Score
 from hyenadna.common.vocab import N_ID, PAD_ID
+from hyenadna.common.world import SharedError, world
 from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_contigs
-from hyenadna.data.windows import EvalWindows
+from hyenadna.data.windows import EvalBatch, EvalWindows
 from hyenadna.drawing import figures as plot
 from hyenadna.evaluation import markov
 from hyenadna.evaluation.config import EvaluateConfig
@@ -31,6 +32,7 @@ from hyenadna.model import locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.modeling import HyenaDNAForCausalLM
+from hyenadna.parallel.layout import Layout
 
 # exp of more overflows float64.
 _MOST_NATS = 700.0
@@ -51,55 +53,90 @@ class Evaluation:
 
 
 def evaluate_windows(
-    model: torch.nn.Module, windows: EvalWindows, *, batch_size: int, progress: bool = True
+    model: torch.nn.Module,
+    windows: EvalWindows,
+    *,
+    batch_size: int,
+    progress: bool = True,
+    layout: Layout | None = None,
 ) -> Evaluation:
     """Score every position of ``windows`` that is not N exactly once. Losses are summed in float64.
 
     The model is in ``eval()`` meanwhile. Its weights and the random states do not change.
 
+    The processes of a world take the batches in turn, and all get the result. A batch is the same in any number of
+    processes, and the sums of batches are added in one order. So is the result, to the last bit, if each batch is
+    computed in one process.
+
     Args:
-        model: returns ``.logits (B, L, V)`` for ids ``(B, L)``.
+        model: returns ``.logits (B, L, V)`` for ids ``(B, L)``. If processes divide windows, it also takes ``context``.
         windows: the windows to score.
-        batch_size: windows at a time.
+        batch_size: windows at a time in each process.
         progress: show a progress bar.
+        layout: how processes divide the work. The default lets each take whole batches.
 
     Raises:
         InputError: every position is N, windows are longer than the model takes, or the loss is not finite.
     """
     device = next(model.parameters()).device
-    nats = hits = count = torch.zeros(0, dtype=torch.float64, device=device)
+    layout = layout or Layout.of_rows()
+    together = world()
+    progress = progress and together.is_first
+    nats, hits, count = (torch.zeros(windows.longest, dtype=torch.float64, device=device) for _ in range(3))
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), bar("evaluate", len(windows), "window", progress=progress) as shown:
-            for batch in windows.batches(batch_size):
-                ids = batch.ids.to(device, torch.long)
-                inputs, targets = ids[:, :-1], ids[:, 1:]
-                scored = (targets != PAD_ID) & (targets != N_ID)
-                logits = model(inputs).logits
-                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").double()
-                right = logits.argmax(dim=-1) == targets
-                # The longest windows come first, so the first batch has every position.
-                if not len(count):
-                    nats, hits, count = (torch.zeros(targets.shape[1]).to(losses) for _ in range(3))
-                nats[: targets.shape[1]] += (losses * scored).sum(dim=0)
-                hits[: targets.shape[1]] += (right & scored).sum(dim=0)
-                count[: targets.shape[1]] += scored.sum(dim=0)
-                shown.update(len(ids))
+            for batch, counts in _read_together(windows.dealt(batch_size, *layout.data)):
+                sums = _sums_by_position(model, batch, layout, device)
+                # A window that is too short to be divided is computed by all, and counted once.
+                counts = counts and (not batch.is_whole or layout.context[0] == 0)
+                own = (batch.offset, sums if together.size == 1 else sums.cpu(), len(batch.windows)) if counts else None
+                for part in together.gather(own):
+                    if part is None:
+                        continue
+                    offset, added, rows = part
+                    place = slice(offset, offset + added.shape[1])
+                    for sums_of_all, values in zip((nats, hits, count), added.to(device), strict=True):
+                        sums_of_all[place] += values
+                    shown.update(rows if offset == 0 else 0)
     finally:
         model.train(was_training)
     total = float(count.sum())
+    # All processes have the same sums, and so the same errors.
     if total == 0:
-        raise InputError("the held-out intervals hold only N; choose others")
+        raise SharedError("the held-out intervals hold only N; choose others")
     mean = float(nats.sum()) / total
     if not mean < _MOST_NATS:
-        raise InputError(
+        raise SharedError(
             f"the model's mean loss on the held-out windows is {mean:g} nats: its weights are damaged or have "
             "diverged; use another checkpoint, or train with a lower `lr`"
         )
     score = Score(perplexity=math.exp(mean), accuracy=float(hits.sum()) / total, count=int(total))
     return Evaluation(score, (nats / count).cpu().numpy())
+
+
+def _read_together(dealt: Iterator[tuple[EvalBatch, bool]]) -> Iterator[tuple[EvalBatch, bool]]:
+    """The batches of this process. If one cannot read its batch, all raise the error."""
+    while True:
+        with world().agreed():
+            batch = next(dealt, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _sums_by_position(model: torch.nn.Module, batch: EvalBatch, layout: Layout, device: torch.device) -> torch.Tensor:
+    """Sums over the rows of a batch at each of its positions: nats, hits and scored targets, float64 (3, L)."""
+    ids = batch.ids.to(device, torch.long)
+    inputs, targets = ids[:, :-1], ids[:, 1:]
+    scored = (targets != PAD_ID) & (targets != N_ID)
+    shards = None if batch.is_whole else layout.shards(batch.total)
+    logits = (model(inputs) if shards is None else model(inputs, context=shards)).logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").double()
+    right = logits.argmax(dim=-1) == targets
+    return torch.stack([(losses * scored).sum(dim=0), (right & scored).sum(dim=0), scored.sum(dim=0)])
 
 
 def fit_and_score_markov(

@@ -186,9 +186,14 @@ def _refuse_stand_in(file: Path) -> None:
         raise InputError(f"{file}: is a web page, not the weights: download the file again")
 
 
+def bare_name(key: str) -> str:
+    """The name of a weight without the parts that wrappers such as ``torch.compile`` put into it."""
+    return _WRAPPER.sub("", key)
+
+
 def _unwrapped(file: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under the names that they have without wrappers such as ``module.`` and ``_orig_mod.``."""
-    bare = {_WRAPPER.sub("", key): tensor for key, tensor in weights.items()}
+    bare = {bare_name(key): tensor for key, tensor in weights.items()}
     if len(bare) < len(weights):
         raise InputError(f"{file}: holds some weights twice, with and without the prefix of a wrapper")
     return bare
@@ -300,7 +305,7 @@ def weight_names(source: Source) -> list[str]:
     for part in parts:
         _refuse_stand_in(part)
         with _readable(part), safe_open(part, framework="pt") as file:
-            names += [_WRAPPER.sub("", key) for key in file.keys()]  # noqa: SIM118 - it is no mapping
+            names += [bare_name(key) for key in file.keys()]  # noqa: SIM118 - it is no mapping
     return names
 
 

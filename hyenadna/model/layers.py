@@ -18,8 +18,17 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyena_kernels import HyenaFilter, HyenaOperator, SegmentPlan, add_layer_norm, embedding, layer_norm
+from hyena_kernels import (
+    HyenaFilter,
+    HyenaOperator,
+    SegmentPlan,
+    add_layer_norm,
+    embedding,
+    layer_norm,
+    position_dropout,
+)
 from hyena_kernels.modules import Filters, SharesPositions, is_plain, one_set_of_positions
+from hyenadna.common.errors import InputError
 from hyenadna.model import sliced
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.mlp import add_mlp, can_add_mlp
@@ -267,8 +276,41 @@ class _Dropout(torch.autograd.Function):
         return grad * kept.to(grad.dtype).div_(1 - ctx.p), None
 
 
+class DroppedByPosition(NamedTuple):
+    """What :func:`.dropout.dropout_by_position` gives a backbone: how its embedding drops in training."""
+
+    seed: int
+    samples: Tensor
+    """``(B,)``: the number of each row."""
+    others: tuple[tuple[str, Any], ...]
+    """Every other dropout of the model, by name."""
+
+    def __call__(self, residual: Tensor, dropout: nn.Dropout, offset: int) -> Tensor:
+        """``residual (B, L, D)``, which begins at position ``offset``, with some elements zero."""
+        for name, other in self.others:
+            if other.training and other.p > 0:
+                raise InputError(
+                    f"dropout_by_position: {name} drops with p = {other.p} in training, which is not done by position: "
+                    "set hyena_dropout and the dropout of adapters to 0"
+                )
+        if not is_plain(dropout, nn.Dropout):
+            raise InputError(
+                "dropout_by_position: embed_dropout of the model has hooks or is another module: leave it as it is"
+            )
+        if len(residual) != len(self.samples):
+            raise InputError(
+                f"dropout_by_position: the batch has {len(residual)} rows and samples {len(self.samples)} numbers: "
+                "give one for each row"
+            )
+        if dropout.p == 0:
+            return residual
+        return position_dropout(residual, dropout.p, seed=self.seed, samples=self.samples, offset=offset)
+
+
 class HyenaDNABackbone(SharesPositions):
     """Embedding, blocks, final LayerNorm. The blocks share the features of the positions."""
+
+    dropped_by_position: DroppedByPosition | None = None
 
     def __init__(self, config: HyenaDNAConfig) -> None:
         super().__init__()
@@ -307,8 +349,10 @@ class HyenaDNABackbone(SharesPositions):
             last_hidden_state=last, hidden_states=(*states[:-1], last) if output_hidden_states else None
         )
 
-    def _dropped(self, residual: Tensor) -> Tensor:
+    def _dropped(self, residual: Tensor, offset: int = 0) -> Tensor:
         dropout = self.embed_dropout
+        if self.dropped_by_position is not None and dropout.training:
+            return self.dropped_by_position(residual, dropout, offset)
         recorded = torch.is_grad_enabled() and residual.requires_grad and type(residual) is Tensor
         if not (recorded and residual.device.type == "cpu" and dropout.training and 0 < dropout.p < 1):
             return dropout(residual)

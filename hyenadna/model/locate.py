@@ -19,6 +19,10 @@ CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ORIGINAL_WEIGHTS = "weights.ckpt"
+DCP_FOLDER = "dcp"
+"""Folder of a checkpoint that many processes wrote: see ``dcp.py``."""
+LAYOUT_FILE = "layout.json"
+"""In DCP_FOLDER, what torch's metadata do not say."""
 _WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 from typing import Any
 
@@ -500,14 +499,14 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
             # What transformers keeps for the sequence without the prompt would be keys and values.
             generation_config.use_cache = False
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As the base class, but a tied ``lm_head.weight`` is written too, as in the published files."""
+    def _for_files(self, state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
+        """As the base class, and with a tied ``lm_head.weight`` too, as in the published files."""
         # With an adapter in the model, its weights alone are written.
-        if self.config.tie_word_embeddings and not getattr(self, "_hf_peft_config_loaded", False):
-            weights = dict(kwargs.get("state_dict") or self.state_dict())
-            weights[checkpoint.HEAD_KEY] = weights[checkpoint.EMBEDDING_KEY].clone()
-            kwargs["state_dict"] = weights
-        super().save_pretrained(save_directory, *args, **kwargs)
+        if not self.config.tie_word_embeddings or getattr(self, "_hf_peft_config_loaded", False):
+            return state_dict
+        weights = dict(state_dict or self.state_dict())
+        weights[checkpoint.HEAD_KEY] = weights[checkpoint.EMBEDDING_KEY].clone()
+        return weights
 
 
 def _repeat_tied(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -26,7 +26,7 @@ from hyena_kernels import HyenaFilter
 from hyena_kernels.modules import SharesPositions
 from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
-from hyenadna.model import adapters, checkpoint, locate
+from hyenadna.model import adapters, checkpoint, gathering, locate
 from hyenadna.model.arguments import check_length
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, HyenaDNAEmbeddings, Recomputation, directly
@@ -248,25 +248,95 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         ones. Weights that were there in other files, such as the shards of an earlier save, are removed; files of
         other kinds stay.
 
+        With many processes:
+
+        - Weights that are sharded, as by FSDP2: every process of the mesh has to call this, or those that do wait for
+          the others until the timeout. The weights are gathered on the CPU of the first process with
+          ``is_main_process``, which writes the same files as for a model in one piece. All return when the files are
+          there, or raise.
+        - All others, as of DistributedDataParallel: no process waits for another. Each that is called with
+          ``is_main_process`` writes its own model. Several may write the same weights to one folder at once.
+
+        Args:
+            save_directory: the folder.
+            is_main_process: False writes nothing.
+            state_dict: weights in place of the model's own. If they are whole, no process waits for another.
+            args: as in transformers.
+            kwargs: as in transformers. ``push_to_hub`` and ``distributed_checkpoint`` write to the folder directly.
+
         Raises:
-            InputError: the files cannot be written: a full disk, no permission.
+            InputError: the files cannot be written: a full disk, no permission. With sharded weights all processes
+                raise it.
+            RuntimeError: with sharded weights, the process that writes has failed in another way.
         """
-        given = None if state_dict is None else checkpoint.positions_apart(state_dict)
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if kwargs.get("distributed_checkpoint"):
+            first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+            super().save_pretrained(save_directory, is_main_process and first, state_dict, *args, **kwargs)
+            return
+        mesh = gathering.mesh_of(self.parameters() if state_dict is None else state_dict.values())
+        if mesh is None:
+            if is_main_process:
+                self._write(save_directory, state_dict, *args, **kwargs)
+            return
+        wanted = gathering.everywhere(is_main_process, mesh)
+        writer = next((rank for rank, writes in wanted.items() if writes), None)
+        if writer is None:
+            return
+        own = torch.distributed.get_rank() == writer
+        weights = gathering.gather(self, self.state_dict() if state_dict is None else state_dict, keep=own)
+        failure: Exception | None = None
+        if own:
+            try:
+                self._write(save_directory, weights, *args, **kwargs)
+            except Exception as error:
+                failure = error
+        told = None if failure is None else (isinstance(failure, InputError), f"{failure}")
+        problem = gathering.everywhere(told, mesh)[writer]
+        if failure is not None:
+            raise failure
+        if problem is not None:
+            is_input, text = problem
+            raise InputError(text) if is_input else RuntimeError(f"{save_directory}: rank {writer} failed: {text}")
+
+    def _write(
+        self, save_directory: str | os.PathLike[str], state_dict: dict[str, Any] | None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Write the files of :meth:`save_pretrained` from this process."""
+        given = self._for_files(state_dict)
+        given = None if given is None else checkpoint.positions_apart(given)
         with ExitStack() as stack:
             # transformers refuses tensors of shared memory. If weights are given, it reads none of the model's own.
             if given is None:
                 for module in self.modules():
                     if isinstance(module, SharesPositions):
                         stack.enter_context(module.positions_apart())
-            if distributed or kwargs.get("push_to_hub"):
-                super().save_pretrained(save_directory, is_main_process, given, *args, **kwargs)
+            if kwargs.get("push_to_hub"):
+                super().save_pretrained(save_directory, True, given, *args, **kwargs)
                 return
             target = Path(save_directory)
             with atomic_dir(target, merge=True) as partial:
-                super().save_pretrained(partial, is_main_process, given, *args, **kwargs)
+                super().save_pretrained(partial, True, given, *args, **kwargs)
                 written = {file.name for file in partial.iterdir()}
             _remove_old_weights(target, written, kwargs.get("variant"))
+
+    def _for_files(self, state_dict: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The weights that a file holds, if they are not those of ``state_dict`` or, for None, of the model."""
+        return state_dict
+
+    # Three decisions of transformers about processes, which save_pretrained above has made.
+
+    def should_save_on_this_rank(self, is_main_process: bool) -> bool:
+        """Whether this process writes."""
+        return is_main_process
+
+    def gather_sharded_state_dict_for_save(
+        self, model_to_save: Any, state_dict: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The weights to write, which are whole."""
+        return state_dict
+
+    def barrier_after_gathered_checkpoint_save(self, distributed_config: Any) -> None:
+        """Nothing: processes wait for each other after the files are at their place."""
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers. ``config.padded_vocab_size`` follows, so that the model can be saved and loaded."""
@@ -362,7 +432,8 @@ def _remove_old_weights(folder: Path, written: set[str], variant: str | None) ->
     old = re.compile("|".join([*whole, *map(re.escape, names[1::2])]))
     for file in folder.iterdir():
         if old.fullmatch(file.name) and file.name not in written:
-            file.unlink()
+            # Another process that saves the same model may have removed it.
+            file.unlink(missing_ok=True)
 
 
 def _bare(key: str) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,19 @@ from torch.utils.data import DataLoader
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import BYTE_TO_ID, N_ID, PAD_ID, SEP_ID
-from hyenadna.data.genome import Genome, prepare
+from hyenadna.data import n_counts
+from hyenadna.data.genome import TOKENS_FILE, Contig, Genome, prepare
 from hyenadna.data.intervals import Interval, split_contigs
-from hyenadna.data.windows import BatchSchedule, EvalWindows, Stage, TrainWindows, reverse_complement, warmup_stages
+from hyenadna.data.windows import (
+    BatchSchedule,
+    EvalBatch,
+    EvalWindows,
+    Stage,
+    TrainWindows,
+    context_slice,
+    reverse_complement,
+    warmup_stages,
+)
 
 LENGTHS = {"a": 400, "b": 90, "c": 7}
 WINDOW = 24
@@ -291,6 +302,137 @@ def test_bad_eval_windows(genome: Genome) -> None:
         EvalWindows(genome, [Interval("a", 3, 4)], 8)
     with pytest.raises(InputError, match="batch size 0"):
         next(EvalWindows(genome, INTERVALS, 8).batches(0))
+
+
+@pytest.fixture(scope="module")
+def speckled(tmp_path_factory: pytest.TempPathFactory) -> Genome:
+    """N at 8 % of the positions of two contigs, and none in the third."""
+    rng = np.random.default_rng(1)
+    contigs = {
+        name: "".join(rng.choice(list("ACGTN"), length, p=[(1 - share) / 4] * 4 + [share]))
+        for name, length, share in [("a", 1500, 0.08), ("b", 300, 0.08), ("c", 400, 0.0)]
+    }
+    return make_genome(tmp_path_factory.mktemp("speckled"), contigs)
+
+
+@pytest.mark.parametrize("total", [7, 8, 1000])
+def test_slices_cover_the_inputs_as_array_split_does(total: int) -> None:
+    for size in (1, 2, 3, 7):
+        slices = [context_slice(total, rank, size) for rank in range(size)]
+        expected = [(int(part[0]), len(part)) for part in np.array_split(np.arange(total), size)]
+        assert slices == expected
+
+
+@pytest.mark.parametrize(("turn", "n_to_pad"), [(False, True), (True, True), (True, False)])
+def test_a_slice_holds_the_bits_of_the_whole_window(
+    speckled: Genome, turn: bool, n_to_pad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(n_counts, "BLOCK", 64)
+    # Half of the draws are rejected at this cap, so a wrong count would change the windows.
+    options = {"seed": 3, "max_n_fraction": 0.08, "reverse_complement": turn, "n_to_pad": n_to_pad}
+    intervals = [Interval("a", 5, 1490), Interval("b", 0, 300), Interval("c", 17, 400)]
+    whole = TrainWindows(speckled, intervals, **options)
+    for size in (2, 3, 40):
+        parts = [TrainWindows(speckled, intervals, context=(rank, size), **options) for rank in range(size)]
+        for key in [(index, length) for index in (0, 1, 2, 3, 2**40) for length in (41, 64, 101, 278)]:
+            window = whole[key]
+            end = 0
+            for rank, part in enumerate(parts):
+                first, inputs = context_slice(key[1] - 1, rank, size)
+                assert first == end
+                end = first + inputs
+                assert torch.equal(part[key], window[first : end + 1])
+            assert end == key[1] - 1
+
+
+def test_slices_through_worker_processes(speckled: Genome) -> None:
+    windows = TrainWindows(speckled, [Interval("a", 0, 1500)], seed=5, reverse_complement=True, context=(1, 2))
+    assert len(pickle.dumps(windows)) < 5000
+    schedule = BatchSchedule(warmup_stages(90, 2), 0, 3)
+    assert_same(batches(windows, schedule, num_workers=1), batches(pickle.loads(pickle.dumps(windows)), schedule))
+
+
+class CountsReads(Genome):
+    """Notes the longest range that was read."""
+
+    longest = 0
+
+    def tokens(self, contig: str, start: int = 0, end: int | None = None) -> np.ndarray:
+        ids = super().tokens(contig, start, end)
+        self.longest = max(self.longest, len(ids))
+        return ids
+
+
+def test_no_process_reads_a_window_of_a_billion_tokens(tmp_path: Path) -> None:
+    n_count, size = 300_000, 1 << 13
+    inputs = 1 << 30
+    # Holes of the file take no room. Only the contig with N is read to be counted.
+    with (tmp_path / TOKENS_FILE).open("wb") as tokens:
+        tokens.write(bytes([N_ID]) * n_count)
+        tokens.truncate(1_000_000 + inputs + 500)
+    contigs = [Contig("n", 1_000_000, 0, n_count, 0), Contig("long", inputs + 500, 1_000_000, 0, 0)]
+    genome = CountsReads(tmp_path, contigs, "", "sparse")
+    tracemalloc.start()
+    windows = TrainWindows(
+        genome, [Interval("n", 0, 1_000_000), Interval("long", 0, inputs + 500)], seed=1, context=(9, size),
+        max_n_fraction=0.4,
+    )  # fmt: skip
+    assert {len(windows[index, 900_001]) for index in range(4)} == {900_000 // size + 2}
+    assert genome.longest <= n_counts.BLOCK
+    assert {len(windows[index, inputs + 1]) for index in range(4)} == {inputs // size + 1}
+    (batch,) = EvalWindows(genome, [Interval("long", 0, inputs + 1)], inputs, context=(9, size)).batches(1)
+    assert batch.ids.shape == (1, inputs // size + 1)
+    assert genome.longest == inputs // size + 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 << 20
+
+
+@pytest.mark.parametrize("n_to_pad", [True, False])
+def test_eval_slices_are_those_of_the_whole_windows(speckled: Genome, n_to_pad: bool) -> None:
+    # The last windows have 4, 9 and 1 inputs.
+    intervals = [Interval("a", 10, 10 + 65 + 20), Interval("b", 0, 70), Interval("c", 7, 69)]
+    plain = list(EvalWindows(speckled, intervals, 20, n_to_pad=n_to_pad).batches(3))
+    assert [(batch.offset, batch.total, batch.is_whole) for batch in plain] == [
+        (0, 20, True), (0, 20, True), (0, 20, True), (0, 20, True), (0, 9, True), (0, 4, True), (0, 1, True)
+    ]  # fmt: skip
+    for size, least in [(2, 2), (3, 2), (3, 3)]:
+        options = {"n_to_pad": n_to_pad, "least_inputs": least}
+        parts = [EvalWindows(speckled, intervals, 20, context=(rank, size), **options) for rank in range(size)]
+        assert {part.n_targets for part in parts} == {sum(batch.total * len(batch.ids) for batch in plain)}
+        for whole, *slices in zip(plain, *(part.batches(3) for part in parts), strict=True):
+            assert all(batch.windows == whole.windows and batch.total == whole.total for batch in slices)
+            assert {batch.is_whole for batch in slices} == {whole.total < size * least}
+            if slices[0].is_whole:
+                assert all(batch.offset == 0 and torch.equal(batch.ids, whole.ids) for batch in slices)
+                continue
+            assert [(b.offset, b.ids.shape[1] - 1) for b in slices] == [
+                context_slice(whole.total, rank, size) for rank in range(size)
+            ]
+            assert torch.equal(torch.cat([b.ids[:, :-1] for b in slices], dim=1), whole.ids[:, :-1])
+            assert torch.equal(torch.cat([b.ids[:, 1:] for b in slices], dim=1), whole.ids[:, 1:])
+
+
+def test_an_eval_batch_unpacks_into_ids_and_windows() -> None:
+    ids, windows = EvalBatch(torch.zeros(1, 3, dtype=torch.uint8), [("a", 5)], 0, 2)
+    assert ids.shape == (1, 3)
+    assert windows == [("a", 5)]
+
+
+def test_bad_context(genome: Genome) -> None:
+    for context in [(2, 2), (-1, 2), (0, 0)]:
+        with pytest.raises(InputError, match=rf"rank {context[0]} of {context[1]} processes does not exist"):
+            TrainWindows(genome, INTERVALS, seed=1, context=context)
+        with pytest.raises(InputError, match=rf"rank {context[0]} of {context[1]} processes does not exist"):
+            EvalWindows(genome, INTERVALS, 8, context=context)
+    windows = TrainWindows(genome, INTERVALS, seed=1, context=(0, 8))
+    windows.check(9)
+    with pytest.raises(InputError, match="8 processes cannot divide windows of 7 inputs; lengthen the windows"):
+        windows.check(8)
+    with pytest.raises(InputError, match="8 processes cannot divide windows of 15 inputs, of which each needs 2"):
+        EvalWindows(genome, INTERVALS, 15, context=(0, 8))
+    with pytest.raises(InputError, match="least_inputs 0"):
+        EvalWindows(genome, INTERVALS, 15, least_inputs=0)
 
 
 def test_yeast_windows_are_drawn_fast(shared: Path, tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""HyenaDNA models whose parameters are shared out over the ranks of a mesh, by FSDP2 (``fully_shard``).
+
+:func:`shard` does so in place, a block at a time. :func:`initialize` gives weights to a model that was made on the meta
+device and sharded, the same on every number of ranks.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from hyena_kernels import HyenaFilter
+from hyenadna.common.errors import InputError
+from hyenadna.model.layers import HyenaDNABlock
+from hyenadna.model.pretrained import HyenaDNAPreTrainedModel
+
+
+def shard(
+    model: HyenaDNAPreTrainedModel,
+    mesh: DeviceMesh,
+    *,
+    mp_policy: MixedPrecisionPolicy | None = None,
+    reshard_after_forward: bool = True,
+    gradients: Literal["mean", "sum"] = "mean",
+) -> None:
+    """Share out the parameters of a model over a mesh, in place: every block, and the rest with the root.
+
+    Make the optimizer afterwards, of ``model.parameters()``. Every rank calls this with the same weights, or with a
+    model on the meta device, which :func:`initialize` then fills.
+
+    Args:
+        model: any HyenaDNA model. Turn on checkpointing and compile blocks as for one process, before or after.
+        mesh: one dimension. Flatten a mesh of several first, as in ``mesh["data", "context"]._flatten()``.
+        mp_policy: None computes in the dtype of the parameters, float32, and under autocast as one process does. With a
+            ``param_dtype`` of 16 bits, the filters stay in float32, as they do in ``model.bfloat16()``, and so does the
+            residual between the blocks.
+        reshard_after_forward: free the gathered parameters of a block after its forward pass, and gather them again in
+            backward.
+        gradients: ``"mean"`` divides the sum of all ranks' gradients by their number, as DDP and ``fully_shard`` do.
+            ``"sum"`` leaves the sum, for a loss that is already divided by the count of all ranks.
+
+    Raises:
+        InputError: the mesh has several dimensions, the model is sharded already, or ``gradients`` is neither.
+    """
+    if mesh.ndim != 1:
+        raise InputError(f"shard: the mesh has {mesh.ndim} dimensions; flatten it to one first")
+    if gradients not in ("mean", "sum"):
+        raise InputError(f'shard: gradients must be "mean" or "sum", got {gradients!r}')
+    if any(isinstance(module, FSDPModule) for module in model.modules()):
+        raise InputError("shard: the model is sharded already")
+    common: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": reshard_after_forward}
+    narrow = mp_policy is not None and _is_narrow(mp_policy.param_dtype)
+    policy = mp_policy or MixedPrecisionPolicy()
+    # The residual is wider than the weights, and stays so between the blocks.
+    of_blocks = MixedPrecisionPolicy(
+        policy.param_dtype, policy.reduce_dtype, policy.output_dtype, cast_forward_inputs=not narrow
+    )
+    made: list[Any] = []
+    for block in [module for module in model.modules() if isinstance(module, HyenaDNABlock)]:
+        if narrow:
+            filters = [module for module in block.modules() if isinstance(module, HyenaFilter)]
+            made += [fully_shard(module, **common) for module in filters]
+        made.append(fully_shard(block, **common, mp_policy=of_blocks))
+    made.append(fully_shard(model, **common, mp_policy=policy))
+    if gradients == "sum":
+        for module in made:
+            module.set_gradient_divide_factor(1.0)
+
+
+def initialize(model: HyenaDNAPreTrainedModel, device: torch.device | str, seed: int) -> None:
+    """Give weights to a model that was made on the meta device, and put it on a device.
+
+    They are those of ``type(model)(model.config)`` on the CPU after ``torch.manual_seed(seed)``, bit for bit and on
+    every number of ranks. Rank 0 makes them on the CPU, and hands each parameter out in turn: no device ever holds more
+    than its shards and one parameter. The random state of the process stays as it is.
+
+    Args:
+        model: a model made under ``torch.device("meta")``, then sharded by :func:`shard` or plain. A plain one gets its
+            weights in every process by itself.
+        device: where its shards go, such as ``"cuda:0"``.
+        seed: the seed of the weights.
+
+    Raises:
+        InputError: the parameters are not those of ``type(model)(model.config)``, as after adding adapters.
+    """
+    model.to_empty(device=device)
+    for module in model.modules():
+        if isinstance(module, HyenaFilter):
+            module.reset_buffers()
+    model.tie_weights()
+    wanted = dict(model.named_parameters())
+    config = copy.deepcopy(model.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made: nn.Module = type(model)(config)
+    weights = dict(made.named_parameters())
+    if weights.keys() != wanted.keys():
+        raise InputError("initialize: the model has other parameters than its configuration makes")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            _fill(parameter, weights[name])
+
+
+def _fill(parameter: Tensor, weight: Tensor) -> None:
+    if not isinstance(parameter, DTensor):
+        parameter.copy_(weight)
+        return
+    whole = weight.to(parameter.to_local().device, parameter.dtype)
+    shared = distribute_tensor(whole, parameter.device_mesh, parameter.placements)
+    parameter.to_local().copy_(shared.to_local())
+
+
+def _is_narrow(dtype: torch.dtype | None) -> bool:
+    return dtype is not None and dtype.is_floating_point and dtype.itemsize < 4

@@ -122,14 +122,17 @@ def tell_idle(parts: int, unit: str, advice: str) -> None:
     """Write a line to standard error if there are fewer parts than processes.
 
     Args:
-        parts: what each process takes one of.
-        unit: what they are called.
+        parts: of what each process takes one at a time.
+        unit: what one is called.
         advice: what to do.
     """
     idle = world().size - parts
     if world().is_first and idle > 0:
         print(
-            f"note: {parts} {unit}{'' if parts == 1 else 's'} for {world().size} processes: {idle} have nothing to "
-            f"do; {advice}",
+            f"note: {parts} {_plural(unit, parts)} for {world().size} processes: {idle} have nothing to do; {advice}",
             file=sys.stderr,
         )
+
+
+def _plural(unit: str, number: int) -> str:
+    return unit if number == 1 else f"{unit}es" if unit.endswith("ch") else f"{unit}s"

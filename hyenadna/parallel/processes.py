@@ -21,6 +21,9 @@ T = TypeVar("T")
 TIMEOUT = 600.0
 """Seconds that a process waits for the others, unless it is told another number."""
 
+# The waiting without a limit. A process that ends closes its connections, which the others notice at once.
+_ENDLESS = timedelta(days=10_000)
+
 # What gloo and NCCL say of a process that has ended or does not answer. Both raise a RuntimeError.
 _LOST = re.compile(
     r"connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|remote process|socket|gloo|nccl|peer",
@@ -34,17 +37,18 @@ class GroupWorld(World):
     Args:
         launch: the place of this process.
         device: the device of this process.
+        limit: how long values of Python are waited for. None is as long as the default group waits.
 
     Attributes:
         device: the device of this process.
         control: the gloo group by which values of Python travel.
     """
 
-    def __init__(self, launch: Launch, device: torch.device) -> None:
+    def __init__(self, launch: Launch, device: torch.device, *, limit: timedelta | None = None) -> None:
         self.rank, self.size = launch.rank, launch.size
         self.local_rank, self.restarts = launch.local_rank, launch.restarts
         self.device = device
-        self.control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
+        self.control = dist.group.WORLD if limit is None else dist.new_group(backend="gloo", timeout=limit)
 
     def gather(self, value: Any) -> list[Any]:
         """As :meth:`World.gather`."""
@@ -90,14 +94,15 @@ class GroupWorld(World):
 
 
 @contextmanager
-def start_world(device: str = "auto", *, timeout: float = TIMEOUT) -> Iterator[World]:
+def start_world(device: str = "auto", *, timeout: float | None = TIMEOUT) -> Iterator[World]:
     """Let the processes that torchrun has started work together in the block: NCCL on GPUs, gloo on CPUs.
 
     Without torchrun's variables the process stays alone. Every process calls this, and then the same functions.
 
     Args:
         device: as :func:`hyenadna.model.device.pick_device` takes it.
-        timeout: seconds that a process waits for the others.
+        timeout: seconds that a process waits for the others. None is as long as they live, for work whose parts take
+            different times: finetune, evaluate, predict, score and embed.
 
     Raises:
         InputError: the processes do not find each other; a GPU is named; there are fewer GPUs than processes.
@@ -108,12 +113,13 @@ def start_world(device: str = "auto", *, timeout: float = TIMEOUT) -> Iterator[W
         yield World()
         return
     own = _device(device, launch)
+    short = timedelta(seconds=TIMEOUT if timeout is None else timeout)
     try:
         if own.type == "cuda":
             torch.cuda.set_device(own)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
-            timeout=timedelta(seconds=timeout),
+            timeout=short,
             device_id=own if own.type == "cuda" else None,
         )
     except (dist.DistError, RuntimeError, ValueError) as error:
@@ -123,13 +129,15 @@ def start_world(device: str = "auto", *, timeout: float = TIMEOUT) -> Iterator[W
             "port: choose another with torchrun's --master-port, or take --standalone on one machine"
         ) from error
     try:
-        with joined(GroupWorld(launch, own)) as made:
+        limit = _ENDLESS if timeout is None else short if own.type == "cuda" else None
+        with joined(GroupWorld(launch, own, limit=limit)) as made:
             yield made
     except RuntimeError as error:
         if isinstance(error, InputError) or not _is_lost(error):
             raise
+        waited = "" if timeout is None else f", or has not answered for {timeout:g} s"
         raise LostProcessError(
-            f"rank {launch.rank} of {launch.size}: another process has ended, or has not answered for {timeout:g} s "
+            f"rank {launch.rank} of {launch.size}: another process has ended{waited} "
             f"({_line(error)}); start all again with `resume`, or let torchrun do so with --max-restarts"
         ) from error
     finally:

@@ -445,7 +445,7 @@ def test_plots_are_on_white(run: Run) -> None:
 def test_lines_of_a_plot_differ_without_colour() -> None:
     looks = [(str(look["linestyle"]), look["marker"]) for look in plots._LOOKS.values()]
     assert len(set(looks)) == len(looks)
-    series = [plots._series_look(index) for index in range(24)]
+    series = [plots.series_look(index) for index in range(24)]
     assert len({(str(look["linestyle"]), look["marker"], look.get("markerfacecolor")) for look in series}) == 24
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -175,12 +176,36 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
                 return False
         return True
 
-    def _fused_kernel(self, L: int, backend: str | None) -> Tensor:
+    def _part(self, L: int, backend: str | None, channels: Sequence[slice] | None, positions: slice) -> Tensor:
+        """Some of the first L taps, for some channels: rows and columns of :meth:`kernel`, of which no others are made.
+
+        All parameters take part, even if there are no channels or no positions.
+        """
+        if not (self._has_own("filter") and self._has_own("kernel") and self._has_plain_layers()):
+            whole = self._whole(L, backend)[:, positions]
+            return whole if channels is None else torch.cat([whole[rows] for rows in channels])
+        # An op takes one channel and one position at least.
+        nothing = channels is not None and all(rows.start == rows.stop for rows in channels)
+        some = slice(positions.start, max(positions.stop, positions.start + 1))
+        found = self._fused_kernel(L, backend, [slice(0, 1)] if nothing else channels, some)
+        return found[: 0 if nothing else None, : positions.stop - positions.start]
+
+    def _whole(self, L: int, backend: str | None) -> Tensor:
+        """The taps as :meth:`kernel` has them, or :meth:`filter` if somebody has replaced that."""
+        return self.kernel(L, backend) if self._has_own("filter") else self.filter(L)[0].t().contiguous()
+
+    def _fused_kernel(
+        self,
+        L: int,
+        backend: str | None,
+        channels: Sequence[slice] | None = None,
+        positions: slice | None = None,
+    ) -> Tensor:
         layers: list[Any] = list(self.implicit_filter)
         first, act, *others = layers
         *hidden, last = others[::2]
         z, t = self.pos_emb(L)
-        deltas = self.modulation.deltas
+        z, t, deltas = z.squeeze(0), t.flatten(), self.modulation.deltas.flatten()
         weights, biases = [layer.weight for layer in hidden], [layer.bias for layer in hidden]
         w_in, b_in, freq, w_out = first.weight, first.bias, act.freq, last.weight
         if any(map(is_narrow, (w_in, b_in, freq, *weights, *biases, w_out, z, t, deltas, self.bias))):
@@ -192,17 +217,21 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
             width = w_out.shape[1]
             w_hidden, b_hidden = w_in.new_empty((0, width, width)), w_in.new_empty((0, width))
         modulate = self.modulation.modulate
-        # Nothing here is indexed: the gradient of an index takes two kernels, for zeros and a copy.
+        # Nothing else is indexed: the gradient of an index takes two kernels, for zeros and a copy.
+        if channels is not None:
+            w_out, deltas = (torch.cat([tensor[rows] for rows in channels]) for tensor in (w_out, deltas))
+        if positions is not None:
+            z, t = z[positions], t[positions]
         return implicit_filter(
-            z.squeeze(0).to(dtype),
+            z.to(dtype),
             freq.squeeze(0).to(dtype),
             w_in,
             b_in.to(dtype),
             w_hidden,
             b_hidden,
             w_out.to(dtype),
-            t.flatten().to(dtype) if modulate else None,
-            deltas.flatten().to(dtype) if modulate else None,
+            t.to(dtype) if modulate else None,
+            deltas.to(dtype) if modulate else None,
             self.modulation.shift,
             backend=backend,
         )
@@ -239,17 +268,25 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
         bias: Tensor | None = None,
         *args: Any,
         backend: str | None = None,
+        channels: Sequence[slice] | None = None,
+        positions: slice | None = None,
         **kwargs: Any,
     ) -> Tensor | Filters:
         """Convolve ``x (B, D, L)`` with ``k (D, L)``, by default this module's own filters and skip.
 
         Without ``x``, return the filters ``(D, L)`` and the skip ``(D,)``, or None in its place if there is none. This
-        is how :class:`HyenaOperator` gets them, so that hooks on this module run.
+        is how :class:`HyenaOperator` gets them, so that hooks on this module run. ``channels``, slices of the D rows,
+        and ``positions``, a slice of the L taps, ask for some of them only. The skip is then that of these channels.
         """
         if x is None:
-            own = self.kernel(L, backend) if self._has_own("filter") else self.filter(L)[0].t().contiguous()
+            if channels is None and positions is None:
+                own = self._whole(L, backend)
+            else:
+                own = self._part(L, backend, channels, slice(0, L) if positions is None else positions)
+            if not self.use_bias:
+                return own, None
             # A copy, because FSDP frees the parameter after this call.
-            return own, self.bias.clone() if self.use_bias else None
+            return own, self.bias.clone() if channels is None else torch.cat([self.bias[rows] for rows in channels])
         k = self.kernel(L, backend) if k is None else k
         bias = self.bias if bias is None else bias
         return fftconv(x, k, bias if self.use_bias else None, backend=backend)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,9 @@ from hyena_kernels.positions import PositionalEmbedding
 from hyena_kernels.registration import checks
 from hyena_kernels.segments import SegmentPlan, plan_of
 from hyena_kernels.short_conv import short_conv
+
+if TYPE_CHECKING:
+    from hyena_kernels.distributed.shards import ContextSettings, ContextShards
 
 # The classes of the filter have been in this file, and pickles of whole models name them here.
 __all__ = ["ExponentialModulation", "HyenaFilter", "HyenaOperator", "PositionalEmbedding", "Sin", "SineNetwork"]
@@ -89,6 +92,9 @@ class HyenaOperator(nn.Module):
     (arXiv 2306.15794). Partial convolutions: Fu et al., "FlashFFTConv", 2023 (arXiv 2311.05908), section 3.3. With
     order above 2 the filters are ordered as in ``standalone_hyenadna.py``: order outer, channel inner.
     """
+
+    context: ContextSettings | None = None
+    """Set by :func:`hyena_kernels.distributed.context_parallel`: calls take shards of sequences."""
 
     def __init__(
         self,
@@ -158,6 +164,7 @@ class HyenaOperator(nn.Module):
         *args: Any,
         cu_seqlens: Tensor | SegmentPlan | None = None,
         filters: Filters | None = None,
+        shards: ContextShards | None = None,
         **kwargs: Any,
     ) -> Any:
         """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``.
@@ -169,6 +176,10 @@ class HyenaOperator(nn.Module):
 
         ``filters`` are those that :meth:`filters` returns for L, or for the longest packed sequence or more. With them
         this call computes none of its own.
+
+        With ``shards``, u is ``(B, L_r, D)``: the positions of this process of a sequence that is split over the
+        processes of a group, and so is the result. l_max holds for the whole sequence. The call is a collective, and
+        gradients are to be summed over the group (:mod:`hyena_kernels.distributed`).
         """
         # Other arguments are accepted and unused, as in the original. Boundaries would then be lost without a word.
         if any(isinstance(arg, SegmentPlan) for arg in args) or any(name.startswith("cu_seq") for name in kwargs):
@@ -178,6 +189,11 @@ class HyenaOperator(nn.Module):
             raise ValueError(
                 f"HyenaOperator: input has shape {tuple(u.shape)}, expected (B, L, D) with D = {self.d_model}"
             )
+        if shards is not None or self.context is not None:
+            shards = self._shards(u, shards)
+            if shards.size > 1:
+                y = self._mixed_over_processes(u, shards, cu_seqlens, filters)
+                return self._projected(y)
         plan = None if cu_seqlens is None else self._plan(u, cu_seqlens)
         L = u.shape[1] if plan is None else plan.longest
         if not 1 <= L <= self.longest:
@@ -199,6 +215,9 @@ class HyenaOperator(nn.Module):
                 y = hyena_mixer_varlen(x[0], weight, bias, k, D, cu_seqlens=plan, backend=self.backend)[None]
         else:
             y = self._recurrence_by_steps(x, k, D, plan)
+        return self._projected(y)
+
+    def _projected(self, y: Tensor) -> Any:
         y = self.out_proj(self.activation(y))
         return (y, None) if self.return_state else y
 
@@ -238,17 +257,95 @@ class HyenaOperator(nn.Module):
         """
         K = self.taps(L)
 
-        def compute() -> Filters:
-            found = self.filter_fn(None, K, backend=self.backend)
-            if not isinstance(found, tuple) or len(found) != 2:
-                raise TypeError(
-                    "HyenaOperator: filter_fn(None, L) has to return two tensors, filters (D, L) and skip (D,), got "
-                    f"{type(found).__name__}: a hook or a wrapper has replaced its result"
-                )
-            return found
-
-        k, D = kept_or_new(self.filter_fn, (K, self.backend), compute)
+        k, D = kept_or_new(self.filter_fn, (K, self.backend), lambda: self._new_filters(K))
         return k.view(self.order - 1, self.d_model, K), None if D is None else D.view(self.order - 1, self.d_model)
+
+    def _new_filters(self, K: int, **part: Any) -> Filters:
+        found = self.filter_fn(None, K, backend=self.backend, **part)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(
+                "HyenaOperator: filter_fn(None, L) has to return two tensors, filters (D, L) and skip (D,), got "
+                f"{type(found).__name__}: a hook or a wrapper has replaced its result"
+            )
+        return found
+
+    def _shards(self, u: Tensor, shards: ContextShards | None) -> ContextShards:
+        """The shards of a call, checked as far as one process can do that."""
+        # Imported here, because models of one process need nothing of it.
+        from hyena_kernels.distributed.shards import active_shards
+
+        shards = active_shards() if shards is None else shards
+        if shards is None:
+            raise ValueError(
+                "HyenaOperator: context_parallel has set a context, and the call has no shards: pass shards=, or call "
+                "it within sequence_shards(shards), backward included"
+            )
+        if self.context is not None and self.context.group_name != shards.group_name:
+            raise ValueError(
+                f"HyenaOperator: the shards are of the group {shards.group_name!r} and the context is of "
+                f"{self.context.group_name!r}: make both with the same group"
+            )
+        if not 1 <= shards.total <= self.longest:
+            raise ValueError(
+                f"HyenaOperator: the shards {shards.lengths} have {shards.total} positions, which is outside 1 … "
+                f"{self.l_max}, the l_max that this operator was made for; with a filter_length it takes longer ones"
+            )
+        if shards.size == 1 and u.shape[1] != shards.total:
+            raise ValueError(
+                f"HyenaOperator: input (B, L, D) has shape {tuple(u.shape)}, expected the {shards.total} positions of "
+                "the shards"
+            )
+        return shards
+
+    def _mixed_over_processes(
+        self, u: Tensor, shards: ContextShards, cu_seqlens: Any, filters: Filters | None
+    ) -> Tensor:
+        """The input of out_proj for this process's positions."""
+        from hyena_kernels.distributed.mixer import hyena_mixer_cp
+        from hyena_kernels.distributed.shards import ContextSettings
+
+        what = None
+        if cu_seqlens is not None:
+            what = "packed sequences (cu_seqlens): pad them, or pack them without shards"
+        elif filters is not None:
+            what = "given filters: leave them out, and each process computes those of its channels"
+        elif self.dropout.p > 0 and self.dropout.training:
+            what = f"dropout={self.dropout.p} in training: make the operator with dropout=0"
+        elif not is_plain(self.dropout, nn.Dropout):
+            what = "another module in place of its dropout: put nn.Dropout back"
+        elif not is_plain(self.short_filter, nn.Conv1d):
+            what = "a wrapped short_filter, such as an adapter's: merge the adapter first"
+        if what is not None:
+            raise NotImplementedError(f"HyenaOperator: a sequence in shards does not go with {what}")
+        settings = ContextSettings(shards.group_name) if self.context is None else self.context
+        return hyena_mixer_cp(
+            self.in_proj(u),
+            self.short_filter.weight.squeeze(1),
+            self.short_filter.bias,
+            lambda own: self._filters_of(own, shards, settings.filters),
+            shards=shards,
+            order=self.order,
+            chunks=settings.chunks,
+            wire=settings.wire,
+            backend=self.backend,
+        )
+
+    def _filters_of(self, own: slice, shards: ContextShards, by: str) -> Filters:
+        """The filters of some channels, ``(order - 1, D_r, K)``, and their skip ``(order - 1, D_r)``."""
+        steps, K = self.order - 1, self.taps(shards.total)
+        count = own.stop - own.start
+        if by == "channels":
+            rows = [slice(o * self.d_model + own.start, o * self.d_model + own.stop) for o in range(steps)]
+            k, D = self._new_filters(K, channels=rows)
+            return k.view(steps, count, K), None if D is None else D.view(steps, count)
+        from hyena_kernels.distributed.exchange import all_to_all
+        from hyena_kernels.distributed.shards import parts
+
+        lengths = parts(K, shards.size)
+        start = sum(lengths[: shards.rank])
+        k, D = self._new_filters(K, positions=slice(start, start + lengths[shards.rank]))
+        k = all_to_all(k.reshape(steps, self.d_model, -1), lengths, shards.channel_counts(self.d_model), shards)
+        return k, None if D is None else D.view(steps, self.d_model)[:, own]
 
     def _plan(self, u: Tensor, cu_seqlens: Tensor | SegmentPlan) -> SegmentPlan:
         if u.shape[0] != 1:

@@ -108,6 +108,11 @@ def test_import_loads_no_other_library_s_calls() -> None:
     assert [name for name in probe(False)["new"] if name.startswith("hyena_kernels.compat")] == []
 
 
+def test_import_loads_nothing_of_many_processes() -> None:
+    loaded = [name for name in probe(False)["new"] if name.startswith(("torch.distributed", "hyena_kernels.distr"))]
+    assert loaded == []
+
+
 def test_import_loads_no_library_and_nothing_that_builds_one() -> None:
     assert [name for name in probe(False)["loaded"] if "hyena" in name] == []
     builders = ("setuptools", "distutils", "torch.utils.cpp_extension")
@@ -247,9 +252,8 @@ def test_hyenadna_imports_only_public_names_of_hyena_kernels(path: Path) -> None
         root = module.split(".")[0]
         assert root not in ("bench", "tests")
         if root == "hyena_kernels":
-            assert module in ("hyena_kernels", "hyena_kernels.backend", "hyena_kernels.modules"), (
-                f"{relative(path)} imports {module}"
-            )
+            public = ("hyena_kernels", "hyena_kernels.backend", "hyena_kernels.distributed", "hyena_kernels.modules")
+            assert module in public, f"{relative(path)} imports {module}"
             if module == "hyena_kernels" and name is not None:
                 assert name in hyena_kernels.__all__ or name == "backend", f"{relative(path)} imports {name}"
             is_public = not (name or "").startswith("_") or name == "__version__"

@@ -83,7 +83,7 @@ class Rates:
     node_gb_s: float = _assumed(350.0, "GB/s", "sent by a GPU within its node")
     network_gb_s: float = _assumed(45.0, "GB/s", "sent by a GPU to other nodes")
     latency_us: float = _assumed(20.0, "µs", "start of an exchange")
-    blocks: float = _assumed(1.5, "times", "rows above 2^24 positions in blocks, with `--kernels blocks`")
+    blocks_slower: float = _assumed(1.5, "times", "rows above 2^24 positions in blocks, with `--kernels blocks`")
 
     @classmethod
     def committed(cls, folder: Path = RESULTS, **others: float | None) -> Rates:
@@ -233,19 +233,50 @@ def sent(lengths: Sequence[int], rank: int, shape: Shape, *, backward: bool, fil
         backward: the gradients' way, which is the reverse of each exchange.
         filters: ``"channels"`` or ``"sequence"``, as in :data:`FILTERS`.
     """
-    ranks, steps = len(lengths), shape.order - 1
+    ranks, steps, total = len(lengths), shape.order - 1, sum(lengths)
     channels = split(shape.width, ranks)[rank]
-    away, others = shape.width - channels, sum(lengths) - lengths[rank]
-    # To the channels of all other ranks, and with the results of the own channels back to their positions.
-    to_channels, to_sequence = away * lengths[rank], channels * others
+    away = shape.width - channels
+    # To the channels of all other ranks go the product and all gates but two, and one result comes back.
+    to_channels, to_sequence = away * lengths[rank], channels * (total - lengths[rank])
+    signals = to_channels + steps * to_sequence if backward else steps * to_channels + to_sequence
     halo = (shape.taps - 1) * (shape.order + 1) * shape.width * shape.batch * shape.item
     # Forward the last rank has no neighbour on its right, backward the first none on its left.
     ends = rank == (0 if backward else ranks - 1)
-    crossing = 0 if filters == "channels" else (to_sequence if backward else to_channels)
-    return Sent(
-        steps * shape.batch * (to_channels + to_sequence) * shape.item,
-        0 if ends else halo,
-        steps * crossing * shape.filter_item,
+    taps = 0
+    if filters == "sequence":
+        # Taps are split evenly, whatever the shards are.
+        part = split(total, ranks)[rank]
+        taps = steps * (channels * (total - part) if backward else away * part)
+    return Sent(shape.batch * signals * shape.item, 0 if ends else halo, taps * shape.filter_item)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Bytes that one rank keeps for the backward pass of one Hyena operator of order 2."""
+
+    signals: int
+    """By position: what in_proj, the short convolution, the gates and out_proj were given."""
+    rows: int
+    """By channel: what the long convolution was given."""
+    filters: int
+    """The taps of the own channels."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.signals + self.rows + self.filters
+
+
+def saved(lengths: Sequence[int], rank: int, shape: Shape) -> Saved:
+    """Bytes that autograd keeps of a rank's operator, apart from what does not grow with the sequence."""
+    ranks, width, own = len(lengths), shape.width, shape.batch * lengths[rank]
+    rows = split(width, ranks)[rank] * sum(lengths)
+    # The inputs of in_proj and out_proj, and the projections; with shards their short convolution and what comes back.
+    of_position = (2 + 3) * width + (4 * width if ranks > 1 else 0)
+    return Saved(
+        own * of_position * shape.item,
+        shape.batch * rows * shape.item if ranks > 1 else 0,
+        rows * shape.filter_item,
     )
 
 
@@ -304,7 +335,7 @@ def _slowdown(length: int, kernels: str, rates: Rates) -> tuple[float, float]:
         "cuda": (1.0, 1.0),
         "triton": (rates.triton_forward, rates.triton_backward),
         "cufft": (rates.cufft_forward, rates.cufft_backward),
-        "blocks": (rates.blocks, rates.blocks) if length > MAX_LENGTH else (1.0, 1.0),
+        "blocks": (rates.blocks_slower, rates.blocks_slower) if length > MAX_LENGTH else (1.0, 1.0),
     }[kernel_of(length, kernels)]
     return growth * forward, growth * backward
 
@@ -375,6 +406,8 @@ def predict(
     Raises:
         ValueError: an argument is not one of these, or there are fewer positions than a shard needs.
     """
+    if shape.order != 2:
+        raise ValueError(f"order is {shape.order}: only the seconds and bytes of order 2 are predicted")
     for name, value, known in (
         ("kernels", kernels, KERNELS),
         ("filters", filters, FILTERS),
@@ -409,15 +442,11 @@ def predict(
     forward, backward = (sent(lengths, 0, shape, backward=each, filters=filters) for each in (False, True))
     # The first rank sends no halo backward. Those after it do.
     halo = forward.halo
-    exchanges = {
-        "signals": (shape.order - 1, forward.signals / 2, backward.signals / 2, 2),
-        "filters": (1, forward.filters, backward.filters, 1),
-    }
+    # Signals go there and back, in two exchanges, and filters in one.
     across = sum(
-        count
-        * times
-        * (passes * exchange_seconds(there / count, gpus, rates) + exchange_seconds(back / count, gpus, rates))
-        for count, there, back, times in exchanges.values()
+        times * exchange_seconds(count / times, gpus, rates)
+        for way in (*[forward] * passes, backward)
+        for times, count in ((2, way.signals), (1, way.filters))
     )
     edge = 0.0
     if gpus > 1:
@@ -465,30 +494,24 @@ def _memory(
     parameters: int,
 ) -> dict[str, float]:
     """Bytes of a rank at the peak of backward, by what they are."""
-    ranks, width, steps = len(lengths), shape.width, shape.order - 1
-    own = lengths[0] * shape.batch
-    rows = split(width, ranks)[0] * length
-    inner = 4 * width
-    # Saved by a block beside its input: norm1's output, the projections, the mixer's result, the residual in its
-    # middle, norm2's output, and the two of the hidden layer.
-    saved = own * (ITEM * (width + (shape.order + 1) * width + width + width + 2 * inner) + 4 * width)
-    # The filters; with several ranks also the signal of the own channels and what comes back.
-    taps = 4 * rows * steps
-    exchanged = steps * ITEM * (rows * shape.batch + own * width) if ranks > 1 else 0
+    width, own, inner = shape.width, lengths[0] * shape.batch, 4 * shape.width
+    operator = saved(lengths, 0, shape)
+    # Of the rest of a block: the residual in its middle, norm2's output, and the two of the hidden layer.
+    of_mlp = own * (4 * width + ITEM * (width + 2 * inner))
     kept = 1 if recompute else shape.layers
     scratch = rates.cufft_bytes if kernel_of(length, kernels) == "cufft" else rates.mixer_bytes
     # In backward of the MLP: gradients of the residual and of the hidden layer, beside all that the block saved. In
     # backward of the mixer: the MLP's tensors are gone, and the convolution works in scratch.
     in_mlp = own * (4 * width + ITEM * inner)
-    of_mlp = own * (ITEM * (width + 2 * inner) + 4 * width)
-    in_mixer = own * 2 * 4 * width + scratch * rows * shape.batch - of_mlp
+    rows = split(width, len(lengths))[0] * length * shape.batch
+    in_mixer = own * 2 * 4 * width + scratch * rows - of_mlp
     return {
-        "weights and AdamW": float((ADAMW_BYTES + (4 if ranks > 1 else 0)) * parameters),
+        "weights and AdamW": float((ADAMW_BYTES + (4 if len(lengths) > 1 else 0)) * parameters),
         "positions": float(POSITION_BYTES * (length if positions == "whole" else lengths[0])),
         # The inputs of all blocks, the last residual, and the mask of the embedding's dropout.
         "residuals": float((shape.layers + 1) * 4 * own * width + own * width),
-        "blocks": float(kept * (saved + exchanged)),
-        "filters": float(kept * taps),
+        "blocks": float(kept * (operator.total - operator.filters + of_mlp)),
+        "filters": float(kept * operator.filters),
         "backward": float(max(in_mlp, in_mixer)),
     }
 

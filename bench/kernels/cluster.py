@@ -43,11 +43,19 @@ def _pairs(text: str) -> list[tuple[int, int]]:
     return [(length, gpus) for length, gpus in found]
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps a default on the line on which it is announced."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        kept = text.replace("(default: ", "(default:\0")
+        return [line.replace("\0", " ") for line in super()._split_lines(kept, width)]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.kernels.cluster",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
     )
     parser.add_argument("--lengths", type=_counts, default=LENGTHS, help="positions (default: %(default)s)")
     parser.add_argument("--gpus", type=_counts, default=GPUS, help="ranks of one sequence (default: %(default)s)")

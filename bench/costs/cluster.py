@@ -479,7 +479,7 @@ def predict(
             passes * forward.halo + backward.halo,
             passes * forward.filters + backward.filters,
         ),
-        _memory(length, lengths, shape, rates, kernels, recompute, positions, parameters),
+        _memory(length, lengths, shape, rates, kernels, recompute, by_sequence, positions, parameters),
     )
 
 
@@ -490,6 +490,7 @@ def _memory(
     rates: Rates,
     kernels: str,
     recompute: bool,
+    by_sequence: bool,
     positions: str,
     parameters: int,
 ) -> dict[str, float]:
@@ -501,10 +502,14 @@ def _memory(
     kept = 1 if recompute else shape.layers
     scratch = rates.cufft_bytes if kernel_of(length, kernels) == "cufft" else rates.mixer_bytes
     # In backward of the MLP: gradients of the residual and of the hidden layer, beside all that the block saved. In
-    # backward of the mixer: the MLP's tensors are gone, and the convolution works in scratch.
+    # backward of the mixer: the MLP's tensors are gone, the convolution works in scratch, and what crosses is there
+    # twice, as it was sent and as it arrived.
     in_mlp = own * (4 * width + ITEM * inner)
     rows = split(width, len(lengths))[0] * length * shape.batch
-    in_mixer = own * 2 * 4 * width + scratch * rows - of_mlp
+    crossing = 0 if len(lengths) == 1 else 2 * own * width * ITEM
+    if by_sequence and len(lengths) > 1:
+        crossing += 2 * operator.filters
+    in_mixer = own * 2 * 4 * width + scratch * rows + crossing - of_mlp
     return {
         "weights and AdamW": float((ADAMW_BYTES + (4 if len(lengths) > 1 else 0)) * parameters),
         "positions": float(POSITION_BYTES * (length if positions == "whole" else lengths[0])),

@@ -8,8 +8,8 @@
 All of it is predicted. What one GPU takes was measured and is read from bench/results. The wire and the rate of matrix
 products are assumed. Every constant is an option, and a table says where it is from.
 
-With --check, 2 and 4 processes of gloo run the operator on this machine. The bytes that leave each, and those that
-autograd keeps, are counted and held against the formulas.
+With --check, 2 and 4 processes of gloo run operators and a model on this machine. The bytes that leave each, and those
+that autograd keeps, are counted and held against the formulas.
 """
 
 from __future__ import annotations

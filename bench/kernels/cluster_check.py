@@ -1,6 +1,7 @@
 """Count what really leaves a process, and what autograd really keeps, and hold both against ``bench.costs.cluster``.
 
-Each process runs a Hyena operator on its shard of a sequence, forward and backward, over gloo on this machine.
+Each process runs Hyena operators, or a model, on its shard of a sequence, forward and backward, over gloo on this
+machine.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,12 +23,17 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.costs.cluster import Sent, Shape, saved, sent
 from hyena_kernels import HyenaOperator
-from hyena_kernels.distributed import ContextShards, context_parallel
+from hyena_kernels.distributed import ContextShards, context_parallel, sequence_shards
+from hyena_kernels.distributed.shards import group_named
+from hyenadna import HyenaDNAConfig, HyenaDNAModel
 
 
 @dataclass(frozen=True)
 class Case:
-    """A sequence in shards of ``lengths`` through ``layers`` operators, each of which may be computed again."""
+    """A sequence in shards of ``lengths`` through ``layers`` operators, each of which may be computed again.
+
+    With ``model`` they are those of a HyenaDNA model, from tokens to the last hidden state.
+    """
 
     lengths: tuple[int, ...]
     width: int
@@ -38,6 +44,12 @@ class Case:
     chunks: int = 2
     layers: int = 1
     again: bool = False
+    model: bool = False
+
+    @property
+    def kept_is_known(self) -> bool:
+        """Whether there is a formula for what autograd keeps."""
+        return self.order == 2 and not self.model
 
     @property
     def shape(self) -> Shape:
@@ -53,8 +65,9 @@ CASES = (
     Case((301, 3, 96, 200), 32, batch=2, chunks=3, dtype=torch.float64, layers=2),
     Case((64, 2, 9, 511), 30, order=3, filters="sequence", chunks=1),
     Case((50, 60, 70, 80), 3, filters="sequence", dtype=torch.float64, again=True),
+    Case((90, 31), 16, batch=2, filters="sequence", layers=2, model=True),
 )
-"""Even and uneven shards, channels that the ranks do not divide, and fewer channels than ranks."""
+"""Even and uneven shards, channels that the ranks do not divide, fewer channels than ranks, and a model."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class _AllToAll:
         self._op, self._crossing = op, crossing
 
     def __call__(self, flat: Tensor, receive: Sequence[int], send: Sequence[int], group_name: str) -> Tensor:
-        rank = dist.distributed_c10d._resolve_process_group(group_name).rank()  # type: ignore[arg-type]
+        rank = group_named(group_name).rank()
         assert sum(send) == flat.numel()
         self._crossing.bytes += (sum(send) - send[rank]) * flat.itemsize
         result: Tensor = self._op(flat, receive, send, group_name)
@@ -99,7 +112,7 @@ class _AllToAll:
 @contextmanager
 def counted() -> Iterator[Crossing]:
     """Count what crosses in a ``with`` block, where torch hands it to the process group."""
-    crossing, space = Crossing(), torch.ops._c10d_functional
+    crossing, space = Crossing(), cast(Any, torch.ops._c10d_functional)
     exchange = space.all_to_all_single
 
     def noting(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,22 +154,32 @@ def keeping(model: nn.Module) -> Iterator[dict[int, Tensor]]:
 def _run(case: Case, group: dist.ProcessGroup, times: int) -> Count:
     """Run a case with ``times`` times as many positions."""
     lengths = [times * length for length in case.lengths]
-    shards = ContextShards(lengths, group=group)
-    options = {"order": case.order, "emb_dim": 5, "filter_order": 16}
-    layers = nn.Sequential(*(HyenaOperator(case.width, sum(lengths), **options) for _ in range(case.layers))).to(
-        case.dtype
-    )
+    shards, total = ContextShards(lengths, group=group), sum(lengths)
+    layers: Any
+    if case.model:
+        config = HyenaDNAConfig(
+            d_model=case.width, n_layer=case.layers, max_seq_len=total, hyena_order=case.order, embed_dropout=0.0
+        )
+        layers, u = HyenaDNAModel(config), torch.randint(7, 11, (case.batch, shards.length))
+    else:
+        operators = [
+            HyenaOperator(case.width, total, order=case.order, emb_dim=5, filter_order=16) for _ in range(case.layers)
+        ]
+        layers = nn.ModuleList(operators).to(case.dtype)
+        u = torch.randn(case.batch, shards.length, case.width, dtype=case.dtype, requires_grad=True)
     context_parallel(layers, group, filters=case.filters, chunks=case.chunks)
-    u = torch.randn(case.batch, shards.length, case.width, dtype=case.dtype, requires_grad=True)
-    with counted() as crossing, keeping(layers) as kept:
-        y = u
-        for layer in layers:
-            y = checkpoint(layer, y, shards=shards, use_reentrant=False) if case.again else layer(y, shards=shards)
+    with counted() as crossing, keeping(layers) as kept, sequence_shards(shards):
+        if case.model:
+            y = layers(u).last_hidden_state
+        else:
+            y = u
+            for layer in layers:
+                y = checkpoint(layer, y, use_reentrant=False) if case.again else layer(y)
         forward, held = crossing.take(), sum(each.untyped_storage().nbytes() for each in kept.values())
         kept.clear()
         y.sum().backward()
         backward = crossing.take()
-    if crossing.others or u.grad is None:
+    if crossing.others or any(parameter.grad is None for parameter in layers.parameters()):
         raise RuntimeError(f"{case}: other collectives ran: {sorted(crossing.others)}")
     return Count(forward, backward, held)
 
@@ -202,7 +225,7 @@ def differences(results: Sequence[Sequence[tuple[Count, Count]]], cases: Sequenc
             once, twice = next(rest[rank])
             known = expected(case, rank)
             pairs = {"forward": (once.forward, known.forward), "backward": (once.backward, known.backward)}
-            if case.order == 2:
+            if case.kept_is_known:
                 # What does not grow with the sequence, such as a copy of weights, is in both.
                 pairs["kept"] = twice.kept - once.kept, known.kept
             lines += [
@@ -240,7 +263,7 @@ def report() -> int:
     for case in CASES:
         for rank, length in enumerate(case.lengths):
             once, twice = next(rest[rank])
-            again = ", computed again" if case.again else ""
+            again = ", computed again" if case.again else ", a model" if case.model else ""
             print(
                 f"| {'+'.join(map(str, case.lengths))} | {case.width} | {case.batch} | {case.order} | "
                 f"{str(case.dtype).removeprefix('torch.')} | {case.filters} | {case.layers}{again} | {rank} | "
@@ -250,5 +273,5 @@ def report() -> int:
     for line in lines:
         print(line, file=sys.stderr)
     if not lines:
-        print("\nAll bytes that were sent are those of the formulas, and so are those that were kept, for order 2.")
+        print("\nAll bytes that were sent are those of the formulas. So are those that operators of order 2 kept.")
     return 1 if lines else 0

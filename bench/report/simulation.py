@@ -29,6 +29,18 @@ BEGIN, END = "<!-- simulation:begin -->", "<!-- simulation:end -->"
 EFFICIENT = 0.75
 """Efficiency up to which GPUs are added, in the table of layouts."""
 
+ESTIMATE = {
+    (MEASURED_LENGTH, 1): (0.55, 16),
+    (MEASURED_LENGTH, 8): (0.086, 2),
+    (1 << 24, 8): (1.48, 32),
+    (1 << 24, 64): (0.44, 4),
+    (10**8, 64): (2.9, 24),
+    (10**8, 128): (1.5, 12),
+    (10**9, 128): (15.3, 120),
+    (10**9, 256): (7.7, 60),
+}
+"""Seconds and GB by length and GPUs, of large-1m, as they were estimated before the operator took shards."""
+
 Steps = Mapping[int, Mapping[int, Step]]
 """Predicted steps by length and GPUs."""
 
@@ -56,7 +68,7 @@ def _number(value: float) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
-def constants(rates: Rates, shape: Shape) -> str:
+def constants(rates: Rates) -> str:
     """Table of what a prediction is made of, and where each value is from."""
     rows = []
     for each in Rates.fields():
@@ -170,6 +182,18 @@ def layouts(steps: Steps, rates: Rates) -> str:
     return _table(head, rows, left=2)
 
 
+def against_estimate(rates: Rates) -> str:
+    """Table of the estimated steps, with the kernels there are and with those that were assumed."""
+    rows = []
+    for (length, gpus), (estimated, gigabytes) in ESTIMATE.items():
+        found = [predict(length, gpus, Shape(), rates, kernels=kernels) for kernels in ("today", "blocks")]
+        times = [estimated, *(step.seconds() for step in found)]
+        sizes = [gigabytes, *(step.peak / 1e9 for step in found)]
+        rows.append([f"{length_text(length)} / {gpus}", *map(_number, times), *(f"{size:.0f}" for size in sizes)])
+    head = ["L / GPUs", "estimated s", "today", "blocks", "estimated GB", "today", "blocks"]
+    return _table(head, rows)
+
+
 def what_breaks(steps: Steps, shape: Shape, rates: Rates) -> str:
     """List of what is in the way of each length, on the most GPUs."""
     lines: dict[str, list[str]] = {}
@@ -188,7 +212,8 @@ def page(steps: Steps, chosen: Sequence[Step], shape: Shape, rates: Rates) -> st
         "Gigabytes of a rank": memory(steps),
         "What is in the way": what_breaks(steps, shape, rates),
         "One GPU: measured and predicted": against_measured(rates),
-        "Constants": constants(rates, shape),
+        "Estimated before": against_estimate(rates),
+        "Constants": constants(rates),
     }
     return "\n\n".join(f"### {title}\n\n{text}" for title, text in sections.items())
 

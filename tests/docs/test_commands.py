@@ -53,6 +53,8 @@ NOT_RUN = {
     "python -m bench.kernels.porting": "measures for a minute; tests/bench/kernels runs it at a small size",
     "python -m bench.kernels.packing": "measures for minutes; tests/bench/kernels runs it at small sizes",
     "python -m bench.kernels.short_conv": "measures for a minute",
+    "python -m bench.kernels.cluster --check": "starts processes; tests/bench/kernels runs its cases",
+    "python -m bench.kernels.cluster --page": "writes into the repository; tests/bench/kernels compares it",
     "python -m bench.kernels.sparse_filters": "needs a trained model; tests/bench/kernels runs it with a small one",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",

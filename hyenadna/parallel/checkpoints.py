@@ -10,10 +10,13 @@ Where there is a process group, all of its ranks call these functions together.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -86,7 +89,7 @@ def save_async(
         InputError, TypeError: as :func:`save`. An error of the background reaches ``wait()``.
     """
     tensors, layout = _take_apart(model, optimizer)
-    group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+    group = _new_group() if dist.is_initialized() else None
     draft = _Draft(folder, model, layout, state, group)
     # Not dcp.async_save: it may keep tensors of the CPU as they are, and then writes what later steps make of them.
     return Saving(draft, {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, group)
@@ -211,8 +214,46 @@ def plain_optimizer_state(model: HyenaDNAPreTrainedModel, optimizer: torch.optim
     return {"state": whole, "param_groups": state["param_groups"]} if is_first else {}
 
 
+class _File(io.FileIO):
+    """A file that remembers why it could not be written."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """As the base class."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+class _Files(FileSystem):
+    """As torch's. Its zip writer makes a RuntimeError without a reason of a full disk; here the reason stays."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        """A file open for reading or writing."""
+        if mode != "wb":
+            with super().create_stream(path, mode) as stream:
+                yield stream
+            return
+        file = _File(path, "wb")
+        try:
+            with io.BufferedWriter(file) as stream:
+                yield stream
+        except Exception as error:
+            if file.failure is None or file.failure is error:
+                raise
+            raise file.failure from error
+
+
 class _Writer(FileSystemWriter):
     """As torch's, without the temporary name in what it writes."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.fs = _Files()
 
     def storage_meta(self) -> StorageMeta:
         """What the metadata say of the writing."""
@@ -250,10 +291,15 @@ class _Draft:
     def write(self, tensors: dict[str, Any]) -> None:
         """Write the tensors of this rank. A failure is kept for :meth:`finish`."""
         try:
-            writer = _Writer(self._draft / DCP_FOLDER)
-            save_tensors(tensors, storage_writer=writer, process_group=self._group, no_dist=not dist.is_initialized())
+            with nullcontext() if dist.is_initialized() else files.of_one_process():
+                save_tensors(
+                    tensors,
+                    storage_writer=_Writer(self._draft / DCP_FOLDER),
+                    process_group=self._group,
+                    no_dist=not dist.is_initialized(),
+                )
         except CheckpointException as error:
-            self._failure = _cause(error)
+            self._failure = files.first_cause(error)
         except Exception as error:
             self._failure = error
 
@@ -302,12 +348,12 @@ class _Targets:
             same, self._groups, values = layout["same"], layout["groups"], layout["optimizer"]
         except Exception as error:
             raise files.damaged(folder, error) from error
-        self._names = _names_of(model, optimizer)
-        _check_groups(self._groups, model, optimizer, str(folder))
         tensors, own = _weights(model)
         saved = {name.removeprefix(files.MODEL_PREFIX) for name in stored if name.startswith(files.MODEL_PREFIX)}
         if differing := (saved | same.keys()) ^ (tensors.keys() | own.keys()):
             raise InputError(f"{folder}: holds the weights of another model: {listed(differing)}")
+        self._names = _names_of(model, optimizer)
+        _check_groups(self._groups, model, optimizer, str(folder))
         self.tensors: dict[str, Any] = {}
         self._buffers: dict[str, Tensor] = {}
         for name in [*tensors, *own]:
@@ -333,11 +379,7 @@ class _Targets:
 
     def read(self, folder: Path) -> None:
         """Fill them."""
-        try:
-            files.read(folder / DCP_FOLDER, self.tensors, no_dist=not dist.is_initialized())
-        except CheckpointException as error:
-            cause = _cause(error)
-            raise files.damaged(folder, cause) from cause
+        files.read(folder / DCP_FOLDER, self.tensors, no_dist=not dist.is_initialized())
 
     def apply(self, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
         """Hand over what was not read in place: the buffers, which layers may share, and the optimizer's state."""
@@ -445,21 +487,25 @@ def _empty(parameter: Tensor, entry: Any) -> Tensor:
 
 
 def _shared_like(parameter: Tensor, value: Any) -> Any:
-    """A whole tensor shared out as a parameter, if it has its shape."""
-    if not (isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape):
+    """A copy of a whole tensor, shared out as a parameter if it has its shape."""
+    if not isinstance(value, Tensor):
         return value
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        # The optimizer writes into what it is given.
+        return value.clone()
     whole = value.to(parameter.to_local().device)
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
 
 
+def _new_group() -> dist.ProcessGroup:
+    """A gloo group of all ranks, with the timeout of the default group."""
+    default: Any = dist.group.WORLD
+    backend = default._get_backend(default._device_types[0])
+    return dist.new_group(backend="gloo", timeout=backend.options._timeout)
+
+
 def _rank(group: dist.ProcessGroup | None) -> int:
     return dist.get_rank(group) if dist.is_initialized() else 0
-
-
-def _cause(error: CheckpointException) -> Exception:
-    """The first rank's error among those of all ranks."""
-    found: Any = error.failures[min(error.failures)][0]
-    return found if isinstance(found, Exception) else RuntimeError(str(found))
 
 
 def _together(work: Callable[[], Result], group: dist.ProcessGroup | None) -> Result:

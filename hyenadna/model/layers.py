@@ -315,7 +315,8 @@ class HyenaDNABackbone(SharesPositions):
         """
         # Embedded here because a reference in the caller would keep 1 GB alive at 1,000,000 positions.
         residual = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        residual = self._dropped(residual).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
+        offset = 0 if shards is None else shards.offset
+        residual = self._dropped(residual, offset).to(torch.promote_types(residual.dtype, torch.float32)).contiguous()
         states = [residual] if output_hidden_states else []
         length = residual.shape[1] if segments is None else segments.longest
         given: dict[str, Any] = {} if segments is None else {"segments": segments}
@@ -338,7 +339,7 @@ class HyenaDNABackbone(SharesPositions):
             last_hidden_state=last, hidden_states=(*states[:-1], last) if output_hidden_states else None
         )
 
-    def _dropped(self, residual: Tensor) -> Tensor:
+    def _dropped(self, residual: Tensor, offset: int = 0) -> Tensor:
         dropout = self.embed_dropout
         recorded = torch.is_grad_enabled() and residual.requires_grad and type(residual) is Tensor
         if not (recorded and residual.device.type == "cpu" and dropout.training and 0 < dropout.p < 1):

@@ -126,12 +126,9 @@ def tell_idle(parts: int, unit: str, advice: str) -> None:
         unit: what one is called.
         advice: what to do.
     """
-    idle = world().size - parts
-    if world().is_first and idle > 0:
-        print(
-            f"note: {parts} {_plural(unit, parts)} for {world().size} processes: {idle} have nothing to do; {advice}",
-            file=sys.stderr,
-        )
+    if world().is_first and parts < world().size:
+        text = f"{parts} {_plural(unit, parts)} for {world().size} processes: the others have nothing to do"
+        print(f"note: {text}; {advice}", file=sys.stderr)
 
 
 def _plural(unit: str, number: int) -> str:

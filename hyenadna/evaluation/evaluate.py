@@ -189,7 +189,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
                 f"`length` {length}: the model in {config.model} is made for {max_length} tokens; shorten it"
             )
         windows = EvalWindows(genome, held_out, length, n_to_pad=config.n_to_pad, max_windows=config.max_windows)
-    tell_idle(-(-len(windows) // config.batch_size), "batch", "lower `batch_size`")
+    tell_idle(-(-len(windows) // config.batch_size), "batch", "lower batch_size")
     with cache_filters(model):
         result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
 

@@ -101,7 +101,7 @@ def _tell_idle(sequences: Sequences, total: int, size: int) -> None:
     if world().is_first and total <= size * (world().size - 1):
         records = (record for record in sequences if len(record.ids))
         count = sum(1 for _ in iter(lambda: sum(1 for _ in _part(records, size)), 0))
-        tell_idle(count, "part", "lower `part_size`")
+        tell_idle(count, "part", "lower part_size")
 
 
 def _embed_part(model: HyenaDNAModel, records: Sequence[Record], config: EmbedConfig) -> dict[str, np.ndarray]:

@@ -58,7 +58,7 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
             if world().is_first:
                 write = stack.enter_context(partial_table(config.out, columns))
         shown = stack.enter_context(bar("predict", len(sequences), "sequence", progress=progress))
-        tell_idle(-(-len(sequences) // config.batch_size), "batch", "lower `batch_size`")
+        tell_idle(-(-len(sequences) // config.batch_size), "batch", "lower batch_size")
         records = iter(sequences)
         for _ in range(0, len(sequences), config.batch_size * world().size):
             # A batch for each process. All read all sequences, and the first one writes.

@@ -220,7 +220,7 @@ def _carry_out(task: _Task, parts: TableParts, config: ScoreConfig, progress: bo
     with parts.keep(lambda: f"{parts.done():,} {task.unit}s" if parts.done() else ""):
         done = world().first(parts.done)
         if not done:
-            tell_idle(-(-task.total // config.part_size), "part", "lower `part_size`")
+            tell_idle(-(-task.total // config.part_size), "part", "lower part_size")
         with bar("score", task.total, task.unit, initial=done, progress=progress) as shown:
 
             def write(number: int, chunk: Iterable[Any]) -> int:

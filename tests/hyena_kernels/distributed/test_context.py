@@ -203,20 +203,21 @@ def check_refusals(rank: int) -> None:
 
 
 def check_compiled(rank: int) -> None:
-    module = context_parallel(operator(4).float())
+    module = context_parallel(operator(3, num_inner_mlps=1).float())
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(module, backend=counter, fullgraph=True)
-    for lengths in ((9, 4, 5, 6), (7, 8, 3, 8)):
-        shards = ContextShards(lengths)
-        u = shard(torch.randn(1, shards.total, 4), shards)
-        found = []
-        for function in (compiled, module):
-            module.zero_grad()
-            y = function(u, shards=shards)
-            y.square().sum().backward()
-            found.append([y.detach(), *(parameter.grad for parameter in module.parameters())])
-        for one, other in zip(*found, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    # The other process need not be compiled, once it has compared what both pass.
+    compiled = torch.compile(module, backend=counter, fullgraph=True) if rank == 0 else module
+    shards = ContextShards((9, 4))
+    u = shard(torch.randn(1, shards.total, 3), shards)
+    found = []
+    for function in (module, compiled):
+        module.zero_grad()
+        y = function(u, shards=shards)
+        y.square().sum().backward()
+        found.append([y.detach(), *(parameter.grad.clone() for parameter in module.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert counter.frame_count == (rank == 0)
 
 
 def checks(rank: int) -> None:
@@ -240,7 +241,7 @@ def test_operators_of_four_processes() -> None:
 
 @pytest.mark.slow
 def test_an_operator_compiles_with_shards() -> None:
-    run_ranks(4, check_compiled)
+    run_ranks(2, check_compiled)
 
 
 def test_a_context_without_shards_is_an_error() -> None:

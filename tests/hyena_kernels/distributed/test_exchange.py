@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
@@ -173,13 +174,13 @@ def test_exchanges_of_four_processes() -> None:
 
 
 def check_ops(rank: int) -> None:
-    shards = ContextShards((2, 3))
-    torch.manual_seed(rank)
-    for u, back in ((torch.randn(2, 3, shards.length), False), (torch.randn(2, 2 - rank, 5), True)):
-        arguments = (u.requires_grad_(), (2, 3), (2, 1), shards.group_name, back)
-        torch.library.opcheck(op.all_to_all_channels.default, arguments)
-    tail = torch.randn(2, 3, 2, requires_grad=True)
-    torch.library.opcheck(op.halo_exchange.default, (tail, shards.group_name, False))
+    """In one process, because opcheck makes calls of its own choice."""
+    alone = [dist.new_group([each]) for each in range(2)][rank]
+    if rank:
+        return
+    u = torch.randn(2, 3, 5, requires_grad=True)
+    torch.library.opcheck(op.all_to_all_channels.default, (u, (5,), (3,), alone.group_name, False))
+    torch.library.opcheck(op.halo_exchange.default, (u, alone.group_name, False))
 
 
 def there_and_back(u: Tensor, shards: ContextShards) -> Tensor:
@@ -188,15 +189,15 @@ def there_and_back(u: Tensor, shards: ContextShards) -> Tensor:
 
 
 def check_compiled(rank: int) -> None:
-    """One graph without a break, and one for all lengths after the second."""
+    """One graph without a break for all lengths. A compiled process and others understand each other."""
     counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(there_and_back, backend=counter, fullgraph=True)
+    compiled = torch.compile(there_and_back, backend=counter, fullgraph=True, dynamic=True)
     counts = []
-    for lengths in ((5, 3), (4, 7), (9, 6), (8, 11)):
+    for lengths in ((5, 3), (4, 7), (9, 6)):
         shards = ContextShards(lengths)
         u = torch.randn(2, 3, shards.length)
         results = []
-        for function in (compiled, there_and_back):
+        for function in (compiled if rank == 0 else there_and_back, there_and_back):
             leaf = u.clone().requires_grad_()
             y = function(leaf, shards)
             y.square().sum().backward()
@@ -204,7 +205,7 @@ def check_compiled(rank: int) -> None:
         for found, expected in zip(*results, strict=True):
             assert torch.equal(found, expected)
         counts.append(counter.frame_count)
-    assert counts[-1] == counts[1], counts
+    assert counts == ([0, 0, 0] if rank else [1, 1, 1])
 
 
 def check_with_a_compiler(rank: int) -> None:

@@ -50,6 +50,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("common",),
         ("model",),
         ("data",),
+        ("parallel",),
         ("drawing",),
         ("evaluation",),
         ("inference",),

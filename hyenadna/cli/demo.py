@@ -18,8 +18,8 @@ from hyena_kernels.backend import describe
 from hyenadna.cli.main import one_line_errors
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
+from hyenadna.common.launch import check_processes
 from hyenadna.common.run_layout import CONFIG_FILE
-from hyenadna.common.writers import refuse_several_processes
 from hyenadna.data import genome as genomes
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_fraction, write_bed
 from hyenadna.data.synthetic import SyntheticGenome, write_synthetic_genome
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900, help="optimizer steps")
     args = parser.parse_args()
     with one_line_errors("the demo"):
-        refuse_several_processes("demo")
+        check_processes("demo")
         run(args.out, args.fasta, steps=args.steps)
 
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import re
 import runpy
 import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.launch import Launch, check_processes, let_first_speak
 from hyenadna.common.streams import copied_streams, is_standard_output
-from hyenadna.common.writers import refuse_several_processes
+from hyenadna.common.world import LostProcessError, SharedError, world
 
 
 class Verb(NamedTuple):
@@ -34,6 +36,7 @@ class Verb(NamedTuple):
         work: the function that takes the options.
         report: the text to print, from the options and what the function returns.
         resumes: whether the function also takes ``resume``, which is not a field of the dataclass.
+        divides: whether the function divides its work among the processes of torchrun.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Verb(NamedTuple):
     work: str
     report: Callable[[Any, Any], str] = lambda config, result: result
     resumes: bool = False
+    divides: bool = False
 
     def parser(self) -> Any:
         """The parser of the options."""
@@ -52,6 +56,9 @@ class Verb(NamedTuple):
         if self.resumes:
             text = "Resume from the newest checkpoint in --out, if there is one."
             parser.add_argument("--resume", type=bool, default=False, nargs="?", const=True, help=text)
+        if self.divides:
+            text = "Seconds that a process of torchrun waits for the others."
+            parser.add_argument("--timeout", type=float, default=600.0, help=text)
         return parser
 
     def __call__(self, argv: Sequence[str]) -> None:
@@ -59,12 +66,25 @@ class Verb(NamedTuple):
         from hyenadna.cli.options import parse_config
 
         config, parsed = parse_config(self.parser(), _load(self.config), argv)
-        refuse_several_processes(self.name)
+        check_processes(self.name, divides=self.divides)
         more = {"resume": parsed.resume} if self.resumes else {}
-        result = _load(self.work)(config, **more)
+        with self._together(config, parsed):
+            result = _load(self.work)(config, **more)
+            if not world().is_first:
+                return
         # Beside a result on standard output, the report would be a part of it.
         is_taken = any(is_standard_output(path) for path in config.written())
         print(self.report(config, result), file=sys.stderr if is_taken else sys.stdout)
+
+    def _together(self, config: Any, parsed: Any) -> AbstractContextManager[Any]:
+        """The block in which the processes of torchrun work together, if there are any."""
+        if not (self.divides and Launch.of().grouped):
+            return nullcontext()
+        if not 0 < parsed.timeout < math.inf:
+            raise InputError(f"`timeout` {parsed.timeout:g}: must be a number of seconds above 0")
+        from hyenadna.parallel.processes import start_world
+
+        return start_world(config.device, timeout=parsed.timeout)
 
 
 def summary(verb: Verb | Callable[[Sequence[str]], None]) -> str:
@@ -99,7 +119,7 @@ def prepare(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace a genome that the folder already holds.")
     args = parser.parse_args(list(argv))
-    refuse_several_processes("prepare")
+    check_processes("prepare")
     for file in (args.fasta, args.aliases):
         if file is not None:
             check_file(file)
@@ -183,7 +203,7 @@ def convert(argv: Sequence[str]) -> None:
         "published ones, 0.0 for those of the original training code.",
     )
     args = parser.parse_args(list(argv))
-    refuse_several_processes("convert")
+    check_processes("convert")
     check_convertible(args.src, args.dst)
     from hyenadna.model.convert import convert as convert_checkpoint
     from hyenadna.model.loading import without_transformers_bars
@@ -400,7 +420,7 @@ def one_line_errors(command: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except (InputError, OSError) as error:
-        _fail(str(error))
+        _fail_in_one_process(error)
     except ImportError as error:
         if (error.name or "").split(".")[0] in ("", "hyenadna", "hyena_kernels"):
             raise
@@ -415,6 +435,18 @@ def one_line_errors(command: str) -> Iterator[None]:
     except KeyboardInterrupt as stopped:
         print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail_in_one_process(error: Exception) -> NoReturn:
+    """Tell an error once where several processes of torchrun have it."""
+    rank = Launch.of().rank
+    if rank and not isinstance(error, LostProcessError):
+        # If the first process has the error too, it has told it by then, and torchrun ends this one.
+        let_first_speak()
+        if isinstance(error, SharedError):
+            sys.exit(2)
+        _fail(f"rank {rank}: {error}")
+    _fail(str(error))
 
 
 # torch has a class for it on GPUs only.

@@ -1,7 +1,4 @@
-"""One process writes to a place at a time: the refusal of launchers of several processes, and a lock beside the place.
-
-No verb divides its work among processes that a launcher has started. Two of them would write the same files.
-"""
+"""One process writes to a place at a time: a lock beside the place."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import functools
 import os
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from errno import EACCES, EAGAIN, EDEADLK
 from pathlib import Path
@@ -19,60 +15,10 @@ from typing import Any, ParamSpec, TypeVar
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_error
 from hyenadna.common.streams import is_output_stream
+from hyenadna.common.world import world
 
 LOCK_FILE = ".lock"
 """The lock file within a folder."""
-
-_SIZES = (
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "PMI_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-    "SLURM_STEP_NUM_TASKS",
-)
-"""Variables that launchers set to the number of processes: torchrun and accelerate, Open MPI, MPICH, MVAPICH, srun.
-
-SLURM_NTASKS is not among them. A batch script has it too, where a command is one process.
-"""
-
-_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID", "PMIX_RANK")
-"""Variables with the number of this process, from 0."""
-
-# What the processes after the first wait before they end. torchrun stops all when one ends, and the first has to speak.
-_SECONDS = 5.0
-
-
-def refuse_several_processes(verb: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise InputError where a launcher such as torchrun, accelerate, srun or mpirun has started several processes.
-
-    Only the first process raises it. The others end silently with the same exit code, 2, so that one line is printed.
-
-    Args:
-        verb: words after ``hyenadna``, for the message.
-        environment: the variables of the launcher.
-    """
-    sizes = {name: _integer(environment, name) for name in _SIZES}
-    ranks = {name: _integer(environment, name) for name in _RANKS}
-    rank = max(ranks.values())
-    several = {name: size for name, size in sizes.items() if size > 1}
-    if several and rank > 0:
-        time.sleep(_SECONDS)
-        sys.exit(2)
-    several = several or {name: number for name, number in ranks.items() if number > 0}
-    if not several:
-        return
-    name, value = next(iter(several.items()))
-    raise InputError(
-        f"hyenadna {verb} runs in one process, and {name} is {value}: every process would do the same work and write "
-        "the same files. Start it without torchrun, accelerate, srun or mpirun, or with one process"
-    )
-
-
-def _integer(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "")
-    return int(text) if text.isdecimal() else 0
-
 
 _held: set[int] = set()
 
@@ -115,6 +61,8 @@ R = TypeVar("R")
 def one_writer(*, inside: bool = False, make_folders: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator of a function whose first argument has the field ``out``: it holds the lock of ``out`` meanwhile.
 
+    Where several processes work together, the first one holds it for all.
+
     Args:
         inside: see :func:`only_writer`.
         make_folders: the function makes missing folders above ``out``. Otherwise it refuses them, without a lock.
@@ -124,9 +72,13 @@ def one_writer(*, inside: bool = False, make_folders: bool = False) -> Callable[
         @functools.wraps(work)
         def locked(*args: P.args, **kwargs: P.kwargs) -> R:
             config: Any = args[0] if args else kwargs["config"]
-            if not make_folders and not Path(config.out).absolute().parent.is_dir():
-                return work(*args, **kwargs)
-            with only_writer(Path(config.out), inside=inside):
+            with ExitStack() as stack:
+
+                def lock() -> None:
+                    if make_folders or Path(config.out).absolute().parent.is_dir():
+                        stack.enter_context(only_writer(Path(config.out), inside=inside))
+
+                world().first(lock)
                 return work(*args, **kwargs)
 
         return locked

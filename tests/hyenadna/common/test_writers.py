@@ -15,7 +15,7 @@ import pytest
 
 from hyenadna.common import writers
 from hyenadna.common.errors import InputError
-from hyenadna.common.writers import one_writer, only_writer, refuse_several_processes
+from hyenadna.common.writers import one_writer, only_writer
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -145,35 +145,3 @@ def test_a_function_holds_the_lock_of_its_options(tmp_path: Path) -> None:
     assert work(Config(tmp_path / "o.tsv")) == work(config=Config(tmp_path / "o.tsv")) == [".o.tsv.lock"]
     # No folder is made for a file.
     assert work(Config(tmp_path / "absent" / "o.tsv")) == []
-
-
-@pytest.mark.parametrize(
-    ("environment", "told"),
-    [
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2"),
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2"),
-        ({"RANK": "1"}, "RANK is 1"),
-        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}, "OMPI_COMM_WORLD_SIZE is 4"),
-        ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "PMI_SIZE is 2"),
-        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "SLURM_STEP_NUM_TASKS is 2"),
-        ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, ""),
-        # A batch script with several tasks in which nothing is started by srun.
-        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ""),
-        ({"WORLD_SIZE": "", "PMI_SIZE": "1"}, ""),
-        ({}, ""),
-    ],
-)
-def test_launchers_of_several_processes_are_refused(environment: dict[str, str], told: str) -> None:
-    if not told:
-        refuse_several_processes("embed", environment)
-        return
-    with pytest.raises(InputError, match=f"hyenadna embed runs in one process, and {told}: every process would do"):
-        refuse_several_processes("embed", environment)
-
-
-def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
-    with pytest.raises(SystemExit) as ended:
-        refuse_several_processes("embed", {"WORLD_SIZE": "2", "RANK": "1"})
-    assert (ended.value.code, len(waits)) == (2, 1)

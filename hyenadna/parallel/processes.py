@@ -1,0 +1,157 @@
+"""The processes of torchrun as one world: how they meet, what the first does for all, and how a lost one is told."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from hyenadna.common.errors import InputError
+from hyenadna.common.launch import Launch
+from hyenadna.common.world import LostProcessError, SharedError, World, joined
+
+T = TypeVar("T")
+
+TIMEOUT = 600.0
+"""Seconds that a process waits for the others, unless it is told another number."""
+
+# What gloo and NCCL say of a process that has ended or does not answer. Both raise a RuntimeError.
+_LOST = re.compile(
+    r"connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|remote process|socket|gloo|nccl|peer",
+    re.IGNORECASE,
+)
+
+
+class GroupWorld(World):
+    """The world of a process group of ``torch.distributed``.
+
+    Args:
+        launch: the place of this process.
+        device: the device of this process.
+
+    Attributes:
+        device: the device of this process.
+        control: the gloo group by which values of Python travel.
+    """
+
+    def __init__(self, launch: Launch, device: torch.device) -> None:
+        self.rank, self.size = launch.rank, launch.size
+        self.local_rank, self.restarts = launch.local_rank, launch.restarts
+        self.device = device
+        self.control = dist.new_group(backend="gloo") if device.type == "cuda" else dist.group.WORLD
+
+    def gather(self, value: Any) -> list[Any]:
+        """As :meth:`World.gather`."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def first(self, work: Callable[[], T]) -> T:
+        """As :meth:`World.first`."""
+        told: list[Any] = [None, ""]
+        cause: BaseException | None = None
+        if self.is_first:
+            try:
+                told[0] = work()
+            except (InputError, OSError) as error:
+                told[1], cause = str(error), error
+        dist.broadcast_object_list(told, src=0, group=self.control)
+        if told[1]:
+            raise SharedError(told[1]) from cause
+        result: T = told[0]
+        return result
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """As :meth:`World.agreed`."""
+        failure: InputError | OSError | None = None
+        try:
+            yield
+        except (SharedError, LostProcessError):
+            raise
+        except (InputError, OSError) as error:
+            failure = error
+        told = [text for text in self.gather("" if failure is None else str(failure)) if text]
+        if told:
+            raise SharedError(told[0]) from failure
+
+
+@contextmanager
+def start_world(device: str = "auto", *, timeout: float = TIMEOUT) -> Iterator[World]:
+    """Let the processes that torchrun has started work together in the block: NCCL on GPUs, gloo on CPUs.
+
+    Without torchrun's variables the process stays alone. Every process calls this, and then the same functions.
+
+    Args:
+        device: as :func:`hyenadna.model.device.pick_device` takes it.
+        timeout: seconds that a process waits for the others.
+
+    Raises:
+        InputError: the processes do not find each other; a GPU is named; there are fewer GPUs than processes.
+        LostProcessError: another process has ended, or has not answered within ``timeout``.
+    """
+    launch = Launch.of()
+    if not launch.grouped:
+        yield World()
+        return
+    own = _device(device, launch)
+    try:
+        if own.type == "cuda":
+            torch.cuda.set_device(own)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout),
+            device_id=own if own.type == "cuda" else None,
+        )
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise InputError(
+            f"the {launch.size} processes have not met at {place} ({_line(error)}): another program may have the "
+            "port: choose another with torchrun's --master-port, or take --standalone on one machine"
+        ) from error
+    try:
+        with joined(GroupWorld(launch, own)) as made:
+            yield made
+    except RuntimeError as error:
+        if isinstance(error, InputError) or not _is_lost(error):
+            raise
+        raise LostProcessError(
+            f"rank {launch.rank} of {launch.size}: another process has ended, or has not answered for {timeout:g} s "
+            f"({_line(error)}); start all again with `resume`, or let torchrun do so with --max-restarts"
+        ) from error
+    finally:
+        with suppress(Exception):
+            dist.destroy_process_group()
+
+
+def _device(name: str, launch: Launch) -> torch.device:
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise InputError(
+            f"`device` {name}: torchrun has started {launch.size} processes, and each takes a GPU of its own; choose "
+            "auto, cuda or cpu"
+        )
+    count = torch.cuda.device_count()
+    if launch.local_rank >= count:
+        raise InputError(
+            f"`device` {name}: torch sees {count} CUDA devices here, and torchrun has started more processes; lower "
+            "its --nproc-per-node, or choose cpu"
+        )
+    return torch.device("cuda", launch.local_rank)
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or bool(_LOST.search(str(error)))
+
+
+def _line(error: BaseException) -> str:
+    """The first line of a message, without the place in the source of gloo."""
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^\]]*\]\s*", "", text).rstrip(". ")

@@ -298,26 +298,27 @@ class _Draft:
                     process_group=self._group,
                     no_dist=not dist.is_initialized(),
                 )
-        except CheckpointException as error:
-            self._failure = files.first_cause(error)
-        except Exception as error:
-            self._failure = error
+        except (CheckpointException, Exception) as error:
+            failure = files.first_cause(error) if isinstance(error, CheckpointException) else error
+            if isinstance(failure, OSError):
+                self._failure = write_error(self._folder, failure)
+                self._failure.__cause__ = failure
+            else:
+                self._failure = failure
 
     def finish(self) -> None:
-        """Give the folder its name, or remove it and raise the same error on all ranks."""
+        """Give the folder its name, or remove it and then raise the same error on all ranks."""
+        told = _gather(_told(self._failure), self._group)
 
-        def check() -> None:
-            if isinstance(self._failure, OSError):
-                raise write_error(self._folder, self._failure) from self._failure
-            if self._failure is not None:
-                raise self._failure
-
-        try:
-            _together(check, self._group)
-            _from_first(self._put, self._group)
-        finally:
-            if _rank(self._group) == 0:
+        def end() -> None:
+            try:
+                if not any(told):
+                    self._put()
+            finally:
                 shutil.rmtree(self._draft, ignore_errors=True)
+
+        _from_first(end, self._group)
+        _raise_first(told, self._failure)
 
     def _put(self) -> None:
         place = self._draft / DCP_FOLDER
@@ -515,11 +516,7 @@ def _together(work: Callable[[], Result], group: dist.ProcessGroup | None) -> Re
     it is where it happened, and as a RuntimeError on the other ranks.
     """
     result, failure = _attempt(work)
-    told: list[Any] = [None] * (dist.get_world_size(group) if dist.is_initialized() else 1)
-    if dist.is_initialized():
-        dist.all_gather_object(told, _told(failure), group=group)
-    else:
-        told = [_told(failure)]
+    told = _gather(_told(failure), group)
     _raise_first(told, failure)
     return result  # type: ignore[return-value]
 
@@ -532,6 +529,15 @@ def _from_first(work: Callable[[], Result], group: dist.ProcessGroup | None) -> 
         dist.broadcast_object_list(told, src=0, group=group)
     _raise_first(told[1:], failure)
     return told[0]
+
+
+def _gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+    """The value of every rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
 
 
 def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:

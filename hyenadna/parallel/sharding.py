@@ -10,13 +10,15 @@ import copy
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hyena_kernels import HyenaFilter
+from hyena_kernels.modules import SharesPositions
 from hyenadna.common.errors import InputError
+from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABlock
 from hyenadna.model.pretrained import HyenaDNAPreTrainedModel
 
@@ -86,39 +88,55 @@ def initialize(model: HyenaDNAPreTrainedModel, device: torch.device | str, seed:
     than its shards and one parameter. The random state of the process stays as it is.
 
     Args:
-        model: a model made under ``torch.device("meta")``, then sharded by :func:`shard` or plain. A plain one gets its
-            weights in every process by itself.
+        model: a model made under ``torch.device("meta")``, then sharded by :func:`shard`; all ranks call this. A plain
+            one gets its weights in each process by itself.
         device: where its shards go, such as ``"cuda:0"``.
         seed: the seed of the weights.
 
     Raises:
         InputError: the parameters are not those of ``type(model)(model.config)``, as after adding adapters.
     """
-    model.to_empty(device=device)
+    config = copy.deepcopy(model.config)
+    # The weights do not depend on it, and the positions of a long sequence take gigabytes.
+    config.max_seq_len, config.filter_length = min(2, config.max_seq_len), None
+    with torch.device("meta"):
+        expected = {name: weight.shape for name, weight in type(model)(config).named_parameters()}
+    if {name: weight.shape for name, weight in model.named_parameters()} != expected:
+        raise InputError("initialize: the model has other parameters than its configuration makes")
+    for module in model.modules():
+        if isinstance(module, SharesPositions):
+            module.make_positions(device)
+    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    model.tie_weights()
     for module in model.modules():
         if isinstance(module, HyenaFilter):
-            module.reset_buffers()
-    model.tie_weights()
-    wanted = dict(model.named_parameters())
-    config = copy.deepcopy(model.config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made: nn.Module = type(model)(config)
-    weights = dict(made.named_parameters())
-    if weights.keys() != wanted.keys():
-        raise InputError("initialize: the model has other parameters than its configuration makes")
+            module.modulation.reset_buffers()
+        elif isinstance(freq := module._buffers.get("freq"), Tensor):
+            freq.fill_(config.activation_freq)
+    meshes = [weight.device_mesh for weight in model.parameters() if isinstance(weight, DTensor)]
+    weights = _weights(type(model), config, seed) if not meshes or meshes[0].get_local_rank() == 0 else {}
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            _fill(parameter, weights[name])
+        for name, parameter in model.named_parameters():
+            _fill(parameter, weights.pop(name, None))
 
 
-def _fill(parameter: Tensor, weight: Tensor) -> None:
+def _weights(kind: type[HyenaDNAPreTrainedModel], config: HyenaDNAConfig, seed: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        return dict(kind(config).named_parameters())
+
+
+def _fill(parameter: Tensor, weight: Tensor | None) -> None:
+    """Copy a weight into a parameter, or the shards of the one that rank 0 has."""
     if not isinstance(parameter, DTensor):
+        assert weight is not None
         parameter.copy_(weight)
         return
-    whole = weight.to(parameter.to_local().device, parameter.dtype)
-    shared = distribute_tensor(whole, parameter.device_mesh, parameter.placements)
-    parameter.to_local().copy_(shared.to_local())
+    own = parameter.to_local()
+    whole = torch.empty(parameter.shape, dtype=own.dtype, device=own.device)
+    if weight is not None:
+        whole.copy_(weight)
+    own.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements).to_local())
 
 
 def _is_narrow(dtype: torch.dtype | None) -> bool:

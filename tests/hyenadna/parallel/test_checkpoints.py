@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def full_disk(*args: Any) -> Any:
 def check_failures(rank: int, made: Training, folder: Path) -> None:
     """A disk that is full on one rank, or when the folder gets its name."""
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    dist.barrier()
     told = []
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
@@ -214,15 +216,23 @@ def test_a_killed_writer_leaves_what_was_there(tmp_path: Path) -> None:
     assert_same(Training("plain", seed=1).load(kept).weights(), made.weights())
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> tuple[Training, Path]:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Path]:
+    folder = tmp_path_factory.mktemp("plain") / "step-1"
     made = Training("plain", n_layer=2).steps(1)
-    made.save(tmp_path / "step-1")
-    return made, tmp_path / "step-1"
+    made.save(folder)
+    return made, folder
+
+
+@pytest.fixture
+def saved(original: tuple[Training, Path], tmp_path: Path) -> tuple[Training, Path]:
+    shutil.copytree(original[1], tmp_path / "step-1")
+    return original[0], tmp_path / "step-1"
 
 
 def test_tensors_that_have_several_names_are_stored_once(saved: tuple[Training, Path]) -> None:
-    made, folder = saved
+    made, folder = Training("plain", n_layer=2), saved[1]
+    made.load(folder)
     layout = json.loads((folder / "dcp" / "layout.json").read_text())
     assert {(name, first) for name, first in layout["same"].items() if "layers.1.mixer.filter_fn.pos_emb" in name} == {
         (f"hyena.backbone.layers.1.mixer.filter_fn.pos_emb.{x}", f"hyena.backbone.layers.0.mixer.filter_fn.pos_emb.{x}")

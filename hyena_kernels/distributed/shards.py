@@ -178,7 +178,10 @@ class ContextShards:
             known = _validated.setdefault(self.group, known)
         if news in known and os.environ.get("HYENA_CHECK_SHARDS", "") in ("", "0"):
             if length != self.length:
-                raise ValueError(f"ContextShards: {_line(self.rank, own)}")
+                raise ValueError(
+                    f"ContextShards: a tensor must have the {self.length} positions of its shard, got "
+                    f"{_line(self.rank, own)}"
+                )
             return
         found = [own] if self.group is None else self._from_all(torch.tensor(own, dtype=torch.int64, device=device))
         same = all(row[1:] == own[1:] for row in found)

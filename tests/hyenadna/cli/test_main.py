@@ -572,17 +572,12 @@ def test_version(call: Callable[..., Outcome], words: str) -> None:
     [
         ["prepare", "GENOME", "--out", "x"],
         ["pretrain", "--genome", "GENOME", "--out", "x", "--resume"],
-        ["evaluate", "--model", "owner/name", "--genome", "GENOME"],
-        ["finetune", "--data", "GENOME", "--method", "scratch", "--out", "x"],
-        ["score", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
-        ["embed", "--model", "owner/name", "--fasta", "FASTA", "--out", "x.npz"],
         ["generate", "--model", "owner/name", "--prompt", "A", "--out", "x"],
-        ["predict", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
         ["convert", "GENOME", "x"],
     ],
     ids=lambda words: words[0],
 )
-def test_no_verb_that_writes_runs_in_several_processes(
+def test_verbs_that_do_not_divide_their_work_run_in_one_process(
     call: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
     tiny_genome: Path,
@@ -605,6 +600,37 @@ def test_no_verb_that_writes_runs_in_several_processes(
     assert list(tmp_path.iterdir()) == []
     # Help and the version write nothing.
     assert call(words[0], "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--model", "owner/name", "--genome", "GENOME"],
+        ["finetune", "--data", "GENOME", "--method", "scratch", "--out", "x"],
+        ["score", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
+        ["embed", "--model", "owner/name", "--fasta", "FASTA", "--out", "x.npz"],
+        ["predict", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_processes_that_do_not_find_each_other_are_refused(
+    call: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_genome: Path,
+    tiny_fasta: Path,
+    tmp_path: Path,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    places = {"GENOME": str(tiny_genome), "FASTA": str(tiny_fasta)}
+    refused = call(*(places.get(word, word) for word in words))
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(
+        f"error: hyenadna {words[0]} finds the other processes by the variables of torchrun, and OMPI_COMM_WORLD_SIZE"
+    )
+    assert refused.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [MemoryError("Unable to allocate 8 TiB"), torch.OutOfMemoryError("out of memory")])

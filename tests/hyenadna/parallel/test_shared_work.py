@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from hyenadna import HyenaDNAForSequenceClassification
 from hyenadna.common.errors import InputError
 from hyenadna.common.world import world
+from hyenadna.drawing import figures
 from hyenadna.evaluation.evaluate import EvaluateConfig, evaluate
 from hyenadna.finetuning import train as finetune_module
 from hyenadna.finetuning.train import FinetuneConfig, finetune
@@ -102,6 +104,21 @@ def untimed(result: Any) -> Any:
     return result
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Figures hold what they would show. To draw them takes longer than all the rest."""
+
+    def note(*args: Any) -> None:
+        (place,) = (value for value in args if isinstance(value, Path))
+        place.write_text(repr([untimed(value) for value in args if not isinstance(value, Path)]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((figures, "perplexity_by_position"), (figures, "evaluation_bars")):
+            patch.setattr(owner, name, note)
+        patch.setattr(finetune_module, "draw_curves", note)
+        yield
+
+
 def failing(work: Callable[..., Any], config: Any) -> tuple[str, str]:
     with pytest.raises(InputError) as caught:
         work(config, progress=False)
@@ -118,7 +135,7 @@ def wait_for(file: Path) -> None:
 def share(rank: int, port: int, inputs: Path, out: Path, stopped: Path) -> tuple[list[Any], list[tuple[str, str]]]:
     join(rank, RANKS, port)
     told = []
-    with start_world("cpu", timeout=None):
+    with undrawn(), start_world("cpu", timeout=None):
         results = [untimed(work(config, progress=False)) for work, config in works(inputs, out)]
 
         compute = embed_module._embed_part
@@ -154,13 +171,15 @@ def share(rank: int, port: int, inputs: Path, out: Path, stopped: Path) -> tuple
     return results, told
 
 
+@pytest.mark.slow
 def test_processes_share_work_and_write_the_same_bytes(
     inputs: Path, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, several, stopped = (tmp_path / name for name in ("one", "several", "stopped"))
     for folder in (one, several, stopped):
         folder.mkdir()
-    expected = [untimed(work(config, progress=False)) for work, config in works(inputs, one)]
+    with undrawn():
+        expected = [untimed(work(config, progress=False)) for work, config in works(inputs, one)]
     compute, calls = embed_module._embed_part, []
 
     def counting(*args: Any) -> Any:
@@ -187,9 +206,10 @@ def test_processes_share_work_and_write_the_same_bytes(
 
     # One process finishes what several have begun, and computes nothing again.
     calls = [1] * 3
-    for place in (0, -1):
-        work, config = works(inputs, stopped)[place]
-        assert untimed(work(replace(config, resume=True), progress=False)) == expected[place]
+    with undrawn():
+        for place in (0, -1):
+            work, config = works(inputs, stopped)[place]
+            assert untimed(work(replace(config, resume=True), progress=False)) == expected[place]
     assert len(calls) == 3 + 5 - 1
     whole = contents(one)
     assert {name: whole[name] for name in contents(stopped)} == contents(stopped)

@@ -21,7 +21,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-_PRELOADED = ["torch", "torch.distributed.fsdp", "torch.distributed.checkpoint", "hyena_kernels", "hyenadna"]
+_PRELOADED = ["pytest", "torch", "torch.distributed.fsdp", "torch.distributed.checkpoint", "hyena_kernels", "hyenadna"]
 
 
 def run_ranks(

@@ -38,6 +38,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("online_conv",),
         ("distributed.shards",),
         ("distributed.exchange",),
+        ("distributed.short_conv",),
         ("distributed.mixer",),
         ("filter_cache", "step_graph"),
         ("filter_layers",),

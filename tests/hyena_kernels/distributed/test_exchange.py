@@ -1,0 +1,217 @@
+"""Every exchange moves values and rounds nothing. So results and gradients are compared bit for bit with the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
+
+from hyena_kernels.distributed import ContextShards, exchange, gather, halo, shard, to_channels, to_sequence
+from hyena_kernels.distributed.exchange import Route
+from tests.hyena_kernels.distributed.test_shards import raises
+from tests.ranks import run_ranks
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+op = torch.ops.hyena_kernels
+LENGTHS = {4: ((3, 1, 4, 2), (5, 5, 5, 5)), 2: ((2, 5), (3, 3))}
+
+
+def whole(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Random numbers, the same on every rank."""
+    return torch.randn(*shape).to(dtype)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same values in memory of another order, with gaps."""
+    return tensor.movedim(0, -1).contiguous().movedim(-1, 0).repeat_interleave(2, dim=-1)[..., ::2]
+
+
+def poison() -> None:
+    """Uninitialised memory holds NaN from here on, and what is not deterministic raises."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+
+
+def check_channels_and_back(rank: int, size: int) -> None:
+    for lengths in LENGTHS[size]:
+        shards = ContextShards(lengths)
+        for batch, D, dtype in (
+            (2, 7, torch.float64),
+            (1, 3, torch.float32),
+            (3, 1, torch.bfloat16),
+            (1, 1, torch.half),
+        ):
+            u, weights = (whole(batch, D, shards.total, dtype=dtype) for _ in range(2))
+            for change in (Tensor.contiguous, strided):
+                mine = change(shard(u, shards, 2)).detach().requires_grad_()
+                found = to_channels(mine, shards)
+                assert found.is_contiguous()
+                assert torch.equal(found, u[:, shards.channels(D)])
+                found.backward(change(weights[:, shards.channels(D)]))
+                assert torch.equal(mine.grad, shard(weights, shards, 2))
+                mine = change(u[:, shards.channels(D)]).detach().requires_grad_()
+                found = to_sequence(mine, shards, D)
+                assert found.is_contiguous()
+                assert torch.equal(found, shard(u, shards, 2))
+                found.backward(change(shard(weights, shards, 2)))
+                assert torch.equal(mine.grad, weights[:, shards.channels(D)])
+    # Whole numbers too, and no gradients in inference.
+    ids = torch.arange(6 * shards.total).view(1, 6, -1)
+    with torch.inference_mode():
+        assert torch.equal(to_channels(shard(ids, shards, 2), shards), ids[:, shards.channels(6)])
+
+
+def check_derivatives(rank: int, size: int) -> None:
+    """An exchange is linear: it has derivatives of every order, in both modes and under transforms."""
+    shards = ContextShards(LENGTHS[size][0])
+    mine = shard(whole(2, 5, shards.total), shards, 2)
+    for function in (lambda u: to_channels(u, shards), lambda u: halo(u, shards, 1)):
+        leaf = mine.clone().requires_grad_()
+        [first] = torch.autograd.grad(function(leaf).pow(3).sum(), leaf, create_graph=True)
+        [second] = torch.autograd.grad(first.sum(), leaf)
+        torch.testing.assert_close(first, leaf * second / 2)
+        gradient = torch.func.grad(lambda u, function=function: function(u).pow(3).sum())
+        torch.testing.assert_close(gradient(mine), first)
+        torch.testing.assert_close(torch.func.grad(lambda u, of=gradient: of(u).sum())(mine), second)
+        value, tangent = torch.func.jvp(function, (mine,), (2 * mine,))
+        assert torch.equal(tangent, 2 * value)
+        assert torch.equal(value, function(mine))
+        with forward_ad.dual_level():
+            found = forward_ad.unpack_dual(function(forward_ad.make_dual(mine, 3 * mine)))
+            torch.testing.assert_close(found.tangent, 3 * value, rtol=1e-15, atol=0)
+        together = torch.vmap(function, in_dims=-1)(torch.stack((mine, 2 * mine), -1))
+        assert torch.equal(together, torch.stack((value, 2 * value)))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(mine, mine)
+        raises(NotImplementedError, "no derivative in forward mode", op.halo_exchange, dual, shards.group_name, False)
+
+
+def check_halo(rank: int, size: int) -> None:
+    for lengths, n in (
+        ((2, 3, 2, 1)[:size], 2),
+        ((3, 1, 4, 2)[:size], 1),
+        ((3, 3, 3, 3)[:size], 0),
+        ((4, 5, 4, 6)[:size], 4),
+    ):
+        shards = ContextShards(lengths)
+        for dtype in DTYPES:
+            x = whole(2, 3, shards.total, dtype=dtype)
+            padded = torch.nn.functional.pad(x, (n, 0))
+            mine = strided(shard(x, shards, 2)).detach().requires_grad_()
+            found = halo(mine, shards, n)
+            assert torch.equal(found, padded[:, :, shards.offset : shards.offset + n + shards.length])
+            # What each rank sends back, by rank and with zeros where it has nothing.
+            all_weights = [torch.randn(2, 3, n + length).to(dtype) for length in lengths]
+            found.backward(all_weights[rank])
+            expected = all_weights[rank][:, :, n:].clone()
+            if n and rank + 1 < size:
+                expected[:, :, -n:] += all_weights[rank + 1][:, :, :n]
+            assert torch.equal(mine.grad, expected)
+    short = ContextShards((1, 3, 3, 3)[:size])
+    raises(ValueError, r"n is 2: lengths \(1, 3", halo, torch.zeros(1, 1, short.length), short, 2)
+    raises(ValueError, r"x has shape \(1, 1, 9\), expected \(B, W, L_r\) with", halo, torch.zeros(1, 1, 9), short, 1)
+
+
+def check_gather(rank: int, size: int) -> None:
+    shards = ContextShards(LENGTHS[size][0])
+    for shape, dim in (((2, shards.total, 3), 1), ((shards.total,), 0), ((2, 3, shards.total), -1)):
+        x = whole(*shape)
+        mine = shard(x, shards, dim).clone().requires_grad_()
+        found = gather(mine, shards, dim)
+        assert torch.equal(found, x)
+        weights = [torch.randn(*shape, dtype=torch.float64) for _ in range(size)]
+        found.backward(weights[rank])
+        torch.testing.assert_close(mine.grad, shard(sum(weights), shards, dim), rtol=1e-15, atol=1e-15)
+    ids = torch.arange(shards.total)[None]
+    assert torch.equal(gather(shard(ids, shards), shards), ids)
+    raises(ValueError, r"dimension 1 of \(1, 99\) must have the", shard, torch.zeros(1, 99), shards)
+    raises(ValueError, r"dimension 1 of \(1, 99\) must have the", gather, torch.zeros(1, 99), shards)
+    raises(ValueError, "u has shape", to_channels, torch.zeros(1, 1, 99), shards)
+    raises(
+        ValueError, "with 1 in dimension 1|with 0 in", to_sequence, torch.zeros(1, 9, shards.total), shards, size - 1
+    )
+
+
+def check_halves(rank: int, size: int) -> None:
+    """Several exchanges on their way at once arrive where they belong, and so do their gradients."""
+    shards = ContextShards(LENGTHS[size][0])
+    routes = [Route(shards.lengths, shards.channel_counts(D), shards.group_name, False) for D in (5, 2)]
+    first, second = (whole(2, D, shards.total) for D in (5, 2))
+    mine = [shard(u, shards, 2).clone().requires_grad_() for u in (first, second)]
+    pending = [exchange.begin(u, route) for u, route in zip(mine, routes, strict=True)]
+    found = [exchange.end(each) for each in pending]
+    for u, whole_u in zip(found, (first, second), strict=True):
+        assert torch.equal(u, whole_u[:, shards.channels(whole_u.shape[1])])
+    back = [exchange.end(exchange.begin(2 * u, route.reverse)) for u, route in zip(found, routes, strict=True)]
+    for _ in range(2):
+        for u in mine:
+            u.grad = None
+        sum(u.square().sum() for u in back).backward(retain_graph=True)
+        for u in mine:
+            assert torch.equal(u.grad, 8 * u)
+    raises(RuntimeError, "differentiate twice|once_differentiable", twice, found[0], mine[0])
+
+
+def twice(result: Tensor, u: Tensor) -> None:
+    [first] = torch.autograd.grad(result.pow(3).sum(), u, create_graph=True)
+    first.sum().backward()
+
+
+def checks(rank: int, size: int) -> None:
+    poison()
+    for check in (check_channels_and_back, check_derivatives, check_halo, check_gather, check_halves):
+        torch.manual_seed(1)
+        check(rank, size)
+
+
+@pytest.mark.slow
+def test_exchanges_of_four_processes() -> None:
+    run_ranks(4, checks, 4)
+
+
+def check_ops(rank: int) -> None:
+    shards = ContextShards((2, 3))
+    torch.manual_seed(rank)
+    for u, back in ((torch.randn(2, 3, shards.length), False), (torch.randn(2, 2 - rank, 5), True)):
+        arguments = (u.requires_grad_(), (2, 3), (2, 1), shards.group_name, back)
+        torch.library.opcheck(op.all_to_all_channels.default, arguments)
+    tail = torch.randn(2, 3, 2, requires_grad=True)
+    torch.library.opcheck(op.halo_exchange.default, (tail, shards.group_name, False))
+
+
+def there_and_back(u: Tensor, shards: ContextShards) -> Tensor:
+    y = to_channels(halo(u, shards, 1)[:, :, 1:].sin(), shards)
+    return gather(to_sequence(y.cos(), shards, u.shape[1]), shards, 2)
+
+
+def check_compiled(rank: int) -> None:
+    """One graph without a break, and one for all lengths after the second."""
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(there_and_back, backend=counter, fullgraph=True)
+    counts = []
+    for lengths in ((5, 3), (4, 7), (9, 6), (8, 11)):
+        shards = ContextShards(lengths)
+        u = torch.randn(2, 3, shards.length)
+        results = []
+        for function in (compiled, there_and_back):
+            leaf = u.clone().requires_grad_()
+            y = function(leaf, shards)
+            y.square().sum().backward()
+            results.append((y, leaf.grad))
+        for found, expected in zip(*results, strict=True):
+            assert torch.equal(found, expected)
+        counts.append(counter.frame_count)
+    assert counts[-1] == counts[1], counts
+
+
+def check_with_a_compiler(rank: int) -> None:
+    check_ops(rank)
+    check_compiled(rank)
+
+
+@pytest.mark.slow
+def test_exchanges_are_ops_that_a_compiler_traces() -> None:
+    run_ranks(2, check_with_a_compiler)

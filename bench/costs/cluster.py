@@ -85,6 +85,14 @@ class Rates:
     latency_us: float = _assumed(20.0, "µs", "start of an exchange")
     blocks_slower: float = _assumed(1.5, "times", "rows above 2^24 positions in blocks, with `--kernels blocks`")
 
+    def __post_init__(self) -> None:
+        for each in self.fields():
+            value, least = getattr(self, each.name), 1.0 if each.name == "node_gpus" else 0.0
+            may_be_least = each.name in ("node_gpus", "latency_us", "launch_ms")
+            if not (least <= value < math.inf if may_be_least else least < value < math.inf):
+                bound = f"{least:g} or more" if may_be_least else f"above {least:g}"
+                raise ValueError(f"{each.name} is {value:g} {each.metadata['unit']}: it must be {bound}")
+
     @classmethod
     def committed(cls, folder: Path = RESULTS, **others: float | None) -> Rates:
         """The measured values of the committed files, and assumed ones; ``others`` replace some of either.
@@ -406,6 +414,8 @@ def predict(
     Raises:
         ValueError: an argument is not one of these, or there are fewer positions than a shard needs.
     """
+    if min(shape.width, shape.layers, shape.batch) < 1:
+        raise ValueError(f"width {shape.width}, layers {shape.layers} and batch {shape.batch} go from 1")
     if shape.order != 2:
         raise ValueError(f"order is {shape.order}: only the seconds and bytes of order 2 are predicted")
     for name, value, known in (
@@ -539,7 +549,9 @@ def limits(step: Step, shape: Shape, rates: Rates) -> list[str]:
         max(split(step.length, step.gpus)[0] * 4 * shape.width, split(shape.width, step.gpus)[0] * step.length)
         >= 1 << 31
     ):
-        found.append(f"on {step.gpus} GPUs a tensor of a rank has 2^31 elements or more")
+        found.append(
+            f"on {step.gpus} GPUs a tensor of a rank has 2^31 elements or more, which ops were tested with and no step"
+        )
     if step.peak > rates.memory_gb * 1e9:
         found.append(f"memory is too small on {step.gpus} GPUs")
     if step.seconds() == step.launches:

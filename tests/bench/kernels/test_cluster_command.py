@@ -49,6 +49,10 @@ def test_every_constant_is_an_option(capsys: pytest.CaptureFixture[str]) -> None
         (["--lengths", "0"], "numbers go from 1"),
         (["--lengths", "9", "--gpus", "8"], "each needs 2 positions"),
         (["--dense-tflop-s", "1"], "raise dense_tflop_s"),
+        (["--network-gb-s", "0"], "network_gb_s is 0 GB/s: it must be above 0"),
+        (["--node-gpus", "0.5"], "node_gpus is 0.5 GPUs: it must be 1 or more"),
+        (["--latency-us", "nan"], "latency_us is nan"),
+        (["--width", "0"], "width"),
         (["--page", "missing.md"], "missing.md"),
     ],
 )

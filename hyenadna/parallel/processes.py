@@ -15,6 +15,7 @@ import torch.distributed as dist
 from hyenadna.common.errors import InputError
 from hyenadna.common.launch import Launch
 from hyenadna.common.world import LostProcessError, Number, SharedError, World, joined
+from hyenadna.parallel.meeting import meet
 
 T = TypeVar("T")
 
@@ -117,8 +118,12 @@ def start_world(device: str = "auto", *, timeout: float | None = TIMEOUT) -> Ite
     try:
         if own.type == "cuda":
             torch.cuda.set_device(own)
+        store, rank, size = meet(short)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
             timeout=short,
             device_id=own if own.type == "cuda" else None,
         )

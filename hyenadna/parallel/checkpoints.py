@@ -109,7 +109,7 @@ def save_async(
     tensors, layout = _take_apart(model, optimizer)
     group = _new_group() if dist.is_initialized() else None
     draft = _Draft(folder, lambda place: _describe(place, model, tokenizer, layout, state), group)
-    # Not dcp.async_save: it may keep tensors of the CPU as they are, and then writes what later steps make of them.
+    # Not dcp.async_save: Python waits for its thread at the end, which may wait for ranks that are no more.
     return Saving(draft, {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, group)
 
 
@@ -118,7 +118,7 @@ class Saving:
 
     def __init__(self, draft: _Draft, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
         self._draft, self._group = draft, group
-        # A daemon, because a process that ends in an error must not wait for ranks that are no more.
+        # A daemon, for which Python does not wait.
         self._thread = threading.Thread(target=draft.write, args=(tensors,), daemon=True, name="checkpoint")
         self._is_finished = False
         self._thread.start()

@@ -163,7 +163,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("checkpoints")
     plain = Training("plain").steps(2)
     torch.save((plain.model.state_dict(), plain.optimizer.state_dict()), made / "plain.pt")
-    found = run_ranks(2, write, made)
+    found = run_ranks(2, write, made, timeout=180)
     expected = plain.steps(2).weights()
     for rank in found:
         for weights in rank:
@@ -175,7 +175,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_any_number_of_ranks_continues(folder: Path) -> None:
     expected = dict(np.load(folder / "four.npz"))
-    found = run_ranks(4, read, folder)
+    found = run_ranks(4, read, folder, timeout=180)
     for kind in ("ddp", "fsdp", "async"):
         found.append([Training("plain", seed=1).load(folder / kind).steps(2).weights()])
     for rank in found:
@@ -206,10 +206,11 @@ def end_before_the_name(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_what_was_there(tmp_path: Path) -> None:
     made = Training("plain").steps(2)
     made.save(tmp_path / "step-00000002")
-    run_ranks(2, end_before_the_name, tmp_path, may_end=True)
+    run_ranks(2, end_before_the_name, tmp_path, may_end=True, timeout=180)
     (kept,) = tmp_path.glob("step-*")
     (leftover,) = tmp_path.glob(".*")
     assert _LEFTOVER.fullmatch(leftover.name)

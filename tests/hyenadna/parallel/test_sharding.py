@@ -130,6 +130,10 @@ def check_policies(rank: int, mesh: DeviceMesh) -> None:
         assert torch.equal(own, block.mixer.filter_fn.kernel(33))
     assert logits.dtype == torch.bfloat16
     assert torch.equal(logits, narrow(ids()).logits)
+    # The dtype of the result is not that of the residual.
+    wide = copy.deepcopy(plain)
+    shard(wide, mesh, mp_policy=MixedPrecisionPolicy(torch.bfloat16, output_dtype=torch.float64))
+    assert torch.equal(wide(ids()).logits, logits.double())
     found = {}
     for recomputed in (False, True):
         if recomputed:
@@ -193,6 +197,8 @@ def check_refusals(rank: int, mesh: DeviceMesh) -> None:
     shard(made, both["data", "context"]._flatten())
     with pytest.raises(InputError, match="sharded already"):
         shard(made, mesh)
+    with pytest.raises(InputError, match="initialize: the model has weights already: make it under"):
+        initialize(made, "cpu", 0)
     made.lm_head = nn.Linear(6, 9)
     with pytest.raises(InputError, match="initialize: the model has other parameters than its configuration makes"):
         initialize(made, "cpu", 0)
@@ -214,7 +220,7 @@ def check_all(rank: int) -> None:
 
 @pytest.mark.slow
 def test_sharded_models_compute_what_plain_ones_do() -> None:
-    run_ranks(RANKS, check_all)
+    run_ranks(RANKS, check_all, timeout=180)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -52,8 +52,20 @@ def is_sharded(folder: Path) -> bool:
     return (folder / DCP_FOLDER).is_dir()
 
 
+class Tokenizer(Protocol):
+    """A tokenizer of transformers."""
+
+    def save_pretrained(self, save_directory: str, /) -> Any:
+        """Write its files into a folder."""
+
+
 def save(
-    folder: Path, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    model: HyenaDNAPreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    *,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all. All ranks call this, and return when the folder is there.
 
@@ -62,6 +74,7 @@ def save(
         model: the model, bare: inside of DDP, or with ``fully_shard`` applied in place.
         optimizer: its optimizer.
         state: what else the training needs, as JSON values. That of rank 0 is kept.
+        tokenizer: the model's tokenizer, for who loads the folder as a model.
 
     Raises:
         InputError: a rank cannot write: a full disk, no permission, a file system of its own. It is the same on all
@@ -69,13 +82,18 @@ def save(
         TypeError: ``state`` holds something else than JSON values.
     """
     tensors, layout = _take_apart(model, optimizer)
-    draft = _Draft(folder, model, layout, state, None)
+    draft = _Draft(folder, lambda place: _describe(place, model, tokenizer, layout, state), None)
     draft.write(tensors)
     draft.finish()
 
 
 def save_async(
-    folder: Path, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    model: HyenaDNAPreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    *,
+    tokenizer: Tokenizer | None = None,
 ) -> Saving:
     """As :func:`save`, in the background: it returns when all tensors are copied to the memory of the host.
 
@@ -90,8 +108,8 @@ def save_async(
     """
     tensors, layout = _take_apart(model, optimizer)
     group = _new_group() if dist.is_initialized() else None
-    draft = _Draft(folder, model, layout, state, group)
-    # Not dcp.async_save: it may keep tensors of the CPU as they are, and then writes what later steps make of them.
+    draft = _Draft(folder, lambda place: _describe(place, model, tokenizer, layout, state), group)
+    # Not dcp.async_save: Python waits for its thread at the end, which may wait for ranks that are no more.
     return Saving(draft, {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, group)
 
 
@@ -100,7 +118,7 @@ class Saving:
 
     def __init__(self, draft: _Draft, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
         self._draft, self._group = draft, group
-        # A daemon, because a process that ends in an error must not wait for ranks that are no more.
+        # A daemon, for which Python does not wait.
         self._thread = threading.Thread(target=draft.write, args=(tensors,), daemon=True, name="checkpoint")
         self._is_finished = False
         self._thread.start()
@@ -263,29 +281,21 @@ class _Writer(FileSystemWriter):
 class _Draft:
     """A checkpoint under a temporary name. Rank 0 makes the folder, and gives it its name or removes it."""
 
-    def __init__(
-        self,
-        folder: Path,
-        model: HyenaDNAPreTrainedModel,
-        layout: dict[str, Any],
-        state: Mapping[str, Any],
-        group: dist.ProcessGroup | None,
-    ) -> None:
+    def __init__(self, folder: Path, describe: Callable[[Path], None], group: dist.ProcessGroup | None) -> None:
         self._folder, self._group = folder, group
         self._failure: Exception | None = None
-        self._draft: Path = _from_first(lambda: self._begin(model, layout, state), group)
+        self._draft: Path = _from_first(lambda: self._begin(describe), group)
 
-    def _begin(self, model: HyenaDNAPreTrainedModel, layout: dict[str, Any], state: Mapping[str, Any]) -> Path:
-        content = {META_FILE: json.dumps(dict(state)), f"{DCP_FOLDER}/{LAYOUT_FILE}": json.dumps(layout)}
+    def _begin(self, describe: Callable[[Path], None]) -> Path:
         draft = draft_beside(self._folder.resolve())
         try:
             (draft / DCP_FOLDER).mkdir(parents=True)
-            for name, text in content.items():
-                (draft / name).write_text(text, encoding="utf-8")
-            model.config.save_pretrained(draft)
-        except OSError as error:
+            describe(draft)
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise write_error(self._folder, error) from error
+            if isinstance(error, OSError):
+                raise write_error(self._folder, error) from error
+            raise
         return draft
 
     def write(self, tensors: dict[str, Any]) -> None:
@@ -332,6 +342,21 @@ class _Draft:
             put_dir(self._draft, self._folder.resolve())
         except OSError as error:
             raise write_error(self._folder, error) from error
+
+
+def _describe(
+    folder: Path,
+    model: HyenaDNAPreTrainedModel,
+    tokenizer: Tokenizer | None,
+    layout: dict[str, Any],
+    state: Mapping[str, Any],
+) -> None:
+    """Write all of a checkpoint but its tensors."""
+    (folder / META_FILE).write_text(json.dumps(dict(state)), encoding="utf-8")
+    (folder / DCP_FOLDER / LAYOUT_FILE).write_text(json.dumps(layout), encoding="utf-8")
+    model.config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
 
 
 class _Targets:

@@ -41,7 +41,8 @@ def shard(
         mesh: one dimension. Flatten a mesh of several first, as in ``mesh["data", "context"]._flatten()``.
         mp_policy: None computes in the dtype of the parameters, float32, and under autocast as one process does. With a
             ``param_dtype`` of 16 bits, the filters stay in float32, as they do in ``model.bfloat16()``, and so does the
-            residual between the blocks.
+            residual between the blocks. Blocks with checkpointing are then computed whole, not in slices. An
+            ``output_dtype`` is that of the model's result.
         reshard_after_forward: free the gathered parameters of a block after its forward pass, and gather them again in
             backward.
         gradients: ``"mean"`` divides the sum of all ranks' gradients by their number, as DDP and ``fully_shard`` do.
@@ -63,9 +64,7 @@ def shard(
     narrow = mp_policy is not None and _is_narrow(mp_policy.param_dtype)
     policy = mp_policy or MixedPrecisionPolicy()
     # The residual is wider than the weights, and stays so between the blocks.
-    of_blocks = MixedPrecisionPolicy(
-        policy.param_dtype, policy.reduce_dtype, policy.output_dtype, cast_forward_inputs=not narrow
-    )
+    of_blocks = MixedPrecisionPolicy(policy.param_dtype, policy.reduce_dtype, cast_forward_inputs=not narrow)
     made: list[Any] = []
     for block in [module for module in model.modules() if isinstance(module, HyenaDNABlock)]:
         if narrow:
@@ -94,7 +93,8 @@ def initialize(model: HyenaDNAPreTrainedModel, device: torch.device | str, seed:
         seed: the seed of the weights.
 
     Raises:
-        InputError: the parameters are not those of ``type(model)(model.config)``, as after adding adapters.
+        InputError: the parameters are not those of ``type(model)(model.config)``, as after adding adapters; or they are
+            not on the meta device.
     """
     config = copy.deepcopy(model.config)
     # The weights do not depend on it, and the positions of a long sequence take gigabytes.
@@ -103,6 +103,8 @@ def initialize(model: HyenaDNAPreTrainedModel, device: torch.device | str, seed:
         expected = {name: weight.shape for name, weight in type(model)(config).named_parameters()}
     if {name: weight.shape for name, weight in model.named_parameters()} != expected:
         raise InputError("initialize: the model has other parameters than its configuration makes")
+    if not all(weight.is_meta for weight in model.parameters()):
+        raise InputError("initialize: the model has weights already: make it under torch.device('meta')")
     for module in model.modules():
         if isinstance(module, SharesPositions):
             module.make_positions(device)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -34,7 +34,8 @@ def config(**fields: Any) -> HyenaDNAConfig:
 
 def model(dtype: torch.dtype = torch.float64, seed: int = 0, **fields: Any) -> Any:
     torch.manual_seed(seed)
-    return HyenaDNAForCausalLM(config(**fields)).to(dtype).train()
+    made: Any = HyenaDNAForCausalLM(config(**fields))
+    return made.to(dtype).train()
 
 
 def ids(rows: int = 4) -> Tensor:
@@ -82,7 +83,7 @@ def check_gradients(rank: int, mesh: DeviceMesh) -> None:
         return real(*args)
 
     sliced._backward = counted  # type: ignore[assignment]
-    sliced.slices_of = lambda *_: Slices(5, 7)  # type: ignore[assignment]
+    sliced.slices_of = lambda *_: Slices(5, 7)
     plain = model(tie_word_embeddings=True)
     expected = expected_gradients(plain)
     for slices, reshard in ((None, True), (False, False), (False, True), ("auto", False), ("auto", True)):
@@ -125,10 +126,14 @@ def check_policies(rank: int, mesh: DeviceMesh) -> None:
         if hasattr(module, "filter_settings"):
             module.register_forward_hook(lambda module, args, found: taps.append(found[0].detach().clone()))
     logits = made(ids()).logits
-    for found, block in zip(taps, plain.hyena.backbone.layers, strict=True):
-        assert torch.equal(found, block.mixer.filter_fn.kernel(33))
+    for own, block in zip(taps, plain.hyena.backbone.layers, strict=True):
+        assert torch.equal(own, block.mixer.filter_fn.kernel(33))
     assert logits.dtype == torch.bfloat16
     assert torch.equal(logits, narrow(ids()).logits)
+    # The dtype of the result is not that of the residual.
+    wide = copy.deepcopy(plain)
+    shard(wide, mesh, mp_policy=MixedPrecisionPolicy(torch.bfloat16, output_dtype=torch.float64))
+    assert torch.equal(wide(ids()).logits, logits.double())
     found = {}
     for recomputed in (False, True):
         if recomputed:
@@ -145,9 +150,9 @@ def check_policies(rank: int, mesh: DeviceMesh) -> None:
         for name, gradient in gradients(narrow).items():
             expected[name] = expected.get(name, 0) + gradient.float()
     for name, gradient in expected.items():
-        for other in found.values():
-            assert other[name].dtype == torch.float32
-            assert torch.equal(other[name], gradient), name
+        for others in found.values():
+            assert others[name].dtype == torch.float32
+            assert torch.equal(others[name], gradient), name
     # Without this package's help, a policy would narrow the filters.
     other = copy.deepcopy(plain)
     fully_shard(other, mesh=mesh, mp_policy=BF16)
@@ -184,7 +189,7 @@ def check_initialized(rank: int, mesh: DeviceMesh) -> None:
 
 def check_refusals(rank: int, mesh: DeviceMesh) -> None:
     made = model()
-    both: Any = dist.init_device_mesh("cpu", (1, RANKS), mesh_dim_names=("data", "context"))
+    both: Any = init_device_mesh("cpu", (1, RANKS), mesh_dim_names=("data", "context"))
     with pytest.raises(InputError, match="the mesh has 2 dimensions; flatten it"):
         shard(made, both)
     with pytest.raises(InputError, match='gradients must be "mean" or "sum", got \'all\''):
@@ -192,6 +197,8 @@ def check_refusals(rank: int, mesh: DeviceMesh) -> None:
     shard(made, both["data", "context"]._flatten())
     with pytest.raises(InputError, match="sharded already"):
         shard(made, mesh)
+    with pytest.raises(InputError, match="initialize: the model has weights already: make it under"):
+        initialize(made, "cpu", 0)
     made.lm_head = nn.Linear(6, 9)
     with pytest.raises(InputError, match="initialize: the model has other parameters than its configuration makes"):
         initialize(made, "cpu", 0)
@@ -203,7 +210,7 @@ CHECKS: list[Callable[[int, DeviceMesh], None]] = [
 
 
 def check_all(rank: int) -> None:
-    mesh = dist.init_device_mesh("cpu", (RANKS,))
+    mesh = init_device_mesh("cpu", (RANKS,))
     with warnings.catch_warnings():
         # It says that a block returns a view, on which its hooks could be lost.
         warnings.filterwarnings("error", message="FSDP2")
@@ -213,14 +220,14 @@ def check_all(rank: int) -> None:
 
 @pytest.mark.slow
 def test_sharded_models_compute_what_plain_ones_do() -> None:
-    run_ranks(RANKS, check_all)
+    run_ranks(RANKS, check_all, timeout=180)
 
 
 @pytest.fixture
 def one_process(tmp_path: Path) -> Iterator[DeviceMesh]:
     """A group of one process, which has the hooks of a larger one."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
-    yield dist.init_device_mesh("cpu", (1,))
+    yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()
 
 

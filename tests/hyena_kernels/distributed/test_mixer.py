@@ -283,7 +283,7 @@ def checks(rank: int, size: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_shards_give_what_one_process_gives(size: int) -> None:
-    run_ranks(size, checks, size)
+    run_ranks(size, checks, size, timeout=240)
 
 
 def test_one_process_takes_the_mixer_of_one_process() -> None:

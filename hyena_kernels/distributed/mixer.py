@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from hyena_kernels.distributed import exchange
 from hyena_kernels.distributed.exchange import Pending, Route
@@ -79,7 +80,8 @@ def hyena_mixer_cp(
     if wire is not None and wire not in DTYPES:
         raise TypeError(f"{op}: wire is {wire}, expected float16, bfloat16, float32, float64 or None")
     x = library.to_autocast(x)
-    if not torch.compiler.is_compiling() and not x.is_meta:
+    # Tensors without values are in no group.
+    if not torch.compiler.is_compiling() and not x.is_meta and not isinstance(x, FakeTensor):
         gradients = torch.is_grad_enabled()
         call = Call(x.shape[0], x.shape[2], x.dtype, short_weight.shape[1], chunks, wire, gradients)
         shards.validate(x.shape[1], call, x.device)

@@ -236,12 +236,12 @@ def checks(rank: int) -> None:
 
 @pytest.mark.slow
 def test_operators_of_four_processes() -> None:
-    run_ranks(4, checks)
+    run_ranks(4, checks, timeout=240)
 
 
 @pytest.mark.slow
 def test_an_operator_compiles_with_shards() -> None:
-    run_ranks(2, check_compiled)
+    run_ranks(2, check_compiled, timeout=240)
 
 
 def test_a_context_without_shards_is_an_error() -> None:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hyena_kernels import hyena_mixer
+from hyena_kernels import backend as _backend, hyena_mixer
 from hyena_kernels.distributed import ContextShards, exchange, gather, hyena_mixer_cp, shard
 from hyena_kernels.testing import (
     Inputs,
@@ -203,6 +203,34 @@ def check_bytes(rank: int, size: int) -> None:
         assert found["transfers"] == 1 + 2 * 2
 
 
+def check_order_of_events(rank: int, size: int) -> None:
+    """Each group but the first is on its way while the one before is convolved, and so are the gradients."""
+    shards = ContextShards((9, 8, 7, 6)[:size])
+    mine = own(hyena_mixer_inputs(1, shards.total, 12), shards)
+    events = ""
+
+    def logged(letter: str, function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            nonlocal events
+            events += letter
+            return function(*args)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exchange, "transfer", logged("t", exchange.transfer))
+        for name, letter in (("short_conv", "s"), ("fftconv", "c")):
+            for direction in ("fwd", "bwd"):
+                place = f"{name}_{direction}", "torch"
+                patch.setitem(_backend._implementations, place, logged(letter, _backend._implementations[place]))
+        y = call({name: t.requires_grad_() for name, t in mine.items()}, shards, chunks=3, backend="torch")
+        # The positions before the shard, then three groups; the first positions are convolved when those are there.
+        assert events == "tss" + "t" + "tct" + "tct" + "ct"
+        events = ""
+        y.sum().backward()
+        assert events == "t" + "tct" + "tct" + "ct" + "sts"
+
+
 def check_refusals(rank: int, size: int) -> None:
     shards = ContextShards((5, 4, 3, 2)[:size])
     mine = own(hyena_mixer_inputs(1, shards.total, 4), shards)
@@ -239,7 +267,15 @@ def check_refusals(rank: int, size: int) -> None:
 def checks(rank: int, size: int) -> None:
     poison()
     torch.set_default_dtype(torch.float32)
-    for check in (check_equal_to_one_process, check_few_taps, check_dtypes, check_bits, check_bytes, check_refusals):
+    for check in (
+        check_equal_to_one_process,
+        check_few_taps,
+        check_dtypes,
+        check_bits,
+        check_bytes,
+        check_order_of_events,
+        check_refusals,
+    ):
         torch.manual_seed(2)
         check(rank, size)
 
@@ -247,7 +283,7 @@ def checks(rank: int, size: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_shards_give_what_one_process_gives(size: int) -> None:
-    run_ranks(size, checks, size)
+    run_ranks(size, checks, size, timeout=240)
 
 
 def test_one_process_takes_the_mixer_of_one_process() -> None:

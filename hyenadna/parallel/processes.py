@@ -172,6 +172,6 @@ def _is_lost(error: RuntimeError) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of a message, without the place in the source of gloo."""
+    """The first sentence of a message, without the place in the source of gloo."""
     text = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[[^\]]*\]\s*", "", text).rstrip(". ")
+    return re.sub(r"^\[[^\]]*\]\s*", "", text).split(". ")[0].rstrip(".")

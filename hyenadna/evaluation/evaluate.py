@@ -157,7 +157,7 @@ def _with_context(genome: Genome, windows: EvalWindows, context: int) -> Iterato
     for batch in windows.batches(1024):
         for contig, start in batch.windows:
             first = max(0, start - context)
-            tokens = genome.tokens(contig, first, start + batch.ids.shape[1])
+            tokens = genome.tokens(contig, first, start + batch.total + 1)
             yield np.pad(tokens, (context - (start - first), 0), constant_values=PAD_ID)
 
 

@@ -275,7 +275,8 @@ def sequence_shards(shards: ContextShards) -> Iterator[None]:
     try:
         yield
     finally:
-        _active.remove(shards)
+        # The last one that is this: the same shards may have an outer block too. Threads may end theirs in any order.
+        del _active[max(i for i, found in enumerate(_active) if found is shards)]
 
 
 def active_shards() -> ContextShards | None:

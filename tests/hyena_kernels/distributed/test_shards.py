@@ -76,6 +76,9 @@ def test_blocks_of_shards_nest() -> None:
     with sequence_shards(outer):
         with sequence_shards(inner):
             assert active_shards() is inner
+            with sequence_shards(outer):
+                assert active_shards() is outer
+            assert active_shards() is inner
         assert active_shards() is outer
     assert active_shards() is None
 

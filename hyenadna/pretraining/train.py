@@ -205,6 +205,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     with together.agreed():
         model = make_model(config, *newest)
         check_layout(config, stages, model, layout)
+    # Shorter windows, which end an interval, are not divided: the short convolution reads so many inputs before.
+    watch.least_inputs = valid.least_inputs = max(1, model.config.short_filter_order - 1)
     # Not earlier: a configuration that makes no model must leave no folder behind.
     checkpoint = together.first(lambda: folder.start(config, resume=resume))
     tokenizer = bare_tokenizer(model.config.max_seq_len)

@@ -299,7 +299,7 @@ class PartialFolder:
         if resume and not self._is_kept:
             raise InputError(f"`resume`: {out} is no file that parts of a stopped run could lie beside")
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
-        self.folder = world().first(lambda: self._find(resume=resume or world().restarts > 0))
+        self.folder = world().first(lambda: self._find(resume=resume))
         self._file = self.folder / _SETTINGS_FILE
 
     def _find(self, *, resume: bool) -> Path:
@@ -307,11 +307,16 @@ class PartialFolder:
         if not self._is_kept:
             return partial_place(Path(tempfile.gettempdir()) / f"hyenadna-{uuid.uuid4().hex}")
         folder = partial_place(self.out)
+        self._check(folder, resume=resume or world().has_begun(self.out))
+        world().begin(self.out)
+        return folder
+
+    def _check(self, folder: Path, *, resume: bool) -> None:
         file = folder / _SETTINGS_FILE
         if not file.is_file():
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise InputError(f"{folder}: is in the way and was made by no run; remove it, or choose another `out`")
-            return folder
+            return
         if not resume:
             raise InputError(f"{folder}: holds parts of a stopped run; continue it with `resume`, or remove the folder")
         try:
@@ -328,7 +333,6 @@ class PartialFolder:
                 f"{folder}: holds parts of a run with other options ({'; '.join(differs)}): give the same options "
                 "to resume it, or remove the folder"
             )
-        return folder
 
     def begin(self) -> None:
         """Make the folder if it does not exist."""

@@ -20,8 +20,8 @@ _PLACE = "hyenadna/"
 _SECONDS = 0.02
 
 
-def meet(timeout: timedelta) -> tuple[Store, int, int]:
-    """The store by which this attempt's processes find each other, the rank of this one, and their number.
+def meet(timeout: timedelta) -> tuple[Store, Store]:
+    """The store that torchrun keeps over restarts, and the one by which this attempt's processes find each other.
 
     Args:
         timeout: how long to wait for the other processes.
@@ -31,8 +31,8 @@ def meet(timeout: timedelta) -> tuple[Store, int, int]:
     """
     store, rank, size = next(rendezvous("env://", timeout=timeout))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return store, rank, size
-    return PrefixStore(attempt_of(store, rank, size, timeout), store), rank, size
+        return store, store
+    return store, PrefixStore(attempt_of(store, rank, size, timeout), store)
 
 
 def attempt_of(store: Store, rank: int, size: int, timeout: timedelta) -> str:

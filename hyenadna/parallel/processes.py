@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.launch import Launch
@@ -38,6 +40,7 @@ class GroupWorld(World):
     Args:
         launch: the place of this process.
         device: the device of this process.
+        store: what torchrun keeps when it starts the processes again.
         limit: how long values of Python are waited for. None is as long as the default group waits.
 
     Attributes:
@@ -45,10 +48,10 @@ class GroupWorld(World):
         control: the gloo group by which values of Python travel.
     """
 
-    def __init__(self, launch: Launch, device: torch.device, *, limit: timedelta | None = None) -> None:
-        self.rank, self.size = launch.rank, launch.size
-        self.local_rank, self.restarts = launch.local_rank, launch.restarts
+    def __init__(self, launch: Launch, device: torch.device, store: Store, *, limit: timedelta | None = None) -> None:
+        self.rank, self.size, self.local_rank = launch.rank, launch.size, launch.local_rank
         self.device = device
+        self._store = PrefixStore("hyenadna/begun/", store)
         self.control = dist.group.WORLD if limit is None else dist.new_group(backend="gloo", timeout=limit)
 
     def gather(self, value: Any) -> list[Any]:
@@ -64,6 +67,14 @@ class GroupWorld(World):
         dist.all_reduce(told, group=self.control)
         return told.tolist()
 
+    def begin(self, place: Path) -> None:
+        """As :meth:`World.begin`."""
+        self._store.set(os.path.realpath(place), "1")
+
+    def has_begun(self, place: Path) -> bool:
+        """As :meth:`World.has_begun`."""
+        return bool(self._store.check([os.path.realpath(place)]))
+
     def first(self, work: Callable[[], T]) -> T:
         """As :meth:`World.first`."""
         told: list[Any] = [None, ""]
@@ -72,7 +83,7 @@ class GroupWorld(World):
             try:
                 told[0] = work()
             except (InputError, OSError) as error:
-                told[1], cause = str(error), error
+                told[1], cause = str(error) or type(error).__name__, error
         dist.broadcast_object_list(told, src=0, group=self.control)
         if told[1]:
             raise SharedError(told[1]) from cause
@@ -89,7 +100,7 @@ class GroupWorld(World):
             raise
         except (InputError, OSError) as error:
             failure = error
-        told = [text for text in self.gather("" if failure is None else str(failure)) if text]
+        told = [text for text in self.gather("" if failure is None else str(failure) or type(failure).__name__) if text]
         if told:
             raise SharedError(told[0]) from failure
 
@@ -118,12 +129,12 @@ def start_world(device: str = "auto", *, timeout: float | None = TIMEOUT) -> Ite
     try:
         if own.type == "cuda":
             torch.cuda.set_device(own)
-        store, rank, size = meet(short)
+        kept, store = meet(short)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
             store=store,
-            rank=rank,
-            world_size=size,
+            rank=launch.rank,
+            world_size=launch.size,
             timeout=short,
             device_id=own if own.type == "cuda" else None,
         )
@@ -135,7 +146,7 @@ def start_world(device: str = "auto", *, timeout: float | None = TIMEOUT) -> Ite
         ) from error
     try:
         limit = _ENDLESS if timeout is None else short if own.type == "cuda" else None
-        with joined(GroupWorld(launch, own, limit=limit)) as made:
+        with joined(GroupWorld(launch, own, kept, limit=limit)) as made:
             yield made
     except RuntimeError as error:
         if isinstance(error, InputError) or not _is_lost(error):

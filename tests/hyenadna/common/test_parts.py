@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -63,8 +64,8 @@ class _Several(World):
 
     size = 4
 
-    def __init__(self, rank: int = 0, restarts: int = 0) -> None:
-        self.rank, self.restarts = rank, restarts
+    def __init__(self, rank: int = 0) -> None:
+        self.rank = rank
 
 
 def test_parts_that_the_first_process_does_not_see_are_told(tmp_path: Path) -> None:
@@ -89,8 +90,23 @@ def test_a_restart_of_torchrun_resumes(tmp_path: Path) -> None:
     compute(tmp_path / "o", 9)
     with pytest.raises(InputError, match="continue it with `resume`"):
         compute(tmp_path / "o", 9)
-    with joined(_Several(restarts=1)):
-        assert compute(tmp_path / "o", 9)[0] == []
+
+    class Again(_Several):
+        places: ClassVar[set[Path]] = set()
+
+        def begin(self, place: Path) -> None:
+            self.places.add(place)
+
+        def has_begun(self, place: Path) -> bool:
+            return place in self.places
+
+    # What was refused is refused again.
+    for _ in range(2):
+        with joined(Again()), pytest.raises(InputError, match="continue it with `resume`"):
+            compute(tmp_path / "o", 9)
+    for resume in (True, False):
+        with joined(Again()):
+            assert compute(tmp_path / "o", 9, resume=resume)[0] == []
 
 
 def test_processes_that_have_nothing_to_do_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:

@@ -633,6 +633,18 @@ def test_processes_that_do_not_find_each_other_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_time_that_processes_wait_is_above_zero(
+    call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, settings: Path
+) -> None:
+    # As torchrun sets them for a single process.
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    for seconds in ("0", "nan"):
+        told = f"error: --timeout {seconds}: must be a number of seconds above 0\n"
+        assert call("pretrain", "--config", settings, "--timeout", seconds) == Outcome(2, "", told)
+
+
 @pytest.mark.parametrize("error", [MemoryError("Unable to allocate 8 TiB"), torch.OutOfMemoryError("out of memory")])
 def test_memory_that_is_too_small_is_one_line(
     call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, settings: Path, error: Exception

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+# Imported here, so that it is interpreted whichever test asks for it first.
+import hyena_kernels.backends.triton.position_dropout  # noqa: F401
 from hyena_kernels import BackendError, position_dropout, use_backend
 from hyena_kernels.testing import check, position_dropout_inputs, value_and_gradients
 

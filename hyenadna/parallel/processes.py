@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.launch import Launch
@@ -117,12 +119,12 @@ def start_world(device: str = "auto", *, timeout: float | None = TIMEOUT) -> Ite
     try:
         if own.type == "cuda":
             torch.cuda.set_device(own)
-        store, _, _ = next(dist.rendezvous("env://", launch.rank, launch.size, timeout=short))
+        store, _, _ = next(rendezvous("env://", launch.rank, launch.size, timeout=short))
         store.set_timeout(short)
         # torchrun keeps its store when it starts all again. The addresses of the processes before are still in it.
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"start {launch.restarts}", store),
+            store=PrefixStore(f"start {launch.restarts}", store),
             rank=launch.rank,
             world_size=launch.size,
             timeout=short,

@@ -640,7 +640,7 @@ def test_a_time_that_processes_wait_is_above_zero(
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", "1")
-    for seconds in ("0", "nan"):
+    for seconds in ("0", "-1"):
         told = f"error: --timeout {seconds}: must be a number of seconds above 0\n"
         assert call("pretrain", "--config", settings, "--timeout", seconds) == Outcome(2, "", told)
 

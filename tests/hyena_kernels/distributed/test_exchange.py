@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,7 +11,16 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
-from hyena_kernels.distributed import ContextShards, exchange, gather, halo, shard, to_channels, to_sequence
+from hyena_kernels.distributed import (
+    ContextShards,
+    exchange,
+    gather,
+    halo,
+    hyena_mixer_cp,
+    shard,
+    to_channels,
+    to_sequence,
+)
 from hyena_kernels.distributed.exchange import Route
 from tests.hyena_kernels.distributed.test_shards import raises
 from tests.ranks import run_ranks
@@ -156,6 +167,67 @@ def check_halves(rank: int, size: int) -> None:
     raises(RuntimeError, "differentiate twice|once_differentiable", twice, found[0], mine[0])
 
 
+class _FromAll(torch.autograd.Function):
+    """A tensor that is the same on all ranks, whose gradient is the sum of what all ranks do with it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class _ToAll(torch.autograd.Function):
+    """The parts of all ranks, put together on all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        whole = part.clone()
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def check_numeric_derivatives(rank: int) -> None:
+    """``gradcheck`` of each exchange as a function of the whole. All ranks perturb one element at the same time."""
+    shards, size, D = ContextShards((2, 3)), 2, 3
+    own = shards.channels(D)
+
+    def to_all(part: Tensor, dim: int, start: int, total: int) -> Tensor:
+        others = list(part.shape)
+        before, others[dim] = start, total - start - part.shape[dim]
+        first = part.new_zeros([before if i == dim else n for i, n in enumerate(part.shape)])
+        return _ToAll.apply(torch.cat([first, part, part.new_zeros(others)], dim))
+
+    def channels(x: Tensor) -> Tensor:
+        return to_all(to_channels(shard(_FromAll.apply(x), shards, 2), shards), 1, own.start, D)
+
+    def sequence(x: Tensor) -> Tensor:
+        return to_all(to_sequence(_FromAll.apply(x)[:, own], shards, D), 2, shards.offset, shards.total)
+
+    def behind(x: Tensor) -> Tensor:
+        found = halo(shard(_FromAll.apply(x), shards, 2), shards, 1)
+        return to_all(found, 2, shards.offset + rank, shards.total + size)
+
+    def mixed(x: Tensor, weight: Tensor, k: Tensor) -> Tensor:
+        x, weight, k = (_FromAll.apply(tensor) for tensor in (x, weight, k))
+        found = hyena_mixer_cp(shard(x, shards), weight, None, k[:, own], shards=shards, backend="torch")
+        return to_all(found, 1, shards.offset, shards.total)
+
+    x = whole(1, D, shards.total).requires_grad_()
+    for exchanged in (channels, sequence, behind):
+        assert torch.autograd.gradcheck(exchanged, (x,))
+    few = [whole(1, shards.total, 3 * D), whole(3 * D, 2), whole(1, D, shards.total)]
+    assert torch.autograd.gradcheck(mixed, [tensor.requires_grad_() for tensor in few])
+
+
 def twice(result: Tensor, u: Tensor) -> None:
     [first] = torch.autograd.grad(result.pow(3).sum(), u, create_graph=True)
     first.sum().backward()
@@ -211,6 +283,7 @@ def check_compiled(rank: int) -> None:
 
 
 def check_with_a_compiler(rank: int) -> None:
+    check_numeric_derivatives(rank)
     check_ops(rank)
     check_compiled(rank)
 

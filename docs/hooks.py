@@ -58,6 +58,7 @@ API = {
         "hyena_kernels.compat.cudnn",
         "hyena_kernels.compat.fla",
     ),
+    "hyena_kernels.distributed": ("hyena_kernels.distributed",),
     "hyena_kernels.testing": ("hyena_kernels.testing",),
     "hyenadna": ("hyenadna",),
 }

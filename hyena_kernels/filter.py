@@ -153,11 +153,14 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
             ValueError: L is below 1 or above ``seq_len``.
             TypeError: a parameter has 16 bits, as under a policy of mixed precision.
         """
+        self._check_length(L)
+        return self._fused_kernel(L, backend) if self._has_plain_layers() else self._kernel_by_layers(L)
+
+    def _check_length(self, L: int) -> None:
         if not 1 <= L <= self.seq_len:
             raise ValueError(
                 f"HyenaFilter: length {L} is outside 1 … {self.seq_len}, the seq_len this filter was made for"
             )
-        return self._fused_kernel(L, backend) if self._has_plain_layers() else self._kernel_by_layers(L)
 
     def _has_plain_layers(self) -> bool:
         """Whether ``implicit_filter`` computes the same as the modules."""
@@ -184,11 +187,15 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
         if not (self._has_own("filter") and self._has_own("kernel") and self._has_plain_layers()):
             whole = self._whole(L, backend)[:, positions]
             return whole if channels is None else torch.cat([whole[rows] for rows in channels])
+        self._check_length(L)
         # An op takes one channel and one position at least.
-        nothing = channels is not None and all(rows.start == rows.stop for rows in channels)
-        some = slice(positions.start, max(positions.stop, positions.start + 1))
-        found = self._fused_kernel(L, backend, [slice(0, 1)] if nothing else channels, some)
-        return found[: 0 if nothing else None, : positions.stop - positions.start]
+        one = slice(0, 1)
+        no_channels = channels is not None and all(rows.start == rows.stop for rows in channels)
+        no_positions = positions.start == positions.stop
+        some = self._fused_kernel(L, backend, [one] if no_channels else channels, one if no_positions else positions)
+        if no_channels or no_positions:
+            return some[: 0 if no_channels else None, : 0 if no_positions else None]
+        return some
 
     def _whole(self, L: int, backend: str | None) -> Tensor:
         """The taps as :meth:`kernel` has them, or :meth:`filter` if somebody has replaced that."""

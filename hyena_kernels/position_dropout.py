@@ -26,9 +26,9 @@ BACKENDS = ("triton", "cpp", "torch")
 
 # The op is linear, and its derivative is the op itself.
 _MODULE = "hyena_kernels.backends.{}.position_dropout:forward"
-_backend.register(f"{_OP}_fwd", "torch", torch_position_dropout.forward)
-_backend.register(f"{_OP}_fwd", "cpp", _MODULE.format("cpp"))
-_backend.register(f"{_OP}_fwd", "triton", _MODULE.format("triton"), triton_support.position_dropout)
+_backend.register(_OP, "torch", torch_position_dropout.forward)
+_backend.register(_OP, "cpp", _MODULE.format("cpp"))
+_backend.register(_OP, "triton", _MODULE.format("triton"), triton_support.position_dropout)
 
 
 def _fake(inputs: PositionDropoutInputs, p: float, seed: int, offset: int) -> Tensor:
@@ -42,12 +42,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _derivative(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     (samples,) = ctx.saved_tensors
-    dx: Tensor = _position_dropout_fwd(dy, samples, *ctx.options)
+    dx: Tensor = _position_dropout(dy, samples, *ctx.options)
     return dx, None, None, None, None, None
 
 
-_position_dropout_fwd = library.define(
-    f"{_OP}_fwd",
+_position_dropout = library.define(
+    _OP,
     "Tensor x, Tensor samples, float p, SymInt seed, SymInt offset",
     PositionDropoutInputs,
     _fake,
@@ -114,7 +114,7 @@ def position_dropout(
     if seed >= 1 << 63:
         seed -= 1 << 64
     requested = _backend.requested(backend, BACKENDS)
-    result: Tensor = _position_dropout_fwd(x, samples, float(p), seed, offset, requested)
+    result: Tensor = _position_dropout(x, samples, float(p), seed, offset, requested)
     return result
 
 

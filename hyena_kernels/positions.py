@@ -160,6 +160,21 @@ class SharesPositions(nn.Module):
             else:
                 _share(module, first)
 
+    def make_positions(self, device: torch.device | str) -> None:
+        """Give layers on the meta device their features of the positions: one set for all with the same settings.
+
+        Args:
+            device: where they go. They are computed on the CPU, as in a model that is made there and then moved.
+        """
+        made: dict[Any, PositionalEmbedding] = {}
+        for module in self._positions():
+            first = made.setdefault((module.emb_dim, module.seq_len, module.z.dtype), module)
+            if first is module:
+                features = (value.to(device, module.z.dtype) for value in module._features())
+                module._buffers |= dict(zip(_NAMES, features, strict=True))
+            else:
+                _share(module, first)
+
     @contextmanager
     def positions_apart(self) -> Iterator[None]:
         """Give every layer its own tensors inside a ``with`` block, for formats that know no shared ones."""

@@ -6,6 +6,7 @@ second. Put many checks into one start all the same.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import tempfile
@@ -48,8 +49,7 @@ def run_ranks(
     """
     if not hasattr(os, "fork"):
         pytest.skip("needs processes that fork")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context = _server()
     with tempfile.TemporaryDirectory() as folder:
         ends = []
         processes = []
@@ -68,6 +68,17 @@ def run_ranks(
             for process in processes:
                 process.kill()
                 process.join()
+
+
+@functools.cache
+def _server() -> Any:
+    """Start the server once, and wait until it has imported everything: that takes a minute where others work too."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    first = context.Process(target=int)
+    first.start()
+    first.join()
+    return context
 
 
 def _collect(ends: list[Connection], name: str, timeout: float, may_end: bool) -> list[Any]:

@@ -70,7 +70,7 @@ def matplotlib_of(svg: str) -> str | None:
     return found.group(1) if found else None
 
 
-def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
+def drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
     with style.context(["default", _STYLE]):
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         FigureCanvasSVG(figure)
@@ -96,14 +96,14 @@ def _lengths_axis(axes: Axes, lengths: Sequence[int]) -> None:
     axes.set_xlabel("length L (tokens)")
 
 
-def _log_axis(axes: Axes, text: Callable[[float], str]) -> None:
+def log_axis(axes: Axes, text: Callable[[float], str]) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(base=10, numticks=20))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
     """``10 ms`` for ``10.0 ms``: ticks are round numbers."""
     return re.sub(r"\.0+(?=\D|$)", "", text)
 
@@ -135,7 +135,7 @@ def headline(found: Comparison) -> str:
         _draw_times(left, found)
         _draw_ratios(right, found)
 
-    return _drawn(9.4, 3.9, draw)
+    return drawn(9.4, 3.9, draw)
 
 
 def _draw_times(axes: Axes, found: Comparison) -> None:
@@ -148,7 +148,7 @@ def _draw_times(axes: Axes, found: Comparison) -> None:
         label = f"{IMPLEMENTATIONS[implementation]}, extrapolated ∝ L^{fit.used:.2f}"
         axes.plot(*zip(*points, strict=True), label=label, markevery=range(1, len(points)), **look)
     _lengths_axis(axes, found.lengths)
-    _log_axis(axes, lambda value: _whole(seconds_text(value)))
+    log_axis(axes, lambda value: whole(seconds_text(value)))
     place = curves.crossover(found)
     if place is not None:
         # The line stays below the legend.
@@ -195,7 +195,7 @@ def _draw_ratios(axes: Axes, found: Comparison) -> None:
     )  # fmt: skip
     axes.axhline(1.0, color="#999999", linewidth=0.8, zorder=1)
     _lengths_axis(axes, lengths)
-    _log_axis(axes, lambda value: f"{value:g}×")
+    log_axis(axes, lambda value: f"{value:g}×")
     axes.set_title("Speed-up of hyena_kernels")
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0.8), high * (high / low) ** 0.5)
@@ -226,11 +226,11 @@ def memory(found: Comparison) -> str | None:
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_locator(LogLocator(base=4, numticks=12))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _whole(bytes_text(value))))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: whole(bytes_text(value))))
         axes.set_title(f"Peak memory beyond weights and inputs, {curves.direction_name(found.direction)}")
         axes.legend(loc="upper left")
 
-    return _drawn(5.4, 3.7, draw)
+    return drawn(5.4, 3.7, draw)
 
 
 def copy_fraction(run: Run) -> str | None:
@@ -270,7 +270,7 @@ def _add(
     taken[name] = known
 
 
-def _series_look(index: int) -> dict[str, Any]:
+def series_look(index: int) -> dict[str, Any]:
     """Style of the line with this index. Colours repeat after eight, with other dashes and hollow markers."""
     turn, place = divmod(index, len(_COLOURS))
     look = {"color": _COLOURS[place], "marker": _MARKERS[place], "linestyle": _DASHES[(place + turn) % len(_DASHES)]}
@@ -287,7 +287,7 @@ def _two_panels(
     if not lines:
         return None
     names = list(dict.fromkeys(name for of_direction in lines.values() for name in of_direction))
-    looks = {name: _series_look(index) for index, name in enumerate(names)}
+    looks = {name: series_look(index) for index, name in enumerate(names)}
     lengths = [length for of_direction in lines.values() for points in of_direction.values() for length in points]
 
     def draw(figure: Figure) -> None:
@@ -310,7 +310,7 @@ def _two_panels(
         panels[0].set_ylabel(title)
         figure.legend([handles[name] for name in names], names, loc="outside right upper")
 
-    return _drawn(9.4, 3.5 + 0.12 * max(0, len(names) - 14), draw)
+    return drawn(9.4, 3.5 + 0.12 * max(0, len(names) - 14), draw)
 
 
 def all_of(run: Run) -> dict[str, str]:

@@ -8,7 +8,8 @@ Each of these files has two functions, which the dispatcher calls by position::
 - ``inputs`` holds the op's tensors by name: ``FftconvInputs`` or another class of
   :mod:`hyena_kernels.common.inputs`. The public function has checked their shapes and dtypes.
 - ``options`` are what else the schema names: ``causal: bool`` for ``fftconv``, ``silu: bool`` for ``short_conv``,
-  ``shift: float`` for ``implicit_filter``, three for ``linear_cross_entropy``, nothing for the others.
+  ``shift: float`` for ``implicit_filter``, three for ``linear_cross_entropy`` and for ``position_dropout``, nothing
+  for the others.
 - ``dy`` is the gradient of the result. ``implicit_filter`` calls it ``dk``.
 - ``needs`` is a list of one bool for each field of ``inputs``: whether its gradient is needed. It is False for an input
   that is None.
@@ -38,7 +39,11 @@ So the entry points are::
                      backward(dy, inputs: LinearCrossEntropyInputs, ignore_index: int, label_smoothing: float,
                               every_position: bool, needs: list[bool])
 
-The last two are on ``triton`` and ``torch`` alone. A backend without kernels for packed rows has those two ops by
+The last two are on ``triton`` and ``torch`` alone. ``position_dropout`` is its own derivative, so it has one function::
+
+    position_dropout forward(inputs: PositionDropoutInputs, p: float, seed: int, offset: int)
+
+A backend without kernels for packed rows has those two ops by
 :mod:`hyena_kernels.common.packed`, from its ``fftconv`` and ``mixer``.
 
 A decoding step changes two of its inputs, ``short_state`` and ``u``, and has no derivative. If ``inputs.t`` is None,

@@ -15,7 +15,7 @@ in backward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -93,32 +93,17 @@ def _flat(pieces: Sequence[Tensor]) -> Tensor:
     return torch.cat([piece.reshape(-1) for piece in pieces])
 
 
-def _refuse_tangents(name: str, tensor: Tensor) -> None:
-    """Raise for a dual tensor: torch would give a result without a tangent, and no error."""
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
-        raise NotImplementedError(
-            f"hyena_kernels::{name} has no derivative in forward mode (jvp, jacfwd, dual tensors): it is linear, so "
-            "exchange the tangent by a call of its own"
-        )
-
-
 def _all_to_all_channels(u: Tensor, *route: Any) -> Tensor:
-    _refuse_tangents("all_to_all_channels", u)
     way = Route(*route)
     return way.end(way.begin(u), way.result(u))
 
 
 def _all_to_all_channels_fake(u: Tensor, *route: Any) -> Tensor:
-    _refuse_tangents("all_to_all_channels", u)
     return u.new_empty(Route(*route).result(u))
 
 
-def _all_to_all_channels_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.route = Route(*inputs[1:])
-
-
-def _all_to_all_channels_derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return torch.ops.hyena_kernels.all_to_all_channels(grad, *ctx.route.reverse), None, None, None, None
+def _all_to_all_channels_adjoint(*route: Any) -> Route:
+    return Route(*route).reverse
 
 
 def begin_halo(tail: Tensor, group_name: str, back: bool) -> Tensor:
@@ -138,45 +123,90 @@ def end_halo(flat: Tensor, tail: Tensor) -> Tensor:
 
 
 def _halo_exchange(tail: Tensor, group_name: str, back: bool) -> Tensor:
-    _refuse_tangents("halo_exchange", tail)
     return end_halo(begin_halo(tail, group_name, back), tail)
 
 
 def _halo_exchange_fake(tail: Tensor, group_name: str, back: bool) -> Tensor:
-    _refuse_tangents("halo_exchange", tail)
     return tail.new_empty(tail.shape)
 
 
-def _halo_exchange_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, ctx.group_name, ctx.back = inputs
+def _halo_exchange_adjoint(group_name: str, back: bool) -> tuple[str, bool]:
+    return group_name, not back
 
 
-def _halo_exchange_derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return torch.ops.hyena_kernels.halo_exchange(grad, ctx.group_name, not ctx.back), None, None
+def _define(
+    name: str,
+    arguments: str,
+    run: Callable[..., Tensor],
+    fake: Callable[..., Tensor],
+    adjoint: Callable[..., tuple[Any, ...]],
+) -> Callable[..., Tensor]:
+    """Define a linear op of one tensor, ``hyena_kernels::<name>``, and return it.
 
+    Args:
+        name: its name.
+        arguments: its arguments in torch's schema language, the tensor first.
+        run: the op.
+        fake: the op on fake tensors.
+        adjoint: from the other arguments to those of its adjoint, which is the same op.
+    """
 
-def _define(name: str, arguments: str, run: Any, fake: Any, derivative: Any, save: Any) -> None:
+    def checked(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def checked_run(tensor: Tensor, *others: Any) -> Tensor:
+            # Whoever calls the op itself would get a result without a tangent, and no error.
+            if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
+                raise NotImplementedError(
+                    f"hyena_kernels::{name} has no derivative in forward mode when called as an op"
+                )
+            return run(tensor, *others)
+
+        return checked_run
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.others = inputs[1:]
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return call(grad, *adjoint(*ctx.others)), *(None for _ in ctx.others)
+
+    def jvp(ctx: Any, tangent: Tensor, *others: Any) -> Tensor:
+        return call(tangent, *ctx.others)
+
+    def vmap(info: Any, in_dims: tuple[Any, ...], tensor: Tensor, *others: Any) -> tuple[Tensor, int]:
+        return torch.stack([call(entry, *others) for entry in tensor.unbind(in_dims[0])]), 0
+
     LIBRARY.define(f"{name}({arguments}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"hyena_kernels::{name}", fake, lib=LIBRARY)
-    torch.library.register_autograd(f"hyena_kernels::{name}", derivative, setup_context=save, lib=LIBRARY)
+    LIBRARY.impl(name, checked(run), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"hyena_kernels::{name}", checked(fake), lib=LIBRARY)
+    torch.library.register_autograd(f"hyena_kernels::{name}", backward, setup_context=save, lib=LIBRARY)
+    op = getattr(torch.ops.hyena_kernels, name).default
+    # torch.func refuses the derivative that register_autograd makes (see registration/library.py).
+    functions = {"forward": op, "setup_context": save, "backward": backward, "jvp": jvp, "vmap": vmap}
+    methods = {method: staticmethod(function) for method, function in functions.items()}
+    transformed: Any = type("Transformed", (torch.autograd.Function,), methods)
+
+    def call(tensor: Tensor, *others: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return op(tensor, *others)
+        if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return transformed.apply(tensor, *others)
+        return op(tensor, *others)
+
+    return call
 
 
-_define(
+_all_to_all = _define(
     "all_to_all_channels",
     "Tensor u, SymInt[] lengths, SymInt[] channels, str group_name, bool back",
     _all_to_all_channels,
     _all_to_all_channels_fake,
-    _all_to_all_channels_derivative,
-    _all_to_all_channels_save,
+    _all_to_all_channels_adjoint,
 )
-_define(
+_halo = _define(
     "halo_exchange",
     "Tensor tail, str group_name, bool back",
     _halo_exchange,
     _halo_exchange_fake,
-    _halo_exchange_derivative,
-    _halo_exchange_save,
+    _halo_exchange_adjoint,
 )
 
 
@@ -187,7 +217,7 @@ def all_to_all(
 
     A number may be 0 here.
     """
-    return torch.ops.hyena_kernels.all_to_all_channels(tensor, lengths, channels, shards.group_name, back)
+    return _all_to_all(tensor, lengths, channels, shards.group_name, back)
 
 
 def to_channels(u: Tensor, shards: ContextShards) -> Tensor:
@@ -252,12 +282,12 @@ def halo(x: Tensor, shards: ContextShards, n: int) -> Tensor:
 
 def before(x: Tensor, shards: ContextShards, n: int) -> Tensor:
     """The n positions before a shard ``x (B, W, L_r)`` alone, ``(B, W, n)``."""
-    if not 0 <= n <= min(shards.lengths[:-1], default=n):
+    if not 0 <= n <= shards.shortest:
         raise ValueError(f"halo: n is {n}: lengths {shards.lengths}: it must be 0 to the shortest before the last")
     end = tail(x, n)
     if shards.group_name is None:
         return torch.zeros_like(end)
-    return torch.ops.hyena_kernels.halo_exchange(end, shards.group_name, False)
+    return _halo(end, shards.group_name, False)
 
 
 def tail(x: Tensor, n: int) -> Tensor:
@@ -386,8 +416,7 @@ def begin(u: Tensor, route: Route) -> Pending:
     Under ``torch.compile`` it is the whole op, and the compiler has the order in its hands.
     """
     if torch.compiler.is_compiling():
-        return Pending(torch.ops.hyena_kernels.all_to_all_channels(u, *route), route)
-    _refuse_tangents("all_to_all_channels", u)
+        return Pending(_all_to_all(u, *route), route)
     flight = Flight(route)
     return Pending(_Begin.apply(u, flight), flight)
 

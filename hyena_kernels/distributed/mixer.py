@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from hyena_kernels.distributed import exchange
 from hyena_kernels.distributed.exchange import Pending, Route
@@ -79,13 +80,14 @@ def hyena_mixer_cp(
     if wire is not None and wire not in DTYPES:
         raise TypeError(f"{op}: wire is {wire}, expected float16, bfloat16, float32, float64 or None")
     x = library.to_autocast(x)
-    if not torch.compiler.is_compiling() and not x.is_meta:
+    # Tensors without values are in no group.
+    if not torch.compiler.is_compiling() and not x.is_meta and not isinstance(x, FakeTensor):
         gradients = torch.is_grad_enabled()
         call = Call(x.shape[0], x.shape[2], x.dtype, short_weight.shape[1], chunks, wire, gradients)
         shards.validate(x.shape[1], call, x.device)
     d = x.shape[2] // (order + 1)
     if shards.size == 1:
-        k, D = _local(filters, D, slice(0, d))
+        k, D = _local(filters, D, slice(0, d), order, shards.total)
         return hyena_mixer(x, short_weight, short_bias, k, D, backend=backend)
     x = x.transpose(1, 2)
     p = short_conv_cp(x, short_weight, short_bias, shards, backend)
@@ -97,14 +99,27 @@ def hyena_mixer_cp(
     sent = torch.cat([product, *(gate.to(wire) for gate in gates)]) if gates else product
     # A single convolution computes in float32 or better whatever its signal is, and its result is rounded to the wire.
     dtype = x.dtype if gates or x.dtype == torch.float64 else wire
-    y = _convolved(sent, lambda own: _local(filters, D, own), shards, order, chunks, dtype, backend)
+    y = _convolved(
+        sent, lambda own: _local(filters, D, own, order, shards.total), shards, order, chunks, dtype, backend
+    )
     return first.transpose(1, 2) * y.to(x.dtype).transpose(1, 2)
 
 
-def _local(filters: Tensor | Callable[[slice], Filters], D: Tensor | None, own: slice) -> tuple[Tensor, Tensor | None]:
+def _local(
+    filters: Tensor | Callable[[slice], Filters], D: Tensor | None, own: slice, order: int, length: int
+) -> tuple[Tensor, Tensor | None]:
     """The filters and the skip weights of this rank's channels."""
     found = filters if isinstance(filters, Tensor) else filters(own)
-    return found if isinstance(found, tuple) else (found, D)
+    k, D = found if isinstance(found, tuple) else (found, D)
+    expected = (order - 1, own.stop - own.start)
+    if tuple(k.shape[:-1]) != expected or not 1 <= k.shape[-1] <= length:
+        raise ValueError(
+            f"hyena_mixer_cp: k has shape {tuple(k.shape)}, expected (N-1, d_r, K) = {(*expected, length)} with "
+            f"1 ≤ K ≤ {length} for the channels {own.start} to {own.stop} of this rank"
+        )
+    if D is not None:
+        checks.shape("hyena_mixer_cp", "D", D, expected, "(N-1, d_r)")
+    return k, D
 
 
 def _convolved(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class ContextShards:
         offset: first position of this rank.
         length: number of positions of this rank.
         total: number of all positions.
+        shortest: number of positions of the shortest shard that another one follows.
         group_name: name under which torch has registered the group, or None without a group.
     """
 
@@ -115,6 +117,7 @@ class ContextShards:
         self.offset = sum(self.lengths[: self.rank])
         self.length = self.lengths[self.rank]
         self.total = sum(self.lengths)
+        self.shortest = min(self.lengths[:-1], default=sys.maxsize)
 
     @classmethod
     def even(
@@ -175,7 +178,10 @@ class ContextShards:
             known = _validated.setdefault(self.group, known)
         if news in known and os.environ.get("HYENA_CHECK_SHARDS", "") in ("", "0"):
             if length != self.length:
-                raise ValueError(f"ContextShards: {_line(self.rank, own)}")
+                raise ValueError(
+                    f"ContextShards: a tensor must have the {self.length} positions of its shard, got "
+                    f"{_line(self.rank, own)}"
+                )
             return
         found = [own] if self.group is None else self._from_all(torch.tensor(own, dtype=torch.int64, device=device))
         same = all(row[1:] == own[1:] for row in found)
@@ -183,7 +189,7 @@ class ContextShards:
             table = "\n".join(f"  {_line(rank, row)}" for rank, row in enumerate(found))
             raise ValueError(f"ContextShards: the ranks do not fit together:\n{table}")
         halo = call.taps - 1
-        if min(self.lengths[:-1], default=halo) < halo:
+        if self.shortest < halo:
             raise ValueError(
                 f"ContextShards: lengths {self.lengths}: a shard needs at least {halo} positions, because a short "
                 f"convolution of {call.taps} taps reads so many of the rank before"
@@ -269,7 +275,8 @@ def sequence_shards(shards: ContextShards) -> Iterator[None]:
     try:
         yield
     finally:
-        _active.remove(shards)
+        # The last one that is this: the same shards may have an outer block too. Threads may end theirs in any order.
+        del _active[max(i for i, found in enumerate(_active) if found is shards)]
 
 
 def active_shards() -> ContextShards | None:

@@ -37,6 +37,8 @@ class Verb(NamedTuple):
         report: the text to print, from the options and what the function returns.
         resumes: whether the function also takes ``resume``, which is not a field of the dataclass.
         divides: whether the function divides its work among the processes of torchrun.
+        waits: whether these wait for each other as long as they live, because their parts take different times. Else
+            there is the option --timeout.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Verb(NamedTuple):
     report: Callable[[Any, Any], str] = lambda config, result: result
     resumes: bool = False
     divides: bool = False
+    waits: bool = False
 
     def parser(self) -> Any:
         """The parser of the options."""
@@ -56,7 +59,7 @@ class Verb(NamedTuple):
         if self.resumes:
             text = "Resume from the newest checkpoint in --out, if there is one."
             parser.add_argument("--resume", type=bool, default=False, nargs="?", const=True, help=text)
-        if self.divides:
+        if self.divides and not self.waits:
             text = "Seconds that a process of torchrun waits for the others."
             parser.add_argument("--timeout", type=float, default=600.0, help=text)
         return parser
@@ -80,11 +83,12 @@ class Verb(NamedTuple):
         """The block in which the processes of torchrun work together, if there are any."""
         if not (self.divides and Launch.of().grouped):
             return nullcontext()
-        if not 0 < parsed.timeout < math.inf:
-            raise InputError(f"`timeout` {parsed.timeout:g}: must be a number of seconds above 0")
+        timeout = None if self.waits else parsed.timeout
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise InputError(f"`timeout` {timeout:g}: must be a number of seconds above 0")
         from hyenadna.parallel.processes import start_world
 
-        return start_world(config.device, timeout=parsed.timeout)
+        return start_world(config.device, timeout=timeout)
 
 
 def summary(verb: Verb | Callable[[Sequence[str]], None]) -> str:
@@ -296,6 +300,8 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.evaluation.config:EvaluateConfig",
         "hyenadna.evaluation.evaluate:evaluate",
         _report_evaluation,
+        divides=True,
+        waits=True,
     ),
     Verb(
         "finetune",
@@ -309,6 +315,8 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.finetuning.config:FinetuneConfig",
         "hyenadna.finetuning.train:finetune",
         _report_finetuning,
+        divides=True,
+        waits=True,
     ),
     Verb(
         "predict",
@@ -318,6 +326,8 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.inference.config:PredictConfig",
         "hyenadna.inference.predict:predict",
         lambda config, rows: f"{rows:,} rows in {config.out}",
+        divides=True,
+        waits=True,
     ),
     Verb(
         "score",
@@ -329,6 +339,8 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.inference.config:ScoreConfig",
         "hyenadna.inference.score:score",
         _report_scores,
+        divides=True,
+        waits=True,
     ),
     Verb(
         "embed",
@@ -340,6 +352,8 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.inference.config:EmbedConfig",
         "hyenadna.inference.embed:embed",
         lambda config, count: f"{count:,} sequences in {config.out}",
+        divides=True,
+        waits=True,
     ),
     Verb(
         "generate",
@@ -434,6 +448,9 @@ def one_line_errors(command: str) -> Iterator[None]:
         reason = (str(error).splitlines() or [""])[0]
         _fail(f"{command}: the memory is too small ({reason}); lower `batch_size`, or take shorter sequences")
     except KeyboardInterrupt as stopped:
+        if Launch.of().rank:
+            # An interrupt reaches all processes. The first one tells it.
+            sys.exit(130)
         print(f"interrupted{f': {_with_dashes(str(stopped))}' if str(stopped) else ''}", file=sys.stderr)
         sys.exit(130)
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.streams import is_output_stream, open_output_stream
+from hyenadna.common.world import world
 
 
 def write_error(
@@ -272,17 +273,21 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+_SETTINGS_FILE = "settings.json"
+
+
 class PartialFolder:
     """A folder ``OUT.partial`` with the finished parts of a run, so that it can be resumed. Deleted on success.
 
     A run that writes to a pipe, a device or standard output has a temporary folder instead, and cannot be resumed.
 
-    :meth:`begin` makes it, when there is a first part to keep.
+    :meth:`begin` makes it, when there is a first part to keep. Several processes have one folder: the first of them
+    looks for it, and removes it. All make this object together.
 
     Args:
         out: file or folder that the run writes.
         settings: the options that decide the result, as JSON values. A run is resumed only with equal settings.
-        resume: resume from the parts in the folder.
+        resume: resume from the parts in the folder. torchrun's restart of failed processes resumes too.
 
     Raises:
         InputError: the folder exists and ``resume`` is False, it belongs to a run with other settings, or to no run.
@@ -293,24 +298,31 @@ class PartialFolder:
         self._is_kept = not is_output_stream(out)
         if resume and not self._is_kept:
             raise InputError(f"`resume`: {out} is no file that parts of a stopped run could lie beside")
-        temporary = Path(tempfile.gettempdir()) / f"hyenadna-{uuid.uuid4().hex}"
-        self.folder = partial_place(out if self._is_kept else temporary)
-        self._file = self.folder / "settings.json"
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
-        if not self._file.is_file():
-            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-                raise InputError(
-                    f"{self.folder}: is in the way and was made by no run; remove it, or choose another `out`"
-                )
+        self.folder = world().first(lambda: self._find(resume=resume))
+        self._file = self.folder / _SETTINGS_FILE
+
+    def _find(self, *, resume: bool) -> Path:
+        """The folder, which may not exist yet."""
+        if not self._is_kept:
+            return partial_place(Path(tempfile.gettempdir()) / f"hyenadna-{uuid.uuid4().hex}")
+        folder = partial_place(self.out)
+        self._check(folder, resume=resume or world().has_begun(self.out))
+        world().begin(self.out)
+        return folder
+
+    def _check(self, folder: Path, *, resume: bool) -> None:
+        file = folder / _SETTINGS_FILE
+        if not file.is_file():
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise InputError(f"{folder}: is in the way and was made by no run; remove it, or choose another `out`")
             return
         if not resume:
-            raise InputError(
-                f"{self.folder}: holds parts of a stopped run; continue it with `resume`, or remove the folder"
-            )
+            raise InputError(f"{folder}: holds parts of a stopped run; continue it with `resume`, or remove the folder")
         try:
-            stored = dict(json.loads(self._file.read_text(encoding="utf-8")))
+            stored = dict(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise InputError(f"{self._file}: is damaged ({error}); remove {self.folder}") from error
+            raise InputError(f"{file}: is damaged ({error}); remove {folder}") from error
         known = self._settings
         if differs := [
             f"{name}: {stored.get(name)!r} there, {known.get(name)!r} now"
@@ -318,7 +330,7 @@ class PartialFolder:
             if known.get(name) != stored.get(name)
         ]:
             raise InputError(
-                f"{self.folder}: holds parts of a run with other options ({'; '.join(differs)}): give the same options "
+                f"{folder}: holds parts of a run with other options ({'; '.join(differs)}): give the same options "
                 "to resume it, or remove the folder"
             )
 
@@ -328,9 +340,27 @@ class PartialFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_files({self._file: json.dumps(self._settings, indent=1).encode()})
 
+    def begin_together(self) -> None:
+        """Make the folder before several processes write into it. A process alone does so when it has a part to keep.
+
+        Raises:
+            InputError: another process does not see the folder.
+        """
+        if world().size == 1:
+            return
+        world().first(self.begin)
+        with world().agreed():
+            if not self._file.is_file():
+                raise InputError(
+                    f"{self.folder}: process {world().rank} does not see this folder of the first process; all "
+                    "processes need one file system, which their machines share"
+                )
+
     @contextmanager
     def keep(self, finished: Callable[[], str]) -> Iterator[None]:
         """If the block fails, add to its error what is finished and kept. If nothing is, remove the folder.
+
+        The first process does so for all.
 
         Args:
             finished: what is finished, such as "5 sequences"; "" if nothing is. It is called after the failure.
@@ -342,6 +372,8 @@ class PartialFolder:
         try:
             yield
         except (InputError, OSError, KeyboardInterrupt) as error:
+            if not world().is_first:
+                raise
             kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else InputError
             if not (self._is_kept and (kept := finished())):
                 self.remove()

@@ -40,14 +40,12 @@ class Launch(NamedTuple):
         rank: its number among all, from 0.
         size: number of processes.
         local_rank: its number on this machine, from 0.
-        restarts: how often torchrun has started the processes again.
         grouped: whether torchrun's variables say how the processes find each other.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    restarts: int = 0
     grouped: bool = False
 
     @classmethod
@@ -60,9 +58,9 @@ class Launch(NamedTuple):
         given = os.environ if environment is None else environment
         if not all(given.get(name) for name in _TORCHRUN):
             return cls()
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
-        rank, size, local_rank, restarts = (_integer(given, name) for name in names)
-        return cls(rank, size, local_rank, restarts, grouped=True)
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        rank, size, local_rank = (_integer(given, name) for name in names)
+        return cls(rank, size, local_rank, grouped=True)
 
 
 def check_processes(verb: str, *, divides: bool = False, environment: Mapping[str, str] | None = None) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.launch import Launch
 
 STANDARD = Path("-")
 """Standard input where a file is read, standard output where one is written."""
@@ -59,10 +60,15 @@ def regular_file(path: Path) -> Path:
     """``path`` itself, or the copy of a stream, which is made on the first call.
 
     Raises:
-        InputError: ``path`` is a stream, but no command is running that would keep the copy; or it cannot be copied.
+        InputError: ``path`` is a stream, but no command is running that would keep the copy; several processes of
+            torchrun would share it; or it cannot be copied.
     """
     if not is_input_stream(path):
         return path
+    if (size := Launch.of().size) > 1:
+        raise InputError(
+            f"{path}: is no file, and {size} processes cannot all read it; save what it gives to a file first"
+        )
     copies = _COPIES.get()
     if copies is None:
         raise InputError(f"{path}: is no file, and can be read only once; save what it gives to a file first")

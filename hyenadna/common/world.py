@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hyenadna.common.errors import InputError
@@ -33,13 +34,11 @@ class World:
         rank: number of this process, from 0. The first one owns the files.
         size: number of processes.
         local_rank: number of this process on its machine, from 0.
-        restarts: how often torchrun has started the processes again.
     """
 
     rank = 0
     size = 1
     local_rank = 0
-    restarts = 0
 
     @property
     def is_first(self) -> bool:
@@ -65,6 +64,16 @@ class World:
             InputError: ``work`` has raised one, or an OSError, in the first process. Every process raises it.
         """
         return work()
+
+    def begin(self, place: Path) -> None:
+        """Note that the work on a file or folder has been accepted. The first process calls it."""
+
+    def has_begun(self, place: Path) -> bool:
+        """Whether it was accepted before torchrun started the processes again. The first process asks.
+
+        Then the work is resumed, as with ``resume``. A start that was refused before is refused again.
+        """
+        return False
 
     @contextmanager
     def agreed(self) -> Iterator[None]:

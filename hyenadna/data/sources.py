@@ -14,6 +14,7 @@ import numpy as np
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import bar
 from hyenadna.common.vocab import reverse_complement
+from hyenadna.common.world import world
 from hyenadna.data.contig_names import some
 from hyenadna.data.fasta import read_pieces, read_records
 from hyenadna.data.genome import Genome, open_genome
@@ -135,7 +136,7 @@ def _open_fasta(fasta: Path, progress: bool) -> Sequences:
                 empty.append(piece.contig)
     if len(empty) == total:
         raise InputError(f"{fasta}: none of its {total:,} records has a sequence")
-    if empty:
+    if empty and world().is_first:
         text = f"{fasta}: {len(empty):,} of {total:,} records have no sequence and get no result: {some(empty)}"
         print(f"note: {text}", file=sys.stderr)
     return Sequences(

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
-from hyenadna.common.files import PartialFolder, atomic_file, partial_place, put, real_place, write_error, write_files
+from hyenadna.common.files import atomic_file, partial_place, put, real_place, write_error, write_files
 from hyenadna.common.options import check_file
+from hyenadna.common.parts import NumberedParts
 from hyenadna.common.streams import is_input_stream, is_output_stream, open_output_stream, regular_file
 from hyenadna.data.streams import check_text, read_bytes
 
@@ -222,41 +223,29 @@ class _Rows:
         return self._written
 
 
-class TableParts(PartialFolder):
-    """A folder ``OUT.partial`` with the finished parts of a table, which are joined into ``OUT`` after the last one.
-
-    Each part holds the lines of some inputs, and has a file of counts beside it.
+class TableParts(NumberedParts):
+    """The parts of a table. Each holds the lines of some inputs, and has a file of counts beside it.
 
     Args:
         out: the table.
-        settings: see :class:`PartialFolder`.
+        settings: see :class:`NumberedParts`.
         resume: resume from the parts in the folder.
 
     Raises:
-        InputError: the folder of ``out`` does not exist; or as :class:`PartialFolder`.
+        InputError: as :class:`NumberedParts`.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], *, resume: bool) -> None:
-        if not out.absolute().parent.is_dir():
-            raise InputError(f"{out}: cannot be written (no folder {out.parent}); choose another place")
-        super().__init__(out, settings, resume=resume)
-
-    def files(self) -> list[Path]:
-        """The finished parts, in order."""
-        return sorted(self.folder.glob("part-*.txt"))
-
-    def done(self) -> int:
-        """Number of inputs in the finished parts."""
-        return sum(int(file.stem.split("-")[2]) for file in self.files())
+        super().__init__(out, settings, ending=".txt", resume=resume)
 
     def counts(self) -> list[dict[str, Any]]:
         """The counts of each finished part."""
         return [json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) for file in self.files()]
 
-    def add(self, inputs: int, text: str, counts: Mapping[str, Any]) -> None:
+    def add(self, number: int, inputs: int, text: str, counts: Mapping[str, Any]) -> None:
         """Write a part: the lines of this many inputs, and counts as JSON values."""
         self.begin()
-        path = self.folder / f"part-{len(self.files()):08}-{inputs}.txt"
+        path = self.place(number, inputs)
         # The lines come last: a part without counts is none.
         write_files({path.with_suffix(".json"): json.dumps(counts).encode(), path: encoded(text)})
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
+from hyenadna.common.parts import tell_idle
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import METRICS_FILE, SPLITS_FILE, read_metrics
 from hyenadna.common.score import Score
@@ -156,7 +157,7 @@ def _with_context(genome: Genome, windows: EvalWindows, context: int) -> Iterato
     for batch in windows.batches(1024):
         for contig, start in batch.windows:
             first = max(0, start - context)
-            tokens = genome.tokens(contig, first, start + batch.ids.shape[1])
+            tokens = genome.tokens(contig, first, start + batch.total + 1)
             yield np.pad(tokens, (context - (start - first), 0), constant_values=PAD_ID)
 
 
@@ -164,41 +165,64 @@ def _with_context(genome: Genome, windows: EvalWindows, context: int) -> Iterato
 def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]:
     """Evaluate the model that ``config`` names, write ``evaluation.json`` and PNGs, and return the JSON's content.
 
+    Several processes share out the batches, see :func:`hyenadna.common.world.world`.
+
     Raises:
         InputError: a checkpoint, genome, contig, BED or folder does not fit.
     """
-    config.check()
-    # Before the splits, which may lie next to the model.
-    locate.check_checkpoint(config.model)
-    genome = Genome.open(config.genome, config.aliases)
-    train, held_out = _read_splits(config, genome)
-    beside = config.model.parent / METRICS_FILE
-    metrics = config.metrics or (beside if beside.is_file() else None)
-    curves = read_metrics(metrics) if metrics is not None else []
-    device = pick_device(config.device)
-    model = HyenaDNAForCausalLM.from_pretrained(config.model).to(device)
-    max_length = model.config.max_seq_len
-    length = min(1024, max_length) if config.length is None else config.length
-    if length > max_length:
-        raise InputError(f"`length` {length}: the model in {config.model} is made for {max_length} tokens; shorten it")
-    windows = EvalWindows(genome, held_out, length, n_to_pad=config.n_to_pad, max_windows=config.max_windows)
+    progress = progress and world().is_first
+    with world().agreed():
+        config.check()
+        # Before the splits, which may lie next to the model.
+        locate.check_checkpoint(config.model)
+        genome = Genome.open(config.genome, config.aliases)
+        train, held_out = _read_splits(config, genome)
+        beside = config.model.parent / METRICS_FILE
+        metrics = config.metrics or (beside if beside.is_file() else None)
+        curves = read_metrics(metrics) if metrics is not None else []
+        device = pick_device(config.device)
+        model = HyenaDNAForCausalLM.from_pretrained(config.model).to(device)
+        max_length = model.config.max_seq_len
+        length = min(1024, max_length) if config.length is None else config.length
+        if length > max_length:
+            raise InputError(
+                f"`length` {length}: the model in {config.model} is made for {max_length} tokens; shorten it"
+            )
+        windows = EvalWindows(genome, held_out, length, n_to_pad=config.n_to_pad, max_windows=config.max_windows)
+    tell_idle(-(-len(windows) // config.batch_size), "batch", "lower batch_size")
     with cache_filters(model):
         result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
-    baselines: dict[int, Score] = {}
-    if config.markov_order >= 0:
-        baselines = fit_and_score_markov(genome, train, windows, config.markov_order)
 
-    row: dict[str, Any] = {
-        "model": str(config.model),
-        "genome": genome.source,
-        "held_out": [f"{i.contig}:{i.start}-{i.end}" for i in held_out],
-        "length": length,
-        "windows": len(windows),
-        "perplexity": result.score.perplexity,
-        "accuracy": result.score.accuracy,
-        "positions": result.score.count,
-        "markov": {str(order): asdict(score) for order, score in baselines.items()},
-    }
+    def finish() -> dict[str, Any]:
+        baselines: dict[int, Score] = {}
+        if config.markov_order >= 0:
+            baselines = fit_and_score_markov(genome, train, windows, config.markov_order)
+        row: dict[str, Any] = {
+            "model": str(config.model),
+            "genome": genome.source,
+            "held_out": [f"{i.contig}:{i.start}-{i.end}" for i in held_out],
+            "length": length,
+            "windows": len(windows),
+            "perplexity": result.score.perplexity,
+            "accuracy": result.score.accuracy,
+            "positions": result.score.count,
+            "markov": {str(order): asdict(score) for order, score in baselines.items()},
+        }
+        _write(config.out, row, result, baselines, curves)
+        return row
+
+    # Counting words is cheap beside the model, so the first process alone does it, as it writes the files.
+    return world().first(finish)
+
+
+def _write(
+    out: Path,
+    row: dict[str, Any],
+    result: Evaluation,
+    baselines: dict[int, Score],
+    curves: list[dict[str, Any]],
+) -> None:
+    """Write the figures and ``evaluation.json``."""
     best = min((score.perplexity for score in baselines.values()), default=None)
     lines = {order: score.perplexity for order, score in baselines.items()}
     with tempfile.TemporaryDirectory() as draft:
@@ -208,10 +232,9 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
             plot.evaluation_bars(result.score, baselines, folder / "evaluation.png")
         if curves:
             plot.training_curves(curves, folder / "training.png", lines)
-        contents = {config.out / file.name: file.read_bytes() for file in folder.iterdir()}
-    contents[config.out / EVALUATION_FILE] = (json.dumps(row, indent=1) + "\n").encode()
+        contents = {out / file.name: file.read_bytes() for file in folder.iterdir()}
+    contents[out / EVALUATION_FILE] = (json.dumps(row, indent=1) + "\n").encode()
     write_files(contents, make_folders=True)
-    return row
 
 
 def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval], list[Interval]]:

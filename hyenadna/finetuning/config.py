@@ -101,7 +101,8 @@ class FinetuneConfig(Options):
         model_fields: Further fields of HyenaDNAConfig, such as short_filter_order or embed_dropout.
         seeds: Seeds of the training, with one run for each.
         jobs: Runs of seeds and folds at a time, each in a process of its own with its part of the threads. Small models
-            gain little from a second thread and much from a second run. On a GPU the runs share it.
+            gain little from a second thread and much from a second run. On a GPU the runs share it. The processes of
+            torchrun share out the runs, and each has as many at a time.
         resume: Run only the seeds and folds that a stopped run with the same options has not finished.
         baseline: Compare with logistic regression on 5-mer counts and with the commonest class.
         device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.

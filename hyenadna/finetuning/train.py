@@ -24,9 +24,11 @@ from tqdm.auto import tqdm
 from hyena_kernels import SegmentPlan
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import atomic_dir
+from hyenadna.common.parts import tell_idle
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import METRICS_FILE, MODEL_FOLDER, RESULTS_FILE, settings
 from hyenadna.common.vocab import PAD_ID
+from hyenadna.common.world import world
 from hyenadna.common.writers import one_writer
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import batches
@@ -49,7 +51,9 @@ from hyenadna.training.optim import lr_scale, parameter_groups
 def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]:
     """Fine-tune, write the folder ``config.out``, and return the contents of its results.json.
 
-    With ``jobs`` above 1 the processes are spawned. A script that calls this then needs the guard
+    Several processes share out the runs, see :func:`hyenadna.common.world.world`.
+
+    With ``jobs`` above 1 each spawns further ones. A script that calls this then needs the guard
     ``if __name__ == "__main__":``.
 
     Raises:
@@ -57,15 +61,18 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
             ``resume`` continues with the others.
     """
     # 1. The options, the data and the runs.
-    config = apply_preset(config)
-    config.check()
+    with world().agreed():
+        config = apply_preset(config)
+        config.check()
+    tells = progress and world().is_first
     metric = config.chosen_metric
     folders = RunFolders(config.out, settings(config), resume=config.resume, lower_is_better=metric == "mse")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = pick_device(config.device)
-    folds = read_data(config)
-    if progress:
+    with world().agreed():
+        device = pick_device(config.device)
+        folds = read_data(config)
+    if tells:
         for note in dict.fromkeys(note for data in folds for note in data.notes):
             print(f"warning: {note}", file=sys.stderr)
     runs = [
@@ -78,19 +85,28 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
         count = sum(map(folders.is_finished, runs))
         return f"{count} of {len(runs)} runs" if count else ""
 
-    if progress and finished():
+    if tells and finished():
         print(f"{finished()} are finished, continuing with the others")
     with folders.keep(finished):
         # 2. Train the runs that are not finished yet.
         _train_all(config, runs, folders, device, progress)
         # 3. Write the results of all runs, and the best model.
-        curves, results = map(list, zip(*map(folders.load, runs), strict=True))
-        summary = summarise(config, folds, results)
-        with atomic_dir(config.out, merge=True) as draft:
-            (draft / RESULTS_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-            (draft / METRICS_FILE).write_bytes(as_lines(curves))
-            draw_curves(curves, summary, draft / "training.png")
-            shutil.copytree(folders.keep_best_model(runs), draft / MODEL_FOLDER)
+        summary = world().first(lambda: _write_results(config, folds, runs, folders))
+    return summary
+
+
+def _write_results(
+    config: FinetuneConfig, folds: list[Splits], runs: Sequence[Run], folders: RunFolders
+) -> dict[str, Any]:
+    """Write the folder of the finished runs, and return the contents of its results.json."""
+    folders.check_complete(runs)
+    curves, results = map(list, zip(*map(folders.load, runs), strict=True))
+    summary = summarise(config, folds, results)
+    with atomic_dir(config.out, merge=True) as draft:
+        (draft / RESULTS_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        (draft / METRICS_FILE).write_bytes(as_lines(curves))
+        draw_curves(curves, summary, draft / "training.png")
+        shutil.copytree(folders.keep_best_model(runs), draft / MODEL_FOLDER)
     folders.remove()
     return summary
 
@@ -101,11 +117,33 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
 def _train_all(
     config: FinetuneConfig, runs: Sequence[Run], folders: RunFolders, device: torch.device, progress: bool
 ) -> None:
-    """Train the unfinished ones of ``runs``, ``config.jobs`` at a time. Each is saved in its folder when it ends."""
-    unfinished = [run for run in runs if not folders.is_finished(run)]
-    jobs = min(config.jobs, len(unfinished))
+    """Train the unfinished ones of ``runs``. Each is saved in its folder when it ends.
+
+    The processes of the world share them out. After an error in one, the others end when their current runs are saved.
+    """
+    folders.begin_together()
+    places = world().first(lambda: folders.unfinished(runs))
+    if places:
+        tell_idle(len(places), "run", "each run is trained by one process")
+    own = [runs[place] for place in places[world().rank :: world().size]]
+    with world().agreed(), folders.stop_others():
+        _train_own(config, own, runs, folders, device, progress)
+
+
+def _train_own(
+    config: FinetuneConfig,
+    own: Sequence[Run],
+    runs: Sequence[Run],
+    folders: RunFolders,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    """Train the runs of this process, ``config.jobs`` at a time."""
+    jobs = min(config.jobs, len(own))
     if jobs <= 1:
-        for run in unfinished:
+        for run in own:
+            if folders.others_stopped():
+                return
             _train_and_save(config, run, folders, device, progress)
             folders.keep_best_model(runs)
         return
@@ -114,10 +152,13 @@ def _train_all(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_start_worker, initargs=(threads,)) as pool:
         try:
-            futures = [pool.submit(_train_and_save, config, run, folders, device, progress) for run in unfinished]
+            futures = [pool.submit(_train_and_save, config, run, folders, device, progress) for run in own]
             for future in as_completed(futures):
                 future.result()
                 folders.keep_best_model(runs)
+                if folders.others_stopped():
+                    pool.shutdown(cancel_futures=True)
+                    return
         except BaseException as error:
             # Nobody needs the runs that other processes still train.
             for process in set(multiprocessing.active_children()) - others:
@@ -187,7 +228,7 @@ def train(
     epochs: list[dict[str, Any]] = []
     step, started = 0, time.perf_counter()
 
-    with StepBar(name, total_steps, progress=progress, alone=config.jobs == 1) as bar:
+    with StepBar(name, total_steps, progress=progress, alone=config.jobs == 1 and world().size == 1) as bar:
         for epoch in range(1, config.epochs + 1):
             # 2. One pass over the training split.
             trained.train()

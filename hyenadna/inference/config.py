@@ -54,7 +54,7 @@ class EmbedConfig(Options):
         batch_size: Windows at a time, padded to the longest.
         pack_tokens: Tokens of a row into which windows are packed one after another without pads, in place of
             --batch_size. It changes embeddings by rounding only, and saves time where lengths differ. 0 pads.
-        part_size: Sequences between two saves.
+        part_size: Sequences between two saves. Each process of torchrun takes so many at a time.
         resume: Resume a stopped run from the parts that it has saved.
         device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
         seed: Seed of the random weights.
@@ -128,7 +128,7 @@ class ScoreConfig(Options):
             nats.
         out_format: tsv has a row for each allele. vcf has the records as they are, with the scores in INFO. The default
             goes by the ending of --out.
-        part_size: Sequences or records between two saves.
+        part_size: Sequences or records between two saves. Each process of torchrun takes so many at a time.
         resume: Resume a stopped run from the parts that it has saved.
         device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
     """

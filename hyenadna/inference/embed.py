@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 
 import numpy as np
 import torch
 
-from hyenadna.common.errors import InputError
+from hyenadna.common.parts import tell_idle
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
+from hyenadna.common.world import world
 from hyenadna.common.writers import one_writer
 from hyenadna.data.sequences import Every, Last, Mean, check_windows
-from hyenadna.data.sources import Record, open_sequences
+from hyenadna.data.sources import Record, Sequences, open_sequences
 from hyenadna.inference.config import EmbedConfig
 from hyenadna.inference.embeddings import Parts
 from hyenadna.inference.hidden import hidden_states
@@ -30,52 +32,76 @@ _PART_BASES = 1 << 22
 def embed(config: EmbedConfig, *, progress: bool = True) -> int:
     """Embed the sequences that ``config`` names, and return their number.
 
-    A stopped run leaves its finished parts in ``OUT.partial``, and can be resumed.
+    A stopped run leaves its finished parts in ``OUT.partial``, and can be resumed. Several processes share out the
+    parts, see :func:`hyenadna.common.world.world`.
 
     Raises:
         InputError: a checkpoint, sequence, BED or option does not fit.
     """
-    config.check()
+    with world().agreed():
+        config.check()
+    progress = progress and world().is_first
+    parts = Parts(config.out, settings(config), resume=config.resume)
+    with ExitStack() as stack:
+        with world().agreed():
+            model = _load_model(config)
+            sequences = stack.enter_context(
+                open_sequences(
+                    fasta=config.fasta,
+                    table=config.table,
+                    bed=config.bed,
+                    genome=config.genome,
+                    aliases=config.aliases,
+                    sequence_column=config.sequence_column,
+                    label_column=config.label_column,
+                    progress=progress,
+                )
+            )
+        records = (record for record in sequences if len(record.ids))
+        total = len(sequences) - len(sequences.empty)
+        stack.enter_context(parts.keep(lambda: f"{parts.done():,} sequences" if parts.done() else ""))
+        done = world().first(parts.done)
+        if not done:
+            _tell_idle(sequences, total, config.part_size)
+        shown = stack.enter_context(bar("embed", total, "sequence", initial=done, progress=progress))
+
+        def write(number: int, inputs: Iterable[Record]) -> int:
+            if chunk := list(inputs):
+                parts.add(number, len(chunk), _embed_part(model, chunk, config))
+                shown.update(len(chunk))
+            return len(chunk)
+
+        parts.compute(lambda: _part(records, config.part_size), write, shown.update)
+        world().first(parts.finish)
+        return total
+
+
+def _load_model(config: EmbedConfig) -> HyenaDNAModel:
     device = pick_device(config.device)
     model = HyenaDNAModel.from_pretrained(config.model, dtype=torch.float32)
     check_windows(config.window, config.stride, model.config.max_seq_len)
     if config.random_weights:
         torch.manual_seed(config.seed)
         model = HyenaDNAModel(model.config).eval()
-    model.to(device)
-    with open_sequences(
-        fasta=config.fasta,
-        table=config.table,
-        bed=config.bed,
-        genome=config.genome,
-        aliases=config.aliases,
-        sequence_column=config.sequence_column,
-        label_column=config.label_column,
-        progress=progress,
-    ) as sequences:
-        parts = Parts(config.out, settings(config), resume=config.resume)
-        done = parts.done()
-        records = islice((record for record in sequences if len(record.ids)), done, None)
-        total = len(sequences) - len(sequences.empty)
-        with (
-            parts.keep(lambda: f"{parts.done():,} sequences" if parts.done() else ""),
-            bar("embed", total, "sequence", initial=done, progress=progress) as shown,
-        ):
-            while chunk := list(islice(_up_to(records, _PART_BASES), config.part_size)):
-                parts.add(len(chunk), _embed_part(model, chunk, config))
-                shown.update(len(chunk))
-            if not parts.files():
-                raise InputError("there is no sequence to embed")
-            parts.finish()
-        return total
+    return model.to(device)
 
 
-def _up_to(records: Iterator[Record], bases: int) -> Iterator[Record]:
-    """The next records, until they have this many bases together. So a part fits into memory."""
+def _part(records: Iterator[Record], size: int) -> Iterator[Record]:
+    """The next ``size`` records, or fewer that have _PART_BASES bases together. So a part fits into memory."""
     total = 0
-    while total < bases and (record := next(records, None)) is not None:
-        total += len(record.ids)
+    for record in islice(records, size):
         yield record
+        total += len(record.ids)
+        if total >= _PART_BASES:
+            return
+
+
+def _tell_idle(sequences: Sequences, total: int, size: int) -> None:
+    """Tell of processes that have nothing to do. Parts are counted only where there may be too few."""
+    if world().is_first and total <= size * (world().size - 1):
+        records = (record for record in sequences if len(record.ids))
+        count = sum(1 for _ in iter(lambda: sum(1 for _ in _part(records, size)), 0))
+        tell_idle(count, "part", "lower part_size")
 
 
 def _embed_part(model: HyenaDNAModel, records: Sequence[Record], config: EmbedConfig) -> dict[str, np.ndarray]:

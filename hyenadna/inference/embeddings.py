@@ -13,7 +13,8 @@ import numpy as np
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
-from hyenadna.common.files import PartialFolder, atomic_file, write_error
+from hyenadna.common.files import atomic_file, write_error
+from hyenadna.common.parts import NumberedParts
 
 COLUMNS = ("name", "contig", "start", "end", "label")
 
@@ -73,39 +74,30 @@ class Embeddings:
         return cls(vectors.astype(np.float32), **text, start=columns["start"], end=columns["end"])
 
 
-class Parts(PartialFolder):
-    """A folder ``OUT.partial`` of finished parts, which are joined into ``OUT`` after the last one.
+class Parts(NumberedParts):
+    """The parts of a file of embeddings, in the format of the file.
 
-    Parts have the format of ``OUT``: ``.npz`` must not need polars, and both are joined without holding all in memory.
+    ``.npz`` must not need polars, and both formats are joined without holding all in memory.
 
     Args:
         out: ``.npz`` or ``.parquet``.
-        settings: see :class:`PartialFolder`.
+        settings: see :class:`NumberedParts`.
         resume: resume from the parts in the folder.
 
     Raises:
-        InputError: the folder of ``out`` does not exist; or as :class:`PartialFolder`.
+        InputError: as :class:`NumberedParts`.
+        ImportError: ``out`` is Parquet, and polars is absent.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], *, resume: bool) -> None:
         if out.suffix == ".parquet":
             require("polars")
-        if not out.absolute().parent.is_dir():
-            raise InputError(f"{out}: cannot be written (no folder {out.parent}); choose another place")
-        super().__init__(out, settings, resume=resume)
+        super().__init__(out, settings, ending=out.suffix, resume=resume)
 
-    def files(self) -> list[Path]:
-        """The finished parts, in order."""
-        return sorted(self.folder.glob(f"part-*{self.out.suffix}"))
-
-    def done(self) -> int:
-        """Number of sequences in the finished parts."""
-        return sum(int(file.stem.split("-")[2]) for file in self.files())
-
-    def add(self, sequences: int, columns: dict[str, np.ndarray]) -> None:
+    def add(self, number: int, sequences: int, columns: dict[str, np.ndarray]) -> None:
         """Write a part that holds this many sequences. ``columns`` are the columns of the file, by name."""
         self.begin()
-        path = self.folder / f"part-{len(self.files()):08}-{sequences}{self.out.suffix}"
+        path = self.place(number, sequences)
         with atomic_file(path) as draft:
             if self.out.suffix == ".parquet":
                 polars = require("polars")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from torch import Tensor
 
 from hyena_kernels import cache_filters
 from hyenadna.common.errors import InputError
+from hyenadna.common.parts import tell_idle
 from hyenadna.common.progress import bar
+from hyenadna.common.world import world
 from hyenadna.common.writers import one_writer
-from hyenadna.data.sources import open_sequences
+from hyenadna.data.sources import Record, open_sequences
 from hyenadna.data.tables import added_columns, partial_table
 from hyenadna.inference.config import PredictConfig
 from hyenadna.inference.logits import batch_logits
@@ -31,58 +35,105 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
 
     For classes a row holds the likeliest class and the probability of each. For several labels it holds the
     probability of each, for values the values, and for classes of bases a letter for each base. They are blank for an
-    empty sequence.
+    empty sequence. Several processes share out the batches, see :func:`hyenadna.common.world.world`.
 
     Raises:
         InputError: the checkpoint has no trained head, or a sequence is not DNA, or too long. Finished rows stay in
             ``OUT.partial``, which the message names.
     """
-    config.check()
-    model = load_classifier(config.model)
-    model.to(pick_device(config.device))  # type: ignore[arg-type]
-    is_token = isinstance(model, HyenaDNAForTokenClassification)
-    if isinstance(model, PromptedClassifier):
-        names, max_length, problem, device = model.names, model.max_length, None, model.lm.device
-    else:
-        labels: Any = model.config.id2label
-        names = [str(labels[i]) for i in range(model.score.out_features)]
-        max_length, problem, device = model.config.max_seq_len, model.config.problem_type, model.device
-    is_classes = not is_token and problem in (None, "single_label_classification")
-    if is_token and max(map(len, names)) > 1:
-        raise InputError(f"{config.model}: classes of bases must be single letters, and these are {', '.join(names)}")
-    if is_token and config.reverse_complement:
-        raise InputError("`reverse_complement`: classes of bases belong to one strand; leave it out")
-    added = ["tokens"] if is_token else [*(["class"] if is_classes else []), *names]
+    progress = progress and world().is_first
     done = 0
-    with (
-        cache_filters(model),
-        open_sequences(
-            fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
-        ) as sequences,
-        partial_table(config.out, [*sequences.columns, *added_columns(sequences.columns, added)]) as write,
-        bar("predict", len(sequences), "sequence", progress=progress) as shown,
-    ):
-        records = iter(sequences)
-        while batch := list(islice(records, config.batch_size)):
-            for record in batch:
-                if len(record.ids) > max_length:
-                    raise InputError(
-                        f"{record.where}: {len(record.ids):,} bases are longer than the {max_length:,} that the model "
-                        f"is made for, and predict does not cut sequences: give windows of at most {max_length}, such "
-                        f"as those of seqkit sliding -g -W {max_length} -s {max(1, max_length // 2)} of a FASTA"
-                    )
-            rows = [record.ids for record in batch if len(record.ids)]
-            logits = iter(
-                batch_logits(model, rows, device, both_strands=config.reverse_complement).cpu() if rows else ()
+    with ExitStack() as stack:
+        with world().agreed():
+            config.check()
+            predictor = _Predictor(config)
+            stack.enter_context(cache_filters(predictor.model))
+            sequences = stack.enter_context(
+                open_sequences(
+                    fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
+                )
             )
-            for record in batch:
-                found: list[object] = [None] * len(added)
-                if len(record.ids):
-                    found = _fields(next(logits), names, problem, len(record.ids), is_classes)
-                write([*record.fields.values(), *found])
-                done += 1
-            shown.update(len(batch))
+        columns = [*sequences.columns, *added_columns(sequences.columns, predictor.columns)]
+        with world().agreed():
+            if world().is_first:
+                write = stack.enter_context(partial_table(config.out, columns))
+        shown = stack.enter_context(bar("predict", len(sequences), "sequence", progress=progress))
+        tell_idle(-(-len(sequences) // config.batch_size), "batch", "lower batch_size")
+        records = iter(sequences)
+        for _ in range(0, len(sequences), config.batch_size * world().size):
+            # A batch for each process. All read all sequences, and the first one writes.
+            with world().agreed():
+                batches = [list(islice(records, config.batch_size)) for _ in range(world().size)]
+                own = predictor.rows(batches[world().rank])
+            found = world().gather(own)
+            with world().agreed():
+                if world().is_first:
+                    for row in chain.from_iterable(found):
+                        write(row)
+            count = sum(map(len, batches))
+            done += count
+            shown.update(count)
     return done
+
+
+class _Predictor:
+    """The rows of batches of sequences.
+
+    Args:
+        config: the model and its device.
+
+    Attributes:
+        model: the model.
+        columns: names of the columns that follow those of the input.
+
+    Raises:
+        InputError: the checkpoint has no trained head, or the options do not fit it.
+    """
+
+    def __init__(self, config: PredictConfig) -> None:
+        self.model = model = load_classifier(config.model)
+        model.to(pick_device(config.device))  # type: ignore[arg-type]
+        is_token = isinstance(model, HyenaDNAForTokenClassification)
+        if isinstance(model, PromptedClassifier):
+            self._names, self._max_length, self._problem = model.names, model.max_length, None
+            self._device = model.lm.device
+        else:
+            labels: Any = model.config.id2label
+            self._names = [str(labels[i]) for i in range(model.score.out_features)]
+            self._max_length, self._problem = model.config.max_seq_len, model.config.problem_type
+            self._device = model.device
+        self._both_strands = config.reverse_complement
+        self._is_classes = not is_token and self._problem in (None, "single_label_classification")
+        if is_token and max(map(len, self._names)) > 1:
+            raise InputError(
+                f"{config.model}: classes of bases must be single letters, and these are {', '.join(self._names)}"
+            )
+        if is_token and config.reverse_complement:
+            raise InputError("`reverse_complement`: classes of bases belong to one strand; leave it out")
+        self.columns = ["tokens"] if is_token else [*(["class"] if self._is_classes else []), *self._names]
+
+    def rows(self, batch: Sequence[Record]) -> list[list[object]]:
+        """The row of each sequence, its own fields first.
+
+        Raises:
+            InputError: a sequence is too long.
+        """
+        for record in batch:
+            if len(record.ids) > (most := self._max_length):
+                raise InputError(
+                    f"{record.where}: {len(record.ids):,} bases are longer than the {most:,} that the model is made "
+                    f"for, and predict does not cut sequences: give windows of at most {most}, such as those of "
+                    f"seqkit sliding -g -W {most} -s {max(1, most // 2)} of a FASTA"
+                )
+        ids = [record.ids for record in batch if len(record.ids)]
+        logits = iter(batch_logits(self.model, ids, self._device, both_strands=self._both_strands).cpu() if ids else ())
+        rows = []
+        for record in batch:
+            found: list[object] = [None] * len(self.columns)
+            if len(record.ids):
+                found = _fields(next(logits), self._names, self._problem, len(record.ids), self._is_classes)
+            rows.append([*record.fields.values(), *found])
+        return rows
 
 
 Classifier = HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification | PromptedClassifier

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice, tee
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hyenadna.common.choices import SCORES
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
+from hyenadna.common.parts import tell_idle
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
 from hyenadna.common.vocab import reverse_complement
+from hyenadna.common.world import world
 from hyenadna.common.writers import one_writer
 from hyenadna.data.contig_names import some
 from hyenadna.data.genome import Genome, open_genome
@@ -66,9 +68,6 @@ class ScoreResult:
     remarks: dict[str, int] = field(default_factory=dict)
 
 
-T = TypeVar("T")
-
-
 class Outcome(NamedTuple):
     """What became of one sequence or allele: the reason for a missing score, the remarks, and whether it has a row."""
 
@@ -81,18 +80,43 @@ class Outcome(NamedTuple):
 def score(config: ScoreConfig, *, progress: bool = True) -> ScoreResult:
     """Score the sequences or variants that ``config`` names, and write the TSV or VCF.
 
-    A stopped run leaves its finished parts in ``OUT.partial``, and can be resumed.
+    A stopped run leaves its finished parts in ``OUT.partial``, and can be resumed. Several processes share out the
+    parts, see :func:`hyenadna.common.world.world`.
 
     Raises:
         InputError: a checkpoint, sequence, VCF, genome or option does not fit.
         ImportError: a package is absent; the message names the extra.
     """
-    config.check()
-    return _score_sequences(config, progress) if config.vcf is None else _score_variants(config, progress)
-
-
-def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
+    with world().agreed():
+        config.check()
+    progress = progress and world().is_first
     parts = TableParts(config.out, settings(config), resume=config.resume)
+    make = _for_sequences if config.vcf is None else _for_variants
+    with ExitStack() as stack:
+        with world().agreed():
+            task = make(config, stack, progress)
+        return _carry_out(task, parts, config, progress)
+
+
+class _Task(NamedTuple):
+    """What is scored.
+
+    Attributes:
+        inputs: all inputs, from the first.
+        total: how many these are.
+        unit: what one is called.
+        header: the lines before the first one's.
+        lines: yields the text and the outcomes of each input.
+    """
+
+    inputs: Iterable[Any]
+    total: int
+    unit: str
+    header: str
+    lines: Callable[[Iterable[Any]], Iterator[tuple[str, list[Outcome]]]]
+
+
+def _for_sequences(config: ScoreConfig, stack: ExitStack, progress: bool) -> _Task:
     model = load_language_model(config.model, config.device, config.precision)
     check_windows(config.window, config.stride, model.config.max_seq_len)
     scorer = LogLikelihoodScorer(
@@ -103,18 +127,18 @@ def _score_sequences(config: ScoreConfig, progress: bool) -> ScoreResult:
         stride=config.stride,
         n_to_pad=config.n_to_pad,
     )
-    with open_sequences(
-        fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
-    ) as sequences:
+    sequences = stack.enter_context(
+        open_sequences(
+            fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
+        )
+    )
 
-        def lines(records: Iterable[Record]) -> Iterator[tuple[str, list[Outcome]]]:
-            for row, is_scored in _sequence_rows(records, scorer, config.strands == "both"):
-                yield tsv_line(row), [Outcome("" if is_scored else "no base to score")]
+    def lines(records: Iterable[Record]) -> Iterator[tuple[str, list[Outcome]]]:
+        for row, is_scored in _sequence_rows(records, scorer, config.strands == "both"):
+            yield tsv_line(row), [Outcome("" if is_scored else "no base to score")]
 
-        shown = bar("score", len(sequences), "sequence", initial=parts.done(), progress=progress)
-        _write_parts(parts, sequences, lines, config.part_size, "sequences", shown)
-        added = added_columns(sequences.columns, ["bases", "log_likelihood", "per_base", "perplexity"])
-        return _finish(parts, tsv_line([*sequences.columns, *added]), config)
+    added = added_columns(sequences.columns, ["bases", "log_likelihood", "per_base", "perplexity"])
+    return _Task(sequences, len(sequences), "sequence", tsv_line([*sequences.columns, *added]), lines)
 
 
 def _sequence_rows(
@@ -137,94 +161,89 @@ def _strands(ids: np.ndarray, both: bool) -> list[np.ndarray]:
     return [ids, reverse_complement(ids)] if both else [ids]
 
 
-def _score_variants(config: ScoreConfig, progress: bool) -> ScoreResult:
+def _for_variants(config: ScoreConfig, stack: ExitStack, progress: bool) -> _Task:
     assert config.vcf is not None
     assert config.genome is not None
-    parts = TableParts(config.out, settings(config), resume=config.resume)
-    with open_genome(config.genome, config.aliases, progress=progress) as genome:
-        file = open_variants(config.vcf)
-        if config.writes_vcf and file.kind == "MAF":
-            raise InputError(f"{config.vcf}: is a MAF, whose scores are written as TSV: choose another `out`")
-        survey = _survey(config, file, genome)
-        model = load_language_model(config.model, config.device, config.precision)
-        scorer = VariantScorer(
-            model,
-            genome,
-            config.mode,
-            size=window_around(config.window, model.config.max_seq_len),
-            both=config.strands == "both",
-            batch_size=config.batch_size,
-            n_to_pad=config.n_to_pad,
-        )
-        names = SCORES[config.mode]
-        annotation = Annotation(file.header, file.columns, {name: _DESCRIPTIONS[name] for name in names}, survey.keys)
-        columns = [*file.columns, *(f"column_{i + 1}" for i in range(len(file.columns), survey.columns))]
-        header = tsv_line([*columns, *added_columns(columns, [*names, "note"])], quoted=False)
+    genome = stack.enter_context(open_genome(config.genome, config.aliases, progress=progress))
+    file = open_variants(config.vcf)
+    if config.writes_vcf and file.kind == "MAF":
+        raise InputError(f"{config.vcf}: is a MAF, whose scores are written as TSV: choose another `out`")
+    survey = _survey(config, file, genome)
+    model = load_language_model(config.model, config.device, config.precision)
+    scorer = VariantScorer(
+        model,
+        genome,
+        config.mode,
+        size=window_around(config.window, model.config.max_seq_len),
+        both=config.strands == "both",
+        batch_size=config.batch_size,
+        n_to_pad=config.n_to_pad,
+    )
+    names = SCORES[config.mode]
+    annotation = Annotation(file.header, file.columns, {name: _DESCRIPTIONS[name] for name in names}, survey.keys)
+    columns = [*file.columns, *(f"column_{i + 1}" for i in range(len(file.columns), survey.columns))]
+    header = tsv_line([*columns, *added_columns(columns, [*names, "note"])], quoted=False)
 
-        def lines(records: Iterable[VariantRecord]) -> Iterator[tuple[str, list[Outcome]]]:
-            for record, found in scorer(records):
-                kept = [config.ref_mismatch != "skip" or one.problem not in MISMATCHES for one in found]
-                texts = [[f"{value:.6f}" for value in one.values] for one in found]
-                if config.writes_vcf:
-                    text = annotation.line(record, texts, [one.note for one in found]) if all(kept) else ""
-                else:
-                    text = "".join(
-                        tsv_line(
-                            [
-                                *record.row(place),
-                                *[""] * (len(columns) - len(record.fields)),
-                                *(values or [""] * len(names)),
-                                one.note,
-                            ],
-                            quoted=False,
-                        )
-                        for place, (one, values) in enumerate(zip(found, texts, strict=True))
-                        if kept[place]
+    def lines(records: Iterable[VariantRecord]) -> Iterator[tuple[str, list[Outcome]]]:
+        for record, found in scorer(records):
+            kept = [config.ref_mismatch != "skip" or one.problem not in MISMATCHES for one in found]
+            texts = [[f"{value:.6f}" for value in one.values] for one in found]
+            if config.writes_vcf:
+                text = annotation.line(record, texts, [one.note for one in found]) if all(kept) else ""
+            else:
+                text = "".join(
+                    tsv_line(
+                        [
+                            *record.row(place),
+                            *[""] * (len(columns) - len(record.fields)),
+                            *(values or [""] * len(names)),
+                            one.note,
+                        ],
+                        quoted=False,
                     )
-                yield text, [Outcome(one.problem, one.remarks, keep) for one, keep in zip(found, kept, strict=True)]
+                    for place, (one, values) in enumerate(zip(found, texts, strict=True))
+                    if kept[place]
+                )
+            yield text, [Outcome(one.problem, one.remarks, keep) for one, keep in zip(found, kept, strict=True)]
 
-        shown = bar("score", survey.records, "record", initial=parts.done(), progress=progress)
-        _write_parts(parts, file.read(), lines, config.part_size, "records", shown)
-        return _finish(parts, annotation.header if config.writes_vcf else header, config)
+    first = annotation.header if config.writes_vcf else header
+    return _Task(file.read(), survey.records, "record", first, lines)
 
 
-def _write_parts(
-    parts: TableParts,
-    inputs: Iterable[T],
-    lines: Callable[[Iterable[T]], Iterator[tuple[str, list[Outcome]]]],
-    size: int,
-    unit: str,
-    shown: tqdm,  # type: ignore[type-arg]
-) -> None:
-    """Write the parts that are not there yet.
+def _carry_out(task: _Task, parts: TableParts, config: ScoreConfig, progress: bool) -> ScoreResult:
+    """Write the parts that are not there yet, and join them.
 
-    A part is computed by itself, so that its batches, and with them its last digits, are the same in a resumed run.
-
-    Args:
-        parts: where they are kept.
-        inputs: all inputs, from the first.
-        lines: yields the text and the outcomes of each input.
-        size: inputs in a part.
-        unit: what the inputs are called.
-        shown: the bar, which is closed in the end.
+    A part is computed by itself, so that its batches, and with them its last digits, are the same in a resumed run and
+    for any number of processes.
     """
-    with shown, parts.keep(lambda: f"{parts.done():,} {unit}" if parts.done() else ""):
-        left = islice(inputs, parts.done(), None)
-        while True:
-            texts, outcomes = [], list[Outcome]()
-            for text, found in lines(islice(left, size)):
-                texts.append(text)
-                outcomes += found
-                shown.update()
-            if not texts:
-                return
-            counts = {
-                "rows": sum(one.is_written for one in outcomes),
-                "scored": sum(not one.problem for one in outcomes),
-                "problems": Counter(one.problem for one in outcomes if one.problem),
-                "remarks": Counter(remark for one in outcomes for remark in one.remarks),
-            }
-            parts.add(len(texts), "".join(texts), counts)
+    left = iter(task.inputs)
+    with parts.keep(lambda: f"{parts.done():,} {task.unit}s" if parts.done() else ""):
+        done = world().first(parts.done)
+        if not done:
+            tell_idle(-(-task.total // config.part_size), "part", "lower part_size")
+        with bar("score", task.total, task.unit, initial=done, progress=progress) as shown:
+
+            def write(number: int, chunk: Iterable[Any]) -> int:
+                texts, outcomes = [], list[Outcome]()
+                for text, found in task.lines(chunk):
+                    texts.append(text)
+                    outcomes += found
+                    shown.update()
+                if texts:
+                    parts.add(number, len(texts), "".join(texts), _counts(outcomes))
+                return len(texts)
+
+            parts.compute(lambda: islice(left, config.part_size), write, shown.update)
+        return world().first(lambda: _finish(parts, task.header, config))
+
+
+def _counts(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {
+        "rows": sum(one.is_written for one in outcomes),
+        "scored": sum(not one.problem for one in outcomes),
+        "problems": Counter(one.problem for one in outcomes if one.problem),
+        "remarks": Counter(remark for one in outcomes for remark in one.remarks),
+    }
 
 
 def _finish(parts: TableParts, header: str, config: ScoreConfig) -> ScoreResult:
@@ -232,8 +251,7 @@ def _finish(parts: TableParts, header: str, config: ScoreConfig) -> ScoreResult:
     problems, remarks = (
         sum((Counter(part[name]) for part in counts), Counter[str]()) for name in ("problems", "remarks")
     )
-    with parts.keep(lambda: f"{parts.done():,} inputs"):
-        parts.finish(header, _bgzip if config.writes_vcf and config.out.suffix == ".gz" else None)
+    parts.finish(header, _bgzip if config.writes_vcf and config.out.suffix == ".gz" else None)
     rows, scored = (sum(part[name] for part in counts) for name in ("rows", "scored"))
     return ScoreResult(rows, scored, dict(problems), dict(remarks))
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
@@ -99,21 +102,38 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Any] = {
         f"{MODEL_PREFIX}{name}": torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in found.items()
     }
-    try:
-        read(folder, tensors, no_dist=True)
-    except Exception as error:
-        raise damaged(folder.parent, error) from error
+    read(folder, tensors, no_dist=True)
     weights = {name.removeprefix(MODEL_PREFIX): tensor for name, tensor in tensors.items()}
     # A copy, so that training one does not change the other.
     return weights | {name: weights[first].clone() for name, first in _same(folder).items()}
 
 
 def read(folder: Path, tensors: dict[str, Any], *, no_dist: bool = False) -> None:
-    """Fill tensors, plain or DTensors, from a folder ``dcp/`` by name. Without ``no_dist`` all ranks call this."""
+    """Fill tensors, plain or DTensors, from a folder ``dcp/`` by name. Without ``no_dist`` all ranks call this.
+
+    Raises:
+        InputError: it is damaged. The same on all ranks.
+    """
+    try:
+        with of_one_process():
+            load_tensors(tensors, storage_reader=Reader(folder), no_dist=no_dist)
+    except CheckpointException as error:
+        cause = first_cause(error)
+        raise damaged(folder.parent, cause) from cause
+
+
+def first_cause(error: CheckpointException) -> Exception:
+    """The error of the first rank that had one."""
+    found = error.failures[min(error.failures)][0]
+    return found if isinstance(found, Exception) else RuntimeError(str(found))
+
+
+@contextmanager
+def of_one_process() -> Iterator[None]:
+    """Without torch's warning that there is one process, which is meant."""
     with warnings.catch_warnings():
-        # It says that there is one process, which is meant.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        load_tensors(tensors, storage_reader=Reader(folder), no_dist=no_dist)
+        yield
 
 
 def damaged(folder: Path, error: BaseException) -> InputError:
@@ -135,5 +155,8 @@ def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
 
 def _same(folder: Path) -> dict[str, str]:
     """Names of tensors that the folder holds under another name."""
-    same: dict[str, str] = read_json(folder / LAYOUT_FILE)["same"]
+    try:
+        same: dict[str, str] = read_json(folder / LAYOUT_FILE)["same"]
+    except Exception as error:
+        raise damaged(folder.parent, error) from error
     return same

@@ -45,8 +45,8 @@ class DNATokenizer(PreTrainedTokenizer):
 
     Example:
         >>> from hyenadna import DNATokenizer
-        >>> DNATokenizer()("acgtn")["input_ids"]
-        [7, 8, 9, 10, 11, 1]
+        >>> print(*DNATokenizer()("acgtn")["input_ids"])
+        7 8 9 10 11 1
     """
 
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012 - transformers declares it without ClassVar

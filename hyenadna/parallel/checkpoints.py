@@ -10,18 +10,21 @@ Where there is a process group, all of its ranks call these functions together.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -49,8 +52,20 @@ def is_sharded(folder: Path) -> bool:
     return (folder / DCP_FOLDER).is_dir()
 
 
+class Tokenizer(Protocol):
+    """A tokenizer of transformers."""
+
+    def save_pretrained(self, save_directory: str, /) -> Any:
+        """Write its files into a folder."""
+
+
 def save(
-    folder: Path, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    model: HyenaDNAPreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    *,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all. All ranks call this, and return when the folder is there.
 
@@ -59,6 +74,7 @@ def save(
         model: the model, bare: inside of DDP, or with ``fully_shard`` applied in place.
         optimizer: its optimizer.
         state: what else the training needs, as JSON values. That of rank 0 is kept.
+        tokenizer: the model's tokenizer, for who loads the folder as a model.
 
     Raises:
         InputError: a rank cannot write: a full disk, no permission, a file system of its own. It is the same on all
@@ -66,13 +82,18 @@ def save(
         TypeError: ``state`` holds something else than JSON values.
     """
     tensors, layout = _take_apart(model, optimizer)
-    draft = _Draft(folder, model, layout, state, None)
+    draft = _Draft(folder, lambda place: _describe(place, model, tokenizer, layout, state), None)
     draft.write(tensors)
     draft.finish()
 
 
 def save_async(
-    folder: Path, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    folder: Path,
+    model: HyenaDNAPreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    *,
+    tokenizer: Tokenizer | None = None,
 ) -> Saving:
     """As :func:`save`, in the background: it returns when all tensors are copied to the memory of the host.
 
@@ -86,9 +107,9 @@ def save_async(
         InputError, TypeError: as :func:`save`. An error of the background reaches ``wait()``.
     """
     tensors, layout = _take_apart(model, optimizer)
-    group = dist.new_group(backend="gloo") if dist.is_initialized() else None
-    draft = _Draft(folder, model, layout, state, group)
-    # Not dcp.async_save: it may keep tensors of the CPU as they are, and then writes what later steps make of them.
+    group = _new_group() if dist.is_initialized() else None
+    draft = _Draft(folder, lambda place: _describe(place, model, tokenizer, layout, state), group)
+    # Not dcp.async_save: Python waits for its thread at the end, which may wait for ranks that are no more.
     return Saving(draft, {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, group)
 
 
@@ -97,7 +118,7 @@ class Saving:
 
     def __init__(self, draft: _Draft, tensors: dict[str, Tensor], group: dist.ProcessGroup | None) -> None:
         self._draft, self._group = draft, group
-        # A daemon, because a process that ends in an error must not wait for ranks that are no more.
+        # A daemon, for which Python does not wait.
         self._thread = threading.Thread(target=draft.write, args=(tensors,), daemon=True, name="checkpoint")
         self._is_finished = False
         self._thread.start()
@@ -211,8 +232,46 @@ def plain_optimizer_state(model: HyenaDNAPreTrainedModel, optimizer: torch.optim
     return {"state": whole, "param_groups": state["param_groups"]} if is_first else {}
 
 
+class _File(io.FileIO):
+    """A file that remembers why it could not be written."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """As the base class."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+class _Files(FileSystem):
+    """As torch's. Its zip writer makes a RuntimeError without a reason of a full disk; here the reason stays."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        """A file open for reading or writing."""
+        if mode != "wb":
+            with super().create_stream(path, mode) as stream:
+                yield stream
+            return
+        file = _File(path, "wb")
+        try:
+            with io.BufferedWriter(file) as stream:
+                yield stream
+        except Exception as error:
+            if file.failure is None or file.failure is error:
+                raise
+            raise file.failure from error
+
+
 class _Writer(FileSystemWriter):
     """As torch's, without the temporary name in what it writes."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.fs = _Files()
 
     def storage_meta(self) -> StorageMeta:
         """What the metadata say of the writing."""
@@ -222,56 +281,54 @@ class _Writer(FileSystemWriter):
 class _Draft:
     """A checkpoint under a temporary name. Rank 0 makes the folder, and gives it its name or removes it."""
 
-    def __init__(
-        self,
-        folder: Path,
-        model: HyenaDNAPreTrainedModel,
-        layout: dict[str, Any],
-        state: Mapping[str, Any],
-        group: dist.ProcessGroup | None,
-    ) -> None:
+    def __init__(self, folder: Path, describe: Callable[[Path], None], group: dist.ProcessGroup | None) -> None:
         self._folder, self._group = folder, group
         self._failure: Exception | None = None
-        self._draft: Path = _from_first(lambda: self._begin(model, layout, state), group)
+        self._draft: Path = _from_first(lambda: self._begin(describe), group)
 
-    def _begin(self, model: HyenaDNAPreTrainedModel, layout: dict[str, Any], state: Mapping[str, Any]) -> Path:
-        content = {META_FILE: json.dumps(dict(state)), f"{DCP_FOLDER}/{LAYOUT_FILE}": json.dumps(layout)}
+    def _begin(self, describe: Callable[[Path], None]) -> Path:
         draft = draft_beside(self._folder.resolve())
         try:
             (draft / DCP_FOLDER).mkdir(parents=True)
-            for name, text in content.items():
-                (draft / name).write_text(text, encoding="utf-8")
-            model.config.save_pretrained(draft)
-        except OSError as error:
+            describe(draft)
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise write_error(self._folder, error) from error
+            if isinstance(error, OSError):
+                raise write_error(self._folder, error) from error
+            raise
         return draft
 
     def write(self, tensors: dict[str, Any]) -> None:
         """Write the tensors of this rank. A failure is kept for :meth:`finish`."""
         try:
-            writer = _Writer(self._draft / DCP_FOLDER)
-            save_tensors(tensors, storage_writer=writer, process_group=self._group, no_dist=not dist.is_initialized())
-        except CheckpointException as error:
-            self._failure = _cause(error)
-        except Exception as error:
-            self._failure = error
+            with nullcontext() if dist.is_initialized() else files.of_one_process():
+                save_tensors(
+                    tensors,
+                    storage_writer=_Writer(self._draft / DCP_FOLDER),
+                    process_group=self._group,
+                    no_dist=not dist.is_initialized(),
+                )
+        except (CheckpointException, Exception) as error:
+            failure = files.first_cause(error) if isinstance(error, CheckpointException) else error
+            if isinstance(failure, OSError):
+                self._failure = write_error(self._folder, failure)
+                self._failure.__cause__ = failure
+            else:
+                self._failure = failure
 
     def finish(self) -> None:
-        """Give the folder its name, or remove it and raise the same error on all ranks."""
+        """Give the folder its name, or remove it and then raise the same error on all ranks."""
+        told = _gather(_told(self._failure), self._group)
 
-        def check() -> None:
-            if isinstance(self._failure, OSError):
-                raise write_error(self._folder, self._failure) from self._failure
-            if self._failure is not None:
-                raise self._failure
-
-        try:
-            _together(check, self._group)
-            _from_first(self._put, self._group)
-        finally:
-            if _rank(self._group) == 0:
+        def end() -> None:
+            try:
+                if not any(told):
+                    self._put()
+            finally:
                 shutil.rmtree(self._draft, ignore_errors=True)
+
+        _from_first(end, self._group)
+        _raise_first(told, self._failure)
 
     def _put(self) -> None:
         place = self._draft / DCP_FOLDER
@@ -285,6 +342,21 @@ class _Draft:
             put_dir(self._draft, self._folder.resolve())
         except OSError as error:
             raise write_error(self._folder, error) from error
+
+
+def _describe(
+    folder: Path,
+    model: HyenaDNAPreTrainedModel,
+    tokenizer: Tokenizer | None,
+    layout: dict[str, Any],
+    state: Mapping[str, Any],
+) -> None:
+    """Write all of a checkpoint but its tensors."""
+    (folder / META_FILE).write_text(json.dumps(dict(state)), encoding="utf-8")
+    (folder / DCP_FOLDER / LAYOUT_FILE).write_text(json.dumps(layout), encoding="utf-8")
+    model.config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
 
 
 class _Targets:
@@ -302,12 +374,12 @@ class _Targets:
             same, self._groups, values = layout["same"], layout["groups"], layout["optimizer"]
         except Exception as error:
             raise files.damaged(folder, error) from error
-        self._names = _names_of(model, optimizer)
-        _check_groups(self._groups, model, optimizer, str(folder))
         tensors, own = _weights(model)
         saved = {name.removeprefix(files.MODEL_PREFIX) for name in stored if name.startswith(files.MODEL_PREFIX)}
         if differing := (saved | same.keys()) ^ (tensors.keys() | own.keys()):
             raise InputError(f"{folder}: holds the weights of another model: {listed(differing)}")
+        self._names = _names_of(model, optimizer)
+        _check_groups(self._groups, model, optimizer, str(folder))
         self.tensors: dict[str, Any] = {}
         self._buffers: dict[str, Tensor] = {}
         for name in [*tensors, *own]:
@@ -333,11 +405,7 @@ class _Targets:
 
     def read(self, folder: Path) -> None:
         """Fill them."""
-        try:
-            files.read(folder / DCP_FOLDER, self.tensors, no_dist=not dist.is_initialized())
-        except CheckpointException as error:
-            cause = _cause(error)
-            raise files.damaged(folder, cause) from cause
+        files.read(folder / DCP_FOLDER, self.tensors, no_dist=not dist.is_initialized())
 
     def apply(self, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
         """Hand over what was not read in place: the buffers, which layers may share, and the optimizer's state."""
@@ -445,21 +513,25 @@ def _empty(parameter: Tensor, entry: Any) -> Tensor:
 
 
 def _shared_like(parameter: Tensor, value: Any) -> Any:
-    """A whole tensor shared out as a parameter, if it has its shape."""
-    if not (isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape):
+    """A copy of a whole tensor, shared out as a parameter if it has its shape."""
+    if not isinstance(value, Tensor):
         return value
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        # The optimizer writes into what it is given.
+        return value.clone()
     whole = value.to(parameter.to_local().device)
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
 
 
+def _new_group() -> dist.ProcessGroup:
+    """A gloo group of all ranks, with the timeout of the default group."""
+    default: Any = dist.group.WORLD
+    backend = default._get_backend(default._device_types[0])
+    return dist.new_group(backend="gloo", timeout=backend.options._timeout)
+
+
 def _rank(group: dist.ProcessGroup | None) -> int:
     return dist.get_rank(group) if dist.is_initialized() else 0
-
-
-def _cause(error: CheckpointException) -> Exception:
-    """The first rank's error among those of all ranks."""
-    found: Any = error.failures[min(error.failures)][0]
-    return found if isinstance(found, Exception) else RuntimeError(str(found))
 
 
 def _together(work: Callable[[], Result], group: dist.ProcessGroup | None) -> Result:
@@ -469,11 +541,7 @@ def _together(work: Callable[[], Result], group: dist.ProcessGroup | None) -> Re
     it is where it happened, and as a RuntimeError on the other ranks.
     """
     result, failure = _attempt(work)
-    told: list[Any] = [None] * (dist.get_world_size(group) if dist.is_initialized() else 1)
-    if dist.is_initialized():
-        dist.all_gather_object(told, _told(failure), group=group)
-    else:
-        told = [_told(failure)]
+    told = _gather(_told(failure), group)
     _raise_first(told, failure)
     return result  # type: ignore[return-value]
 
@@ -486,6 +554,15 @@ def _from_first(work: Callable[[], Result], group: dist.ProcessGroup | None) -> 
         dist.broadcast_object_list(told, src=0, group=group)
     _raise_first(told[1:], failure)
     return told[0]
+
+
+def _gather(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+    """The value of every rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
 
 
 def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:

@@ -10,13 +10,15 @@ import copy
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hyena_kernels import HyenaFilter
+from hyena_kernels.modules import SharesPositions
 from hyenadna.common.errors import InputError
+from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABlock
 from hyenadna.model.pretrained import HyenaDNAPreTrainedModel
 
@@ -39,7 +41,8 @@ def shard(
         mesh: one dimension. Flatten a mesh of several first, as in ``mesh["data", "context"]._flatten()``.
         mp_policy: None computes in the dtype of the parameters, float32, and under autocast as one process does. With a
             ``param_dtype`` of 16 bits, the filters stay in float32, as they do in ``model.bfloat16()``, and so does the
-            residual between the blocks.
+            residual between the blocks. Blocks with checkpointing are then computed whole, not in slices. An
+            ``output_dtype`` is that of the model's result.
         reshard_after_forward: free the gathered parameters of a block after its forward pass, and gather them again in
             backward.
         gradients: ``"mean"`` divides the sum of all ranks' gradients by their number, as DDP and ``fully_shard`` do.
@@ -61,9 +64,7 @@ def shard(
     narrow = mp_policy is not None and _is_narrow(mp_policy.param_dtype)
     policy = mp_policy or MixedPrecisionPolicy()
     # The residual is wider than the weights, and stays so between the blocks.
-    of_blocks = MixedPrecisionPolicy(
-        policy.param_dtype, policy.reduce_dtype, policy.output_dtype, cast_forward_inputs=not narrow
-    )
+    of_blocks = MixedPrecisionPolicy(policy.param_dtype, policy.reduce_dtype, cast_forward_inputs=not narrow)
     made: list[Any] = []
     for block in [module for module in model.modules() if isinstance(module, HyenaDNABlock)]:
         if narrow:
@@ -86,39 +87,58 @@ def initialize(model: HyenaDNAPreTrainedModel, device: torch.device | str, seed:
     than its shards and one parameter. The random state of the process stays as it is.
 
     Args:
-        model: a model made under ``torch.device("meta")``, then sharded by :func:`shard` or plain. A plain one gets its
-            weights in every process by itself.
+        model: a model made under ``torch.device("meta")``, then sharded by :func:`shard`; all ranks call this. A plain
+            one gets its weights in each process by itself.
         device: where its shards go, such as ``"cuda:0"``.
         seed: the seed of the weights.
 
     Raises:
-        InputError: the parameters are not those of ``type(model)(model.config)``, as after adding adapters.
+        InputError: the parameters are not those of ``type(model)(model.config)``, as after adding adapters; or they are
+            not on the meta device.
     """
-    model.to_empty(device=device)
+    config = copy.deepcopy(model.config)
+    # The weights do not depend on it, and the positions of a long sequence take gigabytes.
+    config.max_seq_len, config.filter_length = min(2, config.max_seq_len), None
+    with torch.device("meta"):
+        expected = {name: weight.shape for name, weight in type(model)(config).named_parameters()}
+    if {name: weight.shape for name, weight in model.named_parameters()} != expected:
+        raise InputError("initialize: the model has other parameters than its configuration makes")
+    if not all(weight.is_meta for weight in model.parameters()):
+        raise InputError("initialize: the model has weights already: make it under torch.device('meta')")
+    for module in model.modules():
+        if isinstance(module, SharesPositions):
+            module.make_positions(device)
+    model._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    model.tie_weights()
     for module in model.modules():
         if isinstance(module, HyenaFilter):
-            module.reset_buffers()
-    model.tie_weights()
-    wanted = dict(model.named_parameters())
-    config = copy.deepcopy(model.config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made: nn.Module = type(model)(config)
-    weights = dict(made.named_parameters())
-    if weights.keys() != wanted.keys():
-        raise InputError("initialize: the model has other parameters than its configuration makes")
+            module.modulation.reset_buffers()
+        elif isinstance(freq := module._buffers.get("freq"), Tensor):
+            freq.fill_(config.activation_freq)
+    meshes = [weight.device_mesh for weight in model.parameters() if isinstance(weight, DTensor)]
+    weights = _weights(type(model), config, seed) if not meshes or meshes[0].get_local_rank() == 0 else {}
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            _fill(parameter, weights[name])
+        for name, parameter in model.named_parameters():
+            _fill(parameter, weights.pop(name, None))
 
 
-def _fill(parameter: Tensor, weight: Tensor) -> None:
+def _weights(kind: type[HyenaDNAPreTrainedModel], config: HyenaDNAConfig, seed: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        return dict(kind(config).named_parameters())
+
+
+def _fill(parameter: Tensor, weight: Tensor | None) -> None:
+    """Copy a weight into a parameter, or the shards of the one that rank 0 has."""
     if not isinstance(parameter, DTensor):
+        assert weight is not None
         parameter.copy_(weight)
         return
-    whole = weight.to(parameter.to_local().device, parameter.dtype)
-    shared = distribute_tensor(whole, parameter.device_mesh, parameter.placements)
-    parameter.to_local().copy_(shared.to_local())
+    own = parameter.to_local()
+    whole = torch.empty(parameter.shape, dtype=own.dtype, device=own.device)
+    if weight is not None:
+        whole.copy_(weight)
+    own.copy_(distribute_tensor(whole, parameter.device_mesh, parameter.placements).to_local())
 
 
 def _is_narrow(dtype: torch.dtype | None) -> bool:

@@ -81,7 +81,7 @@ class Checkpoints:
         kept = {name: value for name, value in state.items() if name != "optimizer"} | {"random": random}
         kept |= {"processes": world().size, "torch": torch.__version__}
         with self._folder.writing_together():
-            self._saving = save(self._folder.checkpoint(step), model, optimizer, kept)
+            self._saving = save(self._folder.checkpoint(step), model, optimizer, kept, tokenizer=self._tokenizer)
         if not self._in_background:
             self._prune()
 

@@ -172,7 +172,6 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     """
     # Of several processes, all raise what one raises in a block `agreed`. What is in `first`, the first does for all.
     together = world()
-    resume = resume or together.restarts > 0
     progress = progress and together.is_first
 
     # 1. Data: the splits, the windows to train on, and two sets of windows to validate on.
@@ -200,13 +199,16 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
 
     # 2. The model, new or from a checkpoint.
     folder = RunFolder(config.out)
+    resume = together.first(lambda: resume or together.has_begun(config.out))
     newest = together.first(lambda: folder.checkpoints()[-1:] if resume else [])
     torch.manual_seed(config.seed)
     with together.agreed():
         model = make_model(config, *newest)
         check_layout(config, stages, model, layout)
+    # Shorter windows, which end an interval, are not divided: the short convolution reads so many inputs before.
+    watch.least_inputs = valid.least_inputs = max(1, model.config.short_filter_order - 1)
     # Not earlier: a configuration that makes no model must leave no folder behind.
-    checkpoint = together.first(lambda: folder.start(config, resume=resume))
+    checkpoint = together.first(lambda: _start(folder, config, resume))
     tokenizer = bare_tokenizer(model.config.max_seq_len)
     model.to(device)  # type: ignore[arg-type]
     if config.shard == "full" and together.size > 1:
@@ -301,6 +303,12 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
     whole = WholeModel(model)
     together.first(lambda: folder.save_model(whole, tokenizer))
     return PretrainResult(folder.model, result, step, loop_state.seconds)
+
+
+def _start(folder: RunFolder, config: PretrainConfig, resume: bool) -> Path | None:
+    checkpoint = folder.start(config, resume=resume)
+    world().begin(config.out)
+    return checkpoint
 
 
 def read_splits(config: PretrainConfig, genome: Genome) -> dict[str, list[Interval]]:

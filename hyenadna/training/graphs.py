@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
 from hyenadna.model.device import autocast as precision_of
-from hyenadna.model.layers import HyenaDNABlock, Recomputation
+from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, Recomputation
 from hyenadna.model.loss import next_token_loss
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 
@@ -130,6 +130,7 @@ class GraphedStep:
         self._batch, self._launch, self._result = batch, launch, result
         # Listed once: to walk through the modules takes longer than all else that a call does in Python.
         self._parameters = list(model.parameters())
+        self._backbones = [module for module in model.modules() if isinstance(module, HyenaDNABackbone)]
         self._state = optimizer.state
         self._captured = self._settings()
 
@@ -171,6 +172,11 @@ class GraphedStep:
             "the memory of the parameters": [parameter.data_ptr() for parameter in self._parameters],
             "requires_grad of the parameters": [parameter.requires_grad for parameter in self._parameters],
             "train() or eval() of the model": self._model.training,
+            # A graph reads the samples where they were. So a block with the same tensor, filled anew, may go on.
+            "the block of dropout_by_position": [
+                None if given is None else (given.seed, given.samples.data_ptr())
+                for given in (backbone.dropped_by_position for backbone in self._backbones)
+            ],
             "a setting in the groups of the optimizer": [
                 [_identity(group[key]) for key in _CAPTURED] for group in groups
             ],

@@ -8,6 +8,7 @@ import torch
 
 from bench.common import machine
 from bench.kernels import (
+    cluster,
     gpu,
     long_context,
     operator_vs_published,
@@ -27,6 +28,7 @@ from bench.suite import __main__ as bench_suite
 @pytest.mark.parametrize(
     "module",
     [
+        cluster,
         long_context,
         machine,
         operator_vs_published,

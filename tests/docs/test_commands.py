@@ -53,9 +53,14 @@ NOT_RUN = {
     "python -m bench.kernels.porting": "measures for a minute; tests/bench/kernels runs it at a small size",
     "python -m bench.kernels.packing": "measures for minutes; tests/bench/kernels runs it at small sizes",
     "python -m bench.kernels.short_conv": "measures for a minute",
+    "python -m bench.kernels.cluster --check": "starts processes; tests/bench/kernels runs its cases",
+    "python -m bench.kernels.cluster --page": "writes into the repository; tests/bench/kernels compares it",
     "python -m bench.kernels.sparse_filters": "needs a trained model; tests/bench/kernels runs it with a small one",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
+    "torchrun": "starts processes for many seconds; tests/hyenadna/pretraining and test_distributed.py run several",
+    "srun": "needs Slurm; test_distributed.py runs the script with another srun",
+    "head=$(scontrol": "needs Slurm, as above",
     "hyenadna plot embeddings --embeddings genes.npz --method umap": "umap-learn compiles for many seconds",
 }
 """Beginnings of commands that do not run here, and why."""
@@ -88,7 +93,8 @@ def commands(markdown: str) -> Iterator[Command]:
         elif language == "sh":
             for line in content.replace("\\\n", " ").splitlines():
                 text = line.split("  #")[0].strip()
-                if text:
+                # A script has lines that are comments.
+                if text and not text.startswith("#"):
                     yield Command(language, text)
         else:
             assert language in ("text", "yaml", ""), language
@@ -153,11 +159,21 @@ def check(text: str) -> None:
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), text
     elif words[:2] == ["python", "-m"]:
-        shown = help_of(words[2])
-        for option in (word.partition("=")[0] for word in words[3:] if word.startswith("--")):
-            assert option in shown, text
+        check_options(words[3:], help_of(words[2]), text)
+    elif "torchrun" in words:
+        launcher, _, program = " ".join(words[words.index("torchrun") + 1 :]).partition(" -m hyenadna ")
+        check_options(launcher.split(), help_of("torch.distributed.run"), text)
+        if program:
+            verb, *options = program.split()
+            check_options(options, help_of_verb(verb), text)
     elif words[0] == "python" and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file(), text
+
+
+def check_options(words: list[str], shown: str, text: str) -> None:
+    """Hold the options among the words of a command against what its ``--help`` prints."""
+    for option in (word.partition("=")[0] for word in words if word.startswith("--")):
+        assert option in shown, f"{option} of: {text}"
 
 
 _HELP: dict[str, str] = {}
@@ -168,6 +184,14 @@ def help_of(module: str) -> str:
     if module not in _HELP:
         _HELP[module] = run_module(module, ["--help"])
     return _HELP[module]
+
+
+def help_of_verb(verb: str, *plot: str) -> str:
+    """What ``hyenadna VERB --help`` prints."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        cli.main([verb, *plot, "--help"])
+    return shown.getvalue()
 
 
 def name(page: Path) -> str:
@@ -198,10 +222,8 @@ def test_every_command_within_the_text_exists(page: Path) -> None:
             if verb == "VERB":
                 continue
             assert verb in cli.VERBS, text
-            shown = io.StringIO()
-            with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-                cli.main([verb, *(word for word in words[2:3] if word in cli.PLOTS), "--help"])
-            assert all(option in shown.getvalue() for option in options), text
+            shown = help_of_verb(verb, *(word for word in words[2:3] if word in cli.PLOTS))
+            assert all(option in shown for option in options), text
         else:
             check(text)
 

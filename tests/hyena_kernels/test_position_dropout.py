@@ -40,7 +40,7 @@ def kept(*shape: int, dtype: torch.dtype = torch.float32, **options: Any) -> Ten
     ],
 )
 def test_known_answers_of_philox(counter: str, key: str, words: str) -> None:
-    """Those of Random123 1.14, file kat_vectors, philox4x32 with 10 rounds."""
+    """Those of Random123, file kat_vectors, philox4x32 with 10 rounds."""
     c0, c1, c2, c3 = (torch.tensor(int(word, 16)) for word in counter.split())
     low, high = (int(word, 16) for word in key.split())
     assert [f"{int(word):08x}" for word in random_words((c0, c1, c2, c3), high << 32 | low)] == words.split()
@@ -240,7 +240,7 @@ def test_one_compilation_serves_every_length_offset_and_seed() -> None:
 
 @pytest.mark.slow
 def test_passes_opcheck() -> None:
-    op = torch.ops.hyena_kernels.position_dropout_fwd.default
+    op = torch.ops.hyena_kernels.position_dropout.default
     torch.library.opcheck(op, (torch.randn(2, 3, 5, requires_grad=True), SAMPLES[:2], 0.3, 11, 7, "auto"))
 
 

@@ -8,15 +8,11 @@ from torch import Tensor
 from hyena_kernels.common import philox, sizes
 from hyena_kernels.common.inputs import PositionDropoutInputs
 
-# Scratch of an element of the result: two words of a counter are multiplied at a time, each in 64 bits.
-_SCRATCH_BYTES = 32
+# Scratch of an element of the result. Fewer bytes give longer slices, whose words leave the caches: on a CPU with 2 MB
+# of L2, 128 took 79 ms where 32 took 105 and 512 took 93.
+_SCRATCH_BYTES = 128
 
-
-def _multiplied(words: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Low and high 32 bits of products of 32-bit numbers."""
-    # A product of 64 bits wraps around, and keeps its bits.
-    products = words * factor
-    return products & 0xFFFFFFFF, (products >> 32) & 0xFFFFFFFF
+_LOW = 0xFFFFFFFF
 
 
 def random_words(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -29,24 +25,26 @@ def random_words(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> t
     c0, c1, c2, c3 = counter
     key = philox.halves(seed)
     for _ in range(philox.ROUNDS):
-        low0, high0 = _multiplied(c0, philox.MULTIPLIERS[0])
-        low2, high2 = _multiplied(c2, philox.MULTIPLIERS[1])
-        c0, c1, c2, c3 = high2 ^ c1 ^ key[0], low2, high0 ^ c3 ^ key[1], low0
-        key = (key[0] + philox.WEYL[0]) & 0xFFFFFFFF, (key[1] + philox.WEYL[1]) & 0xFFFFFFFF
-    return c0, c1, c2, c3
+        # A product of 64 bits wraps around, and keeps its bits. Those above the lower 32 are cleared once, before the
+        # next product.
+        product0, product2 = c0 * philox.MULTIPLIERS[0], c2 * philox.MULTIPLIERS[1]
+        c0, c1 = ((product2 >> 32) ^ c1 ^ key[0]) & _LOW, product2
+        c2, c3 = ((product0 >> 32) ^ c3 ^ key[1]) & _LOW, product0
+        key = (key[0] + philox.WEYL[0]) & _LOW, (key[1] + philox.WEYL[1]) & _LOW
+    return c0, c1 & _LOW, c2, c3 & _LOW
 
 
 def _kept(samples: Tensor, positions: Tensor, channels: int, p: float, seed: int) -> Tensor:
     """Mask ``(B, L, D)`` of the elements that are not dropped, for ``samples (B,)`` and ``positions (L,)``."""
     groups = torch.arange((channels + 3) // 4, device=samples.device)
     samples = samples[:, None, None]
-    counter = groups, positions[:, None], samples & 0xFFFFFFFF, (samples >> 32) & 0xFFFFFFFF
+    counter = groups, positions[:, None], samples & _LOW, (samples >> 32) & _LOW
     drop = philox.threshold(p)
     return torch.stack([word >= drop for word in random_words(counter, seed)], dim=-1).flatten(2)[..., :channels]
 
 
 def forward(inputs: PositionDropoutInputs, p: float, seed: int, offset: int) -> Tensor:
-    """As ``hyena_kernels::position_dropout_fwd``."""
+    """As ``hyena_kernels::position_dropout``."""
     x, samples = inputs
     batch, length, channels = x.shape
     y = torch.empty_like(x, memory_format=torch.contiguous_format)

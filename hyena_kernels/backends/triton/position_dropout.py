@@ -57,7 +57,7 @@ def _signed(word: int) -> int:
 
 
 def forward(inputs: PositionDropoutInputs, p: float, seed: int, offset: int) -> Tensor:
-    """As ``hyena_kernels::position_dropout_fwd``, except float64."""
+    """As ``hyena_kernels::position_dropout``, except float64."""
     x, samples = inputs
     batch, length, channels = x.shape
     threshold = philox.threshold(p)

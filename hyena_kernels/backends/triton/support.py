@@ -154,7 +154,7 @@ def embedding_backward(dy: Tensor, ids: Tensor, weight: Tensor, *args: Any) -> s
 
 
 def position_dropout(x: Tensor, *args: Any) -> str | None:
-    """Why the kernel cannot run with these arguments of ``position_dropout_fwd``, or None if it can."""
+    """Why the kernel cannot run with these arguments of ``position_dropout``, or None if it can."""
     too_long = "takes L below 2^31, the input is longer" if x.shape[1] >= 1 << 31 else None
     return joined(no_float64(x), too_long)
 

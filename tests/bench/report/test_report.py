@@ -11,13 +11,13 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import matplotlib
-import numpy as np
 import pytest
 
 from bench.common.format import bytes_text, length_text, seconds_text
 from bench.common.machine import ROOT
 from bench.common.run_file import BadRun, Run, read_run
 from bench.report import curves, plots, report
+from tests.bench.drawings import assert_same_drawing
 
 README = ROOT / "README.md"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -44,13 +44,6 @@ def cells(text: str, start: str) -> list[str]:
 
 def committed_runs() -> list[Run]:
     return [read_run(path) for path in report.committed()]
-
-
-def assert_same_drawing(stored: str, made: str) -> None:
-    """Byte for byte but for a coordinate's last digit, which a logarithm of another processor may round otherwise."""
-    one, other = (re.split(r"(-?\d+\.\d{6})", text) for text in (stored, made))
-    assert one[::2] == other[::2]
-    assert np.abs(np.array(one[1::2], float) - np.array(other[1::2], float)).max() < 1.5e-6
 
 
 @pytest.mark.slow
@@ -445,7 +438,7 @@ def test_plots_are_on_white(run: Run) -> None:
 def test_lines_of_a_plot_differ_without_colour() -> None:
     looks = [(str(look["linestyle"]), look["marker"]) for look in plots._LOOKS.values()]
     assert len(set(looks)) == len(looks)
-    series = [plots._series_look(index) for index in range(24)]
+    series = [plots.series_look(index) for index in range(24)]
     assert len({(str(look["linestyle"]), look["marker"], look.get("markerfacecolor")) for look in series}) == 24
 
 

@@ -76,6 +76,9 @@ def test_blocks_of_shards_nest() -> None:
     with sequence_shards(outer):
         with sequence_shards(inner):
             assert active_shards() is inner
+            with sequence_shards(outer):
+                assert active_shards() is outer
+            assert active_shards() is inner
         assert active_shards() is outer
     assert active_shards() is None
 
@@ -163,9 +166,9 @@ def checks(rank: int) -> None:
 
 @pytest.mark.slow
 def test_shards_of_four_processes() -> None:
-    run_ranks(4, checks)
+    run_ranks(4, checks, timeout=240)
 
 
 @pytest.mark.slow
 def test_every_call_is_compared_if_the_environment_says_so() -> None:
-    run_ranks(4, check_comparison_of_every_call, environment={"HYENA_CHECK_SHARDS": "1"})
+    run_ranks(4, check_comparison_of_every_call, environment={"HYENA_CHECK_SHARDS": "1"}, timeout=240)

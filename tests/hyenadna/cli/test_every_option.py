@@ -191,6 +191,11 @@ LINES: dict[str, dict[str, Line]] = {
         "final_windows": reaches("final", final_windows=1),
         "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
         "keep": reaches("checkpoints", keep=3),
+        "context": refused("`context` 2: does not divide the 1 processes", context=2),
+        "shard": keeps("one process holds everything", shard="full"),
+        "dropout_masks": reaches("rows", base={"embed_dropout": 0.5}, dropout_masks="position"),
+        "checkpoint_format": keeps("the files of checkpoints alone", checkpoint_format="dcp"),
+        "async_checkpoint": keeps(SPEED, base={"checkpoint_format": "dcp"}, async_checkpoint=True),
         "resume": keeps("only the steps that are missing", moves="calls", stop_after=5, resume=True),
     },
     "evaluate": {
@@ -446,6 +451,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "warmup_length_steps": 1000, "steps": 10_000, "lr": 6e-4, "min_lr_factor": 0.1, "lr_warmup": 0.01,
         "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "clip": 1.0, "device": "auto", "autocast": "auto",
         "log_every": 10, "eval_every": 500, "eval_windows": 256, "checkpoint_every": 500, "keep": 2,
+        "context": 1, "shard": "none", "dropout_masks": "auto", "checkpoint_format": "auto",
     },
     "evaluate": {
         "out": P("evaluation"), "split": "test", "n_to_pad": True, "batch_size": 16, "markov_order": 8,
@@ -636,7 +642,8 @@ VERBS = [*(name for name in cli.VERBS if name != "plot"), *(f"plot {kind}" for k
 def test_every_option_has_a_line(verb: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     assert verb in LINES
     actions = {action.dest for action in parser_of(verb, monkeypatch)._actions}
-    assert actions - {"help", "config", "print_config", "print_shtab"} == LINES[verb].keys()
+    # The timeout is that of torchrun's processes alone.
+    assert actions - {"help", "config", "print_config", "print_shtab", "timeout"} == LINES[verb].keys()
     kind = RUNS[verb][0]
     if kind is not dict:
         extra = {"resume"} if verb == "pretrain" else set()

@@ -572,17 +572,12 @@ def test_version(call: Callable[..., Outcome], words: str) -> None:
     [
         ["prepare", "GENOME", "--out", "x"],
         ["pretrain", "--genome", "GENOME", "--out", "x", "--resume"],
-        ["evaluate", "--model", "owner/name", "--genome", "GENOME"],
-        ["finetune", "--data", "GENOME", "--method", "scratch", "--out", "x"],
-        ["score", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
-        ["embed", "--model", "owner/name", "--fasta", "FASTA", "--out", "x.npz"],
         ["generate", "--model", "owner/name", "--prompt", "A", "--out", "x"],
-        ["predict", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
         ["convert", "GENOME", "x"],
     ],
     ids=lambda words: words[0],
 )
-def test_no_verb_that_writes_runs_in_several_processes(
+def test_verbs_that_do_not_divide_their_work_run_in_one_process(
     call: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
     tiny_genome: Path,
@@ -596,11 +591,58 @@ def test_no_verb_that_writes_runs_in_several_processes(
     places = {"GENOME": str(tiny_genome), "FASTA": str(tiny_fasta)}
     refused = call(*(places.get(word, word) for word in words))
     assert (refused.code, refused.out) == (2, "")
-    assert refused.err.startswith(f"error: hyenadna {words[0]} runs in one process, and WORLD_SIZE is 2: ")
+    verb = cli.VERBS[words[0]]
+    divides = isinstance(verb, cli.Verb) and verb.divides
+    reason = "finds the other processes by the variables of torchrun" if divides else "runs in one process"
+    assert divides == (words[0] not in ("prepare", "generate", "convert"))
+    assert refused.err.startswith(f"error: hyenadna {words[0]} {reason}, and WORLD_SIZE is 2")
     assert refused.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
     # Help and the version write nothing.
     assert call(words[0], "--help").code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--model", "owner/name", "--genome", "GENOME"],
+        ["finetune", "--data", "GENOME", "--method", "scratch", "--out", "x"],
+        ["score", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
+        ["embed", "--model", "owner/name", "--fasta", "FASTA", "--out", "x.npz"],
+        ["predict", "--model", "owner/name", "--fasta", "FASTA", "--out", "x"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_processes_that_do_not_find_each_other_are_refused(
+    call: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_genome: Path,
+    tiny_fasta: Path,
+    tmp_path: Path,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    places = {"GENOME": str(tiny_genome), "FASTA": str(tiny_fasta)}
+    refused = call(*(places.get(word, word) for word in words))
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith(
+        f"error: hyenadna {words[0]} finds the other processes by the variables of torchrun, and OMPI_COMM_WORLD_SIZE"
+    )
+    assert refused.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_time_that_processes_wait_is_above_zero(
+    call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, settings: Path
+) -> None:
+    # As torchrun sets them for a single process.
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    for seconds in ("0", "-1"):
+        told = f"error: --timeout {seconds}: must be a number of seconds above 0\n"
+        assert call("pretrain", "--config", settings, "--timeout", seconds) == Outcome(2, "", told)
 
 
 @pytest.mark.parametrize("error", [MemoryError("Unable to allocate 8 TiB"), torch.OutOfMemoryError("out of memory")])

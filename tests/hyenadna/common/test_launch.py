@@ -11,12 +11,11 @@ TORCHRUN = {
     "LOCAL_RANK": "1",
     "MASTER_ADDR": "localhost",
     "MASTER_PORT": "29500",
-    "TORCHELASTIC_RESTART_COUNT": "2",
 }
 
 
 def test_the_place_of_a_process_is_in_the_variables_of_torchrun() -> None:
-    assert Launch.of(TORCHRUN) == Launch(rank=3, size=4, local_rank=1, restarts=2, grouped=True)
+    assert Launch.of(TORCHRUN) == Launch(rank=3, size=4, local_rank=1, grouped=True)
     for name in ("RANK", "MASTER_PORT"):
         assert Launch.of({**TORCHRUN, name: ""}) == Launch()
 

@@ -43,6 +43,11 @@ def check_world(rank: int, port: int, folder: Path) -> list[str]:
         assert locks(Config(folder / "out")) == [".out.lock"]
         with made.agreed():
             pass
+        assert not made.has_begun(folder / "out")
+        made.barrier()
+        made.first(lambda: made.begin(folder / "." / "out"))
+        assert made.has_begun(folder / "out")
+        assert not made.has_begun(folder / "other")
         for error in (InputError("bad"), OSError(28, "No space left on device")):
 
             def fail(error: Exception = error) -> None:

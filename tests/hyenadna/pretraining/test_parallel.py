@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
-import io
 import os
 import signal
 import socket
@@ -15,18 +15,16 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import yaml
 
-from hyenadna.cli import main as cli
 from hyenadna.common.errors import InputError
-from hyenadna.common.run_layout import plain, read_metrics
-from hyenadna.common.world import LostProcessError, World, joined, world
-from hyenadna.common.writers import only_writer
+from hyenadna.common.run_layout import read_metrics
+from hyenadna.common.world import world
 from hyenadna.data.windows import TrainWindows
 from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.parallel.processes import start_world
 from hyenadna.pretraining import train
 from hyenadna.pretraining.train import PretrainConfig, pretrain
+from hyenadna.training import run_dir
 from tests.hyenadna.parallel.test_processes import join
 from tests.ranks import run_ranks
 
@@ -55,6 +53,7 @@ class Run(NamedTuple):
     """A world of some processes, and what they train.
 
     ``stop_at`` and ``kill_at`` are a rank and the step after which a signal comes to it, or after which it dies.
+    ``fail_at`` is a rank, a step, and what then goes wrong there.
     """
 
     size: int
@@ -63,7 +62,7 @@ class Run(NamedTuple):
     resume: bool = False
     stop_at: tuple[int, int] | None = None
     kill_at: tuple[int, int] | None = None
-    restarts: int = 0
+    fail_at: tuple[int, int, str] | None = None
 
 
 @pytest.fixture
@@ -108,7 +107,9 @@ def assert_alike(config: PretrainConfig, other: PretrainConfig, close: float = C
     assert [(row["step"], "loss" in row) for row in found] == [(row["step"], "loss" in row) for row in expected]
     for row, wanted in zip(found, expected, strict=True):
         assert row == pytest.approx(wanted, rel=close, abs=close)
-    for (name, tensor), wanted in zip(weights(config.out / "model").items(), weights(other.out / "model").values()):
+    for (name, tensor), wanted in zip(
+        weights(config.out / "model").items(), weights(other.out / "model").values(), strict=True
+    ):
         torch.testing.assert_close(tensor, wanted, rtol=close, atol=close, msg=name)
 
 
@@ -135,6 +136,24 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def fail_to_read() -> None:
+    """Let no further window be read in this process."""
+
+    def fail(self: TrainWindows, key: object) -> torch.Tensor:
+        raise InputError(f"rank {world().rank} reads no window")
+
+    TrainWindows.__getitem__ = fail  # type: ignore[method-assign]
+
+
+def fill_disk() -> None:
+    """Let no further file be written in this process."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run_dir.atomic_dir = fail  # type: ignore[assignment]
+
+
 def train_in_worlds(rank: int, runs: list[Run]) -> list[str]:
     """One run after the other, each in a world of its own processes. Returns how each ended here."""
     torch.set_default_dtype(torch.float64)
@@ -143,17 +162,21 @@ def train_in_worlds(rank: int, runs: list[Run]) -> list[str]:
         if rank >= run.size:
             continue
         join(rank, run.size, run.port)
-        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(run.restarts)
         planned = ((run.stop_at, stop), (run.kill_at, die))
         here = [(at[1], work) for at, work in planned if at is not None and at[0] == rank]
+        if run.fail_at is not None and run.fail_at[0] == rank:
+            here.append((run.fail_at[1], {"read": fail_to_read, "disk": fill_disk}[run.fail_at[2]]))
         try:
             with contextlib.ExitStack() as stack:
+                patch = stack.enter_context(pytest.MonkeyPatch.context())
+                patch.setattr(TrainWindows, "__getitem__", TrainWindows.__getitem__)
+                patch.setattr(run_dir, "atomic_dir", run_dir.atomic_dir)
                 for step, work in here:
                     stack.enter_context(call_at(step, work))
                 stack.enter_context(start_world("cpu", timeout=40))
                 pretrain(run.config, resume=run.resume, progress=False)
             ends.append("finished")
-        except (KeyboardInterrupt, LostProcessError, Killed) as error:
+        except (KeyboardInterrupt, InputError, Killed) as error:
             ends.append(f"{type(error).__name__}: {error}")
         # Connections close with what holds them, as they do when a process dies.
         gc.collect()
@@ -211,7 +234,7 @@ def test_killed_at_any_step_and_started_again_ends_with_the_same_bits(
     cases = {step: (step // 2 % 2, sharded if step == 4 else plain) for step in range(1, STEPS + 1)}
     for step, (rank, whole) in cases.items():
         killed = change(whole, out=whole.out.with_name(f"killed {step}"))
-        runs += [Run(2, next(ports), killed, kill_at=(rank, step)), Run(2, next(ports), killed, restarts=1)]
+        runs += [Run(2, next(ports), killed, kill_at=(rank, step)), Run(2, next(ports), killed, resume=True)]
     ends = run_ranks(2, train_in_worlds, runs, group=False)
     for step, (rank, whole) in cases.items():
         killed, again = 2 * step, 2 * step + 1
@@ -220,3 +243,40 @@ def test_killed_at_any_step_and_started_again_ends_with_the_same_bits(
         assert ends[1 - rank][killed].startswith(lost)
         assert [end[again] for end in ends] == ["finished"] * 2
         assert_alike(runs[again].config, whole, 0.0)
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_one_process_ends_all_with_one_line(
+    small: Callable[..., PretrainConfig], ports: Iterator[int]
+) -> None:
+    unread, full, old = small("unread"), small("full"), small("generator", checkpoint_every=2, steps=2)
+    pretrain(old, progress=False)
+    changes: dict[str, dict[str, Any]] = {
+        "`context` 3: does not divide the 2 processes; choose a number that does": {"context": 3},
+        "has 3 windows a step in its stage of 32 tokens, and 2 processes with `accumulate` 2 need": {"batch_size": 3},
+        "`autocast` float16": {"autocast": "float16", "shard": "full"},
+        "`dropout_masks` generator: 2 processes would draw other masks than": {"dropout_masks": "generator"},
+        "`model_fields` hyena_dropout: masks by position": {"model_fields": {"filter_order": 8, "hyena_dropout": 0.1}},
+    }
+    refused = {reason: small("refused", **change) for reason, change in changes.items()}
+    runs = [
+        Run(2, next(ports), unread, fail_at=(1, 2, "read")),
+        Run(2, next(ports), full, fail_at=(0, 3, "disk")),
+        *(Run(2, next(ports), config) for config in refused.values()),
+        Run(2, next(ports), old),
+        Run(2, next(ports), old, resume=True),
+    ]
+    first, second = run_ranks(2, train_in_worlds, runs, group=False)
+    # All raise the same, so that the command line tells it once.
+    assert first == second
+    assert all(end.startswith("SharedError: ") for end in first)
+    assert first[0] == "SharedError: rank 1 reads no window"
+    assert first[1] == (
+        f"SharedError: {full.out}: cannot be written (No space left on device); free some space and continue with "
+        "`resume`"
+    )
+    for end, reason in zip(first[2:-2], refused, strict=True):
+        assert reason in end
+    assert "already holds a run; continue with `resume`" in first[-2]
+    assert "pass `dropout_masks` position, which are other masks from there on" in first[-1]
+    assert not (old.out.parent / "refused").exists()

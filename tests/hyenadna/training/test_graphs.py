@@ -18,6 +18,7 @@ import hyenadna
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, make_graphed_step
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
+from hyenadna.model.layers import DroppedByPosition
 from hyenadna.training import graphs
 from hyenadna.training.graphs import GraphError, training_step
 from hyenadna.training.optim import parameter_groups
@@ -260,6 +261,10 @@ def gradient_hooked(model: HyenaDNAForCausalLM) -> None:
     model.lm_head.weight.register_post_accumulate_grad_hook(lambda parameter: None)
 
 
+def enter_dropout(model: nn.Module, optimizer: Any) -> None:
+    model.hyena.backbone.dropped_by_position = DroppedByPosition(1, torch.arange(3), ())
+
+
 @pytest.mark.usefixtures("graphs_on_cpu")
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -401,6 +406,7 @@ def move(model: nn.Module, optimizer: Any) -> None:
         (load_state, r"the state of the optimizer, as by load_state_dict changed"),
         (freeze, "requires_grad of the parameters changed"),
         (move, "the memory of the parameters changed"),
+        (enter_dropout, "the block of dropout_by_position changed"),
         (lambda model, optimizer: model.eval(), r"train\(\) or eval\(\) of the model changed"),
     ],
 )

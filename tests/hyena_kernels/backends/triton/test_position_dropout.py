@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyena_kernels import position_dropout, use_backend
+# Imported here, so that it is interpreted whichever test asks for it first.
+import hyena_kernels.backends.triton.position_dropout  # noqa: F401
+from hyena_kernels import BackendError, position_dropout, use_backend
 from hyena_kernels.testing import check, position_dropout_inputs, value_and_gradients
 
 OPTIONS = {"p": 0.3, "seed": (1 << 64) - 5}
@@ -56,6 +58,14 @@ def test_every_element_is_written_and_the_gradient_has_the_same_mask() -> None:
         check("position_dropout", inputs, **OPTIONS)
     empty = position_dropout(torch.ones(0, 3, 4), samples=torch.zeros(0).long(), backend="triton", **OPTIONS)
     assert empty.shape == (0, 3, 4)
+
+
+def test_float64_and_rows_beyond_32_bits_are_refused() -> None:
+    x, samples = position_dropout_inputs(1, 2, 3, dtype=torch.float64).values()
+    with pytest.raises(BackendError, match="has no float64 kernels"):
+        position_dropout(x, samples=samples, backend="triton", **OPTIONS)
+    with pytest.raises(BackendError, match="takes L below 2\\^31"):
+        position_dropout(torch.zeros(1, 1, 1).expand(1, 1 << 31, 1), samples=samples, backend="triton", **OPTIONS)
 
 
 @pytest.mark.gpu

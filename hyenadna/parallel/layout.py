@@ -44,6 +44,10 @@ class Layout:
             InputError: the number of processes is no multiple of ``context``.
         """
         rank, size = world().rank, world().size
+        if size == 1 and context > 1:
+            raise SharedError(
+                f"`context` {context}: needs {context} processes, and this is one; start them with torchrun, or take 1"
+            )
         if size % context:
             raise SharedError(
                 f"`context` {context}: does not divide the {size} processes; choose a number that does, or start "

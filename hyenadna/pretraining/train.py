@@ -233,7 +233,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         step = loop_state.step
         print(f"resuming after step {step}" if step else f"{config.out}: no checkpoint yet, starting at step 0")
         if before not in (None, masks):
-            print(f"dropout: the masks come from the {masks} from here on, and before from the {before}")
+            print(f"dropout: masks by {masks} from here on, and by {before} before")
     if masks == "position":
         # What is without it has the masks of a generator, as all runs had once.
         identity["dropout_masks"] = masks

@@ -191,7 +191,7 @@ LINES: dict[str, dict[str, Line]] = {
         "final_windows": reaches("final", final_windows=1),
         "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
         "keep": reaches("checkpoints", keep=3),
-        "context": refused("`context` 2: does not divide the 1 processes", context=2),
+        "context": refused("`context` 2: needs 2 processes, and this is one", context=2),
         "shard": keeps("one process holds everything", shard="full"),
         "dropout_masks": reaches("rows", base={"embed_dropout": 0.5}, dropout_masks="position"),
         "checkpoint_format": keeps("the files of checkpoints alone", checkpoint_format="dcp"),

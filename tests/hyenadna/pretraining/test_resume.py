@@ -276,6 +276,24 @@ def test_resuming_a_finished_run_changes_nothing(tiny: PretrainConfig, finished:
     assert again.seconds == finished[1].seconds
 
 
+def test_masks_by_position_may_take_over(
+    tiny: PretrainConfig, finished: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished[0].out, tiny.out)
+    for path in (tiny.out / "model", tiny.out / "step-00000012"):
+        shutil.rmtree(path)
+    pretrain(dataclasses.replace(tiny, dropout_masks="position"), resume=True)
+    assert "dropout: masks by position from here on, and by generator before" in capsys.readouterr().out
+    assert rows(tiny.out)[:9] == rows(finished[0].out)[:9]
+    last, reference = rows(tiny.out)[-1], rows(finished[0].out)[-1]
+    assert last["step"] == STEPS
+    assert last["valid_perplexity"] != reference["valid_perplexity"]
+    # From then on the run has them, also where nobody asks for them.
+    pretrain(tiny, resume=True)
+    assert "masks" not in capsys.readouterr().out
+    assert RunFolder(tiny.out).load_state(tiny.out / "step-00000012")["dropout_masks"] == "position"
+
+
 def test_activation_checkpointing_changes_memory_only(tiny: PretrainConfig, finished: Run) -> None:
     pretrain(dataclasses.replace(tiny, gradient_checkpointing=True), progress=False)
     assert_same_run(tiny.out, finished)

@@ -39,18 +39,15 @@ class GroupWorld(World):
 
     Args:
         launch: the place of this process.
-        device: the device of this process.
         store: what torchrun keeps when it starts the processes again.
         limit: how long values of Python are waited for. None is as long as the default group waits.
 
     Attributes:
-        device: the device of this process.
         control: the gloo group by which values of Python travel.
     """
 
-    def __init__(self, launch: Launch, device: torch.device, store: Store, *, limit: timedelta | None = None) -> None:
+    def __init__(self, launch: Launch, store: Store, *, limit: timedelta | None = None) -> None:
         self.rank, self.size, self.local_rank = launch.rank, launch.size, launch.local_rank
-        self.device = device
         self._store = PrefixStore("hyenadna/begun/", store)
         self.control = dist.group.WORLD if limit is None else dist.new_group(backend="gloo", timeout=limit)
 
@@ -146,7 +143,7 @@ def start_world(device: str = "auto", *, timeout: float | None = TIMEOUT) -> Ite
         ) from error
     try:
         limit = _ENDLESS if timeout is None else short if own.type == "cuda" else None
-        with joined(GroupWorld(launch, own, kept, limit=limit)) as made:
+        with joined(GroupWorld(launch, kept, limit=limit)) as made:
             yield made
     except RuntimeError as error:
         if isinstance(error, InputError) or not _is_lost(error):

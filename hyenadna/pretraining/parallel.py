@@ -180,8 +180,6 @@ def shard_model(model: HyenaDNAForCausalLM, layout: Layout) -> None:
     from hyenadna.parallel.sharding import shard
 
     shard(model, layout.mesh["data", "context"]._flatten("ranks"))
-    # It warns of operations that write into the output of a block. None does.
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     # FSDP2 gathers parameters around forward() alone.
     register_fsdp_forward_method(model, "next_token_loss")
 

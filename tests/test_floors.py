@@ -53,7 +53,9 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "hyenadna": (
         ("common",),
+        ("published",),
         ("model",),
+        ("baselines",),
         ("data",),
         ("parallel",),
         ("drawing",),
@@ -61,6 +63,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("inference",),
         ("training",),
         ("pretraining", "finetuning"),
+        ("cancer", "comparison"),
         ("cli",),
         ("", "__main__"),
     ),

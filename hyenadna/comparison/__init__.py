@@ -1,0 +1,1 @@
+"""Published tables beside the results on this machine."""

@@ -1,0 +1,1 @@
+"""Figures that papers and their sources publish, as data."""

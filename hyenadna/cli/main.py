@@ -274,6 +274,10 @@ def _report_scores(config: Any, result: Any) -> str:
     return "\n".join(lines)
 
 
+def _report_comparison(config: Any, found: Any) -> str:
+    return str(_load("hyenadna.comparison.report:describe")(config, found))
+
+
 def _report_finetuning(config: Any, summary: dict[str, Any]) -> str:
     return f"{_load('hyenadna.finetuning.results:describe')(summary)}\nmodel, curves and results in {config.out}"
 
@@ -317,6 +321,15 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         _report_finetuning,
         divides=True,
         waits=True,
+    ),
+    Verb(
+        "report",
+        "Put the published tables beside the results in folders. Each published row is empty where nothing was run, or "
+        "where the test split is another one. Writes Markdown, a page and pictures.",
+        "hyenadna report --results '[runs]' --out comparison\n  hyenadna report --out published",
+        "hyenadna.comparison.config:ReportConfig",
+        "hyenadna.comparison.report:report",
+        _report_comparison,
     ),
     Verb(
         "predict",

@@ -17,21 +17,25 @@ REPORT_FILE = "report.html"
 _PAGE = Path(__file__).with_name("report.html")
 
 
+class Image(NamedTuple):
+    """A PNG of the report and its caption, which is also the text that replaces the image."""
+
+    path: str | Path
+    caption: str
+
+
 class Table(NamedTuple):
-    """A table of the report. ``highlight`` is the index of the row to set off, ``note`` a line below the table."""
+    """A table of the report.
+
+    ``highlight`` is the index of the row to set off, ``note`` a line below the table, ``image`` a picture below that.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     highlight: int | None = None
     note: str = ""
-
-
-class Image(NamedTuple):
-    """A PNG of the report and its caption, which is also the text that replaces the image."""
-
-    path: str | Path
-    caption: str
+    image: Image | None = None
 
 
 class Command(NamedTuple):
@@ -50,6 +54,7 @@ def write_report(
     tables: Iterable[Table] = (),
     images: Iterable[Image] = (),
     commands: Iterable[Command] = (),
+    contents: bool = False,
 ) -> Path:
     """Write ``out_dir/report.html`` and return its path.
 
@@ -64,6 +69,7 @@ def write_report(
         tables: tables of results, such as the model and its baselines.
         images: PNG files.
         commands: next steps.
+        contents: begin with a list of links to the tables, and leave more room for wide ones.
 
     Raises:
         InputError: an image cannot be read, a row does not fit its columns, or the folder cannot be written to.
@@ -76,13 +82,34 @@ def write_report(
         title=title,
         summary=summary,
         facts=facts,
-        tables=[(table, _numeric_columns(table)) for table in tables],
+        tables=[(table, _numeric_columns(table), table.image and _base64(table.image)) for table in tables],
         images=[(image, _base64(image)) for image in images],
         commands=list(commands),
+        contents=contents,
     )
     path = Path(out_dir) / REPORT_FILE
     write_files({path: (page + "\n").encode()})
     return path
+
+
+def as_markdown(title: str, *, summary: str = "", facts: Mapping[str, Any], tables: Iterable[Table] = ()) -> str:
+    """The same report as Markdown, with the tables' images as links to the files beside it."""
+    parts = [f"# {title}", summary, "\n".join(f"- {name}: {_shown(value)}" for name, value in facts.items())]
+    parts = [part for part in parts if part]
+    return "\n\n".join([*parts, *(f"## {table.title}\n\n{markdown_table(table)}" for table in tables)]) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table as Markdown, without its title."""
+    lines = [table.columns, ["--:" if number else "---" for number in _numeric_columns(table)], *table.rows]
+    cells = [[_shown(value).replace("|", r"\|") for value in line] for line in lines]
+    if table.highlight is not None:
+        place = table.highlight + 2
+        cells[place] = [f"**{value}**" if value else "" for value in cells[place]]
+    parts = ["\n".join(f"| {' | '.join(line)} |" for line in cells)]
+    parts += [table.note] if table.note else []
+    parts += [f"![{table.image.caption}]({Path(table.image.path).name})"] if table.image else []
+    return "\n\n".join(parts)
 
 
 def _numeric_columns(table: Table) -> list[bool]:

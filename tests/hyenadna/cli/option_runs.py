@@ -25,6 +25,8 @@ from hyenadna.cli import main as cli
 from hyenadna.cli.plot import draw_embeddings, draw_mutagenesis, draw_results, draw_training
 from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, ResultsPlot, TrainingPlot
 from hyenadna.common.run_layout import FINAL_KEY, read_metrics
+from hyenadna.comparison.config import ReportConfig
+from hyenadna.comparison.report import report
 from hyenadna.data.genome import prepare
 from hyenadna.drawing import figures
 from hyenadna.evaluation.config import EvaluateConfig
@@ -40,6 +42,7 @@ from hyenadna.inference.score import score
 from hyenadna.model import decoding
 from hyenadna.pretraining.config import PretrainConfig
 from hyenadna.pretraining.train import pretrain
+from tests.hyenadna.comparison.folders import put
 
 # What is the same in two runs that compute the same.
 _CLOCKS = {"seconds", "tokens_per_second"}
@@ -236,6 +239,7 @@ def make_world(folder: Path) -> None:
         (folder / name).mkdir()
         runs = [{"test": {"accuracy": 0.5 + (seed + number) / 10}} for seed in range(2)]
         (folder / name / "results.json").write_text(json.dumps({"metric": "accuracy", "examples": {}, "runs": runs}))
+    put(folder / "with_preset", 0.9, preset="species-1k")
 
 
 def _write_vcf(path: Path, text: str) -> None:
@@ -345,6 +349,11 @@ def _figure(work: Callable[..., Any], **more: Any) -> Callable[[Any, Seen], None
     return run
 
 
+def _report(config: Any, seen: Seen) -> None:
+    report(config)
+    seen["markdown"] = (config.out / "report.md").read_text()
+
+
 def _prepare(words: dict[str, Any], seen: Seen) -> None:
     _command("prepare", words, seen, ("fasta",))
     seen["files"] = {path.name: path.read_bytes() for path in words["out"].iterdir()}
@@ -375,6 +384,7 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "score": (ScoreConfig, _table(score), "s.tsv"),
     "embed": (EmbedConfig, _embed, "e.npz"),
     "generate": (GenerateConfig, _generate, "g.fa"),
+    "report": (ReportConfig, _report, "report"),
     "plot embeddings": (EmbeddingsPlot, _figure(draw_embeddings), "x.png"),
     "plot training": (TrainingPlot, _figure(draw_training), "x.png"),
     "plot results": (ResultsPlot, _figure(draw_results), "x.png"),

@@ -106,6 +106,7 @@ BASES: dict[str, dict[str, Any]] = {
     "score": {"model": P("lm"), "fasta": P("sequences.fa"), "device": "cpu"},
     "embed": {"model": P("lm"), "fasta": P("sequences.fa"), "device": "cpu"},
     "generate": {"model": P("lm"), "prompt": "ACGTAC", "length": 20, "count": 3, "device": "cpu"},
+    "report": {},
     "plot embeddings": {"embeddings": P("embeddings.npz")},
     "plot training": {"metrics": P("metrics.jsonl")},
     "plot results": {"results": [P("one"), P("two")]},
@@ -361,6 +362,10 @@ LINES: dict[str, dict[str, Line]] = {
         "probe": reaches("line", probe=False),
         "probe_by_contig": reaches("line", probe_by_contig=True),
         "seed": reaches("line", seed=1),
+    },
+    "report": {
+        "out": keeps(PLACE, out=P("comparison")),
+        "results": reaches("markdown", results=[P("with_preset")]),
     },
     "plot training": {
         "metrics": reaches("png", metrics=P("other_metrics.jsonl")),

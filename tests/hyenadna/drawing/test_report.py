@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyenadna.common.errors import InputError
-from hyenadna.drawing.report import Command, Image, Table, write_report
+from hyenadna.drawing.report import Command, Image, Table, as_markdown, markdown_table, write_report
 
 HOSTILE = "<script>alert('x')</script> & \"$title\" $$ {0}"
 PNG = base64.b64decode(
@@ -65,6 +65,32 @@ def test_everything_given_is_on_the_page(tmp_path: Path) -> None:
     assert page.of("pre") == ["hyenadna pretrain --resume run"]
     assert [attrs.get("class") for tag, attrs in page.starts if tag == "tr"][-3:] == [None, None, "highlight"]
     assert [attrs.get("class") for tag, attrs in page.starts if tag == "td"][-2:] == [None, "number"]
+
+
+def test_contents_link_to_the_tables_and_images_follow_them(tmp_path: Path) -> None:
+    (tmp_path / "curve.png").write_bytes(PNG)
+    tables = [
+        Table("First", ["a"], [[1]], image=Image(tmp_path / "curve.png", "Dots")),
+        Table("Second & last", ["a"], [[2]]),
+    ]
+    page = Page(write_report(tmp_path, title="t", facts={}, tables=tables, contents=True))
+    assert page.of("a") == page.of("h2") == ["First", "Second & last"]
+    targets = [str(attrs["href"]).removeprefix("#") for tag, attrs in page.starts if tag == "a"]
+    assert targets == [attrs["id"] for tag, attrs in page.starts if tag == "h2"]
+    order = [tag for tag, _ in page.starts if tag in ("table", "img")]
+    assert order == ["table", "img", "table"]
+    assert page.of("figcaption") == ["Dots"]
+
+
+def test_the_same_as_markdown() -> None:
+    table = Table("Scores", ["model", "n"], [["a|b", 1024], ["", 2]], 1, "a note", Image("there/curve.png", "Dots"))
+    assert as_markdown("Demo", summary="Three.", facts={"seconds": 98.5, "reload": True}, tables=[table]) == (
+        "# Demo\n\nThree.\n\n- seconds: 98.5000\n- reload: yes\n\n## Scores\n\n"
+        "| model | n |\n| --- | --: |\n| a\\|b | 1,024 |\n|  | **2** |\n\na note\n\n![Dots](curve.png)\n"
+    )
+    assert as_markdown("Demo", facts={}) == "# Demo\n"
+    with pytest.raises(InputError, match="2 columns, but a row of 1"):
+        markdown_table(Table("Scores", ["a", "b"], [[1]]))
 
 
 def test_every_value_is_escaped(tmp_path: Path) -> None:

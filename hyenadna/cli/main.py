@@ -376,6 +376,17 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.inference.generate:generate",
         lambda config, count: f"{count:,} sequences in {config.out}",
     ),
+    Verb(
+        "probe",
+        "Tell how well simple classifiers predict the labels of embeddings. They are nearest neighbours, logistic "
+        "regression and gradient-boosted trees, with weighted F1, macro F1 and accuracy by cross-validation. Writes "
+        "JSON, a table and a picture.",
+        "hyenadna probe --embeddings genes.npz --out probed\n"
+        "  hyenadna probe --embeddings genes.npz --random random.npz --preset biotypes --out biotypes",
+        "hyenadna.cli.probe_config:ProbeConfig",
+        "hyenadna.cli.probe:run_probe",
+        lambda config, summary: f"{_load('hyenadna.cli.probe:describe_probe')(summary)}\nresults in {config.out}",
+    ),
     plot,
     convert,
     doctor,

@@ -43,6 +43,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f'{name}\tensGene\ttranscript\t{size - 5}\t{size}\t.\t+\t.\tgene_id "{name}.end";\n')
     (folder / "sacCer3.ensGene.gtf.gz").write_bytes(gzip.compress("".join(rows).encode()))
 
+    genes = [row.replace("transcript", "gene").replace(";", '; gene_biotype "lncRNA";') for row in rows]
+    (folder / "Homo_sapiens.GRCh38.110.gtf.gz").write_bytes(gzip.compress("".join(genes).encode()))
+
     header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\n"
     places = range(1, 1500)
     records = [f"chrX\t{p}\t.\t{bases['chrX'][p - 1]}\t{'A' if bases['chrX'][p - 1] != 'A' else 'C'}\n" for p in places]

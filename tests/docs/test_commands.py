@@ -62,6 +62,8 @@ NOT_RUN = {
     "srun": "needs Slurm; test_distributed.py runs the script with another srun",
     "head=$(scontrol": "needs Slurm, as above",
     "hyenadna plot embeddings --embeddings genes.npz --method umap": "umap-learn compiles for many seconds",
+    "hyenadna embed --model hyenadna-medium-160k": "genes of the human genome; the page embeds small ones above",
+    "hyenadna probe --embeddings biotypes.npz": "needs them; tests/hyenadna/cli/test_probing.py runs the preset",
 }
 """Beginnings of commands that do not run here, and why."""
 

@@ -21,9 +21,11 @@ from safetensors.numpy import load_file
 
 from hyena_kernels import HyenaOperator
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
-from hyenadna.cli import main as cli
+from hyenadna.cli import main as cli, probe as probing
 from hyenadna.cli.plot import draw_embeddings, draw_mutagenesis, draw_results, draw_training
 from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, ResultsPlot, TrainingPlot
+from hyenadna.cli.probe import run_probe
+from hyenadna.cli.probe_config import ProbeConfig
 from hyenadna.common.run_layout import FINAL_KEY, read_metrics
 from hyenadna.comparison.config import ReportConfig
 from hyenadna.comparison.report import report
@@ -106,6 +108,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         patch.setattr(finetuning, "ProcessPoolExecutor", Pool)
         patch.setitem(sys.modules, "umap", _fake_umap())
         patch.setattr(finetuning, "draw_curves", _listed)
+        patch.setattr(probing, "probe_figure", lambda *shown, **more: None)
         for name in ("training_curves", "evaluation_bars", "perplexity_by_position"):
             patch.setattr(figures, name, _listed)
         torch.set_num_threads(1)
@@ -224,14 +227,17 @@ def make_world(folder: Path) -> None:
             model.save_pretrained(folder / f"{name}{end}")
 
     # Two contigs and two labels, each in part a direction of the vectors.
-    for name in ("embeddings", "other_embeddings"):
+    for name in ("embeddings", "other_embeddings", "random_embeddings"):
         label, contig = np.array(["x", "y"] * 20), np.array(["a", "a", "b", "b", "c"] * 8)
         vectors = rng.normal(size=(40, 4)).astype(np.float32)
         vectors[:, 0] += label == "x"
         vectors[:, 1] += contig == "a"
-        start = np.arange(40) * 10
+        start = np.arange(40) * 10 + 3 * (name == "other_embeddings")
         columns = dict(zip(COLUMNS, (np.arange(40).astype(str), contig, start, start + 10, label), strict=True))
         np.savez(folder / f"{name}.npz", embedding=vectors, **columns)
+    many = {name: np.concatenate([values] * 3) for name, values in columns.items()}
+    many["label"] = np.array(["x", "y", "x", "y", "z"] * 24)
+    np.savez(folder / "three.npz", embedding=rng.normal(size=(120, 4)).astype(np.float32), **many)
     for number, name in enumerate(("metrics", "other_metrics")):
         rows = [{"step": i, "perplexity": 4.0 - i / 10 - number} for i in range(1, 6)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -354,6 +360,12 @@ def _report(config: Any, seen: Seen) -> None:
     seen["markdown"] = (config.out / "report.md").read_text()
 
 
+def _probe(config: Any, seen: Seen) -> None:
+    result = run_probe(config, progress=False)
+    seen["scores"] = {name: result.get(name) for name in ("test", "random", "published")}
+    seen["classifiers"], seen["classes"] = result["classifiers"], result["classes"]
+
+
 def _prepare(words: dict[str, Any], seen: Seen) -> None:
     _command("prepare", words, seen, ("fasta",))
     seen["files"] = {path.name: path.read_bytes() for path in words["out"].iterdir()}
@@ -389,6 +401,7 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "plot training": (TrainingPlot, _figure(draw_training), "x.png"),
     "plot results": (ResultsPlot, _figure(draw_results), "x.png"),
     "plot mutagenesis": (MutagenesisPlot, _figure(draw_mutagenesis, progress=False), "x.png"),
+    "probe": (ProbeConfig, _probe, "probed"),
     "convert": (dict, _convert, "dst"),
 }
 """Class of the options, what runs and notes, and the name of its output, by verb."""

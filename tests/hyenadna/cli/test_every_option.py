@@ -113,6 +113,7 @@ BASES: dict[str, dict[str, Any]] = {
     "plot mutagenesis": {
         "model": P("lm"), "genome": P("genome"), "region": "a:111-114", "window": 20, "device": "cpu",
     },
+    "probe": {"embeddings": P("embeddings.npz"), "trees": 5, "folds": 2},
     "convert": {"src": P("tied_lm")},
 }  # fmt: skip
 """Options of the run that each line is compared with."""
@@ -385,6 +386,20 @@ LINES: dict[str, dict[str, Line]] = {
         "batch_size": keeps(SPEED, moves="calls", close=1e-12, batch_size=4),
         "device": NO_DEVICE,
     },
+    "probe": {
+        "embeddings": reaches("scores", embeddings=P("other_embeddings.npz")),
+        "out": keeps(PLACE, out=P("probe_folder")),
+        "random": reaches("scores", random=P("random_embeddings.npz")),
+        "preset": reaches("scores", preset="biotypes"),
+        "classifiers": reaches("classifiers", classifiers=["trees"], base={"neighbours": 15}),
+        "top_classes": reaches("classes", base={"embeddings": P("three.npz")}, top_classes=2),
+        "trees": reaches("classifiers", base={"embeddings": P("three.npz")}, trees=50),
+        "neighbours": reaches("classifiers", neighbours=3),
+        "folds": reaches("scores", folds=3),
+        "folds_by": reaches("scores", folds_by="contig"),
+        "block": reaches("scores", base={"folds_by": "block"}, block=50),
+        "seed": reaches("scores", seed=1),
+    },
     "convert": {
         "src": reaches("weights", src=P("other_lm")),
         "dst": keeps(PLACE, dst=P("converted")),
@@ -486,6 +501,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "method": "pca", "colour": "label", "neighbors": [15], "min_dist": [0.1], "position_bins": 10, "probe": True,
     },
     "plot mutagenesis": {"batch_size": 16, "device": "auto"},
+    "probe": {
+        "classifiers": ["neighbours", "logistic", "trees"], "trees": 1000, "neighbours": 15, "folds": 5,
+        "folds_by": "random",
+    },
 }  # fmt: skip
 """Defaults, which recipes and papers rely on. Those that are not here are none, false, 0 or empty."""
 

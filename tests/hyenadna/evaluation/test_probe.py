@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hyenadna.common.errors import InputError
-from hyenadna.evaluation.probe import probe
+from hyenadna.evaluation.folds import Folds, stratified_folds
+from hyenadna.evaluation.probe import Probed, classify, probe
 
 
 def test_what_is_there_is_found_and_what_is_not_is_not() -> None:
@@ -46,3 +47,29 @@ def test_a_group_is_on_one_side_only() -> None:
 def test_what_cannot_be_probed_is_refused(labels: list[str], groups: list[str] | None, message: str) -> None:
     with pytest.raises(InputError, match=message):
         probe(np.arange(12.0).reshape(6, 2), np.array(labels), None if groups is None else np.array(groups))
+
+
+def test_scores_are_those_of_the_definition() -> None:
+    labels = np.array(["a", "a", "a", "b", "b", "c"])
+    guess = np.array(["a", "a", "b", "b", "a", "b"])
+    # Only the first fold's test has a row of c.
+    folds = Folds(((np.arange(2), np.arange(6)), (np.arange(2), np.arange(5))), "random folds")
+    first, second = Probed(labels, folds, {"trees": guess}).scores("trees")
+    a, b = 2 * 2 / (2 * 2 + 1 + 1), 2 * 1 / (2 * 1 + 2 + 1)
+    assert first == pytest.approx({"f1_weighted": (3 * a + 2 * b) / 6, "f1_macro": (a + b) / 3, "accuracy": 0.5})
+    b = 2 * 1 / (2 * 1 + 1 + 1)
+    assert second == pytest.approx({"f1_weighted": (3 * a + 2 * b) / 5, "f1_macro": (a + b) / 2, "accuracy": 0.6})
+    assert Probed(labels, folds, {"trees": guess}).confusion("trees", "abc").tolist() == [
+        [2, 1, 0],
+        [1, 1, 0],
+        [0, 1, 0],
+    ]
+
+
+def test_trees_learn_what_a_line_cannot() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.uniform(-1, 1, size=(240, 3))
+    labels = np.where(vectors[:, 0] * vectors[:, 1] > 0, "same", "other")
+    found = classify(vectors, labels, stratified_folds(labels, folds=2), ["logistic", "trees"], trees=30)
+    assert found.accuracy("trees") > 0.85
+    assert found.accuracy("logistic") < 0.65

@@ -79,6 +79,9 @@ class FinetuneConfig(Options):
         lr: Peak learning rate.
         min_lr_factor: Learning rate at the end, as a factor of the peak.
         lr_warmup: Fraction of the steps with a linear warm-up.
+        lr_warmup_steps: Steps of the warm-up, in place of that fraction. 0 takes the fraction.
+        lr_steps: Steps after which the learning rate has come to its end, where it then stays. 0 is the whole training,
+            all of whose epochs count, also those that patience saves.
         weight_decay: Weight decay. It leaves out biases, norms, the embedding and the implicit filters.
         clip: Greatest norm of the gradient.
         ema_decay: Decay of a moving average of the weights, such as 0.998. The average is validated, tested and saved
@@ -136,6 +139,8 @@ class FinetuneConfig(Options):
     lr: Positive = 6e-4
     min_lr_factor: Fraction = 0.1
     lr_warmup: Fraction = 0.05
+    lr_warmup_steps: AtLeast0 = 0
+    lr_steps: AtLeast0 = 0
     weight_decay: NonNegative = 0.1
     clip: Annotated[float, Gt(0)] = 1.0
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -179,6 +184,10 @@ class FinetuneConfig(Options):
             raise InputError(f"`metric` {self.metric}: for `task` {self.task} choose {listed(METRICS[self.task])}")
         if self.folds == 1:
             raise InputError("`folds` 1: choose 0 for none, or at least 2")
+        if self.lr_warmup_steps:
+            self.refuse_unused(("lr_warmup",), "`lr_warmup_steps` 0")
+        if self.lr_steps and self.lr_steps <= self.lr_warmup_steps:
+            raise InputError(f"`lr_steps` {self.lr_steps}: must be above `lr_warmup_steps` {self.lr_warmup_steps}")
         for name in ("eval_shots", "seeds"):
             if not getattr(self, name):
                 raise InputError(f"`{name}`: give at least one number")
@@ -228,4 +237,11 @@ def apply_preset(config: FinetuneConfig) -> FinetuneConfig:
     options = {"metric": wanted.metric, **wanted.options}
     plain = FinetuneConfig(config.data, config.out)
     same = {name: value for name, value in options.items() if getattr(config, name) == getattr(plain, name)}
+    for name, other in _INSTEAD.items():
+        if getattr(config, other) != getattr(plain, other):
+            same.pop(name, None)
     return dataclasses.replace(config, **same)
+
+
+_INSTEAD = {"lr_warmup_steps": "lr_warmup"}
+"""Options of a preset that give way to another option, which does the same in another way."""

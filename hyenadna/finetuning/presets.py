@@ -79,7 +79,23 @@ def _presets() -> dict[str, Preset]:
     ):
         options = {"length": length, "lr": 6e-5, "batch_size": 256}
         found[f"species-{name}"] = Preset("accuracy", {"accuracy": round(accuracy / 100, 4)}, _COMMON | options)
-    return found
+    return found | _cancer()
+
+
+def _cancer() -> dict[str, Preset]:
+    """Tables 3.4 and 3.5 of the thesis "Foundation models for cancer genomics with HyenaDNA"."""
+    common = {
+        "epochs": 20, "patience": 20, "lr": 6e-4, "weight_decay": 0.1, "clip": 1.0, "lr_warmup_steps": 250,
+        "lr_steps": 25_000, "min_lr_factor": 5.99e-5 / 6e-4,
+    }  # fmt: skip
+    long = common | {"batch_size": 2}
+    return {
+        "cancer-1k": Preset("accuracy", {"accuracy": 0.5268}, common | {"batch_size": 8}),
+        "cancer-32k": Preset("accuracy", {"accuracy": 0.5462}, long),
+        "cancer-32k-scratch": Preset("accuracy", {"accuracy": 0.5}, long | {"method": "scratch", "size": "small-32k"}),
+        # Its loss exploded, so that there is no figure.
+        "cancer-32k-frozen": Preset("accuracy", {}, long | {"method": "frozen"}),
+    }
 
 
 PRESETS = _presets()

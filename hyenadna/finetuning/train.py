@@ -224,7 +224,8 @@ def train(
     metric = config.chosen_metric
     best = BestEpoch(lower_is_better=metric == "mse")
     total_steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
-    warmup_steps = math.ceil(config.lr_warmup * total_steps)
+    warmup_steps = config.lr_warmup_steps or math.ceil(config.lr_warmup * total_steps)
+    lr_steps = config.lr_steps or total_steps
     epochs: list[dict[str, Any]] = []
     step, started = 0, time.perf_counter()
 
@@ -238,7 +239,7 @@ def train(
             lm_losses: list[float] = []
             for rows in epoch_batches(data.train, config.batch_size, rng, balanced=config.balanced):
                 for group in optimizer.param_groups:
-                    group["lr"] = config.lr * lr_scale(step, total_steps, warmup_steps, config.min_lr_factor)
+                    group["lr"] = config.lr * lr_scale(step, lr_steps, warmup_steps, config.min_lr_factor)
                 sequences = [data.train.sequences[row] for row in rows]
                 sequences = augment(sequences, rng, both_strands=config.reverse_complement, crop=config.crop)
                 optimizer.zero_grad(set_to_none=True)

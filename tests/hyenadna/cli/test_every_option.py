@@ -246,6 +246,8 @@ LINES: dict[str, dict[str, Line]] = {
         "lr": reaches("rows", lr=2e-2),
         "min_lr_factor": reaches("weights", min_lr_factor=0.9),
         "lr_warmup": reaches("rows", lr_warmup=0.9),
+        "lr_warmup_steps": reaches("rows", lr_warmup_steps=3),
+        "lr_steps": reaches("rows", base={"epochs": 3}, lr_steps=2),
         "weight_decay": reaches("weights", weight_decay=0.5),
         "clip": reaches("rows", clip=1e-6),
         "ema_decay": reaches("weights", ema_decay=0.9),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from hyenadna.finetuning.presets import PRESETS, Preset
 
 COMMON: dict[str, Any] = {
@@ -38,4 +40,24 @@ def test_presets_have_the_published_figures_and_hyperparameters() -> None:
     for name, (length, accuracy) in SPECIES.items():
         options = {"length": length, "lr": 6e-5, "batch_size": 256}
         expected[f"species-{name}"] = Preset("accuracy", {"accuracy": accuracy}, COMMON | options)
-    assert expected == PRESETS
+    assert expected == {name: found for name, found in PRESETS.items() if not name.startswith("cancer-")}
+
+
+CANCER: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
+    "1k": ({"accuracy": 0.5268}, {"batch_size": 8}),
+    "32k": ({"accuracy": 0.5462}, {"batch_size": 2}),
+    "32k-scratch": ({"accuracy": 0.5}, {"batch_size": 2, "method": "scratch", "size": "small-32k"}),
+    "32k-frozen": ({}, {"batch_size": 2, "method": "frozen"}),
+}
+
+
+@pytest.mark.parametrize("name", CANCER)
+def test_presets_of_cancer_types_have_the_figures_and_the_schedule_of_the_thesis(name: str) -> None:
+    published, own = CANCER[name]
+    found = PRESETS[f"cancer-{name}"]
+    assert (found.metric, found.published) == ("accuracy", published)
+    common = {"epochs": 20, "lr": 6e-4, "weight_decay": 0.1, "clip": 1.0, "lr_warmup_steps": 250, "lr_steps": 25_000}
+    assert {key: value for key, value in found.options.items() if key not in ("min_lr_factor", "patience")} == (
+        common | own
+    )
+    assert found.options["lr"] * found.options["min_lr_factor"] == pytest.approx(5.99e-5)

@@ -86,6 +86,28 @@ def test_the_optimizer_follows_the_options(
     assert max(step["norm"] for step in steps) <= 0.01 * (1 + 1e-4)
 
 
+@pytest.mark.parametrize("steps_up", [0, 2])
+def test_a_schedule_by_steps_ends_before_the_training(
+    config: FinetuneConfig, steps: list[dict[str, Any]], steps_up: int
+) -> None:
+    """12 steps, of which the schedule has 6. The rate then stays at its end."""
+    finetune(
+        replace(
+            config,
+            lr_warmup=0.05 if steps_up else 0.25,
+            lr_warmup_steps=steps_up,
+            lr_steps=6,
+            min_lr_factor=0.2,
+            lr=0.004,
+        ),
+        progress=False,
+    )
+    up = steps_up or math.ceil(0.25 * 12)
+    down = [0.2 + 0.8 * (1 + math.cos(math.pi * i / (5 - up))) / 2 for i in range(6 - up)]
+    expected = [(i + 1) / up for i in range(up)] + down + [0.2] * 6
+    assert [step["lr"][0] / 0.004 for step in steps] == pytest.approx(expected, rel=1e-12)
+
+
 def test_the_language_head_is_trained_and_clipped_with_the_rest(
     config: FinetuneConfig, steps: list[dict[str, Any]]
 ) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from transformers import PretrainedConfig
@@ -161,6 +161,7 @@ _RULES: dict[str, _Whole | _Real | _OneOf] = {
     "pooling": _OneOf(("mean", "last", "first")),
     "train_length": _WholeOrNone(1, 1 << 30),
     "train_keep": _OneOf(("start", "middle", "end")),
+    "bidirectional": _OneOf((False, True, "published")),
 }
 
 
@@ -193,6 +194,9 @@ class HyenaDNAConfig(PretrainedConfig):
         train_length: bases to which fine-tuning cut longer sequences, or None. ``hyenadna predict`` cuts to them too;
             the model itself does not.
         train_keep: what it kept of them: "start", "middle" or "end".
+        bidirectional: True lets every position see all others, by two-sided convolutions. ``"published"`` is what the
+            original's code computes for this key: causal filters delayed by half the length, around a circle. Arguments
+            of ``HyenaOperator``. Such a model is no language model: it classifies and embeds.
         kwargs: arguments of ``transformers.PretrainedConfig``. Others are kept and named in a log line.
 
     Raises:
@@ -243,6 +247,7 @@ class HyenaDNAConfig(PretrainedConfig):
         filter_length: int | None = None,
         train_length: int | None = None,
         train_keep: str = "middle",
+        bidirectional: bool | Literal["published"] = False,
         **kwargs: Any,
     ) -> None:
         _check_common(kwargs)
@@ -284,6 +289,7 @@ class HyenaDNAConfig(PretrainedConfig):
         self.filter_length = filter_length
         self.train_length = train_length
         self.train_keep = train_keep
+        self.bidirectional = bidirectional
         # The model has no attention, but peft's prompt tuning asks every configuration for this number.
         self.num_attention_heads = 1
         self.check()
@@ -296,6 +302,16 @@ class HyenaDNAConfig(PretrainedConfig):
         if self.filter_length is not None and self.filter_length > self.max_seq_len:
             raise InputError(
                 f"config: filter_length must be at most max_seq_len = {self.max_seq_len}, got {self.filter_length}"
+            )
+        if self.bidirectional and self.filter_length is not None:
+            raise InputError(
+                f"config: bidirectional {self.bidirectional!r} takes no filter_length, got {self.filter_length}: leave "
+                "one of them out"
+            )
+        if self.bidirectional and self.pooling == "last":
+            raise InputError(
+                "config: pooling 'last' takes the position that has seen all others, which a bidirectional model does "
+                "not have: set pooling to 'mean' or 'first'"
             )
         if self.emb_dim % 2 == 0:
             raise InputError(f"config: emb_dim must be odd (time, cosines and sines), got {self.emb_dim}")
@@ -410,7 +426,14 @@ class HyenaDNAConfig(PretrainedConfig):
         return cls(**{**fields, **overrides})
 
     def to_original(self) -> dict[str, Any]:
-        """The content of the original's ``config.json``. The original reads ``layer.shift`` too."""
+        """The content of the original's ``config.json``. The original reads ``layer.shift`` too.
+
+        Raises:
+            InputError: the model is bidirectional. The original's key means the published kind alone, and its weights
+                are refused here (:meth:`from_original`).
+        """
+        if self.bidirectional:
+            raise InputError("config: a bidirectional model has no form of the original: keep the folder as it is")
         top: dict[str, Any] = {key: getattr(self, field) for field, key in _ORIGINAL_TOP.items()}
         layer = {key: getattr(self, field) for field, key in _ORIGINAL_LAYER.items()}
         return top | {

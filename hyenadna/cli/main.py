@@ -282,6 +282,10 @@ def _report_finetuning(config: Any, summary: dict[str, Any]) -> str:
     return f"{_load('hyenadna.finetuning.results:describe')(summary)}\nmodel, curves and results in {config.out}"
 
 
+def _report_cancer(config: Any, results: dict[str, Any]) -> str:
+    return f"{_load('hyenadna.cancer.study_page:describe')(results)}\npage, results and models in {config.out}"
+
+
 _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
     prepare,
     Verb(
@@ -386,6 +390,18 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.cli.probe_config:ProbeConfig",
         "hyenadna.cli.probe:run_probe",
         lambda config, summary: f"{_load('hyenadna.cli.probe:describe_probe')(summary)}\nresults in {config.out}",
+    ),
+    Verb(
+        "cancer",
+        "Train cancer-type classifiers on the windows of hyenadna mutate, and compare them with yardsticks. Metrics "
+        "are per sequence and per cell line, with intervals over lines. The yardsticks are the majority, the number "
+        "of mutations, the position, 5-mers, and the same models on unmutated windows. Writes one page.",
+        "hyenadna cancer --data windows --model run/model --out study --options '{epochs: 5, batch_size: 16}'\n"
+        "  hyenadna cancer --data '[windows-1k, windows-32k]' --model '[tiny-1k, small-32k]' "
+        "--settings '[cancer-1k, cancer-32k, cancer-32k-scratch, cancer-32k-frozen]' --out published",
+        "hyenadna.cancer.study_config:CancerConfig",
+        "hyenadna.cancer.study:study",
+        _report_cancer,
     ),
     plot,
     convert,

@@ -8,7 +8,7 @@ Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 """Splits of a data set."""
 
-Format = Literal["auto", "table", "genomic-benchmarks", "fna", "deepsea", "species"]
+Format = Literal["auto", "table", "tables", "genomic-benchmarks", "fna", "deepsea", "species"]
 """Layouts of labelled data that ``hyenadna finetune`` reads."""
 
 Task = Literal["classification", "multilabel", "regression", "token"]

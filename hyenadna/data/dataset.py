@@ -23,6 +23,8 @@ from hyenadna.data.tables import is_missing, read_table
 # the second ones. Here the epoch is chosen on the second ones, so that the test is the published one.
 SPECIES_TEST = ("1", "3", "12", "13")
 SPECIES_VALID = ("5", "7", "9", "10", "11")
+_TABLE_NAMES = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
+_TABLE_ENDINGS = (".tsv", ".csv", ".parquet", ".tsv.gz", ".csv.gz")
 _DEEPSEA_FILES = {"train": "train", "valid": "val", "test": "test"}
 
 
@@ -93,6 +95,8 @@ def read_examples(
     kind = detect_format(data) if kind == "auto" else kind
     if kind == "table":
         return _read_table(data, sequence_column, label_columns, split_column)
+    if kind == "tables":
+        return _read_tables(data, sequence_column, label_columns)
     if kind == "genomic-benchmarks":
         return _read_folders(data)
     if kind == "fna":
@@ -119,23 +123,76 @@ def detect_format(data: Path) -> str:
         return "fna"
     if (data / "train").is_dir():
         return "genomic-benchmarks"
+    if _is_tables(data):
+        return "tables"
     if _visible(data.glob("*train*.csv")):
         return "deepsea"
     if any(_fastas(folder) for folder in _visible(data.iterdir()) if folder.is_dir()):
         return "species"
     raise InputError(
         f"{data}: has no known format: expected train/CLASS/*.txt and test/CLASS/*.txt (GenomicBenchmarks), "
-        "train.fna and test.fna (Nucleotide Transformer), a *train*.csv (DeepSEA), a folder of FASTA for each "
-        "species, or a table as a file"
+        "train.fna and test.fna (Nucleotide Transformer), train.tsv and test.tsv (or .csv, .parquet), a *train*.csv "
+        "with Chr_No (DeepSEA), a folder of FASTA for each species, or a table as a file"
     )
 
 
+def split_tables(data: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The tables of a folder with one for each split.
+
+    Args:
+        data: folder with ``train.*``, ``valid.*`` or ``validation.*``, and ``test.*``: TSV, CSV (plain or gzip) or
+            Parquet. ``hyenadna mutate`` writes such a folder.
+
+    Returns:
+        The table of each split that has one, and the folder's other tables, which nobody reads.
+
+    Raises:
+        InputError: a split has two tables.
+    """
+    found: dict[str, Path] = {}
+    others = []
+    for path in _visible(path for path in data.iterdir() if path.is_file() and path.name.endswith(_TABLE_ENDINGS)):
+        split = _TABLE_NAMES.get(path.name.partition(".")[0])
+        if split is None:
+            others.append(path)
+        elif split in found:
+            raise InputError(f"{data}: holds {found[split].name} and {path.name}, two {split} tables; remove one")
+        else:
+            found[split] = path
+    return found, others
+
+
+def _is_tables(data: Path) -> bool:
+    train = split_tables(data)[0].get("train")
+    if train is None or train.suffix != ".csv":
+        return train is not None
+    # DeepSEA's coordinates may be called train.csv too.
+    with train.open("rb") as file:
+        return b"Chr_No" not in file.readline()
+
+
+def _read_tables(data: Path, sequence_column: str, label_columns: Sequence[str]) -> dict[str, list[Example]]:
+    tables = split_tables(data)[0]
+    if "train" not in tables:
+        raise InputError(f"{data}: holds no table train.tsv (or .csv, .parquet)")
+    return {
+        split: _read_table(path, sequence_column, label_columns, None, may_be_empty=split != "train").get("", [])
+        for split, path in tables.items()
+    }
+
+
 def _read_table(
-    data: Path, sequence_column: str, label_columns: Sequence[str], split_column: str | None
+    data: Path,
+    sequence_column: str,
+    label_columns: Sequence[str],
+    split_column: str | None,
+    *,
+    may_be_empty: bool = False,
 ) -> dict[str, list[Example]]:
     if not label_columns:
         raise InputError("name the `label_columns` of the table")
-    columns = read_table(data, [sequence_column, *label_columns, *([split_column] if split_column else [])])
+    needed = [sequence_column, *label_columns, *([split_column] if split_column else [])]
+    columns = read_table(data, needed, only=True, may_be_empty=may_be_empty)
     found: dict[str, list[Example]] = {}
     several = len(label_columns) > 1
     for row, sequence in enumerate(columns[sequence_column]):

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,13 +31,17 @@ _HEADER = 1 << 20
 _BLOCK = 1 << 16
 
 
-def read_table(path: Path, needed: Sequence[str] = ()) -> dict[str, list[str | None]]:
+def read_table(
+    path: Path, needed: Sequence[str] = (), *, only: bool = False, may_be_empty: bool = False
+) -> dict[str, list[str | None]]:
     """Read a table as columns of text by name. Empty values are None; words such as NA stay, see :func:`is_missing`.
 
     Args:
         path: ``.parquet``, comma-separated ``.csv``, or else tab-separated. Text may be gzip. The kind of a stream is
             told from its beginning.
         needed: columns that the table must have.
+        only: leave out all other columns, which saves their memory.
+        may_be_empty: return empty columns if the table has a header and no rows.
 
     Raises:
         InputError: the file is missing, is not a table, has no rows, lacks a needed column, or has two of one name.
@@ -46,7 +50,8 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> dict[str, list[str | N
     polars = require("polars")
     check_file(path)
     try:
-        frame = _read_parquet(path) if path.suffix == ".parquet" else _read_text(path)
+        wanted = needed if only else ()
+        frame = _read_parquet(path, wanted) if path.suffix == ".parquet" else _read_text(path, wanted)
     except (polars.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         reason = (str(error).strip().splitlines() or ["damaged"])[0]
         if "utf-8" in reason:
@@ -61,7 +66,7 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> dict[str, list[str | N
     rows = frame.height
     while rows and not any(values[rows - 1] for values in columns.values()):
         rows -= 1
-    if not rows:
+    if not rows and not may_be_empty:
         raise InputError(f"{path}: holds a header and no rows")
     # Blank lines at the end of a file are no rows.
     return {name: values[:rows] for name, values in columns.items()}
@@ -72,17 +77,26 @@ def is_missing(value: str | None) -> bool:
     return value is None or value.strip().lower() in _MISSING
 
 
-def _read_parquet(source: Path | io.BytesIO) -> Any:
+def _read_parquet(source: Path | io.BytesIO, wanted: Sequence[str] = ()) -> Any:
     polars = require("polars")
-    frame = polars.read_parquet(regular_file(source) if isinstance(source, Path) else source)
+    source = regular_file(source) if isinstance(source, Path) else source
+    chosen = _chosen(wanted, polars.read_parquet_schema(source)) if wanted else None
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    frame = polars.read_parquet(source, columns=chosen)
     lists = [name for name, kind in frame.schema.items() if kind.is_nested()]
     return frame.drop(lists).cast(polars.String)
 
 
-def _read_text(path: Path) -> Any:
+def _chosen(wanted: Sequence[str], columns: Container[str]) -> list[str] | None:
+    """The wanted columns; None, for all, if one is missing. The message then lists what is there."""
+    return list(dict.fromkeys(wanted)) if all(name in columns for name in wanted) else None
+
+
+def _read_text(path: Path, wanted: Sequence[str] = ()) -> Any:
     data = b"".join(read_bytes(path))
     if data.startswith(b"PAR1"):
-        return _read_parquet(io.BytesIO(data))
+        return _read_parquet(io.BytesIO(data), wanted)
     check_text(path, data)
     data = data.removeprefix(codecs.BOM_UTF8)
     if b"\n" not in data:
@@ -96,7 +110,8 @@ def _read_text(path: Path) -> Any:
     header = Counter(next(csv.reader(start, delimiter=separator), []))
     if twice := [name for name, count in header.items() if count > 1]:
         raise InputError(f"{path}: several columns are called {twice[0]!r}; rename them")
-    return require("polars").read_csv(data, separator=separator, infer_schema=False)
+    chosen = _chosen(wanted, header) if wanted else None
+    return require("polars").read_csv(data, separator=separator, infer_schema=False, columns=chosen)
 
 
 def added_columns(own: Sequence[str], added: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hyenadna.common.extras import require
@@ -9,6 +11,8 @@ from hyenadna.common.vocab import NUCLEOTIDE_IDS
 from hyenadna.data.dataset import LabelledDataset
 
 K = 5
+STRENGTHS = (1.0, 0.1, 0.01, 0.001)
+"""Inverse strengths of regularisation (C of scikit-learn), of which validation chooses one."""
 
 
 def kmer_counts(sequences: list[np.ndarray], k: int = K) -> np.ndarray:
@@ -21,6 +25,31 @@ def kmer_counts(sequences: list[np.ndarray], k: int = K) -> np.ndarray:
         words = bases[(bases < 4).all(axis=1)] @ 4 ** np.arange(k - 1, -1, -1)
         row += np.bincount(words, minlength=4**k)
     return counts
+
+
+def fit_logistic(
+    train: np.ndarray, labels: np.ndarray, valid: np.ndarray, valid_labels: np.ndarray
+) -> tuple[dict[float, Any], float]:
+    """Logistic regressions on standardised features, one for each of STRENGTHS.
+
+    Args:
+        train: features of the training examples, ``(n, features)``.
+        labels: their classes, int64 ``(n,)``.
+        valid: features of the validation examples.
+        valid_labels: their classes.
+
+    Returns:
+        The fitted pipelines by strength, and the strength with the best accuracy on validation, the first of equal
+        ones.
+    """
+    make_pipeline = require("sklearn.pipeline").make_pipeline
+    scaler = require("sklearn.preprocessing").StandardScaler
+    logistic = require("sklearn.linear_model").LogisticRegression
+    fitted = {
+        strength: make_pipeline(scaler(), logistic(C=strength, max_iter=2000)).fit(train, labels)
+        for strength in STRENGTHS
+    }
+    return fitted, max(fitted, key=lambda strength: float(fitted[strength].score(valid, valid_labels)))
 
 
 def baseline_accuracies(train: LabelledDataset, valid: LabelledDataset, test: LabelledDataset) -> dict[str, float]:
@@ -37,16 +66,9 @@ def baseline_accuracies(train: LabelledDataset, valid: LabelledDataset, test: La
     Returns:
         Accuracy from 0 to 1 by the name of the baseline.
     """
-    make_pipeline = require("sklearn.pipeline").make_pipeline
-    scaler = require("sklearn.preprocessing").StandardScaler
-    logistic = require("sklearn.linear_model").LogisticRegression
     train_labels, valid_labels, test_labels = (np.asarray(split.labels) for split in (train, valid, test))
     train_counts, valid_counts, test_counts = (kmer_counts(split.sequences) for split in (train, valid, test))
-    fitted = {
-        strength: make_pipeline(scaler(), logistic(C=strength, max_iter=2000)).fit(train_counts, train_labels)
-        for strength in (1.0, 0.1, 0.01, 0.001)
-    }
-    best = max(fitted, key=lambda strength: fitted[strength].score(valid_counts, valid_labels))
+    fitted, best = fit_logistic(train_counts, train_labels, valid_counts, valid_labels)
     default, chosen = (float(fitted[strength].score(test_counts, test_labels)) for strength in (1.0, best))
     return {
         "majority class": float((test_labels == np.bincount(train_labels).argmax()).mean()),

@@ -42,8 +42,9 @@ class FinetuneConfig(Options):
     """The labelled data, the model and the training.
 
     Args:
-        data: A table (CSV, TSV, Parquet), or a folder of GenomicBenchmarks (train/CLASS/*.txt), of the Nucleotide
-            Transformer (train.fna, test.fna), of DeepSEA's coordinates (*train*.csv) or of species.
+        data: A table (CSV, TSV, Parquet), or a folder of tables (train.tsv, validation.tsv, test.tsv), of
+            GenomicBenchmarks (train/CLASS/*.txt), of the Nucleotide Transformer (train.fna, test.fna), of DeepSEA's
+            coordinates (*train*.csv) or of species.
         out: Folder for results.json, metrics.jsonl, training.png and the best model. It appears when all runs are
             finished. Until then OUT.partial holds the finished ones.
         model: Checkpoint to start from. Leave it out for --method scratch.

@@ -18,6 +18,7 @@ from hyenadna.data.dataset import (
     class_names,
     detect_format,
     read_examples,
+    split_tables,
     to_dataset,
 )
 from hyenadna.data.sequences import kept
@@ -77,14 +78,26 @@ def read_data(config: FinetuneConfig) -> list[Splits]:
     runs = _cross_validation(found, config, rng) if config.folds else [_split(found, config, rng)]
     demonstration = not config.folds and "" in found
     drawn = bool(config.folds) or not found.get("valid")
-    return [_make_splits(run, config, demonstration, drawn) for run in runs]
+    notes = list(_left_out(config, found)) if kind == "tables" else []
+    return [_make_splits(run, config, demonstration, drawn, notes) for run in runs]
+
+
+def _left_out(config: FinetuneConfig, found: Mapping[str, list[Example]]) -> Iterator[str]:
+    """Lines on what a folder of tables holds and nobody reads, and on rows that are drawn in place of a table."""
+    if others := split_tables(config.data)[1]:
+        yield f"{config.data}: left out {', '.join(path.name for path in others)}, which are tables of no split"
+    if not config.folds and not found.get("valid"):
+        share = f"{config.valid_fraction:.0%}"
+        yield f"{config.data}: no validation rows; {share} of the training rows are held out, of whatever group"
 
 
 def _check_unused(config: FinetuneConfig, kind: str) -> None:
     """Raise InputError for options that are for data of another format."""
     if kind != "table":
-        config.refuse_unused(("sequence_column", "split_column"), "a table as `data`")
-    if kind not in ("table", "deepsea"):
+        config.refuse_unused(("split_column",), "a table as `data`")
+    if kind not in ("table", "tables"):
+        config.refuse_unused(("sequence_column",), "a table as `data`")
+    if kind not in ("table", "tables", "deepsea"):
         # They name the outputs of DeepSEA too.
         config.refuse_unused(("label_columns",), "a table as `data`")
     if kind != "deepsea":
@@ -170,7 +183,11 @@ def _strata(examples: Sequence[Example], task: str, rng: np.random.Generator) ->
 
 
 def _make_splits(
-    run: dict[str, list[Example]], config: FinetuneConfig, demonstration: bool, valid_drawn: bool
+    run: dict[str, list[Example]],
+    config: FinetuneConfig,
+    demonstration: bool,
+    valid_drawn: bool,
+    notes: Sequence[str],
 ) -> Splits:
     for split in SPLITS:
         if not run[split]:
@@ -182,7 +199,7 @@ def _make_splits(
         width = len(first) if isinstance(first, tuple) else 1
         names = config.label_columns if len(config.label_columns) == width else [f"y{i}" for i in range(width)]
     splits = {split: to_dataset(run[split], config.task, names, split) for split in SPLITS}
-    notes = [*_overlaps(splits), *_conflicts(run), *_absences(splits, config.task, names), *_paddings(run)]
+    notes = [*notes, *_overlaps(splits), *_conflicts(run), *_absences(splits, config.task, names), *_paddings(run)]
     return Splits(**splits, names=names, demonstration=demonstration, valid_drawn=valid_drawn, notes=notes)
 
 

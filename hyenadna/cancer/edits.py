@@ -158,12 +158,14 @@ class Plan(NamedTuple):
 
 def problem(mutation: Mutation, read: Read, contig_length: int) -> str:
     """Why a mutation is left out altogether; "" if it is not."""
-    if set(mutation.ref + mutation.alt) - set("ACGT") or not (mutation.ref and mutation.alt):
+    if set(mutation.ref + mutation.alt) - set("ACGT"):
+        return NO_BASES
+    if not 0 <= mutation.first <= contig_length - len(mutation.ref):
+        return OUTSIDE
+    if not (mutation.ref and mutation.alt):
         return NO_BASES
     if mutation.ref == mutation.alt:
         return SAME
-    if not 0 <= mutation.first <= contig_length - len(mutation.ref):
-        return OUTSIDE
     there = read(mutation.first, mutation.first + len(mutation.ref))
     if there == mutation.ref:
         return ""

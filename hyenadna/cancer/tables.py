@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -62,7 +62,7 @@ def lines(rows: Sequence[Row], *, reference: bool) -> bytes:
 
 
 @contextmanager
-def open_tables(folder: Path, *, reference: bool, parquet: bool) -> Iterator[dict[str, BinaryIO]]:
+def open_tables(folder: Path, *, reference: bool, parquet: bool) -> Iterator[Mapping[str, BinaryIO]]:
     """Open the table of each split in a folder for lines of TSV. A table without rows has its header.
 
     Args:

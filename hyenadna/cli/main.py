@@ -381,6 +381,16 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         lambda config, count: f"{count:,} sequences in {config.out}",
     ),
     Verb(
+        "mutate",
+        "Put the mutations of cell lines into windows of the reference. Reads tables of DepMap, MAF or VCF, and writes "
+        "tables with as many sequences of each line, split by line and patient, and a report.",
+        "hyenadna mutate --fasta hg38.fa --mutations OmicsSomaticMutations.csv --models Model.csv "
+        "--classes Lung,Lymphoid --out_dir lung_lymphoid",
+        "hyenadna.cancer.config:MutateConfig",
+        "hyenadna.cancer.mutate:mutate",
+        lambda config, report: _load("hyenadna.cancer.report:describe")(report, config.out_dir),
+    ),
+    Verb(
         "probe",
         "Tell how well simple classifiers predict the labels of embeddings. They are nearest neighbours, logistic "
         "regression and gradient-boosted trees, with weighted F1, macro F1 and accuracy by cross-validation. Writes "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyena_kernels import backend as _backend
+from hyena_kernels.bidirectional import Bidirectional, check_kind, delayed, two_sided
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.filter_cache import Filters, KeptFilters
 from hyena_kernels.filter_layers import (
@@ -53,16 +54,22 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
         num_inner_mlps: number of hidden layers.
         normalized: must be False.
         linear_mixer: must be False.
-        bidirectional: must be False.
+        bidirectional: True makes two filters for each channel, of the positions before and behind: the last layer of
+            the network has twice the outputs, and both sides share everything before it. The window is a function of
+            the distance. ``"published"`` has the parameters of False, and delays the filter as the code of HyenaDNA
+            does (:mod:`hyena_kernels.bidirectional`).
         train_freq: whether the frequencies are trained.
         channels: must be 1.
         **modulation: arguments of :class:`ExponentialModulation`.
 
     Raises:
         TypeError: an argument has an unknown name.
-        ValueError: ``emb_dim`` is even or below 3, or ``seq_len`` is below 1.
+        ValueError: ``emb_dim`` is even or below 3, ``seq_len`` is below 1, or ``bidirectional`` is another value.
         NotImplementedError: an argument has a value that is not supported.
     """
+
+    bidirectional: Bidirectional = False
+    """As the argument. Pickles of before it have causal filters."""
 
     def __init__(
         self,
@@ -80,7 +87,7 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
         num_inner_mlps: int = 2,
         normalized: bool = False,
         linear_mixer: bool = False,
-        bidirectional: bool = False,
+        bidirectional: Bidirectional = False,
         train_freq: bool = True,
         channels: int = 1,
         **modulation: Any,
@@ -95,23 +102,25 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
             raise ValueError(f"HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got {emb_dim}")
         refuse("HyenaFilter", dropout=(dropout, 0.0), normalized=(normalized, False), channels=(channels, 1))
         refuse("HyenaFilter", linear_mixer=(linear_mixer, False))
-        if bidirectional:
-            raise NotImplementedError(
-                "HyenaFilter: bidirectional=True is not supported: in the original it is the causal filter delayed by "
-                "L/2 with wrap-around; for a two-sided convolution call hyena_kernels.fftconv(..., causal=False)"
-            )
+        check_kind("HyenaFilter", bidirectional)
         self.d_model = d_model
+        self.bidirectional = bidirectional
         self.emb_dim = emb_dim
         self.seq_len = seq_len
         self.use_bias = bias
         self.bias = nn.Parameter(torch.randn(d_model, dtype=wide_dtype()))
         self.pos_emb = PositionalEmbedding(emb_dim, seq_len, lr_pos_emb)
-        widths = (emb_dim, *[order] * (num_inner_mlps + 1), d_model)
+        widths = (emb_dim, *[order] * (num_inner_mlps + 1), d_model * self.sides)
         self.implicit_filter = SineNetwork.of_widths(widths, w, train_freq)
         self.modulation = ExponentialModulation(d_model, **modulation)
         optim = {"weight_decay": wd} if lr is None else {"lr": lr, "weight_decay": wd}
         for parameter in self.implicit_filter.parameters():
             parameter._optim = dict(optim)  # type: ignore[attr-defined]
+
+    @property
+    def sides(self) -> int:
+        """Filters of a channel that the network makes."""
+        return 2 if self.bidirectional is True else 1
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
@@ -148,6 +157,9 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
 
     def kernel(self, L: int, backend: str | None = None) -> Tensor:
         """The first L taps of the filters, ``(D, L)``, in float32, or in float64 if the parameters are float64.
+
+        Two-sided ones are ``(2 D, L)``: first those of the positions before, then those of the positions behind. Those
+        of ``"published"`` are not delayed yet.
 
         Raises:
             ValueError: L is below 1 or above ``seq_len``.
@@ -213,6 +225,9 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
         *hidden, last = others[::2]
         z, t = self.pos_emb(L)
         z, t, deltas = z.squeeze(0), t.flatten(), self.modulation.deltas.flatten()
+        if self.sides > 1:
+            # The same window on both sides.
+            deltas = deltas.repeat(self.sides)
         weights, biases = [layer.weight for layer in hidden], [layer.bias for layer in hidden]
         w_in, b_in, freq, w_out = first.weight, first.bias, act.freq, last.weight
         if any(map(is_narrow, (w_in, b_in, freq, *weights, *biases, w_out, z, t, deltas, self.bias))):
@@ -251,7 +266,8 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
         with torch.autocast(z.device.type, enabled=False):
             h = self.implicit_filter(z.to(dtypes[0]) if dtypes else z)
             h = h.to(torch.promote_types(h.dtype, torch.float32))
-            return self.modulation(t.to(h.dtype), h)[0].t().contiguous()
+            sides = [self.modulation(t.to(h.dtype), side) for side in h.chunk(self.sides, dim=-1)]
+            return torch.cat(sides, dim=-1)[0].t().contiguous()
 
     def _refuse_narrow_tensors(self) -> None:
         for name, tensor in itertools.chain(self.named_parameters(), self.named_buffers()):
@@ -264,7 +280,7 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
                 )
 
     def filter(self, L: int, *args: Any, **kwargs: Any) -> Tensor:
-        """The filters of :meth:`kernel` in the original's shape, ``(1, L, D)``."""
+        """The filters of :meth:`kernel` in the original's shape, ``(1, L, D)``, or ``(1, L, 2 D)``."""
         return self.kernel(L).t()[None]
 
     def forward(
@@ -281,10 +297,15 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
     ) -> Tensor | Filters:
         """Convolve ``x (B, D, L)`` with ``k (D, L)``, by default this module's own filters and skip.
 
+        Two-sided filters are ``k (2 D, L)``, as :meth:`kernel` has them.
+
         Without ``x``, return the filters ``(D, L)`` and the skip ``(D,)``, or None in its place if there is none. This
         is how :class:`HyenaOperator` gets them, so that hooks on this module run. ``channels``, slices of the D rows,
         and ``positions``, a slice of the L taps, ask for some of them only. The skip is then that of these channels.
+        Of two-sided filters there are no parts.
         """
+        if self.sides > 1 and (channels is not None or positions is not None):
+            raise NotImplementedError("HyenaFilter: some channels or positions of two-sided filters are not supported")
         if x is None:
             if channels is None and positions is None:
                 own = self._whole(L, backend)
@@ -296,4 +317,8 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
             return own, self.bias.clone() if channels is None else torch.cat([self.bias[rows] for rows in channels])
         k = self.kernel(L, backend) if k is None else k
         bias = self.bias if bias is None else bias
-        return fftconv(x, k, bias if self.use_bias else None, backend=backend)
+        skip = bias if self.use_bias else None
+        if not self.bidirectional:
+            return fftconv(x, k, skip, backend=backend)
+        lags = two_sided(k) if self.bidirectional is True else delayed(k)
+        return fftconv(x, lags, skip, causal=False, backend=backend)

@@ -16,6 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from hyena_kernels import backend as _backend
+from hyena_kernels.bidirectional import (
+    Bidirectional,
+    ahead,
+    centred_short_conv,
+    check_kind,
+    delayed,
+    delayed_each,
+    two_sided,
+)
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.fftconv_varlen import fftconv_varlen
@@ -71,6 +80,11 @@ class HyenaOperator(nn.Module):
             sees that many positions for each long convolution. Sequences may then be longer than ``l_max``. None uses
             all taps. The original has no such argument.
         short_filter_order: taps of the short convolution, 1 to 8.
+        bidirectional: False is causal. True is a two-sided operator: each long convolution has filters of the positions
+            before and behind, and the short one is centred. The last layer of the filter network has twice the outputs;
+            names and other shapes of parameters are those of the causal operator. ``"published"`` is what the code of
+            HyenaDNA computes for ``bidirectional=True``: the causal long filters delayed by L // 2 around a circle of
+            2 L, and a causal short convolution. Weights fit one of the three kinds only.
         activation: applied before out_proj: "id", "gelu", "relu", "silu", "tanh" or "sigmoid".
         return_state: return ``(y, None)``, as the training code does.
         num_heads, inner_factor, num_blocks: must be 1.
@@ -84,9 +98,10 @@ class HyenaOperator(nn.Module):
     Raises:
         TypeError: an argument has an unknown name.
         ValueError: ``order`` is below 2, ``l_max`` below 1, ``short_filter_order`` outside 1 … 8, ``filter_length``
-            outside 1 … ``l_max``, or ``activation`` or ``backend`` unknown. In forward: L exceeds ``l_max`` without a
-            ``filter_length``, or the input is not ``(B, L, D)``.
-        NotImplementedError: an argument has a value that is not supported.
+            outside 1 … ``l_max``, or ``activation``, ``backend`` or ``bidirectional`` unknown. In forward: L exceeds
+            ``l_max`` without a ``filter_length``, the input is not ``(B, L, D)``, or ``real`` does not fit.
+        NotImplementedError: an argument has a value that is not supported; or a bidirectional operator gets a
+            ``filter_length`` or ``return_state``, packed sequences, or sequences in shards.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), algorithm 3; Nguyen et al., "HyenaDNA", 2023
     (arXiv 2306.15794). Partial convolutions: Fu et al., "FlashFFTConv", 2023 (arXiv 2311.05908), section 3.3. With
@@ -95,6 +110,9 @@ class HyenaOperator(nn.Module):
 
     context: ContextSettings | None = None
     """Set by :func:`hyena_kernels.distributed.context_parallel`: calls take shards of sequences."""
+
+    bidirectional: Bidirectional = False
+    """As the argument. Pickles of before it have causal operators."""
 
     def __init__(
         self,
@@ -120,9 +138,11 @@ class HyenaOperator(nn.Module):
         _name_: str = "hyena",
         local_order: int | None = None,
         filter_length: int | None = None,
+        bidirectional: Bidirectional = False,
         **filter_args: Any,
     ) -> None:
         super().__init__()
+        check_kind("HyenaOperator", bidirectional)
         if order < 2:
             raise ValueError(f"HyenaOperator: order must be at least 2, got {order}")
         if not 1 <= short_filter_order <= MAX_TAPS:
@@ -137,9 +157,19 @@ class HyenaOperator(nn.Module):
         refuse("HyenaOperator", outer_mixing=(outer_mixing, False), post_order_ffn=(post_order_ffn, False))
         refuse("HyenaOperator", jit_filter=(jit_filter, False), filter_cls=(filter_cls, "hyena-filter"))
         refuse("HyenaOperator", _name_=(_name_, "hyena"))
+        if bidirectional:
+            if filter_length is not None:
+                raise NotImplementedError(
+                    "HyenaOperator: a bidirectional operator takes no filter_length: leave it out"
+                )
+            if return_state:
+                raise NotImplementedError(
+                    "HyenaOperator: a bidirectional operator has no state: leave return_state out"
+                )
         self.d_model = d_model
         self.l_max = l_max
         self.filter_length = filter_length
+        self.bidirectional = bidirectional
         self.order = order
         self.return_state = return_state
         self.backend = backend
@@ -150,7 +180,12 @@ class HyenaOperator(nn.Module):
         self.out_proj = nn.Linear(d_model, d_model)
         self.short_filter = nn.Conv1d(width, width, short_filter_order, padding=short_filter_order - 1, groups=width)
         self.filter_fn = HyenaFilter(
-            d_model * (order - 1), order=filter_order, seq_len=l_max, dropout=filter_dropout, **filter_args
+            d_model * (order - 1),
+            order=filter_order,
+            seq_len=l_max,
+            dropout=filter_dropout,
+            bidirectional=bidirectional,
+            **filter_args,
         )
 
     @property
@@ -165,6 +200,7 @@ class HyenaOperator(nn.Module):
         cu_seqlens: Tensor | SegmentPlan | None = None,
         filters: Filters | None = None,
         shards: ContextShards | None = None,
+        real: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """``u (B, L, D)`` with L ≤ l_max → ``(B, L, D)``, or ``((B, L, D), None)`` with ``return_state``.
@@ -180,6 +216,11 @@ class HyenaOperator(nn.Module):
         With ``shards``, u is ``(B, L_r, D)``: the positions of this process of a sequence that is split over the
         processes of a group, and so is the result. l_max holds for the whole sequence. The call is a collective, and
         gradients are to be summed over the group (:mod:`hyena_kernels.distributed`).
+
+        ``real``, bool ``(B, L)``, is for bidirectional operators. It is False at pads, which count as zeros for every
+        convolution, whatever they hold: a row gets what its real positions get alone, up to rounding. With
+        ``"published"``, a row's length is the number of its real positions. Every row then has filters of its own,
+        ``(B, D, 2 L - 1)``, and real positions have to be neighbours.
         """
         # Other arguments are accepted and unused, as in the original. Boundaries would then be lost without a word.
         if any(isinstance(arg, SegmentPlan) for arg in args) or any(name.startswith("cu_seq") for name in kwargs):
@@ -194,6 +235,13 @@ class HyenaOperator(nn.Module):
             if shards.size > 1:
                 y = self._mixed_over_processes(u, shards, cu_seqlens, filters)
                 return self._projected(y)
+        if cu_seqlens is not None and self.bidirectional:
+            raise NotImplementedError(
+                "HyenaOperator: a bidirectional operator takes no packed sequences (cu_seqlens): give each its own "
+                "row, and mark its pads by real="
+            )
+        if real is not None:
+            self._check_real(real, u)
         plan = None if cu_seqlens is None else self._plan(u, cu_seqlens)
         L = u.shape[1] if plan is None else plan.longest
         if not 1 <= L <= self.longest:
@@ -206,6 +254,8 @@ class HyenaOperator(nn.Module):
             self._check_filters(filters, L, at_least=plan is not None)
         x = self.in_proj(u)
         k, D = self.filters(L) if filters is None else filters
+        if self.bidirectional:
+            return self._projected(self._both_ways(x, k, D, real))
         drops = self.dropout.p > 0 and self.dropout.training
         if is_plain(self.short_filter, nn.Conv1d) and is_plain(self.dropout, nn.Dropout) and not drops:
             weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
@@ -227,7 +277,12 @@ class HyenaOperator(nn.Module):
         return self.l_max if self.filter_length is None else sys.maxsize
 
     def taps(self, L: int) -> int:
-        """Number of taps of the long filters for L positions: L, or the ``filter_length`` if that is less."""
+        """Number of taps of the long filters for L positions: L, or the ``filter_length`` if that is less.
+
+        Two-sided filters have 2 L - 1, of the lags -(L-1) … L-1.
+        """
+        if self.bidirectional is True:
+            return 2 * L - 1
         return L if self.filter_length is None else min(L, self.filter_length)
 
     def filters(self, L: int) -> Filters:
@@ -242,7 +297,8 @@ class HyenaOperator(nn.Module):
         Returns:
             Filters ``(order - 1, D, K)`` with K = L, or ``filter_length`` if that is less, and skip
             ``(order - 1, D)``, or None in its place with ``bias=False``. Both are float32, or float64 in a float64
-            model.
+            model. Two-sided filters have K = 2 L - 1 taps, of the lags -(L-1) … L-1. Those of ``"published"`` are not
+            delayed yet.
 
         Raises:
             ValueError: L is outside 1 … ``l_max``.
@@ -256,8 +312,9 @@ class HyenaOperator(nn.Module):
             True
         """
         K = self.taps(L)
-
-        k, D = kept_or_new(self.filter_fn, (K, self.backend), lambda: self._new_filters(K))
+        # Two-sided filters are made of two of L taps each.
+        made = L if self.bidirectional else K
+        k, D = kept_or_new(self.filter_fn, (made, self.backend), lambda: self._new_filters(made))
         return k.view(self.order - 1, self.d_model, K), None if D is None else D.view(self.order - 1, self.d_model)
 
     def _new_filters(self, K: int, **part: Any) -> Filters:
@@ -267,7 +324,8 @@ class HyenaOperator(nn.Module):
                 "HyenaOperator: filter_fn(None, L) has to return two tensors, filters (D, L) and skip (D,), got "
                 f"{type(found).__name__}: a hook or a wrapper has replaced its result"
             )
-        return found
+        k, D = found
+        return (two_sided(k), D) if self.bidirectional is True else (k, D)
 
     def _shards(self, u: Tensor, shards: ContextShards | None) -> ContextShards:
         """The shards of a call, checked as far as one process can do that."""
@@ -305,7 +363,9 @@ class HyenaOperator(nn.Module):
         from hyena_kernels.distributed.shards import ContextSettings
 
         what = None
-        if cu_seqlens is not None:
+        if self.bidirectional:
+            what = "a bidirectional operator: give it whole sequences"
+        elif cu_seqlens is not None:
             what = "packed sequences (cu_seqlens): pad them, or pack them without shards"
         elif filters is not None:
             what = "given filters: leave them out, and each process computes those of its channels"
@@ -371,6 +431,45 @@ class HyenaOperator(nn.Module):
                     f"length {L}: take them from HyenaOperator.filters({L})"
                 )
 
+    def _check_real(self, real: Any, u: Tensor) -> None:
+        if not self.bidirectional:
+            raise ValueError("HyenaOperator: real= is for a bidirectional operator; pads of a causal one go behind")
+        if not isinstance(real, Tensor) or real.dtype != torch.bool or real.shape != u.shape[:2]:
+            found = f"{tuple(real.shape)} {real.dtype}" if isinstance(real, Tensor) else type(real).__name__
+            raise ValueError(f"HyenaOperator: real is {found}, expected bool (B, L) = {tuple(u.shape[:2])}")
+
+    def _both_ways(self, x: Tensor, k: Tensor, D: Tensor | None, real: Tensor | None) -> Tensor:
+        """The recurrence of a bidirectional operator, from the projections ``(B, L, (N+1) D)`` to ``(B, L, D)``."""
+        # Filled, not multiplied: 0 times a NaN or an infinity at a pad is a NaN.
+        pads = None if real is None else ~real[..., None]
+        x = x if pads is None else x.masked_fill(pads, 0)
+        p = self._short_convolution(x.transpose(1, 2))
+        # Zeros in all parts are zeros before every long convolution, because each has a gate before it.
+        p = p if pads is None else p.masked_fill(pads.transpose(1, 2), 0)
+        # Contiguous, because the order of memory decides what a seed of dropout drops.
+        *gates, v = p.contiguous().split(self.d_model, dim=1)
+        steps = self.order - 1
+        for o in range(steps):
+            gate: Tensor | None = gates[steps - o]
+            if not is_plain(self.dropout, nn.Dropout) or (self.dropout.p > 0 and self.dropout.training):
+                v, gate = self.dropout(v * gate), None
+            v = fftconv(
+                v,
+                self._lags(k[o], real),
+                None if D is None else D[o],
+                pre_gate=gate,
+                post_gate=gates[0] if o == steps - 1 else None,
+                causal=False,
+                backend=self.backend,
+            )
+        return v.transpose(1, 2)
+
+    def _lags(self, k: Tensor, real: Tensor | None) -> Tensor:
+        """The taps of lags -(L-1) … L-1, of the filters ``(D, K)`` of :meth:`filters`."""
+        if self.bidirectional is True:
+            return k
+        return delayed(k) if real is None else delayed_each(k, real.sum(dim=1))
+
     def _recurrence_by_steps(self, x: Tensor, k: Tensor, D: Tensor | None, plan: SegmentPlan | None) -> Tensor:
         """The recurrence of hyena_mixer op by op, for dropout or a wrapped short filter."""
         x = x.transpose(1, 2)
@@ -394,8 +493,11 @@ class HyenaOperator(nn.Module):
         return (v * gates[0]).transpose(1, 2)
 
     def _short_convolution(self, x: Tensor) -> Tensor:
-        """The short filter on ``(B, width, L)``."""
+        """The short filter on ``(B, width, L)``, centred in a two-sided operator."""
         if is_plain(self.short_filter, nn.Conv1d):
-            return short_conv(x, self.short_filter.weight.squeeze(1), self.short_filter.bias, backend=self.backend)
+            convolve = centred_short_conv if self.bidirectional is True else short_conv
+            return convolve(x, self.short_filter.weight.squeeze(1), self.short_filter.bias, backend=self.backend)
         filtered: Tensor = self.short_filter(x)
-        return filtered[..., : x.shape[2]]
+        # The module pads on both sides by as much as a causal one needs on the left.
+        first = ahead(self.short_filter.kernel_size[0]) if self.bidirectional is True else 0
+        return filtered[..., first : first + x.shape[2]]

@@ -36,7 +36,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
             "position_dropout",
             "frequency_sparse",
         ),
-        ("online_conv",),
+        ("online_conv", "bidirectional"),
         ("distributed.shards",),
         ("distributed.exchange",),
         ("distributed.short_conv",),

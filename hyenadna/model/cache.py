@@ -408,6 +408,8 @@ def refusal(backbone: HyenaDNABackbone) -> str | None:
         mixer = block.mixer
         if not is_plain(mixer, HyenaOperator):
             return f"the mixer of layer {i} is of another class, or has hooks"
+        if mixer.bidirectional:
+            return "the model is bidirectional: a new token changes the states of all before it"
         if not is_plain(mixer.short_filter, nn.Conv1d):
             return f"the short filter of layer {i} is of another class, or has hooks or an adapter"
         if not _is_idle(mixer.dropout):

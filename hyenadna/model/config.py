@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from transformers import PretrainedConfig
@@ -162,6 +162,7 @@ _RULES: dict[str, Rule] = {
     "initializer_range": Real(0.0),
     "tie_word_embeddings": _YES_OR_NO,
     "pooling": OneOf(("mean", "last", "first")),
+    "bidirectional": OneOf((False, True, "published")),
 }
 
 
@@ -263,6 +264,9 @@ class HyenaDNAConfig(DNAConfig):
         pooling: how ``HyenaDNAForSequenceClassification`` pools the positions: "mean", "last" or "first".
         filter_length: taps of the long filters, at most ``max_seq_len``: an argument of ``HyenaOperator``. With it,
             inputs may be longer than ``max_seq_len``: each layer then sees the last ``filter_length`` positions.
+        bidirectional: True lets every position see all others, by two-sided convolutions. ``"published"`` is what the
+            original's code computes for this key: causal filters delayed by half the length, around a circle. Arguments
+            of ``HyenaOperator``. Such a model is no language model: it classifies and embeds.
         kwargs: arguments of ``transformers.PretrainedConfig``. Others are kept and named in a log line.
 
     Raises:
@@ -312,6 +316,7 @@ class HyenaDNAConfig(DNAConfig):
         tie_word_embeddings: bool = False,
         pooling: str = "mean",
         filter_length: int | None = None,
+        bidirectional: bool | Literal["published"] = False,
         **kwargs: Any,
     ) -> None:
         check_common(kwargs)
@@ -351,6 +356,7 @@ class HyenaDNAConfig(DNAConfig):
         self.tie_word_embeddings = tie_word_embeddings
         self.pooling = pooling
         self.filter_length = filter_length
+        self.bidirectional = bidirectional
         # The model has no attention, but peft's prompt tuning asks every configuration for this number.
         self.num_attention_heads = 1
         self.check()
@@ -361,6 +367,16 @@ class HyenaDNAConfig(DNAConfig):
         if self.filter_length is not None and self.filter_length > self.max_seq_len:
             raise InputError(
                 f"config: filter_length must be at most max_seq_len = {self.max_seq_len}, got {self.filter_length}"
+            )
+        if self.bidirectional and self.filter_length is not None:
+            raise InputError(
+                f"config: bidirectional {self.bidirectional!r} takes no filter_length, got {self.filter_length}: leave "
+                "one of them out"
+            )
+        if self.bidirectional and self.pooling == "last":
+            raise InputError(
+                "config: pooling 'last' takes the position that has seen all others, which a bidirectional model does "
+                "not have: set pooling to 'mean' or 'first'"
             )
         if self.emb_dim % 2 == 0:
             raise InputError(f"config: emb_dim must be odd (time, cosines and sines), got {self.emb_dim}")
@@ -425,7 +441,14 @@ class HyenaDNAConfig(DNAConfig):
         return cls(**{**fields, **overrides})
 
     def to_original(self) -> dict[str, Any]:
-        """The content of the original's ``config.json``. The original reads ``layer.shift`` too."""
+        """The content of the original's ``config.json``. The original reads ``layer.shift`` too.
+
+        Raises:
+            InputError: the model is bidirectional. The original's key means the published kind alone, and its weights
+                are refused here (:meth:`from_original`).
+        """
+        if self.bidirectional:
+            raise InputError("config: a bidirectional model has no form of the original: keep the folder as it is")
         top: dict[str, Any] = {key: getattr(self, field) for field, key in _ORIGINAL_TOP.items()}
         layer = {key: getattr(self, field) for field, key in _ORIGINAL_LAYER.items()}
         return top | {

@@ -66,6 +66,11 @@ def find_shards(context: ContextShards | None, layers: nn.ModuleList) -> Context
                     f"context: layer {i} has a {type(mixer).__name__} for a mixer, which cannot compute sequences that "
                     "are split over processes"
                 )
+            if mixer.bidirectional:
+                raise InputError(
+                    "context: the model is bidirectional, and takes no sequences that are split over processes: give "
+                    "each process whole ones"
+                )
     return shards
 
 

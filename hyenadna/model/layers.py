@@ -135,6 +135,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
             filter_dropout=config.hyena_filter_dropout,
             short_filter_order=config.short_filter_order,
             filter_length=config.filter_length,
+            bidirectional=config.bidirectional,
             emb_dim=config.emb_dim,
             num_inner_mlps=config.num_inner_mlps,
             w=config.activation_freq,
@@ -156,6 +157,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         filters: Filters | None = None,
         segments: SegmentPlan | None = None,
         shards: ContextShards | None = None,
+        real: Tensor | None = None,
     ) -> Tensor:
         """``residual (B, L, D)`` to the same shape and dtype: ``x += mixer(norm1(x)); x += mlp(norm2(x))``.
 
@@ -166,6 +168,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
             segments: the sequences of a packed row, with B = 1.
             shards: how the sequences are split over processes. Then L is the number of positions here. They are an
                 argument because backward, which may run in another thread, computes the block again.
+            real: bool ``(B, L)``, False at pads, for a bidirectional mixer.
         """
         graph = torch.is_grad_enabled()
         how = self.recomputation if graph and self.training and self.gradient_checkpointing else None
@@ -174,12 +177,12 @@ class HyenaDNABlock(GradientCheckpointingLayer):
             if cut is not None:
                 return sliced.run(self, residual, filters, cut, segments)
         if how is None:
-            return self._whole(residual, filters, segments, shards)
+            return self._whole(residual, filters, segments, shards, real)
         # Keeping the state of random numbers costs a transfer on a GPU, and CUDA graphs refuse it.
         kept = how.rng_is_given or torch.compiler.is_compiling() or self._may_be_random()
         options = {} if kept else {"preserve_rng_state": False}
         result: Tensor = how.function(
-            partial(self._whole, filters=filters, segments=segments, shards=shards), residual, **options
+            partial(self._whole, filters=filters, segments=segments, shards=shards, real=real), residual, **options
         )
         return result
 
@@ -205,6 +208,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         filters: Filters | None,
         segments: SegmentPlan | None,
         shards: ContextShards | None,
+        real: Tensor | None = None,
     ) -> Tensor:
         # A mixer of another class is called with its input alone, where that is all there is.
         given: dict[str, Any] = {} if filters is None else {"filters": filters}
@@ -213,6 +217,8 @@ class HyenaDNABlock(GradientCheckpointingLayer):
         # A single process has no need of a mixer that knows shards, unless that one asks for them.
         if shards is not None and (shards.size > 1 or getattr(self.mixer, "context", None) is not None):
             given["shards"] = shards
+        if real is not None:
+            given["real"] = real
         mixed = self.mixer(self._normed(self.norm1, residual), **given)
         # What is exported without gradients may be called with them, and then nothing may be written to in place.
         if not torch.is_grad_enabled() and not self._mlp_has_hooks() and not _exporting():
@@ -350,10 +356,12 @@ class HyenaDNABackbone(SharesPositions):
         output_hidden_states: bool,
         segments: SegmentPlan | None = None,
         shards: ContextShards | None = None,
+        real: Tensor | None = None,
     ) -> BaseModelOutput:
         """As :meth:`HyenaDNAModel.forward`, for inputs that it has checked.
 
-        ``segments`` are those of a packed row. ``shards`` say how the sequences are split over processes.
+        ``segments`` are those of a packed row. ``shards`` say how the sequences are split over processes. ``real``,
+        bool ``(B, L)``, is False at the pads of a bidirectional model.
         """
         # Embedded here because a reference in the caller would keep 1 GB alive at 1,000,000 positions.
         residual = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
@@ -364,6 +372,8 @@ class HyenaDNABackbone(SharesPositions):
         given: dict[str, Any] = {} if segments is None else {"segments": segments}
         if shards is not None:
             given["shards"] = shards
+        if real is not None:
+            given["real"] = real
         # Filters of all channels would be those of other processes too.
         whole = shards is None or shards.size == 1
         shared = self._layers_that_share(residual, segments) if whole else []

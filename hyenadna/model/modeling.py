@@ -98,7 +98,8 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
                 the right need no mask. A row with pads on the left gives the states of the same row without them; the
                 original lets them change the result. Pads between real positions are refused. With
                 ``inputs_embeds`` they may follow a soft prompt, as peft puts it in front of left-padded rows. Without a
-                mask every position is real, [PAD] too: it also stands for N.
+                mask every position is real, [PAD] too: it also stands for N. A bidirectional model is other: pads on
+                either side count as zeros in it, and without a mask the [PAD] ids at both ends of a row are pads.
             inputs_embeds: ``(B, L, D)`` in place of ``input_ids``.
             output_hidden_states: return all states.
             position_ids: not needed. They may count the columns, or the real positions of each row, from 0. In a single
@@ -139,6 +140,8 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         packed = {**kwargs, "cu_seqlens": cu_seqlens}
+        if self.config.bidirectional:
+            _refuse_in_bidirectional(cache=cache, past_key_values=past_key_values, use_cache=use_cache or None)
         given = inputs_embeds if input_ids is None else input_ids
         shards = split.shards_of_call(
             context,
@@ -162,10 +165,18 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
         # The shards were compared with the longest input, and with this one.
         any_length = segments is not None or shards is not None
         shape, device = self._check_input(input_ids, inputs_embeds, any_length=any_length)
-        extra = {} if shards is None else {"shards": shards}
+        extra: dict[str, Any] = {} if shards is None else {"shards": shards}
         if segments is not None:
+            if self.config.bidirectional:
+                _refuse_in_bidirectional(cu_seqlens=segments)
             return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states), segments, **extra)
+        if self.config.bidirectional and attention_mask is None and input_ids is not None:
+            attention_mask = padding.between_pads(input_ids, self.config.pad_token_id)
         rows = padding.row_order(attention_mask, shape, device, soft_prompt=inputs_embeds is not None)
+        if self.config.bidirectional and attention_mask is not None:
+            real = padding.real_positions(attention_mask, shape, device)
+            if not padding.known(real):
+                extra["real"] = real if rows is None else rows.to_front(real)
         if rows is None:
             return self.backbone(input_ids, inputs_embeds, bool(output_hidden_states), **extra)
         output = self.backbone(
@@ -196,6 +207,12 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     _is_stateful = True
 
     def __init__(self, config: HyenaDNAConfig) -> None:
+        if config.bidirectional:
+            raise InputError(
+                f"config: bidirectional is {config.bidirectional!r}, and a language model has to be causal: a "
+                "bidirectional one sees the token that it is to predict, so there is no loss, score or generation; "
+                "classify with it, or embed"
+            )
         super().__init__(config)
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
@@ -568,6 +585,18 @@ def _repeat_tied(model: nn.Module, state_dict: dict[str, Tensor], prefix: str, *
     for key, first in model._tied_weights_keys.items():  # type: ignore[union-attr, operator]
         if prefix + first in state_dict:
             state_dict.setdefault(prefix + key, state_dict[prefix + first])
+
+
+def _refuse_in_bidirectional(**given: Any) -> None:
+    """Raise InputError if a call asks for what only a causal model has."""
+    for name, value in given.items():
+        if value is not None:
+            reason = (
+                "takes no packed rows: give each sequence its own row, padded, with an attention_mask"
+                if name == "cu_seqlens"
+                else "has no cache: a new token changes the states of all before it"
+            )
+            raise InputError(f"{name}: the model is bidirectional, and {reason}")
 
 
 @cache

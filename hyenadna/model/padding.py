@@ -1,7 +1,7 @@
 """Pads beside a sequence: what a mask says, and how rows with pads on the left are computed exactly.
 
-The model is causal, so pads on the right change nothing. A row with pads on the left is moved to the left, computed
-with its pads on the right, and moved back.
+In a causal model pads on the right change nothing. A row with pads on the left is moved to the left, computed with its
+pads on the right, and moved back. A bidirectional model does the same, and tells its mixers where the pads are.
 """
 
 from __future__ import annotations
@@ -88,6 +88,14 @@ def real_positions(attention_mask: Tensor, shape: Shape, device: torch.device) -
     real = mask == 1
     require(real | (mask == 0), "attention_mask must hold 1 at real positions and 0 at pads, and nothing else")
     return real
+
+
+def between_pads(input_ids: Tensor, pad: int) -> Tensor:
+    """Bool ``(B, L)``: False at the ``pad`` ids at both ends of a row. Those between other ids count as real."""
+    filled = (input_ids != pad).to(torch.uint8)
+    after_first = filled.cummax(dim=1).values
+    before_last = filled.flip(1).cummax(dim=1).values.flip(1)
+    return (after_first * before_last).bool()
 
 
 def row_order(

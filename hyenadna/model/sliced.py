@@ -142,15 +142,15 @@ def plan(
 ) -> Slices | None:
     """How to cut a block, or None where the path of plain modules is to be taken.
 
-    That is so where everything is one slice, and where sequences are split over processes. It is also so where
-    something listens to a module, replaces it or needs the whole: hooks, quantised and other weights than plain
-    tensors, dropout that is at work, functional transforms, ``torch.compile``, ``torch.export`` and tracing. LoRA
-    layers of peft are sliced.
+    That is so where everything is one slice, in a bidirectional model, and where sequences are split over processes.
+    It is also so where something listens to a module, replaces it or needs the whole: hooks, quantised and other
+    weights than plain tensors, dropout that is at work, functional transforms, ``torch.compile``, ``torch.export`` and
+    tracing. LoRA layers of peft are sliced.
     """
     if torch.compiler.is_compiling() or type(residual) not in _PLAIN or residual.dim() != 3:
         return None
     # A mixer of another class has no such widths, and a subclass may compute its filters in another way.
-    if type(block.mixer) is not HyenaOperator:
+    if type(block.mixer) is not HyenaOperator or block.mixer.bidirectional:
         return None
     # Sequences that are split over processes. A mixer with a context finds the shards itself.
     if block.mixer.context is not None if shards is None else shards.size > 1:

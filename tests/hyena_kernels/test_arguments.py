@@ -41,7 +41,7 @@ FILTER: dict[str, Any] = {
     "num_inner_mlps": 1,
     "normalized": Refused(True),
     "linear_mixer": Refused(True),
-    "bidirectional": Refused(True),
+    "bidirectional": True,
     "train_freq": Same(False, "the start is the same"),
     "channels": Refused(2),
     "fast_decay_pct": 0.2,

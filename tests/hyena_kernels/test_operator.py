@@ -202,7 +202,6 @@ def test_without_bias_the_skip_is_left_out() -> None:
         ("filter_dropout", 0.1),
         ("normalized", True),
         ("linear_mixer", True),
-        ("bidirectional", True),
         ("channels", 2),
     ],
 )
@@ -220,6 +219,7 @@ def test_unsupported_arguments_are_named(option: str, value: Any) -> None:
         ({"short_filter_order": 9}, "HyenaOperator: short_filter_order must be 1 to 8, got 9"),
         ({"backend": "fast"}, "unknown backend 'fast'"),
         ({"activation": "mish"}, "HyenaOperator: unknown activation 'mish': choose one of ['gelu',"),
+        ({"bidirectional": 1}, 'HyenaOperator: bidirectional must be False, True or "published", got 1'),
         ({"emb_dim": 4}, "HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got 4"),
         ({"emb_dim": 1}, "HyenaFilter: emb_dim must be odd and at least 3 (time, cosine and sine), got 1"),
     ],

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
+from hyenadna.common.errors import InputError
 
 BASE: dict[str, Any] = {"d_model": 8, "n_layer": 2, "filter_order": 8, "max_seq_len": 16, "embed_dropout": 0.0}
 
+IDS = torch.tensor([[7, 8, 9, 10, 7, 11, 6, 8], [10, 9, 8, 7, 10, 7, 7, 4]])
+
 # Another value of each field, and what must differ: the weights of a new model, its logits, its logits in training, the
 # parameters that are trained, the logits of a classifier for a sequence with a [PAD], or what ``generate`` starts and
-# stops with.
+# stops with. There may also be no language model of it, but a classifier of other logits.
 FIELDS: dict[str, tuple[Any, str]] = {
     "d_model": (16, "weights"),
     "n_layer": (1, "weights"),
@@ -43,6 +46,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "tie_word_embeddings": (True, "trained"),
     "pooling": ("last", "pooled"),
     "filter_length": (3, "logits"),
+    "bidirectional": (True, "no language model"),
 }
 
 DEFAULTS = {
@@ -73,13 +77,21 @@ DEFAULTS = {
     "tie_word_embeddings": False,
     "pooling": "mean",
     "filter_length": None,
+    "bidirectional": False,
 }
+
+
+def pooled(**changes: Any) -> torch.Tensor:
+    """The logits of a new classifier."""
+    torch.manual_seed(1)
+    classifier = HyenaDNAForSequenceClassification(HyenaDNAConfig(**BASE | changes)).eval()
+    with torch.no_grad():
+        return classifier(IDS).logits
 
 
 def seen(**changes: Any) -> dict[str, Any]:
     """What a model of a configuration does, from the same random state."""
     config = HyenaDNAConfig(**BASE | changes)
-    ids = torch.tensor([[7, 8, 9, 10, 7, 11, 6, 8], [10, 9, 8, 7, 10, 7, 7, 4]])
     torch.manual_seed(1)
     model = HyenaDNAForCausalLM(config)
     weights = {name: tensor.clone() for name, tensor in model.named_parameters()}
@@ -89,16 +101,12 @@ def seen(**changes: Any) -> dict[str, Any]:
         parameter.data += 0.1 * torch.randn_like(parameter)
     torch.manual_seed(2)
     with torch.no_grad():
-        logits, training = model.eval()(ids).logits, model.train()(ids).logits
-    torch.manual_seed(1)
-    classifier = HyenaDNAForSequenceClassification(config).eval()
-    with torch.no_grad():
-        pooled = classifier(ids).logits
+        logits, training = model.eval()(IDS).logits, model.train()(IDS).logits
     return {
         "weights": weights,
         "logits": logits,
         "training": training,
-        "pooled": pooled,
+        "pooled": pooled(**changes),
         "trained": {name for name, _ in model.named_parameters()},
         "generation": (model.generation_config.bos_token_id, model.generation_config.eos_token_id),
     }
@@ -118,6 +126,11 @@ def test_a_field_reaches_the_model(name: str) -> None:
     if what == "refused":
         with pytest.raises(NotImplementedError):
             seen(**{name: value})
+        return
+    if what == "no language model":
+        with pytest.raises(InputError, match=name):
+            seen(**{name: value})
+        assert differ(pooled(), pooled(**{name: value}))
         return
     before, after = seen(), seen(**{name: value})
     # The model keeps nothing between calls, whatever transformers asks for.

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers.models.gpt2 import GPT2Config, GPT2Model
 from transformers.modeling_outputs import (
     BaseModelOutput,
     CausalLMOutput,
@@ -28,6 +27,7 @@ from transformers.models.auto import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from transformers.models.gpt2 import GPT2Config, GPT2Model
 from transformers.utils.generic import can_return_tuple
 
 from hyenadna.common.errors import InputError

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from hyena_kernels import HyenaFilter, cache_filters
 from hyenadna.baselines.cnn import CNNConfig, CNNForSequenceClassification
 from hyenadna.baselines.gpt import (
     GPTConfig,
@@ -49,7 +51,6 @@ _WANTED = {
     "backbone": "has no vectors of positions",
     "token": "has no classes of bases",
 }
-
 
 
 def model_type(path: str | os.PathLike[str]) -> str:
@@ -102,6 +103,12 @@ def _kind(path: str | os.PathLike[str], what: str) -> Any:
     if what not in kinds:
         raise InputError(f"{path}: is a {found} model, which {_WANTED[what]}; give a HyenaDNA or a GPT")
     return kinds[what]
+
+
+def keep_filters(model: Any) -> AbstractContextManager[object]:
+    """A block in which the filters of a model are kept between calls, see ``cache_filters``. A baseline has none."""
+    has_filters = any(isinstance(module, HyenaFilter) for module in model.modules())
+    return cache_filters(model) if has_filters else nullcontext()
 
 
 def new_gpt(kind: Any, options: Shape, **fields: Any) -> Any:

@@ -15,6 +15,7 @@ from hyenadna.common.vocab import N_ID, PAD_ID, reverse_complement
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.packs import first_fit, pack
 from hyenadna.data.sequences import to_tensor
+from hyenadna.model.kmers import Kmers
 
 IGNORED = -100
 """Label of positions that have no part in a loss."""
@@ -89,24 +90,26 @@ def parts(
     sequences: Sequence[np.ndarray],
     device: torch.device,
     pack_tokens: int,
+    kmers: Kmers | None = None,
 ) -> Iterator[Part]:
     """A step's sequences, made into tensors one part after another.
 
     Args:
         dataset: the training split.
         rows: the examples of the step.
-        sequences: token ids ``(L,)`` of each, as training sees them.
+        sequences: ids of bases ``(L,)`` of each, as training sees them.
         device: where the tensors go.
         pack_tokens: most tokens of a packed row; 0 pads all sequences to one length.
+        kmers: the words that the model reads in place of bases.
     """
     if not pack_tokens:
-        yield Part(to_tensor(sequences, device), label_tensor(dataset, rows, device), None, 1.0, 1.0)
+        yield Part(to_tensor(sequences, device, kmers=kmers), label_tensor(dataset, rows, device), None, 1.0, 1.0)
         return
     # A loss counts bases, or examples; the next token is counted as mean_next_token_loss does.
     sizes = [len(ids) if isinstance(dataset.labels, list) else 1 for ids in sequences]
     targets = [int(np.isin(ids[1:], (PAD_ID, N_ID), invert=True).sum()) for ids in sequences]
     for places in first_fit([len(ids) for ids in sequences], pack_tokens):
-        ids, segments = pack([sequences[place] for place in places], device)
+        ids, segments = pack([sequences[place] for place in places], device, kmers=kmers)
         chosen = rows[places]
         if isinstance(dataset.labels, list):
             labels = torch.from_numpy(np.concatenate([dataset.labels[row] for row in chosen])).to(device)[None]

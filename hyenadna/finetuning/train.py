@@ -34,13 +34,14 @@ from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import batches
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, parts
-from hyenadna.finetuning.config import FinetuneConfig, apply_preset
+from hyenadna.finetuning.config import FinetuneConfig, apply_ablation, apply_preset
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
 from hyenadna.finetuning.runs import Run, RunFolders
 from hyenadna.inference.logits import batch_logits, packed_logits
 from hyenadna.model.device import autocast, pick_device
+from hyenadna.model.kmers import Kmers
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss_of_states
 from hyenadna.training.optim import lr_scale, parameter_groups
@@ -62,7 +63,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     """
     # 1. The options, the data and the runs.
     with world().agreed():
-        config = apply_preset(config)
+        config = apply_preset(apply_ablation(config))
         config.check()
     tells = progress and world().is_first
     metric = config.chosen_metric
@@ -221,6 +222,7 @@ def train(
     optimizer = torch.optim.AdamW(parameter_groups(learnt, config.weight_decay), lr=config.lr)
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
     validated = trained if average is None else average.module
+    kmers = Kmers.of(getattr(model, "config", None))
     metric = config.chosen_metric
     best = BestEpoch(lower_is_better=metric == "mse")
     total_steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
@@ -233,7 +235,7 @@ def train(
             # 2. One pass over the training split.
             trained.train()
             if config.method == "frozen":
-                model.hyena.eval()
+                model.base_model.eval()
             losses: list[float] = []
             lm_losses: list[float] = []
             for rows in epoch_batches(data.train, config.batch_size, rng, balanced=config.balanced):
@@ -243,7 +245,7 @@ def train(
                 sequences = augment(sequences, rng, both_strands=config.reverse_complement, crop=config.crop)
                 optimizer.zero_grad(set_to_none=True)
                 step_loss = step_lm_loss = 0.0
-                for part in parts(data.train, rows, sequences, device, config.pack_tokens):
+                for part in parts(data.train, rows, sequences, device, config.pack_tokens, kmers):
                     loss, lm_loss = batch_losses(config, trained, head, *part)
                     step_loss += float(loss.detach())
                     if lm_loss is not None:
@@ -291,7 +293,9 @@ def train(
             result["shots"][str(shots)] = score(trained, data.test, config, device)[0]
         trained.shots = config.shots
     result["test"], result["undefined"] = score(trained, data.test, config, device)
-    return trained.merge_and_unload() if config.method == "lora" else model, epochs, result
+    made = trained.merge_and_unload() if config.method == "lora" else model
+    result["parameters"] = sum(parameter.numel() for parameter in made.parameters())
+    return made, epochs, result
 
 
 class BestEpoch:

@@ -15,7 +15,7 @@ import torch
 from transformers import PretrainedConfig
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import PAD_ID, VOCAB
+from hyenadna.common.vocab import MOST_BASES, PAD_ID, VOCAB, kmer_vocab_size
 from hyenadna.model.sizes import PUBLISHED_SIZES, Shape, shape_fields, short_name
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class Whole:
     most: int
 
     def problem(self, value: Any) -> str | None:
+        """What is wrong with a value, or None."""
         if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
             return None
         return f"must be an integer from {self.least} to {self.most:,}, got {value!r}"
@@ -93,6 +94,7 @@ class WholeOrNone(Whole):
     """As :class:`Whole`, or None."""
 
     def problem(self, value: Any) -> str | None:
+        """What is wrong with a value, or None."""
         return None if value is None else super().problem(value)
 
 
@@ -105,6 +107,7 @@ class Real:
     above: bool = False
 
     def problem(self, value: Any) -> str | None:
+        """What is wrong with a value, or None."""
         inside = _is_number(value) and math.isfinite(value) and self.least <= value <= self.most
         if inside and not (self.above and value == self.least):
             return None
@@ -123,6 +126,7 @@ class OneOf:
     values: tuple[Any, ...]
 
     def problem(self, value: Any) -> str | None:
+        """What is wrong with a value, or None."""
         if any(type(value) is type(known) and value == known for known in self.values):
             return None
         names = [repr(known) for known in self.values]
@@ -163,6 +167,8 @@ _RULES: dict[str, Rule] = {
     "tie_word_embeddings": _YES_OR_NO,
     "pooling": OneOf(("mean", "last", "first")),
     "bidirectional": OneOf((False, True, "published")),
+    "kmer": WholeOrNone(1, MOST_BASES),
+    "kmer_stride": Whole(1, MOST_BASES),
 }
 
 
@@ -267,6 +273,9 @@ class HyenaDNAConfig(DNAConfig):
         bidirectional: True lets every position see all others, by two-sided convolutions. ``"published"`` is what the
             original's code computes for this key: causal filters delayed by half the length, around a circle. Arguments
             of ``HyenaOperator``. Such a model is no language model: it classifies and embeds.
+        kmer: bases of a token, 1 to 8, in place of single bases: see :mod:`hyenadna.model.kmers`. ``vocab_size`` then
+            follows from it. Such a model is no language model: it classifies and embeds.
+        kmer_stride: bases from the start of a word to that of the next, at most ``kmer``.
         kwargs: arguments of ``transformers.PretrainedConfig``. Others are kept and named in a log line.
 
     Raises:
@@ -317,6 +326,8 @@ class HyenaDNAConfig(DNAConfig):
         pooling: str = "mean",
         filter_length: int | None = None,
         bidirectional: bool | Literal["published"] = False,
+        kmer: int | None = None,
+        kmer_stride: int = 1,
         **kwargs: Any,
     ) -> None:
         check_common(kwargs)
@@ -357,6 +368,10 @@ class HyenaDNAConfig(DNAConfig):
         self.pooling = pooling
         self.filter_length = filter_length
         self.bidirectional = bidirectional
+        self.kmer = kmer
+        self.kmer_stride = kmer_stride
+        if isinstance(kmer, int) and vocab_size == len(VOCAB):
+            self.vocab_size = kmer_vocab_size(kmer)
         # The model has no attention, but peft's prompt tuning asks every configuration for this number.
         self.num_attention_heads = 1
         self.check()
@@ -377,6 +392,13 @@ class HyenaDNAConfig(DNAConfig):
             raise InputError(
                 "config: pooling 'last' takes the position that has seen all others, which a bidirectional model does "
                 "not have: set pooling to 'mean' or 'first'"
+            )
+        if self.kmer_stride > (self.kmer or 1):
+            raise InputError(f"config: kmer_stride {self.kmer_stride} leaves bases out: kmer is {self.kmer}")
+        if self.kmer is not None and self.vocab_size != kmer_vocab_size(self.kmer):
+            raise InputError(
+                f"config: vocab_size is {self.vocab_size}, and words of {self.kmer} bases need "
+                f"{kmer_vocab_size(self.kmer)}"
             )
         if self.emb_dim % 2 == 0:
             raise InputError(f"config: emb_dim must be odd (time, cosines and sines), got {self.emb_dim}")

@@ -25,6 +25,9 @@ BASES = "ACGT"
 LETTERS = {id_: letter for letter, id_ in NUCLEOTIDE_IDS.items()}
 """Letter of each nucleotide id."""
 
+MOST_BASES = 8
+"""Most bases of a word that is one token: 4^8 rows of an embedding of width 128 are 8.4 M parameters."""
+
 IUPAC_AMBIGUITY = "RYSWKMBDHV"
 
 
@@ -32,6 +35,11 @@ def letter_ids(case_sensitive: bool = False) -> dict[str, int]:
     """The id of every letter that is read as a nucleotide: ``U`` is T, and IUPAC ambiguity codes are N."""
     letters = {**NUCLEOTIDE_IDS, "U": NUCLEOTIDE_IDS["T"], **dict.fromkeys(IUPAC_AMBIGUITY, N_ID)}
     return letters if case_sensitive else letters | {letter.lower(): id_ for letter, id_ in letters.items()}
+
+
+def kmer_vocab_size(k: int) -> int:
+    """Tokens of a model of words of ``k`` bases: the special tokens and 4^k words."""
+    return len(SPECIAL_IDS) + len(BASES) ** k
 
 
 def _byte_table(case_sensitive: bool) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hyena_kernels import SegmentPlan
 from hyenadna.common.vocab import N_ID, PAD_ID
+from hyenadna.model.kmers import Kmers, as_tokens
 
 
 def first_fit(lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -54,19 +55,23 @@ def in_order(lengths: Sequence[int], tokens: int) -> Iterator[slice]:
         yield slice(first, len(lengths))
 
 
-def pack(rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True) -> tuple[Tensor, SegmentPlan]:
+def pack(
+    rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True, kmers: Kmers | None = None
+) -> tuple[Tensor, SegmentPlan]:
     """Sequences as one row.
 
     Args:
-        rows: token ids of each sequence, ``(L,)`` with L at least 1.
+        rows: ids of bases of each sequence, ``(L,)`` with L at least 1.
         device: where the row and its plan go.
         n_to_pad: replace N by [PAD].
+        kmers: the words that the model reads in place of bases.
 
     Returns:
         Token ids, int64 ``(1, T)``, and where the sequences begin.
     """
+    rows = as_tokens(rows, kmers)
     ids = np.concatenate(rows)[None].astype(np.int64)
-    if n_to_pad:
+    if n_to_pad and kmers is None:
         ids[ids == N_ID] = PAD_ID
     borders = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     return torch.from_numpy(ids).to(device), SegmentPlan(torch.from_numpy(borders)).to(device)

@@ -15,6 +15,7 @@ from hyenadna.common.choices import Keep
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import BYTE_TO_ID, IUPAC_AMBIGUITY, N_ID, PAD_ID, UNK_ID
 from hyenadna.data.packs import in_order
+from hyenadna.model.kmers import Kmers, as_tokens
 
 # Number of batches within which sequences are sorted by length.
 _CHUNK_BATCHES = 16
@@ -123,12 +124,29 @@ def sliding_windows(length: int, max_length: int, window: int | None, stride: in
     return windows
 
 
-def to_tensor(rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True) -> Tensor:
-    """Token ids of different lengths as int64 ``(B, L)``, padded on the right. ``n_to_pad`` replaces N by [PAD]."""
+def to_tensor(
+    rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True, kmers: Kmers | None = None
+) -> Tensor:
+    """Bases as the input of a model.
+
+    Args:
+        rows: ids of bases ``(L,)`` of each sequence, on the strand and with the ends that the model is to see.
+        device: where the tensor goes.
+        n_to_pad: replace N by [PAD].
+        kmers: the words that the model reads in place of bases, see :meth:`Kmers.of`. A word with N is [UNK].
+
+    Returns:
+        Token ids, int64 ``(B, L)``, padded on the right.
+
+    Raises:
+        InputError: a sequence is shorter than a word.
+    """
+    rows = as_tokens(rows, kmers)
     batch = np.full((len(rows), max(map(len, rows))), PAD_ID, dtype=np.int64)
     for row, ids in zip(batch, rows, strict=True):
         row[: len(ids)] = ids
-    if n_to_pad:
+    # The id of N is that of a word.
+    if n_to_pad and kmers is None:
         batch[batch == N_ID] = PAD_ID
     return torch.from_numpy(batch).to(device)
 

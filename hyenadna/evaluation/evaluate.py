@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hyena_kernels import cache_filters
+from hyenadna.baselines.loading import keep_filters, load_language_model
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.common.parts import tell_idle
@@ -32,7 +32,6 @@ from hyenadna.evaluation.config import EvaluateConfig
 from hyenadna.model import locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
-from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.parallel.layout import Layout
 
 # exp of more overflows float64.
@@ -181,7 +180,8 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
         metrics = config.metrics or (beside if beside.is_file() else None)
         curves = read_metrics(metrics) if metrics is not None else []
         device = pick_device(config.device)
-        model = HyenaDNAForCausalLM.from_pretrained(config.model).to(device)
+        model: Any = load_language_model(config.model)
+        model.to(device)
         max_length = model.config.max_seq_len
         length = min(1024, max_length) if config.length is None else config.length
         if length > max_length:
@@ -190,7 +190,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
             )
         windows = EvalWindows(genome, held_out, length, n_to_pad=config.n_to_pad, max_windows=config.max_windows)
     tell_idle(-(-len(windows) // config.batch_size), "batch", "lower batch_size")
-    with cache_filters(model):
+    with keep_filters(model):
         result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
 
     def finish() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hyenadna.common.vocab import N_ID, PAD_ID, reverse_complement
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.packs import first_fit, pack
 from hyenadna.data.sequences import to_tensor
+from hyenadna.model.kmers import Kmers
 
 IGNORED = -100
 """Label of positions that have no part in a loss."""
@@ -117,6 +118,7 @@ def parts(
     sequences: Sequence[np.ndarray],
     device: torch.device,
     pack_tokens: int = 0,
+    kmers: Kmers | None = None,
     *,
     accumulate: int = 1,
 ) -> Iterator[Part]:
@@ -125,13 +127,14 @@ def parts(
     Args:
         dataset: the training split.
         rows: the examples of the step.
-        sequences: token ids ``(L,)`` of each, as training sees them.
+        sequences: ids of bases ``(L,)`` of each, as training sees them.
         device: where the tensors go.
         pack_tokens: most tokens of a packed row; 0 pads.
+        kmers: the words that the model reads in place of bases.
         accumulate: micro-batches of a step without packing. The sequences of each are padded to one length.
     """
     if not pack_tokens and accumulate == 1:
-        yield Part(to_tensor(sequences, device), label_tensor(dataset, rows, device), None, 1.0, 1.0)
+        yield Part(to_tensor(sequences, device, kmers=kmers), label_tensor(dataset, rows, device), None, 1.0, 1.0)
         return
     # A loss counts bases, or examples; the next token is counted as mean_next_token_loss does.
     sizes = [len(ids) if isinstance(dataset.labels, list) else 1 for ids in sequences]
@@ -142,9 +145,9 @@ def parts(
         here, chosen = [sequences[place] for place in places], rows[places]
         segments = None
         if pack_tokens:
-            ids, segments = pack(here, device)
+            ids, segments = pack(here, device, kmers=kmers)
         else:
-            ids = to_tensor(here, device)
+            ids = to_tensor(here, device, kmers=kmers)
         if pack_tokens and isinstance(dataset.labels, list):
             labels = torch.from_numpy(np.concatenate([dataset.labels[row] for row in chosen])).to(device)[None]
         else:

@@ -33,6 +33,20 @@ from hyenadna.model.sizes import short_name
 
 Method = Literal["full", "frozen", "lora", "scratch", "soft-prompt", "few-shot"]
 
+Ablation = Literal["none", "scratch", "kmer", "bidirectional", "bidirectional-published", "gpt", "cnn"]
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "scratch": {},
+    "kmer": {"kmer": 6},
+    "bidirectional": {"bidirectional": True},
+    "bidirectional-published": {"bidirectional": "published"},
+    "gpt": {},
+    "cnn": {},
+}
+"""Fields of ``HyenaDNAConfig`` that a row of the published ablations sets. All rows start from random weights."""
+
+_CNN_OPTIONS = {"epochs": 10, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0}
+
 PROMPTED_METHODS = ("soft-prompt", "few-shot")
 """Methods in which a language model answers with a letter."""
 
@@ -51,6 +65,10 @@ class FinetuneConfig(Options):
         method: full trains all weights, frozen the head alone, and lora adds low-rank adapters. scratch starts from
             random weights. soft-prompt trains vectors before a frozen language model, which answers with a letter.
             few-shot shows demonstrations in the context, and trains the model to use them.
+        ablation: Row of the published ablations in place of none. scratch, kmer (words of 6 bases), bidirectional
+            (two-sided convolutions), bidirectional-published (as the original computes it), cnn (that of the Genomic
+            Benchmarks) and gpt (a GPT-2 with 529,920 parameters) start from random weights. gpt with a `model`
+            fine-tunes a GPT of `pretrain --architecture gpt`.
         task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
         preset: Published task, such as gb-nontata-promoters or nt-H3; any other word lists them all. Its
             hyperparameters, length and metric replace options that have their defaults, and its published figure is
@@ -129,6 +147,7 @@ class FinetuneConfig(Options):
     out: NewFolder
     model: Checkpoint | None = None
     method: Method = "full"
+    ablation: Ablation = "none"
     task: Task = "classification"
     preset: str | None = None
     format: Format = "auto"
@@ -191,7 +210,7 @@ class FinetuneConfig(Options):
 
     def check(self) -> None:
         """Raise InputError if a value, or one of the preset, does not fit, or an input does not exist."""
-        applied = apply_preset(self)
+        applied = apply_preset(apply_ablation(self))
         if self.preset is not None:
             _check_data(self)
         Options.check(applied)
@@ -239,7 +258,32 @@ class FinetuneConfig(Options):
             raise InputError("`crop`: the labels of bases are not cut with them; leave it out for `task` token")
         if self.method == "scratch":
             short_name(self.size)
+        self._check_ablation()
         self._check_unused()
+
+    def _check_ablation(self) -> None:
+        """Raise InputError for options that the row of an ablation cannot honour."""
+        row = f"`ablation` {self.ablation}"
+        if self.ablation != "none" and self.ablation != "gpt" and self.method != "scratch":
+            raise InputError(f"{row}: starts from random weights: leave out `method`, or take scratch")
+        if self.ablation == "gpt":
+            if self.method not in ("full", "frozen", "scratch"):
+                raise InputError(f"{row}: `method` {self.method} is for a HyenaDNA; choose full or frozen")
+            self.refuse_unused(("size", "pack_tokens"), "a HyenaDNA (`ablation` none)")
+        if self.ablation == "cnn":
+            if self.task == "token":
+                raise InputError(f"{row}: has no classes of bases: choose another `task`")
+            if self.lm_weight:
+                raise InputError(f"{row}: predicts no next base: leave out `lm_weight`")
+            self.refuse_unused(
+                ("size", "d_model", "n_layer", "model_fields", "pooling", "pack_tokens"), "a HyenaDNA (`ablation` none)"
+            )
+        if self.model_fields.get("kmer") is not None:
+            what = "`model_fields` kmer" if self.ablation != "kmer" else row
+            if self.task == "token":
+                raise InputError(f"{what}: words of bases have no classes of bases: choose another `task`")
+            if self.lm_weight:
+                raise InputError(f"{what}: a word holds most bases of the next one: leave out `lm_weight`")
 
     def _check_unused(self) -> None:
         """Raise InputError for options that neither the method nor the task reads."""
@@ -272,6 +316,31 @@ def _check_data(config: FinetuneConfig) -> None:
     except InputError as error:
         name = str(config.preset)
         raise InputError(f"{error}; the data of `preset` {name} are {preset(name).data}") from error
+
+
+def apply_ablation(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration with what its row of the ablations means. It comes before the preset.
+
+    Rows from random weights have the method scratch. The published options of the CNN stand where the configuration has
+    the defaults.
+
+    Raises:
+        InputError: the row and the options do not fit.
+    """
+    if config.ablation == "none":
+        return config
+    change: dict[str, Any] = {}
+    if config.method == "full" and not (config.ablation == "gpt" and config.model is not None):
+        change["method"] = "scratch"
+    fields = ABLATIONS[config.ablation]
+    for name, value in fields.items():
+        if name == "bidirectional" and config.model_fields.get(name, value) != value:
+            raise InputError(f"`model_fields` {name}: `ablation` {config.ablation} sets it")
+    change["model_fields"] = fields | config.model_fields
+    if config.ablation == "cnn":
+        plain = FinetuneConfig(config.data, config.out)
+        change |= {name: value for name, value in _CNN_OPTIONS.items() if getattr(config, name) == getattr(plain, name)}
+    return dataclasses.replace(config, **change)
 
 
 def apply_preset(config: FinetuneConfig) -> FinetuneConfig:

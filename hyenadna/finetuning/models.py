@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from hyenadna.baselines.cnn import CNNConfig, CNNForSequenceClassification
+from hyenadna.baselines.gpt import GPTConfig, GPTForSequenceClassification, GPTForTokenClassification
+from hyenadna.baselines.loading import (
+    load_language_model,
+    load_sequence_classifier,
+    load_token_classifier,
+    model_type,
+    new_gpt,
+)
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
 from hyenadna.finetuning.config import PROMPTED_METHODS
@@ -16,7 +25,7 @@ from hyenadna.finetuning.prompts import make_prompted, save_prompted
 from hyenadna.inference.prompted import PromptedClassifier
 from hyenadna.model.config import new_model
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
-from hyenadna.model.modeling import HyenaDNAForCausalLM
+from hyenadna.model.kmers import Kmers, KmerTokenizer
 from hyenadna.model.sizes import PUBLISHED_SIZES, checkpoint_name, size_for
 from hyenadna.model.tokenizer import bare_tokenizer
 
@@ -46,19 +55,26 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
         prompted = make_prompted(config, data, seed)
         return prompted, prompted
     model = _make_classifier(config, data)
-    if (longest := data.max_length()) > model.config.max_seq_len:
+    kmers = Kmers.of(model.config)
+    if kmers is not None:
+        _check_words(config, data, kmers)
+    bases = data.max_length()
+    longest = bases if kmers is None else kmers.count(bases)
+    if longest > model.config.max_seq_len:
         raise InputError(
-            f"a sequence of {longest:,} bases is longer than the {model.config.max_seq_len:,} that the model is made "
-            f"for: {_longer_model(config, longest)}, cut the sequences into overlapping windows, or keep a part of each "
-            "(`length`, `keep`)"
+            f"a sequence of {bases:,} bases is longer than the {model.config.max_seq_len:,} that the model is made "
+            f"for: {_longer_model(config, longest)}, cut the sequences into overlapping windows, or keep a part of "
+            "each (`length`, `keep`)"
         )
     if config.method == "frozen":
-        model.hyena.requires_grad_(False)
+        model.base_model.requires_grad_(False)
     return model, _with_lora(config, model) if config.method == "lora" else model
 
 
 def _longer_model(config: FinetuneConfig, bases: int) -> str:
     """What to do for a model that takes so many bases."""
+    if config.ablation in ("gpt", "cnn"):
+        return "train one with a larger `max_seq_len`"
     size, origin = size_for(bases), ""
     if config.preset is not None and PUBLISHED_SIZES[preset(config.preset).size]["max_seq_len"] >= bases:
         size, origin = preset(config.preset).size, f", that of `preset` {config.preset}"
@@ -67,9 +83,26 @@ def _longer_model(config: FinetuneConfig, bases: int) -> str:
     return "use a checkpoint for longer ones" + (f", such as {checkpoint_name(size)}{origin}" if size else "")
 
 
+def _check_words(config: FinetuneConfig, data: Splits, kmers: Kmers) -> None:
+    """Raise InputError if words of bases do not suit the task, or a sequence may be shorter than one."""
+    if config.task == "token" or config.lm_weight:
+        raise InputError(
+            f"the model reads words of {kmers.k} bases: it has neither classes of bases (`task` token) nor a next base "
+            "(`lm_weight`)"
+        )
+    shortest = min(len(ids) for split in (data.train, data.valid, data.test) for ids in split.sequences)
+    shortest = min(shortest, *(max(1, len(ids) - 2 * config.crop) for ids in data.train.sequences))
+    if shortest < kmers.k:
+        cut = " after `crop`" if config.crop else ""
+        raise InputError(
+            f"{config.data}: a sequence has {shortest} bases{cut}, fewer than a word of {kmers.k}: leave such "
+            "sequences out, or crop less"
+        )
+
+
 def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
     """A model with a head for the task: from the checkpoint, or from random weights for the method scratch."""
-    kind = HyenaDNAForTokenClassification if config.task == "token" else HyenaDNAForSequenceClassification
+    is_token = config.task == "token"
     head: dict[str, Any] = {
         "num_labels": len(data.names),
         "id2label": dict(enumerate(data.names)),
@@ -80,8 +113,19 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
         "train_keep": config.keep,
     }
     if config.model is not None:
-        return kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)
-    return new_model(kind, config, **head)
+        if (model_type(config.model) == GPTConfig.model_type) != (config.ablation == "gpt"):
+            raise InputError(
+                f"`model` {config.model}: `ablation` gpt goes with a GPT of `pretrain --architecture gpt`, and with it "
+                "alone"
+            )
+        load = load_token_classifier if is_token else load_sequence_classifier
+        return load(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)
+    if config.ablation == "cnn":
+        del head["pooling"]
+        return CNNForSequenceClassification(CNNConfig(config.max_seq_len or data.max_length(), **head))
+    if config.ablation == "gpt":
+        return new_gpt(GPTForTokenClassification if is_token else GPTForSequenceClassification, config, **head)
+    return new_model(HyenaDNAForTokenClassification if is_token else HyenaDNAForSequenceClassification, config, **head)
 
 
 def _with_lora(config: FinetuneConfig, model: Any) -> Any:
@@ -105,7 +149,7 @@ def make_language_head(config: FinetuneConfig, model: Any) -> nn.Linear:
     """
     if config.model is not None:
         try:
-            head: nn.Linear = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32).lm_head
+            head: nn.Linear = load_language_model(config.model, dtype=torch.float32).lm_head
         except InputError as error:
             raise InputError(f"`lm_weight` needs a checkpoint with the head of a language model: {error}") from error
         return head
@@ -120,4 +164,7 @@ def save_model(model: Any, folder: Path) -> None:
         save_prompted(model, folder)
     else:
         model.save_pretrained(folder)
-        bare_tokenizer(model.config.max_seq_len).save_pretrained(folder)
+        length = model.config.max_seq_len
+        kmers = Kmers.of(model.config)
+        tokenizer = KmerTokenizer(*kmers, model_max_length=length) if kmers else bare_tokenizer(length)
+        tokenizer.save_pretrained(folder)

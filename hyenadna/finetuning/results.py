@@ -46,6 +46,8 @@ def summarise(
     summary: dict[str, Any] = {
         "data": str(config.data),
         "method": config.method,
+        "ablation": "gpt-pretrained" if config.ablation == "gpt" and config.model else config.ablation,
+        "parameters": results[0].get("parameters"),
         "model": str(config.model) if config.model else None,
         "split": {name: getattr(config, name) for name in ("split_seed", "valid_fraction", "folds", "length")}
         | ({} if config.keep == "middle" else {"keep": config.keep}),
@@ -104,7 +106,8 @@ def draw_curves(curves: list[list[dict[str, Any]]], summary: dict[str, Any], out
 def describe(summary: dict[str, Any]) -> str:
     """The table of the results, for the terminal."""
     lines = [f"{'test':<52} {'mean':>8} {'± s.d.':>8}  runs"]
-    lines += [_row(f"{summary['method']}, {name}", value) for name, value in summary["test"].items()]
+    row = summary["method"] if summary["ablation"] == "none" else summary["ablation"]
+    lines += [_row(f"{row}, {name}", value) for name, value in summary["test"].items()]
     lines += [f"{name + ', accuracy':<52} {value:>8.4f}" for name, value in summary.get("baseline", {}).items()]
     lines += [f"{'published, ' + name:<52} {value:>8.4f}" for name, value in summary.get("published", {}).items()]
     lines += [f"not comparable with the published figure: {reason}" for reason in summary.get("not_comparable", ())]

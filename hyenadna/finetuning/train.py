@@ -34,13 +34,14 @@ from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import batches
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.batches import IGNORED, augment, draw_examples, epoch_batches, parts
-from hyenadna.finetuning.config import FinetuneConfig, apply_preset, changes
+from hyenadna.finetuning.config import FinetuneConfig, apply_ablation, apply_preset, changes
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
 from hyenadna.finetuning.runs import Run, RunFolders
 from hyenadna.inference.logits import batch_logits, packed_logits
 from hyenadna.model.device import autocast, pick_device
+from hyenadna.model.kmers import Kmers
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss_of_states
 from hyenadna.training.optim import lr_scale, parameter_groups
@@ -65,7 +66,8 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     """
     # 1. The options, the data and the runs.
     with world().agreed():
-        given, config = config, apply_preset(config)
+        given = apply_ablation(config)
+        config = apply_preset(given)
         config.check()
     tells = progress and world().is_first
     if tells and config.preset is not None:
@@ -227,6 +229,7 @@ def train(
     optimizer = torch.optim.AdamW(parameter_groups(learnt, config.weight_decay), lr=config.lr)
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
     validated = trained if average is None else average.module
+    kmers = Kmers.of(getattr(model, "config", None))
     metric = config.chosen_metric
     best = BestEpoch(lower_is_better=metric == "mse")
     examples = draw_examples(data.train, config.train_examples, config.split_seed)
@@ -241,7 +244,7 @@ def train(
             # 2. One pass over the training split.
             trained.train()
             if config.method == "frozen":
-                model.hyena.eval()
+                model.base_model.eval()
             losses: list[float] = []
             lm_losses: list[float] = []
             for rows in epoch_batches(examples, config.batch_size, rng, balanced=config.balanced):
@@ -255,7 +258,9 @@ def train(
                 sequences = augment(sequences, rng, both_strands=config.reverse_complement, crop=config.crop)
                 optimizer.zero_grad(set_to_none=True)
                 step_loss = step_lm_loss = 0.0
-                for part in parts(examples, rows, sequences, device, config.pack_tokens, accumulate=config.accumulate):
+                for part in parts(
+                    examples, rows, sequences, device, config.pack_tokens, kmers, accumulate=config.accumulate
+                ):
                     loss, lm_loss = batch_losses(config, trained, head, *part)
                     step_loss += float(loss.detach())
                     if lm_loss is not None:
@@ -305,7 +310,9 @@ def train(
             result["shots"][str(shots)] = score(trained, data.test, config, device)[0]
         trained.shots = config.shots
     result["test"], result["undefined"] = score(trained, data.test, config, device)
-    return trained.merge_and_unload() if config.method == "lora" else model, epochs, result
+    made = trained.merge_and_unload() if config.method == "lora" else model
+    result["parameters"] = sum(parameter.numel() for parameter in made.parameters())
+    return made, epochs, result
 
 
 class BestEpoch:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 
+from hyenadna.baselines.loading import Backbone, load_backbone
+from hyenadna.common.errors import InputError
 from hyenadna.common.parts import tell_idle
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
@@ -20,8 +23,8 @@ from hyenadna.inference.config import EmbedConfig
 from hyenadna.inference.embeddings import Parts
 from hyenadna.inference.hidden import hidden_states
 from hyenadna.model.device import pick_device
+from hyenadna.model.kmers import Kmers
 from hyenadna.model.loading import without_transformers_bars
-from hyenadna.model.modeling import HyenaDNAModel
 
 # Bases after which a part of a file ends: with --pooling token, 2 GB of vectors of width 128.
 _PART_BASES = 1 << 22
@@ -76,14 +79,21 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
         return total
 
 
-def _load_model(config: EmbedConfig) -> HyenaDNAModel:
+def _load_model(config: EmbedConfig) -> Backbone:
     device = pick_device(config.device)
-    model = HyenaDNAModel.from_pretrained(config.model, dtype=torch.float32)
+    model = load_backbone(config.model, dtype=torch.float32)
     check_windows(config.window, config.stride, model.config.max_seq_len)
+    if config.pooling == "token" and (kmers := Kmers.of(model.config)):
+        raise InputError(
+            f"`pooling` token: {config.model} reads words of {kmers.k} bases and has no vectors of bases; choose mean "
+            "or last"
+        )
     if config.random_weights:
         torch.manual_seed(config.seed)
-        model = HyenaDNAModel(model.config).eval()
-    return model.to(device)
+        kind: Any = type(model)
+        model = kind(model.config).eval()
+    moved: Any = model
+    return moved.to(device)
 
 
 def _part(records: Iterator[Record], size: int) -> Iterator[Record]:
@@ -104,7 +114,7 @@ def _tell_idle(sequences: Sequences, total: int, size: int) -> None:
         tell_idle(count, "part", "lower part_size")
 
 
-def _embed_part(model: HyenaDNAModel, records: Sequence[Record], config: EmbedConfig) -> dict[str, np.ndarray]:
+def _embed_part(model: Backbone, records: Sequence[Record], config: EmbedConfig) -> dict[str, np.ndarray]:
     """The columns of a part, with a row for each sequence or for each base."""
     states = hidden_states(
         model,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
-from hyena_kernels import cache_filters
+from hyenadna.baselines.loading import Backbone, LanguageModel, keep_filters
 from hyenadna.common.errors import InputError
 from hyenadna.data.packs import pack
 from hyenadna.data.sequences import Every, Mean, per_position, to_tensor
-from hyenadna.model.modeling import HyenaDNAForCausalLM, HyenaDNAModel
+from hyenadna.model.kmers import Kmers
 
 
 def hidden_states(
-    model: HyenaDNAModel | HyenaDNAForCausalLM,
+    model: Backbone | LanguageModel,
     sequences: Iterable[tuple[str, np.ndarray]],
     *,
     batch_size: int = 16,
@@ -25,15 +26,16 @@ def hidden_states(
     n_to_pad: bool = True,
     collect: Callable[[int], Every] = Every,
 ) -> Iterator[np.ndarray]:
-    """States after the final LayerNorm of every base.
+    """States after the final LayerNorm of every base, or of every word of a k-mer model.
 
     Args:
         model: a model in ``eval()``; only the backbone of a language model is used.
-        sequences: names for messages, and uint8 token ids ``(L,)``.
+        sequences: names for messages, and uint8 ids of bases ``(L,)``.
         batch_size: windows at a time. It changes states by rounding only.
         pack_tokens: tokens of a row into which windows are packed without pads, in place of ``batch_size``. It changes
             states by rounding only. 0 pads the windows of a batch.
-        window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`.
+        window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`; in words
+            of a k-mer model.
         stride: bases between the starts of two windows.
         n_to_pad: show N to the model as [PAD], as in pretraining.
         collect: what is kept of a sequence's states, see :func:`hyenadna.data.sequences.per_position`.
@@ -43,9 +45,13 @@ def hidden_states(
         ``collect`` makes of it.
 
     Raises:
-        InputError: a sequence is longer than the model takes, or the states are not finite.
+        InputError: a sequence is longer than the model takes, or shorter than a word of it, or the states are not
+            finite.
     """
-    backbone = model.base_model
+    backbone: Any = model.base_model
+    if kmers := Kmers.of(model.config):
+        # The id of N is that of a word.
+        sequences, n_to_pad = _words(sequences, kmers), False
 
     def compute(rows: list[np.ndarray]) -> list[np.ndarray]:
         with torch.no_grad():
@@ -70,12 +76,21 @@ def hidden_states(
         window=window,
         stride=stride,
         collect=collect,
-        computing=lambda: cache_filters(backbone),
+        computing=lambda: keep_filters(backbone),
     )
 
 
+def _words(sequences: Iterable[tuple[str, np.ndarray]], kmers: Kmers) -> Iterator[tuple[str, np.ndarray]]:
+    for name, ids in sequences:
+        try:
+            words = kmers.ids(ids)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        yield name, words
+
+
 def mean_states(
-    model: HyenaDNAModel | HyenaDNAForCausalLM,
+    model: Backbone | LanguageModel,
     sequences: Iterable[tuple[str, np.ndarray]],
     *,
     batch_size: int = 16,

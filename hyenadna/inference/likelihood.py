@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from hyena_kernels import cache_filters
+from hyenadna.baselines import loading
+from hyenadna.baselines.loading import LanguageModel, keep_filters
 from hyenadna.common.choices import Precision
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID
@@ -17,12 +19,11 @@ from hyenadna.data.packs import pack
 from hyenadna.data.sequences import per_position, to_tensor
 from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
-from hyenadna.model.modeling import HyenaDNAForCausalLM
 
 
 @without_transformers_bars()
-def load_language_model(path: Path, device: str, precision: Precision) -> HyenaDNAForCausalLM:
-    """Load a language model in ``eval()``.
+def load_language_model(path: Path, device: str, precision: Precision) -> LanguageModel:
+    """Load a language model in ``eval()``: a HyenaDNA or a GPT.
 
     Args:
         path: the checkpoint.
@@ -33,7 +34,9 @@ def load_language_model(path: Path, device: str, precision: Precision) -> HyenaD
         InputError: there is no such checkpoint or device, or the checkpoint has no language-model head.
     """
     place = pick_device(device)
-    return HyenaDNAForCausalLM.from_pretrained(path, dtype=getattr(torch, precision)).to(place)
+    model: Any = loading.load_language_model(path, dtype=getattr(torch, precision))
+    moved: LanguageModel = model.to(place)
+    return moved
 
 
 @dataclass
@@ -52,7 +55,7 @@ class LogLikelihoodScorer:
         n_to_pad: show N to the model as [PAD], as in pretraining.
     """
 
-    model: HyenaDNAForCausalLM
+    model: LanguageModel
     batch_size: int = 16
     pack_tokens: int = 0
     window: int | None = None
@@ -79,7 +82,7 @@ class LogLikelihoodScorer:
             max_length=self.model.config.max_seq_len,
             window=self.window,
             stride=self.stride,
-            computing=lambda: cache_filters(self.model),
+            computing=lambda: keep_filters(self.model),
         )
 
     def _score(self, rows: list[np.ndarray]) -> list[np.ndarray]:
@@ -88,7 +91,8 @@ class LogLikelihoodScorer:
         else:
             ids, plan = to_tensor(rows, self.model.device, n_to_pad=self.n_to_pad), None
         with torch.no_grad():
-            logits = self.model(ids, cu_seqlens=plan).logits[:, :-1]
+            packed = {} if plan is None else {"cu_seqlens": plan}
+            logits = self.model(ids, **packed).logits[:, :-1]
             wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
             nats = wide.gather(2, ids[:, 1:, None])[..., 0].double().cpu().numpy()
         scores = []

@@ -12,6 +12,7 @@ from torch import Tensor
 from hyenadna.common.vocab import reverse_complement
 from hyenadna.data.packs import pack
 from hyenadna.data.sequences import to_tensor
+from hyenadna.model.kmers import Kmers
 
 
 def batch_logits(model: Any, sequences: Sequence[np.ndarray], device: torch.device, *, both_strands: bool) -> Tensor:
@@ -19,18 +20,19 @@ def batch_logits(model: Any, sequences: Sequence[np.ndarray], device: torch.devi
 
     Args:
         model: a classifier, in ``eval()``.
-        sequences: token ids ``(L,)`` of each.
+        sequences: ids of bases ``(L,)`` of each.
         device: device of the model.
         both_strands: average the logits of a sequence and of its reverse complement.
 
     Returns:
         ``(B, columns)``, or ``(B, L, columns)`` of a token classifier, in float32.
     """
+    kmers = Kmers.of(getattr(model, "config", None))
     with torch.no_grad():
-        logits: Tensor = model(to_tensor(sequences, device)).logits.float()
+        logits: Tensor = model(to_tensor(sequences, device, kmers=kmers)).logits.float()
         if both_strands:
             turned = [reverse_complement(ids) for ids in sequences]
-            logits = (logits + model(to_tensor(turned, device)).logits.float()) / 2
+            logits = (logits + model(to_tensor(turned, device, kmers=kmers)).logits.float()) / 2
     return logits
 
 
@@ -44,7 +46,7 @@ def packed_logits(
     """
 
     def compute(rows: Sequence[np.ndarray]) -> Tensor:
-        ids, segments = pack(rows, device)
+        ids, segments = pack(rows, device, kmers=Kmers.of(model.config))
         logits: Tensor = model(ids, cu_seqlens=segments).logits
         return logits.float()
 

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyena_kernels import cache_filters
+from hyenadna.baselines.loading import (
+    SequenceClassifier,
+    TokenClassifier,
+    keep_filters,
+    load_sequence_classifier,
+    load_token_classifier,
+)
 from hyenadna.common.choices import Keep
 from hyenadna.common.errors import InputError
 from hyenadna.common.parts import tell_idle
@@ -27,7 +33,7 @@ from hyenadna.inference.logits import batch_logits
 from hyenadna.inference.prompted import PROMPT_FILE, PromptedClassifier, SoftPrompt
 from hyenadna.model import adapters, checkpoint, locate
 from hyenadna.model.device import pick_device
-from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
+from hyenadna.model.kmers import Kmers
 from hyenadna.model.loading import without_transformers_bars
 
 
@@ -52,7 +58,7 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
         with world().agreed():
             config.check()
             predictor = _Predictor(config)
-            stack.enter_context(cache_filters(predictor.model))
+            stack.enter_context(keep_filters(predictor.model))
             sequences = stack.enter_context(
                 open_sequences(
                     fasta=config.fasta, table=config.table, sequence_column=config.sequence_column, progress=progress
@@ -102,7 +108,7 @@ class _Predictor:
     def __init__(self, config: PredictConfig) -> None:
         self.model = model = load_classifier(config.model)
         model.to(pick_device(config.device))  # type: ignore[arg-type]
-        is_token = isinstance(model, HyenaDNAForTokenClassification)
+        is_token = isinstance(model, TokenClassifier)
         trained: Any
         if isinstance(model, PromptedClassifier):
             self._names, self._max_length, self._problem = model.names, model.max_length, None
@@ -113,8 +119,10 @@ class _Predictor:
             self._max_length, self._problem = model.config.max_seq_len, model.config.problem_type
             self._device, trained = model.device, model.config
         self._is_token = is_token
-        self._length: int | None = trained.train_length
-        self._keep: Keep = trained.train_keep
+        # The configurations of other models have these fields only where fine-tuning set them.
+        self._length: int | None = getattr(trained, "train_length", None)
+        self._keep: Keep = getattr(trained, "train_keep", "middle")
+        self._kmers = Kmers.of(getattr(model, "config", None))
         self._both_strands = config.reverse_complement
         self._is_classes = not is_token and self._problem in (None, "single_label_classification")
         if is_token and max(map(len, self._names)) > 1:
@@ -150,6 +158,11 @@ class _Predictor:
                 )
         batch = [record._replace(ids=record.ids[kept(len(record.ids), self._length, self._keep)]) for record in batch]
         for record in batch:
+            if self._kmers and 0 < len(record.ids) < self._kmers.k:
+                raise InputError(
+                    f"{record.where}: {len(record.ids)} bases are shorter than the words of {self._kmers.k} that the "
+                    "model reads; leave the sequence out"
+                )
             if len(record.ids) > (most := self._max_length):
                 raise InputError(
                     f"{record.where}: {len(record.ids):,} bases are longer than the {most:,} that the model is made "
@@ -167,7 +180,7 @@ class _Predictor:
         return rows
 
 
-Classifier = HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification | PromptedClassifier
+Classifier = SequenceClassifier | TokenClassifier | PromptedClassifier
 
 
 def load_classifier(path: Path) -> Classifier:
@@ -186,16 +199,12 @@ def load_classifier(path: Path) -> Classifier:
     if (path / PROMPT_FILE).is_file():
         return SoftPrompt.load(path)
     stored = locate.read_json(source.config_file)
-    is_token = HyenaDNAForTokenClassification.__name__ in (stored.get("architectures") or [])
+    is_token = any(name.endswith("ForTokenClassification") for name in stored.get("architectures") or [])
     is_token = is_token or adapter.get("task_type") == "TOKEN_CLS"
     has_head = any(name.startswith("score.") for name in checkpoint.weight_names(source))
     if not has_head and "score" not in (adapter.get("modules_to_save") or []):
         raise InputError(f"{path}: has no trained head to predict with; make one with hyenadna finetune --model {path}")
-    kind: Any = HyenaDNAForTokenClassification if is_token else HyenaDNAForSequenceClassification
-    model: HyenaDNAForSequenceClassification | HyenaDNAForTokenClassification = kind.from_pretrained(
-        path, dtype=torch.float32
-    )
-    return model
+    return (load_token_classifier if is_token else load_sequence_classifier)(path, dtype=torch.float32)
 
 
 def _fields(logits: Tensor, names: list[str], problem: str | None, length: int, is_classes: bool) -> list[object]:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hyenadna.baselines.loading import LanguageModel
 from hyenadna.common.choices import ScoreMode
 from hyenadna.data.genome import Genome
 from hyenadna.data.variants import NO_CONTEXT, TOO_LONG, Variant, VariantRecord, Windows, alleles, justify, windows
 from hyenadna.inference.hidden import mean_states
 from hyenadna.inference.likelihood import LogLikelihoodScorer
-from hyenadna.model.modeling import HyenaDNAForCausalLM
 
 _REMARK = "score, but "
 
@@ -52,7 +52,7 @@ class VariantScorer:
         n_to_pad: show N to the model as [PAD].
     """
 
-    model: HyenaDNAForCausalLM
+    model: LanguageModel
     genome: Genome
     mode: ScoreMode
     size: int

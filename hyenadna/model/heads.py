@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from hyena_kernels.distributed import ContextShards
 from hyenadna.common.errors import InputError
 from hyenadna.model import context as split, packing, padding
 from hyenadna.model.arguments import check_arguments
-from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.config import DNAConfig, HyenaDNAConfig
 from hyenadna.model.modeling import HyenaDNAModel
 from hyenadna.model.pretrained import HyenaDNAPreTrainedModel, check_labels
 
@@ -49,8 +50,8 @@ def pool(hidden: Tensor, real: Tensor, how: str) -> Tensor:
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
 
 
-def _real_positions(
-    config: HyenaDNAConfig, input_ids: Tensor | None, attention_mask: Tensor | None, hidden: Tensor
+def real_positions(
+    config: DNAConfig, input_ids: Tensor | None, attention_mask: Tensor | None, hidden: Tensor
 ) -> Tensor:
     """Bool ``(B, L)``: from the mask if there is one, otherwise from the pads among the ids, otherwise all True."""
     if attention_mask is not None:
@@ -58,6 +59,50 @@ def _real_positions(
     if input_ids is not None:
         return input_ids != config.pad_token_id
     return torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+
+
+def sequence_loss(model: Any, logits: Tensor, labels: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """The loss of a prediction for each sequence, as the configuration's ``problem_type`` says.
+
+    Args:
+        model: a model of transformers.
+        logits: ``(B, num_labels)``.
+        labels: see :meth:`HyenaDNAForSequenceClassification.forward`.
+        given: further arguments of ``forward``, of which ``num_items_in_batch`` is read.
+
+    Raises:
+        InputError: on the CPU, a class index is neither a column of the logits nor -100.
+    """
+    kind = model.config.problem_type or (logits.shape[1] > 1 and "single_label_classification")
+    if kind == "single_label_classification" and not labels.is_floating_point():
+        check_labels(labels, logits.shape[1])
+    extra = {"num_items_in_batch": given["num_items_in_batch"]} if "num_items_in_batch" in given else {}
+    loss: Tensor = model.loss_function(labels=labels, pooled_logits=logits, config=model.config, **extra)
+    return loss
+
+
+def token_loss(logits: Tensor, labels: Tensor, attention_mask: Tensor | None, items: Any = None) -> Tensor:
+    """The cross entropy of a prediction for each position, a scalar in float32 or better.
+
+    Args:
+        logits: ``(B, L, num_labels)``.
+        labels: ``(B, L)`` class indices; -100 leaves a position out.
+        attention_mask: ``(B, L)``. Positions where it is 0 are left out.
+        items: a divisor of the summed loss in place of its mean.
+
+    Raises:
+        InputError: labels have another shape; or, on the CPU, one is neither a column of the logits nor -100.
+    """
+    if labels.shape != logits.shape[:2]:
+        raise InputError(f"labels {tuple(labels.shape)} must be (B, L), here {tuple(logits.shape[:2])}")
+    check_labels(labels, logits.shape[2])
+    if attention_mask is not None:
+        real = padding.real_positions(attention_mask, logits.shape[:2], logits.device)
+        labels = labels.masked_fill(~real.to(labels.device), -100)
+    wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    targets = labels.flatten().to(logits.device, torch.long)
+    loss = F.cross_entropy(wide, targets, reduction="mean" if items is None else "sum")
+    return loss if items is None else loss / torch.as_tensor(items, device=loss.device)
 
 
 class _HyenaDNAClassifier(HyenaDNAPreTrainedModel):
@@ -137,17 +182,11 @@ class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
             return_dict=True,
         )
         hidden = output.last_hidden_state
-        real = _real_positions(self.config, input_ids, attention_mask, hidden)
+        real = real_positions(self.config, input_ids, attention_mask, hidden)
         how = self.config.pooling
         pooled = pool(hidden, real, how) if segments is None else packing.pool_segments(hidden, real, how, segments)
         logits = self.score(pooled)
-        loss = None
-        if labels is not None:
-            kind = self.config.problem_type or (logits.shape[1] > 1 and "single_label_classification")
-            if kind == "single_label_classification" and not labels.is_floating_point():
-                check_labels(labels, logits.shape[1])
-            extra = {"num_items_in_batch": kwargs["num_items_in_batch"]} if "num_items_in_batch" in kwargs else {}
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **extra)
+        loss = None if labels is None else sequence_loss(self, logits, labels, kwargs)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
 
 
@@ -225,19 +264,7 @@ class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
             return_dict=True,
         )
         logits = self.score(output.last_hidden_state)
-        loss = None
-        if labels is not None:
-            if labels.shape != logits.shape[:2]:
-                raise InputError(f"labels {tuple(labels.shape)} must be (B, L), here {tuple(logits.shape[:2])}")
-            check_labels(labels, logits.shape[2])
-            if attention_mask is not None:
-                real = _real_positions(self.config, input_ids, attention_mask, logits)
-                labels = labels.masked_fill(~real.to(labels.device), -100)
-            wide = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
-            targets = labels.flatten().to(logits.device, torch.long)
-            items = kwargs.get("num_items_in_batch")
-            loss = F.cross_entropy(wide, targets, reduction="mean" if items is None else "sum")
-            loss = loss if items is None else loss / torch.as_tensor(items, device=loss.device)
+        loss = None if labels is None else token_loss(logits, labels, attention_mask, kwargs.get("num_items_in_batch"))
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
 
 

@@ -26,6 +26,7 @@ from hyenadna.model import checkpoint, context as split, decoding, packing, padd
 from hyenadna.model.arguments import check_arguments
 from hyenadna.model.cache import NAME, HyenaCache, HyenaDNACausalLMOutput, chosen, refusal
 from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.kmers import KmerTokenizer
 from hyenadna.model.layers import HyenaDNABackbone
 from hyenadna.model.loss import merge_ignored, next_token_loss_of_states
 from hyenadna.model.pretrained import HyenaDNAPreTrainedModel, check_labels, has_values
@@ -212,6 +213,12 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
                 f"config: bidirectional is {config.bidirectional!r}, and a language model has to be causal: a "
                 "bidirectional one sees the token that it is to predict, so there is no loss, score or generation; "
                 "classify with it, or embed"
+            )
+        if config.kmer is not None:
+            raise InputError(
+                f"config: kmer is {config.kmer}, and a language model here predicts bases: a word shares all but "
+                "kmer_stride of its bases with the one before, so its perplexity compares with no other; classify "
+                "with such a model, or embed"
             )
         super().__init__(config)
         self.hyena = HyenaDNAModel(config)
@@ -609,6 +616,7 @@ AutoModel.register(HyenaDNAConfig, HyenaDNAModel)
 AutoModelForCausalLM.register(HyenaDNAConfig, HyenaDNAForCausalLM)
 # The Trainer looks this name up to shift the labels of a smoothed loss, and pipelines to know their task.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[HyenaDNAConfig.model_type] = HyenaDNAForCausalLM.__name__
+AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=KmerTokenizer, exist_ok=True)
 # Published tokenizer folders name the first class, folders saved by this package the second.
 AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=HyenaDNATokenizer, exist_ok=True)
 AutoTokenizer.register(HyenaDNAConfig, slow_tokenizer_class=DNATokenizer, exist_ok=True)

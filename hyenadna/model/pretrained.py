@@ -1,4 +1,4 @@
-"""What all HyenaDNA models share: initialisation, loading, saving, and the checks of ids and labels."""
+"""What the models share: initialisation, loading, saving, and the checks of ids and labels."""
 
 # transformers declares its class attributes without ClassVar, and a subclass cannot add it.
 # ruff: noqa: RUF012
@@ -28,7 +28,7 @@ from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.common.files import atomic_dir
 from hyenadna.model import adapters, checkpoint, gathering, locate
 from hyenadna.model.arguments import check_length
-from hyenadna.model.config import HyenaDNAConfig
+from hyenadna.model.config import DNAConfig, HyenaDNAConfig
 from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, HyenaDNAEmbeddings, Recomputation, directly
 
 logger = logging.getLogger(__name__)
@@ -41,97 +41,12 @@ _POSITIVE = ("temperature", "top_p", "num_beams", "max_length", "max_new_tokens"
 _OF_SLICES = {"determinism_check", "early_stop", "preserve_rng_state", "use_reentrant"}
 
 
-class HyenaDNAPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and saving, common to all HyenaDNA models."""
+class DNAPreTrainedModel(PreTrainedModel):
+    """Loading and saving of all models here: strict, with errors of one line, and files that are whole."""
 
-    config_class = HyenaDNAConfig
-    config: HyenaDNAConfig
-    base_model_prefix = "hyena"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["HyenaDNABlock"]
-    # 16 bits are too few for sines of frequency 10 and more over up to 1,000,000 positions.
-    _keep_in_fp32_modules_strict = ["filter_fn"]
-    _keys_to_ignore_on_load_missing = [r"filter_fn\.pos_emb\.[zt]$", r"filter_fn\.modulation\.deltas$"]
+    config: DNAConfig
     # Heads that a checkpoint may lack. They get new weights.
     _new_heads: tuple[str, ...] = ()
-
-    if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
-        # The first releases of transformers 5 have only its older name.
-        activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
-
-    def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Any = recomputed, *args: Any, **kwargs: Any
-    ) -> None:
-        """As the base class, which all ways of turning checkpointing on and off call.
-
-        ``slices`` among the arguments of the function is ``"auto"``: blocks keep their input alone, and are computed in
-        slices where they are long; or False: every block is given whole to ``torch.utils.checkpoint``. The default is
-        ``"auto"``, but False where something else than that function is asked for, or code to run in it.
-
-        Raises:
-            InputError: ``slices`` is neither of these, or ``"auto"`` beside arguments that slices cannot honour.
-        """
-        function: Any = gradient_checkpointing_func
-        options = dict(function.keywords) if isinstance(function, partial) else {}
-        slices = options.pop("slices", None)
-        if not (slices is None or slices is False or slices == "auto"):
-            raise InputError(f'gradient checkpointing: slices must be "auto" or False, got {slices!r}')
-        if isinstance(function, partial):
-            if slices is not None:
-                options.setdefault("use_reentrant", False)
-            function = partial(function.func, *function.args, **options)
-        can_slice = getattr(function, "func", function) is recomputed and options.keys() <= _OF_SLICES
-        if slices == "auto" and not can_slice:
-            others = ", ".join(sorted(options.keys() - _OF_SLICES)) or "another function, as of offload"
-            raise InputError(f"gradient checkpointing: blocks in slices cannot honour {others}; set slices to False")
-        super()._set_gradient_checkpointing(enable, function, *args, **kwargs)
-        for block in self.modules():
-            if isinstance(block, HyenaDNABlock):
-                # Past nn.Module, which takes its attributes for modules or tensors.
-                block.__dict__["_gradient_checkpointing_func"] = directly
-                block.recomputation = Recomputation(
-                    function, "preserve_rng_state" in options, can_slice and slices is not False
-                )
-
-    @property
-    def embeddings(self) -> HyenaDNAEmbeddings:
-        """The backbone's embeddings under the name that peft looks for. Otherwise it searches for vocab_size rows."""
-        backbone: HyenaDNABackbone = self.base_model.backbone  # type: ignore[assignment]
-        return backbone.embeddings
-
-    def _init_weights(self, module: Any) -> None:
-        """Initialise weights as the original does. transformers calls this for weights that were not loaded.
-
-        Every Linear and the embedding get N(0, initializer_range) and zero bias. Layers that write into the residual
-        are smaller by √(2 n_layer). The short convolution gets PyTorch's default, the skip N(0, 1), and the frequencies
-        ``activation_freq``.
-        """
-        if isinstance(module, nn.Conv1d):
-            module.reset_parameters()
-            return
-        super()._init_weights(module)
-        if getattr(module, "adds_to_residual", False):
-            std = self.config.initializer_range / math.sqrt(2 * self.config.n_layer)
-            init.normal_(module.weight, mean=0.0, std=std)
-        elif isinstance(module, HyenaFilter):
-            init.normal_(module.bias)
-        elif hasattr(module, "reset_buffers"):
-            # from_pretrained makes modules on the meta device, so buffers that the checkpoint lacks are still empty.
-            module.reset_buffers()
-        elif hasattr(module, "freq"):
-            init.constant_(module.freq, self.config.activation_freq)
-
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """As the base class, and beside what ``tie_word_embeddings`` says.
-
-        The sines of one filter share their frequency, and the layers of a model the features of the positions.
-        """
-        super().tie_weights(*args, **kwargs)
-        for module in self.modules():
-            if isinstance(module, HyenaFilter):
-                module.implicit_filter.share_freq()
-            elif isinstance(module, SharesPositions):
-                module.share_positions()
 
     @classmethod
     def from_pretrained(
@@ -168,13 +83,13 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         if source is None:
             hub = {key: kwargs.pop(key) for key in checkpoint.HUB_ARGUMENTS if key in kwargs}
             source = checkpoint.download(str(base), **wanted, **hub)
-        config, kwargs = _read_config(source, kwargs)
+        config, kwargs = _read_config(cls.config_class, source, kwargs)
         with_info = kwargs.pop("output_loading_info", False)
         allow_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
         weights = checkpoint.load_weights(source)
-        if cls.can_generate() and any(key.startswith("score.") for key in weights):
+        if hasattr(cls, "next_token_loss") and any(key.startswith("score.") for key in weights):
             raise InputError(f"{base}: is fine-tuned and has no language head; use the model that it was tuned from")
-        weights = _as_loaded(weights, config)
+        weights = cls._of_files(weights, config)
         if any(
             ".filter_fn." in key and tensor.is_floating_point() and tensor.itemsize < 4
             for key, tensor in weights.items()
@@ -211,8 +126,13 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
         return (model, info) if with_info else model
 
     @classmethod
+    def _of_files(cls, weights: dict[str, Tensor], config: DNAConfig) -> dict[str, Tensor]:
+        """The weights of a file under the names that the model expects."""
+        return weights
+
+    @classmethod
     def _mismatched(
-        cls, source: locate.Source, weights: Mapping[str, Tensor], config: HyenaDNAConfig
+        cls, source: locate.Source, weights: Mapping[str, Tensor], config: DNAConfig
     ) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
         """Key, shape in the checkpoint and shape in the model of every weight where the two differ.
 
@@ -228,10 +148,14 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
                 f"{max(layers) + 1} layers"
             )
         with torch.device("meta"):
-            expected = {_bare(key): (key, tuple(tensor.shape)) for key, tensor in cls(config).state_dict().items()}
-        shapes = {_bare(key): tuple(tensor.shape) for key, tensor in weights.items()}
+            expected = {cls._bare(key): (key, tuple(tensor.shape)) for key, tensor in cls(config).state_dict().items()}
+        shapes = {cls._bare(key): tuple(tensor.shape) for key, tensor in weights.items()}
         found = [(*expected[bare], shape) for bare, shape in shapes.items() if bare in expected]
         return [(key, shape, wanted) for key, wanted, shape in found if shape != wanted]
+
+    @classmethod
+    def _bare(cls, key: str) -> str:
+        return key.removeprefix(f"{cls.base_model_prefix}.")
 
     def save_pretrained(
         self,
@@ -383,11 +307,108 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
                 raise InputError(f"input_ids hold the id {wrong}: the embedding has {rows} rows, ids 0 to {rows - 1}")
 
 
-def _stored_config(source: locate.Source) -> HyenaDNAConfig:
+class HyenaDNAPreTrainedModel(DNAPreTrainedModel):
+    """Initialisation, loading and saving, common to all HyenaDNA models."""
+
+    config_class = HyenaDNAConfig
+    config: HyenaDNAConfig
+    base_model_prefix = "hyena"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HyenaDNABlock"]
+    # 16 bits are too few for sines of frequency 10 and more over up to 1,000,000 positions.
+    _keep_in_fp32_modules_strict = ["filter_fn"]
+    _keys_to_ignore_on_load_missing = [r"filter_fn\.pos_emb\.[zt]$", r"filter_fn\.modulation\.deltas$"]
+
+    if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
+        # The first releases of transformers 5 have only its older name.
+        activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = recomputed, *args: Any, **kwargs: Any
+    ) -> None:
+        """As the base class, which all ways of turning checkpointing on and off call.
+
+        ``slices`` among the arguments of the function is ``"auto"``: blocks keep their input alone, and are computed in
+        slices where they are long; or False: every block is given whole to ``torch.utils.checkpoint``. The default is
+        ``"auto"``, but False where something else than that function is asked for, or code to run in it.
+
+        Raises:
+            InputError: ``slices`` is neither of these, or ``"auto"`` beside arguments that slices cannot honour.
+        """
+        function: Any = gradient_checkpointing_func
+        options = dict(function.keywords) if isinstance(function, partial) else {}
+        slices = options.pop("slices", None)
+        if not (slices is None or slices is False or slices == "auto"):
+            raise InputError(f'gradient checkpointing: slices must be "auto" or False, got {slices!r}')
+        if isinstance(function, partial):
+            if slices is not None:
+                options.setdefault("use_reentrant", False)
+            function = partial(function.func, *function.args, **options)
+        can_slice = getattr(function, "func", function) is recomputed and options.keys() <= _OF_SLICES
+        if slices == "auto" and not can_slice:
+            others = ", ".join(sorted(options.keys() - _OF_SLICES)) or "another function, as of offload"
+            raise InputError(f"gradient checkpointing: blocks in slices cannot honour {others}; set slices to False")
+        super()._set_gradient_checkpointing(enable, function, *args, **kwargs)
+        for block in self.modules():
+            if isinstance(block, HyenaDNABlock):
+                # Past nn.Module, which takes its attributes for modules or tensors.
+                block.__dict__["_gradient_checkpointing_func"] = directly
+                block.recomputation = Recomputation(
+                    function, "preserve_rng_state" in options, can_slice and slices is not False
+                )
+
+    @property
+    def embeddings(self) -> HyenaDNAEmbeddings:
+        """The backbone's embeddings under the name that peft looks for. Otherwise it searches for vocab_size rows."""
+        backbone: HyenaDNABackbone = self.base_model.backbone  # type: ignore[assignment]
+        return backbone.embeddings
+
+    def _init_weights(self, module: Any) -> None:
+        """Initialise weights as the original does. transformers calls this for weights that were not loaded.
+
+        Every Linear and the embedding get N(0, initializer_range) and zero bias. Layers that write into the residual
+        are smaller by √(2 n_layer). The short convolution gets PyTorch's default, the skip N(0, 1), and the frequencies
+        ``activation_freq``.
+        """
+        if isinstance(module, nn.Conv1d):
+            module.reset_parameters()
+            return
+        super()._init_weights(module)
+        if getattr(module, "adds_to_residual", False):
+            std = self.config.initializer_range / math.sqrt(2 * self.config.n_layer)
+            init.normal_(module.weight, mean=0.0, std=std)
+        elif isinstance(module, HyenaFilter):
+            init.normal_(module.bias)
+        elif hasattr(module, "reset_buffers"):
+            # from_pretrained makes modules on the meta device, so buffers that the checkpoint lacks are still empty.
+            module.reset_buffers()
+        elif hasattr(module, "freq"):
+            init.constant_(module.freq, self.config.activation_freq)
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """As the base class, and beside what ``tie_word_embeddings`` says.
+
+        The sines of one filter share their frequency, and the layers of a model the features of the positions.
+        """
+        super().tie_weights(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, HyenaFilter):
+                module.implicit_filter.share_freq()
+            elif isinstance(module, SharesPositions):
+                module.share_positions()
+
+    @classmethod
+    def _of_files(cls, weights: dict[str, Tensor], config: DNAConfig) -> dict[str, Tensor]:
+        assert isinstance(config, HyenaDNAConfig)
+        return _as_loaded(weights, config)
+
+
+def _stored_config(kind: Any, source: locate.Source) -> Any:
+    """The stored configuration, of the class ``kind``."""
     content = locate.read_json(source.config_file)
-    read: Any = HyenaDNAConfig.from_original if source.format == "original" else HyenaDNAConfig.from_dict
+    read: Any = HyenaDNAConfig.from_original if source.format == "original" else kind.from_dict
     try:
-        made: HyenaDNAConfig = read(content)
+        made = read(content)
     except InputError as error:
         text = str(error).removeprefix("config: ").removeprefix("config.json: ")
         raise InputError(f"{source.config_file}: {text}") from error
@@ -436,11 +457,7 @@ def _remove_old_weights(folder: Path, written: set[str], variant: str | None) ->
             file.unlink(missing_ok=True)
 
 
-def _bare(key: str) -> str:
-    return key.removeprefix("hyena.")
-
-
-def _check_length(source: locate.Source, stored: HyenaDNAConfig, length: Any) -> None:
+def _check_length(source: locate.Source, stored: Any, length: Any) -> None:
     """Raise InputError unless ``length`` is the checkpoint's own ``max_seq_len``."""
     if length != stored.max_seq_len:
         raise InputError(
@@ -470,24 +487,24 @@ def check_labels(labels: Tensor, columns: int) -> None:
             )
 
 
-def _read_config(source: locate.Source, kwargs: dict[str, Any]) -> tuple[HyenaDNAConfig, dict[str, Any]]:
-    """The configuration of the model, and those of ``kwargs`` that do not belong to it.
+def _read_config(kind: Any, source: locate.Source, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The configuration of the model, of the class ``kind``, and those of ``kwargs`` that do not belong to it.
 
     It is the one among ``kwargs``, or the stored one with the overrides among ``kwargs``.
     """
     given = kwargs.pop("config", None)
-    stored = _stored_config(source)
-    if isinstance(given, HyenaDNAConfig):
+    stored = _stored_config(kind, source)
+    if isinstance(given, kind):
         # From transformers' Auto classes. Their overrides are already in it.
         _check_length(source, stored, given.max_seq_len)
         given.check()
         return given, kwargs
     if given is not None:
-        raise InputError(f"config must be a HyenaDNAConfig, got {type(given).__name__}")
+        raise InputError(f"config must be a {kind.__name__}, got {type(given).__name__}")
     _check_length(source, stored, kwargs.get("max_seq_len", stored.max_seq_len))
     # The dtype is an argument of the model. A configuration cannot hold "auto".
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
-    config, unused = HyenaDNAConfig.from_dict(stored.to_dict(), return_unused_kwargs=True, **kwargs)
+    config, unused = kind.from_dict(stored.to_dict(), return_unused_kwargs=True, **kwargs)
     return config, unused | dtypes
 
 

@@ -10,16 +10,17 @@ import math
 from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups for AdamW, with and without weight decay.
 
-    Weights of Linear and convolution layers decay. Biases, LayerNorm, the embedding, and everything of the implicit
-    filters (their network, frequencies and skip) do not.
+    Weights of Linear and convolution layers decay, also those that GPT-2 calls ``Conv1D``. Biases, LayerNorm, the
+    embedding, and everything of the implicit filters (their network, frequencies and skip) do not.
 
     Args:
-        model: a HyenaDNA model. Parameters that need no gradient are left out.
+        model: the model. Parameters that need no gradient are left out.
         weight_decay: weight decay of the first group. The second has 0.
 
     Returns:
@@ -35,7 +36,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        weight = name.endswith("weight") and isinstance(kinds[name], nn.Linear | nn.Conv1d)
+        weight = name.endswith("weight") and isinstance(kinds[name], nn.Linear | nn.Conv1d | Conv1D)
         (decays if weight and ".filter_fn." not in name else stays).append(parameter)
     return [{"params": decays, "weight_decay": weight_decay}, {"params": stays, "weight_decay": 0.0}]
 

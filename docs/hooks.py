@@ -1,6 +1,7 @@
 """Pages of the site that are not files of ``docs/``: made from the code, or kept elsewhere in the repository.
 
 - The command line: a page for every verb, from the parser that the verb itself uses.
+- The published tables, in the place that `published.md` keeps for them.
 - The API: a page for every room of the two packages; mkdocstrings fills it from the docstrings.
 - README, CONTRIBUTING, CHANGELOG, the examples and the report of the benchmarks, with their pictures.
 
@@ -64,6 +65,9 @@ API = {
 }
 """What is on the pages of the public modules; the rooms of hyenadna follow by themselves."""
 
+TABLES = "<!-- the published tables -->"
+"""Where a page has the published tables."""
+
 WIDTH = 78
 """Characters of a line of code that a page has room for."""
 
@@ -97,13 +101,22 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links to files of the repository into links to their pages, and fold commands wider than a page."""
-    text = site_links(markdown, page.file.src_uri)
+    text = site_links(markdown.replace(TABLES, published_tables()), page.file.src_uri)
     return _SHELL.sub(lambda block: folded(block[0]), text)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Leave out the roles of reStructuredText, which docstrings use to say what a name is."""
     return _ROLE.sub("", html)
+
+
+def published_tables() -> str:
+    """The published tables as Markdown, with a heading for each."""
+    from hyenadna.comparison.tables import grid, sections
+    from hyenadna.drawing.report import markdown_table
+
+    tables = [(section.title, grid(section)) for section in sections()]
+    return "\n\n".join(f"### {title}\n\n{markdown_table(table)}" for title, table in tables)
 
 
 def folded(block: str) -> str:

@@ -49,8 +49,8 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
     if (longest := data.max_length()) > model.config.max_seq_len:
         raise InputError(
             f"a sequence of {longest:,} bases is longer than the {model.config.max_seq_len:,} that the model is made "
-            f"for: {_longer_model(config, longest)}, cut the sequences into overlapping windows, or keep a part of each "
-            "(`length`, `keep`)"
+            f"for: {_longer_model(config, longest)}, cut the sequences into overlapping windows, or keep a part of "
+            "each (`length`, `keep`)"
         )
     if config.method == "frozen":
         model.hyena.requires_grad_(False)

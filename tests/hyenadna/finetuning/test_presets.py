@@ -193,6 +193,38 @@ def test_a_run_from_random_weights_is_beside_its_own_row() -> None:
     assert found["not_comparable"] == ["the published figure is of method full, and this is scratch"]
 
 
+@dataclasses.dataclass
+class Ablated(FinetuneConfig):
+    ablation: str = "none"
+
+
+@pytest.mark.parametrize(
+    ("ablation", "model", "accuracy", "reasons"),
+    [
+        ("kmer", None, 0.818, []),
+        ("gpt", None, 0.793, []),
+        ("gpt", Path("run/gpt"), 0.793, ["training began from other weights than the published ones"]),
+        ("cnn", None, 0.690, []),
+        ("bidirectional-published", None, 0.806, []),
+        ("bidirectional", None, 0.806, ["the published filter is delayed by half the length, as `ablation` "
+                                        "bidirectional-published is"]),
+        ("none", None, 0.847, []),
+    ],
+)  # fmt: skip
+def test_an_ablation_is_beside_its_own_row(
+    ablation: str, model: Path | None, accuracy: float, reasons: list[str]
+) -> None:
+    method: Any = "full" if model else "scratch"
+    given = Ablated(Path("d"), Path("o"), preset="gb-mouse-enhancers", method=method, model=model, ablation=ablation)
+    config = apply_preset(given)
+    is_hyena = ablation not in ("gpt", "cnn")
+    assert config.size == ("tiny-16k" if is_hyena else "tiny-1k")
+    if ablation == "cnn":
+        config = dataclasses.replace(config, epochs=10, batch_size=64)
+    found = told(config, splits(2000), **(PUBLISHED_SIZES["tiny-16k"] if is_hyena else {"d_model": 1}))
+    assert (found["published"], found["deviations"], found["not_comparable"]) == ({"accuracy": accuracy}, {}, reasons)
+
+
 @pytest.mark.parametrize(
     ("changes", "data", "shape", "deviations", "reasons"),
     [

@@ -1,6 +1,6 @@
 """Pages of the site that are not files of ``docs/``: made from the code, or kept elsewhere in the repository.
 
-- The command line: a page for every verb, from the parser that the verb itself uses.
+- The command line: a page for every verb, from the parser that the verb itself uses, and one of the presets.
 - The published tables, in the place that `published.md` keeps for them.
 - The API: a page for every room of the two packages; mkdocstrings fills it from the docstrings.
 - README, CONTRIBUTING, CHANGELOG, the examples and the report of the benchmarks, with their pictures.
@@ -15,13 +15,17 @@ import contextlib
 import io
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+if TYPE_CHECKING:
+    from hyenadna.finetuning.presets import Preset
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -189,7 +193,8 @@ def _cli_pages() -> dict[str, str]:
     rows = "".join(f"| [`hyenadna {verb}`]({verb}.md) | {summary(found)} |\n" for verb, found in VERBS.items())
     head = "# Command line\n\nMade from the parsers. `hyenadna VERB --help` prints the same.\n\n"
     index = f"{head}| verb | what it does |\n|---|---|\n{rows}"
-    return {"cli/index.md": index} | {f"cli/{verb}.md": _verb_page(verb) for verb in VERBS}
+    pages = {"cli/index.md": index} | {f"cli/{verb}.md": _verb_page(verb) for verb in VERBS}
+    return pages | {"cli/presets.md": _presets_page()}
 
 
 def _verb_page(verb: str) -> str:
@@ -247,6 +252,63 @@ def _row(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 def _code(text: str) -> str:
     return f"`{' '.join(text.split())}`".replace("|", "or") if text else ""
+
+
+def _presets_page() -> str:
+    """The presets of ``hyenadna finetune``, family by family, with their sources, figures, choices and data."""
+    from hyenadna.finetuning.presets import PRESETS
+
+    families: dict[str, list[Preset]] = {}
+    for preset in PRESETS.values():
+        families.setdefault(preset.name.split("-")[0], []).append(preset)
+    parts = [
+        "# Presets\n",
+        "Made from the code. `hyenadna finetune --preset NAME` takes the options of a published task. A value that is "
+        "given wins, unless it is the option's default; `results.json` lists it among the `deviations`. The model is "
+        "the one to take: the paper's, or the published one that comes nearest.\n",
+    ]
+    for found in families.values():
+        parts += _family(found)
+    return "\n".join(parts)
+
+
+def _family(found: Sequence[Preset]) -> Iterator[str]:
+    """Markdown of presets whose names begin alike. What they share stands above their table."""
+    shared = {key: value for key, value in found[0].options.items() if all(p.options.get(key) == value for p in found)}
+    yield f"## {posixpath.commonprefix([preset.name for preset in found]).removesuffix('-')}\n"
+    yield f"Options of all: {_options(shared)}.\n"
+    yield "| preset | decided by | published | model | further options |\n|---|---|---|---|---|"
+    for preset in found:
+        figures = ", ".join(f"{metric} {value:.4g}" for metric, value in preset.published.items()) or "none"
+        own = {key: value for key, value in preset.options.items() if key not in shared}
+        yield f"| `{preset.name}` | {preset.metric} | {figures} | {preset.size} | {_options(own)} |"
+    yield ""
+    for source, of in _told((preset.source, preset.name) for preset in found).items():
+        yield f"- Source{_of(of, found)}: {source}."
+    for note, of in _told((note, preset.name) for preset in found for note in preset.notes).items():
+        yield f"- {note[:1].upper()}{note[1:]}{_of(of, found)}."
+    for data, of in _told((preset.data, preset.name) for preset in found).items():
+        yield f"- Data{_of(of, found)}: {data}."
+    yield ""
+
+
+def _told(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text, name in pairs:
+        found.setdefault(text, []).append(name)
+    return found
+
+
+def _of(names: Sequence[str], found: Sequence[Preset]) -> str:
+    return "" if len(names) == len(found) else f" ({', '.join(names)})"
+
+
+def _options(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {_value(value)}" for name, value in options.items())
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # The API -------------------------------------------------------------------------------------------------------------

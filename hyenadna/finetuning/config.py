@@ -359,9 +359,10 @@ def apply_preset(config: FinetuneConfig) -> FinetuneConfig:
 
     method = config.method if is_given("method") else wanted.options.get("method", config.method)
     options = {"metric": wanted.metric, **wanted.options}
-    if method == "scratch":
+    ablation = getattr(config, "ablation", "none")
+    if method == "scratch" and ablation not in ("gpt", "cnn"):
         options |= {"size": wanted.size, **wanted.shape}
-    if method in PROMPTED_METHODS:
+    if method in PROMPTED_METHODS or ablation == "cnn":
         options.pop("pooling", None)
     chosen = {
         name: value

@@ -219,8 +219,8 @@ def _species() -> Iterator[Preset]:
             "choice: 200 epochs of the paper. The sample of the README has 150, and the yaml 100",
             "choice: the pooling of the paper, mean to 32,768 bases and last from 250,000. The README's sample has "
             "last",
-            f"choice: {size}, because the sources that were read do not name the checkpoint",
-            "the test are chromosomes 1, 3, 12 and 13, as published. The original has them for validation too; here "
+            "choice: the first published model that takes the length, because the sources do not name one",
+            "the test is on chromosomes 1, 3, 12 and 13, as published. The original has them for validation too; here "
             "chromosomes 5, 7, 9, 10 and 11 choose the epoch",
             "not followed: the original draws new windows in every epoch. Here `species_windows` of each species are "
             "drawn once, in proportion to the length of a chromosome and not one chromosome as often as another",
@@ -257,7 +257,7 @@ def _cancer() -> Iterator[Preset]:
         "not state the pooling",
         "not followed: the published accuracy is the best of the test. Here held-out lines of the training choose the "
         "epoch",
-        "not followed: the thesis reads N as an unknown letter. Here N has its own token, as in the published weights",
+        "not followed: the thesis reads N as an unknown letter. Here N has a token, as in the published tokenizer",
         "the warm-up begins at 1/250 of the peak (2.4e-6, in the thesis 1e-6), and the cosine begins after it",
     ]
     for name, size, bases, options, more in (

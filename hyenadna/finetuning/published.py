@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
     from hyenadna.finetuning.data import Splits
 
+_CNN_OPTIONS = ("epochs", "patience", "batch_size", "lr", "weight_decay")
 _SHAPE = ("d_model", "n_layer", "max_seq_len")
 
 
@@ -63,8 +64,17 @@ def weights(model: Path | None, shape: Mapping[str, Any]) -> str:
 
 
 def _row(config: FinetuneConfig, wanted: Preset) -> str:
-    """The row of the published tables that the run belongs to: another one than the preset's without pretraining."""
-    return "scratch" if config.method == "scratch" else wanted.row
+    """The row of the published tables that the run belongs to: an ablation's, or the preset's."""
+    ablation = _ablation(config)
+    if ablation == "none":
+        return "scratch" if config.method == "scratch" else wanted.row
+    if ablation == "gpt" and config.model is not None:
+        return "gpt-pretrained"
+    return ablation.removesuffix("-published")
+
+
+def _ablation(config: FinetuneConfig) -> str:
+    return str(getattr(config, "ablation", "none"))
 
 
 def _deviations(config: FinetuneConfig, wanted: Preset, row: str, shape: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -77,6 +87,11 @@ def _deviations(config: FinetuneConfig, wanted: Preset, row: str, shape: Mapping
         for name, value in options.items()
         if name not in config.runtime and (used := getattr(config, name)) != value
     }
+    if row == "cnn":
+        # Its own paper trains it in another way.
+        found = {name: pair for name, pair in found.items() if name not in _CNN_OPTIONS}
+    if row in ("cnn", "gpt", "gpt-pretrained"):
+        return found
     size = {**PUBLISHED_SIZES[wanted.size], **wanted.shape}
     if any(shape.get(name) != size[name] for name in _SHAPE):
         found["size"] = [_described(shape), _described(size)]
@@ -98,8 +113,10 @@ def _differences(
         yield "the test was drawn from all examples"
     if "method" in deviations:
         yield "the published figure is of method {1}, and this is {0}".format(*deviations["method"])
-    elif row == "scratch" and not wanted.published_of(row):
-        yield "the published figure is of a pretrained model"
+    elif not wanted.published_of(row):
+        yield f"no figure is published of the row {row}, and this is that of the row {wanted.row}"
+    if _ablation(config) == "bidirectional":
+        yield "the published filter is delayed by half the length, as `ablation` bidirectional-published is"
     if "size" in deviations:
         yield "the model has {}, the published one {}".format(*deviations["size"])
     if found["weights"] == "other":

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from hyenadna.cli.main import VERBS
+from hyenadna.finetuning.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -55,6 +56,17 @@ def test_the_defaults_and_types_of_options_are_shown(hooks: ModuleType) -> None:
     page = hooks._cli_pages()["cli/pretrain.md"]
     assert "| `--genome` | `Path` | **required** |" in page
     assert "| `--lr` | `float` | `0.0006` | Peak learning rate. |" in page
+
+
+def test_every_preset_is_in_the_table(hooks: ModuleType) -> None:
+    page = hooks._cli_pages()["cli/presets.md"]
+    for preset_name, preset in PRESETS.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{preset_name}` |")]
+        assert f" | {preset.size} | " in row
+        assert f"lr {preset.options['lr']:.4g}" in page
+        assert all(f"{value:.4g}" in row for value in preset.published.values())
+        for text in (preset.source, *(note[1:] for note in preset.notes), preset.data):
+            assert text in page
 
 
 def test_every_room_has_a_page(hooks: ModuleType) -> None:

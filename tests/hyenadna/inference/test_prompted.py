@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from hyenadna import HyenaDNAForCausalLM
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import NUCLEOTIDE_IDS
+from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
 from hyenadna.data.sequences import encode, to_tensor
 from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.train import FinetuneConfig, finetune
@@ -55,6 +55,48 @@ def test_the_prompt_alone_is_trained(lm: HyenaDNAForCausalLM) -> None:
     assert model.prompt.grad is not None
     assert model.prompt.grad.abs().sum(dim=1).min() > 0
     assert model.prompt.shape == (5, 16)
+
+
+def test_classes_answer_with_their_letters(lm: HyenaDNAForCausalLM) -> None:
+    model = SoftPrompt(lm, 2, 4, letters="NTG").eval()
+    with torch.no_grad():
+        found = model(ids("GATTACA")).logits[0]
+        embedded = lm.get_input_embeddings()(torch.cat([ids("GATTACA"), torch.tensor([[1]])], dim=1))
+        logits = lm(inputs_embeds=torch.cat([model.prompt[None].double(), embedded], dim=1)).logits[0, -1]
+    assert (found - logits[[11, 10]]).abs().max() < 1e-12
+    shown = FewShot(lm, 2, [encode("AAA", ""), encode("CCC", "")], np.array([0, 1]), 1, 0, letters="GA").eval()
+    with torch.no_grad():
+        expected = [lm.embeddings(torch.tensor(tokens)) for tokens in (
+            [7, 7, 7, 1, 9, 1, 8, 8, 8, 1, 7, 1], [8, 8, 8, 1, 7, 1, 7, 7, 7, 1, 9, 1]
+        )]  # fmt: skip
+        assert any(torch.equal(shown.prefix(), each) for each in expected)
+
+
+def test_dropout_of_the_prompt_is_for_training(lm: HyenaDNAForCausalLM) -> None:
+    model = SoftPrompt(lm, 2, 500, dropout=0.25).train()
+    dropped = model.prefix()
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], model.prompt[kept] / 0.75, rtol=1e-6, atol=0)
+    assert 0.2 < 1 - kept.double().mean() < 0.3
+    assert torch.equal(model.eval().prefix(), model.prompt)
+
+
+def test_the_sequence_is_turned_and_the_prompt_is_not(
+    make: Callable[..., FinetuneConfig], lm: HyenaDNAForCausalLM
+) -> None:
+    config = make(method="soft-prompt", prompt_tokens=4, reverse_complement=True, letters="AN", epochs=1)
+    summary = finetune(config, progress=False)
+    model, data = SoftPrompt.load(config.out / "model"), read_data(config)[0].test
+    assert model.letters == [7, 11]
+    with torch.no_grad():
+        sides = [model(to_tensor(rows, torch.device("cpu"))).logits for rows in (
+            data.sequences, [reverse_complement(row) for row in data.sequences]
+        )]  # fmt: skip
+    right = (sum(sides).argmax(dim=1).numpy() == data.labels).mean()  # type: ignore[attr-defined]
+    assert summary["test"]["accuracy"]["mean"] == pytest.approx(right)
+    # A prompt of before letters could be chosen.
+    save_file({"prompt": model.prompt.detach()}, config.out / "model" / "prompt.safetensors")
+    assert SoftPrompt.load(config.out / "model").letters == [7, 8]
 
 
 def test_n_is_a_pad_in_demonstrations_and_behind_them(lm: HyenaDNAForCausalLM) -> None:
@@ -175,7 +217,7 @@ def test_what_was_trained_predicts(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "soft-prompt", "prompt_tokens": 1}, "`prompt_tokens` 1: must be from 2 to 32000"),
+        ({"method": "soft-prompt", "prompt_tokens": 1}, "`prompt_tokens` 1: must be from 2 to 32768"),
         ({"method": "soft-prompt", "prompt_tokens": 120}, "`prompt_tokens`: the context has 120 tokens, and 16"),
         ({"method": "few-shot", "eval_shots": [4]}, "`shots` and `eval_shots`: the context has 152 tokens, and 16"),
         ({"method": "few-shot", "shots": -1}, "`shots` -1: must be at least 0"),

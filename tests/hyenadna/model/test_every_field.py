@@ -47,6 +47,9 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "pooling": ("last", "pooled"),
     "filter_length": (3, "logits"),
     "bidirectional": (True, "no language model"),
+    # They are for predict, which cuts.
+    "train_length": (4, "accepted"),
+    "train_keep": ("end", "accepted"),
 }
 
 DEFAULTS = {
@@ -78,6 +81,8 @@ DEFAULTS = {
     "pooling": "mean",
     "filter_length": None,
     "bidirectional": False,
+    "train_length": None,
+    "train_keep": "middle",
 }
 
 

@@ -368,6 +368,16 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         lambda config, count: f"{count:,} sequences in {config.out}",
     ),
     Verb(
+        "mutate",
+        "Put the mutations of cell lines into windows of the reference. Reads tables of DepMap, MAF or VCF, and writes "
+        "tables with as many sequences of each line, split by line and patient, and a report.",
+        "hyenadna mutate --fasta hg38.fa --mutations OmicsSomaticMutations.csv --models Model.csv "
+        "--classes Lung,Lymphoid --out_dir lung_lymphoid",
+        "hyenadna.cancer.config:MutateConfig",
+        "hyenadna.cancer.mutate:mutate",
+        lambda config, report: _load("hyenadna.cancer.report:describe")(report, config.out_dir),
+    ),
+    Verb(
         "cancer",
         "Train cancer-type classifiers on the windows of hyenadna mutate, and compare them with yardsticks. Metrics "
         "are per sequence and per cell line, with intervals over lines. The yardsticks are the majority, the number "

@@ -214,7 +214,9 @@ def _of_training(row: Row) -> dict[str, Any]:
         "best_epoch": run["best_epoch"],
         "validation": {summary["metric"]: run["valid"]},
         "over_seeds": summary["test"],
+        **{name: summary[name] for name in ("weights", "epoch_chosen_on", "deviations")},
         "published": summary.get("published", {}),
+        "not_comparable": summary.get("not_comparable", []),
         "note": "",
     }
 

@@ -14,6 +14,9 @@ Format = Literal["auto", "table", "tables", "genomic-benchmarks", "fna", "deepse
 Task = Literal["classification", "multilabel", "regression", "token"]
 """Tasks of ``hyenadna finetune``."""
 
+Keep = Literal["start", "middle", "end"]
+"""What is kept of a sequence that is cut to a length."""
+
 Autocast = Literal["auto", "off", "bfloat16", "float16"]
 """Precision of the matrix products; ``auto`` is bfloat16 on a GPU and off on a CPU."""
 

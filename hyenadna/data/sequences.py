@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyenadna.common.choices import Keep
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import BYTE_TO_ID, IUPAC_AMBIGUITY, N_ID, PAD_ID, UNK_ID
 from hyenadna.data.packs import in_order
@@ -48,6 +49,19 @@ def encode(sequence: str | None, where: str) -> np.ndarray:
             f"or {IUPAC_AMBIGUITY})"
         )
     return ids
+
+
+def kept(bases: int, length: int | None, keep: Keep) -> slice:
+    """The bases that stay of a sequence that is cut to a length; all of them if it is not longer.
+
+    Args:
+        bases: length of the sequence.
+        length: most bases that stay; None for all.
+        keep: which ones. Of an odd rest the middle leaves the larger half at the end.
+    """
+    over = 0 if length is None else max(0, bases - length)
+    first = {"start": 0, "middle": over // 2, "end": over}[keep]
+    return slice(first, first + bases - over)
 
 
 def check_windows(window: int | None, stride: int | None, max_length: int) -> None:

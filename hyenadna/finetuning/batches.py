@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import SegmentPlan
+from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID, reverse_complement
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.packs import first_fit, pack
@@ -18,6 +19,33 @@ from hyenadna.data.sequences import to_tensor
 
 IGNORED = -100
 """Label of positions that have no part in a loss."""
+
+
+def draw_examples(dataset: LabelledDataset, count: int, seed: int) -> LabelledDataset:
+    """Some examples of a split, as evenly from its classes as these have some, in random order.
+
+    Args:
+        dataset: the split.
+        count: number of examples; 0 takes all as they are.
+        seed: draws them.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if not count:
+        return dataset
+    if count > len(dataset):
+        raise InputError(
+            f"`train_examples` {count:,}: there are {len(dataset):,} for training; take fewer, or 0 for all"
+        )
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    if isinstance(dataset.labels, np.ndarray) and dataset.labels.ndim == 1:
+        labels = dataset.labels[order]
+        turn = np.zeros(len(order), dtype=np.int64)
+        for label in np.unique(labels):
+            turn[labels == label] = np.arange((labels == label).sum())
+        order = order[np.argsort(turn, kind="stable")]
+    return dataset.take(order[:count])
 
 
 def epoch_batches(
@@ -66,7 +94,7 @@ def random_crop(ids: np.ndarray, most: int, rng: np.random.Generator) -> np.ndar
 
 
 class Part(NamedTuple):
-    """What a step computes at a time: all of its sequences, padded, or a row of packed ones.
+    """What a step computes at a time: a micro-batch of padded sequences, or a row of packed ones.
 
     Attributes:
         ids: int64 ``(B, L)``, padded with [PAD], or ``(1, T)``.
@@ -88,7 +116,9 @@ def parts(
     rows: np.ndarray,
     sequences: Sequence[np.ndarray],
     device: torch.device,
-    pack_tokens: int,
+    pack_tokens: int = 0,
+    *,
+    accumulate: int = 1,
 ) -> Iterator[Part]:
     """A step's sequences, made into tensors one part after another.
 
@@ -97,23 +127,36 @@ def parts(
         rows: the examples of the step.
         sequences: token ids ``(L,)`` of each, as training sees them.
         device: where the tensors go.
-        pack_tokens: most tokens of a packed row; 0 pads all sequences to one length.
+        pack_tokens: most tokens of a packed row; 0 pads.
+        accumulate: micro-batches of a step without packing. The sequences of each are padded to one length.
     """
-    if not pack_tokens:
+    if not pack_tokens and accumulate == 1:
         yield Part(to_tensor(sequences, device), label_tensor(dataset, rows, device), None, 1.0, 1.0)
         return
     # A loss counts bases, or examples; the next token is counted as mean_next_token_loss does.
     sizes = [len(ids) if isinstance(dataset.labels, list) else 1 for ids in sequences]
     targets = [int(np.isin(ids[1:], (PAD_ID, N_ID), invert=True).sum()) for ids in sequences]
-    for places in first_fit([len(ids) for ids in sequences], pack_tokens):
-        ids, segments = pack([sequences[place] for place in places], device)
-        chosen = rows[places]
-        if isinstance(dataset.labels, list):
+    lengths = [len(ids) for ids in sequences]
+    divided = first_fit(lengths, pack_tokens) if pack_tokens else _micro_batches(lengths, accumulate)
+    for places in divided:
+        here, chosen = [sequences[place] for place in places], rows[places]
+        segments = None
+        if pack_tokens:
+            ids, segments = pack(here, device)
+        else:
+            ids = to_tensor(here, device)
+        if pack_tokens and isinstance(dataset.labels, list):
             labels = torch.from_numpy(np.concatenate([dataset.labels[row] for row in chosen])).to(device)[None]
         else:
             labels = label_tensor(dataset, chosen, device)
         share, lm_share = (sum(counts[place] for place in places) / max(1, sum(counts)) for counts in (sizes, targets))
         yield Part(ids, labels, segments, share, lm_share)
+
+
+def _micro_batches(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """The places of each micro-batch. Sequences of similar length share one, so that few pads are needed."""
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    return [part.tolist() for part in np.array_split(np.array(order), min(count, len(order)))]
 
 
 def label_tensor(dataset: LabelledDataset, rows: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:

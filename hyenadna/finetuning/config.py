@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from hyenadna.common.choices import METRICS, Autocast, Format, Task
+from hyenadna.common.choices import METRICS, Autocast, Format, Keep, Task
 from hyenadna.common.errors import InputError
 from hyenadna.common.options import (
     AtLeast0,
@@ -23,6 +23,7 @@ from hyenadna.common.options import (
     Positive,
     Seed,
     Threads,
+    check_path,
     listed,
 )
 from hyenadna.data.inputs import AnyGenome
@@ -52,8 +53,8 @@ class FinetuneConfig(Options):
             few-shot shows demonstrations in the context, and trains the model to use them.
         task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
         preset: Published task, such as gb-nontata-promoters or nt-H3; any other word lists them all. Its
-            hyperparameters, length and metric replace the defaults, and its published figure is printed beside the
-            result.
+            hyperparameters, length and metric replace options that have their defaults, and its published figure is
+            printed beside the result.
         format: Layout of the data. auto recognises it.
         sequence_column: Column of a table that holds the sequence.
         label_columns: Columns of a table that hold the labels.
@@ -62,9 +63,13 @@ class FinetuneConfig(Options):
         genome: Genome of DeepSEA's coordinates, a folder of `hyenadna prepare` or a FASTA.
         aliases: Other names of the genome's contigs: a chromAlias.txt of UCSC or an assembly_report.txt of NCBI.
         length: Length of the windows of DeepSEA's coordinates and of species. Longer sequences of other data are cut to
-            their middle.
+            it. Without it a sequence that is too long for the model is an error.
+        keep: What is kept of a longer sequence: its start, middle or end. Labels of bases are cut alike, and predict
+            does the same with this model.
         species_windows: Windows of each species in training. Validation and test have a tenth as many each.
         valid_fraction: Fraction of the training examples held out for validation, if the data have no such split.
+        train_examples: Training examples that are drawn, as evenly from the classes as there are some. 0 takes all.
+            Demonstrations of few-shot still come from all.
         split_seed: Seed of all splits that are drawn. It is the same for every seed of the training.
         folds: Folds of a cross-validation over the training examples. Each fold is the test once. 0 is none.
         pooling: mean over the bases, or the last or first position.
@@ -73,13 +78,19 @@ class FinetuneConfig(Options):
         metric: Metric that decides on the best epoch: accuracy, mcc, f1_macro, f1_binary, auroc, auprc, pearson,
             spearman or mse, as the task allows. The default is accuracy, auroc for multilabel, pearson for regression.
         batch_size: Sequences of a step.
+        accumulate: Micro-batches that a batch is cut into to save memory. The loss is the mean over the whole batch.
         pack_tokens: Tokens of a row into which the sequences of a step are packed one after another without pads. A
             step goes through its rows one by one, so a row bounds memory too. Each step trains on the same sequences
             as without packing, and its gradients differ by rounding, but dropout draws other numbers. 0 pads the
             sequences of a step to the longest.
         lr: Peak learning rate.
-        min_lr_factor: Learning rate at the end, as a factor of the peak.
+        lr_schedule: cosine falls to the end of the training. plateau stays at the peak, and falls to a tenth after each
+            epoch that is not better on validation than the best.
+        min_lr_factor: Lowest learning rate after the warm-up, as a factor of the peak.
         lr_warmup: Fraction of the steps with a linear warm-up.
+        lr_warmup_steps: Steps of the warm-up, in place of that fraction. 0 takes the fraction.
+        lr_steps: Steps after which the learning rate has come to its end, where it then stays. 0 is the whole training,
+            all of whose epochs count, also those that patience saves.
         weight_decay: Weight decay. It leaves out biases, norms, the embedding and the implicit filters.
         clip: Greatest norm of the gradient.
         ema_decay: Decay of a moving average of the weights, such as 0.998. The average is validated, tested and saved
@@ -91,7 +102,10 @@ class FinetuneConfig(Options):
         lm_weight: Weight of the next-nucleotide loss that is added to the loss of the labels (0.5 in equation 5 of
             Radford et al. 2018). 0 is none. It uses the checkpoint's language head, or a new one that is not saved.
         lora_rank: Rank of the adapters of --method lora. A higher rank trains more weights.
-        prompt_tokens: Number of vectors of --method soft-prompt, 2 to 32,000.
+        prompt_tokens: Number of vectors of --method soft-prompt, 2 to 32,768.
+        prompt_dropout: Dropout on these vectors in training.
+        letters: Letters with which soft-prompt and few-shot answer, one for each class in the order of their names.
+            Further ones are not used.
         shots: Demonstrations of each class in training, with --method few-shot.
         eval_shots: Demonstrations of each class in the test, with one result for each number.
         size: Published size, with --method scratch: tiny-1k, tiny-1k-d256, tiny-16k, small-32k, medium-160k,
@@ -124,8 +138,10 @@ class FinetuneConfig(Options):
     genome: AnyGenome | None = None
     aliases: InputFile | None = None
     length: AtLeast1 | None = None
+    keep: Keep = "middle"
     species_windows: AtLeast1 = 1000
     valid_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1
+    train_examples: AtLeast0 = 0
     split_seed: Seed = 0
     folds: AtLeast0 = 0
     pooling: Literal["mean", "last", "first"] = "mean"
@@ -133,10 +149,14 @@ class FinetuneConfig(Options):
     patience: AtLeast1 = 5
     metric: str | None = None
     batch_size: BatchSize = 32
+    accumulate: AtLeast1 = 1
     pack_tokens: AtLeast0 = 0
     lr: Positive = 6e-4
+    lr_schedule: Literal["cosine", "plateau"] = "cosine"
     min_lr_factor: Fraction = 0.1
     lr_warmup: Fraction = 0.05
+    lr_warmup_steps: AtLeast0 = 0
+    lr_steps: AtLeast0 = 0
     weight_decay: NonNegative = 0.1
     clip: Annotated[float, Gt(0)] = 1.0
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
@@ -145,7 +165,9 @@ class FinetuneConfig(Options):
     crop: AtLeast0 = 0
     lm_weight: NonNegative = 0.0
     lora_rank: AtLeast1 = 8
-    prompt_tokens: Annotated[int, Ge(2), Le(32_000)] = 16
+    prompt_tokens: Annotated[int, Ge(2), Le(32_768)] = 16
+    prompt_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    letters: str = "ACGTN"
     shots: AtLeast0 = 2
     eval_shots: list[AtLeast0] = field(default_factory=lambda: [0, 2])
     size: str = "tiny-1k"
@@ -160,7 +182,7 @@ class FinetuneConfig(Options):
     device: str = "auto"
     autocast: Autocast = "auto"
     threads: Threads | None = None
-    runtime = ("out", "resume", "jobs", "threads", "device", "pack_tokens")
+    runtime = ("out", "resume", "jobs", "threads", "device", "accumulate", "pack_tokens")
 
     @property
     def chosen_metric(self) -> str:
@@ -169,7 +191,10 @@ class FinetuneConfig(Options):
 
     def check(self) -> None:
         """Raise InputError if a value, or one of the preset, does not fit, or an input does not exist."""
-        Options.check(apply_preset(self))
+        applied = apply_preset(self)
+        if self.preset is not None:
+            _check_data(self)
+        Options.check(applied)
         if self.model is not None:
             refuse_adapter(self.model)
 
@@ -180,13 +205,29 @@ class FinetuneConfig(Options):
             raise InputError(f"`metric` {self.metric}: for `task` {self.task} choose {listed(METRICS[self.task])}")
         if self.folds == 1:
             raise InputError("`folds` 1: choose 0 for none, or at least 2")
+        if self.lr_warmup_steps:
+            self.refuse_unused(("lr_warmup",), "`lr_warmup_steps` 0")
+        if self.lr_schedule == "plateau":
+            self.refuse_unused(("lr_steps",), "`lr_schedule` cosine")
+        if self.accumulate > self.batch_size:
+            raise InputError(f"`accumulate` {self.accumulate}: exceeds `batch_size` {self.batch_size}")
+        if self.pack_tokens:
+            self.refuse_unused(("accumulate",), "`pack_tokens` 0: a packed row bounds memory")
+        if self.length is None:
+            self.refuse_unused(("keep",), "`length`")
+        if not self.letters or len({*self.letters}) < len(self.letters) or not {*self.letters} <= {*"ACGTN"}:
+            raise InputError(f"`letters` {self.letters!r}: give different ones of ACGTN")
+        if self.lr_steps and self.lr_steps <= self.lr_warmup_steps:
+            raise InputError(f"`lr_steps` {self.lr_steps}: must be above `lr_warmup_steps` {self.lr_warmup_steps}")
         for name in ("eval_shots", "seeds"):
             if not getattr(self, name):
                 raise InputError(f"`{name}`: give at least one number")
         if len({*self.seeds}) < len(self.seeds):
             raise InputError(f"`seeds` {self.seeds}: a seed is there twice, and would count as two runs")
-        if self.method in PROMPTED_METHODS and (self.task != "classification" or self.reverse_complement):
-            raise InputError(f"`method` {self.method} is for `task` classification, without `reverse_complement`")
+        if self.method in PROMPTED_METHODS and self.task != "classification":
+            raise InputError(f"`method` {self.method} is for `task` classification")
+        if self.method == "few-shot" and self.reverse_complement:
+            raise InputError("`method` few-shot: its demonstrations have a strand; leave `reverse_complement` out")
         if self.lm_weight and self.method in ("frozen", *PROMPTED_METHODS):
             raise InputError(f"`method` {self.method}: `lm_weight` is for `method` full, lora and scratch")
         for name in ("baseline", "balanced"):
@@ -205,7 +246,7 @@ class FinetuneConfig(Options):
         readers = {
             "scratch": ("size", "d_model", "n_layer", "max_seq_len", "model_fields"),
             "lora": ("lora_rank",),
-            "soft-prompt": ("prompt_tokens",),
+            "soft-prompt": ("prompt_tokens", "prompt_dropout"),
             "few-shot": ("shots", "eval_shots"),
         }
         for method, names in readers.items():
@@ -213,8 +254,24 @@ class FinetuneConfig(Options):
                 self.refuse_unused(names, f"`method` {method}")
         if self.method in PROMPTED_METHODS:
             self.refuse_unused(("pooling", "pack_tokens"), "a head (`method` full, frozen, lora or scratch)")
+        else:
+            self.refuse_unused(("letters",), "`method` soft-prompt or few-shot")
         if self.task == "token":
             self.refuse_unused(("pooling",), "a label for the whole sequence")
+
+
+def _check_data(config: FinetuneConfig) -> None:
+    """Raise InputError if the data of a preset are not there. The message says where they are from."""
+    # It imports torch, which the help does without.
+    from hyenadna.data.dataset import detect_format
+
+    try:
+        check_path(config.data)
+        if config.format == "auto":
+            detect_format(config.data)
+    except InputError as error:
+        name = str(config.preset)
+        raise InputError(f"{error}; the data of `preset` {name} are {preset(name).data}") from error
 
 
 def apply_preset(config: FinetuneConfig) -> FinetuneConfig:
@@ -226,7 +283,33 @@ def apply_preset(config: FinetuneConfig) -> FinetuneConfig:
     if config.preset is None:
         return config
     wanted = preset(config.preset)
-    options = {"metric": wanted.metric, **wanted.options}
     plain = FinetuneConfig(config.data, config.out)
-    same = {name: value for name, value in options.items() if getattr(config, name) == getattr(plain, name)}
-    return dataclasses.replace(config, **same)
+
+    def is_given(name: str) -> bool:
+        return getattr(config, name) != getattr(plain, name)
+
+    method = config.method if is_given("method") else wanted.options.get("method", config.method)
+    options = {"metric": wanted.metric, **wanted.options}
+    if method == "scratch":
+        options |= {"size": wanted.size, **wanted.shape}
+    if method in PROMPTED_METHODS:
+        options.pop("pooling", None)
+    chosen = {
+        name: value
+        for name, value in options.items()
+        if not is_given(name) and not (name in _INSTEAD and is_given(_INSTEAD[name]))
+    }
+    if "accumulate" in chosen:
+        chosen["accumulate"] = min(chosen["accumulate"], chosen.get("batch_size", config.batch_size))
+    return dataclasses.replace(config, **chosen)
+
+
+def changes(before: FinetuneConfig, after: FinetuneConfig) -> str:
+    """The options that differ, with their values after."""
+    names = (field.name for field in dataclasses.fields(after))
+    found = (f"{name} {getattr(after, name)}" for name in names if getattr(after, name) != getattr(before, name))
+    return ", ".join(found) or "nothing: every option was given"
+
+
+_INSTEAD = {"lr_warmup_steps": "lr_warmup", "lr_steps": "lr_schedule", "accumulate": "pack_tokens"}
+"""Options of a preset, and the option in whose place they are: given, it wins."""

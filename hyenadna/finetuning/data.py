@@ -21,6 +21,7 @@ from hyenadna.data.dataset import (
     split_tables,
     to_dataset,
 )
+from hyenadna.data.sequences import kept
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
@@ -31,8 +32,8 @@ class Splits:
     """The splits of one run.
 
     ``names`` are the columns of the logits: classes, or outputs. ``demonstration`` is True if the test split was drawn
-    here from all examples. Nobody else has figures for such a split, so it is not a benchmark. ``notes`` are lines on
-    what makes the figures of a split doubtful.
+    here from all examples. Nobody else has figures for such a split, so it is not a benchmark. ``valid_drawn`` is True
+    if the validation split was drawn here. ``notes`` are lines on what makes the figures of a split doubtful.
     """
 
     train: LabelledDataset
@@ -40,6 +41,7 @@ class Splits:
     test: LabelledDataset
     names: list[str]
     demonstration: bool
+    valid_drawn: bool = False
     notes: list[str] = field(default_factory=list)
 
     def max_length(self) -> int:
@@ -71,12 +73,13 @@ def read_data(config: FinetuneConfig) -> list[Splits]:
     if config.task == "classification":
         check_classes(example for part in found.values() for example in part)
     if config.length is not None:
-        found = {split: [_middle(example, config) for example in part] for split, part in found.items()}
+        found = {split: [_cut(example, config) for example in part] for split, part in found.items()}
     rng = np.random.default_rng(config.split_seed)
     runs = _cross_validation(found, config, rng) if config.folds else [_split(found, config, rng)]
     demonstration = not config.folds and "" in found
     notes = list(_left_out(config, found)) if kind == "tables" else []
-    return [_make_splits(run, config, demonstration, notes) for run in runs]
+    drawn = bool(config.folds) or not found.get("valid")
+    return [_make_splits(run, config, demonstration, drawn, notes) for run in runs]
 
 
 def _left_out(config: FinetuneConfig, found: Mapping[str, list[Example]]) -> Iterator[str]:
@@ -99,6 +102,8 @@ def _check_unused(config: FinetuneConfig, kind: str) -> None:
         config.refuse_unused(("label_columns",), "a table as `data`")
     if kind != "deepsea":
         config.refuse_unused(("genome", "aliases"), "DeepSEA's coordinates as `data`")
+    if kind in ("deepsea", "species"):
+        config.refuse_unused(("keep",), "sequences of other data, which are cut")
     if kind != "species":
         config.refuse_unused(("species_windows",), "species as `data`")
 
@@ -178,7 +183,11 @@ def _strata(examples: Sequence[Example], task: str, rng: np.random.Generator) ->
 
 
 def _make_splits(
-    run: dict[str, list[Example]], config: FinetuneConfig, demonstration: bool, notes: Sequence[str]
+    run: dict[str, list[Example]],
+    config: FinetuneConfig,
+    demonstration: bool,
+    valid_drawn: bool,
+    notes: Sequence[str],
 ) -> Splits:
     for split in SPLITS:
         if not run[split]:
@@ -190,8 +199,8 @@ def _make_splits(
         width = len(first) if isinstance(first, tuple) else 1
         names = config.label_columns if len(config.label_columns) == width else [f"y{i}" for i in range(width)]
     splits = {split: to_dataset(run[split], config.task, names, split) for split in SPLITS}
-    notes = [*notes, *_overlaps(splits), *_conflicts(run), *_absences(splits, config.task, names)]
-    return Splits(**splits, names=names, demonstration=demonstration, notes=notes)
+    notes = [*notes, *_overlaps(splits), *_conflicts(run), *_absences(splits, config.task, names), *_paddings(run)]
+    return Splits(**splits, names=names, demonstration=demonstration, valid_drawn=valid_drawn, notes=notes)
 
 
 def _overlaps(splits: Mapping[Split, LabelledDataset]) -> Iterator[str]:
@@ -249,14 +258,24 @@ def _absences(splits: Mapping[Split, LabelledDataset], task: str, names: list[st
                 )
 
 
+def _paddings(run: dict[str, list[Example]]) -> Iterator[str]:
+    """A line for each split with windows that a chromosome ends in."""
+    for split in SPLITS:
+        if count := sum(example.padded > 0 for example in run[split]):
+            yield (
+                f"{count:,} of the {len(run[split]):,} {split} windows end in N, because no chromosome of their "
+                "species has the `length`: the figures are in part those of shorter sequences"
+            )
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
-def _middle(example: Example, config: FinetuneConfig) -> Example:
-    length = config.length or len(example.ids)
-    first = max(0, (len(example.ids) - length) // 2)
+def _cut(example: Example, config: FinetuneConfig) -> Example:
+    """The example in ``config.length``, with the labels of the bases that stay."""
+    part = kept(len(example.ids), config.length, config.keep)
     label = example.label
-    if config.task == "token" and isinstance(label, str):
-        label = label[first : first + length]
-    return Example(example.where, example.ids[first : first + length], label)
+    if config.task == "token" and isinstance(label, str) and len(label) == len(example.ids):
+        label = label[part]
+    return example._replace(ids=example.ids[part], label=label)

@@ -11,11 +11,13 @@ from torch import nn
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
 from hyenadna.finetuning.config import PROMPTED_METHODS
+from hyenadna.finetuning.presets import preset
 from hyenadna.finetuning.prompts import make_prompted, save_prompted
 from hyenadna.inference.prompted import PromptedClassifier
 from hyenadna.model.config import new_model
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
 from hyenadna.model.modeling import HyenaDNAForCausalLM
+from hyenadna.model.sizes import PUBLISHED_SIZES, checkpoint_name, size_for
 from hyenadna.model.tokenizer import bare_tokenizer
 
 if TYPE_CHECKING:
@@ -44,15 +46,25 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
         prompted = make_prompted(config, data, seed)
         return prompted, prompted
     model = _make_classifier(config, data)
-    if data.max_length() > model.config.max_seq_len:
+    if (longest := data.max_length()) > model.config.max_seq_len:
         raise InputError(
-            f"a sequence of {data.max_length():,} bases is longer than the {model.config.max_seq_len:,} that the model "
-            "is made for: cut the sequences into overlapping windows, take their middle (`length`), or use a "
-            "checkpoint for longer sequences"
+            f"a sequence of {longest:,} bases is longer than the {model.config.max_seq_len:,} that the model is made "
+            f"for: {_longer_model(config, longest)}, cut the sequences into overlapping windows, or keep a part of each "
+            "(`length`, `keep`)"
         )
     if config.method == "frozen":
         model.hyena.requires_grad_(False)
     return model, _with_lora(config, model) if config.method == "lora" else model
+
+
+def _longer_model(config: FinetuneConfig, bases: int) -> str:
+    """What to do for a model that takes so many bases."""
+    size, origin = size_for(bases), ""
+    if config.preset is not None and PUBLISHED_SIZES[preset(config.preset).size]["max_seq_len"] >= bases:
+        size, origin = preset(config.preset).size, f", that of `preset` {config.preset}"
+    if config.method == "scratch":
+        return "take a `size` for longer ones" + (f", such as {size}{origin}" if size else " by `max_seq_len`")
+    return "use a checkpoint for longer ones" + (f", such as {checkpoint_name(size)}{origin}" if size else "")
 
 
 def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
@@ -64,6 +76,8 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
         "label2id": {name: i for i, name in enumerate(data.names)},
         "problem_type": _PROBLEM_TYPES[config.task],
         "pooling": config.pooling,
+        "train_length": config.length,
+        "train_keep": config.keep,
     }
     if config.model is not None:
         return kind.from_pretrained(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)

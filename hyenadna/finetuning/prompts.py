@@ -35,6 +35,7 @@ def make_prompted(config: FinetuneConfig, data: Splits, seed: int) -> PromptedCl
     lm = HyenaDNAForCausalLM.from_pretrained(config.model, dtype=torch.float32)
     lm.config.id2label = dict(enumerate(data.names))
     lm.config.label2id = {name: i for i, name in enumerate(data.names)}
+    lm.config.train_length, lm.config.train_keep = config.length, config.keep
     classes, max_length = len(data.names), data.max_length()
     if config.method == "soft-prompt":
         prefix, options = config.prompt_tokens, "`prompt_tokens`"
@@ -53,12 +54,15 @@ def make_prompted(config: FinetuneConfig, data: Splits, seed: int) -> PromptedCl
             f"made for {room:,} tokens: take fewer, shorter sequences (`length`), or a checkpoint for longer ones"
         )
     if config.method == "soft-prompt":
-        return SoftPrompt(lm, classes, config.prompt_tokens)
-    return FewShot(lm, classes, data.train.sequences, np.asarray(data.train.labels), config.shots, seed)
+        return SoftPrompt(lm, classes, config.prompt_tokens, dropout=config.prompt_dropout, letters=config.letters)
+    labels = np.asarray(data.train.labels)
+    return FewShot(lm, classes, data.train.sequences, labels, config.shots, seed, letters=config.letters)
 
 
 def save_prompted(model: PromptedClassifier, folder: Path) -> None:
-    """Write the language model, and the prefix as ``prompt``, float32 ``(P, D)``, of ``prompt.safetensors``.
+    """Write the language model, and ``prompt.safetensors`` with the prefix and the letters.
+
+    ``prompt`` is float32 ``(P, D)``, ``letters`` int64 ``(classes,)``, the token of each class.
 
     The tokenizer beside them adds nothing: the classifier puts ``[SEP]`` behind a sequence itself.
     """
@@ -66,4 +70,4 @@ def save_prompted(model: PromptedClassifier, folder: Path) -> None:
     bare_tokenizer(model.lm.config.max_seq_len).save_pretrained(folder)
     with torch.no_grad():
         prompt = model.eval().prefix().float().cpu().contiguous()
-    write_files({folder / PROMPT_FILE: save({"prompt": prompt})})
+    write_files({folder / PROMPT_FILE: save({"prompt": prompt, "letters": torch.tensor(model.letters)})})

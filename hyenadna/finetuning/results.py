@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +14,23 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import RESULTS_FILE
 from hyenadna.drawing.finetuning import method_dots, validation_curves
 from hyenadna.evaluation.baselines import baseline_accuracies
-from hyenadna.finetuning.presets import preset
+from hyenadna.finetuning.published import against_published
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
     from hyenadna.finetuning.data import Splits
 
 
-def summarise(config: FinetuneConfig, folds: list[Splits], results: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(
+    config: FinetuneConfig, folds: list[Splits], results: list[dict[str, Any]], shape: Mapping[str, Any]
+) -> dict[str, Any]:
     """The contents of results.json.
 
     Args:
         config: the options.
         folds: the splits of each fold, or of the only run without cross-validation.
         results: what each run reached, see :func:`hyenadna.finetuning.train.train`.
+        shape: the configuration of the trained model.
 
     Returns:
         Mean and deviation of every metric over the runs, with the baselines and the published figure.
@@ -44,9 +47,11 @@ def summarise(config: FinetuneConfig, folds: list[Splits], results: list[dict[st
         "data": str(config.data),
         "method": config.method,
         "model": str(config.model) if config.model else None,
-        "split": {name: getattr(config, name) for name in ("split_seed", "valid_fraction", "folds", "length")},
+        "split": {name: getattr(config, name) for name in ("split_seed", "valid_fraction", "folds", "length")}
+        | ({} if config.keep == "middle" else {"keep": config.keep}),
         "demonstration_split": first.demonstration,
-        "examples": {split: len(getattr(first, split)) for split in SPLITS},
+        "examples": {split: len(getattr(first, split)) for split in SPLITS}
+        | ({"train": config.train_examples} if config.train_examples else {}),
         "classes": first.names,
         "notes": list(dict.fromkeys(note for data in folds for note in data.notes)),
         "metric": config.chosen_metric,
@@ -58,9 +63,7 @@ def summarise(config: FinetuneConfig, folds: list[Splits], results: list[dict[st
         # The last name holds the strength of one fold's regularisation, and differs between folds.
         names = found[0] if len(found) == 1 else list(found[0])[:2]
         summary["baseline"] = {name: float(np.mean([each[name] for each in found])) for name in names}
-    if config.preset is not None:
-        summary["published"] = preset(config.preset).published
-    return summary
+    return summary | against_published(config, folds, shape)
 
 
 def _mean(values: list[float]) -> dict[str, Any]:
@@ -104,6 +107,10 @@ def describe(summary: dict[str, Any]) -> str:
     lines += [_row(f"{summary['method']}, {name}", value) for name, value in summary["test"].items()]
     lines += [f"{name + ', accuracy':<52} {value:>8.4f}" for name, value in summary.get("baseline", {}).items()]
     lines += [f"{'published, ' + name:<52} {value:>8.4f}" for name, value in summary.get("published", {}).items()]
+    lines += [f"not comparable with the published figure: {reason}" for reason in summary.get("not_comparable", ())]
+    if deviations := summary.get("deviations"):
+        changed = (f"{name} {used} (preset {wanted})" for name, (used, wanted) in deviations.items())
+        lines.append(f"deviations from the preset: {', '.join(changed)}")
     if summary["demonstration_split"]:
         seed = summary["split"]["split_seed"]
         lines.append(f"the test was drawn from all examples (split_seed {seed}): a demonstration, not a benchmark")

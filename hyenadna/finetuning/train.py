@@ -33,8 +33,8 @@ from hyenadna.common.writers import one_writer
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import batches
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
-from hyenadna.finetuning.batches import IGNORED, augment, epoch_batches, parts
-from hyenadna.finetuning.config import FinetuneConfig, apply_preset
+from hyenadna.finetuning.batches import IGNORED, augment, draw_examples, epoch_batches, parts
+from hyenadna.finetuning.config import FinetuneConfig, apply_preset, changes
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
@@ -44,6 +44,9 @@ from hyenadna.model.device import autocast, pick_device
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss_of_states
 from hyenadna.training.optim import lr_scale, parameter_groups
+
+_PLATEAU_FACTOR = 0.1
+"""What ``lr_schedule`` plateau multiplies the learning rate with: the default of torch's ReduceLROnPlateau."""
 
 
 @without_transformers_bars()
@@ -62,9 +65,11 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     """
     # 1. The options, the data and the runs.
     with world().agreed():
-        config = apply_preset(config)
+        given, config = config, apply_preset(config)
         config.check()
     tells = progress and world().is_first
+    if tells and config.preset is not None:
+        print(f"preset {config.preset} sets {changes(given, config)}", file=sys.stderr)
     metric = config.chosen_metric
     folders = RunFolders(config.out, settings(config), resume=config.resume, lower_is_better=metric == "mse")
     if config.threads is not None:
@@ -101,12 +106,13 @@ def _write_results(
     """Write the folder of the finished runs, and return the contents of its results.json."""
     folders.check_complete(runs)
     curves, results = map(list, zip(*map(folders.load, runs), strict=True))
-    summary = summarise(config, folds, results)
+    best_model = folders.keep_best_model(runs)
+    summary = summarise(config, folds, results, json.loads((best_model / "config.json").read_text(encoding="utf-8")))
     with atomic_dir(config.out, merge=True) as draft:
         (draft / RESULTS_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         (draft / METRICS_FILE).write_bytes(as_lines(curves))
         draw_curves(curves, summary, draft / "training.png")
-        shutil.copytree(folders.keep_best_model(runs), draft / MODEL_FOLDER)
+        shutil.copytree(best_model, draft / MODEL_FOLDER)
     folders.remove()
     return summary
 
@@ -223,10 +229,12 @@ def train(
     validated = trained if average is None else average.module
     metric = config.chosen_metric
     best = BestEpoch(lower_is_better=metric == "mse")
-    total_steps = config.epochs * math.ceil(len(data.train) / config.batch_size)
-    warmup_steps = math.ceil(config.lr_warmup * total_steps)
+    examples = draw_examples(data.train, config.train_examples, config.split_seed)
+    total_steps = config.epochs * math.ceil(len(examples) / config.batch_size)
+    warmup_steps = config.lr_warmup_steps or math.ceil(config.lr_warmup * total_steps)
+    lr_steps = config.lr_steps or total_steps
     epochs: list[dict[str, Any]] = []
-    step, started = 0, time.perf_counter()
+    step, plateau, started = 0, 1.0, time.perf_counter()
 
     with StepBar(name, total_steps, progress=progress, alone=config.jobs == 1 and world().size == 1) as bar:
         for epoch in range(1, config.epochs + 1):
@@ -236,14 +244,18 @@ def train(
                 model.hyena.eval()
             losses: list[float] = []
             lm_losses: list[float] = []
-            for rows in epoch_batches(data.train, config.batch_size, rng, balanced=config.balanced):
+            for rows in epoch_batches(examples, config.batch_size, rng, balanced=config.balanced):
+                if config.lr_schedule == "cosine":
+                    scale = lr_scale(step, lr_steps, warmup_steps, config.min_lr_factor)
+                else:
+                    scale = plateau * min(1.0, (step + 1) / max(1, warmup_steps))
                 for group in optimizer.param_groups:
-                    group["lr"] = config.lr * lr_scale(step, total_steps, warmup_steps, config.min_lr_factor)
-                sequences = [data.train.sequences[row] for row in rows]
+                    group["lr"] = config.lr * scale
+                sequences = [examples.sequences[row] for row in rows]
                 sequences = augment(sequences, rng, both_strands=config.reverse_complement, crop=config.crop)
                 optimizer.zero_grad(set_to_none=True)
                 step_loss = step_lm_loss = 0.0
-                for part in parts(data.train, rows, sequences, device, config.pack_tokens):
+                for part in parts(examples, rows, sequences, device, config.pack_tokens, accumulate=config.accumulate):
                     loss, lm_loss = batch_losses(config, trained, head, *part)
                     step_loss += float(loss.detach())
                     if lm_loss is not None:
@@ -269,6 +281,8 @@ def train(
                 advice = "lower `lr`" if reason == NOT_FINITE else "choose another `metric`"
                 raise InputError(f"{metric} has no value on the validation split ({reason}): {advice}")
             best.update(epoch, value, validated)
+            if best.epoch != epoch:
+                plateau = max(_PLATEAU_FACTOR * plateau, config.min_lr_factor)
             row = {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses))}
             if lm_losses:
                 row["lm_loss"] = float(np.mean(lm_losses))
@@ -394,7 +408,9 @@ def predict(model: Any, dataset: LabelledDataset, config: FinetuneConfig, device
     was_training = model.training
     model.eval()
     with autocast(config.autocast, device):
-        for places in batches([len(dataset.sequences[row]) for row in order], config.batch_size, config.pack_tokens):
+        # Validation takes no more at a time than training.
+        rows_at_once = -(-config.batch_size // config.accumulate)
+        for places in batches([len(dataset.sequences[row]) for row in order], rows_at_once, config.pack_tokens):
             rows = order[places]
             sequences = [dataset.sequences[row] for row in rows]
             if config.pack_tokens:

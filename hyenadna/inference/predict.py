@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import chain, islice
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import cache_filters
+from hyenadna.common.choices import Keep
 from hyenadna.common.errors import InputError
 from hyenadna.common.parts import tell_idle
 from hyenadna.common.progress import bar
 from hyenadna.common.world import world
 from hyenadna.common.writers import one_writer
+from hyenadna.data.sequences import kept
 from hyenadna.data.sources import Record, open_sequences
 from hyenadna.data.tables import added_columns, partial_table
 from hyenadna.inference.config import PredictConfig
@@ -36,6 +39,8 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
     For classes a row holds the likeliest class and the probability of each. For several labels it holds the
     probability of each, for values the values, and for classes of bases a letter for each base. They are blank for an
     empty sequence. Several processes share out the batches, see :func:`hyenadna.common.world.world`.
+
+    Longer sequences than those of the training are cut as it cut its own, and a warning says how many.
 
     Raises:
         InputError: the checkpoint has no trained head, or a sequence is not DNA, or too long. Finished rows stay in
@@ -60,6 +65,7 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
         shown = stack.enter_context(bar("predict", len(sequences), "sequence", progress=progress))
         tell_idle(-(-len(sequences) // config.batch_size), "batch", "lower batch_size")
         records = iter(sequences)
+        cut = 0
         for _ in range(0, len(sequences), config.batch_size * world().size):
             # A batch for each process. All read all sequences, and the first one writes.
             with world().agreed():
@@ -70,9 +76,12 @@ def predict(config: PredictConfig, *, progress: bool = True) -> int:
                 if world().is_first:
                     for row in chain.from_iterable(found):
                         write(row)
+            cut += sum(predictor.is_cut(record) for batch in batches for record in batch)
             count = sum(map(len, batches))
             done += count
             shown.update(count)
+    if cut and progress:
+        print(f"warning: {predictor.what_was_cut(cut)}", file=sys.stderr)
     return done
 
 
@@ -94,14 +103,18 @@ class _Predictor:
         self.model = model = load_classifier(config.model)
         model.to(pick_device(config.device))  # type: ignore[arg-type]
         is_token = isinstance(model, HyenaDNAForTokenClassification)
+        trained: Any
         if isinstance(model, PromptedClassifier):
             self._names, self._max_length, self._problem = model.names, model.max_length, None
-            self._device = model.lm.device
+            self._device, trained = model.lm.device, model.lm.config
         else:
             labels: Any = model.config.id2label
             self._names = [str(labels[i]) for i in range(model.score.out_features)]
             self._max_length, self._problem = model.config.max_seq_len, model.config.problem_type
-            self._device = model.device
+            self._device, trained = model.device, model.config
+        self._is_token = is_token
+        self._length: int | None = trained.train_length
+        self._keep: Keep = trained.train_keep
         self._both_strands = config.reverse_complement
         self._is_classes = not is_token and self._problem in (None, "single_label_classification")
         if is_token and max(map(len, self._names)) > 1:
@@ -112,12 +125,30 @@ class _Predictor:
             raise InputError("`reverse_complement`: classes of bases belong to one strand; leave it out")
         self.columns = ["tokens"] if is_token else [*(["class"] if self._is_classes else []), *self._names]
 
+    def is_cut(self, record: Record) -> bool:
+        """Whether the sequence is longer than those of the training, which cut its own."""
+        return self._length is not None and len(record.ids) > self._length
+
+    def what_was_cut(self, count: int) -> str:
+        """What happened to the sequences that are longer than those of the training."""
+        return (
+            f"{count:,} {'sequence was' if count == 1 else 'sequences were'} cut to the {self._keep} of "
+            f"{self._length:,} bases, as in training"
+        )
+
     def rows(self, batch: Sequence[Record]) -> list[list[object]]:
         """The row of each sequence, its own fields first.
 
         Raises:
             InputError: a sequence is too long.
         """
+        for record in batch:
+            if self._is_token and self.is_cut(record):
+                raise InputError(
+                    f"{record.where}: {len(record.ids):,} bases are longer than the {self._length:,} of the training; "
+                    f"give windows of at most {self._length}, so that every base has a class"
+                )
+        batch = [record._replace(ids=record.ids[kept(len(record.ids), self._length, self._keep)]) for record in batch]
         for record in batch:
             if len(record.ids) > (most := self._max_length):
                 raise InputError(

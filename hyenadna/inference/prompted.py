@@ -30,18 +30,19 @@ class PromptedClassifier(nn.Module):
 
     Args:
         lm: the language model.
-        classes: number of classes, at most 5. Each has a letter of ``ACGTN``.
+        classes: number of classes, at most that of the letters.
+        letters: the letters of the classes in their order, different ones of ``ACGTN``.
 
     Raises:
         InputError: there are more classes than letters.
     """
 
-    def __init__(self, lm: HyenaDNAForCausalLM, classes: int) -> None:
+    def __init__(self, lm: HyenaDNAForCausalLM, classes: int, *, letters: str = LETTERS) -> None:
         super().__init__()
-        if classes > len(LETTERS):
-            raise InputError(f"{classes} classes are too many: a prompt has a letter for {len(LETTERS)}, {LETTERS}")
+        if classes > len(letters):
+            raise InputError(f"{classes} classes are too many: a prompt has a letter for {len(letters)}, {letters}")
         self.lm = lm
-        self.letters = [NUCLEOTIDE_IDS[letter] for letter in LETTERS[:classes]]
+        self.letters = [NUCLEOTIDE_IDS[letter] for letter in letters[:classes]]
 
     def prefix(self) -> Tensor:
         """Embeddings ``(P, D)`` of the prefix, the same for every sequence of a batch."""
@@ -90,17 +91,22 @@ class SoftPrompt(PromptedClassifier):
         lm: the language model; its parameters are frozen.
         classes: number of classes.
         tokens: number of vectors. They start as the embeddings of random bases.
+        dropout: dropout on the vectors in training. All sequences of a batch have the same.
+        letters: see :class:`PromptedClassifier`.
     """
 
-    def __init__(self, lm: HyenaDNAForCausalLM, classes: int, tokens: int) -> None:
-        super().__init__(lm, classes)
+    def __init__(
+        self, lm: HyenaDNAForCausalLM, classes: int, tokens: int, *, dropout: float = 0.0, letters: str = LETTERS
+    ) -> None:
+        super().__init__(lm, classes, letters=letters)
+        self.dropout = dropout
         lm.requires_grad_(False)
         bases = torch.randint(NUCLEOTIDE_IDS["A"], NUCLEOTIDE_IDS["T"] + 1, (tokens,))
         self.prompt = nn.Parameter(lm.embeddings.word_embeddings.weight.detach().cpu()[bases].float().clone())
 
     def prefix(self) -> Tensor:
         """The trained vectors, ``(tokens, D)``."""
-        return self.prompt
+        return F.dropout(self.prompt, self.dropout, self.training)
 
     @classmethod
     def load(cls, folder: Path) -> SoftPrompt:
@@ -111,7 +117,10 @@ class SoftPrompt(PromptedClassifier):
         """
         lm = HyenaDNAForCausalLM.from_pretrained(folder, dtype=torch.float32)
         model = cls(lm, lm.config.num_labels, 0)
-        model.prompt = nn.Parameter(load_file(folder / PROMPT_FILE)["prompt"], requires_grad=False)
+        saved = load_file(folder / PROMPT_FILE)
+        model.prompt = nn.Parameter(saved["prompt"], requires_grad=False)
+        # Before classes could have other letters, none were saved.
+        model.letters = saved["letters"].tolist() if "letters" in saved else model.letters
         return model.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -134,6 +143,7 @@ class FewShot(PromptedClassifier):
         labels: int ``(n,)``, the class of each.
         shots: demonstrations of each class.
         seed: seed of the demonstrations.
+        letters: see :class:`PromptedClassifier`.
     """
 
     def __init__(
@@ -144,8 +154,10 @@ class FewShot(PromptedClassifier):
         labels: np.ndarray,
         shots: int,
         seed: int,
+        *,
+        letters: str = LETTERS,
     ) -> None:
-        super().__init__(lm, classes)
+        super().__init__(lm, classes, letters=letters)
         self.sequences = sequences
         self.shots = shots
         self.seed = seed

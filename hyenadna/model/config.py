@@ -159,6 +159,8 @@ _RULES: dict[str, _Whole | _Real | _OneOf] = {
     "initializer_range": _Real(0.0),
     "tie_word_embeddings": _YES_OR_NO,
     "pooling": _OneOf(("mean", "last", "first")),
+    "train_length": _WholeOrNone(1, 1 << 30),
+    "train_keep": _OneOf(("start", "middle", "end")),
 }
 
 
@@ -188,6 +190,9 @@ class HyenaDNAConfig(PretrainedConfig):
         pooling: how ``HyenaDNAForSequenceClassification`` pools the positions: "mean", "last" or "first".
         filter_length: taps of the long filters, at most ``max_seq_len``: an argument of ``HyenaOperator``. With it,
             inputs may be longer than ``max_seq_len``: each layer then sees the last ``filter_length`` positions.
+        train_length: bases to which fine-tuning cut longer sequences, or None. ``hyenadna predict`` cuts to them too;
+            the model itself does not.
+        train_keep: what it kept of them: "start", "middle" or "end".
         kwargs: arguments of ``transformers.PretrainedConfig``. Others are kept and named in a log line.
 
     Raises:
@@ -236,6 +241,8 @@ class HyenaDNAConfig(PretrainedConfig):
         tie_word_embeddings: bool = False,
         pooling: str = "mean",
         filter_length: int | None = None,
+        train_length: int | None = None,
+        train_keep: str = "middle",
         **kwargs: Any,
     ) -> None:
         _check_common(kwargs)
@@ -275,6 +282,8 @@ class HyenaDNAConfig(PretrainedConfig):
         self.tie_word_embeddings = tie_word_embeddings
         self.pooling = pooling
         self.filter_length = filter_length
+        self.train_length = train_length
+        self.train_keep = train_keep
         # The model has no attention, but peft's prompt tuning asks every configuration for this number.
         self.num_attention_heads = 1
         self.check()

@@ -41,6 +41,17 @@ def short_name(name: str) -> str:
     return bare
 
 
+def size_for(bases: int) -> str | None:
+    """The first published size that takes so many bases; None if none does."""
+    return next((name for name, fields in PUBLISHED_SIZES.items() if fields["max_seq_len"] >= bases), None)
+
+
+def checkpoint_name(size: str) -> str:
+    """The published checkpoint of a size, as the Hugging Face Hub calls it."""
+    names = {short: name for name, short in PUBLISHED_NAMES.items()}
+    return f"LongSafari/hyenadna-{names[size]}-hf"
+
+
 class Shape(Protocol):
     """Options that name the shape of a new model."""
 

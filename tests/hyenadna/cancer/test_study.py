@@ -18,7 +18,6 @@ from hyenadna.cancer.study_data import read_study
 from hyenadna.common.errors import InputError
 from hyenadna.data.tables import read_table
 from hyenadna.finetuning import train as finetuning
-from hyenadna.finetuning.presets import PRESETS, Preset
 from tests.hyenadna.cancer.study_tables import make_rows, write_tables
 
 
@@ -182,9 +181,8 @@ def test_a_row_takes_the_checkpoint_for_the_shortest_sequences_that_fits(
 
 
 def test_a_published_setting_takes_the_windows_of_its_length(
-    config: CancerConfig, tmp_path: Path, tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    config: CancerConfig, tmp_path: Path, tiny_checkpoint: Callable[..., Path]
 ) -> None:
-    monkeypatch.setitem(PRESETS, "cancer-1k", Preset("accuracy", {"accuracy": 0.5268}, {"lr": 6e-4}))
     published = replace(config, settings=["cancer-1k"])
     published.check()
     data = [read_study(config.data[0])]

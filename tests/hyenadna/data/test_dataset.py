@@ -105,12 +105,22 @@ def test_species_by_chromosome(tmp_path: Path) -> None:
         write(tmp_path, **{f"{name}__genome_dot_fa": text})
     found = read(tmp_path, length=16)
     assert {split: len(part) for split, part in found.items()} == {"train": 40, "valid": 4, "test": 4}
-    for split, chromosome in (("train", 2), ("valid", 1), ("test", 5)):
+    for split, chromosome in (("train", 2), ("valid", 5), ("test", 1)):
         for example in found[split]:
             letter = bases[str(example.label)][chromosome % 4]
             assert example.ids.tolist() == 16 * ["ACGT".index(letter) + 7]
-    with pytest.raises(InputError, match=r"no chromosome of 45 bases or more for valid"):
-        read(tmp_path, length=45)
+    # Chromosome 1 has 40 bases, and is the only one of the test.
+    found = read(tmp_path, length=45)
+    assert {split: {(example.padded, len(example.ids)) for example in part} for split, part in found.items()} == {
+        "train": {(0, 45)}, "valid": {(0, 45)}, "test": {(5, 45)},
+    }  # fmt: skip
+    assert all(example.ids[40:].tolist() == 5 * [11] for example in found["test"])
+    (tmp_path / "two" / "genome.fa").write_text(">chr2\nACGT\n>chr1\nACGT\n")
+    with pytest.raises(InputError, match=r"two: no chromosome for valid; it takes those called 5, 7, 9, 10, 11, with"):
+        read(tmp_path, length=4)
+    (tmp_path / "two" / "genome.fa").write_text(">chr5\nACGT\n>chr1\nACGT\n")
+    with pytest.raises(InputError, match=r"two: no chromosome for train; it takes all but 1, 3, 12, 13, 5, 7, 9, 10"):
+        read(tmp_path, length=4)
 
 
 def test_every_chromosome_of_species_is_in_its_split(tmp_path: Path) -> None:
@@ -128,8 +138,8 @@ def test_every_chromosome_of_species_is_in_its_split(tmp_path: Path) -> None:
                          if text in word * 8}  # fmt: skip
     assert places == {
         "train": {"2", "4", "6", "8", "X"},
-        "valid": {"1", "3", "12", "13"},
-        "test": {"5", "7", "9", "10", "11"},
+        "valid": {"5", "7", "9", "10", "11"},
+        "test": {"1", "3", "12", "13"},
     }
 
 

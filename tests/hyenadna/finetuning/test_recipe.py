@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,10 +17,12 @@ from hyena_kernels import HyenaOperator
 from hyenadna import HyenaDNAForSequenceClassification
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS, reverse_complement
+from hyenadna.data.dataset import LabelledDataset
 from hyenadna.finetuning import batches as batches_module, results as results_module, train as finetune_module
-from hyenadna.finetuning.batches import augment
-from hyenadna.finetuning.data import read_data
+from hyenadna.finetuning.batches import augment, draw_examples
+from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.train import FinetuneConfig, finetune
+from hyenadna.inference.predict import PredictConfig, predict as predict_file
 
 AC = {NUCLEOTIDE_IDS["A"], NUCLEOTIDE_IDS["C"]}
 GT = {NUCLEOTIDE_IDS["G"], NUCLEOTIDE_IDS["T"]}
@@ -84,6 +86,28 @@ def test_the_optimizer_follows_the_options(
     assert {tuple(step["decay"]) for step in steps} == {(0.3, 0.0)}
     assert steps[0]["betas"] == {(0.9, 0.999)}
     assert max(step["norm"] for step in steps) <= 0.01 * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("steps_up", [0, 2])
+def test_a_schedule_by_steps_ends_before_the_training(
+    config: FinetuneConfig, steps: list[dict[str, Any]], steps_up: int
+) -> None:
+    """12 steps, of which the schedule has 6. The rate then stays at its end."""
+    finetune(
+        replace(
+            config,
+            lr_warmup=0.05 if steps_up else 0.25,
+            lr_warmup_steps=steps_up,
+            lr_steps=6,
+            min_lr_factor=0.2,
+            lr=0.004,
+        ),
+        progress=False,
+    )
+    up = steps_up or math.ceil(0.25 * 12)
+    down = [0.2 + 0.8 * (1 + math.cos(math.pi * i / (5 - up))) / 2 for i in range(6 - up)]
+    expected = [(i + 1) / up for i in range(up)] + down + [0.2] * 6
+    assert [step["lr"][0] / 0.004 for step in steps] == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_language_head_is_trained_and_clipped_with_the_rest(
@@ -402,7 +426,7 @@ PACKED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("task", "method"), [*((task, "full") for task in PACKED), ("classification", "lora")])
-def test_packed_steps_have_the_losses_and_gradients_of_padded_ones(
+def test_packed_and_divided_steps_have_the_losses_and_gradients_of_padded_ones(
     folder: Path, tmp_path: Path, task: Any, method: Any
 ) -> None:
     """Rows of unequal sizes, a sequence longer than a row, one of a single base, and N."""
@@ -423,20 +447,153 @@ def test_packed_steps_have_the_losses_and_gradients_of_padded_ones(
     head = finetune_module.make_language_head(config, model)
     learnt = [*model.parameters(), *head.parameters()]
     rows, found = np.arange(len(data.train)), []
-    for tokens in (0, 24):
+    ways: tuple[dict[str, int], ...] = ({}, {"pack_tokens": 24}, {"accumulate": 5})
+    for way in ways:
         for parameter in learnt:
             parameter.grad = None
         losses = np.zeros(2)
-        parts = list(batches_module.parts(data.train, rows, data.train.sequences, torch.device("cpu"), tokens))
-        assert (len(parts) > 2) == bool(tokens)
+        parts = list(batches_module.parts(data.train, rows, data.train.sequences, torch.device("cpu"), **way))
+        assert len(parts) > 2 if way else len(parts) == 1
         for part in parts:
             loss, lm_loss = finetune_module.batch_losses(config, model.eval(), head, *part)
             (loss + 0.5 * lm_loss).backward()
             losses += float(loss.detach()), float(lm_loss.detach())
         gradient = torch.cat([p.grad.flatten() for p in learnt if p.grad is not None])
-        logits = finetune_module.predict(model, data.train, replace(config, pack_tokens=tokens), torch.device("cpu"))
+        logits = finetune_module.predict(model, data.train, replace(config, **cast(Any, way)), torch.device("cpu"))
         found.append((losses, gradient, logits))
-    (losses, gradient, logits), (packed_losses, packed_gradient, packed_logits) = found
-    np.testing.assert_allclose(packed_losses, losses, rtol=1e-6)
-    np.testing.assert_allclose(packed_logits, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
-    assert (packed_gradient - gradient).norm() < 1e-5 * gradient.norm()
+    losses, gradient, logits = found[0]
+    for other_losses, other_gradient, other_logits in found[1:]:
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-6)
+        np.testing.assert_allclose(other_logits, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
+        assert (other_gradient - gradient).norm() < 1e-5 * gradient.norm()
+
+
+@pytest.mark.parametrize(("keep", "first"), [("start", 0), ("middle", 3), ("end", 7)])
+def test_long_sequences_keep_a_part_with_the_labels_of_its_bases(
+    config: FinetuneConfig, tmp_path: Path, keep: Any, first: int
+) -> None:
+    text, letters = "ACGTTGCAACG", "xyxxyyxyxxy"
+    (tmp_path / "token.tsv").write_text("sequence\tlabel\n" + f"{text}\t{letters}\nAC\txy\n" * 10)
+    token = replace(config, data=tmp_path / "token.tsv", task="token", split_column=None, length=4, keep=keep)
+    found = read_data(token)[0].train
+    assert isinstance(found.labels, list)
+    expected = {text[first : first + 4]: letters[first : first + 4], "AC": "xy"}
+    names = {value: key for key, value in NUCLEOTIDE_IDS.items()}
+    assert {
+        "".join(names[i] for i in ids): "".join("xy"[i] for i in labels)
+        for ids, labels in zip(found.sequences, found.labels, strict=True)
+    } == expected
+    # Labels that do not fit their sequence are not cut until they do.
+    (tmp_path / "token.tsv").write_text("sequence\tlabel\n" + f"{text}\t{letters}xx\nAC\txy\n" * 10)
+    with pytest.raises(InputError, match="13 token labels for a sequence of 4"):
+        read_data(token)
+
+
+def test_prediction_cuts_as_training_did(config: FinetuneConfig, tmp_path: Path, capsys: Any) -> None:
+    finetune(replace(config, length=8, keep="end", epochs=1), progress=False)
+    (tmp_path / "n.fa").write_text(">long\nGGGGACCATTTA\n>cut\nACCATTTA\n>short\nACC\n")
+    asked = PredictConfig(config.out / "model", tmp_path / "p.tsv", fasta=tmp_path / "n.fa", device="cpu")
+    capsys.readouterr()
+    predict_file(asked)
+    assert "warning: 1 sequence was cut to the end of 8 bases, as in training" in capsys.readouterr().err
+    rows = {line.split("\t")[0]: line.split("\t")[1:] for line in asked.out.read_text().splitlines()}
+    assert rows["long"] == rows["cut"] != rows["short"]
+    # Another training with this model does not inherit the cut.
+    again = replace(config, model=config.out / "model", out=tmp_path / "again", epochs=1)
+    finetune(again, progress=False)
+    assert json.loads((again.out / "model" / "config.json").read_text())["train_length"] is None
+
+
+def test_classes_of_bases_are_not_predicted_in_part(config: FinetuneConfig, tmp_path: Path) -> None:
+    (tmp_path / "token.tsv").write_text("sequence\tlabel\n" + "ACGTT\txyxxy\nAC\txy\n" * 10)
+    finetune(
+        replace(config, data=tmp_path / "token.tsv", task="token", split_column=None, length=4, epochs=1),
+        progress=False,
+    )
+    (tmp_path / "n.fa").write_text(">a\nACGT\n>b\nACGTA\n")
+    asked = PredictConfig(config.out / "model", tmp_path / "p.tsv", fasta=tmp_path / "n.fa", device="cpu")
+    with pytest.raises(InputError, match="5 bases are longer than the 4 of the training; give windows of at most 4"):
+        predict_file(asked)
+
+
+def test_the_rate_falls_at_a_plateau(
+    config: FinetuneConfig, steps: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every epoch that is not better than the best, down to the floor. The warm-up has six of four steps each."""
+    values = iter([0.5, 0.5, 0.6, 0.1, 0.2, 0.3, 0.0])
+    monkeypatch.setattr(finetune_module, "score", lambda *args: ({"accuracy": next(values)}, {}))
+    finetune(
+        replace(
+            config, lr_schedule="plateau", lr=1.0, lr_warmup_steps=6, min_lr_factor=0.005, epochs=6, patience=6
+        ),
+        progress=False,
+    )  # fmt: skip
+    expected = [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0, 1.0, 1.0, *[0.1] * 8, *[0.01] * 4, *[0.005] * 4]
+    assert [step["lr"][0] for step in steps] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("count", "classes"), [(2, [1, 1, 0]), (5, [2, 2, 1]), (9, [4, 4, 1]), (0, [20, 7, 1])])
+def test_training_examples_are_drawn_evenly_from_the_classes(count: int, classes: list[int]) -> None:
+    labels = np.repeat([0, 1, 2], [20, 7, 1])
+    data = LabelledDataset([np.array([7, i], dtype=np.uint8) for i in range(28)], labels)
+    found = draw_examples(data, count, 3)
+    drawn = np.bincount(np.asarray(found.labels), minlength=3)
+    assert sorted(drawn.tolist(), reverse=True) == classes
+    assert len({ids[1] for ids in found.sequences}) == (count or 28)
+    assert all(labels[ids[1]] == label for ids, label in zip(found.sequences, found.labels, strict=True))
+    again = draw_examples(data, count, 3)
+    assert [ids[1] for ids in again.sequences] == [ids[1] for ids in found.sequences]
+    with pytest.raises(InputError, match="`train_examples` 29: there are 28 for training; take fewer"):
+        draw_examples(data, 29, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accumulate": 5}, "`accumulate` 5: exceeds `batch_size` 4"),
+        ({"accumulate": 2, "pack_tokens": 64}, "`accumulate` 2: has no effect without `pack_tokens` 0"),
+        ({"keep": "end"}, "`keep` end: has no effect without `length`"),
+        ({"lr_schedule": "plateau", "lr_steps": 9}, "`lr_steps` 9: has no effect without `lr_schedule` cosine"),
+        ({"lr_steps": 9, "lr_warmup_steps": 9}, "`lr_steps` 9: must be above `lr_warmup_steps` 9"),
+        ({"lr_warmup": 0.1, "lr_warmup_steps": 9}, "`lr_warmup` 0.1: has no effect without `lr_warmup_steps` 0"),
+        ({"letters": "AC"}, "`letters` AC: has no effect without `method` soft-prompt or few-shot"),
+        ({"letters": "AA", "method": "few-shot"}, "`letters` 'AA': give different ones of ACGTN"),
+        ({"letters": "AX", "method": "few-shot"}, "`letters` 'AX': give different ones of ACGTN"),
+        ({"letters": "", "method": "few-shot"}, "`letters` '': give different ones of ACGTN"),
+        ({"prompt_dropout": 0.5}, "`prompt_dropout` 0.5: has no effect without `method` soft-prompt"),
+        ({"method": "few-shot", "reverse_complement": True}, "`method` few-shot: its demonstrations have a strand"),
+        ({"method": "soft-prompt", "letters": "A"}, "2 classes are too many: a prompt has a letter for 1, A"),
+        ({"train_examples": 17}, "`train_examples` 17: there are 16 for training"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    config: FinetuneConfig, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        finetune(replace(config, **change), progress=False)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("bases", "change", "message"),
+    [
+        (2000, {}, "use a checkpoint for longer ones, such as LongSafari/hyenadna-tiny-16k-seqlen-d128-hf, cut the"),
+        (2000, {"preset": "species-32k"},
+         "such as LongSafari/hyenadna-small-32k-seqlen-hf, that of `preset` species-32k, cut"),
+        (2000, {"preset": "gb-ocr"}, "such as LongSafari/hyenadna-tiny-16k-seqlen-d128-hf, cut"),
+        (2000, {"method": "scratch"}, "take a `size` for longer ones, such as tiny-16k, cut the"),
+        (2_000_000, {}, "use a checkpoint for longer ones, cut the"),
+        (2_000_000, {"method": "scratch"}, "take a `size` for longer ones by `max_seq_len`, cut the"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_too_short_names_a_longer_one(
+    config: FinetuneConfig, bases: int, change: dict[str, Any], message: str
+) -> None:
+    part = LabelledDataset([np.full(bases, 7, dtype=np.uint8)], np.array([0]))
+    data = Splits(part, part, part, ["x", "y"], demonstration=False)
+    if change.get("method") == "scratch":
+        change = {**change, "model": None, "d_model": 8, "n_layer": 1}
+    with pytest.raises(InputError) as caught:
+        finetune_module.make_model(replace(config, **change), data, 0)
+    assert str(caught.value).startswith(f"a sequence of {bases:,} bases is longer than the ")
+    assert message in str(caught.value)

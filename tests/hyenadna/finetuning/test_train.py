@@ -31,9 +31,8 @@ from hyenadna.evaluation.baselines import kmer_counts
 from hyenadna.finetuning import batches as batches_module, runs as runs_module, train as finetune_module
 from hyenadna.finetuning.batches import epoch_batches, random_crop
 from hyenadna.finetuning.data import read_data
-from hyenadna.finetuning.presets import PRESETS
 from hyenadna.finetuning.results import describe
-from hyenadna.finetuning.train import FinetuneConfig, apply_preset, finetune, predict
+from hyenadna.finetuning.train import FinetuneConfig, finetune, predict
 from hyenadna.inference import logits as logits_module
 
 
@@ -469,16 +468,6 @@ def test_words_are_counted() -> None:
     assert counts[0].sum() == 7
     assert (counts[0, 1], counts[0, 6], counts[0, 11], counts[0, 12]) == (2, 2, 2, 1)
     assert counts[1].sum() == 1
-
-
-def test_presets_are_the_published_ones(config: FinetuneConfig) -> None:
-    assert len(PRESETS) == 8 + 18 + 2 + 5
-    chosen = apply_preset(replace(config, preset="nt-H3", lr=1e-3, epochs=20))
-    assert (chosen.metric, chosen.batch_size, chosen.epochs, chosen.lr) == ("mcc", 16, 100, 1e-3)
-    assert PRESETS["nt-H3"].published == {"mcc": 0.817}
-    assert apply_preset(replace(config, preset="deepsea-1k")).task == "multilabel"
-    with pytest.raises(InputError, match="`preset` x: choose one of gb-mouse-enhancers"):
-        apply_preset(replace(config, preset="x"))
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_what_was_trained_predicts(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "soft-prompt", "prompt_tokens": 1}, "`prompt_tokens` 1: must be from 2 to 32000"),
+        ({"method": "soft-prompt", "prompt_tokens": 1}, "`prompt_tokens` 1: must be from 2 to 32768"),
         ({"method": "soft-prompt", "prompt_tokens": 120}, "`prompt_tokens`: the context has 120 tokens, and 16"),
         ({"method": "few-shot", "eval_shots": [4]}, "`shots` and `eval_shots`: the context has 152 tokens, and 16"),
         ({"method": "few-shot", "shots": -1}, "`shots` -1: must be at least 0"),

@@ -43,6 +43,9 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "tie_word_embeddings": (True, "trained"),
     "pooling": ("last", "pooled"),
     "filter_length": (3, "logits"),
+    # They are for predict, which cuts.
+    "train_length": (4, "accepted"),
+    "train_keep": ("end", "accepted"),
 }
 
 DEFAULTS = {
@@ -73,6 +76,8 @@ DEFAULTS = {
     "tie_word_embeddings": False,
     "pooling": "mean",
     "filter_length": None,
+    "train_length": None,
+    "train_keep": "middle",
 }
 
 

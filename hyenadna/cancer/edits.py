@@ -160,7 +160,7 @@ def problem(mutation: Mutation, read: Read, contig_length: int) -> str:
     """Why a mutation is left out altogether; "" if it is not."""
     if set(mutation.ref + mutation.alt) - set("ACGT"):
         return NO_BASES
-    if not 0 <= mutation.first <= contig_length - len(mutation.ref):
+    if not 0 <= mutation.first <= contig_length - max(1, len(mutation.ref)):
         return OUTSIDE
     if not (mutation.ref and mutation.alt):
         return NO_BASES

@@ -12,9 +12,6 @@ from hyenadna.finetuning.config import FinetuneConfig
 from hyenadna.finetuning.presets import PRESETS
 from hyenadna.model.config import HyenaDNAConfig
 
-PUBLISHED_LENGTHS = {"1k": 1024, "32k": 32_768}
-"""Bases of the windows of the published settings, by the second word of their names."""
-
 
 class Row(NamedTuple):
     """A row that is trained.
@@ -81,7 +78,7 @@ def _fitting(setting: str, config: CancerConfig, data: list[StudyData]) -> list[
     """The folders that a setting is trained on."""
     if setting in METHODS:
         return list(range(len(data)))
-    length = PUBLISHED_LENGTHS[setting.split("-")[1]]
+    length = PRESETS[setting].bases
     found = [number for number, tables in enumerate(data) if tables.length == length]
     if not found:
         lengths = ", ".join(f"{folder} has {tables.length:,}" for folder, tables in zip(config.data, data, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def study(config: CancerConfig, *, progress: bool = True) -> dict[str, Any]:
         measured = []
         for number, (folder, tables) in enumerate(zip(config.data, data, strict=True)):
             own = [row for row in rows if row.number == number]
-            measured += list(_measure(config, folder, tables, own, progress))
+            measured += _measure(config, folder, tables, own, progress)
         # 3. The page, and then the folder as a whole.
         results: dict[str, Any] = {
             "settings": _plain(config),
@@ -116,6 +115,10 @@ def _is_finished(row: Row) -> bool:
 # The rows of one folder of tables
 
 
+_Drawn = dict[str, dict[str, np.ndarray]]
+"""Every metric in every resample, by level and name."""
+
+
 @dataclass
 class _Scale:
     """What all rows of one folder are measured with: the test windows, and the same resamples of their lines."""
@@ -124,7 +127,7 @@ class _Scale:
     classes: list[str]
     weights: np.ndarray
 
-    def measure(self, logs: np.ndarray) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    def measure(self, logs: np.ndarray) -> tuple[dict[str, Any], _Drawn]:
         """The figures of a row, and every metric in every resample by level."""
         sequence = intervals.per_sequence(logs, self.test.labels, self.test.lines)
         line, vote = intervals.per_line(logs, self.test.labels, self.test.lines)
@@ -164,32 +167,36 @@ class _Scale:
 
 def _measure(
     config: CancerConfig, folder: Path, data: StudyData, rows: list[Row], progress: bool
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Every yardstick and every row of one folder, with its figures on the test windows."""
     test = data.splits["test"]
     scale = _Scale(test, data.classes, intervals.draw_lines(test.line_labels, config.resamples, config.seed))
     common = {"data": str(folder), "length": data.length}
+    measured: list[dict[str, Any]] = []
     with bar("yardsticks", 5, "yardstick", progress=progress) as shown:
         for found in yardsticks(data):
             shown.update()
             row = {"name": found.name, "kind": "yardstick", "inputs": found.inputs, **common, "note": found.note}
-            yield row | (_EMPTY if found.logs is None else scale.measure(found.logs)[0])
-    twins: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+            measured.append(row | (_EMPTY if found.logs is None else scale.measure(found.logs)[0]))
+    # The row on mutated windows of each setting, which its control comes behind.
+    mutated: dict[str, tuple[dict[str, Any], _Drawn]] = {}
     for place, plan in enumerate(rows, start=1):
-        base = {"name": plan.setting, "kind": "model", "inputs": plan.inputs, **common}
+        row = {"name": plan.setting, "kind": "model", "inputs": plan.inputs, **common}
         if plan.inputs == "unmutated" and test.references is None:
-            yield base | {"note": "the tables have no column reference; hyenadna mutate writes it"} | _EMPTY
+            measured.append(row | {"note": "the tables have no column reference; hyenadna mutate writes it"} | _EMPTY)
             continue
         if not _is_finished(plan):
             if progress:
                 print(f"row {place} of {len(rows)}: {plan.setting}, {plan.inputs} windows", file=sys.stderr)
             finetune(plan.config, progress=progress)
-        figures, drawn = scale.measure(_predict(plan, data, progress))
-        row = base | _of_training(plan) | figures
-        if plan.setting in twins:
-            row["gain"] = _differences(twins[plan.setting], drawn)
-        twins[plan.setting] = drawn
-        yield row
+        figures, drawn = scale.measure(_predict(plan, data))
+        measured.append(row | _of_training(plan) | figures)
+        if plan.inputs == "mutated":
+            mutated[plan.setting] = measured[-1], drawn
+        else:
+            own, known = mutated[plan.setting]
+            own["gain"] = _differences(known, drawn)
+    return measured
 
 
 _EMPTY: dict[str, Any] = {"sequence": None, "line": None, "vote": None, "confusion": None, "lines": None}
@@ -207,14 +214,14 @@ def _of_training(row: Row) -> dict[str, Any]:
         "best_epoch": run["best_epoch"],
         "validation": {summary["metric"]: run["valid"]},
         "over_seeds": summary["test"],
+        **{name: summary[name] for name in ("weights", "epoch_chosen_on", "deviations")},
         "published": summary.get("published", {}),
+        "not_comparable": summary.get("not_comparable", []),
         "note": "",
     }
 
 
-def _differences(
-    mutated: dict[str, dict[str, np.ndarray]], unmutated: dict[str, dict[str, np.ndarray]]
-) -> dict[str, dict[str, list[float | None]]]:
+def _differences(mutated: _Drawn, unmutated: _Drawn) -> dict[str, dict[str, list[float | None]]]:
     """Every metric on mutated windows less that on unmutated ones, in the same resamples."""
     return {
         level: intervals.estimates({name: values - unmutated[level][name] for name, values in found.items()})
@@ -222,7 +229,7 @@ def _differences(
     }
 
 
-def _predict(row: Row, data: StudyData, progress: bool) -> np.ndarray:
+def _predict(row: Row, data: StudyData) -> np.ndarray:
     """Log-probabilities of the saved model for every test window, in the order of the table."""
     test = data.splits["test"]
     sequences = test.sequences if row.inputs == "mutated" else test.references

@@ -44,6 +44,8 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
         prompted = make_prompted(config, data, seed)
         return prompted, prompted
     model = _make_classifier(config, data)
+    if config.lm_weight:
+        model.config.require_causal("`lm_weight`")
     if data.max_length() > model.config.max_seq_len:
         raise InputError(
             f"a sequence of {data.max_length():,} bases is longer than the {model.config.max_seq_len:,} that the model "

@@ -313,6 +313,18 @@ class HyenaDNAConfig(PretrainedConfig):
             if not is_optional and (problem := _Whole(0, self.padded_vocab_size - 1).problem(token)):
                 raise InputError(f"config: {name} {problem}: the embedding has {self.padded_vocab_size} rows")
 
+    def require_causal(self, where: str = "config") -> None:
+        """Raise InputError if the model is bidirectional. For everything that predicts the next token.
+
+        Args:
+            where: the beginning of the message, such as the checkpoint.
+        """
+        if self.bidirectional:
+            raise InputError(
+                f"{where}: bidirectional is {self.bidirectional!r}, and such a model sees the token that it is to "
+                "predict: it has no loss of a language model, no score and no generation; classify with it, or embed"
+            )
+
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and columns of the logits: ``vocab_size`` rounded up to a multiple, here 16."""

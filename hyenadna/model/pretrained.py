@@ -169,6 +169,8 @@ class HyenaDNAPreTrainedModel(PreTrainedModel):
             hub = {key: kwargs.pop(key) for key in checkpoint.HUB_ARGUMENTS if key in kwargs}
             source = checkpoint.download(str(base), **wanted, **hub)
         config, kwargs = _read_config(source, kwargs)
+        if cls.can_generate():
+            config.require_causal(str(base))
         with_info = kwargs.pop("output_loading_info", False)
         allow_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
         weights = checkpoint.load_weights(source)

@@ -185,6 +185,18 @@ class DNAConfig(PretrainedConfig):
             if problem := rule.problem(getattr(self, name)):
                 raise InputError(f"config: {name} {problem}")
 
+    def require_causal(self, where: str = "config") -> None:
+        """Raise InputError if the model is bidirectional. For everything that predicts the next token.
+
+        Args:
+            where: the beginning of the message, such as the checkpoint.
+        """
+        if self.bidirectional:
+            raise InputError(
+                f"{where}: bidirectional is {self.bidirectional!r}, and such a model sees the token that it is to "
+                "predict: it has no loss of a language model, no score and no generation; classify with it, or embed"
+            )
+
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding and columns of the logits."""

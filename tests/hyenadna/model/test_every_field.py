@@ -78,6 +78,8 @@ DEFAULTS = {
     "pooling": "mean",
     "filter_length": None,
     "bidirectional": False,
+    "kmer": None,
+    "kmer_stride": 1,
 }
 
 

@@ -64,7 +64,7 @@ def delayed_each(k: Tensor, lengths: Tensor) -> Tensor:
     early = (lag > -n) & (lag < h - n)
     tap = torch.where(late, lag - h, lag + 2 * n - h).clamp(0, L - 1)
     # No tap is taken twice for a row, so that the sums of backward have one order.
-    taps = k.expand(len(n), D, L).gather(2, tap[:, None].expand(-1, D, -1))
+    taps = k.expand(n.shape[0], D, L).gather(2, tap[:, None].expand(-1, D, -1))
     return taps.masked_fill(~(late | early)[:, None], 0)
 
 

@@ -443,14 +443,12 @@ class HyenaOperator(nn.Module):
         # Filled, not multiplied: 0 times a NaN or an infinity at a pad is a NaN.
         pads = None if real is None else ~real[..., None]
         x = x if pads is None else x.masked_fill(pads, 0)
-        p = self._short_convolution(x.transpose(1, 2))
-        # Zeros in all parts are zeros before every long convolution, because each has a gate before it.
-        p = p if pads is None else p.masked_fill(pads.transpose(1, 2), 0)
         # Contiguous, because the order of memory decides what a seed of dropout drops.
-        *gates, v = p.contiguous().split(self.d_model, dim=1)
+        *gates, v = self._short_convolution(x.transpose(1, 2)).contiguous().split(self.d_model, dim=1)
         steps = self.order - 1
         for o in range(steps):
             gate: Tensor | None = gates[steps - o]
+            v = v if pads is None else v.masked_fill(pads.transpose(1, 2), 0)
             if not is_plain(self.dropout, nn.Dropout) or (self.dropout.p > 0 and self.dropout.training):
                 v, gate = self.dropout(v * gate), None
             v = fftconv(

@@ -53,6 +53,8 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
         prompted = make_prompted(config, data, seed)
         return prompted, prompted
     model = _make_classifier(config, data)
+    if config.lm_weight:
+        model.config.require_causal("`lm_weight`")
     kmers = Kmers.of(model.config)
     if kmers is not None:
         _check_words(config, data, kmers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,10 @@ def hidden_states(
                 ids, plan = pack(rows, model.device, n_to_pad=n_to_pad)
                 states = backbone(ids, cu_seqlens=plan).last_hidden_state[0]
             else:
-                states = backbone(to_tensor(rows, model.device, n_to_pad=n_to_pad)).last_hidden_state
+                ids = to_tensor(rows, model.device, n_to_pad=n_to_pad)
+                # A causal model needs no mask of pads on the right. For the other an N at an end must not be a pad.
+                mask = _mask(rows, ids) if getattr(model.config, "bidirectional", False) else None
+                states = backbone(ids, attention_mask=mask).last_hidden_state
         if not states.isfinite().all():
             raise InputError("the model's states are not finite: its weights are damaged; use another checkpoint")
         found: np.ndarray = states.to(torch.promote_types(states.dtype, torch.float32)).cpu().numpy()
@@ -87,6 +90,12 @@ def _words(sequences: Iterable[tuple[str, np.ndarray]], kmers: Kmers) -> Iterato
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         yield name, words
+
+
+def _mask(rows: Sequence[np.ndarray], ids: torch.Tensor) -> torch.Tensor:
+    """1 at the tokens of each row, and 0 at the pads behind them."""
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    return (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
 
 
 def mean_states(

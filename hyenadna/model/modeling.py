@@ -192,7 +192,7 @@ class HyenaDNAModel(HyenaDNAPreTrainedModel):
 
 
 class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
-    """Next-nucleotide language model.
+    """Next-nucleotide language model. Its configuration must not be bidirectional (InputError).
 
     Example:
         >>> import torch
@@ -208,18 +208,7 @@ class HyenaDNAForCausalLM(HyenaDNAPreTrainedModel, GenerationMixin):
     _is_stateful = True
 
     def __init__(self, config: HyenaDNAConfig) -> None:
-        if config.bidirectional:
-            raise InputError(
-                f"config: bidirectional is {config.bidirectional!r}, and a language model has to be causal: a "
-                "bidirectional one sees the token that it is to predict, so there is no loss, score or generation; "
-                "classify with it, or embed"
-            )
-        if config.kmer is not None:
-            raise InputError(
-                f"config: kmer is {config.kmer}, and a language model here predicts bases: a word shares all but "
-                "kmer_stride of its bases with the one before, so its perplexity compares with no other; classify "
-                "with such a model, or embed"
-            )
+        config.require_causal()
         super().__init__(config)
         self.hyena = HyenaDNAModel(config)
         self.lm_head = nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
@@ -599,7 +588,7 @@ def _refuse_in_bidirectional(**given: Any) -> None:
     for name, value in given.items():
         if value is not None:
             reason = (
-                "takes no packed rows: give each sequence its own row, padded, with an attention_mask"
+                "takes no packed rows: give each sequence its own row, padded (`pack_tokens` 0)"
                 if name == "cu_seqlens"
                 else "has no cache: a new token changes the states of all before it"
             )

@@ -84,6 +84,8 @@ class DNAPreTrainedModel(PreTrainedModel):
             hub = {key: kwargs.pop(key) for key in checkpoint.HUB_ARGUMENTS if key in kwargs}
             source = checkpoint.download(str(base), **wanted, **hub)
         config, kwargs = _read_config(cls.config_class, source, kwargs)
+        if hasattr(cls, "next_token_loss"):
+            config.require_causal(str(base))
         with_info = kwargs.pop("output_loading_info", False)
         allow_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
         weights = checkpoint.load_weights(source)

@@ -50,9 +50,7 @@ class Checkpoints:
         self._by_all = config.writes_together
         self._saving: Any = None
 
-    def save(
-        self, step: int, model: LanguageModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
-    ) -> None:
+    def save(self, step: int, model: LanguageModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step, and remove older ones.
 
         Args:

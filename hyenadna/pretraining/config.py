@@ -51,8 +51,8 @@ class PretrainConfig(Options):
         max_n_fraction: Greatest fraction of N in a training window.
         reverse_complement: Reverse complement half of the windows.
         n_to_pad: Replace N by [PAD], as the published pretraining did. N is never a target.
-        architecture: hyena, or gpt: the GPT-2 of the published comparison, with 2 layers of width 128, 8 heads and 1,024
-            positions unless the next options say otherwise. It sees the same windows in the same order.
+        architecture: hyena, or gpt: the GPT-2 of the published comparison. That has 2 layers of width 128, 8 heads and
+            1,024 positions, unless the next options say otherwise. It sees the same windows in the same order.
         size: Published size to start from: tiny-1k, tiny-1k-d256, tiny-16k, small-32k, medium-160k, medium-450k or
             large-1m.
         d_model: Width, in place of the size's.
@@ -208,7 +208,7 @@ class PretrainConfig(Options):
         """Raise InputError for what a HyenaDNA alone has."""
         self.refuse_unused(("size", "context", "shard", "gradient_checkpointing"), "`architecture` hyena")
         if self.dropout_masks == "position":
-            raise InputError("`dropout_masks` position: masks by position are those of a HyenaDNA (`architecture` hyena)")
+            raise InputError("`dropout_masks` position: only a HyenaDNA has masks by position (`architecture` hyena)")
         others = [name for name in ("resid_dropout", "attention_dropout") if self.model_fields.get(name)]
         if world().size > 1 and (self.embed_dropout != 0 or others):
             raise InputError(

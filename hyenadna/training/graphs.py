@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from hyenadna.baselines.loading import LanguageModel
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
+from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.device import autocast as precision_of
 from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, Recomputation
 from hyenadna.model.loss import next_token_loss
@@ -260,6 +261,8 @@ def make_graphed_step(
 
 def _check_model(model: nn.Module) -> torch.device:
     """The CUDA device of the whole model."""
+    if isinstance(config := getattr(model, "config", None), HyenaDNAConfig) and config.bidirectional:
+        raise GraphError("the model is bidirectional, and the step predicts the next token, which it sees")
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if not tensors:
         raise GraphError("the model has no parameters")

@@ -36,7 +36,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = ["sequence\tlabel"]
     for i in range(90):
         weights = [0.1, 0.4, 0.4, 0.1] if i % 3 else [0.4, 0.1, 0.1, 0.4]
-        lines.append("".join(rng.choice(list("ACGT"), rng.integers(50, 60), p=weights)) + f"\t{'rich' if i % 3 else 'poor'}")
+        lines.append(
+            "".join(rng.choice(list("ACGT"), rng.integers(50, 60), p=weights)) + f"\t{'rich' if i % 3 else 'poor'}"
+        )
     path = tmp_path_factory.mktemp("table") / "t.tsv"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -58,9 +60,7 @@ def no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config(table: Path, tmp_path: Path) -> FinetuneConfig:
-    return FinetuneConfig(
-        data=table, out=tmp_path / "out", epochs=4, batch_size=16, lr=1e-2, device="cpu", threads=1
-    )
+    return FinetuneConfig(data=table, out=tmp_path / "out", epochs=4, batch_size=16, lr=1e-2, device="cpu", threads=1)
 
 
 HYENA = {"filter_order": 8}

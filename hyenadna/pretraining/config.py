@@ -207,6 +207,8 @@ class PretrainConfig(Options):
     def _check_gpt(self) -> None:
         """Raise InputError for what a HyenaDNA alone has."""
         self.refuse_unused(("size", "context", "shard", "gradient_checkpointing"), "`architecture` hyena")
+        if self.writes_together:
+            raise InputError("`checkpoint_format` dcp: only a HyenaDNA is written by many processes; choose torch")
         if self.dropout_masks == "position":
             raise InputError("`dropout_masks` position: only a HyenaDNA has masks by position (`architecture` hyena)")
         others = [name for name in ("resid_dropout", "attention_dropout") if self.model_fields.get(name)]

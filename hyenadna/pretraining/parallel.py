@@ -22,6 +22,7 @@ from hyenadna.common.world import SharedError, world
 from hyenadna.data.windows import BatchSchedule, Stage, WindowKey
 from hyenadna.model.device import autocast
 from hyenadna.model.dropout import dropout_by_position
+from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.parallel.layout import Layout
 from hyenadna.pretraining.checkpoints import Checkpoints
 from hyenadna.pretraining.config import PretrainConfig
@@ -179,6 +180,7 @@ def shard_model(model: LanguageModel, layout: Layout) -> None:
 
     from hyenadna.parallel.sharding import shard
 
+    assert isinstance(model, HyenaDNAForCausalLM)
     shard(model, layout.mesh["data", "context"]._flatten("ranks"))
     # FSDP2 gathers parameters around forward() alone.
     register_fsdp_forward_method(model, "next_token_loss")

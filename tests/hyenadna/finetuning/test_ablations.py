@@ -121,7 +121,7 @@ def test_a_classifier_of_words_predicts_both_strands(config: FinetuneConfig, tmp
     fasta.write_text(">c\nAC\n")
     with pytest.raises(InputError, match="2 bases are shorter than the words of 3"):
         predict_file(PredictConfig(config.out / "model", tmp_path / "q.tsv", fasta))
-    with pytest.raises(InputError, match="`pooling` token: .* has no vectors of bases"):
+    with pytest.raises(InputError, match=r"`pooling` token: .* has no vectors of bases"):
         embed(EmbedConfig(config.out / "model", tmp_path / "e.npz", fasta, pooling="token"))
 
 

@@ -112,6 +112,7 @@ def test_evaluate_and_score_take_it_and_generate_does_not(
         ({"size": "small-32k"}, "`size` small-32k: has no effect without `architecture` hyena"),
         ({"context": 2}, "`context` 2: has no effect"),
         ({"shard": "full"}, "`shard` full: has no effect"),
+        ({"checkpoint_format": "dcp"}, "`checkpoint_format` dcp: only a HyenaDNA"),
         ({"gradient_checkpointing": True}, "`gradient_checkpointing` True: has no effect"),
         ({"dropout_masks": "position"}, "`dropout_masks` position: masks by position"),
         ({"model_fields": {"short_filter_order": 8}}, "a GPT has no field short_filter_order; it has"),

@@ -218,6 +218,7 @@ class FinetuneConfig(Options):
             refuse_adapter(self.model)
 
     def _check_together(self) -> None:
+        self._check_ablation()
         if (self.method == "scratch") == (self.model is not None):
             raise InputError(f"`method` {self.method}: {'leave out' if self.model else 'needs a'} `model`")
         if self.metric is not None and self.metric not in METRICS[self.task]:
@@ -258,7 +259,6 @@ class FinetuneConfig(Options):
             raise InputError("`crop`: the labels of bases are not cut with them; leave it out for `task` token")
         if self.method == "scratch":
             short_name(self.size)
-        self._check_ablation()
         self._check_unused()
 
     def _check_ablation(self) -> None:

@@ -97,7 +97,7 @@ def generate(config: GenerateConfig, *, progress: bool = True) -> int:
     prompts = list(_read_prompts(config, progress))
     model = load_language_model(config.model, config.device, config.precision)
     if not isinstance(model, HyenaDNAForCausalLM):
-        raise InputError(f"{config.model}: is a GPT, a yardstick without `generate`; give a HyenaDNA")
+        raise InputError(f"{config.model}: is a GPT, which here does not generate; give a HyenaDNA")
     max_length = model.config.max_seq_len
     for name, ids in prompts:
         if len(ids) + config.length > max_length:

@@ -186,16 +186,11 @@ class DNAConfig(PretrainedConfig):
                 raise InputError(f"config: {name} {problem}")
 
     def require_causal(self, where: str = "config") -> None:
-        """Raise InputError if the model is bidirectional. For everything that predicts the next token.
+        """Raise InputError if the model cannot predict the next base. For everything that does.
 
         Args:
             where: the beginning of the message, such as the checkpoint.
         """
-        if self.bidirectional:
-            raise InputError(
-                f"{where}: bidirectional is {self.bidirectional!r}, and such a model sees the token that it is to "
-                "predict: it has no loss of a language model, no score and no generation; classify with it, or embed"
-            )
 
     @property
     def padded_vocab_size(self) -> int:
@@ -429,6 +424,19 @@ class HyenaDNAConfig(DNAConfig):
             is_optional = token is None and name != "pad_token_id"
             if not is_optional and (problem := Whole(0, self.padded_vocab_size - 1).problem(token)):
                 raise InputError(f"config: {name} {problem}: the embedding has {self.padded_vocab_size} rows")
+
+    def require_causal(self, where: str = "config") -> None:
+        """Raise InputError if the model is bidirectional, or reads words of bases."""
+        if found := getattr(self, "bidirectional", False):
+            raise InputError(
+                f"{where}: bidirectional is {found!r}, and such a model sees the token that it is to "
+                "predict: it has no loss of a language model, no score and no generation; classify with it, or embed"
+            )
+        if self.kmer is not None:
+            raise InputError(
+                f"{where}: kmer is {self.kmer}, and a language model here predicts bases: a word shares bases with the "
+                "one before, so that its perplexity compares with no other; classify with it, or embed"
+            )
 
     @property
     def padded_vocab_size(self) -> int:

@@ -35,7 +35,7 @@ from hyenadna.common.world import SharedError
 from hyenadna.model import dcp as files
 from hyenadna.model.checkpoint import bare_name, listed
 from hyenadna.model.locate import DCP_FOLDER, LAYOUT_FILE, read_json
-from hyenadna.model.pretrained import HyenaDNAPreTrainedModel
+from hyenadna.model.pretrained import DNAPreTrainedModel
 
 META_FILE = "meta.json"
 
@@ -61,7 +61,7 @@ class Tokenizer(Protocol):
 
 def save(
     folder: Path,
-    model: HyenaDNAPreTrainedModel,
+    model: DNAPreTrainedModel,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     *,
@@ -89,7 +89,7 @@ def save(
 
 def save_async(
     folder: Path,
-    model: HyenaDNAPreTrainedModel,
+    model: DNAPreTrainedModel,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
     *,
@@ -144,7 +144,7 @@ class Saving:
                 dist.destroy_process_group(self._group)
 
 
-def load(folder: Path, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(folder: Path, model: DNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Read a checkpoint into a model and its optimizer, both of which change. All ranks call this.
 
     Args:
@@ -184,7 +184,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def load_plain_optimizer_state(
-    model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+    model: DNAPreTrainedModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 ) -> None:
     """Give an optimizer the ``state_dict()`` of one that ran in one process, whole tensors by number.
 
@@ -213,7 +213,7 @@ def load_plain_optimizer_state(
     _give(optimizer, own, found, values)
 
 
-def plain_optimizer_state(model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def plain_optimizer_state(model: DNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The ``state_dict()`` that the optimizer has in one process, on the CPU. All ranks call this.
 
     Returns:
@@ -346,7 +346,7 @@ class _Draft:
 
 def _describe(
     folder: Path,
-    model: HyenaDNAPreTrainedModel,
+    model: DNAPreTrainedModel,
     tokenizer: Tokenizer | None,
     layout: dict[str, Any],
     state: Mapping[str, Any],
@@ -366,7 +366,7 @@ class _Targets:
         InputError: the checkpoint does not fit.
     """
 
-    def __init__(self, folder: Path, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, folder: Path, model: DNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
         place = folder / DCP_FOLDER
         try:
             stored = files.tensors_in(place)
@@ -407,14 +407,14 @@ class _Targets:
         """Fill them."""
         files.read(folder / DCP_FOLDER, self.tensors, no_dist=not dist.is_initialized())
 
-    def apply(self, model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    def apply(self, model: DNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
         """Hand over what was not read in place: the buffers, which layers may share, and the optimizer's state."""
         model.load_state_dict(self._buffers, strict=False)
         _give(optimizer, self._names, self._groups, self._values)
 
 
 def _take_apart(
-    model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer
+    model: DNAPreTrainedModel, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors by the names that they have in the checkpoint, and the rest of the optimizer as JSON values."""
     weights, same = _weights(model)
@@ -434,7 +434,7 @@ def _take_apart(
     return tensors, {"same": same, "groups": groups, "optimizer": values}
 
 
-def _weights(model: HyenaDNAPreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _weights(model: DNAPreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of ``state_dict()``, each once, and for further names of the same tensor the first one."""
     tensors: dict[str, Tensor] = {}
     same: dict[str, str] = {}
@@ -453,7 +453,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _names_of(model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> list[str]:
+def _names_of(model: DNAPreTrainedModel, optimizer: torch.optim.Optimizer) -> list[str]:
     """The names of an optimizer's parameters, in its order."""
     names = {id(parameter): bare_name(name) for name, parameter in model.named_parameters()}
     parameters = _parameters(optimizer)
@@ -470,7 +470,7 @@ def _options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_groups(
-    groups: list[dict[str, Any]], model: HyenaDNAPreTrainedModel, optimizer: torch.optim.Optimizer, source: str
+    groups: list[dict[str, Any]], model: DNAPreTrainedModel, optimizer: torch.optim.Optimizer, source: str
 ) -> None:
     names = iter(_names_of(model, optimizer))
     own = [[next(names) for _ in group["params"]] for group in optimizer.param_groups]

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from hyenadna.baselines.loading import LanguageModel
 from hyenadna.common.world import world
 from hyenadna.model.gathering import gather, mesh_of
 from hyenadna.model.locate import DCP_FOLDER
-from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.model.tokenizer import DNATokenizer
 from hyenadna.pretraining.config import PretrainConfig
 from hyenadna.training.run_dir import RunFolder
@@ -25,7 +25,7 @@ class WholeModel:
         model: the model, perhaps sharded.
     """
 
-    def __init__(self, model: HyenaDNAForCausalLM) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self._model = model
         sharded = mesh_of(model.parameters()) is not None
         self._weights = gather(model, model.state_dict(), keep=world().is_first) if sharded else None
@@ -50,9 +50,7 @@ class Checkpoints:
         self._by_all = config.writes_together
         self._saving: Any = None
 
-    def save(
-        self, step: int, model: HyenaDNAForCausalLM, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
-    ) -> None:
+    def save(self, step: int, model: LanguageModel, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step, and remove older ones.
 
         Args:
@@ -124,7 +122,7 @@ class Checkpoints:
     def restore(
         self,
         checkpoint: Path,
-        model: HyenaDNAForCausalLM,
+        model: LanguageModel,
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
     ) -> None:

@@ -24,6 +24,7 @@ from hyenadna.common.options import (
     Workers,
 )
 from hyenadna.common.run_layout import CONFIG_FILE, SPLITS_FILE
+from hyenadna.common.world import world
 from hyenadna.data.inputs import PreparedGenome
 from hyenadna.model.locate import check_checkpoint, refuse_adapter
 from hyenadna.model.sizes import short_name
@@ -50,13 +51,16 @@ class PretrainConfig(Options):
         max_n_fraction: Greatest fraction of N in a training window.
         reverse_complement: Reverse complement half of the windows.
         n_to_pad: Replace N by [PAD], as the published pretraining did. N is never a target.
+        architecture: hyena, or gpt: the GPT-2 of the published comparison. That has 2 layers of width 128, 8 heads and
+            1,024 positions, unless the next options say otherwise. It sees the same windows in the same order.
         size: Published size to start from: tiny-1k, tiny-1k-d256, tiny-16k, small-32k, medium-160k, medium-450k or
             large-1m.
         d_model: Width, in place of the size's.
         n_layer: Number of layers, in place of the size's.
         max_seq_len: Longest sequence that the model takes, in place of the size's. Its filters depend on it.
         embed_dropout: Dropout on the embedding, in place of the size's 0.1.
-        model_fields: Further fields of HyenaDNAConfig, such as short_filter_order or activation_freq.
+        model_fields: Further fields of HyenaDNAConfig, such as short_filter_order or activation_freq. Of a GPT they are
+            n_head, resid_dropout and attention_dropout.
         init_from: Checkpoint to continue training from, in place of random weights of the given size.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
         length: Tokens in a training window.
@@ -106,6 +110,7 @@ class PretrainConfig(Options):
     max_n_fraction: Fraction = 0.1
     reverse_complement: bool = True
     n_to_pad: bool = True
+    architecture: Literal["hyena", "gpt"] = "hyena"
     size: str = "tiny-1k"
     d_model: AtLeast1 | None = None
     n_layer: AtLeast1 | None = None
@@ -187,6 +192,8 @@ class PretrainConfig(Options):
             )
         if self.async_checkpoint and not self.writes_together:
             raise InputError("`async_checkpoint`: the format torch is written at once; choose `checkpoint_format` dcp")
+        if self.architecture == "gpt":
+            self._check_gpt()
         if self.accumulate > self.batch_size:
             raise InputError(f"`accumulate` {self.accumulate}: exceeds `batch_size` {self.batch_size}")
         given = [name for name in ("d_model", "n_layer", "max_seq_len", "model_fields") if getattr(self, name)]
@@ -196,6 +203,20 @@ class PretrainConfig(Options):
             raise InputError(f"`init_from` {self.init_from}: has the shape of its own model; leave out {names}")
         if self.init_from is None:
             short_name(self.size)
+
+    def _check_gpt(self) -> None:
+        """Raise InputError for what a HyenaDNA alone has."""
+        self.refuse_unused(("size", "context", "shard", "gradient_checkpointing"), "`architecture` hyena")
+        if self.writes_together:
+            raise InputError("`checkpoint_format` dcp: only a HyenaDNA is written by many processes; choose torch")
+        if self.dropout_masks == "position":
+            raise InputError("`dropout_masks` position: only a HyenaDNA has masks by position (`architecture` hyena)")
+        others = [name for name in ("resid_dropout", "attention_dropout") if self.model_fields.get(name)]
+        if world().size > 1 and (self.embed_dropout != 0 or others):
+            raise InputError(
+                "`architecture` gpt: several processes would draw other masks of dropout than one; set `embed_dropout` "
+                "to 0, and no other"
+            )
 
     def written(self) -> list[Path]:
         """The folder of the run, and the intervals in it."""

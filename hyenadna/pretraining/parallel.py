@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
+from hyenadna.baselines.loading import LanguageModel
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
 from hyenadna.common.world import SharedError, world
@@ -75,10 +76,10 @@ class RowsOfProcess(Sampler[list[WindowKey]]):
         return (keys[self._rows] for keys in self.schedule)
 
 
-def check_layout(config: PretrainConfig, stages: Sequence[Stage], model: HyenaDNAForCausalLM, layout: Layout) -> None:
+def check_layout(config: PretrainConfig, stages: Sequence[Stage], model: LanguageModel, layout: Layout) -> None:
     """Raise InputError if the processes cannot divide every batch of a run."""
     data, context = layout.data[1], layout.context[1]
-    taps = model.config.short_filter_order
+    taps = getattr(model.config, "short_filter_order", 1)
     for stage in stages:
         if world().size > 1 and stage.batch_size < data * config.accumulate:
             of = f" in its stage of {stage.length} tokens" if len(stages) > 1 else ""
@@ -97,14 +98,14 @@ def check_layout(config: PretrainConfig, stages: Sequence[Stage], model: HyenaDN
             f"`dropout_masks` generator: {world().size} processes would draw other masks than one; choose position or "
             "auto"
         )
-    if model.config.hyena_dropout and (world().size > 1 or config.dropout_masks == "position"):
+    if getattr(model.config, "hyena_dropout", 0.0) and (world().size > 1 or config.dropout_masks == "position"):
         raise InputError(
             "`model_fields` hyena_dropout: masks by position are those of the dropout on the embedding alone, and "
             "several processes need them; set it to 0, or train in one process with `dropout_masks` generator"
         )
 
 
-def choose_masks(config: PretrainConfig, model: HyenaDNAForCausalLM, saved: str | None) -> str:
+def choose_masks(config: PretrainConfig, model: LanguageModel, saved: str | None) -> str:
     """Where the masks of dropout come from: ``generator``, the random state, or ``position``, the place of an element.
 
     Args:
@@ -173,12 +174,13 @@ def _count_targets(ids: Tensor) -> int:
     return int(((targets != PAD_ID) & (targets != N_ID)).sum())
 
 
-def shard_model(model: HyenaDNAForCausalLM, layout: Layout) -> None:
+def shard_model(model: LanguageModel, layout: Layout) -> None:
     """Share out the parameters over all processes by FSDP2, in place."""
     from torch.distributed.fsdp import register_fsdp_forward_method
 
     from hyenadna.parallel.sharding import shard
 
+    assert isinstance(model, HyenaDNAForCausalLM)
     shard(model, layout.mesh["data", "context"]._flatten("ranks"))
     # FSDP2 gathers parameters around forward() alone.
     register_fsdp_forward_method(model, "next_token_loss")
@@ -187,7 +189,7 @@ def shard_model(model: HyenaDNAForCausalLM, layout: Layout) -> None:
 class _Loss(nn.Module):
     """The loss as the forward pass of a module: DistributedDataParallel listens to that alone."""
 
-    def __init__(self, model: HyenaDNAForCausalLM) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         super().__init__()
         self.model = model
 
@@ -210,7 +212,7 @@ class SharedSteps:
 
     def __init__(
         self,
-        model: HyenaDNAForCausalLM,
+        model: LanguageModel,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         config: PretrainConfig,

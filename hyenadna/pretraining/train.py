@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from hyenadna.baselines.gpt import GPTForCausalLM
+from hyenadna.baselines.loading import LanguageModel, load_language_model, new_gpt
 from hyenadna.common.errors import InputError
 from hyenadna.common.progress import StepBar
 from hyenadna.common.run_layout import FINAL_KEY
@@ -76,7 +78,7 @@ class LoopState:
         seconds: seconds spent in steps, without validation and saving.
     """
 
-    model: HyenaDNAForCausalLM
+    model: LanguageModel
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -85,7 +87,7 @@ class LoopState:
     _logged: tuple[int, float] = (0, 0.0)
 
     @classmethod
-    def start(cls, model: HyenaDNAForCausalLM, config: PretrainConfig) -> LoopState:
+    def start(cls, model: LanguageModel, config: PretrainConfig) -> LoopState:
         """The state before the first step."""
         groups = parameter_groups(model, config.weight_decay)
         optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), **_adamw_of(model.device, config))
@@ -206,7 +208,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False, progress: bool = T
         model = make_model(config, *newest)
         check_layout(config, stages, model, layout)
     # Shorter windows, which end an interval, are not divided: the short convolution reads so many inputs before.
-    watch.least_inputs = valid.least_inputs = max(1, model.config.short_filter_order - 1)
+    watch.least_inputs = valid.least_inputs = max(1, getattr(model.config, "short_filter_order", 1) - 1)
     # Not earlier: a configuration that makes no model must leave no folder behind.
     checkpoint = together.first(lambda: _start(folder, config, resume))
     tokenizer = bare_tokenizer(model.config.max_seq_len)
@@ -328,7 +330,7 @@ def read_splits(config: PretrainConfig, genome: Genome) -> dict[str, list[Interv
     return splits
 
 
-def make_model(config: PretrainConfig, checkpoint: Path | None = None) -> HyenaDNAForCausalLM:
+def make_model(config: PretrainConfig, checkpoint: Path | None = None) -> LanguageModel:
     """The model of a configuration: from a checkpoint, from ``init_from``, or with random weights.
 
     Raises:
@@ -339,7 +341,12 @@ def make_model(config: PretrainConfig, checkpoint: Path | None = None) -> HyenaD
     if source is not None:
         # A checkpoint in 16 bits would be trained in 16 bits.
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
-        model = HyenaDNAForCausalLM.from_pretrained(source, dtype=dtype, **dropout)
+        model = load_language_model(source, dtype=dtype, **dropout)
+        if isinstance(model, GPTForCausalLM) != (config.architecture == "gpt"):
+            other = "hyena" if config.architecture == "gpt" else "gpt"
+            raise InputError(f"`init_from` {source}: is a model of the `architecture` {other}")
+    elif config.architecture == "gpt":
+        model = new_gpt(GPTForCausalLM, config, **dropout)
     else:
         model = new_model(HyenaDNAForCausalLM, config, **dropout)
     longest = max(config.length, config.eval_length or 0)
@@ -414,7 +421,9 @@ class Steps:
         self._graph: GraphedStep | None = None
         self._shape: torch.Size | None = None
         self._captures = _has_graphs(loop_state.model.device)
-        if self._captures and loop_state.scaler.is_enabled():
+        if self._captures and not isinstance(loop_state.model, HyenaDNAForCausalLM):
+            self._go_on_without("a graph of a GPT has not been tried")
+        elif self._captures and loop_state.scaler.is_enabled():
             self._go_on_without("float16 needs a scaler of the loss, whose values Python reads")
         elif self._captures and shared is not None:
             self._go_on_without("a graph holds neither several processes nor masks of dropout by position")
@@ -558,7 +567,7 @@ def _check_finite(loss: float, norm: float, loop_state: LoopState) -> None:
 
 
 def _validate(
-    model: HyenaDNAForCausalLM, windows: EvalWindows, config: PretrainConfig, layout: Layout, steps: Steps
+    model: LanguageModel, windows: EvalWindows, config: PretrainConfig, layout: Layout, steps: Steps
 ) -> Evaluation:
     # As many tokens at a time as a training step has.
     tokens = config.length * config.batch_size // config.accumulate

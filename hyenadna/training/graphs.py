@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from hyenadna.baselines.loading import LanguageModel
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.device import autocast as precision_of
 from hyenadna.model.layers import HyenaDNABackbone, HyenaDNABlock, Recomputation
 from hyenadna.model.loss import next_token_loss
-from hyenadna.model.modeling import HyenaDNAForCausalLM
 
 # What AdamW reads from a group when it is captured. A graph keeps the values of that moment.
 _CAPTURED = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
@@ -105,7 +105,7 @@ def update_weights(
 
 def _summed_loss(model: nn.Module, ids: Tensor, targets: Tensor, autocast: str) -> Tensor:
     with precision_of(autocast, ids.device):
-        if isinstance(model, HyenaDNAForCausalLM):
+        if isinstance(model, LanguageModel):
             return model.next_token_loss(ids, targets, ignored=(PAD_ID, N_ID))
         return next_token_loss(model(ids).logits, targets)
 

@@ -129,6 +129,7 @@ BOTH = NO_TABLE | {"data": P("both")}
 SEA = NO_TABLE | {"data": P("sea"), "genome": P("hg.fa"), "task": "multilabel"}
 SPECIES = NO_TABLE | {"data": P("species"), "length": 20, "species_windows": 20}
 NO_SHAPE: dict[str, Any] = {"d_model": None, "n_layer": None, "max_seq_len": None, "model_fields": {}}
+NO_HYENA: dict[str, Any] = {"model_fields": {}, "steps": 1}
 FROM_LM = NO_SHAPE | {"steps": 2, "embed_dropout": None, "init_from": P("lm")}
 FEW = {"method": "few-shot", "length": 8, "shots": 1, "eval_shots": [0, 1]}
 IDLE = {"lr": 1e-9, "epochs": 3, "patience": 1}
@@ -158,6 +159,7 @@ LINES: dict[str, dict[str, Line]] = {
         "max_n_fraction": reaches("rows", max_n_fraction=0.0),
         "reverse_complement": reaches("rows", reverse_complement=False),
         "n_to_pad": reaches("rows", n_to_pad=False),
+        "architecture": reaches("config", base=NO_HYENA, architecture="gpt"),
         "size": reaches("config", base={"n_layer": None, "steps": 1}, size="small-32k"),
         "d_model": reaches("config", d_model=16),
         "n_layer": reaches("config", n_layer=1),
@@ -222,6 +224,7 @@ LINES: dict[str, dict[str, Line]] = {
         "out": keeps(PLACE, out=P("finetuned")),
         "model": reaches("rows", model=P("other_lm")),
         "method": reaches("rows", method="frozen"),
+        "ablation": reaches("config", base=SCRATCH, ablation="bidirectional"),
         "task": reaches("config", base={"label_columns": ["rich"]}, task="regression"),
         "preset": reaches("results", preset="nt-H3"),
         "format": reaches("rows", base=BOTH | {"format": "fna"}, format="genomic-benchmarks"),
@@ -475,8 +478,8 @@ MORE: tuple[tuple[str, str, Line], ...] = (
 DEFAULTS: dict[str, dict[str, Any]] = {
     "pretrain": {
         "valid_fraction": 0.05, "test_fraction": 0.05, "max_n_fraction": 0.1, "reverse_complement": True,
-        "n_to_pad": True, "size": "tiny-1k", "length": 1024, "batch_size": 256, "accumulate": 1,
-        "warmup_length_steps": 1000, "steps": 10_000, "lr": 6e-4, "min_lr_factor": 0.1, "lr_warmup": 0.01,
+        "n_to_pad": True, "architecture": "hyena", "size": "tiny-1k", "length": 1024, "batch_size": 256,
+        "accumulate": 1, "warmup_length_steps": 1000, "steps": 10_000, "lr": 6e-4, "min_lr_factor": 0.1, "lr_warmup": 0.01,
         "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "clip": 1.0, "device": "auto", "autocast": "auto",
         "log_every": 10, "eval_every": 500, "eval_windows": 256, "checkpoint_every": 500, "keep": 2,
         "context": 1, "shard": "none", "dropout_masks": "auto", "checkpoint_format": "auto",
@@ -486,7 +489,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "device": "auto",
     },
     "finetune": {
-        "method": "full", "task": "classification", "format": "auto", "sequence_column": "sequence",
+        "method": "full", "ablation": "none", "task": "classification", "format": "auto", "sequence_column": "sequence",
         "label_columns": ["label"], "keep": "middle", "species_windows": 1000, "valid_fraction": 0.1,
         "pooling": "mean", "epochs": 20, "patience": 5, "batch_size": 32, "accumulate": 1, "lr": 6e-4,
         "lr_schedule": "cosine", "min_lr_factor": 0.1, "lr_warmup": 0.05, "weight_decay": 0.1, "clip": 1.0,

@@ -127,11 +127,11 @@ def test_training_sees_both_strands_and_the_test_averages_them(
     turned: list[bool] = []
     to_tensor = batches_module.to_tensor
 
-    def noted(sequences: list[np.ndarray], device: torch.device) -> torch.Tensor:
+    def noted(sequences: list[np.ndarray], device: torch.device, **options: Any) -> torch.Tensor:
         for ids in sequences:
             assert {*ids.tolist()} <= AC or {*ids.tolist()} <= GT
             turned.append({*ids.tolist()} <= GT)
-        return to_tensor(sequences, device)
+        return to_tensor(sequences, device, **options)
 
     monkeypatch.setattr(batches_module, "to_tensor", noted)
     summary = finetune(replace(config, reverse_complement=both, epochs=4), progress=False)

@@ -351,9 +351,9 @@ def test_cropping_is_for_training_alone(config: FinetuneConfig, monkeypatch: pyt
     lengths: dict[bool, list[int]] = {False: [], True: []}
     to_tensor = logits_module.to_tensor
 
-    def recorded(sequences: list[np.ndarray], device: torch.device) -> torch.Tensor:
+    def recorded(sequences: list[np.ndarray], device: torch.device, **options: Any) -> torch.Tensor:
         lengths[torch.is_grad_enabled()] += map(len, sequences)
-        return to_tensor(sequences, device)
+        return to_tensor(sequences, device, **options)
 
     for module in (batches_module, logits_module):
         monkeypatch.setattr(module, "to_tensor", recorded)

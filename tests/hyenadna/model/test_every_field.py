@@ -10,6 +10,7 @@ import torch
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
 from hyenadna.common.errors import InputError
+from hyenadna.model.kmers import Kmers
 
 BASE: dict[str, Any] = {"d_model": 8, "n_layer": 2, "filter_order": 8, "max_seq_len": 16, "embed_dropout": 0.0}
 
@@ -17,7 +18,7 @@ IDS = torch.tensor([[7, 8, 9, 10, 7, 11, 6, 8], [10, 9, 8, 7, 10, 7, 7, 4]])
 
 # Another value of each field, and what must differ: the weights of a new model, its logits, its logits in training, the
 # parameters that are trained, the logits of a classifier for a sequence with a [PAD], or what ``generate`` starts and
-# stops with. There may also be no language model of it, but a classifier of other logits.
+# stops with. There may also be no language model of it, but a classifier of other logits, or other words of bases.
 FIELDS: dict[str, tuple[Any, str]] = {
     "d_model": (16, "weights"),
     "n_layer": (1, "weights"),
@@ -50,6 +51,8 @@ FIELDS: dict[str, tuple[Any, str]] = {
     # They are for predict, which cuts.
     "train_length": (4, "accepted"),
     "train_keep": ("end", "accepted"),
+    "kmer": (2, "no language model"),
+    "kmer_stride": (2, "words"),
 }
 
 DEFAULTS = {
@@ -83,6 +86,8 @@ DEFAULTS = {
     "bidirectional": False,
     "train_length": None,
     "train_keep": "middle",
+    "kmer": None,
+    "kmer_stride": 1,
 }
 
 
@@ -131,6 +136,9 @@ def test_a_field_reaches_the_model(name: str) -> None:
     if what == "refused":
         with pytest.raises(NotImplementedError):
             seen(**{name: value})
+        return
+    if what == "words":
+        assert Kmers.of(HyenaDNAConfig(**BASE, kmer=2, kmer_stride=value)) == Kmers(2, value)
         return
     if what == "no language model":
         with pytest.raises(InputError, match=name):

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from hyenadna.baselines.loading import load_language_model
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import read_metrics
 from hyenadna.common.world import world
 from hyenadna.data.windows import TrainWindows
-from hyenadna.model.modeling import HyenaDNAForCausalLM
 from hyenadna.parallel.processes import start_world
 from hyenadna.pretraining import train
 from hyenadna.pretraining.train import PretrainConfig, pretrain
@@ -98,7 +98,7 @@ def rows(config: PretrainConfig) -> list[dict[str, Any]]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return HyenaDNAForCausalLM.from_pretrained(folder, dtype=torch.float64).state_dict()
+    return load_language_model(folder, dtype=torch.float64).state_dict()
 
 
 def assert_alike(config: PretrainConfig, other: PretrainConfig, close: float = CLOSE) -> None:

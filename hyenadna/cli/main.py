@@ -262,9 +262,16 @@ def _report_pretraining(config: Any, result: Any) -> str:
 
 def _report_evaluation(config: Any, row: dict[str, Any]) -> str:
     models = {f"Markov {order}": score for order, score in row["markov"].items()} | {"model": row}
-    scores = [f"{name:<12} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}" for name, score in models.items()]
-    last = f"{row['positions']:,} positions; figures in {config.out}"
-    return "\n".join([f"{'':<12} perplexity  accuracy", *scores, last])
+    lines = [f"{'':<12} perplexity  accuracy" + "  prior strength" * bool(row["markov"])]
+    for name, score in models.items():
+        strength = f" {score['prior_strength']:>15.4g}" if "prior_strength" in score else ""
+        lines.append(f"{name:<12} {score['perplexity']:>10.4f} {score['accuracy']:>9.4f}{strength}")
+    if row["markov"]:
+        fitted = row["markov_strengths"]
+        part = " of the training part, which then counts too" * fitted["held_back_from_training"]
+        lines.append(f"prior strengths fitted on {', '.join(fitted['fitted_on']) or 'nothing'}{part}")
+        lines += [fitted["left_out"]] * bool(fitted["left_out"])
+    return "\n".join([*lines, f"{row['positions']:,} positions; figures in {config.out}"])
 
 
 def _report_scores(config: Any, result: Any) -> str:
@@ -302,8 +309,8 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
     ),
     Verb(
         "evaluate",
-        "Score a model on held-out contigs, and compare it with Markov models. They have the orders 0 to 8, and are "
-        "fitted on the other contigs and their reverse complement. Writes JSON and PNGs.",
+        "Score a model on held-out contigs, and compare it with Markov models. They have orders up to 24, and "
+        "count the other contigs and their reverse complement. Writes JSON and PNGs.",
         "hyenadna evaluate --model run/model --genome genome --contigs chrXIV --out evaluation",
         "hyenadna.evaluation.config:EvaluateConfig",
         "hyenadna.evaluation.evaluate:evaluate",

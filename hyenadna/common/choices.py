@@ -31,7 +31,7 @@ METRICS = {
 }
 """Metrics by task. By default the first one decides on the best epoch."""
 
-MAX_MARKOV_ORDER = 12
+MAX_MARKOV_ORDER = 24
 """Longest context of a Markov baseline, in bases."""
 
 ScoreMode = Literal["likelihood", "site", "embedding"]

@@ -37,7 +37,7 @@ class EvaluateConfig(Options):
         n_to_pad: Replace N by [PAD], as in training. N is never scored.
         batch_size: Windows at a time.
         max_windows: Score at most this many windows, evenly spaced. The default is all.
-        markov_order: Greatest order of the Markov models, 0 to 12, or -1 for none.
+        markov_order: Greatest order of the Markov models, 0 to 24, or -1 for none. There are all to 12, 16, 20 and it.
         metrics: The metrics.jsonl of the training run, to draw its curves. The default is the one beside the model.
         device: The device: cpu, cuda, cuda:1 and so on. auto takes a GPU if there is one.
     """
@@ -54,7 +54,7 @@ class EvaluateConfig(Options):
     n_to_pad: bool = True
     batch_size: BatchSize = 16
     max_windows: AtLeast1 | None = None
-    markov_order: Annotated[int, Ge(-1), Le(MAX_MARKOV_ORDER)] = 8
+    markov_order: Annotated[int, Ge(-1), Le(MAX_MARKOV_ORDER)] = MAX_MARKOV_ORDER
     metrics: MetricsFile | None = None
     device: str = "auto"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from hyenadna.data.genome import Genome
 from hyenadna.data.intervals import Interval, read_bed, split_bed, split_contigs
 from hyenadna.data.windows import EvalBatch, EvalWindows
 from hyenadna.drawing import figures as plot
-from hyenadna.evaluation import markov
+from hyenadna.evaluation import backoff
 from hyenadna.evaluation.config import EvaluateConfig
 from hyenadna.model import locate
 from hyenadna.model.device import pick_device
@@ -36,6 +36,8 @@ from hyenadna.parallel.layout import Layout
 
 # exp of more overflows float64.
 _MOST_NATS = 700.0
+# Windows of 1,024 that prior strengths are fitted on.
+_MOST_FITTED = 256
 EVALUATION_FILE = "evaluation.json"
 
 
@@ -139,16 +141,86 @@ def _sums_by_position(model: torch.nn.Module, batch: EvalBatch, layout: Layout, 
     return torch.stack([(losses * scored).sum(dim=0), (right & scored).sum(dim=0), scored.sum(dim=0)])
 
 
+@dataclass(frozen=True)
+class Baselines:
+    """Markov models on the positions of a model.
+
+    Attributes:
+        scores: score and prior strengths by order.
+        strengths_on: the intervals that the prior strengths are fitted on.
+        held_back: whether these were held back from training, as there is no validation part. Afterwards they count.
+        left_out: one line about the orders that would take too much memory; empty if there is none.
+    """
+
+    scores: dict[int, backoff.MarkovScore]
+    strengths_on: list[Interval]
+    held_back: bool
+    left_out: str
+
+
 def fit_and_score_markov(
-    genome: Genome, train: Sequence[Interval], windows: EvalWindows, max_order: int
-) -> dict[int, Score]:
+    genome: Genome,
+    train: Sequence[Interval],
+    windows: EvalWindows,
+    max_order: int,
+    *,
+    valid: Sequence[Interval] = (),
+    most_bytes: int = backoff.MOST_BYTES,
+) -> Baselines:
     """Fit Markov models of order 0 to ``max_order`` on ``train`` and its reverse complement, and score them.
 
     They are scored on the same positions as a model on these ``windows``. The bases before a window serve as further
     context, so that the baseline does not depend on the borders of windows.
+
+    Args:
+        genome: the prepared genome.
+        train: intervals that are counted: those that the model was trained on.
+        windows: the windows to score.
+        max_order: greatest order, 0 to 24. See `backoff.orders_up_to` for the orders below it.
+        valid: intervals for the prior strengths, at most 256 windows of 1,024 of them. They are not counted, as the
+            model did not train on them. If none is given, a tenth of ``train`` is held back for it. It is counted
+            afterwards.
+        most_bytes: bound of the memory. Orders that would take more are left out.
+
+    Raises:
+        InputError: there is no A, C, G or T to count or to score.
     """
-    models = markov.fit((genome.tokens(i.contig, i.start, i.end) for i in train), max_order)
-    return markov.evaluate(models, _with_context(genome, windows, max_order), first_target=max_order + 1)
+    held_back = not any(len(interval) > 1 for interval in valid)
+    rest, fitted_on = _hold_back(train) if held_back else (list(train), list(valid))
+    usable = any(len(interval) > 1 for interval in fitted_on)
+    judged = EvalWindows(genome, fitted_on, 1024, max_windows=_MOST_FITTED) if usable else None
+    targets = windows.n_targets + (judged.n_targets if judged else 0)
+    plan = backoff.plan(max_order, targets, most_bytes)
+    first_target = plan.orders[-1] + 1
+
+    def read(some: EvalWindows | None) -> backoff.Segments:
+        return lambda: _with_context(genome, some, first_target - 1) if some else iter(())
+
+    def segments(intervals: Sequence[Interval]) -> backoff.Segments:
+        return lambda: (genome.tokens(i.contig, i.start, i.end) for i in intervals)
+
+    counts = backoff.Counts(plan, [read(judged), read(windows)], first_target)
+    counts.add(segments(rest))
+    strengths = backoff.fit_strengths(*counts.read_all(read(judged), first_target))
+    if held_back and rest != list(train):
+        counts.add(segments(fitted_on))
+    scores = backoff.score(counts, strengths, read(windows), first_target)
+    return Baselines(scores, fitted_on, held_back, plan.describe())
+
+
+def _hold_back(train: Sequence[Interval]) -> tuple[list[Interval], list[Interval]]:
+    """Divide the training part into what is counted, and about a tenth that prior strengths are fitted on.
+
+    It is the whole interval whose length is nearest to a tenth. Whole contigs share less with the others than parts of
+    them. If none has between a twentieth and a fifth of all, it is the last tenth of every interval.
+    """
+    total = sum(map(len, train))
+    nearest = min(train, key=lambda interval: abs(10 * len(interval) - total))
+    if total <= 20 * len(nearest) <= 4 * total:
+        return [interval for interval in train if interval is not nearest], [nearest]
+    borders = [(interval, interval.end - len(interval) // 10) for interval in train]
+    kept = [Interval(i.contig, i.start, border) for i, border in borders]
+    return kept, [Interval(i.contig, border, i.end) for i, border in borders if border < i.end]
 
 
 def _with_context(genome: Genome, windows: EvalWindows, context: int) -> Iterator[np.ndarray]:
@@ -175,7 +247,7 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
         # Before the splits, which may lie next to the model.
         locate.check_checkpoint(config.model)
         genome = Genome.open(config.genome, config.aliases)
-        train, held_out = _read_splits(config, genome)
+        train, valid, held_out = _read_splits(config, genome)
         beside = config.model.parent / METRICS_FILE
         metrics = config.metrics or (beside if beside.is_file() else None)
         curves = read_metrics(metrics) if metrics is not None else []
@@ -194,37 +266,56 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
         result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
 
     def finish() -> dict[str, Any]:
-        baselines: dict[int, Score] = {}
+        found = Baselines({}, [], False, "")
         if config.markov_order >= 0:
-            baselines = fit_and_score_markov(genome, train, windows, config.markov_order)
+            found = fit_and_score_markov(genome, train, windows, config.markov_order, valid=valid)
         row: dict[str, Any] = {
             "model": str(config.model),
             "genome": genome.source,
-            "held_out": [f"{i.contig}:{i.start}-{i.end}" for i in held_out],
+            "held_out": _names(held_out),
             "length": length,
             "windows": len(windows),
             "perplexity": result.score.perplexity,
             "accuracy": result.score.accuracy,
             "positions": result.score.count,
-            "markov": {str(order): asdict(score) for order, score in baselines.items()},
+            "markov": {str(order): _readable(score) for order, score in found.scores.items()},
+            "markov_strengths": {
+                "fitted_on": _names(found.strengths_on),
+                "held_back_from_training": found.held_back,
+                "left_out": found.left_out,
+            },
         }
-        _write(config.out, row, result, baselines, curves)
+        _write(config.out, row, result, found.scores, curves)
         return row
 
     # Counting words is cheap beside the model, so the first process alone does it, as it writes the files.
     return world().first(finish)
 
 
+def _names(intervals: Sequence[Interval]) -> list[str]:
+    return [f"{i.contig}:{i.start}-{i.end}" for i in intervals]
+
+
+def _readable(score: backoff.MarkovScore) -> dict[str, Any]:
+    strengths = {str(order): strength for order, strength in score.prior_strengths.items()}
+    return asdict(score) | {"prior_strengths": strengths}
+
+
 def _write(
     out: Path,
     row: dict[str, Any],
     result: Evaluation,
-    baselines: dict[int, Score],
+    baselines: Mapping[int, Score],
     curves: list[dict[str, Any]],
 ) -> None:
     """Write the figures and ``evaluation.json``."""
     best = min((score.perplexity for score in baselines.values()), default=None)
-    lines = {order: score.perplexity for order, score in baselines.items()}
+    # All of them would hide the curves.
+    lines = {
+        order: score.perplexity
+        for order, score in baselines.items()
+        if order % 4 == 0 or order == max(baselines) or score.perplexity == best
+    }
     with tempfile.TemporaryDirectory() as draft:
         folder = Path(draft)
         plot.perplexity_by_position(np.exp(result.position_nats), folder / "perplexity_by_position.png", best)
@@ -237,8 +328,8 @@ def _write(
     write_files(contents, make_folders=True)
 
 
-def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval], list[Interval]]:
-    """The intervals that Markov models are fitted on, and the held-out ones."""
+def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval], list[Interval], list[Interval]]:
+    """The intervals that Markov models count, those for their prior strengths (perhaps none), and the held-out ones."""
     beside = config.model.parent / SPLITS_FILE
     bed = config.bed or (beside if beside.is_file() and not config.contigs else None)
     if bed is not None:
@@ -246,8 +337,9 @@ def _read_splits(config: EvaluateConfig, genome: Genome) -> tuple[list[Interval]
         splits = split_bed(read_bed(bed, genome))
         if not splits[config.split]:
             raise InputError(f"{bed}: no interval is of the split {config.split!r}; choose another `split`")
-        return splits["train"], splits[config.split]
+        # What is scored must not be fitted on, and neither must the test part.
+        return splits["train"], splits["valid"] if config.split == "test" else [], splits[config.split]
     if not config.contigs:
         raise InputError("nothing to score on: name the held-out `contigs`, or a `bed` with a split column")
     splits = split_contigs(genome, config.exclude, config.contigs)
-    return splits["train"], splits["test"]
+    return splits["train"], [], splits["test"]

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyenadna.common.choices import MAX_MARKOV_ORDER
 from hyenadna.common.errors import InputError
 from hyenadna.common.score import Score
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
 
 _FIRST_ID = NUCLEOTIDE_IDS["A"]
-_BREAK = 4
+BREAK = 4
+"""Stands in `blocks` for an id that is no nucleotide, and between segments."""
 _BLOCK = 1 << 20
+MAX_ORDER = 12
+"""Longest context of a table of all contexts, in bases."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def fit(
         InputError: the order is out of range, the strength is not positive, a segment is not a 1-d integer array, or
             there is no nucleotide at all.
     """
-    if not 0 <= max_order <= MAX_MARKOV_ORDER:
-        raise InputError(f"markov: max_order must lie between 0 and {MAX_MARKOV_ORDER}, got {max_order}")
+    if not 0 <= max_order <= MAX_ORDER:
+        raise InputError(f"markov: max_order must lie between 0 and {MAX_ORDER}, got {max_order}")
     if not prior_strength > 0:
         raise InputError(f"markov: prior_strength must be positive, got {prior_strength}")
     counts = _windows(_tally(segments, max_order, first_target=0))
@@ -100,7 +102,7 @@ def evaluate(models: MarkovModels, segments: Iterable[np.ndarray], first_target:
     tallies = _tally(segments, models.max_order, first_target)
     count = int(sum(tally.sum() for tally in tallies))
     if count == 0:
-        raise InputError("markov: no A, C, G or T to score in the held-out segments: give contigs that hold sequence")
+        raise nothing_to_score()
     scores = {}
     short_nats, short_hits = 0.0, 0
     for order, (table, tally, windows) in enumerate(
@@ -118,13 +120,18 @@ def evaluate(models: MarkovModels, segments: Iterable[np.ndarray], first_target:
     return scores
 
 
-def _blocks(
+def nothing_to_score() -> InputError:
+    """The error of held-out segments without A, C, G and T."""
+    return InputError("markov: no A, C, G or T to score in the held-out segments: give contigs that hold sequence")
+
+
+def blocks(
     segments: Iterable[np.ndarray], max_order: int, first_target: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Concatenate the segments, with a break after each, and yield blocks of about ``_BLOCK`` bases.
 
     Yields:
-        int32 ``(n,)``, 0 to 3 or ``_BREAK``; and bool ``(n,)``, whether the position is counted in this block. The
+        int32 ``(n,)``, 0 to 3 or ``BREAK``; and bool ``(n,)``, whether the position is counted in this block. The
         context that is repeated from the block before is not counted again.
     """
     bases: list[np.ndarray] = []
@@ -137,8 +144,8 @@ def _blocks(
         for start in range(0, len(ids), _BLOCK):
             context_start = max(0, start - max_order)
             piece = ids[context_start : start + _BLOCK].astype(np.int32) - _FIRST_ID
-            piece[(piece < 0) | (piece > 3)] = _BREAK
-            bases += [piece, np.array([_BREAK], dtype=np.int32)]
+            piece[(piece < 0) | (piece > 3)] = BREAK
+            bases += [piece, np.array([BREAK], dtype=np.int32)]
             wanted += [
                 np.arange(context_start, context_start + len(piece)) >= max(start, first_target),
                 np.array([False]),
@@ -158,9 +165,9 @@ def _tally(segments: Iterable[np.ndarray], max_order: int, first_target: int) ->
     each position is in exactly one tally.
     """
     tallies = [np.zeros(4 ** (depth + 1), dtype=np.int64) for depth in range(max_order + 1)]
-    for bases, wanted in _blocks(segments, max_order, first_target):
+    for bases, wanted in blocks(segments, max_order, first_target):
         index = np.arange(len(bases), dtype=np.int32)
-        is_break = bases == _BREAK
+        is_break = bases == BREAK
         depth = np.minimum(index - 1 - np.maximum.accumulate(np.where(is_break, index, -1)), max_order)
         digits = np.where(is_break, 0, bases)
         code = digits.copy()

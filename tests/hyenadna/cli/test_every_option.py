@@ -485,7 +485,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "context": 1, "shard": "none", "dropout_masks": "auto", "checkpoint_format": "auto",
     },
     "evaluate": {
-        "out": P("evaluation"), "split": "test", "n_to_pad": True, "batch_size": 16, "markov_order": 8,
+        "out": P("evaluation"), "split": "test", "n_to_pad": True, "batch_size": 16, "markov_order": 24,
         "device": "auto",
     },
     "finetune": {

@@ -87,9 +87,13 @@ def test_the_whole_way(
     assert (scored.code, scored.err) == (0, "")
     row = json.loads(Path("result/evaluation.json").read_text())
     assert scored.out.splitlines() == [
-        "             perplexity  accuracy",
-        *(f"Markov {k:<5} {v['perplexity']:>10.4f} {v['accuracy']:>9.4f}" for k, v in row["markov"].items()),
+        "             perplexity  accuracy  prior strength",
+        *(
+            f"Markov {k:<5} {v['perplexity']:>10.4f} {v['accuracy']:>9.4f} {v['prior_strength']:>15.4g}"
+            for k, v in row["markov"].items()
+        ),
         f"model        {row['perplexity']:>10.4f} {row['accuracy']:>9.4f}",
+        "prior strengths fitted on a:3636-4040 of the training part, which then counts too",
         "499 positions; figures in result",
     ]
     assert list(row["markov"]) == ["0", "1", "2"]

@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM
+from hyenadna.cli.main import _report_evaluation
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, NUCLEOTIDE_IDS, PAD_ID
 from hyenadna.data.genome import Genome, prepare
 from hyenadna.data.intervals import Interval
 from hyenadna.data.windows import EvalWindows
 from hyenadna.drawing import figures
-from hyenadna.evaluation import markov
+from hyenadna.evaluation import backoff, markov
 from hyenadna.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_windows, fit_and_score_markov
 from hyenadna.pretraining.train import PretrainConfig, pretrain
 
@@ -145,13 +146,31 @@ def test_a_model_that_has_diverged_is_refused(
 def test_markov_models_are_scored_as_on_whole_contigs(genome: Genome) -> None:
     train = [Interval("a", 0, 4040)]
     windows = EvalWindows(genome, [Interval("b", 0, 900), Interval("c", 0, 500)], 5)
-    scores = fit_and_score_markov(genome, train, windows, 4)
-    models = markov.fit([genome.tokens("a")], 4)
-    # Windows shorter than the order: without the bases before them the models would have less context.
-    whole = markov.evaluate(models, [genome.tokens("b"), genome.tokens("c")])
-    for order, score in scores.items():
-        assert score.perplexity == pytest.approx(whole[order].perplexity, rel=1e-12)
-        assert (score.accuracy, score.count) == (whole[order].accuracy, whole[order].count)
+    found = fit_and_score_markov(genome, train, windows, 4, valid=[Interval("b", 100, 900)])
+    assert (found.strengths_on, found.held_back, found.left_out) == ([Interval("b", 100, 900)], False, "")
+    counts = markov.fit([genome.tokens("a")], 4).counts
+    for order, score in found.scores.items():
+        # Windows shorter than the order: without the bases before them the models would have less context.
+        table = np.full((1, 4), 0.25)
+        tables = [table]
+        for strength, of_order in zip(score.prior_strengths.values(), counts, strict=False):
+            prior = np.tile(table, (len(of_order) // len(table), 1))
+            table = (of_order + strength * prior) / (of_order.sum(axis=1, keepdims=True) + strength)
+            tables.append(table)
+        nats, hits, count = 0.0, 0, 0
+        for contig in ("b", "c"):
+            bases = genome.tokens(contig).astype(int) - NUCLEOTIDE_IDS["A"]
+            for position in range(1, len(bases)):
+                context = bases[max(0, position - order) : position].tolist()
+                while context and max(context) > 3:
+                    context = context[1:]
+                if bases[position] < 4:
+                    row = tables[len(context) + 1][int("0" + "".join(map(str, context)), 4)]
+                    nats -= math.log(row[bases[position]])
+                    hits += int(row.argmax() == bases[position])
+                    count += 1
+        assert score.perplexity == pytest.approx(math.exp(nats / count), rel=1e-12)
+        assert (score.accuracy, score.count) == (hits / count, count)
 
 
 def test_markov_models_and_the_model_are_scored_on_the_same_positions(
@@ -159,23 +178,42 @@ def test_markov_models_and_the_model_are_scored_on_the_same_positions(
 ) -> None:
     windows = EvalWindows(genome, [Interval("a", 900, 1100), Interval("b", 5, 895)], 32, max_windows=9)
     count = evaluate_windows(model, windows, batch_size=4, progress=False).score.count
-    scores = fit_and_score_markov(genome, [Interval("c", 0, 500)], windows, 2)
-    assert {score.count for score in scores.values()} == {count}
+    found = fit_and_score_markov(genome, [Interval("c", 0, 500)], windows, 20)
+    assert {score.count for score in found.scores.values()} == {count}
+    assert list(found.scores) == [*range(13), 16, 20]
     assert count < 9 * 32
 
-    table = markov.fit([genome.tokens("c")], 2).probabilities()
-    nats = 0.0
-    for batch in windows.batches(1):
-        [(contig, start)] = batch.windows
-        for position in range(start + 1, start + batch.ids.shape[1]):
-            bases = genome.tokens(contig, max(0, position - 2), position + 1).astype(int) - NUCLEOTIDE_IDS["A"]
-            if bases[-1] > 3:
-                continue
-            while bases[:-1].max(initial=0) > 3:
-                bases = bases[1:]
-            row = int("0" + "".join(map(str, bases[:-1])), 4)
-            nats -= math.log(table[len(bases) - 1][row, bases[-1]])
-    assert scores[2].perplexity == pytest.approx(math.exp(nats / count), rel=1e-12)
+
+def test_a_tenth_of_the_training_part_is_held_back_for_strengths_and_counted_afterwards(genome: Genome) -> None:
+    windows = EvalWindows(genome, [Interval("c", 0, 500)], 32)
+    # The whole interval nearest to a tenth: 400 of 4,900.
+    train = [Interval("a", 0, 3600), Interval("b", 0, 400), Interval("b", 400, 900)]
+    found = fit_and_score_markov(genome, train, windows, 3)
+    assert (found.strengths_on, found.held_back) == ([train[1]], True)
+    rest = fit_and_score_markov(genome, [train[0], train[2]], windows, 3, valid=[train[1]])
+    assert [s.prior_strengths for s in rest.scores.values()] == [s.prior_strengths for s in found.scores.values()]
+    assert rest.scores[3].perplexity != found.scores[3].perplexity
+    # None is near, so the end of each.
+    found = fit_and_score_markov(genome, [Interval("a", 0, 4040), Interval("b", 0, 5)], windows, 3)
+    assert (found.strengths_on, found.held_back) == ([Interval("a", 3636, 4040)], True)
+    # Nothing to fit on.
+    found = fit_and_score_markov(genome, [Interval("b", 0, 9)], windows, 1)
+    assert (found.strengths_on, found.scores[1].prior_strengths) == ([], {0: 1.0, 1: 1.0})
+
+
+def test_orders_that_do_not_fit_are_left_out_and_told(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = backoff.plan
+    monkeypatch.setattr(backoff, "plan", lambda order, positions, most: plan(order, positions, 0))
+    row = evaluate(replace(config, markov_order=16), progress=False)
+    assert list(row["markov"]) == ["0", "1", "2", "3", "4"]
+    message = row["markov_strengths"]["left_out"]
+    assert message.startswith("Markov models of order 5, 6, 7, 8, 9, 10, 11, 12, 16 are left out: they would need 0.")
+    assert f"\n{message}\n" in reported(config, row)
+
+
+def reported(config: EvaluateConfig, row: dict[str, Any]) -> str:
+    """What the command prints."""
+    return _report_evaluation(config, row) + "\n"
 
 
 def check_png(path: Path) -> None:
@@ -206,7 +244,7 @@ def test_evaluation_is_written_complete(config: EvaluateConfig, genome: Genome) 
     windows = EvalWindows(genome, [Interval("c", 0, 500)], 32)
     model = HyenaDNAForCausalLM.from_pretrained(config.model)
     score = evaluate_windows(model, windows, batch_size=16, progress=False).score
-    baselines = fit_and_score_markov(genome, [Interval("a", 0, 4040)], windows, 3)
+    found = fit_and_score_markov(genome, [Interval("a", 0, 4040)], windows, 3)
     assert row == {
         "model": str(config.model),
         "genome": "tiny.fa",
@@ -216,7 +254,11 @@ def test_evaluation_is_written_complete(config: EvaluateConfig, genome: Genome) 
         "perplexity": score.perplexity,
         "accuracy": score.accuracy,
         "positions": 499,
-        "markov": {str(order): vars(score) for order, score in baselines.items()},
+        "markov": {
+            str(order): vars(score) | {"prior_strengths": {str(k): s for k, s in score.prior_strengths.items()}}
+            for order, score in found.scores.items()
+        },
+        "markov_strengths": {"fitted_on": ["a:3636-4040"], "held_back_from_training": True, "left_out": ""},
     }
 
 
@@ -249,7 +291,9 @@ def test_figures_have_the_scores_of_the_models(config: EvaluateConfig, monkeypat
     score, markov = drawn["evaluation_bars"]
     assert (score.perplexity, score.accuracy) == (row["perplexity"], row["accuracy"])
     assert {order: each.perplexity for order, each in markov.items()} == perplexities
-    assert drawn["training_curves"][1] == perplexities
+    shown = drawn["training_curves"][1]
+    assert set(shown) == {0, 3, min(perplexities, key=lambda order: perplexities[order])}
+    assert shown.items() <= perplexities.items()
     assert len(drawn["training_curves"][0]) > 0
 
 
@@ -270,6 +314,9 @@ def test_a_bed_says_what_is_held_out(config: EvaluateConfig, tmp_path: Path, spl
     expected = {"valid": (["b:100-300"], 3 * 32), "test": (["c:0-90", "c:400-490"], 32 + 32 + 25)}[split]
     assert row["held_out"] == expected[0]
     assert row["windows"] == 3
+    # The validation part is fitted on, unless it is what is scored.
+    fitted_on = {"valid": (["a:1800-2000"], True), "test": (["b:100-300"], False)}[split]
+    assert tuple(row["markov_strengths"].values())[:2] == fitted_on
     assert {score["count"] for score in row["markov"].values()} == {row["positions"]}
 
 
@@ -279,7 +326,7 @@ def test_a_bed_says_what_is_held_out(config: EvaluateConfig, tmp_path: Path, spl
         ({"bed": Path("x.bed")}, "give the held-out part by `bed`, or by `contigs` and `exclude`, but not by both"),
         ({"split": "train"}, "`split` train: choose valid or test"),
         ({"batch_size": 0}, "`batch_size` 0: must be at least 1"),
-        ({"markov_order": 13}, "`markov_order` 13: must be from -1 to 12"),
+        ({"markov_order": 25}, "`markov_order` 25: must be from -1 to 24"),
         ({"max_windows": 0}, "`max_windows` 0: must be at least 1"),
         ({"length": 0}, "`length` 0: must be at least 1"),
         ({"length": 65}, "`length` 65: the model in "),

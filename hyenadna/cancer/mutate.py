@@ -111,7 +111,7 @@ class Made(NamedTuple):
 
 
 class Maker:
-    """Makes the rows of tasks. A process has one.
+    """Makes the rows of tasks.
 
     Args:
         genome: the reference.
@@ -258,10 +258,10 @@ def _in_processes(maker: Maker, tasks: Iterator[Task], workers: int) -> Iterator
     context = multiprocessing.get_context("spawn")
     waiting: deque[tuple[Task, Future[Made]]] = deque()
     try:
-        with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(maker,)) as pool:
+        with ProcessPoolExecutor(workers, context) as pool:
             try:
                 for task in tasks:
-                    waiting.append((task, pool.submit(_make, task)))
+                    waiting.append((task, pool.submit(maker, task)))
                     if len(waiting) > _TASKS_AHEAD * workers:
                         first, made = waiting.popleft()
                         yield first, made.result()
@@ -276,14 +276,3 @@ def _in_processes(maker: Maker, tasks: Iterator[Task], workers: int) -> Iterator
             "`workers`: one of the processes ended without a result, perhaps because the memory is too small; take "
             "fewer, or 0"
         ) from error
-
-
-_MAKER: list[Maker] = []
-
-
-def _start_worker(maker: Maker) -> None:
-    _MAKER[:] = [maker]
-
-
-def _make(task: Task) -> Made:
-    return _MAKER[0](task)

@@ -86,7 +86,7 @@ def test_each_row_is_judged_as_the_rule_says(make_genome: Callable[..., Genome])
         if problem := edits.problem(Mutation(*mutation), lambda start, end: CONTIG[start:end], len(CONTIG)):
             expected[line] = problem
     found = checked(rows, make_genome(chr1=CONTIG))
-    assert {line: reason for line, reason in found.skipped} == expected
+    assert dict(found.skipped.keys()) == expected
     assert found.frame.height == len(rows) - len(expected)
     assert len(set(expected.values())) == 5
 
@@ -122,8 +122,6 @@ def test_no_contig_of_the_reference(make_genome: Callable[..., Genome]) -> None:
         (10, "", "", edits.NO_BASES),
     ],
 )
-def test_bare_alleles(
-    pos: int, ref: str, alt: str, reason: str, make_genome: Callable[..., Genome]
-) -> None:
+def test_bare_alleles(pos: int, ref: str, alt: str, reason: str, make_genome: Callable[..., Genome]) -> None:
     found = checked([*good(30), ("A", "chr1", pos, ref, alt)], make_genome(chr1=CONTIG), is_bare=True)
     assert found.skipped == ({("A", reason): 1} if reason else {})

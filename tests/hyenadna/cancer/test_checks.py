@@ -122,8 +122,6 @@ def test_no_contig_of_the_reference(make_genome: Callable[..., Genome]) -> None:
         (10, "", "", edits.NO_BASES),
     ],
 )
-def test_bare_alleles(
-    pos: int, ref: str, alt: str, reason: str, make_genome: Callable[..., Genome]
-) -> None:
+def test_bare_alleles(pos: int, ref: str, alt: str, reason: str, make_genome: Callable[..., Genome]) -> None:
     found = checked([*good(30), ("A", "chr1", pos, ref, alt)], make_genome(chr1=CONTIG), is_bare=True)
     assert found.skipped == ({("A", reason): 1} if reason else {})

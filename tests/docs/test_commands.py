@@ -58,6 +58,8 @@ NOT_RUN = {
     "python -m bench.kernels.sparse_filters": "needs a trained model; tests/bench/kernels runs it with a small one",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
+    "python examples/cancer/synthetic.py --fasta yeast": "a process of seconds; tests/hyenadna/cancer runs its parts",
+    "hyenadna mutate --fasta yeast": "needs the mutations of the line before it",
     "hyenadna cancer": "trains several models; tests/hyenadna/cancer/test_study.py runs it on small tables",
     "torchrun": "starts processes for many seconds; tests/hyenadna/pretraining and test_distributed.py run several",
     "srun": "needs Slurm; test_distributed.py runs the script with another srun",

@@ -34,6 +34,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "examples/yeast/README.md": "examples/yeast.md",
     "examples/promoters/README.md": "examples/promoters.md",
+    "examples/cancer/README.md": "examples/cancer.md",
     "examples/striped_block/README.md": "examples/striped_block.md",
     "bench/results/report/report.md": "results/report.md",
 }

@@ -216,8 +216,7 @@ def _of_training(row: Row) -> dict[str, Any]:
         "over_seeds": summary["test"],
         **{name: summary[name] for name in ("weights", "epoch_chosen_on", "deviations")},
         "published": summary.get("published", {}),
-        "not_comparable": summary.get("not_comparable", []),
-        "note": "",
+        "note": "; ".join(summary.get("not_comparable", [])),
     }
 
 

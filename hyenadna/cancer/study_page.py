@@ -10,16 +10,18 @@ from hyenadna.cancer.intervals import METRICS
 from hyenadna.data.tables import encoded, tsv_line
 from hyenadna.drawing.cancer import Bar, confusions, forest, line_histograms
 from hyenadna.drawing.report import Image, Table, write_report
+from hyenadna.published.tables import figures
 
 LINES_FILE = "lines.tsv"
 LEVELS = {"sequence": "per sequence", "line": "per line, by mean log-odds", "vote": "per line, by majority vote"}
 """Headings of the levels of the figures in results.json."""
 
+_TOP = {figure.dataset: figure.value for figure in figures("cancer")}
 PUBLISHED_NOTE = (
-    "The published top accuracies are 0.5268 for 1K, 0.5462 for 32K and 0.5 from random weights. The frozen backbone "
-    "has none: its loss exploded. They are near chance, so a figure near chance here is the published result and no "
-    "fault. They are those of the best epoch on the test. Here validation lines choose the epoch, and the test is used "
-    "once."
+    f"The published top accuracies are {_TOP['1k']:.4f} for 1K, {_TOP['32k']:.4f} for 32K and {_TOP['32k-scratch']:g} "
+    "from random weights. The frozen backbone has none: its loss exploded. They are near chance, so a figure near "
+    "chance here is the published result and no fault. They are those of the best epoch on the test. Here validation "
+    "lines choose the epoch, and the test is used once."
 )
 """What the published figures are, for the terminal and the page."""
 
@@ -35,8 +37,8 @@ def describe(results: dict[str, Any]) -> str:
             note = row["note"] if row["sequence"] is None else ""
             lines.append(f"{_name(row):<34} {cells[0]:<24} {cells[1]:<24} {cells[2]}{note}".rstrip())
         lines += [f"note: {note}" for note in data["notes"]]
-    published = {row["name"]: row["published"] for row in results["rows"] if row.get("published")}
-    lines += [f"published, {name}: {figures}" for name, figures in published.items()]
+    published = {row["name"]: row["published"]["accuracy"] for row in results["rows"] if row.get("published")}
+    lines += [f"{'published, ' + name:<34} {value:.4f}" for name, value in published.items()]
     interval = results["interval"]
     lines.append(
         f"95% intervals of {interval['resamples']:,} resamples of the test lines within their class (seed "
@@ -65,6 +67,7 @@ def write_files(results: dict[str, Any], folder: Path) -> None:
         tables += [_table(f"{words}: {heading}", rows, level) for level, heading in LEVELS.items()]
         if gains := [row for row in models if "gain" in row]:
             tables.append(_gain_table(f"{words}: mutated less unmutated", gains))
+        tables.append(_training_table(f"{words}: training", models))
         bars = [
             Bar(
                 _name(row),
@@ -132,9 +135,9 @@ def _table(title: str, rows: Sequence[dict[str, Any]], level: str) -> Table:
     found = []
     for row in rows:
         published = row.get("published", {}).get("accuracy", "")
-        figures = [_cell(row, level, metric) for metric in METRICS]
+        cells = [_cell(row, level, metric) for metric in METRICS]
         shown = f"{published:.4f}" if published != "" else ""
-        found.append([row["name"], row["inputs"], *figures, shown, row["note"]])
+        found.append([row["name"], row["inputs"], *cells, shown, row["note"]])
     note = "Value and 95% interval of each metric."
     if level != "sequence":
         exact = {
@@ -161,6 +164,24 @@ def _gain_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
         "second knows the positions alone. An interval that holds 0 shows no use of the mutations."
     )
     return Table(title, ["", *LEVELS.values()], found, None, note)
+
+
+def _training_table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    columns = ["", "windows", "weights", "seed", "best epoch", "validation", "test, mean of seeds", "folder"]
+    found = []
+    for row in rows:
+        mean = row["over_seeds"]["accuracy"]
+        spread = "" if mean["deviation"] is None else f" ± {mean['deviation']:.4f} ({mean['runs']} seeds)"
+        (validation,) = row["validation"].items()
+        found.append([
+            row["name"], row["inputs"], row["weights"], str(row["seed"]), str(row["best_epoch"]),
+            f"{validation[0]} {validation[1]:.4f}", f"{mean['mean']:.4f}{spread}", row["folder"],
+        ])  # fmt: skip
+    note = (
+        "Weights are those that training began from. The seed is the one with the best validation; intervals and lines "
+        "are its own. The mean of the seeds is their accuracy per sequence, with its standard deviation."
+    )
+    return Table(title, columns, found, None, note)
 
 
 def _summary(results: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyenadna.cancer.study_data import StudyData, Windows
-from hyenadna.common.extras import require
 from hyenadna.evaluation.baselines import STRENGTHS, K, fit_logistic, kmer_counts
 
 
@@ -109,31 +108,43 @@ def position(data: StudyData) -> Yardstick:
     train, valid, test = (data.splits[split] for split in ("train", "valid", "test"))
     if any(part.contigs is None or part.starts is None or part.ends is None for part in (train, valid, test)):
         return Yardstick(name, "none", None, "the tables lack the columns contig, start and end")
-    log_loss = require("sklearn.metrics").log_loss
-    numbers = range(len(data.classes))
-    best: tuple[float, Any, float] | None = None
+    best: tuple[float, int | None, float] | None = None
     for width in (None, *WIDTHS):
+        bins = None if width is None else (_bins(train, width), _bins(valid, width))
         for strength in PRIORS:
-            logs = _frequencies(data, train, valid, width, strength)
-            loss = float(log_loss(valid.labels, np.exp(logs), labels=numbers))
+            logs = _frequencies(data, train, valid, bins, strength)
+            loss = -float(logs[np.arange(len(logs)), valid.labels].mean())
             if best is None or loss < best[0]:
                 best = loss, width, strength
     assert best is not None
     _, width, strength = best
     place = "whole contigs" if width is None else f"bins of {width:,} bases"
     note = f"class frequencies in {place} with a prior of strength {strength:g}, both by validation"
-    return Yardstick(name, "none", _frequencies(data, train, test, width, strength), note)
+    bins = None if width is None else (_bins(train, width), _bins(test, width))
+    return Yardstick(name, "none", _frequencies(data, train, test, bins, strength), note)
 
 
-def _frequencies(data: StudyData, train: Windows, windows: Windows, width: int | None, strength: float) -> np.ndarray:
-    """Log-probabilities of the classes at the places of ``windows``, float64 ``(n, classes)``."""
-    shares = _shares(data)
-    contigs = _smoothed(
-        train.contigs, train.labels, windows.contigs, np.tile(shares, (len(windows.labels), 1)), strength
-    )
-    if width is None:
-        return np.log(contigs)
-    return np.log(_smoothed(_bins(train, width), train.labels, _bins(windows, width), contigs, strength))
+def _frequencies(
+    data: StudyData,
+    train: Windows,
+    windows: Windows,
+    bins: tuple[np.ndarray, np.ndarray] | None,
+    strength: float,
+) -> np.ndarray:
+    """Log-probabilities of the classes at the places of ``windows``, float64 ``(n, classes)``.
+
+    Args:
+        data: the tables.
+        train: windows whose labels are counted.
+        windows: windows to predict.
+        bins: the bins of both, or None for whole contigs.
+        strength: strength of the prior.
+    """
+    prior = np.tile(_shares(data), (len(windows.labels), 1))
+    found = _smoothed(train.contigs, train.labels, windows.contigs, prior, strength)
+    if bins is not None:
+        found = _smoothed(bins[0], train.labels, bins[1], found, strength)
+    return np.log(found)
 
 
 def _bins(windows: Windows, width: int) -> np.ndarray:

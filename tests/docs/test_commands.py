@@ -58,6 +58,9 @@ NOT_RUN = {
     "python -m bench.kernels.sparse_filters": "needs a trained model; tests/bench/kernels runs it with a small one",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
+    "python examples/cancer/synthetic.py --fasta yeast": "a process of seconds; tests/hyenadna/cancer runs its parts",
+    "hyenadna mutate --fasta yeast": "needs the mutations of the line before it",
+    "hyenadna cancer": "trains several models; tests/hyenadna/cancer/test_study.py runs it on small tables",
     "torchrun": "starts processes for many seconds; tests/hyenadna/pretraining and test_distributed.py run several",
     "srun": "needs Slurm; test_distributed.py runs the script with another srun",
     "head=$(scontrol": "needs Slurm, as above",
@@ -162,6 +165,8 @@ def check(text: str) -> None:
         assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), text
     elif words[:2] == ["python", "-m"]:
         check_options(words[3:], help_of(words[2]), text)
+    elif words[0] == "hyenadna":
+        check_options(words[2:], help_of_verb(words[1], *(word for word in words[2:3] if word in cli.PLOTS)), text)
     elif "torchrun" in words:
         launcher, _, program = " ".join(words[words.index("torchrun") + 1 :]).partition(" -m hyenadna ")
         check_options(launcher.split(), help_of("torch.distributed.run"), text)

@@ -21,8 +21,10 @@ from safetensors.numpy import load_file
 
 from hyena_kernels import HyenaOperator
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
-from hyenadna.cancer import mutate as mutating
+from hyenadna.cancer import mutate as mutating, study_page
 from hyenadna.cancer.config import MutateConfig
+from hyenadna.cancer.study import ROWS_FOLDER, study
+from hyenadna.cancer.study_config import CancerConfig
 from hyenadna.cli import main as cli, probe as probing
 from hyenadna.cli.plot import draw_embeddings, draw_mutagenesis, draw_results, draw_training
 from hyenadna.cli.plot_config import EmbeddingsPlot, MutagenesisPlot, ResultsPlot, TrainingPlot
@@ -46,6 +48,7 @@ from hyenadna.inference.score import score
 from hyenadna.model import decoding
 from hyenadna.pretraining.config import PretrainConfig
 from hyenadna.pretraining.train import pretrain
+from tests.hyenadna.cancer.study_tables import make_rows, write_tables
 from tests.hyenadna.comparison.folders import put
 
 # What is the same in two runs that compute the same.
@@ -113,6 +116,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         patch.setitem(sys.modules, "umap", _fake_umap())
         patch.setattr(finetuning, "draw_curves", _listed)
         patch.setattr(probing, "probe_figure", lambda *shown, **more: None)
+        patch.setattr(study_page, "write_files", lambda results, folder: None)
         for name in ("training_curves", "evaluation_bars", "perplexity_by_position"):
             patch.setattr(figures, name, _listed)
         torch.set_num_threads(1)
@@ -221,6 +225,9 @@ def make_world(folder: Path) -> None:
         (folder / "species" / species).mkdir(parents=True)
         text = "".join(f">chr{number}\n{bases(60)}\n" for number in (1, 2, 5))
         (folder / "species" / species / "g.fa").write_text(text)
+
+    for seed, name in enumerate(("windows", "other_windows")):
+        write_tables(folder / name, make_rows(lines=(2, 2, 2), per_line=3, seed=seed))
 
     for seed, name in enumerate(("lm", "other_lm", "tied_lm")):
         torch.manual_seed(seed)
@@ -332,6 +339,13 @@ def _finetune(config: Any, seen: Seen) -> None:
     seen["weights"] = _weights(config.out / "model")
 
 
+def _study(config: Any, seen: Seen) -> None:
+    results = study(config, progress=False)
+    seen["rows"] = [(row["name"], row["inputs"], row["lines"]) for row in results["rows"]]
+    seen["intervals"] = [row["line"]["auroc"] for row in results["rows"]]
+    seen["weights"] = _weights(next((config.out / ROWS_FOLDER).iterdir()) / "model")
+
+
 def _evaluate(config: Any, seen: Seen) -> None:
     result = evaluate(config, progress=False)
     seen["result"] = {name: value for name, value in result.items() if name not in ("model", "genome")}
@@ -422,6 +436,7 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "prepare": (dict, _prepare, "out"),
     "pretrain": (PretrainConfig, _pretrain, "run"),
     "evaluate": (EvaluateConfig, _evaluate, "evaluation"),
+    "cancer": (CancerConfig, _study, "study"),
     "finetune": (FinetuneConfig, _finetune, "tuned"),
     "predict": (PredictConfig, _table(predict), "p.tsv"),
     "score": (ScoreConfig, _table(score), "s.tsv"),

@@ -103,6 +103,10 @@ BASES: dict[str, dict[str, Any]] = {
         "data": P("table.tsv"), "model": P("lm"), "sequence_column": "seq", "label_columns": ["kind"], "epochs": 1,
         "batch_size": 16, "lr": 1e-2, "device": "cpu",
     },
+    "cancer": {
+        "data": [P("windows")], "model": [P("lm")], "settings": ["frozen"], "unmutated": False, "resamples": 100,
+        "options": {"epochs": 1, "batch_size": 16, "lr": 1e-2}, "device": "cpu",
+    },
     "predict": {"model": P("lm_classifier"), "fasta": P("sequences.fa"), "device": "cpu"},
     "score": {"model": P("lm"), "fasta": P("sequences.fa"), "device": "cpu"},
     "embed": {"model": P("lm"), "fasta": P("sequences.fa"), "device": "cpu"},
@@ -287,6 +291,24 @@ LINES: dict[str, dict[str, Line]] = {
         "baseline": reaches("results", baseline=True),
         "device": NO_DEVICE,
         "autocast": reaches("calls", autocast="bfloat16"),
+        "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
+    },
+    "cancer": {
+        "data": reaches("rows", data=[P("other_windows")]),
+        "out": keeps(PLACE, out=P("studied")),
+        "model": reaches("rows", model=[P("other_lm")]),
+        "settings": reaches("rows", settings=["full"]),
+        "options": reaches("weights", options={"epochs": 1, "batch_size": 16, "lr": 2e-2}),
+        "unmutated": reaches("rows", unmutated=True),
+        "shuffle_labels": reaches("weights", shuffle_labels=True),
+        "seeds": reaches("weights", seeds=[1]),
+        "resamples": reaches("intervals", resamples=101),
+        "seed": reaches("intervals", seed=1),
+        "jobs": keeps(SPEED, moves="jobs", base={"seeds": [0, 1]}, jobs=2),
+        "resume": keeps(
+            "only the rows that are missing", moves="calls", base={"unmutated": True}, stop_after=9, resume=True
+        ),
+        "device": NO_DEVICE,
         "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
     },
     "predict": {
@@ -520,6 +542,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "lr_schedule": "cosine", "min_lr_factor": 0.1, "lr_warmup": 0.05, "weight_decay": 0.1, "clip": 1.0,
         "lora_rank": 8, "prompt_tokens": 16, "letters": "ACGTN", "shots": 2, "eval_shots": [0, 2], "size": "tiny-1k",
         "seeds": [0], "jobs": 1, "device": "auto", "autocast": "auto",
+    },
+    "cancer": {
+        "settings": ["full", "frozen", "scratch"], "unmutated": True, "seeds": [0], "resamples": 2000, "jobs": 1,
+        "device": "auto",
     },
     "predict": {"sequence_column": "sequence", "batch_size": 32, "device": "auto"},
     "score": {

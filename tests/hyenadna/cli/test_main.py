@@ -533,6 +533,7 @@ LIGHT = {
     "predict": (2, ["predict", "--model", "owner/name", "--fasta", "absent", "--out", "x"]),
     "score": (2, ["score", "--model", "owner/name", "--vcf", "absent", "--genome", "GENOME", "--out", "x"]),
     "embed": (2, ["embed", "--model", "owner/name", "--table", "absent", "--out", "x.npz"]),
+    "cancer": (2, ["cancer", "--data", "absent", "--settings", "[scratch]", "--out", "x"]),
     "generate": (2, ["generate", "--model", "absent", "--prompt", "A", "--out", "x"]),
     "plot embeddings": (2, ["plot", "embeddings", "--embeddings", "absent", "--out", "x.png"]),
     "plot training": (2, ["plot", "training", "--metrics", "absent", "--out", "x.png"]),
@@ -583,6 +584,7 @@ def test_version(call: Callable[..., Outcome], words: str) -> None:
         ["generate", "--model", "owner/name", "--prompt", "A", "--out", "x"],
         ["convert", "GENOME", "x"],
         ["mutate", "--fasta", "FASTA", "--mutations", "FASTA", "--models", "FASTA", "--classes=a,b", "--out_dir=x"],
+        ["cancer", "--data", "GENOME", "--settings", "[scratch]", "--out", "x"],
     ],
     ids=lambda words: words[0],
 )
@@ -603,7 +605,7 @@ def test_verbs_that_do_not_divide_their_work_run_in_one_process(
     verb = cli.VERBS[words[0]]
     divides = isinstance(verb, cli.Verb) and verb.divides
     reason = "finds the other processes by the variables of torchrun" if divides else "runs in one process"
-    assert divides == (words[0] not in ("prepare", "generate", "convert", "mutate"))
+    assert divides == (words[0] not in ("prepare", "generate", "convert", "mutate", "cancer"))
     assert refused.err.startswith(f"error: hyenadna {words[0]} {reason}, and WORLD_SIZE is 2")
     assert refused.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

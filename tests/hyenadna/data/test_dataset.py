@@ -4,10 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import pytest
 
 from hyenadna.common.errors import InputError
-from hyenadna.data.dataset import Example, check_classes, class_names, read_examples, to_dataset
+from hyenadna.data.dataset import (
+    Example,
+    check_classes,
+    class_names,
+    detect_format,
+    read_examples,
+    split_tables,
+    to_dataset,
+)
 from hyenadna.data.genome import Genome
 from hyenadna.data.tables import is_missing
 
@@ -255,3 +264,37 @@ def test_a_genome_that_is_prepared_serves_too(tiny_genome: Path, tmp_path: Path)
     with pytest.raises(InputError, match="unknown contig 'chr1'"):
         read(tmp_path / "c.csv", "deepsea", genome=tiny_genome)
     assert Genome.open(tiny_genome).names == ["a", "b", "c"]
+
+
+def test_a_folder_with_a_table_for_each_split(tmp_path: Path) -> None:
+    text = "label\tgroup\tseq\nx\tl\t{}\n"
+    files = {"train_dot_tsv": "ACGT", "validation_dot_tsv": "GG", "test_dot_tsv": "T", "rest_dot_tsv": "A"}
+    write(tmp_path, **{name: text.format(bases) for name, bases in files.items()}, report_dot_json="{}")
+    assert detect_format(tmp_path) == "tables"
+    found = read(tmp_path)
+    assert {split: [(e.ids.tolist(), e.label) for e in part] for split, part in found.items()} == {
+        "train": [([7, 8, 9, 10], "x")], "valid": [([9, 9], "x")], "test": [([10], "x")]
+    }  # fmt: skip
+    assert found["test"][0].where == f"{tmp_path / 'test.tsv'}: row 1"
+    assert [path.name for path in split_tables(tmp_path)[1]] == ["rest.tsv"]
+    # A table without rows is a split without examples, but for training.
+    write(tmp_path, validation_dot_tsv="label\tgroup\tseq\n")
+    assert read(tmp_path)["valid"] == []
+    write(tmp_path, valid_dot_csv="seq,label\nA,x\n")
+    with pytest.raises(InputError, match=r"holds valid\.csv and validation\.tsv, two valid tables; remove one"):
+        read(tmp_path)
+
+
+def test_tables_as_csv_and_parquet(tmp_path: Path) -> None:
+    write(tmp_path, train_dot_csv="seq,label\nACGT,x\n")
+    frame = {"seq": ["GG", "A"], "label": ["x", "y"], "other": [1, 2], "list": [[1], [2]]}
+    polars.DataFrame(frame).write_parquet(tmp_path / "test.parquet")
+    found = read(tmp_path)
+    assert [(e.ids.tolist(), e.label) for e in found["test"]] == [([9, 9], "x"), ([7], "y")]
+    assert len(found["train"]) == 1
+    write(tmp_path, train_dot_csv="seq,kind\nA,x\n")
+    with pytest.raises(InputError, match=r"test\.parquet: has no column 'kind'; it has 'seq', 'label', 'other'"):
+        read(tmp_path, label_columns=["kind"])
+    # Coordinates of DeepSEA may have this name as well.
+    write(tmp_path / "sea", train_dot_csv="Chr_No,Start,End,y_a\n0,10,20,1\n")
+    assert detect_format(tmp_path / "sea") == "deepsea"

@@ -674,3 +674,18 @@ def test_sequences_in_two_splits_are_told(
         "mcc": None,
         "f1_macro": None,
     }
+
+
+def test_a_folder_of_tables_says_what_it_leaves_out(config: FinetuneConfig, tmp_path: Path) -> None:
+    lines = "\n".join(f"ACGT{'ACGT'[i % 4]}\t{'ab'[i % 2]}" for i in range(20))
+    for name in ("train", "test", "rest"):
+        (tmp_path / f"{name}.tsv").write_text(f"seq\tkind\n{lines}\n")
+    (tmp_path / "validation.tsv").write_text("seq\tkind\n")
+    (data,) = read_data(replace(config, data=tmp_path))
+    assert (len(data.train), len(data.valid), len(data.test), data.demonstration) == (18, 2, 20, False)
+    assert data.notes[:2] == [
+        f"{tmp_path}: left out rest.tsv, which are tables of no split",
+        f"{tmp_path}: no validation rows; 10% of the training rows are held out, of whatever group",
+    ]
+    with pytest.raises(InputError, match="`split_column` part: has no effect without a table as `data`"):
+        read_data(replace(config, data=tmp_path, split_column="part"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -86,13 +87,41 @@ class Umap:
         return vectors[:, :2]
 
 
+def nearest(distances: np.ndarray, most: int, metric: str, *arguments: Any, **more: Any) -> tuple[np.ndarray, ...]:
+    """Stands for the search of umap-learn among distances."""
+    assert metric == "precomputed"
+    order = np.argsort(distances, axis=1)[:, :most]
+    return order, np.take_along_axis(distances, order, axis=1), None
+
+
+def fake_umap() -> types.ModuleType:
+    module = types.ModuleType("umap")
+    for name, value in {
+        "UMAP": Umap,
+        "umap_": types.SimpleNamespace(nearest_neighbors=nearest),
+        "distances": types.SimpleNamespace(named_distances={"euclidean": "euclidean"}),
+    }.items():
+        setattr(module, name, value)
+    return module
+
+
 def test_umap_has_a_panel_for_every_pair_of_settings(config: EmbeddingsPlot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "umap", type("Module", (), {"UMAP": Umap}))
+    monkeypatch.setitem(sys.modules, "umap", fake_umap())
     config = replace(config, method="umap", neighbors=[5, 15], min_dist=[0.1, 0.5, 0.9])
     draw_embeddings(config)
     assert is_png(config.out)
     pairs = [(a["n_neighbors"], a["min_dist"]) for a in Umap.asked]
     assert pairs == [(n, d) for n in (5, 15) for d in (0.1, 0.5, 0.9)]
+    # The neighbours are looked for once, and each panel gets as many as it asks for.
+    with np.load(config.embeddings) as file:
+        vectors = file["embedding"]
+    scaled = (vectors - vectors.mean(0)) / vectors.std(0)
+    far = np.sqrt(((scaled[:, None] - scaled) ** 2).sum(-1))
+    for asked in Umap.asked:
+        indices, distances, _ = asked["precomputed_knn"]
+        assert indices.shape == (60, asked["n_neighbors"])
+        np.testing.assert_allclose(distances, np.sort(far, axis=1)[:, : asked["n_neighbors"]], atol=1e-3)
+        np.testing.assert_allclose(np.take_along_axis(far, indices, axis=1), distances, atol=1e-3)
     with pytest.raises(InputError, match="`neighbors` 60: must be below the 60 vectors"):
         draw_embeddings(replace(config, neighbors=[60]))
 
@@ -161,8 +190,17 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "tsne"}, "`method` tsne: choose pca or umap"),
-        ({"colour": "x"}, "`colour` x: choose label, contig or position"),
+        ({"method": "mds"}, "`method` mds: choose pca, umap or tsne"),
+        ({"colour": "x"}, "`colour` x: choose label, contig, position or bin"),
+        ({"bin_width": 5}, "`bin_width` 5: has no effect without `colour` bin; leave it out"),
+        ({"colour": "bin", "bin_width": 5, "position_bins": 3}, "give one of `position_bins` and `bin_width`"),
+        ({"colour": "position", "top": 3}, "`top` 3: has no effect without another `colour`"),
+        ({"top": 21}, "`top` 21: must be from 1 to 20"),
+        ({"probe_by": []}, "`probe_by`: give at least one kind of folds, and none twice"),
+        ({"probe_by": ["block", "block"]}, "`probe_by`: give at least one kind of folds, and none twice"),
+        ({"probe_by": ["block"], "probe_by_contig": True}, "give one of `probe_by_contig` and `probe_by`"),
+        ({"probe_block": 5}, "`probe_block` 5: has no effect without `probe_by` block"),
+        ({"probe": False, "probe_by": ["block"]}, "`probe_by` ['block']: has no effect without `probe`"),
         ({"neighbors": [1]}, "`neighbors` 1: must be at least 2"),
         ({"neighbors": []}, "`neighbors`: give at least one number"),
         ({"min_dist": [0.1, -0.1]}, "`min_dist` -0.1: must be at least 0 and finite"),

@@ -258,6 +258,7 @@ def embedding_maps(
         )
         if grid is not None:
             for i, ax in enumerate(axes):
+                ax.set_title("", loc="left")
                 ax.set_title(grid[1][i] if i < columns else "", fontsize=TITLE_SIZE)
                 ax.set_ylabel(grid[0][i // columns] if i % columns == 0 else "", fontsize=TITLE_SIZE)
             figure.suptitle(title, fontsize=TITLE_SIZE + 1, x=0.01, ha="left")

@@ -67,6 +67,48 @@ def test_what_has_no_label_is_no_class_of_the_probe(config: EmbeddingsPlot) -> N
     assert "; 20 without a label left out; figure in " in line
 
 
+def test_overlaps_and_every_kind_of_folds_are_told(config: EmbeddingsPlot, tmp_path: Path) -> None:
+    """Sixty windows of 30 bases, each 10 after the one before; vectors tell the place, and through it the label."""
+    rng = np.random.default_rng(1)
+    start = np.arange(60) * 10
+    label = np.repeat(rng.choice(["gene", "other"], 20), 3)
+    # Windows that overlap have nearly the same vector.
+    vectors = np.repeat(rng.normal(size=(20, 6)), 3, axis=0) + 0.01 * rng.normal(size=(60, 6))
+    change(config, embedding=vectors.astype(np.float32), start=start, end=start + 30, label=label)
+    lines = draw_embeddings(config).splitlines()
+    assert lines[0].startswith("60 sequences of 2 classes, 5 folds: nearest neighbours ")
+    # 29 pairs of neighbours and 28 with one between, on each of two contigs.
+    assert lines[1].startswith("windows overlap: 114 of 1,770 pairs (6.44%), but ")
+    assert lines[2].startswith("figures with random folds are inflated: windows of the test share bases")
+    assert lines[3] == f"figure in {config.out}"
+
+    with np.load(config.embeddings) as file:
+        arrays = {name: file[name] for name in file.files}
+    other = tmp_path / "r.npz"
+    np.savez(other, **arrays | {"embedding": rng.normal(size=(60, 6)).astype(np.float32)})
+    both = replace(config, probe_by=["random", "contig", "block"], probe_block=50, random=other)
+    lines = draw_embeddings(both).splitlines()
+    assert [line.partition(": ")[0] for line in lines[:3]] == [
+        "random folds", "folds by contig", "folds by blocks of 50 bases"
+    ]  # fmt: skip
+    assert all("; with random weights: nearest neighbours 0." in line for line in lines[:3])
+    assert "% left out of a fold, because they lie near its test" in lines[2]
+    alone = draw_embeddings(replace(config, probe_by=["block"]))
+    assert alone.startswith("folds by blocks of 300 bases: 60 sequences of 2 classes, 4 folds: ")
+    assert "inflated" not in alone
+
+
+def test_bins_of_few_windows_and_classes_that_training_lacks_are_told(config: EmbeddingsPlot) -> None:
+    start = np.r_[np.arange(57) * 10, 1000, 1010, 1020]
+    change(config, contig=np.full(60, "c1"), start=start, end=start + 10)
+    bins = replace(config, colour="bin", bin_width=190)
+    line = draw_embeddings(bins)
+    assert line.startswith("57 sequences of 3 classes, 5 folds: ")
+    assert "; 3 in bins with fewer than 5 left out; figure in " in line
+    line = draw_embeddings(replace(bins, probe_by=["block"], probe_block=190))
+    assert "; 100.0% of the tests have a class that the training lacks" in line
+
+
 def test_vectors_that_are_no_numbers_are_refused(config: EmbeddingsPlot) -> None:
     vectors = np.ones((60, 6), dtype=np.float32)
     vectors[3, 1], vectors[5] = np.nan, np.inf

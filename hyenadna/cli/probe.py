@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from hyenadna.evaluation.probe_presets import probe_preset
 from hyenadna.inference.embeddings import Embeddings
 from hyenadna.published.tables import ROWS
 
+FOLDS = {"random": "random folds", "contig": "folds by contig", "block": "folds by blocks"}
+"""Kinds of folds, in words."""
 TABLE_FILE, FIGURE_FILE = "probe.tsv", "probe.png"
 
 
@@ -95,18 +97,18 @@ def make_folds(
     contig, start, end = found.contig[rows], found.start[rows], found.end[rows]
     if by == "block":
         return block_folds(labels, contig, start, end, width=block, folds=folds, seed=seed)
-    groups, name = (None, "random folds") if by == "random" else (contig, "folds by contig")
-    return stratified_folds(labels, groups, folds=folds, seed=seed, name=name)
+    groups = None if by == "random" else contig
+    return stratified_folds(labels, groups, folds=folds, seed=seed, name=FOLDS[by])
 
 
-def overlap_lines(found: Embeddings, rows: np.ndarray, *, seed: int, by: str) -> list[str]:
+def overlap_lines(found: Embeddings, rows: np.ndarray, *, seed: int, by: Sequence[str]) -> list[str]:
     """What to say of windows that overlap: nothing, if none does or none has a position.
 
     Args:
         found: the embeddings.
         rows: bool ``(n,)``, the rows that count.
         seed: seed of a draw of windows.
-        by: how the folds of the figures are made, to warn of random ones; "" if there are none.
+        by: how the folds of the figures are made, to warn of random ones.
     """
     rows = rows & (found.contig != "") & (found.end > found.start)
     if rows.sum() < 2:
@@ -115,7 +117,7 @@ def overlap_lines(found: Embeddings, rows: np.ndarray, *, seed: int, by: str) ->
     if not told.pairs:
         return []
     lines = [told.describe()]
-    if by == "random":
+    if "random" in by:
         lines.append(told.warning())
     return lines
 
@@ -139,7 +141,9 @@ def run_probe(config: ProbeConfig, *, progress: bool = True) -> dict[str, Any]:
         notes.append(f"{len(folds)} folds, because a class or the groups have no more")
     if folds.dropped:
         notes.append(f"{folds.dropped:.1%} of the sequences lie near the test of a fold, and are in no part of it")
-    notes += overlap_lines(found, rows, seed=used.seed, by=used.folds_by)
+    if unseen := folds.unseen(labels):
+        notes.append(f"{unseen:.1%} of the tests have a label that the training lacks")
+    notes += overlap_lines(found, rows, seed=used.seed, by=[used.folds_by])
     if "trees" in used.classifiers:
         notes.append(TREES_DIFFER)
     classifier = used.classifiers[0] if chosen is None else chosen.classifier
@@ -249,8 +253,7 @@ def describe_probe(summary: dict[str, Any]) -> str:
     """The results for the terminal."""
     split = summary["split"]
     sequences = f"{summary['examples']['test']:,} sequences of {len(summary['classes'])} classes"
-    how = {"random": "random folds", "contig": "folds by contig", "block": "folds by blocks"}[split["by"]]
-    header = f"{sequences}, {split['folds']} {how}"
+    header = f"{sequences}, {split['folds']} {FOLDS[split['by']]}"
     lines = [header, f"{'':<42}" + "".join(f"{metric:>13}" for metric in PROBE_METRICS)]
     for kind, key in (("", "classifiers"), (", random weights", "random")):
         for name, metrics in summary.get(key, {}).items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,10 +33,12 @@ class Record(NamedTuple):
         ids: token ids, uint8 ``(L,)``. On the reverse strand they are the reverse complement. L is 0 for a record of a
             FASTA that has no sequence.
         fields: values by column: all columns of a table, otherwise the name alone.
-        contig: contig; "" for a table.
-        start: first position in the contig, 0-based; 0 for a table.
+        contig: contig; "" for a table without columns of positions.
+        start: first position in the contig, 0-based; 0 for such a table.
         label: fourth column of a BED, or the label column of a table; "" where there is none.
         strand: "+" or "-".
+        stop: one past the last position, where a table tells it. With insertions or deletions the interval has
+            another length than the sequence.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Record(NamedTuple):
     start: int = 0
     label: str = ""
     strand: str = "+"
+    stop: int | None = None
 
     @property
     def positions(self) -> np.ndarray:
@@ -57,7 +60,7 @@ class Record(NamedTuple):
     @property
     def end(self) -> int:
         """One past the last position."""
-        return self.start + len(self.ids)
+        return self.start + len(self.ids) if self.stop is None else self.stop
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def open_sequences(
     aliases: Path | None = None,
     sequence_column: str = "sequence",
     label_column: str | None = None,
+    position_columns: Sequence[str] = (),
     progress: bool = True,
 ) -> Iterator[Sequences]:
     """Open one of a FASTA, a table, and a BED with its genome.
@@ -108,15 +112,17 @@ def open_sequences(
         aliases: file with other names of the genome's contigs.
         sequence_column: column of the table that holds the sequence.
         label_column: column of the table that holds a label.
+        position_columns: columns of the table that hold the contig, the start (0-based) and the end (exclusive) of the
+            sequence, or none.
         progress: show a progress bar while a FASTA is checked.
 
     Raises:
-        InputError: a file is missing or damaged, a sequence is not DNA, a row of a table has none, or no record of a
-            FASTA has one.
+        InputError: a file is missing or damaged, a sequence is not DNA, a row of a table has none or no position, or no
+            record of a FASTA has one.
         ImportError: a table is given and polars is absent; the message names the extra.
     """
     if table is not None:
-        yield _open_table(table, sequence_column, label_column)
+        yield _open_table(table, sequence_column, label_column, position_columns)
     elif bed is not None:
         assert genome is not None
         with open_genome(genome, aliases, progress=progress) as opened:
@@ -147,8 +153,10 @@ def _open_fasta(fasta: Path, progress: bool) -> Sequences:
     )
 
 
-def _open_table(table: Path, sequence_column: str, label_column: str | None) -> Sequences:
-    found = read_table(table, [sequence_column, *([label_column] if label_column else [])])
+def _open_table(
+    table: Path, sequence_column: str, label_column: str | None, position_columns: Sequence[str]
+) -> Sequences:
+    found = read_table(table, [sequence_column, *([label_column] if label_column else []), *position_columns])
 
     def read() -> Iterator[Record]:
         for row, values in enumerate(zip(*found.values(), strict=True), start=1):
@@ -159,9 +167,20 @@ def _open_table(table: Path, sequence_column: str, label_column: str | None) -> 
             if text and is_missing(text):
                 # As DNA, NA and NaN would be two and three ambiguous bases.
                 raise InputError(f"{where}: {text!r} stands for a missing sequence; leave the row out")
-            yield Record(str(row), where, encode(text, where), fields, label=label)
+            place = _position([fields[name] for name in position_columns], where) if position_columns else {}
+            yield Record(str(row), where, encode(text, where), fields, label=label, **place)
 
     return Sequences(list(found), sum(1 for _ in read()), read)
+
+
+def _position(values: Sequence[str | None], where: str) -> dict[str, Any]:
+    """Contig, start and end of a row as fields of a record."""
+    contig, first, last = values
+    start, stop = (int(value) if value and value.isdecimal() else -1 for value in (first, last))
+    if is_missing(contig) or not 0 <= start < stop:
+        told = ", ".join(repr(value or "") for value in values)
+        raise InputError(f"{where}: {told} is no position: expected a contig, and a start (from 0) below an end")
+    return {"contig": contig, "start": start, "stop": stop}
 
 
 def _open_bed(bed: Path, genome: Genome) -> Sequences:

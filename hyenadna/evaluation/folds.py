@@ -28,6 +28,11 @@ class Folds:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def unseen(self, labels: np.ndarray) -> float:
+        """Fraction of the rows whose label the training of their fold lacks, so that nothing can predict it."""
+        missing = sum(int((~np.isin(labels[test], labels[train])).sum()) for train, test in self.pairs)
+        return missing / len(labels)
+
 
 def stratified_folds(
     labels: np.ndarray, groups: np.ndarray | None = None, *, folds: int = 5, seed: int = 0, name: str = "random folds"

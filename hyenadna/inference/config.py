@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +46,8 @@ class EmbedConfig(Options):
         table: Table of sequences (CSV, TSV, Parquet), in place of a FASTA.
         sequence_column: Column of the table that holds the sequence.
         label_column: Column of the table that holds a label.
+        position_columns: Columns of the table that hold the contig, the start (0-based) and the end (exclusive), such
+            as contig,start,end in tables of `hyenadna mutate`. Without it a table has no positions.
         pooling: mean over the bases, the last base, or token for a vector of every base.
         window: Length of the windows that longer sequences are read in. It needs --stride.
         stride: Bases between the starts of two windows. It needs --window.
@@ -69,6 +71,7 @@ class EmbedConfig(Options):
     table: InputFile | None = None
     sequence_column: str = "sequence"
     label_column: str | None = None
+    position_columns: list[str] = field(default_factory=list)
     pooling: Pooling = "mean"
     window: int | None = None
     stride: int | None = None
@@ -91,7 +94,13 @@ class EmbedConfig(Options):
         if self.label_column is not None and self.table is None:
             raise InputError("`label_column` needs a `table`: the label of a BED is its fourth column")
         if self.table is None:
-            self.refuse_unused(("sequence_column",), "a `table`")
+            self.refuse_unused(("sequence_column", "position_columns"), "a `table`")
+        if len(self.position_columns) not in (0, 3):
+            raise InputError("`position_columns`: give three columns, of the contig, the start and the end")
+        if self.position_columns and self.pooling == "token":
+            raise InputError(
+                "`position_columns` with `pooling` token: a base that was inserted has no position; choose mean or last"
+            )
         if not self.random_weights:
             self.refuse_unused(("seed",), "`random_weights`")
 

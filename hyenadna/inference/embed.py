@@ -57,6 +57,7 @@ def embed(config: EmbedConfig, *, progress: bool = True) -> int:
                     aliases=config.aliases,
                     sequence_column=config.sequence_column,
                     label_column=config.label_column,
+                    position_columns=config.position_columns,
                     progress=progress,
                 )
             )

@@ -26,7 +26,7 @@ class Embeddings:
     Attributes:
         vectors: float32 ``(n, D)``.
         name: str ``(n,)``.
-        contig: str ``(n,)``; "" for the sequences of a table.
+        contig: str ``(n,)``; "" for the sequences of a table without columns of positions.
         start: int64 ``(n,)``, 0-based position in the contig.
         end: int64 ``(n,)``, one past the last position.
         label: str ``(n,)``; "" if there is none.

@@ -134,14 +134,21 @@ def _fake_umap() -> types.ModuleType:
     """The import of the real one takes seconds. Points are a function of its arguments."""
 
     class UMAP:
-        def __init__(self, n_neighbors: int, min_dist: float, random_state: int, n_jobs: int) -> None:
+        def __init__(
+            self, n_neighbors: int, min_dist: float, random_state: int, n_jobs: int, precomputed_knn: Any = None
+        ) -> None:
             self.at = np.array([n_neighbors + random_state, min_dist])
 
         def fit_transform(self, vectors: np.ndarray) -> np.ndarray:
             return vectors[:, :2] * (1 + np.arange(len(vectors))[:, None] % 5) ** self.at
 
     module = types.ModuleType("umap")
-    module.UMAP = UMAP  # type: ignore[attr-defined]
+    for name, value in {
+        "UMAP": UMAP,
+        "umap_": types.SimpleNamespace(nearest_neighbors=lambda found, *most, **more: (found, found, None)),
+        "distances": types.SimpleNamespace(named_distances={"euclidean": "euclidean"}),
+    }.items():
+        setattr(module, name, value)
     return module
 
 
@@ -196,13 +203,13 @@ def make_world(folder: Path) -> None:
     (folder / "long.fa").write_text(f">long\n{bases(60)}N{bases(60)}\n")
 
     for name in ("table", "other_table"):
-        lines = ["seq\tother\tkind\trich\tpoor\tshare\tpart"]
+        lines = ["seq\tother\tkind\trich\tpoor\tshare\tpart\tlength"]
         for i in range(48):
             rich = i % 3 != 0
             text = bases(int(rng.integers(20, 30)), [0.1, 0.4, 0.4, 0.1] if rich else [0.4, 0.1, 0.1, 0.4])
             share = f"{(text.count('G') + text.count('C')) / len(text):.4f}"
             part = ("train", "train", "valid", "test")[i % 4]
-            row = (text, bases(25), "rich" if rich else "poor", int(rich), int(i % 2), share, part)
+            row = (text, bases(25), "rich" if rich else "poor", int(rich), int(i % 2), share, part, len(text))
             lines.append("\t".join(map(str, row)))
         (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     # Both a folder of the Nucleotide Transformer and one of GenomicBenchmarks, with a test and no validation.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,48 @@ def test_what_has_no_label_is_no_class_of_the_probe(config: EmbeddingsPlot) -> N
     assert "; 20 without a label left out; figure in " in line
 
 
+def test_overlaps_and_every_kind_of_folds_are_told(config: EmbeddingsPlot, tmp_path: Path) -> None:
+    """Sixty windows of 30 bases, each 10 after the one before; vectors tell the place, and through it the label."""
+    rng = np.random.default_rng(1)
+    start = np.arange(60) * 10
+    label = np.repeat(rng.choice(["gene", "other"], 20), 3)
+    # Windows that overlap have nearly the same vector.
+    vectors = np.repeat(rng.normal(size=(20, 6)), 3, axis=0) + 0.01 * rng.normal(size=(60, 6))
+    change(config, embedding=vectors.astype(np.float32), start=start, end=start + 30, label=label)
+    lines = draw_embeddings(config).splitlines()
+    assert lines[0].startswith("60 sequences of 2 classes, 5 folds: nearest neighbours ")
+    # 29 pairs of neighbours and 28 with one between, on each of two contigs.
+    assert lines[1].startswith("windows overlap: 114 of 1,770 pairs (6.44%), but ")
+    assert lines[2].startswith("figures with random folds are inflated: windows of the test share bases")
+    assert lines[3] == f"figure in {config.out}"
+
+    with np.load(config.embeddings) as file:
+        arrays = {name: file[name] for name in file.files}
+    other = tmp_path / "r.npz"
+    np.savez(other, **arrays | {"embedding": rng.normal(size=(60, 6)).astype(np.float32)})
+    both = replace(config, probe_by=["random", "contig", "block"], probe_block=50, random=other)
+    lines = draw_embeddings(both).splitlines()
+    assert [line.partition(": ")[0] for line in lines[:3]] == [
+        "random folds", "folds by contig", "folds by blocks of 50 bases"
+    ]  # fmt: skip
+    assert all("; with random weights: nearest neighbours 0." in line for line in lines[:3])
+    assert "% left out of a fold, because they lie near its test" in lines[2]
+    alone = draw_embeddings(replace(config, probe_by=["block"]))
+    assert alone.startswith("folds by blocks of 300 bases: 60 sequences of 2 classes, 4 folds: ")
+    assert "inflated" not in alone
+
+
+def test_bins_of_few_windows_and_classes_that_training_lacks_are_told(config: EmbeddingsPlot) -> None:
+    start = np.r_[np.arange(57) * 10, 1000, 1010, 1020]
+    change(config, contig=np.full(60, "c1"), start=start, end=start + 10)
+    bins = replace(config, colour="bin", bin_width=190)
+    line = draw_embeddings(bins)
+    assert line.startswith("57 sequences of 3 classes, 5 folds: ")
+    assert "; 3 in bins with fewer than 5 left out; figure in " in line
+    line = draw_embeddings(replace(bins, probe_by=["block"], probe_block=190))
+    assert "; 100.0% of the tests have a class that the training lacks" in line
+
+
 def test_vectors_that_are_no_numbers_are_refused(config: EmbeddingsPlot) -> None:
     vectors = np.ones((60, 6), dtype=np.float32)
     vectors[3, 1], vectors[5] = np.nan, np.inf
@@ -86,13 +129,41 @@ class Umap:
         return vectors[:, :2]
 
 
+def nearest(distances: np.ndarray, most: int, metric: str, *arguments: Any, **more: Any) -> tuple[np.ndarray, ...]:
+    """Stands for the search of umap-learn among distances."""
+    assert metric == "precomputed"
+    order = np.argsort(distances, axis=1)[:, :most]
+    return order, np.take_along_axis(distances, order, axis=1), None
+
+
+def fake_umap() -> types.ModuleType:
+    module = types.ModuleType("umap")
+    for name, value in {
+        "UMAP": Umap,
+        "umap_": types.SimpleNamespace(nearest_neighbors=nearest),
+        "distances": types.SimpleNamespace(named_distances={"euclidean": "euclidean"}),
+    }.items():
+        setattr(module, name, value)
+    return module
+
+
 def test_umap_has_a_panel_for_every_pair_of_settings(config: EmbeddingsPlot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "umap", type("Module", (), {"UMAP": Umap}))
+    monkeypatch.setitem(sys.modules, "umap", fake_umap())
     config = replace(config, method="umap", neighbors=[5, 15], min_dist=[0.1, 0.5, 0.9])
     draw_embeddings(config)
     assert is_png(config.out)
     pairs = [(a["n_neighbors"], a["min_dist"]) for a in Umap.asked]
     assert pairs == [(n, d) for n in (5, 15) for d in (0.1, 0.5, 0.9)]
+    # The neighbours are looked for once, and each panel gets as many as it asks for.
+    with np.load(config.embeddings) as file:
+        vectors = file["embedding"]
+    scaled = (vectors - vectors.mean(0)) / vectors.std(0)
+    far = np.sqrt(((scaled[:, None] - scaled) ** 2).sum(-1))
+    for asked in Umap.asked:
+        indices, distances, _ = asked["precomputed_knn"]
+        assert indices.shape == (60, asked["n_neighbors"])
+        np.testing.assert_allclose(distances, np.sort(far, axis=1)[:, : asked["n_neighbors"]], atol=1e-3)
+        np.testing.assert_allclose(np.take_along_axis(far, indices, axis=1), distances, atol=1e-3)
     with pytest.raises(InputError, match="`neighbors` 60: must be below the 60 vectors"):
         draw_embeddings(replace(config, neighbors=[60]))
 
@@ -161,8 +232,17 @@ def test_mutation_map(folder: Path, tiny_genome: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "tsne"}, "`method` tsne: choose pca or umap"),
-        ({"colour": "x"}, "`colour` x: choose label, contig or position"),
+        ({"method": "mds"}, "`method` mds: choose pca, umap or tsne"),
+        ({"colour": "x"}, "`colour` x: choose label, contig, position or bin"),
+        ({"bin_width": 5}, "`bin_width` 5: has no effect without `colour` bin; leave it out"),
+        ({"colour": "bin", "bin_width": 5, "position_bins": 3}, "give one of `position_bins` and `bin_width`"),
+        ({"colour": "position", "top": 3}, "`top` 3: has no effect without another `colour`"),
+        ({"top": 21}, "`top` 21: must be from 1 to 20"),
+        ({"probe_by": []}, "`probe_by`: give at least one kind of folds, and none twice"),
+        ({"probe_by": ["block", "block"]}, "`probe_by`: give at least one kind of folds, and none twice"),
+        ({"probe_by": ["block"], "probe_by_contig": True}, "give one of `probe_by_contig` and `probe_by`"),
+        ({"probe_block": 5}, "`probe_block` 5: has no effect without `probe_by` block"),
+        ({"probe": False, "probe_by": ["block"]}, "`probe_by` ['block']: has no effect without `probe`"),
         ({"neighbors": [1]}, "`neighbors` 1: must be at least 2"),
         ({"neighbors": []}, "`neighbors`: give at least one number"),
         ({"min_dist": [0.1, -0.1]}, "`min_dist` -0.1: must be at least 0 and finite"),

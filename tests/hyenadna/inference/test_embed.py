@@ -91,6 +91,31 @@ def test_a_table_and_a_fasta(folder: Path, tmp_path: Path) -> None:
     assert fasta.end.tolist() == [4, 7]
 
 
+def test_positions_of_a_table(folder: Path, tmp_path: Path) -> None:
+    header = "sequence\tlabel\tcontig\tstart\tend\n"
+    # The second has an insertion: its interval is shorter than it.
+    (tmp_path / "t.tsv").write_text(f"{header}ACGT\tLung\tchr1\t8\t12\nGATTACA\tLymphoid\tchr2\t100\t104\n")
+    config = EmbedConfig(
+        model=folder, out=tmp_path / "t.npz", table=tmp_path / "t.tsv", label_column="label", device="cpu"
+    )
+    embed(config, progress=False)
+    assert Embeddings.read(config.out).contig.tolist() == ["", ""]
+    config.position_columns = ["contig", "start", "end"]
+    embed(config, progress=False)
+    found = Embeddings.read(config.out)
+    assert found.contig.tolist() == ["chr1", "chr2"]
+    assert (found.start.tolist(), found.end.tolist()) == ([8, 100], [12, 104])
+    assert found.label.tolist() == ["Lung", "Lymphoid"]
+    with pytest.raises(InputError, match="`position_columns` with `pooling` token: a base that was inserted"):
+        embed(replace(config, pooling="token"), progress=False)
+    with pytest.raises(InputError, match="`position_columns`: give three columns"):
+        embed(replace(config, position_columns=["contig"]), progress=False)
+    for bad in ("chr1\t5\t5", "NA\t1\t5", "chr1\t-1\t5", "chr1\t1.0\t5", "chr1\t\t5"):
+        config.table.write_text(f"{header}ACGT\tLung\t{bad}\n")  # type: ignore[union-attr]
+        with pytest.raises(InputError, match=r"t\.tsv: row 1: .* is no position: expected a contig, and a start"):
+            embed(config, progress=False)
+
+
 def test_long_sequences_need_windows(folder: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     bases = "".join(rng.choice(list("ACGT"), 150))

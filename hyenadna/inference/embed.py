@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from hyenadna.common.errors import InputError
 from hyenadna.common.parts import tell_idle
 from hyenadna.common.progress import bar
 from hyenadna.common.run_layout import settings
@@ -80,6 +81,11 @@ def _load_model(config: EmbedConfig) -> HyenaDNAModel:
     device = pick_device(config.device)
     model = HyenaDNAModel.from_pretrained(config.model, dtype=torch.float32)
     check_windows(config.window, config.stride, model.config.max_seq_len)
+    if model.config.bidirectional and config.pooling == "last":
+        raise InputError(
+            f"`pooling` last takes the base that has seen all others, and {config.model} is bidirectional: every base "
+            "has; take mean"
+        )
     if config.random_weights:
         torch.manual_seed(config.seed)
         model = HyenaDNAModel(model.config).eval()

@@ -16,9 +16,12 @@ from hyenadna.cli import main as cli
 from hyenadna.common.vocab import PAD_ID
 from hyenadna.finetuning.config import FinetuneConfig
 from hyenadna.finetuning.train import finetune
-from hyenadna.inference.embed import EmbedConfig, embed
+from hyenadna.inference.config import EmbedConfig
+from hyenadna.inference.embed import embed
 from hyenadna.inference.embeddings import Embeddings
 from hyenadna.inference.hidden import hidden_states
+
+COLUMNS = ["--sequence_column", "seq", "--label_columns", "kind"]
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +107,8 @@ def test_options_that_need_a_causal_model(table: Path, tmp_path: Path, options: 
         ["generate", "--prompt", "ACGT"],
         ["evaluate", "--genome", "GENOME", "--contigs", "c"],
         ["pretrain", "--genome", "GENOME", "--init_from", "MODEL"],
-        ["finetune", "--data", "TABLE", "--method", "few-shot", "--sequence_column", "seq", "--label_columns", "kind"],
-        [
-            "finetune",
-            "--data",
-            "TABLE",
-            "--method",
-            "soft-prompt",
-            "--sequence_column",
-            "seq",
-            "--label_columns",
-            "kind",
-        ],
+        ["finetune", "--data", "TABLE", "--method", "few-shot", *COLUMNS],
+        ["finetune", "--data", "TABLE", "--method", "soft-prompt", *COLUMNS],
     ],
     ids=lambda words: " ".join(words[:1] + words[3:]),
 )

@@ -89,6 +89,11 @@ def _load_model(config: EmbedConfig) -> Backbone:
             f"`pooling` token: {config.model} reads words of {kmers.k} bases and has no vectors of bases; choose mean "
             "or last"
         )
+    if getattr(model.config, "bidirectional", False) and config.pooling == "last":
+        raise InputError(
+            f"`pooling` last takes the base that has seen all others, and {config.model} is bidirectional: every base "
+            "has; take mean"
+        )
     if config.random_weights:
         torch.manual_seed(config.seed)
         kind: Any = type(model)

@@ -163,6 +163,10 @@ class HyenaCache(Cache):
         backbone = next((each for each in model.modules() if isinstance(each, HyenaDNABackbone)), None)
         if backbone is None:
             raise InputError(f"HyenaCache: {type(model).__name__} is not a HyenaDNA model")
+        if any(getattr(getattr(layer, "mixer", None), "bidirectional", False) for layer in backbone.layers):
+            raise InputError(
+                "HyenaCache: the model is bidirectional, and has no cache: a new token changes the states of all others"
+            )
         if reason := refusal(backbone):
             raise InputError(f"HyenaCache: {reason}; generate with use_cache=False")
         first: Any = backbone.layers[0]
@@ -408,8 +412,6 @@ def refusal(backbone: HyenaDNABackbone) -> str | None:
         mixer = block.mixer
         if not is_plain(mixer, HyenaOperator):
             return f"the mixer of layer {i} is of another class, or has hooks"
-        if mixer.bidirectional:
-            return "the model is bidirectional: a new token changes the states of all before it"
         if not is_plain(mixer.short_filter, nn.Conv1d):
             return f"the short filter of layer {i} is of another class, or has hooks or an adapter"
         if not _is_idle(mixer.dropout):

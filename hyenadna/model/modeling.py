@@ -590,7 +590,7 @@ def _refuse_in_bidirectional(**given: Any) -> None:
             reason = (
                 "takes no packed rows: give each sequence its own row, padded (`pack_tokens` 0)"
                 if name == "cu_seqlens"
-                else "has no cache: a new token changes the states of all before it"
+                else "has no cache: a new token changes the states of all others"
             )
             raise InputError(f"{name}: the model is bidirectional, and {reason}")
 

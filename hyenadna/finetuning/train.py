@@ -243,9 +243,9 @@ def train(
             trained.train()
             if config.method == "frozen":
                 model.hyena.eval()
-            most, micro_batches = length_stage(config, epoch, longest)
             losses: list[float] = []
             lm_losses: list[float] = []
+            most, micro_batches = length_stage(config, epoch, longest)
             for rows in epoch_batches(examples, config.batch_size, rng, balanced=config.balanced):
                 if config.lr_schedule == "cosine":
                     scale = lr_scale(step, lr_steps, warmup_steps, config.min_lr_factor)

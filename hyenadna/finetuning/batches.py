@@ -70,7 +70,7 @@ def epoch_batches(
 
 
 def augment(
-    sequences: list[np.ndarray], rng: np.random.Generator, *, both_strands: bool, crop: int
+    sequences: list[np.ndarray], rng: np.random.Generator, *, both_strands: bool, crop: int, most: int | None = None
 ) -> list[np.ndarray]:
     """Sequences as training sees them.
 
@@ -79,12 +79,16 @@ def augment(
         rng: draws the strands and the crops.
         both_strands: replace about half of the sequences with their reverse complements.
         crop: greatest number of bases that are cut from each end.
+        most: greatest number of bases that a random part of a longer sequence has after this; None keeps all.
     """
     if both_strands:
         turned = rng.random(len(sequences)) < 0.5
         sequences = [reverse_complement(ids) if turn else ids for ids, turn in zip(sequences, turned, strict=True)]
     if crop:
         sequences = [random_crop(ids, crop, rng) for ids in sequences]
+    if most is not None:
+        starts = rng.integers([max(1, len(ids) - most + 1) for ids in sequences])
+        sequences = [ids[start : start + most] for ids, start in zip(sequences, starts, strict=True)]
     return sequences
 
 

@@ -117,6 +117,9 @@ class FinetuneConfig(Options):
         reverse_complement: Train on half of the sequences as their reverse complement, and average both in prediction.
         crop: Most bases that training cuts from each end of a sequence. The number is drawn each time, so that the
             model cannot learn positions by heart. At least one base stays. Demonstrations of few-shot are not cut.
+        warmup_length: Bases of each training sequence that the first epochs see, at a random place of it. The number
+            doubles stage by stage, until it is that of the sequences.
+        warmup_length_epochs: Epochs of each stage of this warm-up.
         lm_weight: Weight of the next-nucleotide loss that is added to the loss of the labels (0.5 in equation 5 of
             Radford et al. 2018). 0 is none. It uses the checkpoint's language head, or a new one that is not saved.
         lora_rank: Rank of the adapters of --method lora. A higher rank trains more weights.
@@ -182,6 +185,8 @@ class FinetuneConfig(Options):
     balanced: bool = False
     reverse_complement: bool = False
     crop: AtLeast0 = 0
+    warmup_length: AtLeast1 | None = None
+    warmup_length_epochs: AtLeast1 = 1
     lm_weight: NonNegative = 0.0
     lora_rank: AtLeast1 = 8
     prompt_tokens: Annotated[int, Ge(2), Le(32_768)] = 16
@@ -257,6 +262,10 @@ class FinetuneConfig(Options):
             raise InputError("`reverse_complement`: the labels of bases have a strand; leave it out for `task` token")
         if self.crop and self.task == "token":
             raise InputError("`crop`: the labels of bases are not cut with them; leave it out for `task` token")
+        if self.warmup_length is None:
+            self.refuse_unused(("warmup_length_epochs",), "`warmup_length`")
+        if self.task == "token":
+            self.refuse_unused(("warmup_length",), "a label for the whole sequence")
         if self.method == "scratch":
             short_name(self.size)
         self._check_unused()
@@ -297,7 +306,9 @@ class FinetuneConfig(Options):
             if self.method != method:
                 self.refuse_unused(names, f"`method` {method}")
         if self.method in PROMPTED_METHODS:
-            self.refuse_unused(("pooling", "pack_tokens"), "a head (`method` full, frozen, lora or scratch)")
+            self.refuse_unused(
+                ("pooling", "pack_tokens", "warmup_length"), "a head (`method` full, frozen, lora or scratch)"
+            )
         else:
             self.refuse_unused(("letters",), "`method` soft-prompt or few-shot")
         if self.task == "token":
@@ -363,7 +374,7 @@ def apply_preset(config: FinetuneConfig) -> FinetuneConfig:
     if method == "scratch" and ablation not in ("gpt", "cnn"):
         options |= {"size": wanted.size, **wanted.shape}
     if method in PROMPTED_METHODS or ablation == "cnn":
-        options.pop("pooling", None)
+        options = {name: value for name, value in options.items() if name not in ("pooling", "warmup_length")}
     chosen = {
         name: value
         for name, value in options.items()

@@ -275,7 +275,9 @@ def _listed(names: list[str]) -> str:
 def _cut(example: Example, config: FinetuneConfig) -> Example:
     """The example in ``config.length``, with the labels of the bases that stay."""
     part = kept(len(example.ids), config.length, config.keep)
-    label = example.label
-    if config.task == "token" and isinstance(label, str) and len(label) == len(example.ids):
-        label = label[part]
-    return example._replace(ids=example.ids[part], label=label)
+    if config.task != "token":
+        return example._replace(ids=example.ids[part])
+    if len(str(example.label)) != len(example.ids):
+        # It is refused as it is, and not cut until it fits.
+        return example
+    return example._replace(ids=example.ids[part], label=str(example.label)[part])

@@ -228,7 +228,11 @@ def _species() -> Iterator[Preset]:
             "chromosome shorter than `length` are padded with N, past its end, where a split has no longer one",
         ]
         if name == "450k":
-            notes.append("not followed: lengths that grow from epoch to epoch. Fine-tuning here has one length")
+            options["warmup_length"] = 1024
+            notes.append(
+                "choice: lengths that begin at 1,024 and double in every epoch, as the stages of "
+                "species_seqlen_warmup_reload.yaml do. The paper has a warm-up of lengths here, without its stages"
+            )
         if name == "1m":
             notes.insert(0, "choice: lr 6e-5 of the yaml, because appendix A.10 ends at 450,000 bases")
         yield Preset(

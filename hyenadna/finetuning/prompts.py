@@ -13,6 +13,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.files import write_files
 from hyenadna.inference.prompted import PROMPT_FILE, FewShot, PromptedClassifier, SoftPrompt
 from hyenadna.model.modeling import HyenaDNAForCausalLM
+from hyenadna.model.sizes import checkpoint_name, size_for
 from hyenadna.model.tokenizer import bare_tokenizer
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ def make_prompted(config: FinetuneConfig, data: Splits, seed: int) -> PromptedCl
         if shots > fewest:
             raise InputError(f"{options}: {shots:,} demonstrations of each class, but one has {fewest:,} in training")
     room = lm.config.max_seq_len
-    if prefix + max_length + 1 > room:
+    if (needed := prefix + max_length + 1) > room:
+        longer = f", such as {checkpoint_name(size)}" if (size := size_for(needed)) else ""
         raise InputError(
             f"{options}: the context has {prefix:,} tokens, and {max_length:,} bases and [SEP] follow. The model is "
-            f"made for {room:,} tokens: take fewer, shorter sequences (`length`), or a checkpoint for longer ones"
+            f"made for {room:,} tokens: take fewer, shorter sequences (`length`), or a checkpoint for longer "
+            f"ones{longer}"
         )
     if config.method == "soft-prompt":
         return SoftPrompt(lm, classes, config.prompt_tokens, dropout=config.prompt_dropout, letters=config.letters)

@@ -236,6 +236,7 @@ def train(
     total_steps = config.epochs * math.ceil(len(examples) / config.batch_size)
     warmup_steps = config.lr_warmup_steps or math.ceil(config.lr_warmup * total_steps)
     lr_steps = config.lr_steps or total_steps
+    longest = max(map(len, examples.sequences))
     epochs: list[dict[str, Any]] = []
     step, plateau, started = 0, 1.0, time.perf_counter()
 
@@ -247,6 +248,7 @@ def train(
                 model.base_model.eval()
             losses: list[float] = []
             lm_losses: list[float] = []
+            most, micro_batches = length_stage(config, epoch, longest)
             for rows in epoch_batches(examples, config.batch_size, rng, balanced=config.balanced):
                 if config.lr_schedule == "cosine":
                     scale = lr_scale(step, lr_steps, warmup_steps, config.min_lr_factor)
@@ -255,11 +257,11 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * scale
                 sequences = [examples.sequences[row] for row in rows]
-                sequences = augment(sequences, rng, both_strands=config.reverse_complement, crop=config.crop)
+                sequences = augment(sequences, rng, both_strands=config.reverse_complement, crop=config.crop, most=most)
                 optimizer.zero_grad(set_to_none=True)
                 step_loss = step_lm_loss = 0.0
                 for part in parts(
-                    examples, rows, sequences, device, config.pack_tokens, kmers, accumulate=config.accumulate
+                    examples, rows, sequences, device, config.pack_tokens, kmers, accumulate=micro_batches
                 ):
                     loss, lm_loss = batch_losses(config, trained, head, *part)
                     step_loss += float(loss.detach())
@@ -289,6 +291,8 @@ def train(
             if best.epoch != epoch:
                 plateau = max(_PLATEAU_FACTOR * plateau, config.min_lr_factor)
             row = {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses))}
+            if config.warmup_length is not None:
+                row["length"] = most or longest
             if lm_losses:
                 row["lm_loss"] = float(np.mean(lm_losses))
             epochs.append({**row, f"valid_{metric}": value})
@@ -313,6 +317,26 @@ def train(
     made = trained.merge_and_unload() if config.method == "lora" else model
     result["parameters"] = sum(parameter.numel() for parameter in made.parameters())
     return made, epochs, result
+
+
+def length_stage(config: FinetuneConfig, epoch: int, longest: int) -> tuple[int | None, int]:
+    """What the warm-up of lengths makes of an epoch.
+
+    Args:
+        config: the options.
+        epoch: its number, from 1.
+        longest: bases of the longest training sequence.
+
+    Returns:
+        The greatest number of bases that training sees of a sequence, or None for all; and the number of micro-batches,
+        as few as have no more bases than one of whole sequences.
+    """
+    if config.warmup_length is None:
+        return None, config.accumulate
+    most = config.warmup_length << ((epoch - 1) // config.warmup_length_epochs)
+    if most >= longest:
+        return None, config.accumulate
+    return most, math.ceil(config.accumulate * most / longest)
 
 
 class BestEpoch:

@@ -62,7 +62,8 @@ OTHERS: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {
                     {"accuracy": 0.934}),
     "species-250k": ("medium-450k", SPECIES | {"length": 250_000, "lr": 6e-5, "pooling": "last", "accumulate": 128},
                      {"accuracy": 0.979}),
-    "species-450k": ("medium-450k", SPECIES | {"length": 450_000, "lr": 6e-4, "pooling": "last", "accumulate": 128},
+    "species-450k": ("medium-450k", SPECIES | {"length": 450_000, "lr": 6e-4, "pooling": "last", "accumulate": 128,
+                                           "warmup_length": 1024},
                      {"accuracy": 0.994}),
     "species-1m": ("large-1m", SPECIES | {"length": 1_000_000, "lr": 6e-5, "pooling": "last", "accumulate": 128},
                    {"accuracy": 0.995}),
@@ -181,6 +182,15 @@ def test_a_run_as_published_deviates_in_nothing() -> None:
     assert told(FinetuneConfig(Path("d"), Path("o"))) == {
         "preset": None, "deviations": {}, "weights": "none", "epoch_chosen_on": "validation split of the data",
     }  # fmt: skip
+
+
+def test_without_a_figure_the_table_says_so() -> None:
+    found = told(
+        made("cancer-32k-frozen", model=Path("hyenadna-small-32k-seqlen-hf")), splits(32_768), size="small-32k"
+    )
+    assert (found["published"], found["not_comparable"], found["deviations"]) == ({}, [], {})
+    summary = {"test": {}, "method": "frozen", "demonstration_split": False, "runs": [{"undefined": {}}], **found}
+    assert describe(summary).splitlines()[1:] == ["no figure is published for the preset cancer-32k-frozen"]
 
 
 def test_a_run_from_random_weights_is_beside_its_own_row() -> None:

@@ -468,6 +468,23 @@ def test_packed_and_divided_steps_have_the_losses_and_gradients_of_padded_ones(
         assert (other_gradient - gradient).norm() < 1e-5 * gradient.norm()
 
 
+def test_where_the_validation_split_is_from(config: FinetuneConfig) -> None:
+    assert [data.valid_drawn for data in read_data(config)] == [False]
+    assert [data.valid_drawn for data in read_data(replace(config, split_column=None))] == [True]
+    assert [data.valid_drawn for data in read_data(replace(config, folds=2))] == [True, True]
+
+
+def test_windows_past_the_end_of_a_chromosome_are_told(config: FinetuneConfig, tmp_path: Path) -> None:
+    for species in ("fly", "worm"):
+        (tmp_path / "species" / species).mkdir(parents=True)
+        text = "".join(f">chr{name}\n{'ACGT' * bases}\n" for name, bases in (("1", 3), ("2", 9), ("5", 9)))
+        (tmp_path / "species" / species / "g.fa").write_text(text)
+    species = replace(config, data=tmp_path / "species", split_column=None, length=20, species_windows=30)
+    (found,) = read_data(species)
+    assert any(note.startswith("6 of the 6 test windows end in N, because no chromosome") for note in found.notes)
+    assert not any("train windows end in N" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(("keep", "first"), [("start", 0), ("middle", 3), ("end", 7)])
 def test_long_sequences_keep_a_part_with_the_labels_of_its_bases(
     config: FinetuneConfig, tmp_path: Path, keep: Any, first: int
@@ -485,7 +502,7 @@ def test_long_sequences_keep_a_part_with_the_labels_of_its_bases(
     } == expected
     # Labels that do not fit their sequence are not cut until they do.
     (tmp_path / "token.tsv").write_text("sequence\tlabel\n" + f"{text}\t{letters}xx\nAC\txy\n" * 10)
-    with pytest.raises(InputError, match="13 token labels for a sequence of 4"):
+    with pytest.raises(InputError, match="13 token labels for a sequence of 11"):
         read_data(token)
 
 
@@ -532,6 +549,41 @@ def test_the_rate_falls_at_a_plateau(
     assert [step["lr"][0] for step in steps] == pytest.approx(expected, rel=1e-12)
 
 
+def test_lengths_grow_by_stages_at_random_places(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 12 bases training sees 3, 3, 6, 6 and then all. Micro-batches grow with them, and validation has all."""
+    seen: list[list[bytes]] = []
+    scored: set[int] = set()
+    make_parts, predict_all = finetune_module.parts, finetune_module.predict
+
+    def noted(dataset: LabelledDataset, rows: Any, sequences: Any, *args: Any, accumulate: int) -> Any:
+        whole = [dataset.sequences[row].tobytes() for row in rows]
+        assert all(ids.tobytes() in full for ids, full in zip(sequences, whole, strict=True))
+        seen.append([ids.tobytes() for ids in sequences])
+        assert accumulate == math.ceil(4 * len(sequences[0]) / 12)
+        return make_parts(dataset, rows, sequences, *args, accumulate=accumulate)
+
+    def noted_scores(model: Any, dataset: LabelledDataset, *args: Any) -> Any:
+        scored.update(map(len, dataset.sequences))
+        return predict_all(model, dataset, *args)
+
+    monkeypatch.setattr(finetune_module, "parts", noted)
+    monkeypatch.setattr(finetune_module, "predict", noted_scores)
+    finetune(
+        replace(config, warmup_length=3, warmup_length_epochs=2, epochs=6, patience=6, accumulate=4), progress=False
+    )
+    lengths = [{len(ids) for ids in batch} for batch in seen]
+    assert lengths == [{3}] * 8 + [{6}] * 8 + [{12}] * 8
+    assert scored == {12}
+    rows = [json.loads(line)["length"] for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [3, 3, 6, 6, 12, 12]
+
+
+def test_a_random_part_begins_anywhere() -> None:
+    rows = [np.arange(5, dtype=np.uint8)] * 200 + [np.arange(2, dtype=np.uint8)]
+    found = augment(rows, np.random.default_rng(0), both_strands=False, crop=0, most=3)
+    assert {tuple(ids.tolist()) for ids in found} == {(0, 1, 2), (1, 2, 3), (2, 3, 4), (0, 1)}
+
+
 @pytest.mark.parametrize(("count", "classes"), [(2, [1, 1, 0]), (5, [2, 2, 1]), (9, [4, 4, 1]), (0, [20, 7, 1])])
 def test_training_examples_are_drawn_evenly_from_the_classes(count: int, classes: list[int]) -> None:
     labels = np.repeat([0, 1, 2], [20, 7, 1])
@@ -552,6 +604,9 @@ def test_training_examples_are_drawn_evenly_from_the_classes(count: int, classes
     [
         ({"accumulate": 5}, "`accumulate` 5: exceeds `batch_size` 4"),
         ({"accumulate": 2, "pack_tokens": 64}, "`accumulate` 2: has no effect without `pack_tokens` 0"),
+        ({"warmup_length_epochs": 2}, "`warmup_length_epochs` 2: has no effect without `warmup_length`"),
+        ({"warmup_length": 4, "method": "few-shot"}, "`warmup_length` 4: has no effect without a head"),
+        ({"warmup_length": 4, "task": "token"}, "`warmup_length` 4: has no effect without a label for the whole"),
         ({"keep": "end"}, "`keep` end: has no effect without `length`"),
         ({"lr_schedule": "plateau", "lr_steps": 9}, "`lr_steps` 9: has no effect without `lr_schedule` cosine"),
         ({"lr_steps": 9, "lr_warmup_steps": 9}, "`lr_steps` 9: must be above `lr_warmup_steps` 9"),

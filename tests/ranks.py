@@ -49,7 +49,7 @@ def run_ranks(
     """
     if not hasattr(os, "fork"):
         pytest.skip("needs processes that fork")
-    context = _server()
+    context = forkserver()
     with tempfile.TemporaryDirectory() as folder:
         ends = []
         processes = []
@@ -71,8 +71,12 @@ def run_ranks(
 
 
 @functools.cache
-def _server() -> Any:
-    """Start the server once, and wait until it has imported everything: that takes a minute where others work too."""
+def forkserver() -> Any:
+    """A context of multiprocessing whose processes are forks of a server that has imported torch and hyenadna.
+
+    The server is started once, and this waits until it has imported everything: that takes a minute where others work
+    too. Its processes share no memory with the tests, as with the context "spawn".
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     first = context.Process(target=int)

@@ -55,7 +55,7 @@ def report(config: ReportConfig) -> Findings:
 def describe(config: ReportConfig, found: Findings) -> str:
     """What was found and what was ignored, for the terminal."""
     kept = [
-        f"{result.folder}: {_name(result)}, {len(result.seeds)} seed{'s' if len(result.seeds) > 1 else ''}"
+        f"{result.folder}: {_name(result)}, {result.repeated}"
         + (f"; not comparable: {result.apart}" if result.apart else "")
         for result in found.results
     ]

@@ -38,13 +38,13 @@ class Result:
         dataset: likewise, or the name of the data.
         row: the ablation. See :data:`hyenadna.published.tables.ROWS`.
         metric: the metric that chose the epoch.
-        values: test values of the seeds, by metric. Metrics without a value in some run are left out.
-        seeds: seeds of the runs, in the order of ``values``.
+        values: test values of the runs, by metric. Metrics without a value in some run are left out.
+        runs: seed and fold of the runs, in the order of ``values``. The fold is 0 without cross-validation.
         tested: sequences of the test split.
         epoch_chosen_on: what the best epoch was chosen on.
         weights: ``"published"``, ``"ours"`` or ``"none"``: what training began from.
         parameters: of the model with its head. None if the folder does not say.
-        deviations: options that differ from the preset's.
+        deviations: options that differ from the preset's, and what else differs from the published model.
         apart: why its figures stand apart from the published ones. Empty where they compare.
         split: equal for runs whose test examples are the same.
     """
@@ -55,7 +55,7 @@ class Result:
     row: str
     metric: str
     values: dict[str, list[float]]
-    seeds: list[int]
+    runs: list[tuple[int, int]]
     tested: int
     epoch_chosen_on: str = ""
     weights: str = ""
@@ -63,6 +63,13 @@ class Result:
     deviations: str = ""
     apart: str = ""
     split: str = ""
+
+    @property
+    def repeated(self) -> str:
+        """How many runs there are, and of what."""
+        folds = len({fold for _, fold in self.runs})
+        word = "run" if 1 < folds < len(self.runs) else "fold" if folds > 1 else "seed"
+        return f"{len(self.runs)} {word}{'s' if len(self.runs) > 1 else ''}"
 
 
 @dataclass
@@ -151,6 +158,8 @@ def _control(folder: Path) -> str:
 
 def _placed(folder: Path, summary: Mapping[str, Any]) -> Result | str:
     preset = summary.get("preset")
+    if summary.get("kind") == "probe":
+        return _probe(folder, summary, preset)
     demonstration = bool(summary.get("demonstration_split"))
     benchmark, dataset = "", Path(summary["data"]).name
     if preset is not None:
@@ -160,10 +169,7 @@ def _placed(folder: Path, summary: Mapping[str, Any]) -> Result | str:
             return f"no published table has the preset {preset}"
     elif not demonstration:
         return "was run without a preset, so nothing says which published row it belongs to"
-    runs = summary["runs"]
-    names = list(dict.fromkeys(name for run in runs for name in run["test"]))
-    values = {name: [run["test"].get(name) for run in runs] for name in names}
-    values = {name: list(map(float, found)) for name, found in values.items() if None not in found}
+    values = _values(summary)
     if not values:
         return "no metric has a value in every run"
     tested = int(summary["examples"]["test"])
@@ -176,16 +182,58 @@ def _placed(folder: Path, summary: Mapping[str, Any]) -> Result | str:
         row=_row(summary),
         metric=str(summary["metric"]),
         values=values,
-        seeds=[int(run["seed"]) for run in runs],
+        runs=[(int(run["seed"]), int(run.get("fold", 0))) for run in summary["runs"]],
         tested=tested,
         epoch_chosen_on=str(summary.get("epoch_chosen_on", "")),
         weights={"other": "ours"}.get(found := str(summary.get("weights", "")), found),
         parameters=None if summary.get("parameters") is None else int(summary["parameters"]),
-        deviations="; ".join(
-            f"{option} {used} (preset: {wanted})" for option, (used, wanted) in summary.get("deviations", {}).items()
-        ),
+        deviations=_deviations(summary),
         apart=apart,
         split=repr([split, apart]),
+    )
+
+
+def _probe(folder: Path, summary: Mapping[str, Any], preset: Any) -> Result | str:
+    """The result of ``hyenadna probe``, or why it has no place. Nothing was trained but the classifier."""
+    if preset != "biotypes":
+        return "is a probe without the preset biotypes, and no published table has another"
+    apart = "a probe: its folds are its own, and its embeddings are of weights that were not fine-tuned"
+    return Result(
+        folder=folder,
+        benchmark="biotypes",
+        dataset="biotypes",
+        row="pretrained",
+        metric=str(summary["metric"]),
+        values=_values(summary),
+        # Folds count from 1 here as in fine-tuning.
+        runs=[(0, int(run["fold"]) + 1) for run in summary["runs"]],
+        tested=int(summary["examples"]["test"]),
+        weights=str(summary.get("weights") or ""),
+        deviations=_deviations(summary),
+        apart=apart,
+        split=repr([summary["embeddings"], summary["split"], apart]),
+    )
+
+
+def _values(summary: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The values of the runs, of every metric that has one in each."""
+    runs = [run["test"] for run in summary["runs"]]
+    values = {name: [run.get(name) for run in runs] for run in runs for name in run}
+    return {name: list(map(float, found)) for name, found in values.items() if None not in found}
+
+
+# The deviations tell the first two in other words, and the tables the third.
+_TOLD_ELSEWHERE = ("other options than the preset's", "the model has", "the published filter is delayed")
+
+
+def _deviations(summary: Mapping[str, Any]) -> str:
+    options = summary.get("deviations", {}).items()
+    reasons = [str(reason) for reason in summary.get("not_comparable", ())]
+    return "; ".join(
+        [
+            *(f"{option} {used} (preset: {wanted})" for option, (used, wanted) in options),
+            *(reason for reason in reasons if not reason.startswith(_TOLD_ELSEWHERE)),
+        ]
     )
 
 

@@ -92,7 +92,7 @@ class Line:
 
     @property
     def values(self) -> list[float]:
-        """Ours, for each seed."""
+        """Ours, for each run."""
         return self.ours.values.get(self.metric, []) if self.ours else []
 
 
@@ -234,7 +234,7 @@ def _cells(line: Line) -> list[str]:
         return ["", "", "", "", "", line.note, ""]
     ours = line.ours
     return [
-        shown(line.values) if line.values else "no value",
+        shown(line.values, ours.repeated) if line.values else "no value",
         f"{ours.tested:,}",
         ours.epoch_chosen_on,
         ours.weights,
@@ -244,11 +244,11 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def shown(values: Sequence[float]) -> str:
-    """Mean, range and number of the seeds."""
+def shown(values: Sequence[float], repeated: str) -> str:
+    """Mean and range of values, and ``repeated``, which says how many there are."""
     if len(values) == 1:
-        return f"{values[0]:.4f} (1 seed)"
-    return f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f}, {len(values)} seeds)"
+        return f"{values[0]:.4f} ({repeated})"
+    return f"{np.mean(values):.4f} ({min(values):.4f} to {max(values):.4f}, {repeated})"
 
 
 def dots(found: Sequence[Line]) -> list[Dots]:
@@ -266,7 +266,7 @@ def differences(results: Sequence[Result]) -> Table:
         own = [result for result in results if result.benchmark == section.benchmark and not result.apart]
         for what, first, second in PAIRS:
             rows += _differences(section, what, first, second, own)
-    columns = ["table", "difference", "dataset", "published", "ours: mean (range over seeds)", "note"]
+    columns = ["table", "difference", "dataset", "published", "ours: mean (range over runs)", "note"]
     return Table("Like with like, in points", columns, rows, note=_papers_own())
 
 
@@ -314,16 +314,16 @@ class Difference(NamedTuple):
 
     row: str
     mean: float | None
-    by_seed: Sequence[float] = ()
+    by_run: Sequence[float] = ()
     note: str = ""
 
     @property
     def text(self) -> str:
-        """Mean, and the range over the seeds that both have."""
-        if self.mean is None or not self.by_seed:
+        """Mean, and the range over the runs that both have."""
+        if self.mean is None or not self.by_run:
             return "" if self.mean is None else _points(self.mean)
-        low, high = _points(min(self.by_seed)), _points(max(self.by_seed))
-        return f"{_points(self.mean)} ({low} to {high}, seeds of both: {len(self.by_seed)})"
+        low, high = _points(min(self.by_run)), _points(max(self.by_run))
+        return f"{_points(self.mean)} ({low} to {high}, runs of both: {len(self.by_run)})"
 
 
 def _our_differences(own: Sequence[Result], first: str, second: str, metric: str = "") -> Iterator[Difference]:
@@ -347,9 +347,9 @@ def _our_differences(own: Sequence[Result], first: str, second: str, metric: str
         if not (name in a.values and name in b.values) or (not metric and a.metric != b.metric):
             yield Difference(row, None, note=f"the two have no {metric or 'metric'} in common")
             continue
-        one, other = (dict(zip(result.seeds, result.values[name], strict=True)) for result in (a, b))
-        by_seed = [100 * (one[seed] - other[seed]) for seed in one if seed in other]
-        yield Difference(row, 100 * float(np.mean([*one.values()]) - np.mean([*other.values()])), by_seed)
+        one, other = (dict(zip(result.runs, result.values[name], strict=True)) for result in (a, b))
+        by_run = [100 * (one[run] - other[run]) for run in one if run in other]
+        yield Difference(row, 100 * float(np.mean([*one.values()]) - np.mean([*other.values()])), by_run)
 
 
 def differences_apart(results: Sequence[Result]) -> Table:
@@ -362,7 +362,7 @@ def differences_apart(results: Sequence[Result]) -> Table:
         for what, first, second in PAIRS
         for difference in _our_differences(group, first, second)
     ]
-    columns = ["dataset", "difference", "ours: mean (range over seeds)", "note"]
+    columns = ["dataset", "difference", "ours: mean (range over runs)", "note"]
     return Table("Like with like where no published figure compares, in points", columns, rows)
 
 

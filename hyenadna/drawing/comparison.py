@@ -16,7 +16,7 @@ _INCHES_A_LINE = 0.17
 
 
 class Dots(NamedTuple):
-    """A line of the figure. ``published`` is one value or None, ``ours`` a value for each seed, or empty."""
+    """A line of the figure. ``published`` is one value or None, ``ours`` a value for each run, or empty."""
 
     dataset: str
     row: str
@@ -25,7 +25,7 @@ class Dots(NamedTuple):
 
 
 def published_and_ours(panels: Mapping[str, Sequence[Dots]], out: str | Path) -> None:
-    """A panel for each table: a diamond for what is published, a dot for each seed, a bar for the mean of the seeds.
+    """A panel for each table: a diamond for what is published, a dot for each run, a bar for their mean.
 
     Args:
         panels: lines by the panel's title. Lines of one dataset follow one another.
@@ -66,5 +66,5 @@ def published_and_ours(panels: Mapping[str, Sequence[Dots]], out: str | Path) ->
         first = figure.axes[0]
         if any(line.published is not None for found in panels.values() for line in found):
             first.plot([], [], "D", markersize=4.5, color="white", markeredgecolor=BASELINE, label="published")
-        first.plot([], [], "o", color=MODEL, markersize=3.5, label="ours, a dot for each seed, a bar for their mean")
+        first.plot([], [], "o", color=MODEL, markersize=3.5, label="ours, a dot for each run, a bar for their mean")
         figure.legend(loc="outside lower left", ncols=2, fontsize=_SIZE)

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hyena_kernels import HyenaOperator, cache_filters
 from hyena_kernels.filter_cache import _blocks
+from tests.ranks import run_ranks
 
 
 @pytest.fixture
@@ -95,15 +96,13 @@ def test_filters_with_a_policy_of_their_own_stay_in_float32() -> None:
     check_filters_with_a_policy_of_their_own(1)
 
 
-def one_of_two_processes(rank: int, file: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def one_of_two_processes(rank: int) -> None:
     check_filters_with_a_policy_of_their_own(2)
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_filters_with_a_policy_of_their_own_stay_in_float32_in_two_processes(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_of_two_processes, (str(tmp_path / "group"),), nprocs=2)
+def test_filters_with_a_policy_of_their_own_stay_in_float32_in_two_processes() -> None:
+    run_ranks(2, one_of_two_processes)
 
 
 @pytest.mark.usefixtures("one_process")

@@ -21,14 +21,17 @@ def put(
     tested: int = TESTED,
     seeds: Sequence[int] = (0, 1, 2),
     folds: int = 0,
+    fold_numbers: Sequence[int] = (),
     **more: Any,
 ) -> Path:
     """Write the results.json of a run with these test values, one for each seed, and return its folder."""
     folder.mkdir(parents=True)
-    runs = [
+    runs: list[dict[str, Any]] = [
         {"seed": seed, "best_epoch": 1, "valid": value, "test": {"auroc": None, metric: value}}
         for seed, value in zip(seeds, values, strict=False)
     ]
+    for run, fold in zip(runs, fold_numbers, strict=False):
+        run["fold"] = fold
     summary = {
         "data": "/somewhere/promoters.tsv",
         "method": method,

@@ -41,9 +41,41 @@ def test_what_a_result_tells(tmp_path: Path) -> None:
     (result,) = find([folder]).results
     # A metric without a value in some run has none.
     assert result.values == {"accuracy": [0.8, 0.9]}
-    assert (result.seeds, result.tested, result.parameters) == ([0, 1], 9_034, 436_610)
+    assert (result.runs, result.tested, result.parameters) == ([(0, 0), (1, 0)], 9_034, 436_610)
     assert (result.weights, result.deviations) == ("ours", "batch_size 32 (preset: 128)")
     assert result.epoch_chosen_on == "drawn from the training examples"
+
+
+def test_what_else_differs_is_told_once(tmp_path: Path) -> None:
+    reasons = [
+        "the longest sequence has 300 bases, the published ones 251",
+        "the model has d_model 8, the published one d_model 128",
+        "other options than the preset's: lr",
+    ]
+    folder = put(tmp_path / "run", 0.8, deviations={"lr": [0.1, 0.2]}, not_comparable=reasons)
+    (result,) = find([folder]).results
+    assert result.deviations == f"lr 0.1 (preset: 0.2); {reasons[0]}"
+
+
+def test_a_probe_of_biotypes_stands_apart(tmp_path: Path) -> None:
+    probe = {
+        "kind": "probe", "embeddings": "genes.npz", "deviations": {"trees": [10, 1000]}, "weights": None,
+        "metric": "f1_weighted", "split": {"by": "random", "folds": 2}, "examples": {"test": 90},
+        "runs": [{"fold": i, "test": {"f1_weighted": [0.7, 0.9][i], "accuracy": 0.8}} for i in range(2)],
+    }  # fmt: skip
+    for name in ("biotypes", "another"):
+        (tmp_path / name).mkdir()
+        summary = probe | {"preset": name if name == "biotypes" else None}
+        (tmp_path / name / "results.json").write_text(json.dumps(summary))
+    found = find([tmp_path])
+    (result,) = found.results
+    assert (result.benchmark, result.dataset, result.row) == ("biotypes", "biotypes", "pretrained")
+    assert result.apart.startswith("a probe: its folds are its own")
+    assert result.values["f1_weighted"] == [0.7, 0.9]
+    assert (result.repeated, result.tested, result.deviations) == ("2 folds", 90, "trees 10 (preset: 1000)")
+    ((folder, reason),) = found.ignored
+    assert folder.name == "another"
+    assert reason.startswith("is a probe without the preset biotypes")
 
 
 @pytest.mark.parametrize(

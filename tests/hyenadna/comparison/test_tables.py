@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +19,12 @@ from hyenadna.comparison.tables import (
     grid,
     lines,
     sections,
-    shown,
 )
 from hyenadna.published.tables import ABLATION_TABLE, COMPARISON_TABLE, FIGURES
 from tests.hyenadna.comparison.folders import put
 
 A4, T41 = (next(part for part in sections() if part.source == source) for source in (ABLATION_TABLE, COMPARISON_TABLE))
-SCRATCH = {"method": "scratch"}
+SCRATCH: dict[str, Any] = {"method": "scratch"}
 
 
 def promoters(section: Section, results: list[Result]) -> dict[str, list[Line]]:
@@ -172,7 +172,7 @@ def test_our_differences_are_of_means_and_of_seeds(tmp_path: Path) -> None:
     put(tmp_path / "cnn", 0.85, **SCRATCH, ablation="cnn", seeds=(7,))
     rows = {row[1]: row[2:] for row in differences(find([tmp_path]).results).rows if row[4]}
     two_sided = rows.pop("both directions, from random weights")
-    assert two_sided[:3] == ["nontata-promoters", "-4.80", "+1.00 (-1.00 to +1.00, seeds of both: 2)"]
+    assert two_sided[:3] == ["nontata-promoters", "-4.80", "+1.00 (-1.00 to +1.00, runs of both: 2)"]
     assert two_sided[3].startswith("truly two-sided")
     assert rows == {"CNN for HyenaDNA, from random weights": ["nontata-promoters", "", "-7.00", ""]}
 
@@ -185,7 +185,7 @@ def test_our_mean_needs_every_dataset(tmp_path: Path) -> None:
     assert [row[2:5] for row in differences(results).rows if row[0].startswith("Species")] == [
         ["mean of 4", "+22.53", "+15.00"],
         *(
-            [length, published, f"{ours} ({ours} to {ours}, seeds of both: 1)"]
+            [length, published, f"{ours} ({ours} to {ours}, runs of both: 1)"]
             for length, published, ours in (
                 ("1k", "+7.20", "+10.00"), ("32k", "+22.70", "+20.00"), ("250k", "+32.20", "+10.00"),
                 ("450k", "+28.00", "+20.00"),
@@ -201,7 +201,7 @@ def test_demonstrations_compare_with_the_same_test_alone(tmp_path: Path) -> None
     put(tmp_path / "kmer", 0.80, **own, ablation="kmer")
     put(tmp_path / "gpt", 0.70, **own, ablation="gpt", data="others.tsv")
     (row,) = differences_apart(find([tmp_path]).results).rows
-    assert row == ["nontata-promoters", "6-mers, from random weights", "-4.00 (-4.00 to -4.00, seeds of both: 1)", ""]
+    assert row == ["nontata-promoters", "6-mers, from random weights", "-4.00 (-4.00 to -4.00, runs of both: 1)", ""]
 
 
 def test_a_difference_needs_a_metric_of_both(tmp_path: Path) -> None:
@@ -213,8 +213,23 @@ def test_a_difference_needs_a_metric_of_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "text"),
-    [([0.5], "0.5000 (1 seed)"), ([0.5, 0.75], "0.6250 (0.5000 to 0.7500, 2 seeds)")],
+    ("options", "text"),
+    [
+        ({"seeds": (4,)}, "0.5000 (1 seed)"),
+        ({"seeds": (0, 1)}, "0.6250 (0.5000 to 0.7500, 2 seeds)"),
+        ({"fold_numbers": (1, 2)}, "0.6250 (0.5000 to 0.7500, 2 folds)"),
+        ({"seeds": (0, 0, 1, 1), "fold_numbers": (1, 2, 1, 2)}, "0.6250 (0.5000 to 0.7500, 4 runs)"),
+    ],
 )
-def test_mean_and_range(values: list[float], text: str) -> None:
-    assert shown(values) == text
+def test_mean_and_range_name_what_was_repeated(tmp_path: Path, options: dict[str, Any], text: str) -> None:
+    put(tmp_path / "run", 0.5, 0.75, 0.5, 0.75, **{"seeds": (0, 0)} | options, demonstration_split=True)
+    (row,) = apart(find([tmp_path]).results).rows
+    assert row[3] == text
+
+
+def test_folds_are_compared_one_by_one(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"seeds": (0, 0), "fold_numbers": (1, 2), "folds": 2, **SCRATCH}
+    put(tmp_path / "scratch", 0.8, 0.6, **own)
+    put(tmp_path / "kmer", 0.9, 0.5, **own, ablation="kmer")
+    (row,) = differences_apart(find([tmp_path]).results).rows
+    assert row[2] == "+0.00 (-10.00 to +10.00, runs of both: 2)"

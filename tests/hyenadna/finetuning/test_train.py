@@ -34,6 +34,7 @@ from hyenadna.finetuning.data import read_data
 from hyenadna.finetuning.results import describe
 from hyenadna.finetuning.train import FinetuneConfig, finetune, predict
 from hyenadna.inference import logits as logits_module
+from tests.ranks import forkserver
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +158,7 @@ def test_jobs_side_by_side_give_what_one_after_another_gives(
     config = replace(config, epochs=2, seeds=[0, 1])
     # The order in which runs end changes nothing.
     monkeypatch.setattr(finetune_module, "as_completed", reversed)
+    monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver()}.__getitem__)
     one, two = (finetune(replace(config, jobs=n, out=config.out / str(n)), progress=False) for n in (1, 2))
     for summary in (one, two):
         for run in summary["runs"]:
@@ -176,10 +178,7 @@ def test_an_error_ends_the_other_jobs_and_keeps_what_was_finished(
         yield next(as_completed(submitted))
         raise InputError("out of luck")
 
-    # The modules are imported once, for both processes.
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["hyenadna.finetuning.train"])
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forkserver)
+    monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver()}.__getitem__)
     monkeypatch.setattr(finetune_module, "as_completed", first_then_error)
     config = replace(config, epochs=2, seeds=list(range(8)), jobs=2)
     pattern = r"out of luck; ([1-7]) of 8 runs are finished and kept in .*out\.partial: the same command with `resume`"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from hyena_kernels import cache_filters, use_backend
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, InputError
 from hyenadna.model import layers, sliced
 from hyenadna.model.sliced import Slices
+from tests.ranks import run_ranks
 
 LINEARS = ["in_proj", "out_proj", "fc1", "fc2"]
 
@@ -479,8 +479,7 @@ def test_wrappers_for_several_processes(kind: str, cut: Any) -> None:
     assert calls == BOTH_LAYERS
 
 
-def one_of_two_processes(rank: int, file: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+def one_of_two_processes(rank: int) -> None:
     sliced.slices_of = lambda *_: Slices(5, 7)
     made = model()
     ids = random_ids(2, 20)
@@ -490,14 +489,11 @@ def one_of_two_processes(rank: int, file: str) -> None:
     for _ in range(2):
         _, gradients = loss_and_gradients(wrapped, ids[rank : rank + 1])
     assert_same((expected[0], {name.removeprefix("module."): g for name, g in gradients.items()}), expected)
-    # Not by the interpreter's way: it may free the group while it holds Python's lock, for which gloo's thread waits.
-    dist.barrier()
-    os._exit(0)
 
 
 @pytest.mark.slow
-def test_two_processes_average_their_gradients(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_of_two_processes, (str(tmp_path / "group"),), nprocs=2)
+def test_two_processes_average_their_gradients() -> None:
+    run_ranks(2, one_of_two_processes)
 
 
 def prepared(fields: dict[str, Any], length: int, mode: str) -> Callable[[], None]:

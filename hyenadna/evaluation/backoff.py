@@ -168,7 +168,7 @@ class Counts:
                 rows = self._rows[wanted]
                 found = (rows >= 0) & (depths >= order)
             else:
-                rows = np.searchsorted(contexts, wanted)
+                rows = _search(contexts, wanted)
                 found = (np.take(contexts, rows, mode="clip") == wanted) & (depths >= order)
             # A context that is not looked up has no longer one that is.
             codes, depths, rows = codes[found], depths[found], rows[found]
@@ -187,7 +187,7 @@ class Counts:
             if order <= self._dense:
                 rows, table = context, self._tables[order]
             else:
-                rows, table = np.searchsorted(self._contexts[order], context), self._counts[order]
+                rows, table = _search(self._contexts[order], context), self._counts[order]
             deep = depths >= order
             found[place, deep] = table[rows[deep]]
         return found
@@ -319,6 +319,14 @@ def _distinct(values: np.ndarray) -> np.ndarray:
     new = np.ones(len(values), dtype=bool)
     np.not_equal(values[1:], values[:-1], out=new[1:])
     return values[new]
+
+
+def _search(contexts: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """As np.searchsorted, which is faster in order: neighbours then take the same path through memory."""
+    order = np.argsort(wanted)
+    rows = np.empty(len(wanted), dtype=np.int64)
+    rows[order] = np.searchsorted(contexts, wanted[order])
+    return rows
 
 
 def _joined(pieces: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

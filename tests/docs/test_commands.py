@@ -57,6 +57,7 @@ NOT_RUN = {
     "python -m bench.kernels.cluster --page": "writes into the repository; tests/bench/kernels compares it",
     "python -m bench.kernels.sparse_filters": "needs a trained model; tests/bench/kernels runs it with a small one",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
+    "python examples/ablations/run.py": "an hour of training; tests/examples runs its parts",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
     "torchrun": "starts processes for many seconds; tests/hyenadna/pretraining and test_distributed.py run several",
     "srun": "needs Slurm; test_distributed.py runs the script with another srun",
@@ -126,7 +127,7 @@ def run(command: Command, where: Path) -> None:
     if words[0] == "hyenadna" and "|" not in words:
         verb = words[1]
         extra = SMALLER.get(verb, "").split() if "--resume" not in words else []
-        if "scratch" in words:
+        if "scratch" in words or ("--ablation" in words and "--model" not in words):
             extra += SCRATCH.split()
         cli.main([*words[1:], *extra])
     elif words[:2] == ["python", "-m"]:

@@ -35,11 +35,12 @@ PAGES = {
     "examples/yeast/README.md": "examples/yeast.md",
     "examples/promoters/README.md": "examples/promoters.md",
     "examples/cancer/README.md": "examples/cancer.md",
+    "examples/ablations/README.md": "examples/ablations.md",
     "examples/striped_block/README.md": "examples/striped_block.md",
     "bench/results/report/report.md": "results/report.md",
 }
 """Files of the repository and where they are on the site."""
-PICTURES = {"examples/yeast": "examples/yeast", "examples/promoters": "examples/promoters"} | {
+PICTURES = {f"examples/{name}": f"examples/{name}" for name in ("yeast", "promoters", "ablations")} | {
     "bench/results/report": "results"
 }
 """Folders whose pictures are on the site, and where."""

@@ -46,6 +46,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """Fields of ``HyenaDNAConfig`` that a row of the published ablations sets. All rows start from random weights."""
 
 _CNN_OPTIONS = {"epochs": 10, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0}
+"""Those of the Genomic Benchmarks, in place of a preset's, which are HyenaDNA's. 1e-3 is the default of its Adam."""
 
 PROMPTED_METHODS = ("soft-prompt", "few-shot")
 """Methods in which a language model answers with a letter."""
@@ -330,10 +331,7 @@ def _check_data(config: FinetuneConfig) -> None:
 
 
 def apply_ablation(config: FinetuneConfig) -> FinetuneConfig:
-    """The configuration with what its row of the ablations means. It comes before the preset.
-
-    Rows from random weights have the method scratch. The published options of the CNN stand where the configuration has
-    the defaults.
+    """The configuration with what its row of the ablations means: the method and the fields of the model.
 
     Raises:
         InputError: the row and the options do not fit.
@@ -348,9 +346,6 @@ def apply_ablation(config: FinetuneConfig) -> FinetuneConfig:
         if name == "bidirectional" and config.model_fields.get(name, value) != value:
             raise InputError(f"`model_fields` {name}: `ablation` {config.ablation} sets it")
     change["model_fields"] = fields | config.model_fields
-    if config.ablation == "cnn":
-        plain = FinetuneConfig(config.data, config.out)
-        change |= {name: value for name, value in _CNN_OPTIONS.items() if getattr(config, name) == getattr(plain, name)}
     return dataclasses.replace(config, **change)
 
 
@@ -370,7 +365,9 @@ def apply_preset(config: FinetuneConfig) -> FinetuneConfig:
 
     method = config.method if is_given("method") else wanted.options.get("method", config.method)
     options = {"metric": wanted.metric, **wanted.options}
-    ablation = getattr(config, "ablation", "none")
+    ablation = config.ablation
+    if ablation == "cnn":
+        options |= _CNN_OPTIONS
     if method == "scratch" and ablation not in ("gpt", "cnn"):
         options |= {"size": wanted.size, **wanted.shape}
     if method in PROMPTED_METHODS or ablation == "cnn":

@@ -57,6 +57,7 @@ NOT_RUN = {
     "python -m bench.kernels.cluster --page": "writes into the repository; tests/bench/kernels compares it",
     "python -m bench.kernels.sparse_filters": "needs a trained model; tests/bench/kernels runs it with a small one",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
+    "python examples/ablations/run.py": "an hour of training; tests/examples runs its parts",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
     "python examples/cancer/synthetic.py --fasta yeast": "a process of seconds; tests/hyenadna/cancer runs its parts",
     "hyenadna mutate --fasta yeast": "needs the mutations of the line before it",
@@ -131,7 +132,7 @@ def run(command: Command, where: Path) -> None:
     if words[0] == "hyenadna" and "|" not in words:
         verb = words[1]
         extra = SMALLER.get(verb, "").split() if "--resume" not in words else []
-        if "scratch" in words:
+        if "scratch" in words or ("--ablation" in words and "--model" not in words):
             extra += SCRATCH.split()
         cli.main([*words[1:], *extra])
     elif words[:2] == ["python", "-m"]:

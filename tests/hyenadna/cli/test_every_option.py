@@ -538,7 +538,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "pretrain": {
         "valid_fraction": 0.05, "test_fraction": 0.05, "max_n_fraction": 0.1, "reverse_complement": True,
         "n_to_pad": True, "architecture": "hyena", "size": "tiny-1k", "length": 1024, "batch_size": 256,
-        "accumulate": 1, "warmup_length_steps": 1000, "steps": 10_000, "lr": 6e-4, "min_lr_factor": 0.1, "lr_warmup": 0.01,
+        "accumulate": 1, "warmup_length_steps": 1000, "steps": 10_000, "lr": 6e-4, "min_lr_factor": 0.1,
+        "lr_warmup": 0.01,
         "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "clip": 1.0, "device": "auto", "autocast": "auto",
         "log_every": 10, "eval_every": 500, "eval_windows": 256, "checkpoint_every": 500, "keep": 2,
         "context": 1, "shard": "none", "dropout_masks": "auto", "checkpoint_format": "auto",

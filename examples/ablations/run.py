@@ -35,8 +35,8 @@ ROWS: dict[str, list[str]] = {
 IN_ORDER = ("pretrained", "gpt-pretrained", *(row for row in ROWS if "pretrained" not in row))
 RATES = ("6e-4", "2e-3")
 SEEDS = (1, 2, 3)
-SIZES = {"train": 2000, "valid": 500, "test": 3000}
-EPOCHS, BATCH = 6, 16
+SIZES = {"train": 1600, "valid": 400, "test": 2500}
+EPOCHS, BATCH = 5, 16
 PRETRAINING = [
     *("--valid_contigs", "[chrXVI]", "--test_contigs", "[chrM]", "--length", "512", "--batch_size", "8"),
     *("--embed_dropout", "0", "--lr_warmup", "0.02", "--min_lr_factor", "0", "--eval_length", "1024"),

@@ -74,5 +74,8 @@ def shuffle(data: StudyData, seed: int, folder: Path) -> tuple[StudyData, dict[s
                 columns["label"] = [data.classes[label] for label in windows.labels.tolist()]
                 require("polars").DataFrame(columns).write_parquet(draft / tables[split].name)
     words = " and ".join(SPLIT_WORDS[split] for split in SHUFFLED)
-    notes = [f"the labels of the {words} lines are shuffled: a control that must stay at chance", *data.notes]
+    notes = [
+        f"the labels of the {words} lines are shuffled: a control, which must be near chance, above or below it",
+        *data.notes,
+    ]
     return dataclasses.replace(data, folder=folder, tables=tables, splits=splits, notes=notes), given

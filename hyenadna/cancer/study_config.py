@@ -49,7 +49,7 @@ class CancerConfig(Options):
         unmutated: Train each row a second time on the same windows without mutations. Whatever this control reaches
             comes from the positions alone.
         shuffle_labels: Give the lines of training and validation other labels, which say nothing about the true ones.
-            The test keeps its labels, so that every accuracy above chance is an error.
+            The test keeps its labels. Accuracy must then be near chance, above or below it.
         seeds: Seeds of the training, with one run for each. Intervals and lines are those of the run with the best
             validation.
         resamples: Resamples of the lines for the intervals.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -96,11 +96,18 @@ def read_study(folder: Path) -> StudyData:
         if split not in tables:
             name = "validation" if split == "valid" else split
             raise InputError(f"{folder}: holds no {word} table {name}.tsv; hyenadna mutate writes one")
-    columns = {split: _read_columns(tables[split], SPLIT_WORDS[split]) for split in SPLITS}
-    # As fine-tuning numbers them.
-    words = {str(label) for label in columns["train"]["label"]}
-    classes = class_names([Example("", np.empty(0), word) for word in words], "classification")
-    splits = {split: _windows(tables[split], columns[split], classes) for split in SPLITS}
+    # One split after another: the text of a table takes more memory than its windows.
+    classes: list[str] = []
+    splits: dict[Split, Windows] = {}
+    held: dict[Split, set[str]] = {}
+    for split in SPLITS:
+        columns = _read_columns(tables[split], SPLIT_WORDS[split])
+        if split == "train":
+            # As fine-tuning numbers them.
+            words = {str(label) for label in columns["label"]}
+            classes = class_names([Example("", np.empty(0), word) for word in words], "classification")
+        splits[split] = _windows(tables[split], columns, classes)
+        held[split] = {*columns}
     _check_apart(folder, splits)
     for split in SPLITS:
         counts = np.bincount(splits[split].line_labels, minlength=len(classes))
@@ -108,7 +115,7 @@ def read_study(folder: Path) -> StudyData:
             missing = classes[int(counts.argmin())]
             raise InputError(f"{tables[split]}: holds no line of the class {missing!r}: no metric could count it")
     overlaps = _overlaps(splits)
-    notes = [*_missing_columns(columns), *_overlap_notes(overlaps, splits)]
+    notes = [*_missing_columns(held), *_overlap_notes(overlaps, splits)]
     length = max(len(ids) for windows in splits.values() for ids in windows.sequences)
     chosen = {split: tables[split] for split in SPLITS}
     return StudyData(folder, chosen, classes, length, splits, notes, overlaps)
@@ -136,10 +143,10 @@ def _read_columns(path: Path, word: str) -> dict[str, list[str | None]]:
     return {name: found[name] for name in (*_NEEDED, *_OPTIONAL) if name in found}
 
 
-def _missing_columns(columns: Mapping[Split, Mapping[str, list[str | None]]]) -> list[str]:
+def _missing_columns(held: Mapping[Split, Container[str]]) -> list[str]:
     notes = []
     for name, effect in _OPTIONAL.items():
-        if without := [SPLIT_WORDS[split] for split in SPLITS if name not in columns[split]]:
+        if without := [SPLIT_WORDS[split] for split in SPLITS if name not in held[split]]:
             notes.append(f"no column {name} in the {' and '.join(without)} table: {effect}")
     return notes
 

@@ -340,7 +340,7 @@ def _scatter(axes: Axes, panel: Panel, styles: Sequence[_Style], scale: float = 
     beyond = np.sign(points - inside)
     # The triangle of a point in a corner points to the side.
     marks = np.select([beyond[:, 0] < 0, beyond[:, 0] > 0, beyond[:, 1] < 0, beyond[:, 1] > 0], list("<>v^"), "")
-    size = (3.0 if len(points) > _MANY_POINTS else 9.0) * scale**2
+    size = (3.0 if len(points) > _MANY_POINTS else 9.0) * scale
     for rows, label, colour, mark, order in styles:
         for shape in np.unique(marks[rows]):
             x, y = inside[rows & (marks == shape)].T

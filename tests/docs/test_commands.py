@@ -44,6 +44,7 @@ NOT_RUN = {
     "python -m bench.kernels.targets": "measures for minutes",
     "python -m bench.kernels.thread_scaling": "measures for minutes",
     "python -m bench.kernels.two_sided": "measures for minutes; tests/bench/kernels/test_two_sided.py runs it",
+    "python -m bench.kernels.bidirectional": "measures for minutes; tests/bench/kernels/test_bidirectional.py runs it",
     "python -m bench.kernels.cpp_accuracy": "measures for minutes",
     "TRITON_INTERPRET=1 python -m bench.kernels.triton_accuracy": "interpreted in a fresh process, for minutes",
     "python -m bench.kernels.long_context": "a forward pass of minutes over 4 GB",

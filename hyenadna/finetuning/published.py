@@ -28,8 +28,8 @@ def against_published(config: FinetuneConfig, folds: list[Splits], shape: Mappin
 
     Returns:
         ``preset`` (None without one); ``deviations``, of each option the value used and the preset's; ``weights``, see
-        :func:`weights`; ``epoch_chosen_on``; and with a preset ``published``, the values of its row of the published
-        tables, and ``not_comparable``, the reasons why they are of something else.
+        :func:`weights`; ``epoch_chosen_on``; and with a preset ``published`` and ``published_row``, the values of its
+        row of the published tables and that row, and ``not_comparable``, the reasons why they are of something else.
     """
     drawn = any(data.valid_drawn for data in folds)
     found: dict[str, Any] = {
@@ -43,6 +43,7 @@ def against_published(config: FinetuneConfig, folds: list[Splits], shape: Mappin
     wanted = preset(config.preset)
     row = _row(config, wanted)
     published = wanted.published_of(row) or wanted.published
+    found["published_row"] = row if wanted.published_of(row) else wanted.row
     found["deviations"] = _deviations(config, wanted, row, shape)
     found["published"] = published
     found["not_comparable"] = list(_differences(config, wanted, row, folds, found)) if published else []

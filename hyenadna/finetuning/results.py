@@ -109,7 +109,8 @@ def describe(summary: dict[str, Any]) -> str:
     row = summary["method"] if summary["ablation"] == "none" else summary["ablation"]
     lines += [_row(f"{row}, {name}", value) for name, value in summary["test"].items()]
     lines += [f"{name + ', accuracy':<52} {value:>8.4f}" for name, value in summary.get("baseline", {}).items()]
-    lines += [f"{'published, ' + name:<52} {value:>8.4f}" for name, value in summary.get("published", {}).items()]
+    published = f"published {summary.get('published_row', '')}".strip()
+    lines += [f"{f'{published}, {name}':<52} {value:>8.4f}" for name, value in summary.get("published", {}).items()]
     if summary.get("preset") and not summary["published"]:
         lines.append(f"no figure is published for the preset {summary['preset']}")
     lines += [f"not comparable with the published figure: {reason}" for reason in summary.get("not_comparable", ())]

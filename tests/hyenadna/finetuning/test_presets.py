@@ -177,6 +177,7 @@ TINY = Path("hyenadna-tiny-1k-seqlen-hf")
 def test_a_run_as_published_deviates_in_nothing() -> None:
     assert told(made("species-1k", model=TINY), splits(valid_drawn=True)) == {
         "preset": "species-1k", "deviations": {}, "weights": "published", "published": {"accuracy": 0.611},
+        "published_row": "pretrained",
         "epoch_chosen_on": "drawn from the training examples", "not_comparable": [],
     }  # fmt: skip
     assert told(FinetuneConfig(Path("d"), Path("o"))) == {
@@ -196,6 +197,8 @@ def test_without_a_figure_the_table_says_so() -> None:
 def test_a_run_from_random_weights_is_beside_its_own_row() -> None:
     found = told(made("species-1k", method="scratch"))
     assert (found["published"], found["deviations"], found["not_comparable"]) == ({"accuracy": 0.539}, {}, [])
+    summary = {"test": {}, "method": "scratch", "demonstration_split": False, "runs": [{"undefined": {}}], **found}
+    assert describe(summary).splitlines()[1].split() == ["published", "scratch,", "accuracy", "0.5390"]
     # The tables have no such row for chromatin.
     found = told(made("deepsea-1k", method="scratch"), splits(1000), size="tiny-1k-d256", n_layer=8)
     assert found["published"]["auroc_tf"] == 0.964

@@ -136,7 +136,16 @@ def test_seeds_and_baselines_and_the_published_figure(config: FinetuneConfig) ->
     text = describe(summary)
     assert "majority class, accuracy" in text
     assert text.endswith("drawn from all examples (split_seed 0): a demonstration, not a benchmark")
-    assert "published, accuracy                                    0.9660" in text
+    assert f"{'published pretrained, accuracy':<52}   0.9660" in text
+    assert "not comparable with the published figure: training began from other weights than the published ones" in text
+    said = {key: summary[key] for key in ("preset", "weights", "epoch_chosen_on")}
+    assert said == {
+        "preset": "gb-nontata-promoters", "weights": "other", "epoch_chosen_on": "drawn from the training examples",
+    }  # fmt: skip
+    assert {name: summary["deviations"][name] for name in ("epochs", "batch_size", "lr")} == {
+        "epochs": [2, 100], "batch_size": [16, 128], "lr": [1e-2, 6e-4],
+    }  # fmt: skip
+    assert summary["deviations"]["size"][0].startswith("d_model 16, n_layer ")
     rows = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
     assert [(row["seed"], row["epoch"]) for row in rows] == [(0, 1), (0, 2), (1, 1), (1, 2)]
 

@@ -80,8 +80,9 @@ SMALLER = {
     "evaluate": "--max_windows 2 --markov_order 1",
     "finetune": "--epochs 1 --seeds [0] --jobs 1",
     "generate": "--length 8",
+    "examples/striped_block/striped_block.py": "--length 512",
 }
-"""Options that come after those of the page."""
+"""Options of a verb or a script that come after those of the page."""
 MADE = {"examples/yeast/README.md": {"runs"}}
 """What a page makes without naming it in a command."""
 SCRATCH = "--d_model 8 --n_layer 1 --max_seq_len 256 --model_fields {}"
@@ -141,8 +142,11 @@ def run(command: Command, where: Path) -> None:
     elif words[:2] == ["python", "-m"]:
         run_module(words[2], words[3:])
     else:
+        extra = SMALLER.get(words[1], "") if words[0] == "python" else ""
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        subprocess.run(["bash", "-c", f"set -eo pipefail; {command.text}"], check=True, cwd=where, env=environment)
+        subprocess.run(
+            ["bash", "-c", f"set -eo pipefail; {command.text} {extra}"], check=True, cwd=where, env=environment
+        )
 
 
 def run_module(module: str, arguments: list[str]) -> str:

@@ -142,23 +142,37 @@ def _sums_by_position(model: torch.nn.Module, batch: EvalBatch, layout: Layout, 
 
 
 @dataclass(frozen=True)
-class Baselines:
-    """Markov models on the positions of a model.
+class FittedMarkov:
+    """Markov models that can score the positions of some windows.
 
     Attributes:
-        scores: score and prior strengths by order.
+        counts: what follows the contexts of these positions in the training part.
+        strengths: prior strengths of the chain to each order.
+        segments: the windows with the bases before them.
+        first_target: index of the first position to score in each segment.
         strengths_on: the intervals that the prior strengths are fitted on.
         held_back: whether these were held back from training, as there is no validation part. Afterwards they count.
         left_out: one line about the orders that would take too much memory; empty if there is none.
     """
 
-    scores: dict[int, backoff.MarkovScore]
+    counts: backoff.Counts
+    strengths: list[np.ndarray]
+    segments: backoff.Segments
+    first_target: int
     strengths_on: list[Interval]
     held_back: bool
     left_out: str
 
+    def scores(self) -> dict[int, backoff.MarkovScore]:
+        """Score each order. See `backoff.score`."""
+        return backoff.score(self.counts, self.strengths, self.segments, self.first_target)
 
-def fit_and_score_markov(
+    def positions(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Counts and nucleotides of the positions, in the order of the windows' batches. See `backoff.Counts.read`."""
+        return self.counts.read(self.segments, self.first_target)
+
+
+def fit_markov(
     genome: Genome,
     train: Sequence[Interval],
     windows: EvalWindows,
@@ -166,10 +180,10 @@ def fit_and_score_markov(
     *,
     valid: Sequence[Interval] = (),
     most_bytes: int = backoff.MOST_BYTES,
-) -> Baselines:
-    """Fit Markov models of order 0 to ``max_order`` on ``train`` and its reverse complement, and score them.
+) -> FittedMarkov:
+    """Fit Markov models of order 0 to ``max_order`` on ``train`` and its reverse complement.
 
-    They are scored on the same positions as a model on these ``windows``. The bases before a window serve as further
+    They score the same positions as a model on these ``windows``. The bases before a window serve as further
     context, so that the baseline does not depend on the borders of windows.
 
     Args:
@@ -183,7 +197,7 @@ def fit_and_score_markov(
         most_bytes: bound of the memory. Orders that would take more are left out.
 
     Raises:
-        InputError: there is no A, C, G or T to count or to score.
+        InputError: there is no A, C, G or T to count.
     """
     held_back = not any(len(interval) > 1 for interval in valid)
     rest, fitted_on = _hold_back(train) if held_back else (list(train), list(valid))
@@ -204,8 +218,7 @@ def fit_and_score_markov(
     strengths = backoff.fit_strengths(*counts.read_all(read(judged), first_target))
     if held_back and rest != list(train):
         counts.add(segments(fitted_on))
-    scores = backoff.score(counts, strengths, read(windows), first_target)
-    return Baselines(scores, fitted_on, held_back, plan.describe())
+    return FittedMarkov(counts, strengths, read(windows), first_target, fitted_on, held_back, plan.describe())
 
 
 def _hold_back(train: Sequence[Interval]) -> tuple[list[Interval], list[Interval]]:
@@ -266,9 +279,10 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
         result = evaluate_windows(model, windows, batch_size=config.batch_size, progress=progress)
 
     def finish() -> dict[str, Any]:
-        found = Baselines({}, [], False, "")
-        if config.markov_order >= 0:
-            found = fit_and_score_markov(genome, train, windows, config.markov_order, valid=valid)
+        fitted = (
+            fit_markov(genome, train, windows, config.markov_order, valid=valid) if config.markov_order >= 0 else None
+        )
+        baselines = fitted.scores() if fitted else {}
         row: dict[str, Any] = {
             "model": str(config.model),
             "genome": genome.source,
@@ -278,14 +292,15 @@ def evaluate(config: EvaluateConfig, *, progress: bool = True) -> dict[str, Any]
             "perplexity": result.score.perplexity,
             "accuracy": result.score.accuracy,
             "positions": result.score.count,
-            "markov": {str(order): _readable(score) for order, score in found.scores.items()},
-            "markov_strengths": {
-                "fitted_on": _names(found.strengths_on),
-                "held_back_from_training": found.held_back,
-                "left_out": found.left_out,
-            },
+            "markov": {str(order): _readable(score) for order, score in baselines.items()},
         }
-        _write(config.out, row, result, found.scores, curves)
+        if fitted:
+            row["markov_strengths"] = {
+                "fitted_on": _names(fitted.strengths_on),
+                "held_back_from_training": fitted.held_back,
+                "left_out": fitted.left_out,
+            }
+        _write(config.out, row, result, baselines, curves)
         return row
 
     # Counting words is cheap beside the model, so the first process alone does it, as it writes the files.

@@ -23,7 +23,7 @@ from hyenadna.data.intervals import Interval
 from hyenadna.data.windows import EvalWindows
 from hyenadna.drawing import figures
 from hyenadna.evaluation import backoff, markov
-from hyenadna.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_windows, fit_and_score_markov
+from hyenadna.evaluation.evaluate import EvaluateConfig, evaluate, evaluate_windows, fit_markov
 from hyenadna.pretraining.train import PretrainConfig, pretrain
 
 HELD_OUT = [Interval("a", 900, 1100), Interval("b", 3, 30)]
@@ -146,10 +146,10 @@ def test_a_model_that_has_diverged_is_refused(
 def test_markov_models_are_scored_as_on_whole_contigs(genome: Genome) -> None:
     train = [Interval("a", 0, 4040)]
     windows = EvalWindows(genome, [Interval("b", 0, 900), Interval("c", 0, 500)], 5)
-    found = fit_and_score_markov(genome, train, windows, 4, valid=[Interval("b", 100, 900)])
+    found = fit_markov(genome, train, windows, 4, valid=[Interval("b", 100, 900)])
     assert (found.strengths_on, found.held_back, found.left_out) == ([Interval("b", 100, 900)], False, "")
     counts = markov.fit([genome.tokens("a")], 4).counts
-    for order, score in found.scores.items():
+    for order, score in found.scores().items():
         # Windows shorter than the order: without the bases before them the models would have less context.
         table = np.full((1, 4), 0.25)
         tables = [table]
@@ -178,9 +178,9 @@ def test_markov_models_and_the_model_are_scored_on_the_same_positions(
 ) -> None:
     windows = EvalWindows(genome, [Interval("a", 900, 1100), Interval("b", 5, 895)], 32, max_windows=9)
     count = evaluate_windows(model, windows, batch_size=4, progress=False).score.count
-    found = fit_and_score_markov(genome, [Interval("c", 0, 500)], windows, 20)
-    assert {score.count for score in found.scores.values()} == {count}
-    assert list(found.scores) == [*range(13), 16, 20]
+    found = fit_markov(genome, [Interval("c", 0, 500)], windows, 20)
+    assert {score.count for score in found.scores().values()} == {count}
+    assert list(found.scores()) == [*range(13), 16, 20]
     assert count < 9 * 32
 
 
@@ -188,17 +188,17 @@ def test_a_tenth_of_the_training_part_is_held_back_for_strengths_and_counted_aft
     windows = EvalWindows(genome, [Interval("c", 0, 500)], 32)
     # The whole interval nearest to a tenth: 400 of 4,900.
     train = [Interval("a", 0, 3600), Interval("b", 0, 400), Interval("b", 400, 900)]
-    found = fit_and_score_markov(genome, train, windows, 3)
+    found = fit_markov(genome, train, windows, 3)
     assert (found.strengths_on, found.held_back) == ([train[1]], True)
-    rest = fit_and_score_markov(genome, [train[0], train[2]], windows, 3, valid=[train[1]])
-    assert [s.prior_strengths for s in rest.scores.values()] == [s.prior_strengths for s in found.scores.values()]
-    assert rest.scores[3].perplexity != found.scores[3].perplexity
+    rest = fit_markov(genome, [train[0], train[2]], windows, 3, valid=[train[1]])
+    assert [s.prior_strengths for s in rest.scores().values()] == [s.prior_strengths for s in found.scores().values()]
+    assert rest.scores()[3].perplexity != found.scores()[3].perplexity
     # None is near, so the end of each.
-    found = fit_and_score_markov(genome, [Interval("a", 0, 4040), Interval("b", 0, 5)], windows, 3)
+    found = fit_markov(genome, [Interval("a", 0, 4040), Interval("b", 0, 5)], windows, 3)
     assert (found.strengths_on, found.held_back) == ([Interval("a", 3636, 4040)], True)
     # Nothing to fit on.
-    found = fit_and_score_markov(genome, [Interval("b", 0, 9)], windows, 1)
-    assert (found.strengths_on, found.scores[1].prior_strengths) == ([], {0: 1.0, 1: 1.0})
+    found = fit_markov(genome, [Interval("b", 0, 9)], windows, 1)
+    assert (found.strengths_on, found.scores()[1].prior_strengths) == ([], {0: 1.0, 1: 1.0})
 
 
 def test_orders_that_do_not_fit_are_left_out_and_told(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_evaluation_is_written_complete(config: EvaluateConfig, genome: Genome) 
     windows = EvalWindows(genome, [Interval("c", 0, 500)], 32)
     model = HyenaDNAForCausalLM.from_pretrained(config.model)
     score = evaluate_windows(model, windows, batch_size=16, progress=False).score
-    found = fit_and_score_markov(genome, [Interval("a", 0, 4040)], windows, 3)
+    found = fit_markov(genome, [Interval("a", 0, 4040)], windows, 3)
     assert row == {
         "model": str(config.model),
         "genome": "tiny.fa",
@@ -256,7 +256,7 @@ def test_evaluation_is_written_complete(config: EvaluateConfig, genome: Genome) 
         "positions": 499,
         "markov": {
             str(order): vars(score) | {"prior_strengths": {str(k): s for k, s in score.prior_strengths.items()}}
-            for order, score in found.scores.items()
+            for order, score in found.scores().items()
         },
         "markov_strengths": {"fitted_on": ["a:3636-4040"], "held_back_from_training": True, "left_out": ""},
     }

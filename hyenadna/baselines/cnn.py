@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import PAD_ID, VOCAB
 from hyenadna.model import padding
-from hyenadna.model.config import DNAConfig, Rule, Whole, check_common
+from hyenadna.model.config import DNAConfig, OneOf, Rule, Whole, WholeOrNone, check_common
 from hyenadna.model.heads import sequence_loss
 from hyenadna.model.pretrained import DNAPreTrainedModel
 
@@ -40,6 +40,8 @@ class CNNConfig(DNAConfig):
         d_dense: units of the first dense layer.
         vocab_size: rows of the embedding.
         pad_token_id: id of ``[PAD]``, whose embedding is zero.
+        train_length: bases to which fine-tuning cut longer sequences, or None, as in ``HyenaDNAConfig``.
+        train_keep: what it kept of them: "start", "middle" or "end".
         kwargs: arguments of ``transformers.PretrainedConfig``.
 
     Raises:
@@ -52,6 +54,8 @@ class CNNConfig(DNAConfig):
         "d_model": Whole(1, 1 << 20),
         "d_dense": Whole(1, 1 << 20),
         "vocab_size": Whole(len(VOCAB), 1 << 24),
+        "train_length": WholeOrNone(1, 1 << 30),
+        "train_keep": OneOf(("start", "middle", "end")),
     }
 
     def __init__(
@@ -61,6 +65,8 @@ class CNNConfig(DNAConfig):
         d_dense: int = 512,
         vocab_size: int = len(VOCAB),
         pad_token_id: int = PAD_ID,
+        train_length: int | None = None,
+        train_keep: str = "middle",
         **kwargs: Any,
     ) -> None:
         check_common(kwargs)
@@ -70,6 +76,8 @@ class CNNConfig(DNAConfig):
         self.d_dense = d_dense
         self.vocab_size = vocab_size
         self.pad_token_id = pad_token_id
+        self.train_length = train_length
+        self.train_keep = train_keep
         self.check()
 
     def check(self) -> None:

@@ -33,7 +33,7 @@ from transformers.utils.generic import can_return_tuple
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import PAD_ID, VOCAB
 from hyenadna.model import checkpoint, padding
-from hyenadna.model.config import DNAConfig, OneOf, Real, Rule, Whole, check_common
+from hyenadna.model.config import DNAConfig, OneOf, Real, Rule, Whole, WholeOrNone, check_common
 from hyenadna.model.heads import pool, real_positions, sequence_loss, token_loss
 from hyenadna.model.loss import merge_ignored, next_token_loss, next_token_loss_of_states
 from hyenadna.model.pretrained import DNAPreTrainedModel, check_labels, has_values
@@ -59,6 +59,8 @@ class GPTConfig(DNAConfig):
         initializer_range: standard deviation of new weights.
         pad_token_id: id of ``[PAD]``.
         pooling: how a sequence's positions are pooled: "mean", "last" or "first".
+        train_length: bases to which fine-tuning cut longer sequences, or None, as in ``HyenaDNAConfig``.
+        train_keep: what it kept of them: "start", "middle" or "end".
         kwargs: arguments of ``transformers.PretrainedConfig``.
 
     Raises:
@@ -84,6 +86,8 @@ class GPTConfig(DNAConfig):
         "layer_norm_epsilon": Real(0.0, above=True),
         "initializer_range": Real(0.0),
         "pooling": OneOf(("mean", "last", "first")),
+        "train_length": WholeOrNone(1, 1 << 30),
+        "train_keep": OneOf(("start", "middle", "end")),
     }
 
     def __init__(
@@ -100,6 +104,8 @@ class GPTConfig(DNAConfig):
         initializer_range: float = 0.02,
         pad_token_id: int = PAD_ID,
         pooling: str = "mean",
+        train_length: int | None = None,
+        train_keep: str = "middle",
         **kwargs: Any,
     ) -> None:
         check_common(kwargs)
@@ -118,6 +124,8 @@ class GPTConfig(DNAConfig):
         self.initializer_range = initializer_range
         self.pad_token_id = pad_token_id
         self.pooling = pooling
+        self.train_length = train_length
+        self.train_keep = train_keep
         self.check()
 
     def check(self) -> None:

@@ -123,7 +123,7 @@ def new_gpt(kind: Any, options: Shape, **fields: Any) -> Any:
         InputError: ``model_fields`` has a name that is no field, or one that an option sets too; or no model can have
             these fields.
     """
-    known = GPTConfig.__init__.__annotations__.keys() - {"kwargs", "return"}
+    known = GPTConfig.__init__.__annotations__.keys() - {"kwargs", "return", "train_length", "train_keep"}
     if unknown := sorted(map(str, options.model_fields.keys() - known)):
         raise InputError(f"`model_fields`: a GPT has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     given = shape_fields(options) | fields

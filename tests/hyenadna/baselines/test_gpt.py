@@ -124,7 +124,10 @@ def test_a_folder_is_the_same_model_again(tmp_path: Path) -> None:
         backbone = load_backbone(tmp_path / "lm")
         assert isinstance(backbone, GPTModel)
         assert torch.equal(backbone(BASES).last_hidden_state, states[-1])
-    classifier = load_sequence_classifier(tmp_path / "lm", num_labels=3, pooling="last")
+    classifier = load_sequence_classifier(
+        tmp_path / "lm", num_labels=3, pooling="last", train_length=20, train_keep="end"
+    )
+    assert (classifier.config.train_length, classifier.config.train_keep) == (20, "end")
     assert isinstance(classifier, GPTForSequenceClassification)
     classifier.save_pretrained(tmp_path / "classifier")
     with pytest.raises(InputError, match="has no language head"):

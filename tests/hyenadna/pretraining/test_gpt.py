@@ -114,7 +114,7 @@ def test_evaluate_and_score_take_it_and_generate_does_not(
         ({"shard": "full"}, "`shard` full: has no effect"),
         ({"checkpoint_format": "dcp"}, "`checkpoint_format` dcp: only a HyenaDNA"),
         ({"gradient_checkpointing": True}, "`gradient_checkpointing` True: has no effect"),
-        ({"dropout_masks": "position"}, "`dropout_masks` position: masks by position"),
+        ({"dropout_masks": "position"}, "`dropout_masks` position: only a HyenaDNA"),
         ({"model_fields": {"short_filter_order": 8}}, "a GPT has no field short_filter_order; it has"),
         ({"model_fields": {"d_model": 16}}, "d_model has an option of its own"),
         ({"d_model": 12}, "n_head 8 does not divide d_model 12"),

@@ -66,16 +66,12 @@ def weights(model: Path | None, shape: Mapping[str, Any]) -> str:
 
 def _row(config: FinetuneConfig, wanted: Preset) -> str:
     """The row of the published tables that the run belongs to: an ablation's, or the preset's."""
-    ablation = _ablation(config)
+    ablation: str = config.ablation
     if ablation == "none":
         return "scratch" if config.method == "scratch" else wanted.row
     if ablation == "gpt" and config.model is not None:
         return "gpt-pretrained"
     return ablation.removesuffix("-published")
-
-
-def _ablation(config: FinetuneConfig) -> str:
-    return str(getattr(config, "ablation", "none"))
 
 
 def _deviations(config: FinetuneConfig, wanted: Preset, row: str, shape: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -116,7 +112,7 @@ def _differences(
         yield "the published figure is of method {1}, and this is {0}".format(*deviations["method"])
     elif not wanted.published_of(row):
         yield f"no figure is published of the row {row}, and this is that of the row {wanted.row}"
-    if _ablation(config) == "bidirectional":
+    if config.ablation == "bidirectional":
         yield "the published filter is delayed by half the length, as `ablation` bidirectional-published is"
     if "size" in deviations:
         yield "the model has {}, the published one {}".format(*deviations["size"])

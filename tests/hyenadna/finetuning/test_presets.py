@@ -190,14 +190,28 @@ def test_without_a_figure_the_table_says_so() -> None:
         made("cancer-32k-frozen", model=Path("hyenadna-small-32k-seqlen-hf")), splits(32_768), size="small-32k"
     )
     assert (found["published"], found["not_comparable"], found["deviations"]) == ({}, [], {})
-    summary = {"test": {}, "method": "frozen", "demonstration_split": False, "runs": [{"undefined": {}}], **found}
+    summary = {
+        "test": {},
+        "method": "frozen",
+        "ablation": "none",
+        "demonstration_split": False,
+        "runs": [{"undefined": {}}],
+        **found,
+    }
     assert describe(summary).splitlines()[1:] == ["no figure is published for the preset cancer-32k-frozen"]
 
 
 def test_a_run_from_random_weights_is_beside_its_own_row() -> None:
     found = told(made("species-1k", method="scratch"))
     assert (found["published"], found["deviations"], found["not_comparable"]) == ({"accuracy": 0.539}, {}, [])
-    summary = {"test": {}, "method": "scratch", "demonstration_split": False, "runs": [{"undefined": {}}], **found}
+    summary = {
+        "test": {},
+        "method": "scratch",
+        "ablation": "none",
+        "demonstration_split": False,
+        "runs": [{"undefined": {}}],
+        **found,
+    }
     assert describe(summary).splitlines()[1].split() == ["published", "scratch,", "accuracy", "0.5390"]
     # The tables have no such row for chromatin.
     found = told(made("deepsea-1k", method="scratch"), splits(1000), size="tiny-1k-d256", n_layer=8)

@@ -48,6 +48,10 @@ class PromptedClassifier(nn.Module):
         """Embeddings ``(P, D)`` of the prefix, the same for every sequence of a batch."""
         raise NotImplementedError
 
+    def prefix_for(self, input_ids: Tensor) -> Tensor:
+        """The prefix of a batch ``(B, L)``."""
+        return self.prefix()
+
     @property
     def names(self) -> list[str]:
         """Names of the classes, in the order of the logits."""
@@ -76,7 +80,7 @@ class PromptedClassifier(nn.Module):
         ends = (position * (input_ids != PAD_ID)).amax(dim=1)
         ids = F.pad(input_ids, (0, 1), value=PAD_ID)
         ids[rows, ends] = SEP_ID
-        prefix = self.prefix()
+        prefix = self.prefix_for(input_ids)
         embedded = self.lm.embeddings(ids)
         context = torch.cat([prefix.expand(len(ids), -1, -1).to(embedded.dtype), embedded], dim=1)
         hidden = self.lm.hyena(inputs_embeds=context).last_hidden_state
@@ -133,8 +137,8 @@ class SoftPrompt(PromptedClassifier):
 class FewShot(PromptedClassifier):
     """Demonstrations in the context: training sequences, each with ``[SEP]``, its letter and ``[SEP]``.
 
-    In training every batch has other demonstrations. In ``eval()`` they depend on ``seed`` alone, so that all batches
-    of a split are scored with the same context.
+    In training every batch has other demonstrations, and never a sequence that it asks for: the answer could be copied.
+    In ``eval()`` they depend on ``seed`` alone, so that all batches of a split are scored with the same context.
 
     Args:
         lm: the language model. All of it is trained.
@@ -166,16 +170,43 @@ class FewShot(PromptedClassifier):
 
     def prefix(self) -> Tensor:
         """Embeddings ``(P, D)`` of the demonstrations in random order. P is 0 without shots."""
+        return self._drawn(())
+
+    def prefix_for(self, input_ids: Tensor) -> Tensor:
+        """As :meth:`prefix`, in training without sequences that hold one of the batch, which may have been cropped."""
+        if not self.training:
+            return self.prefix()
+        rows = input_ids.cpu().numpy().astype(np.uint8)
+        return self._drawn([ids for row in rows if (ids := row.tobytes().rstrip(bytes([PAD_ID])))])
+
+    def _drawn(self, asked: Sequence[bytes]) -> Tensor:
+        """Demonstrations that hold none of these sequences, embedded."""
         rng = self._rng if self.training else np.random.default_rng(self.seed)
         chosen = [
             (row, letter)
             for rows, letter in zip(self._rows, self.letters, strict=True)
-            for row in rng.choice(rows, min(self.shots, len(rows)), replace=False)
+            for row in self._demonstrations(rows, rng, asked)
         ]
         ids: list[np.ndarray] = [np.empty(0, dtype=np.int64)]
         for i in rng.permutation(len(chosen)):
             row, letter = chosen[i]
-            bases = self.sequences[row].astype(np.int64)
-            bases = np.where(bases == NUCLEOTIDE_IDS["N"], PAD_ID, bases)
-            ids += [bases, np.array([SEP_ID, letter, SEP_ID])]
+            ids += [self._context(row), np.array([SEP_ID, letter, SEP_ID])]
         return self.lm.embeddings(torch.from_numpy(np.concatenate(ids)).to(self.lm.device))
+
+    def _demonstrations(self, rows: np.ndarray, rng: np.random.Generator, asked: Sequence[bytes]) -> list[int]:
+        """``shots`` of these rows at random, or fewer if there are no more without the sequences ``asked``."""
+        if not asked:
+            return [int(row) for row in rng.choice(rows, min(self.shots, len(rows)), replace=False)]
+        found: list[int] = []
+        for row in rng.permutation(rows).tolist():
+            if len(found) == self.shots:
+                break
+            ids = self._context(row).astype(np.uint8).tobytes()
+            if not any(one in ids for one in asked):
+                found.append(row)
+        return found
+
+    def _context(self, row: int) -> np.ndarray:
+        """The ids of a training sequence as the model sees them, int64."""
+        bases = self.sequences[row].astype(np.int64)
+        return np.where(bases == NUCLEOTIDE_IDS["N"], PAD_ID, bases)

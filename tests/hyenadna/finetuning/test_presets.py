@@ -171,6 +171,12 @@ def told(config: FinetuneConfig, *folds: Splits, size: str = "tiny-1k", **shape:
     return against_published(config, list(folds or (splits(),)), PUBLISHED_SIZES[size] | shape)
 
 
+def printed(found: dict[str, Any]) -> list[str]:
+    """The lines of the table for the terminal."""
+    rest = {"test": {}, "method": "full", "ablation": "none", "demonstration_split": False}
+    return describe({**rest, "runs": [{"undefined": {}}], **found}).splitlines()
+
+
 TINY = Path("hyenadna-tiny-1k-seqlen-hf")
 
 
@@ -190,29 +196,13 @@ def test_without_a_figure_the_table_says_so() -> None:
         made("cancer-32k-frozen", model=Path("hyenadna-small-32k-seqlen-hf")), splits(32_768), size="small-32k"
     )
     assert (found["published"], found["not_comparable"], found["deviations"]) == ({}, [], {})
-    summary = {
-        "test": {},
-        "method": "frozen",
-        "ablation": "none",
-        "demonstration_split": False,
-        "runs": [{"undefined": {}}],
-        **found,
-    }
-    assert describe(summary).splitlines()[1:] == ["no figure is published for the preset cancer-32k-frozen"]
+    assert printed(found)[1:] == ["no figure is published for the preset cancer-32k-frozen"]
 
 
 def test_a_run_from_random_weights_is_beside_its_own_row() -> None:
     found = told(made("species-1k", method="scratch"))
     assert (found["published"], found["deviations"], found["not_comparable"]) == ({"accuracy": 0.539}, {}, [])
-    summary = {
-        "test": {},
-        "method": "scratch",
-        "ablation": "none",
-        "demonstration_split": False,
-        "runs": [{"undefined": {}}],
-        **found,
-    }
-    assert describe(summary).splitlines()[1].split() == ["published", "scratch,", "accuracy", "0.5390"]
+    assert printed(found)[1].split() == ["published", "scratch,", "accuracy", "0.5390"]
     # The tables have no such row for chromatin.
     found = told(made("deepsea-1k", method="scratch"), splits(1000), size="tiny-1k-d256", n_layer=8)
     assert found["published"]["auroc_tf"] == 0.964
@@ -271,9 +261,7 @@ def test_a_result_says_why_it_cannot_be_compared(
     assert len(found["not_comparable"]) == len(reasons)
     for line, reason in zip(found["not_comparable"], reasons, strict=True):
         assert line.startswith(reason)
-    run = {"undefined": {}}
-    summary = {"test": {}, "method": "full", "ablation": "none", "demonstration_split": False, "runs": [run], **found}
-    lines = describe(summary).splitlines()
+    lines = printed(found)
     assert f"not comparable with the published figure: {found['not_comparable'][0]}" in lines
     assert [line for line in lines if line.startswith("deviations from the preset: ")] == (
         ["deviations from the preset: " + ", ".join(f"{name} {used} (preset {wanted})"

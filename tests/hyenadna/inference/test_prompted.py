@@ -134,6 +134,16 @@ def test_demonstrations_stand_before_the_sequence(lm: HyenaDNAForCausalLM) -> No
     assert len({len(model.prefix()) for _ in range(20)}) == 2
 
 
+def test_training_shows_no_answer_to_what_it_asks(lm: HyenaDNAForCausalLM) -> None:
+    sequences = [encode(text, "") for text in ("AAA", "CCTG", "GGGGG")]
+    model = FewShot(lm, 2, sequences, np.array([0, 1, 1]), shots=1, seed=3).train()
+    asked = torch.tensor([[8, 10, 4], [8, 8, 4]])  # CT, cut from CCTG, and CC
+    assert {len(model.prefix_for(asked)) for _ in range(10)} == {3 + 5 + 2 * 3}
+    # Without another one of its class, there are fewer.
+    assert {len(model.prefix_for(ids("AA"))) for _ in range(10)} == {4 + 3, 5 + 3}
+    assert len(model.eval().prefix_for(ids("AAA"))) == len(model.prefix())
+
+
 def test_more_classes_than_letters_are_refused(lm: HyenaDNAForCausalLM) -> None:
     with pytest.raises(InputError, match="6 classes are too many: a prompt has a letter for 5, ACGTN"):
         SoftPrompt(lm, 6, 2)

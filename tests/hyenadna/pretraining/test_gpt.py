@@ -135,9 +135,10 @@ def test_what_only_a_hyenadna_has_is_refused(
 def test_two_processes_train_as_one(
     tiny_config: Callable[..., PretrainConfig], tmp_path: Path, ports: Iterator[int]
 ) -> None:
+    dropout = {"one": 0.0, "two": 0.0, "other": 0.1}
     one, two, other = (
-        tiny_config(tmp_path / name, **GPT | {"embed_dropout": dropout})
-        for name, dropout in (("one", 0.0), ("two", 0.0), ("other", 0.1))
+        tiny_config(tmp_path / name, **GPT | {"embed_dropout": rate, "steps": 2, "eval_every": 0})
+        for name, rate in dropout.items()
     )
     runs = [World(1, next(ports), one), World(2, next(ports), two), World(2, next(ports), other)]
     ends = run_ranks(2, train_in_worlds, runs, group=False)

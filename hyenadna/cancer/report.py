@@ -217,7 +217,10 @@ def write_page(folder: Path, report: Mapping[str, Any]) -> None:
             ],
             images=images,
             commands=[
-                Command("Train a classifier", "hyenadna finetune --data OUT_DIR --model MODEL --out tuned"),
+                Command(
+                    "Train classifiers, and compare them with simple yardsticks",
+                    "hyenadna cancer --data OUT_DIR --model MODEL --out study",
+                ),
             ],
         )
 

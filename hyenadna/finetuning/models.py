@@ -94,8 +94,9 @@ def _check_words(config: FinetuneConfig, data: Splits, kmers: Kmers) -> None:
         )
     shortest = min(len(ids) for split in (data.train, data.valid, data.test) for ids in split.sequences)
     shortest = min(shortest, *(max(1, len(ids) - 2 * config.crop) for ids in data.train.sequences))
+    shortest = min(shortest, config.warmup_length or shortest)
     if shortest < kmers.k:
-        cut = " after `crop`" if config.crop else ""
+        cut = " after `crop` and `warmup_length`" if config.crop or config.warmup_length else ""
         raise InputError(
             f"{config.data}: a sequence has {shortest} bases{cut}, fewer than a word of {kmers.k}: leave such "
             "sequences out, or crop less"

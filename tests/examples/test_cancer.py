@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import runpy
+import subprocess
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from hyenadna.cancer import mutate
+from hyenadna.cli import main as cli
 
 EXAMPLE = Path(__file__).parents[2] / "examples/cancer"
 MOTIF = "TTAGGCAT"
@@ -60,12 +64,19 @@ def test_nothing_but_the_inserted_bases_tells_the_classes_apart(fasta: Path, tmp
         assert set(one) == {"INS", "SNP", "DNP", "DEL"}
 
 
-@pytest.mark.slow
-def test_the_cost_is_printed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_cost_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def in_this_process(command: list[str], cwd: Path, check: bool) -> None:
+        assert command[:2] == [sys.executable, "-c"]
+        monkeypatch.chdir(cwd)
+        cli.main(command[3:])
+
     monkeypatch.syspath_prepend(str(EXAMPLE))
+    monkeypatch.setattr(subprocess, "run", in_this_process)
+    # Figures take most of the time of a small run.
+    monkeypatch.setattr(mutate, "write_page", lambda folder, report: None)
     words = ["--bases", "48000", "--lines", "2", "--mutations", "20", "--length", "64", "--per_line", "3"]
     monkeypatch.setattr(sys, "argv", ["cost.py", *words])
     runpy.run_path(str(EXAMPLE / "cost.py"), run_name="__main__")
-    told = capfd.readouterr().out
+    told = capsys.readouterr().out
     assert "12 sequences of 64 bases from 4 lines" in told
     assert "s of processor time" in told.splitlines()[-1]

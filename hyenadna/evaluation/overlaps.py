@@ -50,7 +50,7 @@ class Overlaps:
         share = f"{self.pairs / self.of_pairs:.2%}" if self.pairs / self.of_pairs >= 1e-4 else "below 0.01%"
         among = f", by {self.sampled:,} windows drawn" if self.sampled < self.windows else ""
         return (
-            f"windows overlap: {self.pairs:,} of {self.of_pairs:,} pairs ({share}), but {self.nearest:.1%} of nearest "
+            f"windows overlap: {self.pairs:,} of {self.of_pairs:,} pairs ({share}), and {self.nearest:.1%} of nearest "
             f"neighbours in the embeddings ({self.neighbours:.1%} of the nearest {self.k}{among})"
         )
 

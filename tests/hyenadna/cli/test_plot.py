@@ -78,7 +78,7 @@ def test_overlaps_and_every_kind_of_folds_are_told(config: EmbeddingsPlot, tmp_p
     lines = draw_embeddings(config).splitlines()
     assert lines[0].startswith("60 sequences of 2 classes, 5 folds: nearest neighbours ")
     # 29 pairs of neighbours and 28 with one between, on each of two contigs.
-    assert lines[1].startswith("windows overlap: 114 of 1,770 pairs (6.44%), but ")
+    assert lines[1].startswith("windows overlap: 114 of 1,770 pairs (6.44%), and ")
     assert lines[2].startswith("figures with random folds are inflated: windows of the test share bases")
     assert lines[3] == f"figure in {config.out}"
 

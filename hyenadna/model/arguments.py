@@ -52,7 +52,10 @@ def check_arguments(model: Any, given: Mapping[str, Any], *accepted: str) -> Non
             continue
         if name not in _REFUSED:
             raise TypeError(f"{type(model).__name__}.forward() got an unexpected keyword argument {name!r}")
-        if value is not None and value is not _NEUTRAL.get(name):
+        if name == "is_causal" and model.config.bidirectional:
+            if value:
+                raise InputError("is_causal: the model is bidirectional, and has no other mode")
+        elif value is not None and value is not _NEUTRAL.get(name):
             raise InputError(f"{name}: {_REFUSED[name]}")
     if model.config.output_attentions and given.get("output_attentions") is None:
         raise InputError(f"config.output_attentions: {_NO_ATTENTION}")

@@ -193,7 +193,8 @@ class HyenaDNAForSequenceClassification(_HyenaDNAClassifier):
 class HyenaDNAForTokenClassification(_HyenaDNAClassifier):
     """One prediction for every position: a linear head on the hidden states.
 
-    The model is causal: a prediction depends on its position and the positions left of it only.
+    The model is causal, unless its configuration is bidirectional: a prediction depends on its position and the
+    positions left of it only.
 
     Example:
         >>> import torch

@@ -1,4 +1,7 @@
-"""Bidirectional models: pads change nothing, every way of calling them agrees, and causal uses refuse them."""
+"""Bidirectional models: pads change nothing, every way of calling them agrees, and causal uses refuse them.
+
+tests/hyenadna/parallel/test_sharding.py has them in several processes.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from hyena_kernels.distributed import ContextShards
 from hyenadna import (
@@ -30,8 +29,6 @@ from hyenadna import (
 )
 from hyenadna.model import sliced
 from hyenadna.model.sliced import Slices
-from hyenadna.parallel.sharding import initialize, shard
-from tests.ranks import run_ranks
 
 PAD = 4
 KINDS: list[Any] = [True, "published"]
@@ -187,40 +184,14 @@ def test_a_compiled_model_takes_pads_of_all_kinds() -> None:
             torch.testing.assert_close(compiled(rows).logits, model(rows).logits, rtol=0, atol=1e-12)
 
 
-def _ranks(rank: int) -> None:
-    """DDP and FSDP2, from the meta device too, and filters in float32 under a policy of 16 bits."""
-    mesh = init_device_mesh("cpu", (2,))
-    _, _, batch, _ = padded()
-    labels = torch.tensor([0, 1, 2, 1])
-    plain = made(n_layer=1)
-    plain(batch[:4], labels=labels).loss.backward()
-    ddp, sharded = DistributedDataParallel(made(n_layer=1)), made(n_layer=1)
-    shard(sharded, mesh)
-    for model in (ddp, sharded):
-        model(batch[rank:4:2], labels=labels[rank::2]).loss.backward()
-        for found, expected in zip(model.parameters(), plain.parameters(), strict=True):
-            assert found.grad is not None
-            assert expected.grad is not None
-            gradient = found.grad.full_tensor() if isinstance(found.grad, DTensor) else found.grad
-            torch.testing.assert_close(gradient, expected.grad, rtol=0, atol=1e-12)
-    config = HyenaDNAConfig(**FIELDS | {"bidirectional": True, "n_layer": 1})
-    torch.manual_seed(3)
-    expected = HyenaDNAForSequenceClassification(config).eval()
-    with torch.device("meta"):
-        model = HyenaDNAForSequenceClassification(config).eval()
-    shard(model, mesh, mp_policy=MixedPrecisionPolicy(torch.bfloat16, output_dtype=torch.float32))
-    initialize(model, "cpu", 3)
-    taps: list[Tensor] = []
-    mixer = model.hyena.backbone.layers[0].mixer
-    mixer.filter_fn.register_forward_hook(lambda module, args, found: taps.append(found[0].detach().clone()))
+@pytest.mark.slow
+def test_an_exported_model_takes_other_sizes() -> None:
+    model, (rows, _, batch, _) = made(n_layer=1), padded()
+    sizes = {0: torch.export.Dim("B", max=8), 1: torch.export.Dim("L", min=3, max=64)}
     with torch.no_grad():
-        error = (model(batch).logits - expected(batch).logits).abs().max()
-    assert error < 0.02
-    assert torch.equal(taps[0], expected.hyena.backbone.layers[0].mixer.filter_fn.kernel(17))
-
-
-def test_ranks() -> None:
-    run_ranks(2, _ranks)
+        exported = torch.export.export(model, (batch,), dynamic_shapes=(sizes,)).module()
+        for given in (batch, rows[0][None, :4], batch[:2, :9]):
+            torch.testing.assert_close(exported(given).logits, model(given).logits, rtol=0, atol=1e-12)
 
 
 # What is learnt
@@ -304,6 +275,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda model: model(tokens(4)[None], position_ids=torch.tensor([[0, 1, 0, 1]])),
         "the model is bidirectional, and takes no packed rows",
     ),
+    "is_causal": (lambda model: model(tokens(4)[None], is_causal=True), "is_causal: the model is bidirectional"),
     "graphed step": (
         lambda model: make_graphed_step(model, None, tokens(9)[None]),  # type: ignore[arg-type]
         "the model is bidirectional, and the step predicts the next token",
@@ -321,7 +293,7 @@ def test_calls_of_causal_models(name: str) -> None:
 
 def test_sequences_over_processes() -> None:
     model, shards = made(head=HyenaDNAModel), ContextShards([9])
-    whole = model(tokens(9)[None])[0]
+    whole = model(tokens(9)[None], is_causal=False)[0]
     assert torch.equal(model(tokens(9)[None], context=shards)[0], whole)
     shards.size = 2
     with pytest.raises(InputError, match="context: the model is bidirectional"):

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, InputError
+from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification, InputError
 from hyenadna.model import sliced
 from hyenadna.model.sliced import Slices
 from hyenadna.parallel.sharding import initialize, shard
@@ -187,6 +187,33 @@ def check_initialized(rank: int, mesh: DeviceMesh) -> None:
             losses(made, rank, RANKS).backward()
 
 
+def check_bidirectional(rank: int, mesh: DeviceMesh) -> None:
+    """Rows with pads under DDP and FSDP2, from the meta device too, with filters in float32 beside 16 bits."""
+    own = config(bidirectional=True, n_layer=1, num_labels=3)
+    given, labels = ids().masked_fill(torch.arange(33) < torch.tensor([[0], [9], [0], [20]]), 4), torch.arange(4) % 3
+    torch.manual_seed(3)
+    plain: Any = HyenaDNAForSequenceClassification(own).double().train()
+    ddp: Any = DistributedDataParallel(copy.deepcopy(plain))
+    sharded = copy.deepcopy(plain)
+    shard(sharded, mesh)
+    plain(given, labels=labels).loss.backward()
+    for made in (ddp, sharded):
+        made(given[rank::RANKS], labels=labels[rank::RANKS]).loss.backward()
+        assert_same(gradients(made), gradients(plain))
+    with torch.device("meta"):
+        made = HyenaDNAForSequenceClassification(own)
+    shard(made, mesh, mp_policy=BF16)
+    initialize(made, "cpu", 3)
+    taps: list[Tensor] = []
+    for module in made.modules():
+        if hasattr(module, "filter_settings"):
+            module.register_forward_hook(lambda module, args, found: taps.append(found[0].detach().clone()))
+    with torch.no_grad():
+        logits, expected = made.eval()(given).logits, plain.float().eval()(given).logits
+    assert torch.equal(taps[0], plain.hyena.backbone.layers[0].mixer.filter_fn.kernel(33))
+    assert (logits.float() - expected).norm() < 0.05 * expected.norm()
+
+
 def check_refusals(rank: int, mesh: DeviceMesh) -> None:
     made = model()
     both: Any = init_device_mesh("cpu", (1, RANKS), mesh_dim_names=("data", "context"))
@@ -205,7 +232,7 @@ def check_refusals(rank: int, mesh: DeviceMesh) -> None:
 
 
 CHECKS: list[Callable[[int, DeviceMesh], None]] = [
-    check_initialized, check_refusals, check_policies, check_inference, check_gradients,
+    check_initialized, check_bidirectional, check_refusals, check_policies, check_inference, check_gradients,
 ]  # fmt: skip
 
 

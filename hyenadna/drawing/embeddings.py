@@ -267,7 +267,7 @@ def embedding_maps(
             mark = f"{outside:,} points lie far outside {where}: triangles at its border point to them"
             note = f"{note}. {mark}" if note and "\n" not in note else "\n".join(filter(None, (note, mark)))
         if note:
-            lines = (textwrap.fill(line, int(18 * width)) for line in note.split("\n"))
+            lines = (textwrap.fill(line, int(16 * width)) for line in note.split("\n"))
             figure.supxlabel("\n".join(lines), fontsize=8.0, x=0.01, ha="left")
     return Path(out)
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+# First: so hyenadna imports neither torch nor transformers, which would take seconds.
+import hyenadna_command  # noqa: F401
 from hyenadna.common.files import atomic_file
 from hyenadna.common.vocab import BASES, LETTERS, N_ID
 from hyenadna.data.genome import Genome, open_genome

@@ -67,9 +67,9 @@ class LineMutations:
         self.anchors = []
         for contig, found in contigs.items():
             size = genome.contig(contig).length
-            for mutation in found.values():
+            for edit, mutation in found.items():
                 # On any other contig there is room for every window, and every base that is brought is shown.
-                if mutation.kind == "DEL" or size < length + self.edits[contig].shrinkage:
+                if not edit.inserted or size < length + self.edits[contig].shrinkage:
                     plan = edits.plan_window(
                         mutation,
                         self.edits[contig],
@@ -111,7 +111,7 @@ class Made(NamedTuple):
 
 
 class Maker:
-    """Makes the rows of tasks. A process has one.
+    """Makes the rows of tasks.
 
     Args:
         genome: the reference.
@@ -226,6 +226,7 @@ def _by_line(frame: Any, wanted: Sequence[Line]) -> Callable[[str], Iterable[tup
     """Gives the rows of a line, of a frame that is sorted by lines."""
     names = {line.name for line in wanted}
     runs = frame["line"].rle().struct.unnest()
+    mutations = frame.select("contig", "pos", "ref", "alt")
     places, start = {}, 0
     for length, name in runs.iter_rows():
         if name in names:
@@ -233,7 +234,7 @@ def _by_line(frame: Any, wanted: Sequence[Line]) -> Callable[[str], Iterable[tup
         start += length
 
     def rows(name: str) -> Iterable[tuple[str, int, str, str]]:
-        return frame.slice(*places.get(name, (0, 0))).select("contig", "pos", "ref", "alt").iter_rows()
+        return mutations.slice(*places.get(name, (0, 0))).iter_rows()
 
     return rows
 
@@ -258,10 +259,10 @@ def _in_processes(maker: Maker, tasks: Iterator[Task], workers: int) -> Iterator
     context = multiprocessing.get_context("spawn")
     waiting: deque[tuple[Task, Future[Made]]] = deque()
     try:
-        with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(maker,)) as pool:
+        with ProcessPoolExecutor(workers, context) as pool:
             try:
                 for task in tasks:
-                    waiting.append((task, pool.submit(_make, task)))
+                    waiting.append((task, pool.submit(maker, task)))
                     if len(waiting) > _TASKS_AHEAD * workers:
                         first, made = waiting.popleft()
                         yield first, made.result()
@@ -276,14 +277,3 @@ def _in_processes(maker: Maker, tasks: Iterator[Task], workers: int) -> Iterator
             "`workers`: one of the processes ended without a result, perhaps because the memory is too small; take "
             "fewer, or 0"
         ) from error
-
-
-_MAKER: list[Maker] = []
-
-
-def _start_worker(maker: Maker) -> None:
-    _MAKER[:] = [maker]
-
-
-def _make(task: Task) -> Made:
-    return _MAKER[0](task)

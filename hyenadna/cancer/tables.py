@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, get_type_hints
 
 from hyenadna.common.extras import require
 from hyenadna.data.tables import encoded, tsv_line
@@ -58,7 +58,13 @@ def columns(*, reference: bool) -> tuple[str, ...]:
 
 def lines(rows: Sequence[Row], *, reference: bool) -> bytes:
     """Rows as lines of a TSV, with or without the column ``reference``."""
-    return encoded("".join(tsv_line(row[: len(columns(reference=reference))]) for row in rows))
+    # Of the bases nothing has to be quoted, and looking at each of them would take most of the time.
+    pieces = []
+    for row in rows:
+        pieces += [row.sequence, "\t", tsv_line(row[1:-1])]
+        if reference:
+            pieces[-1] = f"{pieces[-1][:-1]}\t{row.reference}\n"
+    return encoded("".join(pieces))
 
 
 @contextmanager
@@ -86,8 +92,10 @@ def open_tables(folder: Path, *, reference: bool, parquet: bool) -> Iterator[Map
 def _to_parquet(table: Path, *, reference: bool) -> None:
     """Replace a TSV by a Parquet, block by block."""
     polars = require("polars")
-    kinds = Row.__annotations__
-    schema = {name: polars.Int64 if kinds[name] == "int" else polars.String for name in columns(reference=reference)}
-    frame = polars.scan_csv(table, separator="\t", schema=schema, missing_utf8_is_empty_string=True, low_memory=True)
+    kinds = get_type_hints(Row)
+    schema = {name: polars.Int64 if kinds[name] is int else polars.String for name in columns(reference=reference)}
+    frame = polars.scan_csv(table, separator="\t", schema=schema, low_memory=True)
+    # An empty field, such as a patient's that is not known, is an empty text there too.
+    frame = frame.with_columns(polars.col(polars.String).fill_null(""))
     frame.sink_parquet(table.with_suffix(".parquet"), row_group_size=1 << 10, maintain_order=True)
     table.unlink()

@@ -57,6 +57,8 @@ NOT_RUN = {
     "python -m bench.kernels.cluster --page": "writes into the repository; tests/bench/kernels compares it",
     "python -m bench.kernels.sparse_filters": "needs a trained model; tests/bench/kernels runs it with a small one",
     "python -m bench.report --readme README.md": "writes into the repository; tests/bench/report compares it",
+    "hyenadna mutate --fasta hg38.fa": "needs files of DepMap; tests/hyenadna/cancer has small ones of the same layout",
+    "python examples/cancer/cost.py": "measures for minutes; tests/examples runs it at a small size",
     "python tests/": "compiles for minutes; the tests beside it run parts of it",
     "python examples/cancer/synthetic.py --fasta yeast": "a process of seconds; tests/hyenadna/cancer runs its parts",
     "hyenadna mutate --fasta yeast": "needs the mutations of the line before it",

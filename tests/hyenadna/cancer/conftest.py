@@ -31,7 +31,7 @@ class Study(NamedTuple):
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Sixteen lines with 14 to 43 mutations each; the two of the patients P2 and P3 are of one patient."""
+    """Sixteen lines of each class with 14 to 44 mutations. In each, four lines are of two patients."""
     folder = tmp_path_factory.mktemp("study")
     rng = np.random.default_rng(3)
     contigs = {
@@ -40,11 +40,11 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     (folder / "reference.fa").write_text("".join(f">{name}\n{bases}\n" for name, bases in contigs.items()))
     genome = prepare(folder / "reference.fa", folder / "reference", progress=False).folder
     rows, models = ["Chrom,Pos,Ref,Alt,VariantType,ModelID"], ["ModelID,PatientID,OncotreeLineage"]
-    for number in range(16):
-        name = f"ACH-{number}"
-        models.append(f"{name},P{number // 2 if number in (4, 5, 6, 7) else number + 20},{'AB'[number // 8]}")
+    for number in range(32):
+        name, place = f"ACH-{number}", number % 16
+        models.append(f"{name},P{number // 2 * 2 if place >= 12 else number},{'AB'[number // 16]}")
         for contig, bases in contigs.items():
-            for _ in range(2 if contig == "chr3" else 6 + number):
+            for _ in range(2 if contig == "chr3" else 6 + place):
                 pos, kind = int(rng.integers(1, len(bases) - 4)), rng.choice(["SNP", "INS", "DEL"], p=[0.6, 0.2, 0.2])
                 ref = bases[pos - 1 : pos + 3] if kind == "DEL" else bases[pos - 1]
                 added = "".join(rng.choice(list("ACGT"), 3))

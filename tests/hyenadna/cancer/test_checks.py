@@ -86,7 +86,7 @@ def test_each_row_is_judged_as_the_rule_says(make_genome: Callable[..., Genome])
         if problem := edits.problem(Mutation(*mutation), lambda start, end: CONTIG[start:end], len(CONTIG)):
             expected[line] = problem
     found = checked(rows, make_genome(chr1=CONTIG))
-    assert {line: reason for line, reason in found.skipped} == expected
+    assert dict(found.skipped.keys()) == expected
     assert found.frame.height == len(rows) - len(expected)
     assert len(set(expected.values())) == 5
 

@@ -53,5 +53,5 @@ def test_bad_tables(tmp_path: Path) -> None:
         read_models(path, "lineage")
     with pytest.raises(InputError, match="no column with the line, which is called ModelID or DepMap_ID"):
         read_models(write(tmp_path, MODEL.replace("ModelID", "ID")))
-    with pytest.raises(InputError, match="no column with the class.* or name it with `class_column`"):
+    with pytest.raises(InputError, match=r"no column with the class.* or name it with `class_column`"):
         read_models(write(tmp_path, MODEL.replace("Lineage", "")))

@@ -134,14 +134,18 @@ def test_vcf(tmp_path: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("pysam") is None, reason="pysam is not installed")
 def test_bcf(tmp_path: Path) -> None:
     pysam = importlib.import_module("pysam")
-    (tmp_path / "m.vcf").write_text(VCF.replace("\n#CHROM", "\n##contig=<ID=c>\n" + "".join(
-        f'##{kind}=<ID={name},Number=1,Type={form},Description="">\n'
-        for kind, name, form in (("FORMAT", "GT", "String"), ("FORMAT", "DP", "Integer"), ("FILTER", "LowQual", ""))
-    ).replace(",Number=1,Type=,", ",") + "#CHROM", 1))  # fmt: skip
-    with pysam.VariantFile(str(tmp_path / "m.vcf")) as text:
-        with pysam.VariantFile(str(tmp_path / "m.bcf"), "wb", header=text.header) as binary:
-            for record in text:
-                binary.write(record)
+    header = "".join(
+        f'##FORMAT=<ID={name},Number=1,Type={form},Description="">\n'
+        for name, form in (("GT", "String"), ("DP", "Integer"))
+    )
+    header += '##contig=<ID=c>\n##FILTER=<ID=LowQual,Description="">\n'
+    (tmp_path / "m.vcf").write_text(VCF.replace("#CHROM", f"{header}#CHROM"))
+    with (
+        pysam.VariantFile(str(tmp_path / "m.vcf")) as text,
+        pysam.VariantFile(str(tmp_path / "m.bcf"), "wb", header=text.header) as binary,
+    ):
+        for record in text:
+            binary.write(record)
     assert rows(read_mutations(tmp_path / "m.bcf")) == rows(read_mutations(tmp_path / "m.vcf"))
 
 

@@ -21,7 +21,8 @@ from safetensors.numpy import load_file
 
 from hyena_kernels import HyenaOperator
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, HyenaDNAForSequenceClassification
-from hyenadna.cancer import study as study_module, study_page
+from hyenadna.cancer import mutate as mutating, study as study_module, study_page
+from hyenadna.cancer.config import MutateConfig
 from hyenadna.cancer.study import ROWS_FOLDER, study
 from hyenadna.cancer.study_config import CancerConfig
 from hyenadna.cancer.yardsticks import majority
@@ -105,7 +106,9 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HyenaOperator, "forward", noted)
         patch.setattr(decoding, "_mix_prompt", noted_prompt)
-        patch.setattr(finetuning, "ProcessPoolExecutor", Pool)
+        for module in (finetuning, mutating):
+            patch.setattr(module, "ProcessPoolExecutor", Pool)
+        patch.setattr(mutating, "write_page", lambda folder, report: None)
         patch.setitem(sys.modules, "umap", _fake_umap())
         patch.setattr(finetuning, "draw_curves", _listed)
         patch.setattr(study_page, "write_files", lambda results, folder: None)
@@ -161,6 +164,8 @@ def make_world(folder: Path) -> None:
         # Another base between two variants.
         contigs["a"][18] = "A" if contigs["a"][18] != "A" else "C"
         (folder / f"near_{name}.fa").write_text(f">a\n{''.join(contigs['a'])}\n")
+        if name == "genome":
+            _write_cells(folder, rng, {contig: "".join(letters) for contig, letters in contigs.items()})
     for name, shift in (("split", 0), ("other_split", 40)):
         rows = [("a", 0, 500), ("b", shift, 160), ("c", 0, 120 - shift)]
         lines = (f"{c}\t{s}\t{e}\t{k}\n" for (c, s, e), k in zip(rows, ("train", "valid", "test"), strict=True))
@@ -260,6 +265,23 @@ def _write_vcf(path: Path, text: str) -> None:
             alt = {1: base, 2: f"{base}GG", 4: "ACGT"["ACGT".index(base) - 2]}.get(i, other)
             lines.append(f"a\t{start + 1}\t{i}\t{ref}\t{alt}")
     path.write_text("\n".join(lines) + "\n")
+
+
+def _write_cells(folder: Path, rng: np.random.Generator, contigs: dict[str, str]) -> None:
+    """Mutations of twelve lines in contig a, and in contig x, which is another name of b or c; and the lines."""
+    both = [i for i, (b, c) in enumerate(zip(contigs["b"], contigs["c"], strict=False)) if b == c]
+    # The base at 18 differs between two genomes.
+    places = {"a": [i for i in range(900) if i != 18 and contigs["a"][i] in "ACGT"], "x": both}
+    for name, contig in (("cells", "a"), ("other_cells", "a"), ("named_cells", "x")):
+        rows = ["Chrom,Pos,Ref,Alt,ModelID"]
+        for number in range(12):
+            for place in rng.choice(places[contig], 8 + number, replace=False).tolist():
+                base = contigs["a" if contig == "a" else "b"][place]
+                rows.append(f"{contig},{place + 1},{base},{base}{base},l{number}")
+        (folder / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    for name, shift in (("lines", 0), ("other_lines", 1)):
+        rows = [f"l{number},{'pqr'[(number + shift) % 3]},{'pq'[number // 6]}" for number in range(12)]
+        (folder / f"{name}.csv").write_text("ModelID,OncotreeLineage,kind\n" + "\n".join(rows) + "\n")
 
 
 # A run of each verb
@@ -363,6 +385,14 @@ def _figure(work: Callable[..., Any], **more: Any) -> Callable[[Any, Seen], None
     return run
 
 
+def _mutate(config: Any, seen: Seen, **more: Any) -> None:
+    report = mutating.mutate(config, progress=False)
+    seen["files"] = sorted(path.name for path in config.out_dir.iterdir())
+    seen["tables"] = [path.read_bytes() for path in sorted(config.out_dir.glob("*.tsv"))]
+    # The others are the names of the inputs.
+    seen["report"] = {name: report[name] for name in ("more_than", "per_line", "classes", "lines")}
+
+
 def _prepare(words: dict[str, Any], seen: Seen) -> None:
     _command("prepare", words, seen, ("fasta",))
     seen["files"] = {path.name: path.read_bytes() for path in words["out"].iterdir()}
@@ -398,9 +428,14 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "plot training": (TrainingPlot, _figure(draw_training), "x.png"),
     "plot results": (ResultsPlot, _figure(draw_results), "x.png"),
     "plot mutagenesis": (MutagenesisPlot, _figure(draw_mutagenesis, progress=False), "x.png"),
+    "mutate": (MutateConfig, _mutate, "mutated"),
     "convert": (dict, _convert, "dst"),
 }
 """Class of the options, what runs and notes, and the name of its output, by verb."""
+
+
+TARGETS = {"convert": "dst", "mutate": "out_dir"}
+"""The option that names the output. That of the other verbs is ``out``."""
 
 
 def run(verb: str, options: dict[str, Any], *, stop_after: int | None = None, again: str = "") -> Seen:
@@ -413,7 +448,7 @@ def run(verb: str, options: dict[str, Any], *, stop_after: int | None = None, ag
         again: option that the run before does not have.
     """
     kind, work, name = RUNS[verb]
-    target = "dst" if verb == "convert" else "out"
+    target = TARGETS.get(verb, "out")
     options = {target: new_folder() / name, **options}
     # What a run takes beside its class, such as resume of pretrain.
     fields = kind.__dataclass_fields__ if kind is not dict else options

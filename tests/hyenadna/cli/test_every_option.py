@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from tqdm.auto import tqdm
 
+from hyenadna.cancer import mutate as mutating
 from hyenadna.cli import main as cli, options as cli_options
 from hyenadna.common import progress
 from hyenadna.common.errors import InputError
@@ -28,7 +29,7 @@ from hyenadna.inference.generate import generate
 from hyenadna.inference.predict import predict
 from hyenadna.inference.score import score
 from hyenadna.pretraining.train import pretrain
-from tests.hyenadna.cli.option_runs import RUNS, Seen, make_world, new_folder, run
+from tests.hyenadna.cli.option_runs import RUNS, TARGETS, Seen, make_world, new_folder, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +116,10 @@ BASES: dict[str, dict[str, Any]] = {
     "plot results": {"results": [P("one"), P("two")]},
     "plot mutagenesis": {
         "model": P("lm"), "genome": P("genome"), "region": "a:111-114", "window": 20, "device": "cpu",
+    },
+    "mutate": {
+        "fasta": P("genome"), "mutations": P("cells.csv"), "models": P("lines.csv"), "classes": ["p", "q"],
+        "length": 24, "more_than": "0", "train_lines": 2, "validation_lines": 0, "test_lines": 1,
     },
     "convert": {"src": P("tied_lm")},
 }  # fmt: skip
@@ -410,6 +415,26 @@ LINES: dict[str, dict[str, Line]] = {
         "batch_size": keeps(SPEED, moves="calls", close=1e-12, batch_size=4),
         "device": NO_DEVICE,
     },
+    "mutate": {
+        "fasta": reaches("tables", fasta=P("near_genome.fa")),
+        "mutations": reaches("tables", mutations=P("other_cells.csv")),
+        "models": reaches("tables", models=P("other_lines.csv")),
+        "classes": reaches("tables", classes=["p", "r"]),
+        "out_dir": keeps(PLACE, out_dir=P("windows")),
+        "aliases": reaches("tables", base=NAMES | {"mutations": P("named_cells.csv")}, aliases=P("other_names.txt")),
+        "class_column": reaches("tables", class_column="kind"),
+        "vcf_line": refused("`vcf_line` l1: has no effect, because ", vcf_line="l1"),
+        "length": reaches("tables", length=20),
+        "more_than": reaches("report", more_than="10"),
+        "train_lines": reaches("tables", train_lines=3),
+        "validation_lines": reaches("tables", validation_lines=1),
+        "test_lines": reaches("tables", test_lines=2),
+        "per_line": reaches("tables", per_line="2"),
+        "reference": reaches("tables", reference=False),
+        "format": reaches("files", format="parquet"),
+        "workers": keeps(SPEED, moves="jobs", workers=2),
+        "seed": reaches("tables", seed=1),
+    },
     "convert": {
         "src": reaches("weights", src=P("other_lm")),
         "dst": keeps(PLACE, dst=P("converted")),
@@ -516,6 +541,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "method": "pca", "colour": "label", "neighbors": [15], "min_dist": [0.1], "position_bins": 10, "probe": True,
     },
     "plot mutagenesis": {"batch_size": 16, "device": "auto"},
+    "mutate": {
+        "length": 1024, "more_than": "median", "train_lines": 70, "validation_lines": 10, "test_lines": 20,
+        "per_line": "min", "reference": True, "format": "tsv",
+    },
 }  # fmt: skip
 """Defaults, which recipes and papers rely on. Those that are not here are none, false, 0 or empty."""
 
@@ -619,6 +648,7 @@ BARS: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
     ("score", score, VCF),
     ("embed", embed, {"part_size": 3}),
     ("generate", generate, {"batch_size": 2}),
+    ("mutate", mutating.mutate, {}),
 ]
 
 
@@ -641,10 +671,11 @@ def test_a_bar_is_shown_and_reaches_its_total(
         self.is_shown = self._writes
         made.append(self)
 
+    monkeypatch.setattr(mutating, "write_page", lambda folder, report: None)
     monkeypatch.setattr(progress, "tqdm", Bar)
     monkeypatch.setattr(progress.StepBar, "__init__", noted)
     kind, _, name = RUNS[verb]
-    work(kind(out=new_folder() / name, **BASES[verb] | changes))
+    work(kind(**{TARGETS.get(verb, "out"): new_folder() / name}, **BASES[verb] | changes))
     if steps := [bar for bar in made if isinstance(bar, progress.StepBar)]:
         # Training evaluates without a bar beside its own.
         assert not any(bar.is_shown for bar in made if not isinstance(bar, progress.StepBar))
@@ -703,7 +734,7 @@ def test_the_command_line_passes_every_option_on(verb: str, monkeypatch: pytest.
     values = BASES[verb].copy()
     for line in LINES[verb].values():
         values |= {name: value for name, value in line.change.items() if value is not None}
-    values |= {"out": P("somewhere.png")}
+    values |= {TARGETS.get(verb, "out"): P("somewhere.png")}
     passed: list[Any] = []
 
     def noted(config: Any, **more: Any) -> None:

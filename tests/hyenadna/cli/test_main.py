@@ -538,6 +538,10 @@ LIGHT = {
         2,
         ["plot", "mutagenesis", "--model", "absent", "--genome", "GENOME", "--region", "a:1-2", "--out", "x.png"],
     ),
+    "mutate": (
+        2,
+        ["mutate", "--fasta", "GENOME", "--mutations", "absent", "--models", "absent", "--classes=a,b", "--out_dir=x"],
+    ),
     "convert": (2, ["convert", "absent", "x"]),
 }
 
@@ -575,6 +579,7 @@ def test_version(call: Callable[..., Outcome], words: str) -> None:
         ["pretrain", "--genome", "GENOME", "--out", "x", "--resume"],
         ["generate", "--model", "owner/name", "--prompt", "A", "--out", "x"],
         ["convert", "GENOME", "x"],
+        ["mutate", "--fasta", "FASTA", "--mutations", "FASTA", "--models", "FASTA", "--classes=a,b", "--out_dir=x"],
         ["cancer", "--data", "GENOME", "--settings", "[scratch]", "--out", "x"],
     ],
     ids=lambda words: words[0],
@@ -596,7 +601,7 @@ def test_verbs_that_do_not_divide_their_work_run_in_one_process(
     verb = cli.VERBS[words[0]]
     divides = isinstance(verb, cli.Verb) and verb.divides
     reason = "finds the other processes by the variables of torchrun" if divides else "runs in one process"
-    assert divides == (words[0] not in ("prepare", "generate", "convert", "cancer"))
+    assert divides == (words[0] not in ("prepare", "generate", "convert", "mutate", "cancer"))
     assert refused.err.startswith(f"error: hyenadna {words[0]} {reason}, and WORLD_SIZE is 2")
     assert refused.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -69,7 +69,7 @@ class DNAPreTrainedModel(PreTrainedModel):
         Raises:
             InputError: there is no checkpoint; keys are missing, left over or of another shape (they are listed, and
                 the error is a ``RuntimeError`` too); a file is damaged or would run code; the adapter does not fit;
-                or ``max_seq_len`` is overridden, by name or in a ``config``.
+                or ``max_seq_len`` or ``bidirectional`` is overridden, by name or in a ``config``.
             ImportError: an adapter is to be loaded, and peft is not installed.
         """
         path = pretrained_model_name_or_path
@@ -499,15 +499,26 @@ def _read_config(kind: Any, source: locate.Source, kwargs: dict[str, Any]) -> tu
     if isinstance(given, kind):
         # From transformers' Auto classes. Their overrides are already in it.
         _check_length(source, stored, given.max_seq_len)
+        _check_directions(source, stored, given.bidirectional)
         given.check()
         return given, kwargs
     if given is not None:
         raise InputError(f"config must be a {kind.__name__}, got {type(given).__name__}")
     _check_length(source, stored, kwargs.get("max_seq_len", stored.max_seq_len))
+    _check_directions(source, stored, kwargs.get("bidirectional", stored.bidirectional))
     # The dtype is an argument of the model. A configuration cannot hold "auto".
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     config, unused = kind.from_dict(stored.to_dict(), return_unused_kwargs=True, **kwargs)
     return config, unused | dtypes
+
+
+def _check_directions(source: locate.Source, stored: HyenaDNAConfig, bidirectional: Any) -> None:
+    """Raise InputError if weights were trained for another kind of operator. Shapes alone do not tell."""
+    if bidirectional != stored.bidirectional:
+        raise InputError(
+            f"{source.config_file}: bidirectional is {stored.bidirectional!r} and cannot be {bidirectional!r}: the "
+            "weights are those of another operator; train a new model"
+        )
 
 
 def _as_loaded(weights: dict[str, Tensor], config: HyenaDNAConfig) -> dict[str, Tensor]:

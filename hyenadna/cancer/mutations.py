@@ -5,6 +5,7 @@ Tables are read by polars, the needed columns alone, so that 1.4 million rows ta
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -135,13 +136,29 @@ def _read_table(path: Path, plain: Path, *, is_parquet: bool) -> Mutations:
         if is_parquet:
             table = polars.scan_parquet(plain)
         else:
-            header = _header(plain)
-            separator = "\t" if "\t" in header else ","
-            table = polars.scan_csv(plain, separator=separator, comment_prefix="#", infer_schema=False)
+            is_tsv = "\t" in _header(plain)
+            if not is_tsv:
+                _refuse_odd_quotes(path, plain)
+            # In a tab-separated table a quotation mark is a letter like any other: notes hold single ones.
+            table = polars.scan_csv(
+                plain,
+                separator="\t" if is_tsv else ",",
+                quote_char=None if is_tsv else '"',
+                comment_prefix="#",
+                infer_schema=False,
+            )
         return _select(path, table, table.collect_schema().names())
     except (polars.exceptions.PolarsError, OSError) as error:
         reason = (str(error).strip().splitlines() or ["damaged"])[0]
         raise InputError(f"{path}: cannot be read as a table of mutations ({reason})") from error
+
+
+def _refuse_odd_quotes(path: Path, plain: Path) -> None:
+    """Raise InputError where a quotation mark opens and the line ends: the rows up to the next mark would be lost."""
+    with plain.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.count(b'"') % 2 and not line.startswith(b"#"):
+                raise InputError(f"{path}: line {number:,} holds a quotation mark without its partner; remove it")
 
 
 def _header(plain: Path) -> str:
@@ -152,7 +169,7 @@ def _header(plain: Path) -> str:
 def _select(path: Path, table: Any, names: Sequence[str]) -> Mutations:
     """The rows of a table that count."""
     polars = require("polars")
-    by_name = {name.lower(): name for name in reversed(names)}
+    by_name = {_bare(name).lower(): name for name in reversed(names)}
     spelling = next((one for one in (DEPMAP, MAF) if {one.contig, one.pos, one.ref} <= {*by_name}), None)
     alleles = [by_name[name] for name in spelling.alt if name in by_name] if spelling else []
     if spelling is None or not alleles:
@@ -166,7 +183,8 @@ def _select(path: Path, table: Any, names: Sequence[str]) -> Mutations:
                          f"{_LINES[-1]}")  # fmt: skip
 
     def text(name: str) -> Any:
-        return polars.col(name).cast(polars.String).fill_null("").str.strip_chars()
+        # Some programs put every field of a tab-separated table in quotation marks.
+        return polars.col(name).cast(polars.String).fill_null("").str.strip_chars().str.strip_chars('"')
 
     ref = text(by_name[spelling.ref]).str.to_uppercase()
     alt = text(alleles[0]).str.to_uppercase()
@@ -177,6 +195,8 @@ def _select(path: Path, table: Any, names: Sequence[str]) -> Mutations:
     kind = next((by_name[name] for name in spelling.kind if name in by_name), None)
     default = by_name.get(_DEFAULT.lower())
     strand = by_name.get("strand") if spelling.is_bare else None
+    columns = [by_name[name] for name in (spelling.contig, spelling.pos, spelling.ref)]
+    _refuse_twice(path, names, [*columns, *alleles, line, *([default] if default else [])])
     wanted = {
         "line": text(line),
         "contig": text(by_name[spelling.contig]),
@@ -189,6 +209,8 @@ def _select(path: Path, table: Any, names: Sequence[str]) -> Mutations:
     }
     frame = (
         table.select(**wanted)
+        # Blank lines are no rows.
+        .filter(polars.any_horizontal(polars.col("line", "contig", "pos_text", "ref", "alt") != ""))
         .with_columns(pos=polars.col("pos_text").cast(polars.Int64, strict=False))
         .collect(engine="streaming")
     )
@@ -204,6 +226,20 @@ def _select(path: Path, table: Any, names: Sequence[str]) -> Mutations:
     return Mutations(
         frame.drop("kind"), spelling.is_bare, rows, {why: n for why, n in skipped.items() if n}, other_kind
     )
+
+
+def _bare(name: str) -> str:
+    """The name of a column without spaces and quotation marks around it."""
+    return name.strip().strip('"')
+
+
+def _refuse_twice(path: Path, names: Sequence[str], used: Sequence[str]) -> None:
+    """Raise InputError if a column that is read is there twice. Names of other case are other columns."""
+    # Polars gives the second one another name.
+    bare = [re.sub(r"_duplicated_\d+$", "", _bare(name)) for name in names]
+    for name in used:
+        if bare.count(_bare(name)) > 1:
+            raise InputError(f"{path}: several columns are called {_bare(name)!r}; rename them")
 
 
 def _refuse_rows(path: Path, frame: Any, spelling: Spelling, by_name: dict[str, str]) -> None:

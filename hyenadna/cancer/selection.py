@@ -47,7 +47,10 @@ def select(path: Path, lines: Sequence[Line], counts: Mapping[str, int], config:
     """
     with_mutations = [line for line in lines if counts.get(line.name)]
     if not with_mutations:
-        raise InputError(f"{path}: no line of the classes {', '.join(config.classes)} has a mutation in the reference")
+        raise InputError(
+            f"{path}: no line of the classes {', '.join(config.classes)} has a mutation that fits into the reference, "
+            f"on a contig with room for `length` {config.length:,}"
+        )
     threshold = config.threshold()
     if threshold is None:
         threshold = float(median(counts[line.name] for line in with_mutations))

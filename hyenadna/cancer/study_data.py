@@ -14,7 +14,7 @@ from hyenadna.common.choices import SPLITS, Split
 from hyenadna.common.errors import InputError
 from hyenadna.data.dataset import Example, class_names, split_tables
 from hyenadna.data.sequences import encode
-from hyenadna.data.tables import read_table
+from hyenadna.data.tables import is_missing, read_table
 
 SPLIT_WORDS: dict[Split, str] = {"train": "training", "valid": "validation", "test": "test"}
 """The splits in messages."""
@@ -164,7 +164,13 @@ def _windows(path: Path, columns: Mapping[str, list[str | None]], classes: list[
     for row, (line, label) in enumerate(zip(groups.tolist(), labels, strict=True)):
         if own.setdefault(line, label) != label:
             raise InputError(f"{path}: the line {line} has two classes, {own[line]!r} and {label!r}; a line has one")
-        patients[lines[row]] = columns["patient"][row] or "" if "patient" in columns else ""
+        patient = columns["patient"][row] if "patient" in columns else None
+        if patient is None or is_missing(patient):
+            continue
+        known = patients[lines[row]] or patient
+        if known != patient:
+            raise InputError(f"{path}: the line {line} has two patients, {known!r} and {patient!r}; a line has one")
+        patients[lines[row]] = patient
     contigs = columns.get("contig")
     return Windows(
         sequences=_encoded(path, columns["sequence"]),

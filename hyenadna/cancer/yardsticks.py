@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hyenadna.cancer.intervals import log_probabilities
 from hyenadna.cancer.study_data import StudyData, Windows
 from hyenadna.evaluation.baselines import STRENGTHS, K, fit_logistic, kmer_counts
 
@@ -87,8 +88,11 @@ def _logistic(name: str, inputs: str, features: Sequence[np.ndarray], parts: Seq
     """A yardstick by logistic regression on features of training, validation and test."""
     train, valid, test = features
     fitted, best = fit_logistic(train, parts[0].labels, valid, parts[1].labels)
+    found = np.asarray(fitted[best].decision_function(test), dtype=np.float64)
+    # Of two classes there is one column, the log-odds. Probabilities would round to 0, and their logarithms to -inf.
+    logits = np.stack([np.zeros_like(found), found], axis=1) if found.ndim == 1 else found
     note = f"logistic regression, C = {best:g} of {', '.join(f'{c:g}' for c in STRENGTHS)} by validation"
-    return Yardstick(name, inputs, np.asarray(fitted[best].predict_log_proba(test), dtype=np.float64), note)
+    return Yardstick(name, inputs, log_probabilities(logits), note)
 
 
 WIDTHS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -216,10 +217,14 @@ def _probe(folder: Path, summary: Mapping[str, Any], preset: Any) -> Result | st
 
 
 def _values(summary: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The values of the runs, of every metric that has one in each."""
+    """The values of the runs, of every metric that has one in each. JSON of Python may hold NaN, which is none."""
     runs = [run["test"] for run in summary["runs"]]
     values = {name: [run.get(name) for run in runs] for run in runs for name in run}
-    return {name: list(map(float, found)) for name, found in values.items() if None not in found}
+    return {name: list(map(float, found)) for name, found in values.items() if all(map(_is_value, found))}
+
+
+def _is_value(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 # The deviations tell the first two in other words, and the tables the third.

@@ -190,7 +190,8 @@ TEST_SIZES = {
     ("genomic-benchmarks", "nontata-promoters"): 9_034,
     ("genomic-benchmarks", "ocr"): 34_952,
 }
-"""Sequences of the published test splits, from Gresova et al. 2023. Other benchmarks have no split that all share."""
+"""Sequences of the published test splits: the rows of the benchmark's own tables (Gresova et al. 2023), counted in its
+repository ML-Bioinfo-CEITEC/genomic_benchmarks. Other benchmarks have no split that all share."""
 
 
 def _parse(benchmark: str, source: str, text: str, metric: str = "") -> Iterator[Figure]:

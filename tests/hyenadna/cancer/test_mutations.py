@@ -92,6 +92,20 @@ def test_maf(tmp_path: Path) -> None:
     assert rows(read(tmp_path, older)) == [*rows(found)[:2], ("L1", "7", 3, "G", "G")]
 
 
+def test_a_quotation_mark_in_a_note_loses_no_row(tmp_path: Path) -> None:
+    """In a tab-separated table it is a letter like any other. A comma-separated one would lose the rows up to the next.
+
+    Blank lines are no rows either.
+    """
+    known = rows(read(tmp_path, MAF, "m.maf"))
+    assert rows(read(tmp_path, MAF.replace("A\t7", '"5 prime\t7').replace("C\t7", 'C"\t7') + "\n\n", "m.maf")) == known
+    version, *lines = MAF.splitlines()
+    quoted = ["\t".join(f'"{word}"' for word in line.split("\t")) for line in lines]
+    assert rows(read(tmp_path, "\r\n".join([version, *quoted, ""]), "m.maf")) == known
+    with pytest.raises(InputError, match="line 3 holds a quotation mark without its partner"):
+        read(tmp_path, OLD.replace("0.5,DEL", '"0.5,DEL').replace("DNP", 'DNP"'))
+
+
 def test_maf_and_anchored_rows_are_the_same_mutations(tmp_path: Path) -> None:
     (tmp_path / "r.fa").write_text(">chr7\nACGGTTCAAGCGCTAGGCATCC\n")
     maf = MAF.replace("7\t3\t+\tSNP\tG\tA\tG", "7\t1\t+\tDEL\tAC\tAC\t-")
@@ -168,7 +182,8 @@ SITES = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\nc\t1\t.\tA\tC\n"
         (MAF.replace("12\t+", "12\t-"), {}, "row 2: Strand is not +"),
         (NEW.replace("Yes", "No"), {}, "holds no mutation of a line; 4 rows: not of the line's default sequencing"),
         (OLD.splitlines()[0] + "\n", {}, "holds no mutation of a line"),
-        (OLD + 'chr7,"1,2\n', {}, "cannot be read as a table of mutations ("),
+        (OLD + 'chr7,"1,2\n', {}, "line 5 holds a quotation mark without its partner"),
+        (OLD.replace("HugoSymbol", "Alt"), {}, "several columns are called 'Alt'; rename them"),
         ("", {}, "cannot be read as a table of mutations (empty CSV)"),
         (b"PK\x03\x04...", {}, "is a zip archive"),
         (OLD, {"vcf_line": "x"}, "`vcf_line` x: has no effect, because "),

@@ -48,11 +48,26 @@ def clear(split: str, label: str = "") -> Callable[[Rows], None]:
     return apply
 
 
+def move(split: str, line: str, patient: str) -> Callable[[Rows], None]:
+    """Give a line to another patient. One of its rows does not say so, and one of another line has none either."""
+
+    def apply(rows: Rows) -> None:
+        own = [row for row in rows[split] if row["group"] == line]
+        for row in own:
+            row["patient"] = patient
+        own[-1]["patient"] = ""
+        rows["train"][0]["patient"] = rows["test"][0]["patient"] = "NA"
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (change("test", "group", "L001"), "the line L001 is in the training and the test table (as are 0 more): split"),
         (change("validation", "patient", "P002", row=-1),
+         "validation.tsv: the line L012 has two patients, 'P012' and 'P002'; a line has one"),
+        (move("validation", "L012", "P002"),
          "the patient P002 is in the training and the validation table, by the lines L002 and L012"),
         (change("test", "label", "Lymphoid"), "test.tsv: the line L013 has two classes, 'Lymphoid' and 'Lung'"),
         (change("test", "label", "Skin"), "test.tsv: row 1: no training line has the class 'Skin'"),

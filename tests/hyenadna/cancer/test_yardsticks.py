@@ -78,6 +78,21 @@ def test_words_of_mutated_and_of_unmutated_windows(tmp_path: Path) -> None:
     assert unmutated < mutated - 0.15
 
 
+def test_a_certain_regression_keeps_finite_log_odds(tmp_path: Path) -> None:
+    """A probability would round to 0 here, and the mean log-odds of its line would be none."""
+    rows = make_rows()
+    for row in (row for part in rows.values() for row in part):
+        row["n_mutations"] = "1" if row["label"] == "Lung" else "2"
+    for row in rows["test"]:
+        row["n_mutations"] = "0" if row["label"] == "Lung" else "3000000"
+    data = read(tmp_path, rows)
+    found = mutation_count(data)
+    assert found.logs is not None
+    assert np.isfinite(found.logs).all()
+    assert found.logs.min() < -1000
+    assert right(found.logs, data) == 1.0
+
+
 def test_without_its_columns_a_yardstick_is_empty_and_says_why(tmp_path: Path) -> None:
     data = read(tmp_path, make_rows(), "n_mutations", "contig", "reference")
     found = {(each.name, each.inputs): each for each in yardsticks(data)}

@@ -110,6 +110,7 @@ def test_an_older_file_stands_apart(tmp_path: Path) -> None:
         ({"preset": "soft-prompt"}, "no published table has the preset soft-prompt"),
         ({"preset": "gb-flies"}, "no published table has the preset gb-flies"),
         ({"runs": [{"seed": 0, "test": {"accuracy": None}}]}, "no metric has a value in every run"),
+        ({"runs": [{"seed": 0, "test": {"accuracy": float("nan")}}]}, "no metric has a value in every run"),
     ],
 )
 def test_what_has_no_row_is_ignored_with_its_reason(tmp_path: Path, options: dict[str, Any], why: str) -> None:

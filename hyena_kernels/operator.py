@@ -242,6 +242,8 @@ class HyenaOperator(nn.Module):
             )
         if real is not None:
             self._check_real(real, u)
+            # What pads hold must not reach the gradient of in_proj either.
+            u = u.masked_fill(~real[..., None], 0)
         plan = None if cu_seqlens is None else self._plan(u, cu_seqlens)
         L = u.shape[1] if plan is None else plan.longest
         if not 1 <= L <= self.longest:

@@ -163,6 +163,9 @@ class Counts:
 
     def _add_windows(self, codes: np.ndarray, depths: np.ndarray) -> None:
         for order, contexts in self._contexts.items():
+            if not len(contexts):
+                # No position has so many bases before it, and so none has more.
+                return
             wanted = (codes >> 2) & _mask(order)
             if order == self._first:
                 rows = self._rows[wanted]
@@ -369,5 +372,5 @@ def _codes(digits: np.ndarray, length: int) -> np.ndarray:
 
 def _later(values: np.ndarray, places: int) -> np.ndarray:
     moved = np.zeros_like(values)
-    moved[places:] = values[: len(values) - places]
+    moved[places:] = values[: max(0, len(values) - places)]
     return moved

@@ -342,9 +342,15 @@ def apply_ablation(config: FinetuneConfig) -> FinetuneConfig:
     if config.method == "full" and not (config.ablation == "gpt" and config.model is not None):
         change["method"] = "scratch"
     fields = ABLATIONS[config.ablation]
-    for name, value in fields.items():
-        if name == "bidirectional" and config.model_fields.get(name, value) != value:
-            raise InputError(f"`model_fields` {name}: `ablation` {config.ablation} sets it")
+    for name, plain in (("bidirectional", False), ("kmer", None)):
+        value = config.model_fields.get(name, fields.get(name, plain))
+        # Words of another number of bases are still words.
+        is_other_k = config.ablation == "kmer" and name == "kmer" and value is not None
+        if config.ablation not in ("gpt", "cnn") and value != fields.get(name, plain) and not is_other_k:
+            raise InputError(
+                f"`model_fields` {name} {value}: `ablation` {config.ablation} sets {fields.get(name, plain)}; for "
+                "another model take `method` scratch without `ablation`"
+            )
     change["model_fields"] = fields | config.model_fields
     return dataclasses.replace(config, **change)
 

@@ -57,14 +57,19 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
     model = _make_classifier(config, data)
     if config.lm_weight:
         model.config.require_causal("`lm_weight`")
+    if config.pack_tokens and getattr(model.config, "bidirectional", False):
+        raise InputError(
+            f"`pack_tokens` {config.pack_tokens}: a bidirectional model takes no packed rows; leave it out"
+        )
     kmers = Kmers.of(model.config)
     if kmers is not None:
         _check_words(config, data, kmers)
     bases = data.max_length()
     longest = bases if kmers is None else kmers.count(bases)
-    if longest > model.config.max_seq_len:
+    if longest > (most := model.config.max_seq_len):
+        most = most if kmers is None else kmers.most_bases(most)
         raise InputError(
-            f"a sequence of {bases:,} bases is longer than the {model.config.max_seq_len:,} that the model is made "
+            f"a sequence of {bases:,} bases is longer than the {most:,} that the model is made "
             f"for: {_longer_model(config, longest)}, cut the sequences into overlapping windows, or keep a part of "
             "each (`length`, `keep`)"
         )
@@ -96,7 +101,8 @@ def _check_words(config: FinetuneConfig, data: Splits, kmers: Kmers) -> None:
     shortest = min(shortest, *(max(1, len(ids) - 2 * config.crop) for ids in data.train.sequences))
     shortest = min(shortest, config.warmup_length or shortest)
     if shortest < kmers.k:
-        cut = " after `crop` and `warmup_length`" if config.crop or config.warmup_length else ""
+        cuts = " and ".join(f"`{name}`" for name in ("crop", "warmup_length") if getattr(config, name))
+        cut = f" after {cuts}" if cuts else ""
         raise InputError(
             f"{config.data}: a sequence has {shortest} bases{cut}, fewer than a word of {kmers.k}: leave such "
             "sequences out, or crop less"
@@ -116,7 +122,10 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
         "train_keep": config.keep,
     }
     if config.model is not None:
-        if (model_type(config.model) == GPTConfig.model_type) != (config.ablation == "gpt"):
+        kind = model_type(config.model)
+        if kind == CNNConfig.model_type:
+            raise InputError(f"`model` {config.model}: is a CNN, which fine-tuning always begins anew; leave it out")
+        if (kind == GPTConfig.model_type) != (config.ablation == "gpt"):
             raise InputError(
                 f"`model` {config.model}: `ablation` gpt goes with a GPT of `pretrain --architecture gpt`, and with it "
                 "alone"

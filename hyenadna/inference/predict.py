@@ -123,6 +123,9 @@ class _Predictor:
         self._length: int | None = getattr(trained, "train_length", None)
         self._keep: Keep = getattr(trained, "train_keep", "middle")
         self._kmers = Kmers.of(getattr(model, "config", None))
+        if self._kmers:
+            # The model counts words.
+            self._max_length = self._kmers.most_bases(self._max_length)
         self._both_strands = config.reverse_complement
         self._is_classes = not is_token and self._problem in (None, "single_label_classification")
         if is_token and max(map(len, self._names)) > 1:

@@ -38,6 +38,10 @@ class Kmers(NamedTuple):
         whole = (length - self.k) // self.stride + 1
         return whole + ((whole - 1) * self.stride + self.k < length) if length >= self.k else 0
 
+    def most_bases(self, tokens: int) -> int:
+        """The length of the longest sequence with so many tokens."""
+        return (tokens - 1) * self.stride + self.k
+
     def ids(self, bases: np.ndarray) -> np.ndarray:
         """The tokens of a sequence.
 

@@ -499,26 +499,27 @@ def _read_config(kind: Any, source: locate.Source, kwargs: dict[str, Any]) -> tu
     if isinstance(given, kind):
         # From transformers' Auto classes. Their overrides are already in it.
         _check_length(source, stored, given.max_seq_len)
-        _check_directions(source, stored, getattr(given, "bidirectional", False))
+        _check_directions(source, stored, vars(given))
         given.check()
         return given, kwargs
     if given is not None:
         raise InputError(f"config must be a {kind.__name__}, got {type(given).__name__}")
     _check_length(source, stored, kwargs.get("max_seq_len", stored.max_seq_len))
-    if "bidirectional" in kwargs:
-        _check_directions(source, stored, kwargs["bidirectional"])
+    _check_directions(source, stored, kwargs)
     # The dtype is an argument of the model. A configuration cannot hold "auto".
     dtypes = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
     config, unused = kind.from_dict(stored.to_dict(), return_unused_kwargs=True, **kwargs)
     return config, unused | dtypes
 
 
-def _check_directions(source: locate.Source, stored: Any, bidirectional: Any) -> None:
+def _check_directions(source: locate.Source, stored: Any, fields: Mapping[str, Any]) -> None:
     """Raise InputError if weights were trained for another kind of operator. Shapes alone do not tell."""
-    # Baselines have no such field.
-    if bidirectional != (trained := getattr(stored, "bidirectional", False)):
+    if not isinstance(stored, HyenaDNAConfig):
+        return
+    bidirectional = fields.get("bidirectional", stored.bidirectional)
+    if bidirectional != stored.bidirectional:
         raise InputError(
-            f"{source.config_file}: bidirectional is {trained!r} and cannot be {bidirectional!r}: the "
+            f"{source.config_file}: bidirectional is {stored.bidirectional!r} and cannot be {bidirectional!r}: the "
             "weights are those of another operator; train a new model"
         )
 

@@ -242,6 +242,8 @@ def test_pads_change_nothing(order: int, kind: Any) -> None:
     y = module(batch, real=real)
     for row, (start, n) in enumerate(zip(starts, lengths, strict=True)):
         torch.testing.assert_close(y[row, start : start + n], module(signal(n, batch=1))[0], rtol=0, atol=1e-13)
+    y[real].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters() if parameter.grad is not None)
     # No gradient is that of a pad.
     finite = batch.nan_to_num(posinf=3.0).requires_grad_()
     (gradient,) = torch.autograd.grad(module(finite, real=real)[real].square().sum(), finite)

@@ -242,3 +242,13 @@ def test_refuses_segments_without_a_nucleotide() -> None:
     counts.add(again([ids("ACGT")]))
     with pytest.raises(InputError, match="no A, C, G or T to score"):
         backoff.score(counts, backoff.fit_strengths(*counts.read_all(only_n, 0)), only_n, 0)
+
+
+def test_a_segment_may_be_shorter_than_every_long_context() -> None:
+    held_out = again([ids("ACGA")])
+    counts = backoff.Counts(backoff.plan(24, 4), [held_out], 0)
+    counts.add(again([ids("ACGTACGA")]))
+    counts.add(again([ids("A")]))
+    scores = backoff.score(counts, [np.ones(place + 1) for place in range(len(counts.orders))], held_out, 0)
+    # No position has four bases before it.
+    assert scores[24].perplexity == scores[3].perplexity < scores[0].perplexity

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hyenadna import HyenaDNAForSequenceClassification
-from hyenadna.baselines.cnn import CNNForSequenceClassification
+from hyenadna.baselines.cnn import CNNConfig, CNNForSequenceClassification
 from hyenadna.baselines.gpt import GPTConfig, GPTForCausalLM, GPTForSequenceClassification
 from hyenadna.baselines.loading import load_sequence_classifier
 from hyenadna.common.errors import InputError
@@ -109,7 +109,14 @@ def test_a_pretrained_gpt_is_a_row_of_its_own(config: FinetuneConfig, gpt: Path,
 
 def test_a_classifier_of_words_predicts_both_strands(config: FinetuneConfig, tmp_path: Path) -> None:
     config = replace(
-        config, ablation="kmer", epochs=1, reverse_complement=True, crop=5, **SMALL, model_fields=HYENA | {"kmer": 3}
+        config,
+        ablation="kmer",
+        epochs=1,
+        reverse_complement=True,
+        crop=5,
+        # 60 bases are 20 words.
+        **SMALL | {"max_seq_len": 20},
+        model_fields=HYENA | {"kmer": 3, "kmer_stride": 3},
     )
     finetune(config, progress=False)
     fasta = tmp_path / "s.fa"
@@ -118,6 +125,11 @@ def test_a_classifier_of_words_predicts_both_strands(config: FinetuneConfig, tmp
     rows = [line.split("\t")[-2:] for line in (tmp_path / "p.tsv").read_text().splitlines()[1:]]
     # b is the reverse complement of a.
     assert np.allclose(np.array(rows[0], float), np.array(rows[1], float), atol=1e-6)
+    fasta.write_text(f">full\n{'ACGTT' * 12}\n")
+    predict_file(PredictConfig(config.out / "model", tmp_path / "full.tsv", fasta))
+    fasta.write_text(f">long\n{'A' * 61}\n")
+    with pytest.raises(InputError, match="61 bases are longer than the 60"):
+        predict_file(PredictConfig(config.out / "model", tmp_path / "long.tsv", fasta))
     fasta.write_text(">c\nAC\n")
     with pytest.raises(InputError, match="2 bases are shorter than the words of 3"):
         predict_file(PredictConfig(config.out / "model", tmp_path / "q.tsv", fasta))
@@ -148,7 +160,9 @@ def test_rows_are_full_of_their_options(config: FinetuneConfig) -> None:
         ({"ablation": "cnn", "pooling": "last"}, "`pooling` last: has no effect"),
         ({"ablation": "kmer", "lm_weight": 0.5}, "`ablation` kmer: a word holds most bases of the next"),
         ({"ablation": "kmer", "task": "token"}, "`ablation` kmer: words of bases have no classes"),
-        ({"ablation": "bidirectional", "model_fields": {"bidirectional": "published"}}, "bidirectional sets it"),
+        ({"ablation": "bidirectional", "model_fields": {"bidirectional": "published"}}, "bidirectional sets True"),
+        ({"ablation": "scratch", "model_fields": {"bidirectional": True}}, "scratch sets False"),
+        ({"ablation": "kmer", "model_fields": {"kmer": None}}, "kmer sets 6"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(
@@ -169,12 +183,17 @@ def test_what_does_not_fit_is_refused_in_one_line(
         ({"ablation": "gpt", "model_fields": {"filter_order": 8}}, "a GPT has no field filter_order"),
         ({"ablation": "kmer", "crop": 26}, "has 1 bases after `crop`, fewer than a word of 6"),
         ({"ablation": "bidirectional", "pooling": "last"}, "pooling 'last'"),
+        ({"ablation": "bidirectional", "pack_tokens": 64}, "`pack_tokens` 64: a bidirectional model"),
+        ({"ablation": "none", "model": "cnn"}, "is a CNN, which fine-tuning always begins anew"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(
     config: FinetuneConfig, gpt: Path, tiny_checkpoint: Callable[..., Path], options: dict[str, Any], message: str
 ) -> None:
     if "model" in options:
-        options = options | {"model": gpt if options["model"] == "gpt" else tiny_checkpoint()}
+        if options["model"] == "cnn":
+            CNNForSequenceClassification(CNNConfig(64)).save_pretrained(config.out.parent / "cnn")
+        models = {"gpt": gpt, "cnn": config.out.parent / "cnn"}
+        options = options | {"model": models.get(options["model"]) or tiny_checkpoint()}
     with pytest.raises(InputError, match=message):
         finetune(replace(config, **options), progress=False)

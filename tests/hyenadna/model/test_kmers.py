@@ -53,6 +53,8 @@ def test_ids_are_those_of_words_read_one_by_one(k: int, stride: int) -> None:
 def test_a_sequence_has_l_minus_5_words_of_6() -> None:
     assert [Kmers(6).count(length) for length in (5, 6, 7, 251)] == [0, 1, 2, 246]
     assert [Kmers(6, 6).count(length) for length in (6, 11, 12, 13)] == [1, 2, 2, 3]
+    for kmers in (Kmers(6), Kmers(6, 6), Kmers(5, 2)):
+        assert [kmers.count(kmers.most_bases(9) + more) for more in (0, 1)] == [9, 10]
     with pytest.raises(InputError, match="5 bases has no word of 6"):
         Kmers(6).ids(bases("ACGTA"))
 

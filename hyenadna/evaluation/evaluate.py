@@ -200,7 +200,11 @@ def fit_markov(
         InputError: there is no A, C, G or T to count.
     """
     held_back = not any(len(interval) > 1 for interval in valid)
-    rest, fitted_on = _hold_back(train) if held_back else (list(train), list(valid))
+    train = [interval for interval in train if _has_bases(genome, interval)]
+    rest, fitted_on = _hold_back(train) if held_back and train else (train, list(valid))
+    if held_back:
+        # The end of a contig may be nothing but N.
+        rest, fitted_on = ([i for i in part if _has_bases(genome, i)] for part in (rest, fitted_on))
     usable = any(len(interval) > 1 for interval in fitted_on)
     judged = EvalWindows(genome, fitted_on, 1024, max_windows=_MOST_FITTED) if usable else None
     targets = windows.n_targets + (judged.n_targets if judged else 0)
@@ -216,9 +220,14 @@ def fit_markov(
     counts = backoff.Counts(plan, [read(judged), read(windows)], first_target)
     counts.add(segments(rest))
     strengths = backoff.fit_strengths(*counts.read_all(read(judged), first_target))
-    if held_back and rest != list(train):
+    if held_back and fitted_on and rest != train:
         counts.add(segments(fitted_on))
     return FittedMarkov(counts, strengths, read(windows), first_target, fitted_on, held_back, plan.describe())
+
+
+def _has_bases(genome: Genome, interval: Interval) -> bool:
+    """Whether there is anything but N."""
+    return bool((genome.tokens(interval.contig, interval.start, interval.end) != N_ID).any())
 
 
 def _hold_back(train: Sequence[Interval]) -> tuple[list[Interval], list[Interval]]:

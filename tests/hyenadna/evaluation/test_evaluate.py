@@ -201,6 +201,16 @@ def test_a_tenth_of_the_training_part_is_held_back_for_strengths_and_counted_aft
     assert (found.strengths_on, found.scores()[1].prior_strengths) == ([], {0: 1.0, 1: 1.0})
 
 
+def test_parts_of_nothing_but_n_are_not_held_back(tmp_path: Path) -> None:
+    (tmp_path / "g.fa").write_text(f">a\n{'ACGGT' * 90}\n>gap\n{'N' * 50}\n>b\n{'ACGTC' * 9}\n")
+    prepare(tmp_path / "g.fa", tmp_path / "g")
+    genome = Genome.open(tmp_path / "g")
+    train = [Interval("a", 0, 450), Interval("gap", 0, 50)]
+    found = fit_markov(genome, train, EvalWindows(genome, [Interval("b", 0, 45)], 16), 2)
+    assert found.strengths_on == [Interval("a", 405, 450)]
+    assert found.scores()[2].count == 44
+
+
 def test_orders_that_do_not_fit_are_left_out_and_told(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = backoff.plan
     monkeypatch.setattr(backoff, "plan", lambda order, positions, most: plan(order, positions, 0))

@@ -427,9 +427,9 @@ class HyenaDNAConfig(DNAConfig):
 
     def require_causal(self, where: str = "config") -> None:
         """Raise InputError if the model is bidirectional, or reads words of bases."""
-        if found := getattr(self, "bidirectional", False):
+        if self.bidirectional:
             raise InputError(
-                f"{where}: bidirectional is {found!r}, and such a model sees the token that it is to "
+                f"{where}: bidirectional is {self.bidirectional!r}, and such a model sees the token that it is to "
                 "predict: it has no loss of a language model, no score and no generation; classify with it, or embed"
             )
         if self.kmer is not None:

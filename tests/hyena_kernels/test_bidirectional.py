@@ -249,9 +249,9 @@ def test_pads_change_nothing(order: int, kind: Any) -> None:
     (gradient,) = torch.autograd.grad(module(finite, real=real)[real].square().sum(), finite)
     assert not gradient[~real].any()
     assert gradient[real].all()
-    assert torch.equal(module(signal(13), real=torch.ones(2, 13, dtype=torch.bool)), module(signal(13))) or (
-        kind == "published"
-    )
+    marked = module(signal(13), real=torch.ones(2, 13, dtype=torch.bool))
+    # Rows of "published" have filters of their own, which another sum of the same products takes.
+    torch.testing.assert_close(marked, module(signal(13)), rtol=0, atol=0 if kind is True else 1e-13)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -32,7 +32,7 @@ def test_held_out_contigs(
     found = {split: [i.contig for i in part] for split, part in read_splits(config, genome).items()}
     assert found == {"train": ["a"], "valid": ["b"], "test": ["c"]}
     evaluation = EvaluateConfig(tmp_path / "model", tiny_genome, contigs=names[:1], exclude=names[1:])
-    train, held_out = _read_splits(evaluation, genome)
+    train, _, held_out = _read_splits(evaluation, genome)
     assert ([i.contig for i in train], [i.contig for i in held_out]) == (["a"], ["b"])
 
 

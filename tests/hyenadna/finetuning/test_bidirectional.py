@@ -90,7 +90,7 @@ def test_embeddings_are_those_of_each_sequence_alone(run: Path, table: Path, tmp
     ("options", "message"),
     [
         ({"lm_weight": 0.5}, "`lm_weight`: bidirectional is True"),
-        ({"pack_tokens": 200}, "the model is bidirectional, and takes no packed rows"),
+        ({"pack_tokens": 200}, "`pack_tokens` 200: a bidirectional model takes no packed rows"),
         ({"pooling": "last"}, "config: pooling 'last' takes the position that has seen all others"),
     ],
 )

@@ -15,7 +15,7 @@ from hyena_kernels.backends.torch import fftconv as torch_fftconv
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common import sizes
 from hyena_kernels.common.inputs import FftconvInputs
-from hyena_kernels.registration import checks, library
+from hyena_kernels.registration import checks, gates, library
 
 _backend.register_op("fftconv", torch_fftconv, supports={"triton": triton_support.fftconv})
 
@@ -109,11 +109,11 @@ def fftconv(
                 "(B, D, K)"
             )
     if D is not None:
-        _check_skip(D, u)
+        gates.check_skip("fftconv", D, u)
     if pre_gate is not None:
-        _check_gate("pre_gate", pre_gate, u)
+        gates.check_gate("fftconv", "pre_gate", pre_gate, u)
     if post_gate is not None:
-        _check_gate("post_gate", post_gate, u)
+        gates.check_gate("fftconv", "post_gate", post_gate, u)
     checks.same_device("fftconv", u=u, k=k, k_rev=k_rev, D=D, pre_gate=pre_gate, post_gate=post_gate)
     u = library.to_autocast(u)
     checks.filter_dtype("fftconv", "k", k, u)
@@ -122,9 +122,9 @@ def fftconv(
         D = D if D.dim() == 1 else D[:, 0]
     each_sample = k.dim() == 3
     if pre_gate is not None:
-        pre_gate = _like_signal("pre_gate", pre_gate, u, each_sample)
+        pre_gate = gates.like_signal("fftconv", "pre_gate", pre_gate, u, each_sample=each_sample)
     if post_gate is not None:
-        post_gate = _like_signal("post_gate", post_gate, u, each_sample)
+        post_gate = gates.like_signal("fftconv", "post_gate", post_gate, u, each_sample=each_sample)
     if k_rev is not None:
         checks.filter_dtype("fftconv", "k_rev", k_rev, u)
         k, causal = _two_sided(k, k_rev), False
@@ -170,39 +170,6 @@ def _checked_filter(name: str, k: Tensor, u: Tensor, causal: bool, truncate: boo
         raise ValueError(shapes + f"K can be at most {bound}. truncate=True cuts the taps that reach no output")
     first = 0 if causal else sizes.centre(taps, causal) - (length - 1)
     return k[..., first : first + most]
-
-
-def _check_skip(D: Tensor, u: Tensor) -> None:
-    checks.floats("fftconv", "D", D, "(D,) or (D, 1)")
-    channels = u.shape[1]
-    if D.shape != (channels,) and D.shape != (channels, 1):
-        raise ValueError(f"fftconv: D has shape {tuple(D.shape)}, expected (D,) = ({channels},) or (D, 1)")
-
-
-def _check_gate(name: str, gate: Tensor, u: Tensor) -> None:
-    checks.floats("fftconv", name, gate, "(B, D, L)")
-    if gate.shape == u.shape:
-        return
-    pairs = zip(reversed(gate.shape), reversed(u.shape), strict=False)
-    if gate.dim() > 3 or any(have != 1 and have != want for have, want in pairs):
-        raise ValueError(
-            f"fftconv: {name} has shape {tuple(gate.shape)}, expected one that broadcasts to (B, D, L) = "
-            f"{tuple(u.shape)}"
-        )
-
-
-def _like_signal(name: str, gate: Tensor, u: Tensor, each_sample: bool) -> Tensor:
-    """A gate in the dtype and the shape of the signal; ``each_sample``: in the shape ``(1, B * D, L)``."""
-    gate = library.to_autocast(gate)
-    if gate.dtype != u.dtype:
-        raise TypeError(f"fftconv: {name} {tuple(gate.shape)} has dtype {gate.dtype}, expected the signal's {u.dtype}")
-    if each_sample:
-        batch, channels, length = u.shape
-        # A gate that is constant over the positions is copied without them.
-        last = gate.shape[-1] if gate.dim() else 1
-        rows = gate.expand(batch, channels, last).reshape(1, batch * channels, last)
-        return rows.expand(1, batch * channels, length)
-    return gate if gate.shape == u.shape else gate.expand(u.shape)
 
 
 def _two_sided(k: Tensor, k_rev: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hyena_kernels.common import sizes
+from hyena_kernels.common.features import features_at
 from hyena_kernels.filter_layers import AtLeastFloat32, linspace, register, wide_dtype
 
 # Above it float32 cannot tell a position from the next.
@@ -109,11 +110,8 @@ class PositionalEmbedding(AtLeastFloat32):
 
 def features_in_float64(start: int, stop: int, seq_len: int, emb_dim: int) -> Tensor:
     """Columns of ``z`` for the positions ``start … stop-1`` of ``seq_len``, ``(stop - start, emb_dim)`` in float64."""
-    options: dict[str, Any] = {"dtype": torch.float64, "device": torch.get_default_device()}
-    position = torch.arange(start, stop, **options)[:, None]
-    bands = (emb_dim - 1) // 2
-    phase = torch.linspace(1e-4, bands - 1, bands, **options) * (2 * math.pi * position / seq_len)
-    return torch.cat((position / (seq_len - 1), phase.cos(), -phase.sin()), dim=-1)
+    position = torch.arange(start, stop, dtype=torch.float64, device=torch.get_default_device())
+    return features_at(position, seq_len, emb_dim)
 
 
 @contextmanager

@@ -31,6 +31,8 @@ OPS = (
     "position_dropout",
     "fftconv_varlen",
     "mixer_varlen",
+    "far_field_conv",
+    "mixer_far",
 )
 
 # As if some packages were not installed: find_spec returns None, so importing them raises ModuleNotFoundError. The

@@ -31,6 +31,10 @@ So the entry points are::
                      backward(dy, inputs: FftconvVarlenInputs, needs: list[bool])
     mixer_varlen     forward(inputs: MixerVarlenInputs)
                      backward(dy, inputs: MixerVarlenInputs, needs: list[bool])
+    far_field_conv   forward(inputs: FarFieldConvInputs)
+                     backward(dy, inputs: FarFieldConvInputs, needs: list[bool])
+    mixer_far        forward(inputs: FarMixerInputs)
+                     backward(dy, inputs: FarMixerInputs, needs: list[bool])
     embedding        forward(inputs: EmbeddingInputs)
                      backward(dy, inputs: EmbeddingInputs, needs: list[bool])
     linear_cross_entropy

@@ -165,3 +165,29 @@ class MixerVarlenInputs(NamedTuple):
     D: Tensor | None
     rows: Tensor
     host_rows: Tensor
+
+
+class FarFieldConvInputs(NamedTuple):
+    """Tensors of ``far_field_conv``, which :func:`hyena_kernels.far_field_conv` brings into these shapes.
+
+    ``u (B, D, L)``, ``near (D, h)``, ``nodes (D, 2 p - 1, N)`` with N at least the number of blocks less 1, ``D (D,)``
+    and both gates ``(B, D, L)``. Strides are any, and 0 for a gate that broadcasts.
+    """
+
+    u: Tensor
+    near: Tensor
+    nodes: Tensor
+    D: Tensor | None
+    pre_gate: Tensor | None
+    post_gate: Tensor | None
+
+
+class FarMixerInputs(NamedTuple):
+    """Tensors of ``hyena_mixer_far``; shapes as in :func:`hyena_kernels.hyena_mixer_far`."""
+
+    x: Tensor
+    short_weight: Tensor
+    short_bias: Tensor | None
+    near: Tensor
+    nodes: Tensor
+    D: Tensor | None

@@ -94,3 +94,14 @@ def dtype(op: str, name: str, tensor: torch.Tensor, other: str, signal: torch.Te
         raise TypeError(
             f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected that of {other}: {signal.dtype}"
         )
+
+
+def near_and_nodes(op: str, near: torch.Tensor, nodes: torch.Tensor, signal: torch.Tensor) -> None:
+    """Raise TypeError unless near taps and nodes are both float32, or both float64 with a signal of float64."""
+    allowed = (torch.float32, torch.float64) if signal.dtype == torch.float64 else (torch.float32,)
+    for name, tensor in (("near", near), ("nodes", nodes)):
+        if tensor.dtype not in allowed or tensor.dtype != near.dtype:
+            raise TypeError(
+                f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}: near and nodes must both be float32, or "
+                f"both float64 with a signal of float64, and the signal has {signal.dtype}"
+            )

@@ -12,7 +12,7 @@ from hyena_kernels.common.gradients import gradients_like
 from hyena_kernels.common.inputs import MixerInputs
 
 
-def _project(
+def project(
     x: Tensor, weight: Tensor, bias: Tensor | None, part: int, channels: int, b: slice, c: slice, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Projection ``part`` of one slice, ``(B, D, L)``, before and after the short convolution."""
@@ -35,11 +35,11 @@ def forward(inputs: MixerInputs) -> Tensor:
     for c in sizes.slices(channels, channel_step):
         filters_f = [fft.filter_spectrum(k[o, c], None if D is None else D[o, c], size, 0, dtype) for o in range(steps)]
         for b in sizes.slices(batch, batch_step):
-            _, v = _project(x, weight, bias, steps + 1, channels, b, c, dtype)
+            _, v = project(x, weight, bias, steps + 1, channels, b, c, dtype)
             for o in range(steps):
-                v = v.mul_(_project(x, weight, bias, steps - o, channels, b, c, dtype)[1])
+                v = v.mul_(project(x, weight, bias, steps - o, channels, b, c, dtype)[1])
                 v = torch.fft.irfft(torch.fft.rfft(v, n=size).mul_(filters_f[o]), n=size)[..., :length]
-            y[b, :, c] = v.mul_(_project(x, weight, bias, 0, channels, b, c, dtype)[1]).transpose(1, 2)
+            y[b, :, c] = v.mul_(project(x, weight, bias, 0, channels, b, c, dtype)[1]).transpose(1, 2)
     return y
 
 
@@ -68,7 +68,7 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
         skip_grads: list[Tensor | int] = [0] * steps
         for b in sizes.slices(batch, batch_step):
             signals, gates = zip(
-                *(_project(x, weight, bias, part, channels, b, c, dtype) for part in range(steps + 2)), strict=True
+                *(project(x, weight, bias, part, channels, b, c, dtype) for part in range(steps + 2)), strict=True
             )
             values, spectra = [gates[steps + 1]], []
             for o in range(steps):

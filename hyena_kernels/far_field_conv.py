@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import backend as _backend
+from hyena_kernels.backends.cpp import support as cpp_support
 from hyena_kernels.backends.torch import far_field_conv as torch_far_field_conv
 from hyena_kernels.common import far_field
 from hyena_kernels.common.inputs import FarFieldConvInputs
 from hyena_kernels.registration import checks, gates, library
 
-_backend.register_op("far_field_conv", torch_far_field_conv, supports={}, backends=("torch",))
+_backend.register_op(
+    "far_field_conv",
+    torch_far_field_conv,
+    supports={"cpp": cpp_support.far_field_conv},
+    supports_backward={"cpp": cpp_support.far_field_conv_backward},
+    backends=("cpp", "torch"),
+)
 
 
 def _fake(inputs: FarFieldConvInputs) -> Tensor:

@@ -69,7 +69,7 @@ class _Known:
 
     def __init__(self) -> None:
         self.states: Any = None
-        """Of the parameters that the plan was measured with, or None in training."""
+        """Of the parameters that the plan was measured with, or None after training."""
         self.plan: Plan | None = None
         self.decided = False
         self.error = float("nan")
@@ -78,7 +78,7 @@ class _Known:
         """An event of a GPU, and the number that is there after it."""
 
 
-_Key = tuple[int, torch.dtype, torch.device, bool]
+_Key = tuple[int, torch.dtype, torch.device]
 _known: weakref.WeakKeyDictionary[HyenaFilter, dict[_Key, _Known]] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
 _generator = torch.Generator()
@@ -127,7 +127,7 @@ def route_plan(
     if not by_name and length < MIN_LENGTH.get(device.type, length + 1):
         return None
     with _lock:
-        key = (length, dtype, device, torch.is_grad_enabled())
+        key = (length, dtype, device)
         known = _known.setdefault(filters, {}).setdefault(key, _Known())
         _decide(filters, known, length, dtype, by_name)
         if by_name and known.plan is None:
@@ -167,6 +167,8 @@ def _decide(filters: HyenaFilter, known: _Known, length: int, dtype: torch.dtype
     states = tensor_states(filters)
     if known.decided and states is not None and states == known.states:
         return
+    # Nothing tells whether a training step that follows changes the parameters.
+    known.states = states
     tolerance = plans.TOLERANCES[dtype]
     if known.decided and known.plan is None and states is None:
         # Training does not come back from the exact route: filters do not become smoother.
@@ -186,7 +188,6 @@ def _decide(filters: HyenaFilter, known: _Known, length: int, dtype: torch.dtype
             always=True,
         )
         return
-    known.states = states
     what = _plan(filters, known, length, dtype, by_name)
     _decided(
         length,

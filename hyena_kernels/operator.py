@@ -452,7 +452,9 @@ class HyenaOperator(nn.Module):
         from hyena_kernels.distributed.shards import ContextSettings
 
         what = None
-        if self.bidirectional:
+        if setting(self.long_conv) == "far_field":
+            what = "long_conv='far_field': leave it at 'auto'"
+        elif self.bidirectional:
             what = "a bidirectional operator: give it whole sequences"
         elif cu_seqlens is not None:
             what = "packed sequences (cu_seqlens): pad them, or pack them without shards"

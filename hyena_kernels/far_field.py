@@ -18,7 +18,7 @@ from hyena_kernels.errors import FarFieldError
 from hyena_kernels.far_field_conv import far_field_conv
 from hyena_kernels.far_field_plan import Network, Plan
 from hyena_kernels.implicit_filter import implicit_filter
-from hyena_kernels.registration import library
+from hyena_kernels.registration import checks, library
 
 
 class FarFieldFilter(NamedTuple):
@@ -82,23 +82,34 @@ def far_field_filter(
             f"far_field_filter: expected 2 ≤ p ≤ h, length ≥ 1 and seq_len ≥ 1, got p={p}, h={h}, length={length} and "
             f"seq_len={seq_len}"
         )
-    device = w_in.device
-    near = torch.arange(h, dtype=torch.float64, device=device)
-    nodes = far_field.node_lags(h, p, far_field.block_count(length, h), device)
+    tensors = {"freq": freq, "w_in": w_in, "b_in": b_in, "w_hidden": w_hidden, "b_hidden": b_hidden, "w_out": w_out}
+    for name, tensor in {**tensors, "deltas": deltas}.items():
+        if tensor is not None:
+            checks.floats("far_field_filter", name, tensor, "of the network")
+            if tensor.dtype not in (torch.float32, torch.float64):
+                raise TypeError(
+                    f"far_field_filter: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected float32 or "
+                    "float64"
+                )
+    checks.rank("far_field_filter", "w_in", w_in, "(H, E)")
+    if w_in.shape[1] < 3 or w_in.shape[1] % 2 == 0:
+        raise ValueError(
+            f"far_field_filter: w_in (H, E) has shape {tuple(w_in.shape)}, expected an odd E of at least 3"
+        )
+    # Apple's GPUs have no float64, so the CPU computes the nodes for them.
+    device, exact = w_in.device, far_field.exact_device(w_in.device)
+    near = torch.arange(h, dtype=torch.float64, device=exact)
+    nodes = far_field.node_lags(h, p, far_field.block_count(length, h), exact)
     z = features_at(torch.cat((near, nodes.flatten())), seq_len, w_in.shape[1])
     k = implicit_filter(
         z,
-        freq.double(),
-        w_in.double(),
-        b_in.double(),
-        w_hidden.double(),
-        b_hidden.double(),
-        w_out.double(),
+        *(tensor.to(exact, torch.float64) for tensor in tensors.values()),
         None if deltas is None else z[:, 0].contiguous(),
-        None if deltas is None else deltas.double(),
+        None if deltas is None else deltas.to(exact, torch.float64),
         shift,
         backend=backend,
-    ).to(dtype)
+    )
+    k = k.to(dtype).to(device)
     return FarFieldFilter(k[:, :h], k[:, h:].unflatten(1, nodes.shape))
 
 

@@ -50,8 +50,8 @@ def far_field_conv(
 
     ``f`` is given by ``near``, its taps of lags 0 … h-1, and by ``nodes``, its values at 2 p - 1 lags for each distance
     of two blocks of h positions. The taps of two positions of one block are exact. All others are interpolated from the
-    nodes by polynomials of degree p - 1 in either position. How good that is depends on how smooth ``f`` is:
-    :func:`hyena_kernels.implicit_conv` measures it, and this function cannot.
+    nodes by polynomials of degree p - 1 in either position. How good that is depends on how smooth ``f`` is, which this
+    function cannot know.
 
     The convolution is linear in ``u``, ``near`` and ``nodes``, and differentiable once in every tensor. Computed in
     float32, or in float64 if ``u`` or ``near`` is float64. Autocast casts the signal and the gates only. Only the

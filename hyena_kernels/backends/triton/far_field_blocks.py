@@ -1,9 +1,10 @@
 """Kernels of the far field inside blocks: moments, near field and expansion, and sums for the near taps.
 
-All of them are products on tensor cores. A factor is multiplied by a power of two and split into two parts of float16,
-which hold 22 of its bits. Three products of parts with sums in float32 are about as exact as float32. A signal of 16
-bits without a gate needs one part alone. The power of two takes the largest value of a tile to 2^14 … 2^15, so float16
-neither overflows nor loses bits of large values. Tensor cores multiply float16 twice as fast as TF32.
+All of them are products on tensor cores. A factor is a sum of up to three parts in bfloat16, which has the range of
+float32, so nothing has to be scaled. Parts of 8 bits: one holds a number of bfloat16 exactly, two a product of two such
+numbers or a number of float16, three a float32. Sums are float32. ``ORDER`` says which products of parts are made:
+those of parts i and j with ``i + j ≤ ORDER``. What ``ORDER = 2`` leaves out is below the rounding of float32. ``ORDER =
+1`` errs by 2^-17, which is enough for a result that is rounded to 16 bits.
 
 A block of H positions is cut into pieces of S. Two pieces of a block that are j apart see the same ``S × S`` tile of
 the Toeplitz matrix of the near taps, so only H / S different tiles exist, and no product with its empty half is made.
@@ -20,45 +21,39 @@ import triton.language as tl
 NODES: tl.constexpr = tl.constexpr(16)
 """Nodes of a block in the products, whatever p is: the least that tensor cores take."""
 
-BASIS_SCALE: tl.constexpr = tl.constexpr(64.0)
-"""Factor of the table of the basis. No value of a basis of up to 12 nodes is above 512."""
-
 
 @triton.jit
-def _scale(largest):
-    """The power of two that takes ``largest`` to 2^14 … 2^15, and its inverse. Both are normal numbers."""
-    exponent = largest.to(tl.int32, bitcast=True) >> 23
-    exponent = tl.minimum(tl.maximum(exponent, 15), 254)
-    up = ((268 - exponent) << 23).to(tl.float32, bitcast=True)
-    return up, ((exponent - 14) << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _parts(x, ONE: tl.constexpr):
-    """``x`` as a sum of parts in float16. ``ONE``: the first is exact, because x has at most 11 bits."""
-    high = x.to(tl.float16)
-    if ONE:
-        return (high,)
+def _parts(x, COUNT: tl.constexpr):
+    """``x`` as a sum of parts in bfloat16."""
+    first = x.to(tl.bfloat16)
+    if COUNT == 1:
+        return (first,)
     else:
-        return high, (x - high.to(tl.float32)).to(tl.float16)
+        rest = x - first.to(tl.float32)
+        second = rest.to(tl.bfloat16)
+        if COUNT == 2:
+            return first, second
+        else:
+            return first, second, (rest - second.to(tl.float32)).to(tl.bfloat16)
 
 
 @triton.jit
-def _add_product(total, a, b):
-    """``total + a @ b`` of parts, the small products first. That of both rests is below 2^-22 of the largest."""
-    if len(a) == 2:
-        total = tl.dot(a[1], b[0], total)
-    if len(b) == 2:
-        total = tl.dot(a[0], b[1], total)
-    return tl.dot(a[0], b[0], total)
+def _add_product(total, a, b, ORDER: tl.constexpr):
+    """``total + a @ b`` of parts, the small products first."""
+    for k in tl.static_range(ORDER + 1):
+        for i in tl.static_range(len(a)):
+            if i <= ORDER - k:
+                if ORDER - k - i < len(b):
+                    total = tl.dot(a[i], b[ORDER - k - i], total)
+    return total
 
 
 @triton.jit
 def _transposed(parts):
-    if len(parts) == 1:
-        return (tl.trans(parts[0]),)
-    else:
-        return tl.trans(parts[0]), tl.trans(parts[1])
+    result = (tl.trans(parts[0]),)
+    for i in tl.static_range(1, len(parts)):
+        result = result + (tl.trans(parts[i]),)
+    return result
 
 
 @triton.jit
@@ -86,65 +81,39 @@ def _gated(value, gate, stride, n, L):
 
 
 @triton.jit
-def _pieces(
-    row, stride, gate, gate_stride, block, L, H: tl.constexpr, S: tl.constexpr, BLOCKS: tl.constexpr
-):  # fmt: skip
-    """A signal times its gate in a tile of blocks: a tensor ``[BLOCKS, S]`` for each piece, and the largest value."""
-    n = _places(block, 0, H, S, BLOCKS)
-    x = _gated(_load(row, stride, n, L), gate, gate_stride, n, L)
-    pieces = (x,)
-    largest = tl.max(tl.abs(x))
-    for piece in tl.static_range(1, H // S):
-        n = _places(block, piece, H, S, BLOCKS)
-        x = _gated(_load(row, stride, n, L), gate, gate_stride, n, L)
-        pieces = pieces + (x,)
-        largest = tl.maximum(largest, tl.max(tl.abs(x)))
-    return pieces, largest
+def _signal(row, stride, gate, gate_stride, block, L, piece: tl.constexpr, H: tl.constexpr, S: tl.constexpr,
+            BLOCKS: tl.constexpr):  # fmt: skip
+    """A piece ``[BLOCKS, S]`` of each block of a tile, of a signal times its gate."""
+    n = _places(block, piece, H, S, BLOCKS)
+    return _gated(_load(row, stride, n, L), gate, gate_stride, n, L)
 
 
 @triton.jit
-def _split(pieces, up, ONE: tl.constexpr):
-    """The parts of every piece times ``up``."""
-    parts = (_parts(pieces[0] * up, ONE),)
-    for piece in tl.static_range(1, len(pieces)):
-        parts = parts + (_parts(pieces[piece] * up, ONE),)
+def _basis(table, piece: tl.constexpr, COUNT: tl.constexpr, H: tl.constexpr, S: tl.constexpr, BY_NODE: tl.constexpr):
+    """Parts of the basis at a piece of a block: ``[NODES, S]`` if ``BY_NODE``, else ``[S, NODES]``."""
+    alpha = tl.arange(0, NODES)
+    a = piece * S + tl.arange(0, S)
+    at = alpha[:, None] * H + a[None, :] if BY_NODE else a[:, None] + alpha[None, :] * H
+    parts = (tl.load(table + at),)
+    for i in tl.static_range(1, COUNT):
+        parts = parts + (tl.load(table + i * NODES * H + at),)
     return parts
 
 
 @triton.jit
-def _basis(table, piece: tl.constexpr, H: tl.constexpr, S: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """Parts of the basis at a piece of a block: ``[NODES, S]``, or its transpose."""
-    alpha = tl.arange(0, NODES)
-    a = piece * S + tl.arange(0, S)
-    at = a[:, None] + alpha[None, :] * H if TRANSPOSED else alpha[:, None] * H + a[None, :]
-    return tl.load(table + at), tl.load(table + NODES * H + at)
-
-
-@triton.jit
-def _store_moments(
-    moments, parts, down, table, row, block, blocks, H: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):  # fmt: skip
-    """Moments of a tile of blocks of one row, to ``(rows, P, blocks)``."""
-    total = tl.zeros([BLOCKS, NODES], tl.float32)
-    for piece in tl.static_range(len(parts)):
-        total = _add_product(total, parts[piece], _basis(table, piece, H, S, True))
+def _store_moments(moments, total, row, block, blocks, P: tl.constexpr, BLOCKS: tl.constexpr):
+    """Store moments of a tile of blocks of one row, to ``(rows, P, blocks)``."""
     alpha = tl.arange(0, NODES)[None, :]
     j = (block + tl.arange(0, BLOCKS))[:, None]
     at = moments + row.to(tl.int64) * (P * blocks) + alpha * blocks + j
-    tl.store(at, total * down * (1.0 / BASIS_SCALE), mask=(alpha < P) & (j < blocks))
-
-
-@triton.jit
-def _added(a, b):
-    return b if a is None else a + b
+    tl.store(at, total, mask=(alpha < P) & (j < blocks))
 
 
 @triton.jit
 def moments_kernel(
     x, x_gate, g, g_gate, x_moments, g_moments, near_sums, skip_sums, table, D, L, blocks, spans,
     x_b, x_d, x_l, x_gate_b, x_gate_d, x_gate_l, g_b, g_d, g_l, g_gate_b, g_gate_d, g_gate_l,
-    X_ONE: tl.constexpr, G_ONE: tl.constexpr, H: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
+    X_PARTS: tl.constexpr, G_PARTS: tl.constexpr, H: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
     BLOCKS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """What a pass over the gated signals x and g gives, each if wanted, for ``TILES`` tiles of blocks of one row.
@@ -157,58 +126,56 @@ def moments_kernel(
     span = tl.program_id(0) % spans
     b = row // D
     d = row % D
-    PAIR: tl.constexpr = near_sums is not None or skip_sums is not None
+    SUMS: tl.constexpr = near_sums is not None
+    PAIR: tl.constexpr = SUMS or skip_sums is not None
     zero = tl.zeros([S, S], tl.float32)
     sums = (zero,)
-    for _ in tl.static_range(1, H // S):
-        sums = sums + (zero,)
-    top_x = 0.0
-    top_g = 0.0
-    skip = tl.zeros([1], tl.float64)
+    if SUMS:
+        for _ in tl.static_range(1, H // S):
+            sums = sums + (zero,)
+    skip = tl.zeros([BLOCKS], tl.float64)
     for tile in range(TILES):
         block = (span * TILES + tile) * BLOCKS
-        if x_moments is not None or PAIR:
-            gate = None if x_gate is None else _start(x_gate, b, d, x_gate_b, x_gate_d)
-            xs, x_largest = _pieces(_start(x, b, d, x_b, x_d), x_l, gate, x_gate_l, block, L, H, S, BLOCKS)
-        if g_moments is not None or PAIR:
-            gate = None if g_gate is None else _start(g_gate, b, d, g_gate_b, g_gate_d)
-            gs, g_largest = _pieces(_start(g, b, d, g_b, g_d), g_l, gate, g_gate_l, block, L, H, S, BLOCKS)
-        if skip_sums is not None:
-            for piece in tl.static_range(H // S):
-                # Sums of a few products in float32, and of those in float64.
-                skip += tl.sum(tl.sum(xs[piece] * gs[piece], axis=1).to(tl.float64), axis=0)
-        if near_sums is not None:
-            # The sums keep the scale of the largest value so far. What came before shrinks with it.
-            x_largest = tl.maximum(x_largest, top_x)
-            g_largest = tl.maximum(g_largest, top_g)
-            shrink = _scale(x_largest)[0] * _scale(top_x)[1] * (_scale(g_largest)[0] * _scale(top_g)[1])
-            top_x = x_largest
-            top_g = g_largest
-        if x_moments is not None or near_sums is not None:
-            up, down = _scale(x_largest)
-            xs = _split(xs, up, X_ONE)
-            if x_moments is not None:
-                _store_moments(x_moments, xs, down, table, row, block, blocks, H, S, P, BLOCKS)
-        if g_moments is not None or near_sums is not None:
-            up, down = _scale(g_largest)
-            gs = _split(gs, up, G_ONE)
-            if g_moments is not None:
-                _store_moments(g_moments, gs, down, table, row, block, blocks, H, S, P, BLOCKS)
-        if near_sums is not None:
-            new = ()
-            for j in tl.static_range(H // S):
-                total = sums[j] * shrink
-                for piece in tl.static_range(j, H // S):
-                    total = _add_product(total, _transposed(xs[piece - j]), gs[piece])
-                new = new + (total,)
-            sums = new
-    if near_sums is not None:
+        mx = tl.zeros([BLOCKS, NODES], tl.float32)
+        mg = mx
+        xs = ()
+        for piece in tl.static_range(H // S):
+            if x_moments is not None or PAIR:
+                gate = None if x_gate is None else _start(x_gate, b, d, x_gate_b, x_gate_d)
+                value = _signal(_start(x, b, d, x_b, x_d), x_l, gate, x_gate_l, block, L, piece, H, S, BLOCKS)
+                x_parts = _parts(value, X_PARTS)
+                if x_moments is not None:
+                    mx = _add_product(mx, x_parts, _basis(table, piece, 3, H, S, False), 2)
+                if SUMS:
+                    xs = xs + (_transposed(x_parts),)
+            if g_moments is not None or PAIR:
+                gate = None if g_gate is None else _start(g_gate, b, d, g_gate_b, g_gate_d)
+                grad = _signal(_start(g, b, d, g_b, g_d), g_l, gate, g_gate_l, block, L, piece, H, S, BLOCKS)
+                if skip_sums is not None:
+                    # Sums of a few products in float32, and of those in float64.
+                    skip += tl.sum(value * grad, axis=1).to(tl.float64)
+                g_parts = _parts(grad, G_PARTS)
+                if g_moments is not None:
+                    mg = _add_product(mg, g_parts, _basis(table, piece, 3, H, S, False), 2)
+                if SUMS:
+                    new = ()
+                    for j in tl.static_range(H // S):
+                        if j <= piece:
+                            new = new + (_add_product(sums[j], xs[piece - j], g_parts, 2),)
+                        else:
+                            new = new + (sums[j],)
+                    sums = new
+        if x_moments is not None:
+            _store_moments(x_moments, mx, row, block, blocks, P, BLOCKS)
+        if g_moments is not None:
+            _store_moments(g_moments, mg, row, block, blocks, P, BLOCKS)
+    if SUMS:
         at = near_sums + tl.program_id(0).to(tl.int64) * (H * S)
         at += tl.arange(0, S)[:, None] * S + tl.arange(0, S)[None, :]
         for j in tl.static_range(H // S):
-            tl.store(at + j * S * S, sums[j] * _scale(top_x)[1] * _scale(top_g)[1])
+            tl.store(at + j * S * S, sums[j])
     if skip_sums is not None:
-        tl.store(skip_sums + tl.program_id(0) + tl.arange(0, 1), skip)
+        tl.store(skip_sums + tl.program_id(0), tl.sum(skip, axis=0))
 
 
 @triton.jit
@@ -233,7 +200,25 @@ def diagonals_kernel(near_sums, dnear, D, rows, spans, H: tl.constexpr, S: tl.co
 
 
 @triton.jit
-def _toeplitz(row, stride, skip, up, j: tl.constexpr, S: tl.constexpr, TRANSPOSED: tl.constexpr):
+def _load_far(far, row, block, blocks, P: tl.constexpr, BLOCKS: tl.constexpr):
+    """Values ``[BLOCKS, NODES]`` of the far field at the nodes of a tile of blocks."""
+    alpha = tl.arange(0, NODES)[None, :]
+    j = (block + tl.arange(0, BLOCKS))[:, None]
+    at = far + row.to(tl.int64) * (P * blocks) + alpha * blocks + j
+    return tl.load(at, mask=(alpha < P) & (j < blocks), other=0.0)
+
+
+@triton.jit
+def _store(row, stride, value, factor, factor_stride, n, L):
+    """Store a factor times a value."""
+    value = _gated(value, factor, factor_stride, n, L)
+    tl.store(row + n.to(tl.int64) * stride, value.to(row.dtype.element_ty), mask=n < L)
+
+
+@triton.jit
+def _toeplitz(
+    row, stride, skip, j: tl.constexpr, COUNT: tl.constexpr, S: tl.constexpr, TRANSPOSED: tl.constexpr
+):  # fmt: skip
     """Parts of the tile ``[S, S]`` by which a piece contributes to the one j after it, or before it if transposed."""
     into = tl.arange(0, S)[None, :]
     out = tl.arange(0, S)[:, None]
@@ -241,8 +226,8 @@ def _toeplitz(row, stride, skip, up, j: tl.constexpr, S: tl.constexpr, TRANSPOSE
     taps = tl.load(row + lag.to(tl.int64) * stride, mask=lag >= 0, other=0.0)
     if j == 0:
         if skip is not None:
-            taps += tl.where(lag == 0, skip, 0.0)
-    return _parts(taps * up, False)
+            taps += tl.where(lag == 0, tl.load(skip).to(tl.float32), 0.0)
+    return _parts(taps, COUNT)
 
 
 @triton.jit
@@ -250,8 +235,8 @@ def near_kernel(
     x, gate, near, skip, far, table, o1, f1, o2, f2, D, L, blocks, spans,
     x_b, x_d, x_l, gate_b, gate_d, gate_l, near_d, near_l, o1_b, o1_d, o1_l, f1_b, f1_d, f1_l, o2_b, o2_d, o2_l,
     f2_b, f2_d, f2_l,
-    TRANSPOSED: tl.constexpr, ONE: tl.constexpr, H: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
-    BLOCKS: tl.constexpr, TILES: tl.constexpr,
+    TRANSPOSED: tl.constexpr, PARTS: tl.constexpr, ORDER: tl.constexpr, H: tl.constexpr, S: tl.constexpr,
+    P: tl.constexpr, BLOCKS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """``o1 = f1 z`` and ``o2 = f2 z`` in ``TILES`` tiles of blocks of one row: near field plus expanded far field.
 
@@ -264,44 +249,28 @@ def near_kernel(
     d = row % D
     PIECES: tl.constexpr = H // S
     taps = near + d.to(tl.int64) * near_d
-    tap = None if skip is None else tl.load(skip + d).to(tl.float32)
-    n = tl.arange(0, H)
-    largest = tl.load(taps + n.to(tl.int64) * near_l)
-    if skip is not None:
-        largest += tl.where(n == 0, tap, 0.0)
-    near_up, near_down = _scale(tl.max(tl.abs(largest)))
-    toeplitz = (_toeplitz(taps, near_l, tap, near_up, 0, S, TRANSPOSED),)
+    tap = None if skip is None else skip + d
+    toeplitz = (_toeplitz(taps, near_l, tap, 0, ORDER + 1, S, TRANSPOSED),)
     for j in tl.static_range(1, PIECES):
-        toeplitz = toeplitz + (_toeplitz(taps, near_l, tap, near_up, j, S, TRANSPOSED),)
+        toeplitz = toeplitz + (_toeplitz(taps, near_l, tap, j, ORDER + 1, S, TRANSPOSED),)
     start = _start(x, b, d, x_b, x_d)
     factor = None if gate is None else _start(gate, b, d, gate_b, gate_d)
     for tile in range(TILES):
         block = (span * TILES + tile) * BLOCKS
-        xs, largest = _pieces(start, x_l, factor, gate_l, block, L, H, S, BLOCKS)
-        up, down = _scale(largest)
-        xs = _split(xs, up, ONE)
-        alpha = tl.arange(0, NODES)[None, :]
-        j = (block + tl.arange(0, BLOCKS))[:, None]
-        at = far + row.to(tl.int64) * (P * blocks) + alpha * blocks + j
-        values = tl.load(at, mask=(alpha < P) & (j < blocks), other=0.0)
-        far_up, far_down = _scale(tl.max(tl.abs(values)))
-        values = _parts(values * far_up, False)
-        for piece in tl.static_range(PIECES):
+        values = _parts(_load_far(far, row, block, blocks, P, BLOCKS), ORDER + 1)
+        xs = ()
+        for step in tl.static_range(PIECES):
+            # A piece needs those before it in its block, or those after it if transposed.
+            piece = PIECES - 1 - step if TRANSPOSED else step
+            xs = xs + (_parts(_signal(start, x_l, factor, gate_l, block, L, piece, H, S, BLOCKS), PARTS),)
             total = tl.zeros([BLOCKS, S], tl.float32)
-            for j in tl.static_range(PIECES):
-                if TRANSPOSED:
-                    if piece + j < PIECES:
-                        total = _add_product(total, xs[piece + j], toeplitz[j])
-                elif piece >= j:
-                    total = _add_product(total, xs[piece - j], toeplitz[j])
-            expanded = _add_product(tl.zeros([BLOCKS, S], tl.float32), values, _basis(table, piece, H, S, False))
-            total = total * near_down * down + expanded * (far_down * (1.0 / BASIS_SCALE))
+            total = _add_product(total, values, _basis(table, piece, ORDER + 1, H, S, True), ORDER)
+            for j in tl.static_range(step + 1):
+                total = _add_product(total, xs[step - j], toeplitz[j], ORDER)
             n = _places(block, piece, H, S, BLOCKS)
             if o1 is not None:
                 first = None if f1 is None else _start(f1, b, d, f1_b, f1_d)
-                at = _start(o1, b, d, o1_b, o1_d) + n.to(tl.int64) * o1_l
-                tl.store(at, _gated(total, first, f1_l, n, L).to(o1.dtype.element_ty), mask=n < L)
+                _store(_start(o1, b, d, o1_b, o1_d), o1_l, total, first, f1_l, n, L)
             if o2 is not None:
                 second = None if f2 is None else _start(f2, b, d, f2_b, f2_d)
-                at = _start(o2, b, d, o2_b, o2_d) + n.to(tl.int64) * o2_l
-                tl.store(at, _gated(total, second, f2_l, n, L).to(o2.dtype.element_ty), mask=n < L)
+                _store(_start(o2, b, d, o2_b, o2_d), o2_l, total, second, f2_l, n, L)

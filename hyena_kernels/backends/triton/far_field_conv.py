@@ -71,7 +71,7 @@ def transform_warps(size: int) -> int:
 # Never freed, because a captured CUDA graph may hold its address.
 @cache
 def basis_table(h: int, p: int, device: torch.device) -> Tensor:
-    """``(2, 16, h)`` float16: parts of the scaled basis, with zeros from node p on.
+    """``(3, 16, h)`` bfloat16: parts of the basis, with zeros from node p on.
 
     Raises:
         RuntimeError: it is needed for the first time while a CUDA graph is captured.
@@ -82,10 +82,17 @@ def basis_table(h: int, p: int, device: torch.device) -> Tensor:
             "graph: run the op once before capturing it"
         )
     with torch.device("cpu"):
-        values = torch.zeros(NODES, h, dtype=torch.float64)
-        values[:p] = far_field.basis(h, p).T * far_field_blocks.BASIS_SCALE.value
-        high = values.half()
-        return torch.stack((high, (values - high).half())).to(device)
+        rest = torch.zeros(NODES, h, dtype=torch.float64)
+        rest[:p] = far_field.basis(h, p).T
+        parts = []
+        for _ in range(3):
+            parts.append(rest.bfloat16())
+            rest = rest - parts[-1]
+        return torch.stack(parts).to(device)
+
+
+_BITS = {torch.bfloat16: 8, torch.float16: 11, torch.float32: 24}
+"""Bits of a mantissa."""
 
 
 class _Signal(NamedTuple):
@@ -95,9 +102,10 @@ class _Signal(NamedTuple):
     gate: Tensor | None
 
     @property
-    def one(self) -> bool:
-        """Whether one part of float16 holds a value exactly: 16 bits and no gate."""
-        return self.values.element_size() == 2 and self.gate is None
+    def parts(self) -> int:
+        """Parts of bfloat16 that hold a gated value as exactly as float32 does."""
+        bits = sum(_BITS[each.dtype] for each in self if each is not None)
+        return min(3, -(-bits // 8))
 
 
 class _Wanted(NamedTuple):
@@ -179,7 +187,7 @@ class _Call:
         )
         factors = (None, None) if g is None else g
         args = (*x, *factors, *sums, self.basis, channels, self.length, self.blocks, spans, *_strides(*x, *factors))
-        own = self.inside(tiles, X_ONE=x.one, G_ONE=g is not None and g.one)
+        own = self.inside(tiles, X_PARTS=x.parts, G_PARTS=1 if g is None else g.parts)
         launch(far_field_blocks.moments_kernel, (rows * spans,), args, own)
         return sums
 
@@ -218,7 +226,9 @@ class _Call:
             x.values, x.gate, near, skip, far, self.basis, *first, *second, channels, self.length, self.blocks, spans,
             *_strides(x.values, x.gate), *near.stride(), *_strides(*first, *second),
         )  # fmt: skip
-        own = self.inside(tiles, TRANSPOSED=transposed, ONE=x.one)
+        narrow = all(each.result is None or each.result.element_size() == 2 for each in (first, second))
+        order = 1 if narrow else 2
+        own = self.inside(tiles, TRANSPOSED=transposed, PARTS=min(x.parts, order + 1), ORDER=order)
         launch(far_field_blocks.near_kernel, (rows * spans,), args, own)
 
     def near_gradient(self, dnear: Tensor, sums: Tensor) -> None:

@@ -6,12 +6,19 @@ from torch import Tensor
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.torch import mixer_far as torch_mixer_far
+from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common import far_field
 from hyena_kernels.common.inputs import FarMixerInputs
 from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.registration import checks, library
 
-_backend.register_op("hyena_mixer_far", torch_mixer_far, supports={}, backends=("torch",))
+_backend.register_op(
+    "hyena_mixer_far",
+    torch_mixer_far,
+    supports={"triton": triton_support.hyena_mixer_far},
+    supports_backward={"triton": triton_support.hyena_mixer_far_backward},
+    backends=("triton", "torch"),
+)
 
 
 def _fake(inputs: FarMixerInputs) -> Tensor:

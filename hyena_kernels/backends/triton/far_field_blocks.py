@@ -62,7 +62,7 @@ def _start(pointer, b, d, stride_b, stride_d):
 
 
 @triton.jit
-def _places(block, piece: tl.constexpr, H: tl.constexpr, S: tl.constexpr, BLOCKS: tl.constexpr):
+def _places(block, piece, H: tl.constexpr, S: tl.constexpr, BLOCKS: tl.constexpr):
     """Positions ``[BLOCKS, S]`` of a piece of each block of a tile."""
     return (block + tl.arange(0, BLOCKS))[:, None] * H + (piece * S + tl.arange(0, S))[None, :]
 
@@ -81,7 +81,7 @@ def _gated(value, gate, stride, n, L):
 
 
 @triton.jit
-def _signal(row, stride, gate, gate_stride, block, L, piece: tl.constexpr, H: tl.constexpr, S: tl.constexpr,
+def _signal(row, stride, gate, gate_stride, block, L, piece, H: tl.constexpr, S: tl.constexpr,
             BLOCKS: tl.constexpr):  # fmt: skip
     """A piece ``[BLOCKS, S]`` of each block of a tile, of a signal times its gate."""
     n = _places(block, piece, H, S, BLOCKS)
@@ -89,7 +89,7 @@ def _signal(row, stride, gate, gate_stride, block, L, piece: tl.constexpr, H: tl
 
 
 @triton.jit
-def _basis(table, piece: tl.constexpr, COUNT: tl.constexpr, H: tl.constexpr, S: tl.constexpr, BY_NODE: tl.constexpr):
+def _basis(table, piece, COUNT: tl.constexpr, H: tl.constexpr, S: tl.constexpr, BY_NODE: tl.constexpr):
     """Parts of the basis at a piece of a block: ``[NODES, S]`` if ``BY_NODE``, else ``[S, NODES]``."""
     alpha = tl.arange(0, NODES)
     a = piece * S + tl.arange(0, S)
@@ -111,71 +111,94 @@ def _store_moments(moments, total, row, block, blocks, P: tl.constexpr, BLOCKS: 
 
 @triton.jit
 def moments_kernel(
-    x, x_gate, g, g_gate, x_moments, g_moments, near_sums, skip_sums, table, D, L, blocks, spans,
+    x, x_gate, g, g_gate, x_moments, g_moments, skip_sums, table, D, L, blocks, spans,
     x_b, x_d, x_l, x_gate_b, x_gate_d, x_gate_l, g_b, g_d, g_l, g_gate_b, g_gate_d, g_gate_l,
     X_PARTS: tl.constexpr, G_PARTS: tl.constexpr, H: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
     BLOCKS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """What a pass over the gated signals x and g gives, each if wanted, for ``TILES`` tiles of blocks of one row.
+    """Moments of the gated signals x and g, if wanted, for ``TILES`` tiles of blocks of one row.
 
-    ``x_moments`` and ``g_moments`` are float32 ``(rows, P, blocks)``. ``near_sums`` is float32 ``(rows, spans, H / S,
-    S, S)``: at ``[…, j, b, a]`` the sum of ``x[n] g[n + j S + a - b]`` over all n at place b of a piece.
-    ``skip_sums`` is float64 ``(rows, spans)``, the sum of ``x g``. Without ``g`` only ``x_moments`` is computed.
+    ``x_moments`` and ``g_moments`` are float32 ``(rows, P, blocks)``. ``skip_sums`` is float64 ``(rows, spans)``, the
+    sum of ``x g``. Without ``g`` only ``x_moments`` is computed.
     """
     row = tl.program_id(0) // spans
     span = tl.program_id(0) % spans
     b = row // D
     d = row % D
-    SUMS: tl.constexpr = near_sums is not None
-    PAIR: tl.constexpr = SUMS or skip_sums is not None
-    zero = tl.zeros([S, S], tl.float32)
-    sums = (zero,)
-    if SUMS:
-        for _ in tl.static_range(1, H // S):
-            sums = sums + (zero,)
+    SKIP: tl.constexpr = skip_sums is not None
+    x_start = _start(x, b, d, x_b, x_d)
+    x_factor = None if x_gate is None else _start(x_gate, b, d, x_gate_b, x_gate_d)
+    g_start = None if g is None else _start(g, b, d, g_b, g_d)
+    g_factor = None if g_gate is None else _start(g_gate, b, d, g_gate_b, g_gate_d)
     skip = tl.zeros([BLOCKS], tl.float64)
     for tile in range(TILES):
         block = (span * TILES + tile) * BLOCKS
         mx = tl.zeros([BLOCKS, NODES], tl.float32)
         mg = mx
-        xs = ()
-        for piece in tl.static_range(H // S):
-            if x_moments is not None or PAIR:
-                gate = None if x_gate is None else _start(x_gate, b, d, x_gate_b, x_gate_d)
-                value = _signal(_start(x, b, d, x_b, x_d), x_l, gate, x_gate_l, block, L, piece, H, S, BLOCKS)
-                x_parts = _parts(value, X_PARTS)
-                if x_moments is not None:
-                    mx = _add_product(mx, x_parts, _basis(table, piece, 3, H, S, False), 2)
-                if SUMS:
-                    xs = xs + (_transposed(x_parts),)
-            if g_moments is not None or PAIR:
-                gate = None if g_gate is None else _start(g_gate, b, d, g_gate_b, g_gate_d)
-                grad = _signal(_start(g, b, d, g_b, g_d), g_l, gate, g_gate_l, block, L, piece, H, S, BLOCKS)
-                if skip_sums is not None:
-                    # Sums of a few products in float32, and of those in float64.
-                    skip += tl.sum(value * grad, axis=1).to(tl.float64)
-                g_parts = _parts(grad, G_PARTS)
-                if g_moments is not None:
-                    mg = _add_product(mg, g_parts, _basis(table, piece, 3, H, S, False), 2)
-                if SUMS:
-                    new = ()
-                    for j in tl.static_range(H // S):
-                        if j <= piece:
-                            new = new + (_add_product(sums[j], xs[piece - j], g_parts, 2),)
-                        else:
-                            new = new + (sums[j],)
-                    sums = new
+        # Not unrolled: loads of several pieces would take too many registers.
+        for piece in range(H // S):
+            if x_moments is not None or SKIP:
+                value = _signal(x_start, x_l, x_factor, x_gate_l, block, L, piece, H, S, BLOCKS)
+            if g_moments is not None or SKIP:
+                grad = _signal(g_start, g_l, g_factor, g_gate_l, block, L, piece, H, S, BLOCKS)
+            if SKIP:
+                # Sums of a few products in float32, and of those in float64.
+                skip += tl.sum(value * grad, axis=1).to(tl.float64)
+            if x_moments is not None:
+                mx = _add_product(mx, _parts(value, X_PARTS), _basis(table, piece, 3, H, S, False), 2)
+            if g_moments is not None:
+                mg = _add_product(mg, _parts(grad, G_PARTS), _basis(table, piece, 3, H, S, False), 2)
         if x_moments is not None:
             _store_moments(x_moments, mx, row, block, blocks, P, BLOCKS)
         if g_moments is not None:
             _store_moments(g_moments, mg, row, block, blocks, P, BLOCKS)
-    if SUMS:
-        at = near_sums + tl.program_id(0).to(tl.int64) * (H * S)
-        at += tl.arange(0, S)[:, None] * S + tl.arange(0, S)[None, :]
-        for j in tl.static_range(H // S):
-            tl.store(at + j * S * S, sums[j])
-    if skip_sums is not None:
+    if SKIP:
         tl.store(skip_sums + tl.program_id(0), tl.sum(skip, axis=0))
+
+
+@triton.jit
+def sums_kernel(
+    x, x_gate, g, g_gate, near_sums, D, L, spans,
+    x_b, x_d, x_l, x_gate_b, x_gate_d, x_gate_l, g_b, g_d, g_l, g_gate_b, g_gate_d, g_gate_l,
+    X_PARTS: tl.constexpr, G_PARTS: tl.constexpr, H: tl.constexpr, S: tl.constexpr, BLOCKS: tl.constexpr,
+    TILES: tl.constexpr,
+):  # fmt: skip
+    """Sums of products for the near taps, over ``TILES`` tiles of blocks of one row.
+
+    ``near_sums`` is float32 ``(rows, spans, H / S, S, S)``: at ``[…, j, b, a]`` the sum of ``x[n] g[n + j S + a - b]``
+    over all n at place b of a piece that has a piece j after it in its block.
+    """
+    row = tl.program_id(0) // spans
+    span = tl.program_id(0) % spans
+    b = row // D
+    d = row % D
+    x_start = _start(x, b, d, x_b, x_d)
+    x_factor = None if x_gate is None else _start(x_gate, b, d, x_gate_b, x_gate_d)
+    g_start = _start(g, b, d, g_b, g_d)
+    g_factor = None if g_gate is None else _start(g_gate, b, d, g_gate_b, g_gate_d)
+    zero = tl.zeros([S, S], tl.float32)
+    sums = (zero,)
+    for _ in tl.static_range(1, H // S):
+        sums = sums + (zero,)
+    for tile in range(TILES):
+        block = (span * TILES + tile) * BLOCKS
+        xs = ()
+        for piece in tl.static_range(H // S):
+            value = _signal(x_start, x_l, x_factor, x_gate_l, block, L, piece, H, S, BLOCKS)
+            xs = xs + (_transposed(_parts(value, X_PARTS)),)
+            grad = _signal(g_start, g_l, g_factor, g_gate_l, block, L, piece, H, S, BLOCKS)
+            g_parts = _parts(grad, G_PARTS)
+            new = ()
+            for j in tl.static_range(H // S):
+                if j <= piece:
+                    new = new + (_add_product(sums[j], xs[piece - j], g_parts, 2),)
+                else:
+                    new = new + (sums[j],)
+            sums = new
+    at = near_sums + tl.program_id(0).to(tl.int64) * (H * S)
+    at += tl.arange(0, S)[:, None] * S + tl.arange(0, S)[None, :]
+    for j in tl.static_range(H // S):
+        tl.store(at + j * S * S, sums[j])
 
 
 @triton.jit
@@ -230,18 +253,37 @@ def _toeplitz(
     return _parts(taps, COUNT)
 
 
+@triton.constexpr_function
+def _piece(step, pieces, transposed):
+    """The piece of a step. A piece goes to itself and to those after it in its block, or before it if transposed."""
+    return pieces - 1 - step if transposed else step
+
+
+@triton.jit
+def _add_piece(totals, parts, toeplitz, first: tl.constexpr, ORDER: tl.constexpr):
+    """Add what a piece contributes to ``totals``, which are of consecutive steps. ``first`` is its own place there."""
+    new = ()
+    for place in tl.static_range(len(totals)):
+        if place < first:
+            new = new + (totals[place],)
+        else:
+            new = new + (_add_product(totals[place], parts, toeplitz[place - first], ORDER),)
+    return new
+
+
 @triton.jit
 def near_kernel(
     x, gate, near, skip, far, table, o1, f1, o2, f2, D, L, blocks, spans,
     x_b, x_d, x_l, gate_b, gate_d, gate_l, near_d, near_l, o1_b, o1_d, o1_l, f1_b, f1_d, f1_l, o2_b, o2_d, o2_l,
     f2_b, f2_d, f2_l,
     TRANSPOSED: tl.constexpr, PARTS: tl.constexpr, ORDER: tl.constexpr, H: tl.constexpr, S: tl.constexpr,
-    P: tl.constexpr, BLOCKS: tl.constexpr, TILES: tl.constexpr,
+    GROUP: tl.constexpr, P: tl.constexpr, BLOCKS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """``o1 = f1 z`` and ``o2 = f2 z`` in ``TILES`` tiles of blocks of one row: near field plus expanded far field.
 
     ``z`` is the convolution of ``gate x`` with the near taps ``(D, H)`` and the skip inside of each block, and the
     basis times ``far``, float32 ``(rows, P, blocks)``. With ``TRANSPOSED`` it is the transpose of this convolution.
+    ``GROUP`` pieces of a block are computed at a time. Fewer take fewer registers, and load the others again.
     """
     row = tl.program_id(0) // spans
     span = tl.program_id(0) % spans
@@ -258,19 +300,21 @@ def near_kernel(
     for tile in range(TILES):
         block = (span * TILES + tile) * BLOCKS
         values = _parts(_load_far(far, row, block, blocks, P, BLOCKS), ORDER + 1)
-        xs = ()
-        for step in tl.static_range(PIECES):
-            # A piece needs those before it in its block, or those after it if transposed.
-            piece = PIECES - 1 - step if TRANSPOSED else step
-            xs = xs + (_parts(_signal(start, x_l, factor, gate_l, block, L, piece, H, S, BLOCKS), PARTS),)
-            total = tl.zeros([BLOCKS, S], tl.float32)
-            total = _add_product(total, values, _basis(table, piece, ORDER + 1, H, S, True), ORDER)
-            for j in tl.static_range(step + 1):
-                total = _add_product(total, xs[step - j], toeplitz[j], ORDER)
-            n = _places(block, piece, H, S, BLOCKS)
-            if o1 is not None:
-                first = None if f1 is None else _start(f1, b, d, f1_b, f1_d)
-                _store(_start(o1, b, d, o1_b, o1_d), o1_l, total, first, f1_l, n, L)
-            if o2 is not None:
-                second = None if f2 is None else _start(f2, b, d, f2_b, f2_d)
-                _store(_start(o2, b, d, o2_b, o2_d), o2_l, total, second, f2_l, n, L)
+        for group in tl.static_range(PIECES // GROUP):
+            totals = ()
+            for place in tl.static_range(GROUP):
+                piece = _piece(group * GROUP + place, PIECES, TRANSPOSED)
+                total = tl.zeros([BLOCKS, S], tl.float32)
+                totals = totals + (_add_product(total, values, _basis(table, piece, ORDER + 1, H, S, True), ORDER),)
+            for step in tl.static_range((group + 1) * GROUP):
+                piece = _piece(step, PIECES, TRANSPOSED)
+                parts = _parts(_signal(start, x_l, factor, gate_l, block, L, piece, H, S, BLOCKS), PARTS)
+                totals = _add_piece(totals, parts, toeplitz, step - group * GROUP, ORDER)
+            for place in tl.static_range(GROUP):
+                n = _places(block, _piece(group * GROUP + place, PIECES, TRANSPOSED), H, S, BLOCKS)
+                if o1 is not None:
+                    first = None if f1 is None else _start(f1, b, d, f1_b, f1_d)
+                    _store(_start(o1, b, d, o1_b, o1_d), o1_l, totals[place], first, f1_l, n, L)
+                if o2 is not None:
+                    second = None if f2 is None else _start(f2, b, d, f2_b, f2_d)
+                    _store(_start(o2, b, d, o2_b, o2_d), o2_l, totals[place], second, f2_l, n, L)

@@ -7,10 +7,10 @@ Forward:
 3. ``mix_kernel`` multiplies the spectra and transforms back: the far field at the nodes of every block.
 4. ``near_kernel`` reads the gated signal again. It adds the near field and the far field, which it expands.
 
-Backward runs 1 on both gated signals, and in the same pass sums the products of which ``diagonals_kernel`` makes the
-gradient of the near taps. It transforms both moments. ``nodes_kernel`` multiplies their spectra to the gradient of the
-nodes. Steps 3 and 4 give the gradient of ``post_gate``, and their transposes those of ``u`` and ``pre_gate``. Sums are
-taken in a fixed order and without atomics, so results are bitwise reproducible.
+Backward runs 1 on both gated signals, and transforms both moments. ``nodes_kernel`` multiplies their spectra to the
+gradient of the nodes. ``sums_kernel`` sums products of both signals, and ``diagonals_kernel`` adds these up to the
+gradient of the near taps. Steps 3 and 4 give the gradient of ``post_gate``, and their transposes those of ``u`` and
+``pre_gate``. Sums are taken in a fixed order and without atomics, so results are bitwise reproducible.
 
 The bytes and the products of every kernel are in docs/kernels/triton.md.
 """
@@ -44,18 +44,24 @@ LEAST_POINTS = 256
 
 
 class Config(NamedTuple):
-    """How the kernels inside blocks are launched for blocks of one size."""
+    """How a kernel inside blocks is launched."""
 
     piece: int
-    """Positions of a piece of a block."""
+    """Most positions of a piece of a block."""
     blocks: int
     """Blocks of a tile."""
     warps: int
 
 
-def config(h: int) -> Config:
-    """The launch configuration for blocks of ``h`` positions."""
-    return Config(min(h, 64), 64, 4)
+CONFIGS = {
+    ("moments", 2): Config(32, 64, 4),
+    ("moments", 4): Config(16, 64, 4),
+    ("sums", 2): Config(64, 32, 4),
+    ("sums", 4): Config(64, 32, 4),
+    ("near", 2): Config(64, 64, 4),
+    ("near", 4): Config(32, 64, 4),
+}
+"""By kernel and bytes of an element of the signals and gates. None of them spills registers."""
 
 
 def points(blocks: int) -> int:
@@ -113,17 +119,30 @@ class _Wanted(NamedTuple):
 
     x: bool = False
     g: bool = False
-    near: bool = False
     skip: bool = False
 
 
-class _Sums(NamedTuple):
+class _Moments(NamedTuple):
     """Results of ``moments_kernel``, None where not wanted."""
 
     x: Tensor | None
     g: Tensor | None
-    near: Tensor | None
     skip: Tensor | None
+
+
+class _Inside(NamedTuple):
+    """A launch of a kernel inside blocks."""
+
+    rows: int
+    spans: int
+    """Programs of a row."""
+    piece: int
+    constants: Constants
+
+    @property
+    def grid(self) -> tuple[int]:
+        """One program for each span of each row."""
+        return (self.rows * self.spans,)
 
 
 class _Output(NamedTuple):
@@ -143,23 +162,22 @@ class _Call:
         self.h, self.p, self.length, self.device = h, p, length, device
         self.blocks = far_field.block_count(length, h)
         self.points = points(self.blocks)
-        self.config = config(h)
         self.basis = basis_table(h, p, device)
         self.weighted = tables(Plan(1, 1, self.points), device).weighted
 
-    def spans(self, rows: int) -> tuple[int, int]:
-        """Spans of a row, and tiles of a span."""
-        tiles = -(-self.blocks // self.config.blocks)
+    def inside(self, kernel: str, x: _Signal, g: _Signal | None = None, **others: Any) -> _Inside:
+        """How a kernel inside blocks is launched on one or two signals."""
+        read = (*x, *(g or ()))
+        config = CONFIGS[kernel, max(each.element_size() for each in read if each is not None)]
+        rows = x.values.shape[0] * x.values.shape[1]
+        tiles = -(-self.blocks // config.blocks)
         wanted = -(-tiles // max(1, PROGRAMS // rows))
         of_span = min(MAX_TILES, 1 << (wanted - 1).bit_length())
-        return -(-tiles // of_span), of_span
-
-    def inside(self, tiles: int, **others: Any) -> Constants:
-        """Constants of the kernels inside blocks."""
-        own = self.config
-        return constants(
-            **others, H=self.h, S=own.piece, P=self.p, BLOCKS=own.blocks, TILES=tiles, num_warps=own.warps, num_stages=1
-        )
+        piece = min(config.piece, self.h)
+        own = constants(
+            **others, H=self.h, S=piece, BLOCKS=config.blocks, TILES=of_span, num_warps=config.warps, num_stages=1,
+        )  # fmt: skip
+        return _Inside(rows, -(-tiles // of_span), piece, own)
 
     def over(self, **others: Any) -> Constants:
         """Constants of the kernels over blocks."""
@@ -173,23 +191,19 @@ class _Call:
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def sums(self, x: _Signal, g: _Signal | None, wanted: _Wanted) -> _Sums:
+    def moments(self, x: _Signal, g: _Signal | None, wanted: _Wanted) -> _Moments:
         """Launch ``moments_kernel`` on x and g. Without g, only moments of x may be wanted."""
+        own = self.inside("moments", x, g, X_PARTS=x.parts, G_PARTS=1 if g is None else g.parts, P=self.p)
         batch, channels, _ = x.values.shape
-        rows = batch * channels
-        spans, tiles = self.spans(rows)
-        piece = self.config.piece
-        sums = _Sums(
-            self.empty(rows, self.p, self.blocks) if wanted.x else None,
-            self.empty(rows, self.p, self.blocks) if wanted.g else None,
-            self.empty(rows, spans, self.h // piece, piece, piece) if wanted.near else None,
-            self.empty(batch, channels, spans, dtype=torch.float64) if wanted.skip else None,
+        results = _Moments(
+            self.empty(own.rows, self.p, self.blocks) if wanted.x else None,
+            self.empty(own.rows, self.p, self.blocks) if wanted.g else None,
+            self.empty(batch, channels, own.spans, dtype=torch.float64) if wanted.skip else None,
         )
-        factors = (None, None) if g is None else g
-        args = (*x, *factors, *sums, self.basis, channels, self.length, self.blocks, spans, *_strides(*x, *factors))
-        own = self.inside(tiles, X_PARTS=x.parts, G_PARTS=1 if g is None else g.parts)
-        launch(far_field_blocks.moments_kernel, (rows * spans,), args, own)
-        return sums
+        pair = (*x, *((None, None) if g is None else g))
+        args = (*pair, *results, self.basis, channels, self.length, self.blocks, own.spans, *_strides(*pair))
+        launch(far_field_blocks.moments_kernel, own.grid, args, own.constants)
+        return results
 
     def spectra(self, x: Tensor, shift: int) -> Tensor:
         """Spectra ``(outer * inner, 2, P)`` of the rows of ``x (outer, inner, ≥ count)`` from point ``shift`` on."""
@@ -219,24 +233,27 @@ class _Call:
         transposed: bool,
     ) -> None:
         """Launch ``near_kernel``."""
-        batch, channels, _ = x.values.shape
-        rows = batch * channels
-        spans, tiles = self.spans(rows)
-        args = (
-            x.values, x.gate, near, skip, far, self.basis, *first, *second, channels, self.length, self.blocks, spans,
-            *_strides(x.values, x.gate), *near.stride(), *_strides(*first, *second),
-        )  # fmt: skip
         narrow = all(each.result is None or each.result.element_size() == 2 for each in (first, second))
         order = 1 if narrow else 2
-        own = self.inside(tiles, TRANSPOSED=transposed, PARTS=min(x.parts, order + 1), ORDER=order)
-        launch(far_field_blocks.near_kernel, (rows * spans,), args, own)
+        own = self.inside(
+            "near", x, TRANSPOSED=transposed, PARTS=min(x.parts, order + 1), ORDER=order, GROUP=1, P=self.p
+        )
+        args = (
+            *x, near, skip, far, self.basis, *first, *second, x.values.shape[1], self.length, self.blocks, own.spans,
+            *_strides(*x), *near.stride(), *_strides(*first, *second),
+        )  # fmt: skip
+        launch(far_field_blocks.near_kernel, own.grid, args, own.constants)
 
-    def near_gradient(self, dnear: Tensor, sums: Tensor) -> None:
-        """Write the gradient of the near taps of some channels, contiguous, from the sums of the kernel."""
-        channels, piece = dnear.shape[0], self.config.piece
-        args = sums, dnear, channels, *sums.shape[:2]
-        own = constants(H=self.h, S=piece, num_warps=4)
-        launch(far_field_blocks.diagonals_kernel, (channels * (self.h // piece),), args, own)
+    def near_gradient(self, dnear: Tensor, x: _Signal, g: _Signal) -> None:
+        """Write the gradient of the near taps of some channels, contiguous."""
+        own = self.inside("sums", x, g, X_PARTS=x.parts, G_PARTS=g.parts)
+        channels, piece = dnear.shape[0], own.piece
+        sums = self.empty(own.rows, own.spans, self.h // piece, piece, piece)
+        args = (*x, *g, sums, channels, self.length, own.spans, *_strides(*x, *g))
+        launch(far_field_blocks.sums_kernel, own.grid, args, own.constants)
+        args = sums, dnear, channels, own.rows, own.spans
+        diagonals = constants(H=self.h, S=piece, num_warps=8)
+        launch(far_field_blocks.diagonals_kernel, (channels * (self.h // piece),), args, diagonals)
 
     def node_gradient(self, dnodes: Tensor, x: Tensor, g: Tensor) -> None:
         """Write the gradient of the nodes of some channels, contiguous, from the spectra of the moments."""
@@ -280,7 +297,7 @@ def forward_into(y: Tensor, inputs: FarFieldConvInputs, *, scratch_bytes: int = 
     with torch.cuda.device_of(u):
         for c in sizes.slices(channels, step):
             x = _Signal(u[:, c], _part(pre, c))
-            moments = call.sums(x, None, _Wanted(x=True)).x
+            moments = call.moments(x, None, _Wanted(x=True)).x
             assert moments is not None
             far = call.mixed(call.spectra(moments, 0), call.spectra(nodes[c], 1), x.values.shape[1], transposed=False)
             skip = None if D is None else D[c].contiguous()
@@ -332,11 +349,7 @@ def backward_into(
         return
     wants_signal = grads.u is not None or grads.pre_gate is not None
     wants_post, wants_nodes = grads.post_gate is not None, grads.nodes is not None
-    wanted = _Wanted(
-        wants_nodes or wants_post, wants_nodes or wants_signal, grads.near is not None, grads.D is not None
-    )
-    if not any(wanted):
-        return
+    wanted = _Wanted(wants_nodes or wants_post, wants_nodes or wants_signal, grads.D is not None)
     batch, channels, length = u.shape
     call = _call(*far_field.settings_of(near, nodes), length, u.device)
     step = max(1, scratch_bytes // call.channel_bytes(batch, wanted.x + wanted.g, 4))
@@ -360,13 +373,15 @@ def _backward_slice(
 ) -> None:
     """Gradients of some channels."""
     channels = near.shape[0]
-    sums = call.sums(x, g, wanted)
-    if grads.D is not None and sums.skip is not None:
-        grads.D.copy_(sums.skip.sum(dim=(0, 2)))
-    if grads.near is not None and sums.near is not None:
-        call.near_gradient(grads.near, sums.near)
-    x_spectra = None if sums.x is None else call.spectra(sums.x, 0)
-    g_spectra = None if sums.g is None else call.spectra(sums.g, 0)
+    if grads.near is not None:
+        call.near_gradient(grads.near, x, g)
+    if not any(wanted):
+        return
+    moments = call.moments(x, g, wanted)
+    if grads.D is not None and moments.skip is not None:
+        grads.D.copy_(moments.skip.sum(dim=(0, 2)))
+    x_spectra = None if moments.x is None else call.spectra(moments.x, 0)
+    g_spectra = None if moments.g is None else call.spectra(moments.g, 0)
     wants_signal = grads.u is not None or grads.pre_gate is not None
     filters = call.spectra(nodes, 1) if wants_signal or grads.post_gate is not None else None
     if grads.nodes is not None and x_spectra is not None and g_spectra is not None:

@@ -42,7 +42,7 @@ MAX_CLASSES, MAX_HEAD = 32, 4096
 """Most classes V of ``linear_cross_entropy``, and most weights V × D of its head, where V is rounded up to 16 or 32."""
 
 
-BLOCK_SIZES = (16, 256)
+BLOCK_SIZES = (16, 128)
 """Smallest and largest block h of ``far_field_conv``, a power of two."""
 
 MAX_NODES, MAX_BLOCKS = 12, 8192
@@ -121,6 +121,18 @@ def far_field_conv(u: Tensor, near: Tensor, nodes: Tensor, *args: Any) -> str | 
 def far_field_conv_backward(dy: Tensor, u: Tensor, near: Tensor, nodes: Tensor, *args: Any) -> str | None:
     """Why the kernels cannot run with these arguments of ``far_field_conv_bwd``, or None if they can."""
     return far_field_conv(u, near, nodes, dy, *args)
+
+
+def hyena_mixer_far(
+    x: Tensor, weight: Tensor, bias: Tensor | None, near: Tensor, nodes: Tensor, *args: Any
+) -> str | None:
+    """As :func:`far_field_conv` for ``hyena_mixer_far_fwd``."""
+    return joined(no_float64(x, weight, bias, near, nodes, *args), _block_obstacle(x.shape[1], near, nodes))
+
+
+def hyena_mixer_far_backward(dy: Tensor, *args: Any) -> str | None:
+    """As :func:`far_field_conv` for ``hyena_mixer_far_bwd``."""
+    return joined(no_float64(dy), hyena_mixer_far(*args))
 
 
 def _block_obstacle(length: int, near: Tensor, nodes: Tensor) -> str | None:

@@ -5,25 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from hyena_kernels.backends.triton import far_field_blocks, far_field_spectra
-from hyena_kernels.backends.triton.far_field_conv import MAX_TILES, config, points, transform_warps
+from hyena_kernels.backends.triton.far_field_conv import CONFIGS, MAX_TILES, points, transform_warps
 from hyena_kernels.backends.triton.plan import RADIX
 from hyena_kernels.backends.triton.support import BLOCK_SIZES, MAX_BLOCKS
 from hyena_kernels.testing.resources.triton_case import Case
 
-SETTINGS = {16: 6, 32: 8, 64: 8, 128: 6, 256: 8}
-"""Nodes by positions of a block."""
+NODES = 8
+
+SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
+"""Bytes of an element."""
 
 PARTS = {"bf16": 2, "fp16": 3, "fp32": 3}
 """Parts of a signal times its gate."""
 
 
 def aot_cases() -> list[Case]:
-    """Every size of a block in bfloat16 with all gates and results, the largest in other dtypes, every transform."""
+    """The largest block in every dtype with all gates and results, the smaller in bfloat16, every transform."""
     cases = []
-    for h in SETTINGS:
+    h, largest = BLOCK_SIZES
+    while h < largest:
         cases += _inside(h, "bf16")
-    for dtype in ("fp16", "fp32"):
-        cases += _inside(BLOCK_SIZES[1], dtype)
+        h *= 2
+    for dtype in PARTS:
+        cases += _inside(largest, dtype)
     size = points(1)
     while size <= points(MAX_BLOCKS):
         cases += _over(size)
@@ -32,22 +36,32 @@ def aot_cases() -> list[Case]:
 
 
 def _inside(h: int, dtype: str) -> list[Case]:
-    own = config(h)
-    shape: dict[str, Any] = {"H": h, "S": own.piece, "P": SETTINGS[h], "BLOCKS": own.blocks, "TILES": MAX_TILES}
     name = f"far_field {{}}, h = {h}, {dtype}"
-    bare: dict[str, Any] = {"o2": None, "f2": None}
     parts, order = (3, 2) if dtype == "fp32" else (2, 1)
-    pairs = {"X_PARTS": PARTS[dtype], "G_PARTS": PARTS[dtype]}
-    alone: dict[str, Any] = dict.fromkeys(("g", "g_gate", "g_moments", "near_sums", "skip_sums")) | pairs
-    near, moments = far_field_blocks.near_kernel, far_field_blocks.moments_kernel
-    forward, backward = ({"TRANSPOSED": transposed, "PARTS": parts, "ORDER": order} for transposed in (False, True))
-    return [
-        _case(name.format("moments"), moments, dtype, {**shape, **alone}, own.warps),
-        _case(name.format("moments and sums"), moments, dtype, {**shape, **pairs}, own.warps),
-        _case(name.format("near"), near, dtype, {**shape, **bare, **forward}, own.warps),
-        _case(name.format("near, transposed"), near, dtype, {**shape, **backward}, own.warps),
-        _case(name.format("diagonals"), far_field_blocks.diagonals_kernel, dtype, {"H": h, "S": own.piece}, 4),
+    pair = {"X_PARTS": PARTS[dtype], "G_PARTS": PARTS[dtype]}
+    alone: dict[str, Any] = dict.fromkeys(("g", "g_gate", "g_moments", "skip_sums")) | pair
+    bare: dict[str, Any] = {"o2": None, "f2": None}
+    near = {"PARTS": parts, "ORDER": order, "GROUP": 1, "P": NODES}
+    kernels: list[tuple[str, str, dict[str, Any]]] = [
+        ("moments", "moments", {**alone, "P": NODES}),
+        ("moments of both signals", "moments", {**pair, "P": NODES}),
+        ("near", "near", {**bare, **near, "TRANSPOSED": False}),
+        ("near, transposed", "near", {**near, "TRANSPOSED": True}),
+        ("sums", "sums", pair),
     ]
+    cases = [block_case(name.format(label), kernel, h, dtype, constexprs) for label, kernel, constexprs in kernels]
+    piece = min(CONFIGS["sums", SIZES[dtype]].piece, h)
+    diagonals = {"H": h, "S": piece}
+    cases.append(_case(name.format("diagonals"), far_field_blocks.diagonals_kernel, dtype, diagonals, 8))
+    return cases
+
+
+def block_case(name: str, kernel: str, h: int, dtype: str, constexprs: dict[str, Any]) -> Case:
+    """A case of a kernel inside blocks of ``h``, with signals and results of one dtype."""
+    config = CONFIGS[kernel, SIZES[dtype]]
+    shape = {"H": h, "S": min(config.piece, h), "BLOCKS": config.blocks, "TILES": MAX_TILES}
+    function = getattr(far_field_blocks, f"{kernel}_kernel")
+    return _case(name, function, dtype, {**shape, **constexprs}, config.warps)
 
 
 def _over(size: int) -> list[Case]:

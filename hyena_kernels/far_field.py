@@ -6,7 +6,7 @@ An implicit filter is a smooth function of the lag. So it is not computed at L l
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from hyena_kernels.far_field_conv import far_field_conv
 from hyena_kernels.far_field_plan import Network, Plan
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.registration import checks, library
+
+
+_Network = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class FarFieldFilter(NamedTuple):
@@ -101,9 +104,11 @@ def far_field_filter(
     near = torch.arange(h, dtype=torch.float64, device=exact)
     nodes = far_field.node_lags(h, p, far_field.block_count(length, h), exact)
     z = features_at(torch.cat((near, nodes.flatten())), seq_len, w_in.shape[1])
+    parameters = (freq, w_in, b_in, w_hidden, b_hidden, w_out)
+    network = cast("_Network", tuple(tensor.to(exact, torch.float64) for tensor in parameters))
     k = implicit_filter(
         z,
-        *(tensor.to(exact, torch.float64) for tensor in tensors.values()),
+        *network,
         None if deltas is None else z[:, 0].contiguous(),
         None if deltas is None else deltas.to(exact, torch.float64),
         shift,

@@ -189,11 +189,10 @@ def sums_kernel(
             grad = _signal(g_start, g_l, g_factor, g_gate_l, block, L, piece, H, S, BLOCKS)
             g_parts = _parts(grad, G_PARTS)
             new = ()
-            for j in tl.static_range(H // S):
-                if j <= piece:
-                    new = new + (_add_product(sums[j], xs[piece - j], g_parts, 2),)
-                else:
-                    new = new + (sums[j],)
+            for j in tl.static_range(piece + 1):
+                new = new + (_add_product(sums[j], xs[piece - j], g_parts, 2),)
+            for j in tl.static_range(piece + 1, H // S):
+                new = new + (sums[j],)
             sums = new
     at = near_sums + tl.program_id(0).to(tl.int64) * (H * S)
     at += tl.arange(0, S)[:, None] * S + tl.arange(0, S)[None, :]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels import backend as _backend
+from hyena_kernels.backends.cpp import support as cpp_support
 from hyena_kernels.backends.torch import far_field_conv as torch_far_field_conv
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common import far_field
@@ -18,9 +19,12 @@ from hyena_kernels.registration import checks, gates, library
 _backend.register_op(
     "far_field_conv",
     torch_far_field_conv,
-    supports={"triton": triton_support.far_field_conv},
-    supports_backward={"triton": triton_support.far_field_conv_backward},
-    backends=("triton", "torch"),
+    supports={"cpp": cpp_support.far_field_conv, "triton": triton_support.far_field_conv},
+    supports_backward={
+        "cpp": cpp_support.far_field_conv_backward,
+        "triton": triton_support.far_field_conv_backward,
+    },
+    backends=("triton", "cpp", "torch"),
 )
 
 
@@ -50,8 +54,8 @@ def far_field_conv(
 
     ``f`` is given by ``near``, its taps of lags 0 … h-1, and by ``nodes``, its values at 2 p - 1 lags for each distance
     of two blocks of h positions. The taps of two positions of one block are exact. All others are interpolated from the
-    nodes by polynomials of degree p - 1 in either position. How good that is depends on how smooth ``f`` is:
-    :func:`hyena_kernels.implicit_conv` measures it, and this function cannot.
+    nodes by polynomials of degree p - 1 in either position. How good that is depends on how smooth ``f`` is, which this
+    function cannot know.
 
     The convolution is linear in ``u``, ``near`` and ``nodes``, and differentiable once in every tensor. Computed in
     float32, or in float64 if ``u`` or ``near`` is float64. Autocast casts the signal and the gates only. Only the

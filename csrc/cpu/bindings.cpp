@@ -7,6 +7,7 @@
 
 #include "../common/tensor_view.h"
 #include "dispatch.h"
+#include "far_field.h"
 #include "fftconv.h"
 #include "gelu.h"
 #include "implicit_filter.h"
@@ -45,6 +46,30 @@ void fftconv_bwd(std::optional<Tensor> du, std::optional<Tensor> dk, std::option
                        false};
   args.wide = wide(args.u, args.k);
   const auto& kernels = fftconv_kernels();
+  torch::stable::parallel_for(0, args.u.size[1], grain(args.u),
+                              [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
+}
+
+const FarFieldKernels& far_field_kernels() { return choose(far_field_avx512, far_field_avx2, far_field_portable); }
+
+void far_field_conv_fwd(Tensor y, Tensor u, Tensor near, Tensor nodes, std::optional<Tensor> skip,
+                        std::optional<Tensor> pre_gate, std::optional<Tensor> post_gate) {
+  FarFieldForward args{view(y), view(u), view(near), view(nodes), view(skip), view(pre_gate), view(post_gate), false};
+  args.wide = wide(args.u, args.near);
+  const auto& kernels = far_field_kernels();
+  torch::stable::parallel_for(0, args.u.size[1], grain(args.u),
+                              [&](int64_t first, int64_t last) { kernels.forward(args, first, last); });
+}
+
+void far_field_conv_bwd(std::optional<Tensor> du, std::optional<Tensor> dnear, std::optional<Tensor> dnodes,
+                        std::optional<Tensor> dskip, std::optional<Tensor> dpre_gate, std::optional<Tensor> dpost_gate,
+                        Tensor dy, Tensor u, Tensor near, Tensor nodes, std::optional<Tensor> skip,
+                        std::optional<Tensor> pre_gate, std::optional<Tensor> post_gate) {
+  FarFieldBackward args{view(du),   view(dnear), view(dnodes), view(dskip),    view(dpre_gate), view(dpost_gate), view(dy),
+                        view(u),    view(near),  view(nodes),  view(skip),     view(pre_gate),  view(post_gate),
+                        false};
+  args.wide = wide(args.u, args.near);
+  const auto& kernels = far_field_kernels();
   torch::stable::parallel_for(0, args.u.size[1], grain(args.u),
                               [&](int64_t first, int64_t last) { kernels.backward(args, first, last); });
 }
@@ -123,6 +148,53 @@ void hyena_mixer_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, st
   });
 }
 
+// Tensor 0 along the first of four dimensions
+View first_of(const Tensor& tensor) {
+  View v;
+  v.data = tensor.data_ptr();
+  v.dtype = dtype_of(tensor);
+  for (int64_t i = 1; i < 4; ++i) {
+    v.size[i - 1] = tensor.size(i);
+    v.stride[i - 1] = tensor.stride(i);
+  }
+  return v;
+}
+
+// Tensor (N-1, d, rows, columns) of nodes, one step of the recurrence at a time
+MixerNodes nodes_view(const Tensor& nodes) {
+  MixerNodes v;
+  v.given = true;
+  v.step = nodes.stride(0);
+  v.first = first_of(nodes);
+  return v;
+}
+
+MixerNodes nodes_view(const std::optional<Tensor>& nodes) { return nodes ? nodes_view(*nodes) : MixerNodes(); }
+
+void hyena_mixer_far_fwd(Tensor y, Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor near, Tensor nodes,
+                         std::optional<Tensor> skip) {
+  MixerForward args{view(y), view(x), view(weight), view(bias), view(near), view(skip), nodes_view(nodes)};
+  args.wide = wide(args.x, args.weight) || wide(args.x, args.k);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.k.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.mixer_forward(args, first, last);
+  });
+}
+
+void hyena_mixer_far_bwd(std::optional<Tensor> dx, std::optional<Tensor> dweight, std::optional<Tensor> dbias,
+                         std::optional<Tensor> dnear, std::optional<Tensor> dnodes, std::optional<Tensor> dskip,
+                         Tensor dy, Tensor x, Tensor weight, std::optional<Tensor> bias, Tensor near, Tensor nodes,
+                         std::optional<Tensor> skip) {
+  MixerBackward args{view(dx), view(dweight), view(dbias), view(dnear), view(dskip),       view(dy),
+                     view(x),  view(weight),  view(bias),  view(near),  view(skip),        nodes_view(dnodes),
+                     nodes_view(nodes)};
+  args.wide = wide(args.x, args.weight) || wide(args.x, args.k);
+  const auto& kernels = taps_kernels();
+  torch::stable::parallel_for(0, groups(args.k.size[1]), 1, [&](int64_t first, int64_t last) {
+    kernels.mixer_backward(args, first, last);
+  });
+}
+
 ImplicitFilterInputs implicit_filter_inputs(const Tensor& z, const Tensor& freq, const Tensor& w_in, const Tensor& b_in,
                                             const Tensor& w_hidden, const Tensor& b_hidden, const Tensor& w_out,
                                             const std::optional<Tensor>& t, const std::optional<Tensor>& deltas,
@@ -164,18 +236,6 @@ void implicit_filter_bwd(std::optional<Tensor> dz, std::optional<Tensor> dfreq, 
 
 const MixerStepKernels& mixer_step_kernels() {
   return choose(mixer_step_avx512, mixer_step_avx2, mixer_step_portable);
-}
-
-// Tensor 0 along the first of four dimensions
-View first_of(const Tensor& tensor) {
-  View v;
-  v.data = tensor.data_ptr();
-  v.dtype = dtype_of(tensor);
-  for (int64_t i = 1; i < 4; ++i) {
-    v.size[i - 1] = tensor.size(i);
-    v.stride[i - 1] = tensor.stride(i);
-  }
-  return v;
 }
 
 // The least number of tasks for a thread, about 30 µs of work
@@ -268,12 +328,16 @@ void layer_norm_bwd(std::optional<Tensor> dresidual, std::optional<Tensor> copy,
 STABLE_TORCH_LIBRARY_IMPL(hyena_kernels_ext, CPU, m) {
   m.impl("fftconv_fwd", TORCH_BOX(&fftconv_fwd));
   m.impl("fftconv_bwd", TORCH_BOX(&fftconv_bwd));
+  m.impl("far_field_conv_fwd", TORCH_BOX(&far_field_conv_fwd));
+  m.impl("far_field_conv_bwd", TORCH_BOX(&far_field_conv_bwd));
   m.impl("short_conv_fwd", TORCH_BOX(&short_conv_fwd));
   m.impl("short_conv_bwd", TORCH_BOX(&short_conv_bwd));
   m.impl("project_fwd", TORCH_BOX(&project_fwd));
   m.impl("project_bwd", TORCH_BOX(&project_bwd));
   m.impl("hyena_mixer_fwd", TORCH_BOX(&hyena_mixer_fwd));
   m.impl("hyena_mixer_bwd", TORCH_BOX(&hyena_mixer_bwd));
+  m.impl("hyena_mixer_far_fwd", TORCH_BOX(&hyena_mixer_far_fwd));
+  m.impl("hyena_mixer_far_bwd", TORCH_BOX(&hyena_mixer_far_bwd));
   m.impl("hyena_mixer_step", TORCH_BOX(&hyena_mixer_step));
   m.impl("implicit_filter_fwd", TORCH_BOX(&implicit_filter_fwd));
   m.impl("implicit_filter_bwd", TORCH_BOX(&implicit_filter_bwd));

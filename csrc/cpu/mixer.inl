@@ -2,6 +2,7 @@
 // long convolutions in place, and back to channel-last. It needs no array of the size of the input.
 #pragma once
 
+#include "far_field.h"
 #include "fftconv.h"
 #include "projection.inl"
 
@@ -53,12 +54,52 @@ View filters(const View& k, std::int64_t o, std::int64_t c, std::int64_t channel
   return v;
 }
 
+// Nodes of step o for channels c …, as a tensor (channels, 2p - 1, n)
+View nodes_of(const MixerNodes& nodes, std::int64_t o, std::int64_t c, std::int64_t channels) {
+  View v = nodes.first;
+  v.data = static_cast<char*>(v.data) + (o * nodes.step + c * v.stride[0]) * bytes_of(v.dtype);
+  v.size[0] = channels;
+  return v;
+}
+
+// Long convolution o of the recurrence for channels c …, which gates its result.
 template <class T>
-FftconvForward convolution(const View& signal, const View& gate, const View& result, const View& k, const View& skip) {
-  FftconvForward args;
-  args.y = result, args.u = signal, args.k = k, args.skip = skip, args.post_gate = gate;
-  args.wide = sizeof(T) == 8;
-  return args;
+void convolve_step(const MixerForward& args, std::int64_t o, std::int64_t c, std::int64_t channels, const View& signal,
+                   const View& gate, const View& result) {
+  constexpr bool wide = sizeof(T) == 8;
+  const View k = filters(args.k, o, c, channels), skip = filters(args.skip, o, c, channels);
+  if (args.nodes.given) {
+    FarFieldForward step;
+    step.y = result, step.u = signal, step.near = k, step.nodes = nodes_of(args.nodes, o, c, channels);
+    step.skip = skip, step.post_gate = gate, step.wide = wide;
+    return HYENA_KERNELS(far_field).forward(step, 0, channels);
+  }
+  FftconvForward step;
+  step.y = result, step.u = signal, step.k = k, step.skip = skip, step.post_gate = gate, step.wide = wide;
+  HYENA_KERNELS(fftconv).forward(step, 0, channels);
+}
+
+// The gradients of one long convolution, those of its filters as tensors of these channels
+struct StepGradients {
+  View signal, gate, k, skip, nodes;
+};
+
+template <class T>
+void differentiate_step(const MixerBackward& args, std::int64_t o, std::int64_t c, std::int64_t channels,
+                        const View& grad, const View& signal, const View& gate, const StepGradients& to) {
+  constexpr bool wide = sizeof(T) == 8;
+  const View k = filters(args.k, o, c, channels), skip = filters(args.skip, o, c, channels);
+  if (args.nodes.given) {
+    FarFieldBackward step;
+    step.du = to.signal, step.dnear = to.k, step.dnodes = to.nodes, step.dskip = to.skip, step.dpost_gate = to.gate;
+    step.dy = grad, step.u = signal, step.near = k, step.nodes = nodes_of(args.nodes, o, c, channels);
+    step.skip = skip, step.post_gate = gate, step.wide = wide;
+    return HYENA_KERNELS(far_field).backward(step, 0, channels);
+  }
+  FftconvBackward step;
+  step.du = to.signal, step.dk = to.k, step.dskip = to.skip, step.dpost_gate = to.gate;
+  step.dy = grad, step.u = signal, step.k = k, step.skip = skip, step.post_gate = gate, step.wide = wide;
+  HYENA_KERNELS(fftconv).backward(step, 0, channels);
 }
 
 template <class T>
@@ -82,11 +123,9 @@ void mixer_forward(const MixerForward& args, std::int64_t first_group, std::int6
       for (std::int64_t i = 0; i < count; ++i)
         project(in, b + i, c, channels, value, gates, channels, i, 0, tiles);
       for (std::int64_t o = 0; o < steps; ++o) {
-        // fftconv reads a row to its end before it writes the result, so the result can take the row's place.
+        // A convolution reads what it needs of a row before it writes over it, so the result can take the row's place.
         const View gate = from_channel(gates, (steps - 1 - o) * channels, channels);
-        HYENA_KERNELS(fftconv).forward(
-            convolution<T>(value, gate, value, filters(args.k, o, c, channels), filters(args.skip, o, c, channels)), 0,
-            channels);
+        convolve_step<T>(args, o, c, channels, value, gate, value);
       }
       for (std::int64_t i = 0; i < count; ++i) {
         for (std::int64_t t = 0; t < in.length; t += tile_rows) {
@@ -111,7 +150,11 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
   const Slice slice(batch, in.length, 2 * steps + 1, sizeof(T));
   const bool sliced = slice.batch < batch;
   const std::int64_t rows = slice.batch * slice.channels * slice.row_stride;
-  const std::int64_t filter_count = sliced ? slice.channels * (taps + 1) : 0;
+  const std::int64_t node_rows = args.nodes.given ? args.nodes.first.size[1] : 0, node_count = node_rows * args.nodes.first.size[2];
+  // Of a slice of channels: near taps or all taps, nodes, and skips
+  const std::int64_t filter_count = sliced ? slice.channels * (taps + node_count + 1) : 0;
+  MixerForward again;
+  again.k = args.k, again.skip = args.skip, again.nodes = args.nodes;
   const std::int64_t sum_count = packed(in, group_channels);
   double* sums = static_cast<double*>(scratch(
       For::mixer, (sum_count + steps * filter_count) * sizeof(double) +
@@ -132,8 +175,6 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
         return memory_view(value_rows + o * rows, count, channels, in.length, slice.row_stride);
       };
       const auto gate = [&](std::int64_t o) { return from_channel(gates, (steps - 1 - o) * channels, channels); };
-      const auto k = [&](std::int64_t o) { return filters(args.k, o, c, channels); };
-      const auto skip = [&](std::int64_t o) { return filters(args.skip, o, c, channels); };
       View grad = memory_view(grad_rows, count, channels, in.length, slice.row_stride);
       for (std::int64_t i = 0; i < count; ++i) {
         project(in, b + i, c, channels, value(0), gates, channels, i, 0, tiles);
@@ -146,23 +187,29 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
         }
       }
       for (std::int64_t o = 0; o + 1 < steps; ++o)
-        HYENA_KERNELS(fftconv).forward(convolution<T>(value(o), gate(o), value(o + 1), k(o), skip(o)), 0, channels);
+        convolve_step<T>(again, o, c, channels, value(o), gate(o), value(o + 1));
       for (std::int64_t o = steps - 1; o >= 0; --o) {
-        FftconvBackward step;
-        step.dy = grad, step.u = value(o), step.k = k(o), step.skip = skip(o), step.post_gate = gate(o);
-        step.wide = sizeof(T) == 8;
+        StepGradients to;
         // Each gradient takes the place of its tensor, which has been read by then.
-        if (for_projections || o > 0) step.du = value(o);
-        if (for_projections) step.dpost_gate = gate(o);
+        if (for_projections || o > 0) to.signal = value(o);
+        if (for_projections) to.gate = gate(o);
         const View part = memory_view(filter_part, 1, slice.channels, taps, taps);
-        const View skip_part = memory_view(filter_part + slice.channels * taps, 1, slice.channels, 1, 1);
-        if (args.dk) step.dk = sliced ? filters(part, 0, 0, channels) : filters(args.dk, o, c, channels);
-        if (args.dskip) step.dskip = sliced ? filters(skip_part, 0, 0, channels) : filters(args.dskip, o, c, channels);
-        HYENA_KERNELS(fftconv).backward(step, 0, channels);
+        const View node_part = memory_view(filter_part + slice.channels * taps, slice.channels, node_rows,
+                                           args.nodes.first.size[2], args.nodes.first.size[2]);
+        const View skip_part = memory_view(filter_part + slice.channels * (taps + node_count), 1, slice.channels, 1, 1);
+        if (args.dk) to.k = sliced ? filters(part, 0, 0, channels) : filters(args.dk, o, c, channels);
+        if (args.dskip) to.skip = sliced ? filters(skip_part, 0, 0, channels) : filters(args.dskip, o, c, channels);
+        if (args.dnodes.given && node_count > 0) to.nodes = sliced ? node_part : nodes_of(args.dnodes, o, c, channels);
+        differentiate_step<T>(args, o, c, channels, grad, value(o), gate(o), to);
         if (sliced) {
+          // What is not asked for is not written: adding it would add what lies there.
           double* sum = filter_sums + o * filter_count;
-          for (std::int64_t i = 0; i < slice.channels * taps && args.dk; ++i) sum[i] += filter_part[i];
-          for (std::int64_t i = slice.channels * taps; i < filter_count && args.dskip; ++i) sum[i] += filter_part[i];
+          const auto add = [&](bool wanted, std::int64_t first, std::int64_t count) {
+            for (std::int64_t i = first; wanted && i < first + count; ++i) sum[i] += filter_part[i];
+          };
+          add(static_cast<bool>(args.dk), 0, channels * taps);
+          add(args.dnodes.given, slice.channels * taps, channels * node_count);
+          add(static_cast<bool>(args.dskip), slice.channels * (taps + node_count), channels);
         }
         grad = value(o);
       }
@@ -176,7 +223,10 @@ void mixer_backward(const MixerBackward& args, std::int64_t first_group, std::in
       const double* sum = filter_sums + o * filter_count;
       for (std::int64_t i = 0; i < channels; ++i) {
         if (args.dk) write(row(args.dk, o, c + i), 0, sum + i * taps, taps);
-        if (args.dskip) write(row(args.dskip, o), c + i, sum + slice.channels * taps + i, 1);
+        for (std::int64_t m = 0; args.dnodes.given && m < node_rows; ++m)
+          write(row(nodes_of(args.dnodes, o, c, channels), i, m), 0,
+                sum + slice.channels * taps + (i * node_rows + m) * args.nodes.first.size[2], args.nodes.first.size[2]);
+        if (args.dskip) write(row(args.dskip, o), c + i, sum + slice.channels * (taps + node_count) + i, 1);
       }
     }
   }

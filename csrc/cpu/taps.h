@@ -53,16 +53,25 @@ struct ProjectBackward {
   bool wide = false;
 };
 
+// Nodes (N-1, d, 2p - 1, n) of filters that are known by near taps and nodes, or none of any step
+struct MixerNodes {
+  bool given = false;
+  View first;             // (d, 2p - 1, n) of step 0
+  std::int64_t step = 0;  // elements between steps
+};
+
 // y = p_0 * c_{N-1}, c_0 = p_N, c_{o+1} = k_o ⋆ (c_o p_{N-1-o}) + D_o (c_o p_{N-1-o}), channel-last.
 struct MixerForward {
   View y, x, weight, bias;  // (B, L, d), and as above
   View k, skip;             // (N-1, d, K) and (N-1, d) or absent
+  MixerNodes nodes;         // with nodes, k holds the near taps
   bool wide = false;
 };
 
 struct MixerBackward {
   View dx, dweight, dbias, dk, dskip;  // each perhaps absent
   View dy, x, weight, bias, k, skip;
+  MixerNodes dnodes, nodes;
   bool wide = false;
 };
 

@@ -14,8 +14,6 @@ equally spaced nodes.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -25,22 +23,9 @@ def block_count(length: int, h: int) -> int:
     return -(-length // h)
 
 
-@lru_cache(maxsize=64)
-def _basis(h: int, p: int) -> tuple[tuple[float, ...], ...]:
-    # Plain numbers: a tensor that is kept could be a fake one.
-    step = (h - 1) / (p - 1)
-    rows = []
-    for a in range(h):
-        x = a / step
-        row = []
-        for alpha in range(p):
-            value = 1.0
-            for other in range(p):
-                if other != alpha:
-                    value *= (x - other) / (alpha - other)
-            row.append(value)
-        rows.append(tuple(row))
-    return tuple(rows)
+def exact_device(device: torch.device | None) -> torch.device | None:
+    """Where to compute in float64 what ``device`` needs: there, or on the CPU because Apple's GPUs have no float64."""
+    return torch.device("cpu") if device is not None and device.type == "mps" else device
 
 
 def basis(h: int, p: int, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
@@ -52,7 +37,14 @@ def basis(h: int, p: int, *, dtype: torch.dtype = torch.float64, device: torch.d
         dtype: of the result. It is computed in float64.
         device: of the result.
     """
-    return torch.tensor(_basis(h, p), dtype=dtype, device=device)
+    # On the device itself: a copy from the host would wait for it, and cannot be captured in a CUDA graph.
+    wide = exact_device(device)
+    node = torch.arange(p, dtype=torch.float64, device=wide)
+    place = torch.arange(h, dtype=torch.float64, device=wide) * ((p - 1) / (h - 1))
+    itself = torch.eye(p, dtype=torch.bool, device=wide)
+    above = (place[:, None] - node).unsqueeze(1).masked_fill(itself, 1).prod(-1)
+    below = (node[:, None] - node).masked_fill(itself, 1).prod(-1)
+    return (above / below).to(dtype).to(device)
 
 
 def node_lags(h: int, p: int, blocks: int, device: torch.device | None = None) -> Tensor:

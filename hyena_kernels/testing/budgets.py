@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hyena_kernels.embedding import embedding
+from hyena_kernels.far_field_conv import far_field_conv
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.fftconv_varlen import fftconv_varlen
 from hyena_kernels.gelu import gelu
@@ -19,6 +20,7 @@ from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.layer_norm import add_layer_norm, layer_norm
 from hyena_kernels.linear_cross_entropy import linear_cross_entropy
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.mixer_far import hyena_mixer_far
 from hyena_kernels.mixer_step import hyena_mixer_step
 from hyena_kernels.mixer_varlen import hyena_mixer_varlen
 from hyena_kernels.position_dropout import position_dropout
@@ -26,18 +28,22 @@ from hyena_kernels.short_conv import short_conv
 from hyena_kernels.testing import long_double
 from hyena_kernels.testing.inputs import Inputs
 from hyena_kernels.testing.oracles import (
+    oracle_far_field_conv,
     oracle_fftconv,
     oracle_fftconv_varlen,
     oracle_hyena_mixer,
+    oracle_hyena_mixer_far,
     oracle_hyena_mixer_varlen,
 )
 from hyena_kernels.testing.references import (
     reference_add_layer_norm,
     reference_embedding,
+    reference_far_field_conv,
     reference_fftconv,
     reference_fftconv_varlen,
     reference_gelu,
     reference_hyena_mixer,
+    reference_hyena_mixer_far,
     reference_hyena_mixer_step,
     reference_hyena_mixer_varlen,
     reference_implicit_filter,
@@ -110,6 +116,8 @@ OPS = {
         long_double.implicit_filter if long_double.AVAILABLE else None,
     ),
     "hyena_mixer": Op(hyena_mixer, reference_hyena_mixer, oracle_hyena_mixer),
+    "far_field_conv": Op(far_field_conv, reference_far_field_conv, oracle_far_field_conv),
+    "hyena_mixer_far": Op(hyena_mixer_far, reference_hyena_mixer_far, oracle_hyena_mixer_far),
     "fftconv_varlen": Op(fftconv_varlen, reference_fftconv_varlen, oracle_fftconv_varlen),
     "hyena_mixer_varlen": Op(hyena_mixer_varlen, reference_hyena_mixer_varlen, oracle_hyena_mixer_varlen),
     "hyena_mixer_step": Op(*map(_of_step, (_without_states, *[reference_hyena_mixer_step] * 2))),

@@ -216,6 +216,122 @@ def hyena_mixer_inputs(
     }
 
 
+def _near_and_nodes(
+    draw: _Draw, *rows: int, length: int, h: int, p: int, spare: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    count, scale = -(-length // h) - 1 + spare, length**-0.5
+    near = draw.normal(*rows, h, dtype=dtype, scale=scale)
+    return near, draw.normal(*rows, 2 * p - 1, count, dtype=dtype, scale=scale)
+
+
+def far_field_conv_inputs(
+    batch: int,
+    channels: int,
+    length: int,
+    *,
+    h: int = 8,
+    p: int = 4,
+    spare: int = 0,
+    dtype: torch.dtype = torch.float32,
+    skip: bool = True,
+    pre_gate: bool = True,
+    post_gate: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``far_field_conv``, scaled so that results are of the order of 1.
+
+    Nodes are as random as taps. The op is linear in both, so a smooth filter would test less.
+
+    Args:
+        batch: batch size B.
+        channels: number of channels D.
+        length: length L.
+        h: positions of a block.
+        p: nodes of a block.
+        spare: nodes beyond the ⌈L / h⌉ - 1 that the length needs.
+        dtype: dtype of signal and gates. Filters are float32, or float64 if it is float64.
+        skip: whether there is a ``D``.
+        pre_gate: whether there is one.
+        post_gate: whether there is one.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+
+    Returns:
+        ``u (B, D, L)``, ``near (D, h)``, ``nodes (D, 2 p - 1, N)``, ``D (D,)``, ``pre_gate (B, D, L)`` and ``post_gate
+        (B, D, L)``.
+    """
+    draw, wide = _Draw(seed, device), torch.promote_types(dtype, torch.float32)
+    u = draw.normal(batch, channels, length, dtype=dtype)
+    near, nodes = _near_and_nodes(draw, channels, length=length, h=h, p=p, spare=spare, dtype=wide)
+    return {
+        "u": u,
+        "near": near,
+        "nodes": nodes,
+        "D": draw.normal(channels, dtype=wide) if skip else None,
+        "pre_gate": draw.normal(batch, channels, length, dtype=dtype) if pre_gate else None,
+        "post_gate": draw.normal(batch, channels, length, dtype=dtype) if post_gate else None,
+    }
+
+
+def hyena_mixer_far_inputs(
+    batch: int,
+    length: int,
+    channels: int,
+    *,
+    order: int = 2,
+    h: int = 8,
+    p: int = 4,
+    spare: int = 0,
+    short_taps: int = 3,
+    dtype: torch.dtype = torch.float32,
+    filter_dtype: torch.dtype | None = None,
+    bias: bool = True,
+    skip: bool = True,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Inputs:
+    """Random arguments of ``hyena_mixer_far``: those of :func:`hyena_mixer_inputs` with other long filters.
+
+    Args:
+        batch: batch size B.
+        length: length L.
+        channels: width d of the operator.
+        order: order N of the recurrence.
+        h: positions of a block.
+        p: nodes of a block.
+        spare: nodes beyond the ⌈L / h⌉ - 1 that the length needs.
+        short_taps: length Ks of the short filters.
+        dtype: dtype of ``x``. ``near`` and ``nodes`` are float32, or float64 if it is float64.
+        filter_dtype: dtype of the other tensors, by default float32, or float64 if ``dtype`` is float64.
+        bias: whether there is a ``short_bias``.
+        skip: whether there is a ``D``.
+        seed: seed of the random numbers.
+        device: device of the tensors.
+
+    Returns:
+        ``x (B, L, (N+1) d)``, ``short_weight ((N+1) d, Ks)``, ``short_bias ((N+1) d,)``, ``near (N-1, d, h)``, ``nodes
+        (N-1, d, 2 p - 1, n)`` and ``D (N-1, d)``.
+    """
+    made = hyena_mixer_inputs(
+        batch,
+        length,
+        channels,
+        order=order,
+        short_taps=short_taps,
+        dtype=dtype,
+        filter_dtype=filter_dtype,
+        bias=bias,
+        skip=skip,
+        seed=seed,
+        device=device,
+    )
+    draw, wide = _Draw(seed + 1, device), torch.promote_types(dtype, torch.float32)
+    near, nodes = _near_and_nodes(draw, order - 1, channels, length=length, h=h, p=p, spare=spare, dtype=wide)
+    first = ("x", "short_weight", "short_bias")
+    return {**{name: made[name] for name in first}, "near": near, "nodes": nodes, "D": made["D"]}
+
+
 def _packed(inputs: Inputs, lengths: Sequence[int], device: torch.device | str) -> Inputs:
     """Inputs of a batch of one as packed rows, with the boundaries of segments of these lengths."""
     bounds = torch.tensor([0, *lengths]).cumsum(0).to(device)

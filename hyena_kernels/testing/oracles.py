@@ -10,8 +10,10 @@ from torch import Tensor
 
 from hyena_kernels.testing.references import (
     cut_filters,
+    lagrange,
     mixer_recurrence,
     reference_fftconv_varlen,
+    reference_hyena_mixer_far,
     reference_hyena_mixer_varlen,
 )
 
@@ -90,3 +92,44 @@ oracle_fftconv_varlen = partial(reference_fftconv_varlen, fftconv=oracle_fftconv
 
 oracle_hyena_mixer_varlen = partial(reference_hyena_mixer_varlen, fftconv=oracle_fftconv)
 """``hyena_mixer_varlen`` with one :func:`oracle_hyena_mixer` a segment, for float64 inputs."""
+
+
+def oracle_far_field_conv(
+    u: Tensor,
+    near: Tensor,
+    nodes: Tensor,
+    D: Tensor | None = None,
+    *,
+    pre_gate: Tensor | None = None,
+    post_gate: Tensor | None = None,
+) -> Tensor:
+    """``far_field_conv`` as a sum over all pairs of positions, each with its own tap, for float64 inputs.
+
+    The tap of two positions of one block is that of their lag. That of others is interpolated: first between the nodes
+    of the later position, then between those of the earlier one. There are L² taps.
+    """
+    (channels, h), length, dtype = near.shape, u.shape[2], torch.float64
+    p, blocks = (nodes.shape[1] + 1) // 2, -(-length // h)
+    basis = lagrange(h, p, torch.arange(h, dtype=dtype, device=u.device))
+    place = torch.arange(p, device=u.device)
+    at_nodes = nodes[:, place[:, None] - place + p - 1, : blocks - 1]
+    later = torch.einsum("xa,caed->cxed", basis, at_nodes.to(dtype))
+    taps = torch.einsum("ye,cxed->cdxy", basis, later)
+    lags = torch.arange(h, device=u.device)[:, None] - torch.arange(h, device=u.device)
+    same = torch.where(lags >= 0, near.to(dtype)[:, lags.clamp(min=0)], 0.0)
+    earlier = torch.zeros_like(same)
+    # The taps of all pairs of blocks: block d of this list for blocks that are d apart, none for later blocks.
+    by_distance = torch.cat((same[:, None], taps, earlier[:, None]), dim=1)
+    numbers = torch.arange(blocks, device=u.device)
+    distances = numbers[:, None] - numbers
+    whole = by_distance[:, torch.where(distances >= 0, distances, blocks)]
+    matrix = whole.permute(0, 1, 3, 2, 4).reshape(channels, blocks * h, blocks * h)[:, :length, :length]
+    x = u if pre_gate is None else pre_gate * u
+    y = torch.einsum("cij,bcj->bci", matrix, x.to(dtype))
+    if D is not None:
+        y = y + D.reshape(-1, 1) * x
+    return y if post_gate is None else post_gate * y
+
+
+oracle_hyena_mixer_far = partial(reference_hyena_mixer_far, far_field_conv=oracle_far_field_conv)
+"""``hyena_mixer_far`` with :func:`oracle_far_field_conv`, for float64 inputs."""

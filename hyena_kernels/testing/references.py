@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,6 +116,66 @@ def reference_implicit_filter(
     if t is not None and deltas is not None:
         k = k * (torch.exp(-t[:, None] * deltas.abs()) + shift)
     return k.t().contiguous()
+
+
+def lagrange(h: int, p: int, at: Tensor) -> Tensor:
+    """Polynomials that are 1 at one of p equally spaced nodes of ``[0, h-1]`` and 0 at the others: ``(n, p)``."""
+    node = torch.linspace(0, h - 1, p, dtype=torch.float64, device=at.device)
+    rows = [torch.stack([(at - node[o]) / (node[a] - node[o]) for o in range(p) if o != a]).prod(0) for a in range(p)]
+    return torch.stack(rows, dim=1)
+
+
+def reference_far_field_conv(
+    u: Tensor,
+    near: Tensor,
+    nodes: Tensor,
+    D: Tensor | None = None,
+    *,
+    pre_gate: Tensor | None = None,
+    post_gate: Tensor | None = None,
+) -> Tensor:
+    """``far_field_conv`` with one transform for every pair of nodes, in float32 or in float64.
+
+    Products with gates are in ``u``'s dtype. :func:`hyena_kernels.far_field_conv` describes arguments and result.
+    """
+    (batch, channels, length), h, dtype = u.shape, near.shape[1], _accumulator(u, near)
+    p, blocks = (nodes.shape[1] + 1) // 2, -(-length // h)
+    gated = (u if pre_gate is None else pre_gate * u).to(dtype)
+    x = F.pad(gated, (0, blocks * h - length)).view(batch, channels, blocks, h)
+    basis = lagrange(h, p, torch.arange(h, dtype=torch.float64, device=u.device)).to(dtype)
+    padded = F.pad(near.to(dtype), (h - 1, 0))
+    # Row a holds the taps of lags a, a-1, …: those of a block's positions from the first one on.
+    toeplitz = padded.unfold(1, h, 1).flip(2)
+    moments = torch.fft.rfft(x @ basis, n=2 * blocks, dim=2)
+    filters = torch.fft.rfft(F.pad(nodes[..., : blocks - 1].to(dtype), (1, 0)), n=2 * blocks)
+    far = []
+    for alpha in range(p):
+        spectrum = sum(filters[:, alpha - beta + p - 1] * moments[..., beta] for beta in range(p))
+        far.append(torch.fft.irfft(spectrum, n=2 * blocks)[..., :blocks])
+    y = x @ toeplitz.transpose(1, 2) + torch.stack(far, dim=-1) @ basis.t()
+    y = y.flatten(2)[..., :length]
+    if D is not None:
+        y = y + D.reshape(-1, 1).to(dtype) * gated
+    y = y.to(u.dtype)
+    return y.contiguous() if post_gate is None else post_gate * y
+
+
+def reference_hyena_mixer_far(
+    x: Tensor,
+    short_weight: Tensor,
+    short_bias: Tensor | None,
+    near: Tensor,
+    nodes: Tensor,
+    D: Tensor | None = None,
+    *,
+    far_field_conv: Callable[..., Tensor] = reference_far_field_conv,
+) -> Tensor:
+    """``hyena_mixer_far`` op by op, with every result in ``x``'s dtype.
+
+    :func:`hyena_kernels.hyena_mixer_far` describes arguments and result.
+    """
+    pairs = list(zip(near, nodes, strict=True))
+    return mixer_recurrence(x, short_weight, short_bias, pairs, D, lambda u, pair, skip: far_field_conv(u, *pair, skip))
 
 
 def reference_hyena_mixer(
@@ -303,12 +364,12 @@ def mixer_recurrence(
     x: Tensor,
     short_weight: Tensor,
     short_bias: Tensor | None,
-    k: Tensor,
+    k: Sequence[Any] | Tensor,
     D: Tensor | None,
-    long_conv: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    long_conv: Callable[[Tensor, Any, Tensor | None], Tensor],
 ) -> Tensor:
-    """:func:`reference_hyena_mixer` with any long convolution ``(u, k, D) → y``."""
-    *gates, v = reference_short_conv(x.transpose(1, 2), short_weight, short_bias).split(k.shape[1], dim=1)
+    """:func:`reference_hyena_mixer` with any long convolution ``(u, k, D) → y`` and a filter ``k`` for each step."""
+    *gates, v = reference_short_conv(x.transpose(1, 2), short_weight, short_bias).chunk(len(k) + 2, dim=1)
     for o, gate in enumerate(reversed(gates[1:])):
         v = long_conv(v * gate, k[o], None if D is None else D[o])
     return (v * gates[0]).transpose(1, 2).contiguous()

@@ -20,6 +20,24 @@ _LIBRARY.define(
     "Tensor dy, Tensor u, Tensor k, Tensor? D, Tensor? pre_gate, Tensor? post_gate, int tap) -> ()"
 )
 _LIBRARY.define(
+    "far_field_conv_fwd(Tensor(a!) y, Tensor u, Tensor near, Tensor nodes, Tensor? D, Tensor? pre_gate, "
+    "Tensor? post_gate) -> ()"
+)
+_LIBRARY.define(
+    "far_field_conv_bwd(Tensor(a!)? du, Tensor(b!)? dnear, Tensor(c!)? dnodes, Tensor(d!)? dD, Tensor(e!)? dpre_gate, "
+    "Tensor(f!)? dpost_gate, Tensor dy, Tensor u, Tensor near, Tensor nodes, Tensor? D, Tensor? pre_gate, "
+    "Tensor? post_gate) -> ()"
+)
+_LIBRARY.define(
+    "hyena_mixer_far_fwd(Tensor(a!) y, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor near, Tensor nodes, "
+    "Tensor? D) -> ()"
+)
+_LIBRARY.define(
+    "hyena_mixer_far_bwd(Tensor(a!)? dx, Tensor(b!)? dweight, Tensor(c!)? dbias, Tensor(d!)? dnear, "
+    "Tensor(e!)? dnodes, Tensor(f!)? dD, Tensor dy, Tensor x, Tensor short_weight, Tensor? short_bias, Tensor near, "
+    "Tensor nodes, Tensor? D) -> ()"
+)
+_LIBRARY.define(
     "short_conv_fwd(Tensor(a!) y, Tensor x, Tensor weight, Tensor? bias, Tensor? initial_state, bool silu) -> ()"
 )
 _LIBRARY.define(

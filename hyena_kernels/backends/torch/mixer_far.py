@@ -64,12 +64,14 @@ def backward(dy: Tensor, inputs: FarMixerInputs, needs: list[bool]) -> tuple[Ten
             signals, gates = zip(
                 *(project(x, weight, bias, part, channels, b, c, dtype) for part in range(steps + 2)), strict=True
             )
-            values = [gates[steps + 1]]
+            values, moments = [gates[steps + 1]], []
             for o in range(steps):
+                signal = filters[o].in_blocks(values[o] * gates[steps - o])
+                # A small part of the signal's size.
+                moments.append(filters[o].moments(signal))
                 # The last value is the partner of gate 0 in the result: only that gate's gradient needs it.
                 if needs_projections or o < steps - 1:
-                    signal = filters[o].in_blocks(values[o] * gates[steps - o])
-                    values.append(filters[o].convolve(signal, filters[o].moments(signal)))
+                    values.append(filters[o].convolve(signal, moments[o]))
             grad = dy[b, :, c].transpose(1, 2).to(dtype, memory_format=torch.contiguous_format)
             gate_grads = {0: values[steps] * grad} if needs_projections else {}
             grad = grad * gates[0]
@@ -78,11 +80,11 @@ def backward(dy: Tensor, inputs: FarMixerInputs, needs: list[bool]) -> tuple[Ten
                     skip_sums[o] = skip_sums[o] + fft.skip_gradient(values[o], gates[steps - o], grad)
                 g = filters[o].in_blocks(grad)
                 g_moments = filters[o].moments(g)
-                if needs[3] or needs[4]:
+                if needs[3]:
                     signal = filters[o].in_blocks(values[o] * gates[steps - o])
                     near_sums[o] = near_sums[o] + filters[o].near_gradient(g, signal)
-                    moments = filters[o].moments(signal)
-                    node_sums[o] = node_sums[o] + filters[o].node_gradient(g_moments, moments, nodes.shape[3])
+                if needs[4]:
+                    node_sums[o] = node_sums[o] + filters[o].node_gradient(g_moments, moments[o], nodes.shape[3])
                 if not needs_projections and o == 0:
                     break
                 grad = filters[o].correlate(g, g_moments)

@@ -16,6 +16,8 @@ from torch.autograd import forward_ad
 
 from hyena_kernels.common import sizes
 from hyena_kernels.common.inputs import (
+    FarFieldConvInputs,
+    FarMixerInputs,
     FftconvInputs,
     ImplicitFilterInputs,
     LayerNormInputs,
@@ -28,8 +30,10 @@ from hyena_kernels.testing import (
     Inputs,
     add_layer_norm_inputs,
     check,
+    far_field_conv_inputs,
     fftconv_inputs,
     gelu_inputs,
+    hyena_mixer_far_inputs,
     hyena_mixer_inputs,
     implicit_filter_inputs,
     layer_norm_inputs,
@@ -47,6 +51,8 @@ INPUTS: dict[str, Callable[..., Inputs]] = {
     "short_conv": lambda length, **options: short_conv_inputs(2, 3, length, **options),
     "implicit_filter": lambda length, **options: implicit_filter_inputs(3, length, width=8, **options),
     "hyena_mixer": lambda length, **options: hyena_mixer_inputs(2, length, 3, **options),
+    "far_field_conv": lambda length, **options: far_field_conv_inputs(2, 3, length, h=4, p=3, **options),
+    "hyena_mixer_far": lambda length, **options: hyena_mixer_far_inputs(2, length, 3, h=4, p=3, **options),
     "gelu": lambda length, **options: gelu_inputs(2, 3, length, **options),
     "layer_norm": lambda length, **options: layer_norm_inputs(2, length, 8, **options),
     "add_layer_norm": lambda length, **options: add_layer_norm_inputs(2, length, 8, **options),
@@ -59,7 +65,7 @@ every_op = pytest.mark.parametrize("op", INPUTS)
 def tiny_cases() -> dict[str, Case]:
     """Float64 arguments of a few elements: every op with each optional argument present and absent."""
     float64 = {"dtype": torch.float64}
-    fftconv, mixer = "fftconv", "hyena_mixer"
+    fftconv, mixer, far, mixer_far = "fftconv", "hyena_mixer", "far_field_conv", "hyena_mixer_far"
     network: dict[str, Any] = {"features": 3, "width": 4, **float64}
     return {
         "fftconv": (fftconv, fftconv_inputs(2, 2, 5, **float64), {}),
@@ -87,6 +93,17 @@ def tiny_cases() -> dict[str, Case]:
         "mixer K<L": (mixer, hyena_mixer_inputs(2, 5, 2, taps=2, short_taps=1, **float64), {}),
         "mixer L<Ks": (mixer, hyena_mixer_inputs(2, 2, 2, short_taps=4, **float64), {}),
         "mixer bare": (mixer, hyena_mixer_inputs(2, 4, 2, bias=False, skip=False, **float64), {}),
+        "far": (far, far_field_conv_inputs(2, 2, 7, h=3, p=2, **float64), {}),
+        "far spare nodes": (far, far_field_conv_inputs(1, 2, 5, h=3, p=3, spare=2, pre_gate=False, **float64), {}),
+        "far one block": (far, far_field_conv_inputs(2, 2, 3, h=4, p=2, **float64), {}),
+        "far bare": (
+            far,
+            far_field_conv_inputs(1, 2, 5, h=2, p=2, skip=False, pre_gate=False, post_gate=False, **float64),
+            {},
+        ),
+        "mixer far": (mixer_far, hyena_mixer_far_inputs(2, 5, 2, h=2, p=2, **float64), {}),
+        "mixer far order 3": (mixer_far, hyena_mixer_far_inputs(1, 4, 2, order=3, h=3, p=2, spare=1, **float64), {}),
+        "mixer far bare": (mixer_far, hyena_mixer_far_inputs(1, 4, 2, h=3, p=3, bias=False, skip=False, **float64), {}),
         "gelu": ("gelu", gelu_inputs(3, 5, **float64), {}),
         "layer_norm": ("layer_norm", layer_norm_inputs(2, 2, 4, **float64), {}),
         "layer_norm D=1": ("layer_norm", layer_norm_inputs(3, 1, **float64), {"eps": 0.1}),
@@ -172,6 +189,8 @@ def registered(case: Case, suffix: str, **values: Any) -> tuple[Any, tuple[Any, 
         ("short_conv", ShortConvInputs),
         ("implicit_filter", ImplicitFilterInputs),
         ("hyena_mixer", MixerInputs),
+        ("far_field_conv", FarFieldConvInputs),
+        ("hyena_mixer_far", FarMixerInputs),
         ("layer_norm", LayerNormInputs),
     ],
 )
@@ -270,11 +289,14 @@ def overlapping(tensor: Tensor) -> Tensor:
     return tensor.as_strided(tensor.shape, (1,) * tensor.dim()) if tensor.dim() > 1 else tensor
 
 
+WIDE = {"fftconv": fftconv_inputs, "far_field_conv": far_field_conv_inputs}
+
+
 @every_op
 @pytest.mark.parametrize("view", [permuted, transposed, sliced, expanded, overlapping], ids=lambda view: view.__name__)
 def test_strides_do_not_matter(op: str, view: Callable[[Tensor], Tensor]) -> None:
     # The gradient of a skip of three channels has an error of chance, and so has its budget.
-    made = fftconv_inputs(2, 40, 100) if op == "fftconv" else INPUTS[op](100)
+    made = WIDE[op](2, 40, 100) if op in WIDE else INPUTS[op](100)
     inputs = {name: None if tensor is None else view(tensor) for name, tensor in made.items()}
     assert any(not tensor.is_contiguous() for tensor in present(inputs).values())
     # The result of a channel-last short_conv is channel-last: test_short_conv.py.
@@ -486,7 +508,7 @@ def test_meta_tensors_give_shapes(op: str) -> None:
     assert {value.device.type for value in meta.values()} == {"meta"}
 
 
-@pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer"])
+@pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer", "far_field_conv", "hyena_mixer_far"])
 def test_autocast_casts_signals_and_no_filters(op: str) -> None:
     inputs = INPUTS[op](200)
     signals = {"u", "x", "pre_gate", "post_gate"}
@@ -551,6 +573,10 @@ def test_autocast_leaves_float64_alone(op: str) -> None:
         ("short_conv", short_conv_inputs(2, 0, 8)),
         ("hyena_mixer", hyena_mixer_inputs(0, 8, 3)),
         ("hyena_mixer", hyena_mixer_inputs(2, 8, 0)),
+        ("far_field_conv", far_field_conv_inputs(0, 3, 20)),
+        ("far_field_conv", far_field_conv_inputs(2, 0, 20)),
+        ("hyena_mixer_far", hyena_mixer_far_inputs(0, 20, 3)),
+        ("hyena_mixer_far", hyena_mixer_far_inputs(2, 20, 0)),
         ("implicit_filter", implicit_filter_inputs(0, 8)),
         ("layer_norm", layer_norm_inputs(2, 0, 8)),
         ("add_layer_norm", add_layer_norm_inputs(0, 8)),
@@ -562,6 +588,10 @@ def test_autocast_leaves_float64_alone(op: str) -> None:
         "short_conv D",
         "mixer B",
         "mixer D",
+        "far B",
+        "far D",
+        "mixer far B",
+        "mixer far D",
         "implicit_filter D",
         "layer_norm rows",
         "add_layer_norm rows",

@@ -21,6 +21,8 @@ TINY: dict[str, Inputs] = {
     "implicit_filter": testing.implicit_filter_inputs(2, 3, features=3, width=2, layers=1, **DOUBLE),
     "hyena_mixer": testing.hyena_mixer_inputs(1, 3, 2, **DOUBLE),
     "hyena_mixer_step": testing.hyena_mixer_step_inputs(2, 3, 2, **DOUBLE),
+    "far_field_conv": testing.far_field_conv_inputs(1, 2, 5, h=3, p=2, spare=1, **DOUBLE),
+    "hyena_mixer_far": testing.hyena_mixer_far_inputs(1, 3, 2, h=2, p=2, **DOUBLE),
     "fftconv_varlen": testing.fftconv_varlen_inputs([2, 1], 2, **DOUBLE),
     "hyena_mixer_varlen": testing.hyena_mixer_varlen_inputs([2, 1], 2, **DOUBLE),
     "gelu": testing.gelu_inputs(2, 3, **DOUBLE),
@@ -48,7 +50,7 @@ def test_direct_convolution_uses_no_transform(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(torch.fft, "rfft", refuse)
     monkeypatch.setattr(torch.fft, "irfft", refuse)
-    for op in ("fftconv", "hyena_mixer"):
+    for op in ("fftconv", "hyena_mixer", "far_field_conv", "hyena_mixer_far"):
         assert OPS[op].oracle(**TINY[op]).isfinite().all()
         with pytest.raises(AssertionError, match="no oracle"):
             OPS[op].reference(**TINY[op])

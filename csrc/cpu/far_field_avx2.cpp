@@ -1,0 +1,7 @@
+#if defined(__x86_64__)
+#include "isa_avx2.h"
+
+#include "far_field.inl"
+
+#include "isa_end.h"
+#endif

@@ -61,7 +61,7 @@ CONFIGS = {
     ("sums", 2): Config(32, 16),
     ("sums", 4): Config(32, 16),
     ("near", 2): Config(32, 32),
-    ("near", 4): Config(32, 32),
+    ("near", 4): Config(32, 32, registers=192),
 }
 """By kernel and bytes of an element of the signals and gates. None of them spills registers.
 

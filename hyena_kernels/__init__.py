@@ -10,7 +10,7 @@ from hyena_kernels._version import __version__
 from hyena_kernels.backend import set_backend, use_backend
 from hyena_kernels.backends.extension import build_ext
 from hyena_kernels.embedding import embedding
-from hyena_kernels.errors import BackendError
+from hyena_kernels.errors import BackendError, FarFieldError
 from hyena_kernels.far_field import FarFieldFilter, far_field_filter, implicit_conv
 from hyena_kernels.far_field_conv import far_field_conv
 from hyena_kernels.fftconv import fftconv
@@ -32,6 +32,7 @@ from hyena_kernels.short_conv import short_conv, short_conv_update
 
 __all__ = [
     "BackendError",
+    "FarFieldError",
     "FarFieldFilter",
     "HyenaFilter",
     "HyenaOperator",

@@ -97,6 +97,8 @@ _of_thread = _OfThread()
 # The blocks that are open in any context: for threads that Python has not started, such as those of autograd.
 _open_blocks: list[str] = []
 _announced: set[tuple[str, str, str, Skipped]] = set()
+# What others add to describe().
+_notes: list[Callable[[], list[str]]] = []
 _warned = False
 
 _MISSING = f"hyena_kernels {__version__} has no implementation for it"
@@ -150,6 +152,16 @@ def register_op(
         for name in backends:
             place = getattr(plain, function) if name == "torch" else f"hyena_kernels.backends.{name}.{stem}:{function}"
             register(f"{op}_{suffix}", name, place, of_direction[direction].get(name))
+
+
+def add_note(lines: Callable[[], list[str]]) -> None:
+    """Let :func:`describe` end with the lines that a function returns."""
+    _notes.append(lines)
+
+
+def has(op: str, backend: str) -> bool:
+    """Whether a backend has an implementation of an op, such as ``"fftconv_fwd"``, whether or not it can run here."""
+    return (op, backend) in _implementations
 
 
 def _check_name(name: str, source: str = "") -> str:
@@ -510,4 +522,6 @@ def describe() -> str:
                 scope = "not" if refused in (has, ops) else f"not for {', '.join(refused)}"
                 if reason:
                     lines.append(f"  {name:<24} {scope}: {reason}")
+    for note in _notes:
+        lines += note()
     return "\n".join(lines)

@@ -6,16 +6,22 @@ An implicit filter is a smooth function of the lag. So it is not computed at L l
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from hyena_kernels import far_field_plan as plans
 from hyena_kernels.common import far_field
 from hyena_kernels.common.features import features_at
+from hyena_kernels.errors import FarFieldError
 from hyena_kernels.far_field_conv import far_field_conv
+from hyena_kernels.far_field_plan import Network, Plan
 from hyena_kernels.implicit_filter import implicit_filter
-from hyena_kernels.registration import checks
+from hyena_kernels.registration import checks, library
+
+
+_Network = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class FarFieldFilter(NamedTuple):
@@ -100,9 +106,11 @@ def far_field_filter(
     near = torch.arange(h, dtype=torch.float64, device=exact)
     nodes = far_field.node_lags(h, p, far_field.block_count(length, h), exact)
     z = features_at(torch.cat((near, nodes.flatten())), seq_len, w_in.shape[1])
+    parameters = (freq, w_in, b_in, w_hidden, b_hidden, w_out)
+    network = cast("_Network", tuple(tensor.to(exact, torch.float64) for tensor in parameters))
     k = implicit_filter(
         z,
-        *(tensor.to(exact, torch.float64) for tensor in tensors.values()),
+        *network,
         None if deltas is None else z[:, 0].contiguous(),
         None if deltas is None else deltas.to(exact, torch.float64),
         shift,
@@ -125,8 +133,8 @@ def implicit_conv(
     deltas: Tensor | None = None,
     shift: float = 0.0,
     seq_len: int | None = None,
-    h: int,
-    p: int,
+    h: int | None = None,
+    p: int | None = None,
     pre_gate: Tensor | None = None,
     post_gate: Tensor | None = None,
     backend: str | None = None,
@@ -148,7 +156,9 @@ def implicit_conv(
         deltas: ``(D,)`` decay rates of the window, or None for no window.
         shift: limit of the window at late positions.
         seq_len: number of positions that the filter was made for. None is L.
-        h: positions of a block.
+        h: positions of a block. With ``p`` it is an order: the error of interpolation is not measured. Without both,
+            the cheapest plan is taken whose measured error is within the tolerance of ``u``'s dtype
+            (:mod:`hyena_kernels.far_field_plan`). This takes some 20 ms, and it cannot be compiled.
         p: nodes of a block, 2 ≤ p ≤ h.
         pre_gate: factor before the convolution.
         post_gate: factor after the convolution.
@@ -158,11 +168,20 @@ def implicit_conv(
         ``(B, D, L)``, contiguous, of ``u``'s dtype.
 
     Raises:
-        TypeError, ValueError, BackendError: as :func:`far_field_filter` and :func:`hyena_kernels.far_field_conv`.
+        TypeError, ValueError, BackendError: as :func:`far_field_filter` and :func:`hyena_kernels.far_field_conv`;
+            ValueError also if only one of ``h`` and ``p`` is given.
+        FarFieldError: no plan holds the tolerance. The message has the smallest error.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), section 3.3; Fong and Darve, "The black-box fast
     multipole method", J. Comput. Phys. 228 (2009).
     """
+    if (h is None) != (p is None):
+        raise ValueError(f"implicit_conv: give both h and p or neither, got h={h} and p={p}")
+    length = u.shape[-1]
+    seq_len = length if seq_len is None else seq_len
+    if h is None or p is None:
+        network = Network(freq, w_in, b_in, w_hidden, b_hidden, w_out, deltas, shift, seq_len)
+        h, p = _measured_plan(network, length, library.to_autocast(u).dtype)
     near, nodes = far_field_filter(
         freq,
         w_in,
@@ -172,11 +191,23 @@ def implicit_conv(
         w_out,
         deltas,
         shift,
-        length=u.shape[-1],
-        seq_len=u.shape[-1] if seq_len is None else seq_len,
+        length=length,
+        seq_len=seq_len,
         h=h,
         p=p,
         dtype=torch.float64 if u.dtype == torch.float64 else torch.float32,
         backend=backend,
     )
     return far_field_conv(u, near, nodes, D, pre_gate=pre_gate, post_gate=post_gate, backend=backend)
+
+
+def _measured_plan(network: Network, length: int, dtype: torch.dtype) -> Plan:
+    generator, best = torch.Generator().manual_seed(0), float("inf")
+    for plan, error in plans.measured(network, length, dtype, generator, any_cost=True):
+        if error <= plans.TOLERANCES[dtype]:
+            return plan
+        best = min(best, error)
+    raise FarFieldError(
+        f"implicit_conv: the filters are too rough at {length:,} positions: the error of the best plan is {best:.1e} "
+        f"of their root mean square, and {plans.TOLERANCES[dtype]:.0e} is allowed for {dtype}. fftconv takes any filter"
+    )

@@ -11,6 +11,7 @@ from torch import Tensor
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.cpp import support as cpp_support
 from hyena_kernels.backends.torch import far_field_conv as torch_far_field_conv
+from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common import far_field
 from hyena_kernels.common.inputs import FarFieldConvInputs
 from hyena_kernels.registration import checks, gates, library
@@ -18,9 +19,12 @@ from hyena_kernels.registration import checks, gates, library
 _backend.register_op(
     "far_field_conv",
     torch_far_field_conv,
-    supports={"cpp": cpp_support.far_field_conv},
-    supports_backward={"cpp": cpp_support.far_field_conv_backward},
-    backends=("cpp", "torch"),
+    supports={"cpp": cpp_support.far_field_conv, "triton": triton_support.far_field_conv},
+    supports_backward={
+        "cpp": cpp_support.far_field_conv_backward,
+        "triton": triton_support.far_field_conv_backward,
+    },
+    backends=("triton", "cpp", "torch"),
 )
 
 

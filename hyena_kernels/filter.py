@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from hyena_kernels import backend as _backend
 from hyena_kernels.bidirectional import Bidirectional, check_kind, delayed, two_sided
+from hyena_kernels.far_field import far_field_filter
+from hyena_kernels.far_field_plan import Network, Plan
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.filter_cache import Filters, KeptFilters
 from hyena_kernels.filter_layers import (
@@ -145,11 +147,51 @@ class HyenaFilter(AtLeastFloat32, KeptFilters):
         plain = is_plain(self, HyenaFilter) and is_plain(self.pos_emb, PositionalEmbedding)
         return ours and plain and self._has_plain_layers()
 
-    def filter_settings(self, L: int, backend: str | None) -> Any:
-        """What :meth:`forward` depends on besides tensors, or None if code that is not ours takes part in it."""
+    def filter_settings(self, L: int, backend: str | None, plan: Plan | None = None) -> Any:
+        """What :meth:`forward`, or with a ``plan`` :meth:`far_field`, depends on besides tensors.
+
+        None if code that is not ours takes part in it.
+        """
         if not self.is_plain():
             return None
-        return L, _backend.requested(backend), self.use_bias, self.modulation.modulate, self.modulation.shift
+        return L, _backend.requested(backend), self.use_bias, self.modulation.modulate, self.modulation.shift, plan
+
+    def far_field_obstacle(self) -> str | None:
+        """Why near taps and nodes of the network are not this module's filters, or None if they are."""
+        if self.bidirectional:
+            return "the filters are two-sided"
+        if not self.is_plain():
+            return "the filters are not made by plain layers: a hook, an adapter, a shard or a subclass takes part"
+        return self.pos_emb.differs()
+
+    def far_field(self, L: int, plan: Plan, backend: str | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Near taps ``(D, h)``, nodes ``(D, 2 p - 1, N)`` and skip ``(D,)`` for L positions.
+
+        The counterpart of ``forward(None, L)``. They are float32, or float64 if the parameters are. The network runs in
+        float64 at the formula's positions, not at the stored ones, which are rounded to float32.
+        """
+        network = self.network()
+        near, nodes = far_field_filter(
+            *network[:8], length=L, seq_len=self.seq_len, h=plan.h, p=plan.p, dtype=network.w_in.dtype, backend=backend
+        )
+        return near, nodes, self.bias.clone() if self.use_bias else None
+
+    def network(self) -> Network:
+        """The parameters of the filters, all of plain layers, as :mod:`hyena_kernels.far_field_plan` takes them."""
+        layers: list[Any] = list(self.implicit_filter)
+        first, act, *others = layers
+        *hidden, last = others[::2]
+        width = last.weight.shape[1]
+        if hidden:
+            w_hidden = torch.stack([layer.weight for layer in hidden])
+            b_hidden = torch.stack([layer.bias for layer in hidden])
+        else:
+            w_hidden, b_hidden = first.weight.new_empty((0, width, width)), first.weight.new_empty((0, width))
+        tensors = (act.freq.squeeze(0), first.weight, first.bias, w_hidden, b_hidden, last.weight)
+        deltas = self.modulation.deltas.flatten() if self.modulation.modulate else None
+        if any(map(is_narrow, (*tensors, self.bias))):
+            self._refuse_narrow_tensors()
+        return Network(*tensors, deltas, self.modulation.shift, self.seq_len)
 
     def _has_own(self, method: str) -> bool:
         """Whether a method is that of this class, not of a subclass or of one object."""

@@ -8,7 +8,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from torch.autograd import forward_ad
 
 Filters = tuple[Tensor, Tensor | None]
 """The filters ``(D, L)`` of a module and its skip ``(D,)``."""
+
+Kept = tuple[Tensor | None, ...]
+"""What is kept of a module: its filters and its skip, or near taps, nodes and skip."""
+
+AnyKept = TypeVar("AnyKept", bound=Kept)
 
 _Key = tuple[int, Any, int | None]
 
@@ -25,7 +30,7 @@ MAX_BYTES = 256 << 20
 
 class _Kept(NamedTuple):
     states: Any
-    filters: Filters
+    filters: Kept
     alive: list[Tensor]
     """The tensors that the filters depend on. While they live, no other tensor can take their address."""
 
@@ -59,7 +64,7 @@ class _Cache:
             for key in [key for key in self._kept if key[0] == id(module)]:
                 self._nbytes -= self._kept.pop(key).nbytes
 
-    def get(self, key: _Key, states: Any, compute: Callable[[], Filters], alive: Callable[[], list[Tensor]]) -> Filters:
+    def get(self, key: _Key, states: Any, compute: Callable[[], Kept], alive: Callable[[], list[Tensor]]) -> Kept:
         """The kept filters if the states are those of then, else those that ``compute`` returns."""
         with self._lock:
             kept = self._kept.get(key)
@@ -187,7 +192,7 @@ def _drop(module: nn.Module, *, trained: bool = False) -> None:
         cache.drop(module, trained=trained)
 
 
-def kept_or_new(module: nn.Module, args: tuple[Any, ...], compute: Callable[[], Filters]) -> Filters:
+def kept_or_new(module: nn.Module, args: tuple[Any, ...], compute: Callable[[], AnyKept]) -> AnyKept:
     """The filters that the innermost block keeps if they are up to date, else what ``compute`` returns.
 
     Not to be written into: they may be kept. ``args`` are those of :meth:`KeptFilters.filter_settings`.
@@ -208,9 +213,19 @@ def kept_or_new(module: nn.Module, args: tuple[Any, ...], compute: Callable[[], 
     device = parameters[0].device
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
     tensors = (*parameters, *buffers)
-    return blocks[-1].get(
+    kept = blocks[-1].get(
         (id(module), settings, stream), states, compute, lambda: [alias for t in tensors for alias in (t, t.detach())]
     )
+    # The settings say what it was computed by.
+    return cast("AnyKept", kept)
+
+
+def tensor_states(module: nn.Module) -> Any:
+    """What tells one state of a module's parameters and buffers from another, or None where nothing tells it surely.
+
+    It is None in training, and in all other cases in which :func:`cache_filters` keeps nothing.
+    """
+    return _states(module, list(module.parameters()), list(module.buffers()))
 
 
 def _states(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> Any:

@@ -7,6 +7,7 @@ from torch import Tensor
 from hyena_kernels import backend as _backend
 from hyena_kernels.backends.cpp import support as cpp_support
 from hyena_kernels.backends.torch import mixer_far as torch_mixer_far
+from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common import far_field
 from hyena_kernels.common.inputs import FarMixerInputs
 from hyena_kernels.common.taps import MAX_TAPS
@@ -15,9 +16,12 @@ from hyena_kernels.registration import checks, library
 _backend.register_op(
     "hyena_mixer_far",
     torch_mixer_far,
-    supports={"cpp": cpp_support.hyena_mixer_far},
-    supports_backward={"cpp": cpp_support.hyena_mixer_far_backward},
-    backends=("cpp", "torch"),
+    supports={"cpp": cpp_support.hyena_mixer_far, "triton": triton_support.hyena_mixer_far},
+    supports_backward={
+        "cpp": cpp_support.hyena_mixer_far_backward,
+        "triton": triton_support.hyena_mixer_far_backward,
+    },
+    backends=("triton", "cpp", "torch"),
 )
 
 

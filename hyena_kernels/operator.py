@@ -26,6 +26,8 @@ from hyena_kernels.bidirectional import (
     two_sided,
 )
 from hyena_kernels.common.taps import MAX_TAPS
+from hyena_kernels.far_field_conv import far_field_conv
+from hyena_kernels.far_field_plan import Plan
 from hyena_kernels.fftconv import fftconv
 from hyena_kernels.fftconv_varlen import fftconv_varlen
 from hyena_kernels.filter import HyenaFilter
@@ -37,7 +39,9 @@ from hyena_kernels.filter_layers import (
     is_plain,
     refuse,
 )
+from hyena_kernels.long_conv import LongConv, check_route, route_plan, setting
 from hyena_kernels.mixer import hyena_mixer
+from hyena_kernels.mixer_far import hyena_mixer_far
 from hyena_kernels.mixer_varlen import hyena_mixer_varlen
 from hyena_kernels.positions import PositionalEmbedding
 from hyena_kernels.registration import checks
@@ -93,15 +97,21 @@ class HyenaOperator(nn.Module):
         _name_: "hyena", as in the published configurations.
         filter_cls: must be "hyena-filter".
         backend: backend of every op of this module; None takes the first that can run.
+        long_conv: route of the long convolutions. ``"fft"`` computes all taps and transforms. ``"far_field"`` takes
+            near taps and nodes of the network (:func:`hyena_kernels.implicit_conv`) and never makes the long filter. It
+            raises where that is not possible or not exact enough. ``"auto"`` takes this route where it is faster and as
+            good (:mod:`hyena_kernels.long_conv`). ``HYENA_LONG_CONV`` has the word of operators with ``"auto"``.
         **filter_args: arguments of :class:`HyenaFilter`.
 
     Raises:
         TypeError: an argument has an unknown name.
         ValueError: ``order`` is below 2, ``l_max`` below 1, ``short_filter_order`` outside 1 … 8, ``filter_length``
-            outside 1 … ``l_max``, or ``activation``, ``backend`` or ``bidirectional`` unknown. In forward: L exceeds
-            ``l_max`` without a ``filter_length``, the input is not ``(B, L, D)``, or ``real`` does not fit.
+            outside 1 … ``l_max``, or ``activation``, ``backend``, ``bidirectional`` or ``long_conv`` unknown. In
+            forward: L exceeds ``l_max`` without a ``filter_length``, the input is not ``(B, L, D)``, or ``real`` does
+            not fit.
         NotImplementedError: an argument has a value that is not supported; or a bidirectional operator gets a
             ``filter_length`` or ``return_state``, packed sequences, or sequences in shards.
+        FarFieldError: ``long_conv`` is ``"far_field"``, and a call cannot take it.
 
     Source: Poli et al., "Hyena Hierarchy", 2023 (arXiv 2302.10866), algorithm 3; Nguyen et al., "HyenaDNA", 2023
     (arXiv 2306.15794). Partial convolutions: Fu et al., "FlashFFTConv", 2023 (arXiv 2311.05908), section 3.3. With
@@ -113,6 +123,9 @@ class HyenaOperator(nn.Module):
 
     bidirectional: Bidirectional = False
     """As the argument. Pickles of before it have causal operators."""
+
+    long_conv: LongConv = "auto"
+    """As the argument. It may be set at any time. Pickles of before it have ``"auto"``."""
 
     def __init__(
         self,
@@ -139,10 +152,12 @@ class HyenaOperator(nn.Module):
         local_order: int | None = None,
         filter_length: int | None = None,
         bidirectional: Bidirectional = False,
+        long_conv: LongConv = "auto",
         **filter_args: Any,
     ) -> None:
         super().__init__()
         check_kind("HyenaOperator", bidirectional)
+        check_route("HyenaOperator", long_conv)
         if order < 2:
             raise ValueError(f"HyenaOperator: order must be at least 2, got {order}")
         if not 1 <= short_filter_order <= MAX_TAPS:
@@ -170,6 +185,7 @@ class HyenaOperator(nn.Module):
         self.l_max = l_max
         self.filter_length = filter_length
         self.bidirectional = bidirectional
+        self.long_conv = long_conv
         self.order = order
         self.return_state = return_state
         self.backend = backend
@@ -255,11 +271,13 @@ class HyenaOperator(nn.Module):
         if filters is not None:
             self._check_filters(filters, L, at_least=plan is not None)
         x = self.in_proj(u)
+        far = self.far_field_plan(L, x.dtype, given=filters is not None, packed=plan is not None)
+        if far is not None:
+            return self._projected(self._by_far_field(x, L, far))
         k, D = self.filters(L) if filters is None else filters
         if self.bidirectional:
             return self._projected(self._both_ways(x, k, D, real))
-        drops = self.dropout.p > 0 and self.dropout.training
-        if is_plain(self.short_filter, nn.Conv1d) and is_plain(self.dropout, nn.Dropout) and not drops:
+        if self._mixes_at_once():
             weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
             if plan is None:
                 y = hyena_mixer(x, weight, bias, k, D, backend=self.backend)
@@ -268,6 +286,75 @@ class HyenaOperator(nn.Module):
         else:
             y = self._recurrence_by_steps(x, k, D, plan)
         return self._projected(y)
+
+    def _mixes_at_once(self) -> bool:
+        """Whether one op computes everything between the projections: no dropout, and a plain short filter."""
+        drops = self.dropout.p > 0 and self.dropout.training
+        return is_plain(self.short_filter, nn.Conv1d) and is_plain(self.dropout, nn.Dropout) and not drops
+
+    def far_field_plan(self, L: int, dtype: torch.dtype, *, given: bool = False, packed: bool = False) -> Plan | None:
+        """The blocks and nodes with which the long convolutions of L positions run now, or None for the exact route.
+
+        A call of :meth:`forward` asks this once. Who computes the operator's parts apart asks it once too, and takes
+        the same answer for backward.
+
+        Args:
+            L: number of positions.
+            dtype: of the signals, after autocast.
+            given: whether the caller has filters of :meth:`filters`, which have all taps.
+            packed: whether there are several sequences in one row.
+
+        Raises:
+            FarFieldError: the far field was asked for by name and cannot be taken.
+        """
+        wanted = setting(self.long_conv)
+        if wanted == "fft" or (wanted == "auto" and torch.compiler.is_compiling()):
+            return None
+        obstacle = None
+        name = _backend.requested(self.backend)
+        if given:
+            obstacle = "filters with all taps are given"
+        elif packed:
+            obstacle = "packed sequences (cu_seqlens) take all taps"
+        elif self.bidirectional:
+            obstacle = "a bidirectional operator takes all taps"
+        elif self.taps(L) < L:
+            obstacle = f"filter_length={self.filter_length} makes the filters short"
+        elif type(self.filter_fn) is not HyenaFilter:
+            obstacle = f"filter_fn is a {type(self.filter_fn).__name__}"
+        elif name != _backend.AUTO and not _backend.has("hyena_mixer_far_fwd", name):
+            obstacle = f"backend {name!r} has no kernels for it"
+        if obstacle is not None and wanted == "auto":
+            return None
+        return route_plan(self.filter_fn, L, dtype, wanted=wanted, obstacle=obstacle)
+
+    def far_field_filters(self, L: int, plan: Plan) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The filters of L positions for :func:`hyena_kernels.hyena_mixer_far`, by a plan of :meth:`far_field_plan`.
+
+        Returns:
+            Near taps ``(order - 1, D, h)``, nodes ``(order - 1, D, 2 p - 1, ⌈L / h⌉ - 1)`` and skip ``(order - 1, D)``,
+            or None in its place with ``bias=False``. In a block of :func:`cache_filters` inference keeps them, so they
+            are not to be written into.
+        """
+        name = _backend.requested(self.backend)
+        # Nodes are computed in float64, which GPU kernels do not have.
+        backend = self.backend if name in ("cpp", _backend.AUTO) and self.filter_fn.bias.is_cpu else "torch"
+        found = kept_or_new(self.filter_fn, (L, backend, plan), lambda: self.filter_fn.far_field(L, plan, backend))
+        near, nodes, D = found
+        parts = (self.order - 1, self.d_model)
+        return near.unflatten(0, parts), nodes.unflatten(0, parts), None if D is None else D.view(parts)
+
+    def _by_far_field(self, x: Tensor, L: int, plan: Plan) -> Tensor:
+        """The recurrence, from the projections ``(B, L, (N+1) D)`` to ``(B, L, D)``."""
+        near, nodes, D = self.far_field_filters(L, plan)
+        if self._mixes_at_once():
+            weight, bias = self.short_filter.weight.squeeze(1), self.short_filter.bias
+            return hyena_mixer_far(x, weight, bias, near, nodes, D, backend=self.backend)
+        *gates, v = self._short_convolution(x.transpose(1, 2)).contiguous().split(self.d_model, dim=1)
+        for o in range(self.order - 1):
+            v = self.dropout(v * gates[self.order - 1 - o])
+            v = far_field_conv(v, near[o], nodes[o], None if D is None else D[o], backend=self.backend)
+        return (v * gates[0]).transpose(1, 2)
 
     def _projected(self, y: Tensor) -> Any:
         y = self.out_proj(self.activation(y))
@@ -365,7 +452,9 @@ class HyenaOperator(nn.Module):
         from hyena_kernels.distributed.shards import ContextSettings
 
         what = None
-        if self.bidirectional:
+        if setting(self.long_conv) == "far_field":
+            what = "long_conv='far_field': leave it at 'auto'"
+        elif self.bidirectional:
             what = "a bidirectional operator: give it whole sequences"
         elif cu_seqlens is not None:
             what = "packed sequences (cu_seqlens): pad them, or pack them without shards"

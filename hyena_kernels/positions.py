@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,6 +26,10 @@ _NAMES = ("z", "t")
 
 # The features that were made in a block of ``one_set_of_positions``, by their settings.
 _made: ContextVar[dict[Any, PositionalEmbedding] | None] = ContextVar("made", default=None)
+
+
+# What ``differs`` has found, by the state of the tensors then. It stands outside the modules, so that copies have none.
+_checked: weakref.WeakKeyDictionary[PositionalEmbedding, tuple[Any, str | None]] = weakref.WeakKeyDictionary()
 
 
 class PositionalEmbedding(AtLeastFloat32):
@@ -102,6 +107,35 @@ class PositionalEmbedding(AtLeastFloat32):
         own = self._buffers.get(name)
         if self.shared and own is not None and not own.is_meta and not _same_bits(value, own):
             self._buffers[name] = own.clone()
+
+    def differs(self) -> str | None:
+        """Why ``z`` and ``t`` are not what their formulas say up to rounding, or None if they are.
+
+        The answer is kept until a tensor changes. ``z`` of float32 may differ by a few units of its last place.
+        """
+        if any(isinstance(getattr(self, name), nn.Parameter) for name in _NAMES):
+            return "the features of its positions are parameters"
+        tensors = (self.z, self.t)
+        # Tensors of inference mode have no version.
+        state = tuple((id(x), 0 if x.is_inference() else x._version, x.data_ptr()) for x in tensors)
+        known = _checked.get(self)
+        if known is None or known[0] != state:
+            known = state, self._difference()
+            _checked[self] = known
+        return known[1]
+
+    @torch.no_grad()
+    def _difference(self) -> str | None:
+        bound = 2e-6 * max(1, (self.emb_dim - 1) // 2 - 1)
+        for rows in sizes.slices(self.seq_len, _POSITIONS):
+            position = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=self.z.device)
+            expected = features_at(position, self.seq_len, self.emb_dim)
+            # Written so that a NaN is a difference.
+            same_z = ((self.z[0, rows] - expected).abs() <= bound).all()
+            same_t = ((self.t[0, rows] - expected[:, :1]).abs() <= bound).all()
+            if not bool(same_z & same_t):
+                return "the features of its positions are not those of the formula"
+        return None
 
     def forward(self, L: int) -> tuple[Tensor, Tensor]:
         """Return ``z (1, L, emb_dim)`` and ``t (1, L, 1)`` of the first L positions."""

@@ -73,6 +73,11 @@ class MixerInputs(NamedTuple):
     k: Tensor
     D: Tensor | None
 
+    @property
+    def filters(self) -> tuple[Tensor, ...]:
+        """The tensors of the long filters, each with steps and channels first."""
+        return (self.k,)
+
     def convolution(self, o: int, u: Tensor, channels: slice, gate: Tensor) -> FftconvInputs:
         """The ``fftconv`` of step ``o`` of the recurrence for some channels, with its signal and the gate after it."""
         return FftconvInputs(u, self.k[o, channels], None if self.D is None else self.D[o, channels], None, gate)
@@ -191,3 +196,13 @@ class FarMixerInputs(NamedTuple):
     near: Tensor
     nodes: Tensor
     D: Tensor | None
+
+    @property
+    def filters(self) -> tuple[Tensor, ...]:
+        """The tensors of the long filters, each with steps and channels first."""
+        return self.near, self.nodes
+
+    def convolution(self, o: int, u: Tensor, channels: slice, gate: Tensor) -> FarFieldConvInputs:
+        """The ``far_field_conv`` of step ``o`` of the recurrence, as :meth:`MixerInputs.convolution`."""
+        D = None if self.D is None else self.D[o, channels]
+        return FarFieldConvInputs(u, self.near[o, channels], self.nodes[o, channels], D, None, gate)

@@ -169,6 +169,7 @@ _RULES: dict[str, Rule] = {
     "train_length": WholeOrNone(1, 1 << 30),
     "train_keep": OneOf(("start", "middle", "end")),
     "bidirectional": OneOf((False, True, "published")),
+    "long_conv": OneOf(("auto", "fft", "far_field")),
     "kmer": WholeOrNone(1, MOST_BASES),
     "kmer_stride": Whole(1, MOST_BASES),
 }
@@ -285,6 +286,8 @@ class HyenaDNAConfig(DNAConfig):
         bidirectional: True lets every position see all others, by two-sided convolutions. ``"published"`` is what the
             original's code computes for this key: causal filters delayed by half the length, around a circle. Arguments
             of ``HyenaOperator``. Such a model is no language model: it classifies and embeds.
+        long_conv: route of the long convolutions: "fft", "far_field", or "auto", which takes the far field where it is
+            faster and as good. An argument of ``HyenaOperator``. It changes results by rounding only.
         kmer: bases of a token, 1 to 8, in place of single bases: see :mod:`hyenadna.model.kmers`. ``vocab_size`` then
             follows from it. Such a model is no language model: it classifies and embeds.
         kmer_stride: bases from the start of a word to that of the next, at most ``kmer``.
@@ -340,6 +343,7 @@ class HyenaDNAConfig(DNAConfig):
         train_length: int | None = None,
         train_keep: str = "middle",
         bidirectional: bool | Literal["published"] = False,
+        long_conv: Literal["auto", "fft", "far_field"] = "auto",
         kmer: int | None = None,
         kmer_stride: int = 1,
         **kwargs: Any,
@@ -384,6 +388,7 @@ class HyenaDNAConfig(DNAConfig):
         self.train_length = train_length
         self.train_keep = train_keep
         self.bidirectional = bidirectional
+        self.long_conv = long_conv
         self.kmer = kmer
         self.kmer_stride = kmer_stride
         if isinstance(kmer, int) and vocab_size == len(VOCAB):

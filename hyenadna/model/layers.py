@@ -136,6 +136,7 @@ class HyenaDNABlock(GradientCheckpointingLayer):
             short_filter_order=config.short_filter_order,
             filter_length=config.filter_length,
             bidirectional=config.bidirectional,
+            long_conv=config.long_conv,
             emb_dim=config.emb_dim,
             num_inner_mlps=config.num_inner_mlps,
             w=config.activation_freq,
@@ -380,7 +381,7 @@ class HyenaDNABackbone(SharesPositions):
         for layer in self.layers:
             # Computed here, so that forward, recomputation and backward of a layer share them. One layer at a time, so
             # that backward frees the gradient of its filters before it reaches the layer below.
-            if layer in shared:
+            if layer in shared and not self._takes_far_field(layer, length, residual, segments):
                 residual = layer(residual, filters=layer.mixer.filters(length), **given)
             else:
                 residual = layer(residual, **given)
@@ -390,6 +391,12 @@ class HyenaDNABackbone(SharesPositions):
         return BaseModelOutput(
             last_hidden_state=last, hidden_states=(*states[:-1], last) if output_hidden_states else None
         )
+
+    @staticmethod
+    def _takes_far_field(layer: HyenaDNABlock, length: int, residual: Tensor, segments: SegmentPlan | None) -> bool:
+        """Whether a layer makes no filters with all taps, so that there is nothing to share."""
+        dtype = sliced.compute_dtype(layer, residual.device.type)
+        return layer.mixer.far_field_plan(length, dtype, packed=segments is not None) is not None
 
     def _dropped(self, residual: Tensor, offset: int = 0) -> Tensor:
         dropout = self.embed_dropout

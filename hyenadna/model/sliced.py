@@ -34,13 +34,15 @@ from hyena_kernels import (
     SegmentPlan,
     add_layer_norm,
     backend as _backend,
+    far_field_filter,
     hyena_mixer,
+    hyena_mixer_far,
     hyena_mixer_varlen,
     implicit_filter,
     layer_norm,
 )
 from hyena_kernels.distributed import ContextShards
-from hyena_kernels.modules import Filters, is_plain
+from hyena_kernels.modules import Filters, Plan, evaluations, is_plain
 
 # Bytes of what forward makes of one slice of channels. Backward makes as much again. On a GPU with 16 bits, 2^20
 # positions of width 128 are one slice, and of width 256 two.
@@ -107,7 +109,7 @@ def slices_of(block: Block, residual: Tensor, taps: int | None = None) -> Slices
     width = residual.shape[2]
     order = block.mixer.order
     wide = torch.promote_types(residual.dtype, torch.float32).itemsize
-    narrow = _compute_dtype(block, device).itemsize
+    narrow = compute_dtype(block, device).itemsize
     # Of a channel: projections and result, and taps.
     signals = (order + 2) * narrow * residual.shape[0]
     each = residual.shape[1] * signals + (taps or residual.shape[1]) * (order - 1) * wide
@@ -122,7 +124,8 @@ def slices_of(block: Block, residual: Tensor, taps: int | None = None) -> Slices
     return Slices(min(most, width), rows)
 
 
-def _compute_dtype(block: Block, device: str) -> torch.dtype:
+def compute_dtype(block: Block, device: str) -> torch.dtype:
+    """The dtype of a block's signals on a device, after autocast."""
     dtype = block.norm1.weight.dtype
     if dtype == torch.float64 or not _autocasts(device):
         return dtype
@@ -262,10 +265,22 @@ class _Layout(NamedTuple):
     shift: float
     segments: SegmentPlan | None
     """The segments of a packed row."""
+    far: Plan | None
+    """Blocks and nodes of the long filters; None where they have all taps."""
+    length: int
+    """Positions of a row, or of the longest segment."""
+    seq_len: int
+    """Positions that the filters were made for."""
 
 
 def _take_apart(
-    block: Block, filters: Filters | None, cut: Slices, length: int, segments: SegmentPlan | None
+    block: Block,
+    filters: Filters | None,
+    cut: Slices,
+    length: int,
+    segments: SegmentPlan | None,
+    far: Plan | None,
+    far_filters: tuple[Tensor, Tensor, Tensor | None] | None,
 ) -> tuple[_Layout, _Tensors]:
     mixer, mlp = block.mixer, block.mlp
     found: dict[str, Tensor | None] = {}
@@ -284,7 +299,9 @@ def _take_apart(
         scales[name] = tuple(adapter.scale for adapter in adapters)
     found |= {"short.weight": mixer.short_filter.weight, "short.bias": mixer.short_filter.bias}
     modulate, shift, hidden = False, 0.0, None
-    if filters is None:
+    if far_filters is not None:
+        found["near"], found["nodes"], found["skip"] = far_filters
+    elif filters is None:
         own = mixer.filter_fn
         layers: list[Any] = list(own.implicit_filter)
         linear = layers[::2]
@@ -294,10 +311,12 @@ def _take_apart(
             found |= {f"filter.{i}.weight": layer.weight, f"filter.{i}.bias": layer.bias}
         found["filter.out"] = linear[-1].weight
         modulate, shift = own.modulation.modulate, own.modulation.shift
-        z, t = own.pos_emb(mixer.taps(length))
-        found |= {"filter.freq": layers[1].freq, "filter.z": z}
+        found["filter.freq"] = layers[1].freq
         if modulate:
-            found |= {"filter.t": t, "filter.deltas": own.modulation.deltas}
+            found["filter.deltas"] = own.modulation.deltas
+        if far is None:
+            z, t = own.pos_emb(mixer.taps(length))
+            found |= {"filter.z": z, "filter.t": t if modulate else None}
         found["skip"] = own.bias if own.use_bias else None
     else:
         found["taps"], found["skip"] = filters
@@ -314,6 +333,9 @@ def _take_apart(
         modulate=modulate,
         shift=shift,
         segments=segments,
+        far=far,
+        length=length,
+        seq_len=mixer.filter_fn.seq_len,
     )
     return layout, {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -346,7 +368,8 @@ def _tail(residual: Tensor, y: Tensor, tensors: _Tensors, layout: _Layout) -> Te
 
 # Tensors with a row for each channel: of every part of the projection, or of every order.
 _OF_PROJECTIONS = re.compile(r"in_proj\.(weight|bias|\d+\.up|\d+\.up_bias)|short\.(weight|bias)")
-_OF_FILTERS = re.compile(r"filter\.out|filter\.deltas|taps|skip")
+_OF_FILTERS = re.compile(r"filter\.out|filter\.deltas|taps|near|nodes|skip")
+_LAST_DIMS = {"filter.deltas": 0, "skip": 0, "nodes": 2}
 
 
 def _by_channel(name: str, tensor: Tensor, layout: _Layout) -> Tensor | None:
@@ -354,8 +377,8 @@ def _by_channel(name: str, tensor: Tensor, layout: _Layout) -> Tensor | None:
     if _OF_PROJECTIONS.fullmatch(name):
         return tensor.reshape(layout.order + 1, layout.width, *tensor.shape[1:])
     if _OF_FILTERS.fullmatch(name):
-        vector = name in ("filter.deltas", "skip")
-        return tensor.reshape(layout.order - 1, layout.width, *(() if vector else tensor.shape[-1:]))
+        last = tensor.dim() - _LAST_DIMS.get(name, 1)
+        return tensor.reshape(layout.order - 1, layout.width, *tensor.shape[last:])
     return None
 
 
@@ -363,7 +386,7 @@ def _of_channels(tensors: _Tensors, c: slice, layout: _Layout) -> _Tensors:
     """All that the mixer needs for some channels. The rows of several parts follow each other."""
     found = {}
     for name, tensor in tensors.items():
-        if name.startswith(("in_proj.", "short.", "filter.", "taps", "skip")):
+        if name.startswith(("in_proj.", "short.", "filter.", "taps", "near", "nodes", "skip")):
             rows = _by_channel(name, tensor, layout)
             found[name] = tensor if rows is None else rows[:, c].flatten(0, 1)
     return found
@@ -394,57 +417,86 @@ def _projected(residual: Tensor, tensors: _Tensors, part: _Tensors, layout: _Lay
     return x
 
 
-def _taps(part: _Tensors, layout: _Layout) -> Tensor:
-    """Filters ``(order - 1, d, K)`` of the channels of ``part``."""
+def _long_filters(part: _Tensors, layout: _Layout) -> tuple[Tensor, ...]:
+    """Filters of the channels of ``part``: taps ``(order - 1, d, K)``, or near taps and nodes by a plan."""
     steps = layout.order - 1
+    if "near" in part:
+        return tuple(part[name].unflatten(0, (steps, -1)) for name in ("near", "nodes"))
     if layout.hidden is None:
-        return part["taps"].view(steps, -1, layout.taps)
+        return (part["taps"].view(steps, -1, layout.taps),)
     w_in, w_out = part["filter.in.weight"], part["filter.out"]
     dtype, width = w_in.dtype, w_out.shape[-1]
     weights = [part[f"filter.{i}.weight"].to(dtype) for i in range(layout.hidden)]
     biases = [part[f"filter.{i}.bias"].to(dtype) for i in range(layout.hidden)]
-    window = [part[name].to(dtype) for name in ("filter.t", "filter.deltas")] if layout.modulate else None
-    k = implicit_filter(
-        part["filter.z"].squeeze(0).to(dtype),
+    network = (
         part["filter.freq"].squeeze(0).to(dtype),
         w_in,
         part["filter.in.bias"].to(dtype),
         torch.stack(weights) if weights else w_in.new_empty((0, width, width)),
         torch.stack(biases) if biases else w_in.new_empty((0, width)),
         w_out.to(dtype),
-        window[0].flatten() if window else None,
-        window[1] if window else None,
+    )
+    deltas = part["filter.deltas"].to(dtype) if layout.modulate else None
+    if layout.far is not None:
+        # Nodes are computed in float64, which GPU kernels do not have.
+        backend = layout.backend if w_in.is_cpu and layout.backend in ("cpp", None) else "torch"
+        near_and_nodes = far_field_filter(
+            *network,
+            deltas,
+            layout.shift,
+            length=layout.length,
+            seq_len=layout.seq_len,
+            h=layout.far.h,
+            p=layout.far.p,
+            dtype=dtype,
+            backend=backend,
+        )
+        return tuple(tensor.unflatten(0, (steps, -1)) for tensor in near_and_nodes)
+    k = implicit_filter(
+        part["filter.z"].squeeze(0).to(dtype),
+        *network,
+        part["filter.t"].to(dtype).flatten() if layout.modulate else None,
+        deltas,
         layout.shift,
         backend=layout.backend,
     )
-    return k.view(steps, -1, layout.taps)
+    return (k.view(steps, -1, layout.taps),)
 
 
-def _filters_of(part: _Tensors, k: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """Short filters, their bias, taps and skip, as ``hyena_mixer`` takes them."""
+def _filters_of(part: _Tensors, long: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    """Short filters, their bias, the long filters and the skip, as ``hyena_mixer`` or ``hyena_mixer_far`` take them."""
     skip = part.get("skip")
-    return part["short.weight"].squeeze(1), part.get("short.bias"), k, None if skip is None else skip.view(k.shape[:2])
+    skip = None if skip is None else skip.view(long[0].shape[:2])
+    return part["short.weight"].squeeze(1), part.get("short.bias"), *long, skip
 
 
-def _mixed(x: Tensor, part: _Tensors, k: Tensor, layout: _Layout) -> Tensor:
-    """``hyena_mixer`` of some channels, of each row or of each segment of a packed one."""
+def _mixed(x: Tensor, part: _Tensors, long: tuple[Tensor, ...], layout: _Layout) -> Tensor:
+    """The mixer of some channels, of each row or of each segment of a packed one."""
+    filters = _filters_of(part, long)
+    if layout.far is not None:
+        return hyena_mixer_far(x, *filters, backend=layout.backend)
     if layout.segments is None:
-        return hyena_mixer(x, *_filters_of(part, k), backend=layout.backend)
-    return hyena_mixer_varlen(x[0], *_filters_of(part, k), cu_seqlens=layout.segments, backend=layout.backend)[None]
+        return hyena_mixer(x, *filters, backend=layout.backend)
+    return hyena_mixer_varlen(x[0], *filters, cu_seqlens=layout.segments, backend=layout.backend)[None]
 
 
 def _mixed_backward(
-    dy: Tensor, x: Tensor, part: _Tensors, k: Tensor, needs: list[bool], layout: _Layout
+    dy: Tensor, x: Tensor, part: _Tensors, long: tuple[Tensor, ...], needs: list[bool], layout: _Layout
 ) -> tuple[Tensor, ...]:
-    """The derivative of :func:`_mixed` in x and the filters, those that are needed."""
+    """The derivative of :func:`_mixed` in x and the filters, those that are needed.
+
+    ``needs`` has one entry for all long filters.
+    """
     ops, backend = torch.ops.hyena_kernels, layout.backend or _backend.AUTO
+    filters = _filters_of(part, long)
     if layout.segments is None:
-        found: tuple[Tensor, ...] = ops.hyena_mixer_bwd.default(dy, x, *_filters_of(part, k), needs, backend)
+        op = ops.hyena_mixer_bwd if layout.far is None else ops.hyena_mixer_far_bwd
+        *others, of_long, of_skip = needs
+        found: tuple[Tensor, ...] = op.default(dy, x, *filters, [*others, *[of_long] * len(long), of_skip], backend)
         return found
     rows = layout.segments.rows, layout.segments.host_rows
-    needs = [*needs, False, False]
-    dx, *others = ops.hyena_mixer_varlen_bwd.default(dy[0], x[0], *_filters_of(part, k), *rows, needs, backend)
-    return dx[None], *others[:4]
+    dx, *grads = ops.hyena_mixer_varlen_bwd.default(dy[0], x[0], *filters, *rows, [*needs, False, False], backend)
+    return dx[None], *grads[:4]
 
 
 def _channels(layout: _Layout) -> list[slice]:
@@ -464,10 +516,10 @@ def _compute(residual: Tensor, tensors: _Tensors, layout: _Layout) -> Tensor:
     y = None
     for c in _channels(layout):
         part = _of_channels(tensors, c, layout)
-        k = _taps(part, layout)
+        long = _long_filters(part, layout)
         x = _projected(residual, tensors, part, layout)
-        y = _into(y, c, _mixed(x, part, k, layout), layout.width)
-        del x, k
+        y = _into(y, c, _mixed(x, part, long, layout), layout.width)
+        del x, long
     assert y is not None
     result = y if y.dtype == residual.dtype else torch.empty_like(residual)
     for rows in _rows(residual, layout):
@@ -509,12 +561,18 @@ def _leaves(tensors: _Tensors, needed: set[str]) -> _Tensors:
 
 
 def _differentiate(
-    result: Tensor, gradient: Tensor, inputs: Sequence[Tensor], leaves: _Tensors, sums: _Sums, c: slice | None = None
+    result: Tensor | Sequence[Tensor],
+    gradient: Tensor | Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    leaves: _Tensors,
+    sums: _Sums,
+    c: slice | None = None,
 ) -> list[Tensor | None]:
     """Gradients of ``inputs``; those of the leaves that ``result`` depends on are added to ``sums``."""
+    results = (result,) if isinstance(result, Tensor) else result
     names = [name for name, leaf in leaves.items() if leaf.requires_grad]
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    if not result.requires_grad or not (names or wanted):
+    if not any(each.requires_grad for each in results) or not (names or wanted):
         return [None] * len(inputs)
     found = list(torch.autograd.grad(result, [*wanted, *(leaves[name] for name in names)], gradient, allow_unused=True))
     for name, grad in zip(names, found[len(wanted) :], strict=True):
@@ -554,11 +612,11 @@ def _backward(
     y = kept = None
     for c in pieces:
         part = _of_channels(tensors, c, layout)
-        k = _taps(part, layout)
+        long = _long_filters(part, layout)
         x = _projected(residual, tensors, part, layout)
-        y = _into(y, c, _mixed(x, part, k, layout), layout.width)
-        kept = (x, k) if len(pieces) == 1 else None
-        del x, k
+        y = _into(y, c, _mixed(x, part, long, layout), layout.width)
+        kept = (x, long) if len(pieces) == 1 else None
+        del x, long
     assert y is not None
 
     # 2. From out_proj on, some positions at a time. The gradient of y takes y's place.
@@ -588,11 +646,11 @@ def _backward(
     for c in pieces:
         part = _of_channels(tensors, c, layout)
         if kept is None:
-            x, k = _projected(residual, tensors, part, layout), _taps(part, layout)
+            x, long = _projected(residual, tensors, part, layout), _long_filters(part, layout)
         else:
-            (x, k), kept = kept, None
-        dx, *dfilters = _mixed_backward(dy[..., c], x, part, k, needs, layout)
-        del x, k
+            (x, long), kept = kept, None
+        dx, *dfilters = _mixed_backward(dy[..., c], x, part, long, needs, layout)
+        del x, long
         _add_filters(dfilters, part, sums, c, layout)
         del dfilters
         if not of_projection:
@@ -620,17 +678,17 @@ def _backward(
 
 
 def _add_filters(found: Sequence[Tensor], part: _Tensors, sums: _Sums, c: slice, layout: _Layout) -> None:
-    """Add the gradients of the short filters, the taps and the skip of some channels."""
-    dweight, dbias, dk, dskip = found
-    for name, gradient in (("short.weight", dweight), ("short.bias", dbias), ("taps", dk), ("skip", dskip)):
+    """Add the gradients of the short filters, the long filters and the skip of some channels."""
+    dweight, dbias, *dlong, dskip = found
+    for name, gradient in (("short.weight", dweight), ("short.bias", dbias), ("taps", dlong[0]), ("skip", dskip)):
         if name in sums.needed:
             sums.add(name, gradient, c)
     if not any(name.startswith("filter.") for name in sums.needed):
         return
     leaves = _leaves({name: tensor for name, tensor in part.items() if name.startswith("filter.")}, sums.needed)
     with torch.enable_grad():
-        k = _taps(leaves, layout)
-    _differentiate(k, dk, (), leaves, sums, c)
+        long = _long_filters(leaves, layout)
+    _differentiate(long, dlong, (), leaves, sums, c)
 
 
 class _Sliced(torch.autograd.Function):
@@ -681,11 +739,18 @@ def run(
     if segments is not None:
         segments = segments.to(residual.device)
     length = _longest(residual, segments)
+    dtype = compute_dtype(block, residual.device.type)
+    far = mixer.far_field_plan(length, dtype, given=filters is not None, packed=segments is not None)
+    far_filters = None
     if filters is None and not training:
         filter_fn = mixer.filter_fn
-        if filter_fn.can_keep(filter_fn.bias.nbytes * mixer.taps(length)):
-            filters = mixer.filters(length)
-    layout, tensors = _take_apart(block, filters, cut, length, segments)
+        positions = mixer.taps(length) if far is None else evaluations(far, length)
+        if filter_fn.can_keep(filter_fn.bias.nbytes * positions):
+            if far is None:
+                filters = mixer.filters(length)
+            else:
+                far_filters = mixer.far_field_filters(length, far)
+    layout, tensors = _take_apart(block, filters, cut, length, segments, far, far_filters)
     residual = residual.contiguous()
     if training:
         result: Tensor = _Sliced.apply(layout, tuple(tensors), residual, *tensors.values())

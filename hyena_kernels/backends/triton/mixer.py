@@ -27,14 +27,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hyena_kernels.backends.triton import fftconv, packed as packed_rows
+from hyena_kernels.backends.triton import far_field_conv, fftconv, packed as packed_rows
+from hyena_kernels.backends.triton.far_field_conv import Gradients as FarGradients
 from hyena_kernels.backends.triton.fftconv import Gradients
 from hyena_kernels.backends.triton.launch import constants, launch
 from hyena_kernels.backends.triton.packed import Packed
 from hyena_kernels.backends.triton.short_conv import convolve, convolve_backward, tap_sums
 from hyena_kernels.backends.triton.short_conv_tiles import CONFIGS
 from hyena_kernels.common.gradients import gradients_like, only_needed
-from hyena_kernels.common.inputs import FftconvInputs, MixerInputs, ShortConvInputs
+from hyena_kernels.common.inputs import (
+    FarFieldConvInputs,
+    FarMixerInputs,
+    FftconvInputs,
+    MixerInputs,
+    ShortConvInputs,
+)
 from hyena_kernels.common.taps import write_tap_gradients
 
 # Temporary memory that one slice of channels may take beyond a quarter of the projections. The scratch of the long
@@ -93,7 +100,10 @@ def _slices(x: Tensor, channels: int, channel_bytes: int) -> Iterator[slice]:
         yield slice(start, min(start + step, channels))
 
 
-def _from_channel(inputs: MixerInputs, first: int) -> ShortConvInputs:
+Inputs = MixerInputs | FarMixerInputs
+
+
+def _from_channel(inputs: Inputs, first: int) -> ShortConvInputs:
     """Projections, channel-first, and short filters from one channel on."""
     bias = inputs.short_bias
     return ShortConvInputs(
@@ -101,40 +111,55 @@ def _from_channel(inputs: MixerInputs, first: int) -> ShortConvInputs:
     )
 
 
-def _project(inputs: MixerInputs, marks: Tensor | None, c: slice) -> Tensor:
+def _project(inputs: Inputs, marks: Tensor | None, c: slice) -> Tensor:
     """Gates ``x_0`` … ``x_{N-2}`` and the product ``v * x_{N-1}`` of a slice of channels, ``(N, B, C, L)``."""
     batch, length, _ = inputs.x.shape
-    steps, channels = inputs.k.shape[:2]
+    steps, channels = inputs.filters[0].shape[:2]
     rows = _padded(length)
     parts = inputs.x.new_empty((steps + 1, batch, c.stop - c.start, rows), dtype=torch.float32)[..., :length]
     convolve(_from_channel(inputs, c.start), parts, channels, pair=True, y_length=rows, marks=marks)
     return parts
 
 
-def _convolve(y: Tensor, inputs: FftconvInputs, packed: Packed | None) -> None:
-    if packed is None:
+def _convolve(y: Tensor, inputs: FftconvInputs | FarFieldConvInputs, packed: Packed | None) -> None:
+    if isinstance(inputs, FarFieldConvInputs):
+        far_field_conv.forward_into(y, inputs)
+    elif packed is None:
         fftconv.forward_into(y, inputs, True)
     else:
         packed_rows.forward_into(y, inputs, packed)
 
 
-def _convolve_backward(grads: Gradients, dy: Tensor, inputs: FftconvInputs, packed: Packed | None) -> None:
+def _convolve_backward(
+    u: Tensor | None,
+    filters: list[Tensor | None],
+    D: Tensor | None,
+    post_gate: Tensor | None,
+    dy: Tensor,
+    inputs: FftconvInputs | FarFieldConvInputs,
+    packed: Packed | None,
+) -> None:
+    """Write the gradients of a long convolution, and of its filters. None: not needed."""
+    if isinstance(inputs, FarFieldConvInputs):
+        far_field_conv.backward_into(FarGradients(u, *filters, D, None, post_gate), dy, inputs)
+        return
+    grads = Gradients(u, *filters, D, None, post_gate)
     if packed is None:
         fftconv.backward_into(grads, dy, inputs, True)
     else:
         packed_rows.backward_into(grads, dy, inputs, packed)
 
 
-def forward(inputs: MixerInputs, packed: Packed | None = None) -> Tensor:
+def forward(inputs: Inputs, packed: Packed | None = None) -> Tensor:
     """``hyena_mixer_fwd``: shapes, dtypes and result of :func:`hyena_kernels.hyena_mixer`, except float64.
 
     Args:
-        inputs: the op's tensors.
+        inputs: the op's tensors, or those of ``hyena_mixer_far``.
         packed: the rows of which the one row of ``x`` consists, or None. The filters are then cut for each of them.
     """
     x = inputs.x
     batch, length, _ = x.shape
-    steps, channels = inputs.k.shape[:2]
+    steps, channels = inputs.filters[0].shape[:2]
     marks = None if packed is None else packed.marks()
     y = x.new_empty((batch, length, channels))
     for c in _slices(x, channels, batch * _padded(length) * (2 * steps * INNER_BYTES + x.element_size())):
@@ -147,17 +172,15 @@ def forward(inputs: MixerInputs, packed: Packed | None = None) -> Tensor:
     return y
 
 
-def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor, ...]:
-    """``hyena_mixer_bwd``: contiguous gradients of the five tensors, of length 0 where not needed."""
+def backward(dy: Tensor, inputs: Inputs, needs: list[bool]) -> tuple[Tensor, ...]:
+    """``hyena_mixer_bwd``: contiguous gradients of all tensors, of length 0 where not needed."""
     grads = gradients_like(inputs, needs)
     backward_into(only_needed(grads, needs), dy, inputs)
     return grads
 
 
-def backward_into(
-    grads: tuple[Tensor | None, ...], dy: Tensor, inputs: MixerInputs, packed: Packed | None = None
-) -> None:
-    """Write the gradients of the five tensors, which the caller has allocated. None: not needed.
+def backward_into(grads: tuple[Tensor | None, ...], dy: Tensor, inputs: Inputs, packed: Packed | None = None) -> None:
+    """Write the gradients of all tensors, which the caller has allocated. None: not needed.
 
     Args:
         grads: contiguous tensors like those of ``inputs``.
@@ -167,11 +190,11 @@ def backward_into(
     """
     if all(grad is None for grad in grads):
         return
-    x, weight, k = inputs.x, inputs.short_weight, inputs.k
+    x, weight, filters = inputs.x, inputs.short_weight, inputs.filters
     batch, length, _ = x.shape
-    steps, channels = k.shape[:2]
+    steps, channels = filters[0].shape[:2]
     marks = None if packed is None else packed.marks()
-    dx, dweight, dbias, dk, dD = grads
+    dx, dweight, dbias, *dfilters, dD = grads
     wants_taps = dweight is not None or dbias is not None
     wants_projections = dx is not None or wants_taps
 
@@ -188,7 +211,7 @@ def backward_into(
         )
 
     channel_bytes = batch * _padded(length) * ((3 * steps + 1) * INNER_BYTES + x.element_size())
-    channel_bytes += k.shape[2] * k.element_size()
+    channel_bytes += sum(each[0, 0].nbytes for each in filters) if channels else 0
     for c in _slices(x, channels, channel_bytes):
         *gates, v = _project(inputs, marks, c)
         values = [v]
@@ -200,20 +223,19 @@ def backward_into(
         _copy(dy[..., c].transpose(1, 2), grad, rows)
         sums = tap_sums(grad, steps + 2, weight.shape[1]) if wants_taps else None
         for o in reversed(range(steps)):
-            wanted = Gradients(
-                u=v.new_empty(v.shape) if wants_projections or o > 0 else None,
-                k=None if dk is None else dk[o, c],
-                D=None if dD is None else dD[o, c],
-                post_gate=v.new_empty(v.shape) if wants_projections else None,
-            )
-            _convolve_backward(wanted, grad, inputs.convolution(o, values.pop(), c, gates[-1 - o]), packed)
-            if wanted.post_gate is not None:
-                project_backward(wanted.post_gate, steps - 1 - o, c, sums, pair=False)
-            if wanted.u is not None:
-                grad = wanted.u
+            du = v.new_empty(v.shape) if wants_projections or o > 0 else None
+            dgate = v.new_empty(v.shape) if wants_projections else None
+            of_step = [None if each is None else each[o, c] for each in dfilters]
+            of_skip = None if dD is None else dD[o, c]
+            convolution = inputs.convolution(o, values.pop(), c, gates[-1 - o])
+            _convolve_backward(du, of_step, of_skip, dgate, grad, convolution, packed)
+            if dgate is not None:
+                project_backward(dgate, steps - 1 - o, c, sums, pair=False)
+            if du is not None:
+                grad = du
         if wants_projections:
             project_backward(grad, steps, c, sums, pair=True)
         if sums is not None:
             write_tap_gradients(sums, dweight, dbias, convolutions=steps + 2, channels=c)
         # Without this they would still exist while the next slice is computed.
-        del gates, v, values, grad, wanted
+        del gates, v, values, grad, du, dgate, convolution

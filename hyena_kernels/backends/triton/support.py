@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hyena_kernels.backends.triton import table
 from hyena_kernels.backends.triton.plan import MAX_LENGTH
-from hyena_kernels.common import sizes
+from hyena_kernels.common import far_field, sizes
 from hyena_kernels.common.reasons import (
     cuda_obstacle,
     joined,
@@ -41,6 +41,12 @@ MAX_NORM_WIDTH = 4096
 MAX_CLASSES, MAX_HEAD = 32, 4096
 """Most classes V of ``linear_cross_entropy``, and most weights V × D of its head, where V is rounded up to 16 or 32."""
 
+
+BLOCK_SIZES = (16, 128)
+"""Smallest and largest block h of ``far_field_conv``, a power of two."""
+
+MAX_NODES, MAX_BLOCKS = 12, 8192
+"""Most nodes p of a block of ``far_field_conv``, and most blocks. A program transforms a row over blocks at once."""
 
 MAX_WINDOW = 128
 """Largest window of ``hyena_mixer_step``. A program holds the window of several rows in its registers."""
@@ -105,6 +111,43 @@ def fftconv(signal: Tensor, *args: Any) -> str | None:
 def hyena_mixer(signal: Tensor, *args: Any) -> str | None:
     """As :func:`fftconv` for ``hyena_mixer``, with the signal ``x`` or ``dy`` of ``(B, L, channels)``."""
     return joined(no_float64(signal, *args), _transform_obstacle(signal.shape[1], signal.device))
+
+
+def far_field_conv(u: Tensor, near: Tensor, nodes: Tensor, *args: Any) -> str | None:
+    """Why the kernels cannot run with these arguments of ``far_field_conv_fwd``, or None if they can."""
+    return joined(no_float64(u, near, nodes, *args), _block_obstacle(u.shape[2], near, nodes))
+
+
+def far_field_conv_backward(dy: Tensor, u: Tensor, near: Tensor, nodes: Tensor, *args: Any) -> str | None:
+    """Why the kernels cannot run with these arguments of ``far_field_conv_bwd``, or None if they can."""
+    return far_field_conv(u, near, nodes, dy, *args)
+
+
+def hyena_mixer_far(
+    x: Tensor, weight: Tensor, bias: Tensor | None, near: Tensor, nodes: Tensor, *args: Any
+) -> str | None:
+    """As :func:`far_field_conv` for ``hyena_mixer_far_fwd``."""
+    return joined(no_float64(x, weight, bias, near, nodes, *args), _block_obstacle(x.shape[1], near, nodes))
+
+
+def hyena_mixer_far_backward(dy: Tensor, *args: Any) -> str | None:
+    """As :func:`far_field_conv` for ``hyena_mixer_far_bwd``."""
+    return joined(no_float64(dy), hyena_mixer_far(*args))
+
+
+def _block_obstacle(length: int, near: Tensor, nodes: Tensor) -> str | None:
+    h, p = far_field.settings_of(near, nodes)
+    smallest, largest = BLOCK_SIZES
+    fits = smallest <= h <= largest and h & (h - 1) == 0 and p <= MAX_NODES
+    return joined(
+        None
+        if fits
+        else f"takes blocks h of a power of two from {smallest} to {largest} with up to {MAX_NODES} nodes p, the "
+        "inputs have others",
+        f"takes up to {MAX_BLOCKS} blocks, the inputs have more"
+        if far_field.block_count(length, h) > MAX_BLOCKS
+        else None,
+    )
 
 
 def varlen(signal: Tensor, *args: Any) -> str | None:

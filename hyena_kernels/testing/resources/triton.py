@@ -34,7 +34,7 @@ KERNEL_MODULES = tuple(
     f"hyena_kernels.testing.resources.triton_cases.{name}"
     for name in (
         *("fftconv", "fftconv_varlen", "short_conv", "mixer", "mixer_varlen", "mixer_step", "implicit_filter"),
-        *("layer_norm", "embedding", "linear_cross_entropy", "position_dropout"),
+        *("layer_norm", "embedding", "linear_cross_entropy", "position_dropout", "far_field_conv", "mixer_far"),
     )
 )
 """Modules with a function ``aot_cases()``."""

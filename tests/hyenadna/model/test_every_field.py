@@ -48,6 +48,8 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "pooling": ("last", "pooled"),
     "filter_length": (3, "logits"),
     "bidirectional": (True, "no language model"),
+    # The same numbers by another way.
+    "long_conv": ("far_field", "accepted"),
     # They are for predict, which cuts.
     "train_length": (4, "accepted"),
     "train_keep": ("end", "accepted"),
@@ -84,6 +86,7 @@ DEFAULTS = {
     "pooling": "mean",
     "filter_length": None,
     "bidirectional": False,
+    "long_conv": "auto",
     "train_length": None,
     "train_keep": "middle",
     "kmer": None,

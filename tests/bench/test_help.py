@@ -9,6 +9,7 @@ import torch
 from bench.common import machine
 from bench.kernels import (
     cluster,
+    far_field_errors,
     gpu,
     long_context,
     operator_vs_published,
@@ -29,6 +30,7 @@ from bench.suite import __main__ as bench_suite
     "module",
     [
         cluster,
+        far_field_errors,
         long_context,
         machine,
         operator_vs_published,

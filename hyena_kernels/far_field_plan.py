@@ -152,7 +152,7 @@ def draw(plan: Plan, length: int, count: int, generator: torch.Generator) -> Sam
 
 
 @torch.no_grad()
-def error_at(network: Network, plan: Plan, length: int, sample: Sample) -> Tensor:
+def error_at(network: Network, plan: Plan, length: int, sample: Sample, shortest: int | None = None) -> Tensor:
     """Largest error of the far field at some pairs of positions, relative to the rms of each filter: a float64 number.
 
     It is the largest of three. The first is the error of the filters. The second is a tenth of what it could be at
@@ -163,6 +163,9 @@ def error_at(network: Network, plan: Plan, length: int, sample: Sample) -> Tenso
 
     The third is a tenth of the root mean square error of these sines. They are the gradient of the last layer, whose
     weights may be zero.
+
+    The rms is that of ``length`` taps. With ``shortest`` it is a bound below those of all numbers of taps from there to
+    ``length``: that of a filter whose taps from ``shortest`` on are zeros.
 
     NaN where a filter is not finite.
     """
@@ -194,7 +197,8 @@ def error_at(network: Network, plan: Plan, length: int, sample: Sample) -> Tenso
     uncancelled = of_sines @ w_out.abs().t() * _window(network, ((d - 1) * plan.h).double())
     # The first part counts for nothing: where a filter falls within it, one lag would stand for too many.
     parts = count - sample.adjacent
-    others = exact[sample.adjacent + 1 :].square().sum(0) * (max(length - len(near), 0) / parts)
+    counted = lags[sample.adjacent + 1 :, None] < (length if shortest is None else shortest)
+    others = (exact[sample.adjacent + 1 :].square() * counted).sum(0) * (max(length - len(near), 0) / parts)
     rms = ((taps.square().sum(0) + others) / length).sqrt()
     worst = torch.maximum(error, uncancelled / 10).amax(0)
     # A filter of zeros has no error. Any other error without a filter is infinite.
@@ -203,7 +207,13 @@ def error_at(network: Network, plan: Plan, length: int, sample: Sample) -> Tenso
 
 
 def measured_error(
-    network: Network, plan: Plan, length: int, *, samples: int = SAMPLES, generator: torch.Generator | None = None
+    network: Network,
+    plan: Plan,
+    length: int,
+    *,
+    samples: int = SAMPLES,
+    generator: torch.Generator | None = None,
+    shortest: int | None = None,
 ) -> float:
     """The error of :func:`error_at` at ``samples`` random pairs of positions. 0 if one block holds all positions.
 
@@ -214,16 +224,23 @@ def measured_error(
         samples: number of pairs.
         generator: of random numbers, on the CPU. By default one with a fixed seed, so that the answer is always the
             same.
+        shortest: of signals of this many positions and up to ``length``, the error is not larger.
     """
     if far_field.block_count(length, plan.h) < 2:
         return 0.0
     if generator is None:
         generator = torch.Generator().manual_seed(0)
-    return float(error_at(network, plan, length, draw(plan, length, samples, generator)))
+    return float(error_at(network, plan, length, draw(plan, length, samples, generator), shortest))
 
 
 def measured(
-    network: Network, length: int, dtype: torch.dtype, generator: torch.Generator, *, any_cost: bool = False
+    network: Network,
+    length: int,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    *,
+    any_cost: bool = False,
+    shortest: int | None = None,
 ) -> Iterator[tuple[Plan, float]]:
     """Every candidate with its measured error, the cheapest first.
 
@@ -231,7 +248,7 @@ def measured(
     :data:`SAMPLES`.
     """
     for plan in candidates(length, network, dtype, network.w_in.device, any_cost=any_cost):
-        error = measured_error(network, plan, length, samples=_FIRST_SAMPLES, generator=generator)
+        error = measured_error(network, plan, length, samples=_FIRST_SAMPLES, generator=generator, shortest=shortest)
         if error <= TOLERANCES[dtype]:
-            error = measured_error(network, plan, length, generator=generator)
+            error = measured_error(network, plan, length, generator=generator, shortest=shortest)
         yield plan, error

@@ -4,9 +4,10 @@
 ``"fft"`` never takes it. ``"far_field"`` always does, or raises :class:`~hyena_kernels.errors.FarFieldError`. The
 environment variable ``HYENA_LONG_CONV`` has the word of operators that say ``"auto"``.
 
-At inference the error is measured once for each state of the parameters. In training some lags are measured in every
-forward pass, and where the error has grown too large, a finer plan or the exact route runs from there on. What is known
-of a filter stands outside of its module: copies and pickles carry nothing.
+The error is measured for all lengths from a power of two to the next, or to the filters' ``seq_len``. So signals of
+many lengths need few measurements. At inference there is one for each state of the parameters. In training some lags
+are measured in every forward pass, and where the error has grown too large, a finer plan or the exact route runs from
+there on. What is known of a filter stands outside of its module: copies and pickles carry nothing.
 
 On a GPU nothing waits for a measurement in training: it is read one forward pass later.
 """
@@ -65,7 +66,7 @@ def setting(route: str) -> str:
 
 
 class _Known:
-    """What is known of the filters of one module for one length and one dtype of signals."""
+    """What is known of the filters of one module for the lengths of one measurement and one dtype of signals."""
 
     def __init__(self) -> None:
         self.states: Any = None
@@ -112,7 +113,12 @@ def _decided(length: int, dtype: torch.dtype, text: str, *, level: int = logging
     kind = text.partition(":")[0]
     if always or (length, name, kind) not in _announced:
         _announced.add((length, name, kind))
-        log.log(level, "long convolutions of %s positions in %s: %s", f"{length:,}", name, text)
+        log.log(level, "long convolutions of up to %s positions in %s: %s", f"{length:,}", name, text)
+
+
+def _shortest(longest: int) -> int:
+    """The fewest positions for which an error is measured together with that of ``longest``."""
+    return (1 << (longest - 1).bit_length()) // 2 + 1
 
 
 def forget_if_trained(filters: nn.Module) -> None:
@@ -144,27 +150,33 @@ def route_plan(
     if wanted == "fft":
         return None
     by_name = wanted == "far_field"
+    refusal = "long_conv='far_field' was asked for, and cannot be taken: "
+    if obstacle is not None and by_name:
+        raise FarFieldError(refusal + obstacle)
     device = filters.bias.device
+    longest = 1 << (length - 1).bit_length()
+    if length <= filters.seq_len:
+        longest = min(longest, filters.seq_len)
     long_enough = length >= MIN_LENGTH.get(device.type, length + 1)
     if obstacle is None:
         obstacle = _obstacle(filters, length, dtype, device, by_name)
     if obstacle is not None:
         if by_name:
-            raise FarFieldError(f"long_conv='far_field' was asked for, and cannot be taken: {obstacle}")
+            raise FarFieldError(refusal + obstacle)
         if long_enough:
             with _lock:
-                _decided(length, dtype, f"the exact route: {obstacle}")
+                _decided(longest, dtype, f"the exact route: {obstacle}")
         return None
     if not by_name and not long_enough:
         return None
     with _lock:
         of_module = _known.setdefault(filters, OrderedDict())
-        key = (length, dtype, device)
+        key = (longest, dtype, device)
         known = of_module.setdefault(key, _Known())
         of_module.move_to_end(key)
         if len(of_module) > _MOST_KNOWN:
             of_module.popitem(last=False)
-        _decide(filters, known, length, dtype, by_name)
+        _decide(filters, known, longest, dtype, by_name)
         if by_name and known.plan is None:
             raise FarFieldError(
                 f"long_conv='far_field' was asked for, and the filters are too rough for it at {length:,} positions: "
@@ -241,7 +253,8 @@ def _plan(filters: HyenaFilter, known: _Known, length: int, dtype: torch.dtype, 
     known.plan, known.decided, known.pending = None, True, None
     known.replacements = replacements(filters)
     best = float("inf")
-    for plan, error in plans.measured(filters.network(), length, dtype, _generator, any_cost=by_name):
+    found = plans.measured(filters.network(), length, dtype, _generator, any_cost=by_name, shortest=_shortest(length))
+    for plan, error in found:
         # A NaN is no error below the tolerance.
         if error <= tolerance:
             known.plan, known.error = plan, error
@@ -257,7 +270,14 @@ def _checked(filters: HyenaFilter, known: _Known, length: int) -> float | None:
     samples = min(max(length // _POSITIONS_PER_SAMPLE, _FEWEST_SAMPLES), _MOST_SAMPLES)
     device = filters.bias.device
     if device.type != "cuda":
-        return plans.measured_error(filters.network(), known.plan, length, samples=samples, generator=_generator)
+        return plans.measured_error(
+            filters.network(),
+            known.plan,
+            length,
+            samples=samples,
+            generator=_generator,
+            shortest=_shortest(length),
+        )
     answer = None
     if known.pending is not None:
         event, number = known.pending
@@ -266,7 +286,8 @@ def _checked(filters: HyenaFilter, known: _Known, length: int) -> float | None:
         answer = float(number)
     sample = plans.draw(known.plan, length, samples, _generator)
     number = torch.empty((), dtype=torch.float64, pin_memory=True)
-    number.copy_(plans.error_at(filters.network(), known.plan, length, sample), non_blocking=True)
+    error = plans.error_at(filters.network(), known.plan, length, sample, _shortest(length))
+    number.copy_(error, non_blocking=True)
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(device))
     known.pending = event, number
@@ -281,7 +302,7 @@ def describe() -> list[str]:
         return ["", f"long convolutions: {error}"]
     begins = ", ".join(f"{length:,} positions on {device}" for device, length in MIN_LENGTH.items())
     lines = ["", f"long convolutions: long_conv={word!r}; auto tries the far field from {begins}, elsewhere by name"]
-    lines += [f"  {length:,} positions in {name}: {text}" for (length, name), text in _decisions.items()]
+    lines += [f"  up to {length:,} positions in {name}: {text}" for (length, name), text in _decisions.items()]
     return lines
 
 

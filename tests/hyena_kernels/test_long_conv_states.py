@@ -364,7 +364,9 @@ def test_a_filter_that_is_roughened_changes_over_and_says_so_once(
         optimizer.step()
     assert ran == ["far_field", "fft"] * 3 + ["fft"] * 6
     (line,) = warnings_of()
-    assert line.startswith("long convolutions of 1,000 positions in float32: the filters have become too rough for ")
+    assert line.startswith(
+        "long convolutions of up to 1,024 positions in float32: the filters have become too rough for "
+    )
     assert line.endswith("1e-07 is allowed, the exact route from now on")
     assert line.partition(": ")[2] in backend.describe()
     # New weights are tried again.
@@ -418,9 +420,20 @@ def test_copies_and_pickles_know_nothing_and_nothing_keeps_a_module_alive(measur
 def test_only_the_last_lengths_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_conv, "_MOST_KNOWN", 2)
     layer = make().eval()
-    for length in (600, 601, 602):
+    for length in (600, 1025, 3000, 2049):
         layer.far_field_plan(length, torch.float32)
-    assert [length for length, *_ in long_conv._known[layer.filter_fn]] == [601, 602]
+    assert [length for length, *_ in long_conv._known[layer.filter_fn]] == [2048, 4096]
+
+
+def test_lengths_of_one_octave_share_a_measurement_that_holds_for_each(measured: list[Plan]) -> None:
+    layer = make().eval()
+    found = {length: layer.far_field_plan(length, torch.float32) for length in (1025, 1500, 2048)}
+    assert set(found.values()) == {measured[0]}
+    assert len(measured) == 1
+    # The filters decay, so those of the most positions have the smallest root mean square.
+    filters, plan = layer.filter_fn.network(), measured[0]
+    shared = plans.measured_error(filters, plan, 2048, shortest=1025)
+    assert all(plans.measured_error(filters, plan, length) <= shared for length in found)
 
 
 def test_threads_share_what_is_known(measured: list[Plan]) -> None:
@@ -444,8 +457,13 @@ def test_describe_tells_the_setting_and_the_last_decisions() -> None:
     layer(signal())
     plan = layer.far_field_plan(LENGTH, torch.float32)
     assert plan is not None
-    line = f"  1,000 positions in float32: blocks of {plan.h} with {plan.p} nodes: the error of the far field is "
+    line = f"  up to 1,024 positions in float32: blocks of {plan.h} with {plan.p} nodes: the error of the far field is "
     assert line in backend.describe()
-    for length in range(500, 520):
-        layer.far_field_plan(length, torch.float32)
+    for length in range(2, 14):
+        layer = make(l_max=1 << length)
+        layer.filter_fn.pos_emb.z.zero_()
+        layer.far_field_plan(1 << length, torch.float32)
+    assert backend.describe().count(" positions in float32: ") == 5, "from 500 positions on"
+    for length in range(501, 520):
+        make(l_max=length).far_field_plan(length, torch.float32)
     assert backend.describe().count(" positions in float32: ") == 8

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyena_kernels import backend as _backend, far_field_plan as plans
 from hyena_kernels.errors import FarFieldError
@@ -83,7 +83,7 @@ class _Known:
 
 
 _Key = tuple[int, torch.dtype, torch.device]
-_known: weakref.WeakKeyDictionary[HyenaFilter, OrderedDict[_Key, _Known]] = weakref.WeakKeyDictionary()
+_known: weakref.WeakKeyDictionary[nn.Module, OrderedDict[_Key, _Known]] = weakref.WeakKeyDictionary()
 # What is known of the lengths of the last calls of one module.
 _MOST_KNOWN = 64
 _lock = threading.Lock()
@@ -115,13 +115,21 @@ def _decided(length: int, dtype: torch.dtype, text: str, *, level: int = logging
         log.log(level, "long convolutions of %s positions in %s: %s", f"{length:,}", name, text)
 
 
+def forget_if_trained(filters: nn.Module) -> None:
+    """In a call with gradients: let nothing that was measured before count for inference, at any length.
+
+    A fused optimizer changes parameters without a trace.
+    """
+    if torch.is_grad_enabled():
+        with _lock:
+            for known in _known.get(filters, {}).values():
+                known.states, known.alive = None, []
+
+
 def route_plan(
     filters: HyenaFilter, length: int, dtype: torch.dtype, *, wanted: str, obstacle: str | None
 ) -> Plan | None:
     """The plan that filters of ``length`` taps take now, or None for the exact route.
-
-    A fused optimizer changes parameters without a trace. So after any call in training, of any length, nothing that was
-    measured before counts for inference.
 
     Args:
         filters: the module.
@@ -133,21 +141,21 @@ def route_plan(
     Raises:
         FarFieldError: ``wanted`` is ``"far_field"``, and it cannot be taken, or its error is above the tolerance.
     """
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        with _lock:
-            for each in _known.get(filters, {}).values():
-                each.states, each.alive = None, []
     if wanted == "fft":
         return None
     by_name = wanted == "far_field"
     device = filters.bias.device
+    long_enough = length >= MIN_LENGTH.get(device.type, length + 1)
     if obstacle is None:
         obstacle = _obstacle(filters, length, dtype, device, by_name)
     if obstacle is not None:
         if by_name:
             raise FarFieldError(f"long_conv='far_field' was asked for, and cannot be taken: {obstacle}")
+        if long_enough:
+            with _lock:
+                _decided(length, dtype, f"the exact route: {obstacle}")
         return None
-    if not by_name and length < MIN_LENGTH.get(device.type, length + 1):
+    if not by_name and not long_enough:
         return None
     with _lock:
         of_module = _known.setdefault(filters, OrderedDict())

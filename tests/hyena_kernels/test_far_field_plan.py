@@ -9,13 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyena_kernels import FarFieldError, far_field_filter, fftconv, implicit_conv, implicit_filter
-from hyena_kernels import far_field_plan as plans
+from hyena_kernels import (
+    FarFieldError,
+    far_field_filter,
+    far_field_plan as plans,
+    fftconv,
+    implicit_conv,
+    implicit_filter,
+)
 from hyena_kernels.common.features import features_at
 from hyena_kernels.far_field_conv import far_field_conv
 from hyena_kernels.far_field_plan import Network, Plan
 
-LENGTH = 6000
+LENGTH = 4000
 CPU = torch.device("cpu")
 
 
@@ -153,17 +159,19 @@ def test_no_plan_within_tolerance_has_a_convolution_beyond_it(name: str) -> None
     u = torch.randn(1, k.shape[0], LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     exact = fftconv(u, k) if k.isfinite().all() else None
     taken: dict[torch.dtype, list[Plan]] = {dtype: [] for dtype in plans.TOLERANCES}
+    errors: dict[Plan, float] = {}
     convolutions: dict[Plan, float] = {}
     for dtype, tolerance in plans.TOLERANCES.items():
         for plan in plans.candidates(LENGTH, filters, dtype, CPU, any_cost=True):
-            if not plans.measured_error(filters, plan, LENGTH) <= tolerance:
+            if plan not in errors:
+                errors[plan] = plans.measured_error(filters, plan, LENGTH)
+            if not errors[plan] <= tolerance:
                 continue
             assert exact is not None, f"{plan} has an error, and the filters are not finite"
             taken[dtype].append(plan)
             if plan not in convolutions:
                 convolutions[plan] = relative(far_field_conv(u, *nodes_of(filters, plan)), exact)
-            # Transforms of float64 round too.
-            assert convolutions[plan] <= max(tolerance, 1e-13), (dtype, plan)
+            assert convolutions[plan] <= tolerance, (dtype, plan)
     if expected != EITHER:
         assert bool(taken[torch.float32]) == (expected == FAR), taken
 
@@ -175,17 +183,21 @@ def test_the_few_lags_of_a_training_step_see_what_all_would(seed: int) -> None:
         filters, plan = scaled(factor, "freq"), Plan(32, 6)
         few = plans.measured_error(filters, plan, LENGTH, samples=32, generator=torch.Generator().manual_seed(seed))
         many = plans.measured_error(filters, plan, LENGTH)
-        assert few <= 10 * many and many <= 10 * few
+        assert few <= 10 * many
+        assert many <= 10 * few
 
 
 @pytest.mark.parametrize("plan", [Plan(32, 6), Plan(64, 8), Plan(128, 6)])
 def test_every_part_of_the_distances_has_a_pair(plan: Plan) -> None:
     sample = plans.draw(plan, 1 << 20, 1024, torch.Generator().manual_seed(0))
     distances = (1 << 20) // plan.h - 1
-    assert len(sample.d) == 1024 and sample.adjacent == 64
-    assert (sample.d[:64] == 1).all() and sample.d.amax() <= distances
+    assert len(sample.d) == 1024
+    assert sample.adjacent == 64
+    assert (sample.d[:64] == 1).all()
+    assert sample.d.amax() <= distances
     assert sample.d[64:].diff().amax() <= 2 * math.ceil(distances / 960)
-    assert 0 <= sample.a.amin() and sample.a.amax() < plan.h
+    assert sample.a.amin() >= 0
+    assert sample.a.amax() < plan.h
 
 
 def test_the_error_is_the_same_at_every_call_and_takes_no_number_of_torch() -> None:
@@ -205,7 +217,8 @@ def test_candidates_are_cheaper_than_the_exact_route() -> None:
     filters = network(width=64, channels=128)
     found = plans.candidates(1 << 20, filters, torch.float32, CPU)
     costs = [plans.cost(plan, 1 << 20, filters) for plan in found]
-    assert costs and costs == sorted(costs)
+    assert costs
+    assert costs == sorted(costs)
     assert costs[-1] < plans.cost(None, 1 << 20, filters)
     everything = plans.candidates(256, filters, torch.float32, CPU, any_cost=True)
     cheap = plans.candidates(256, filters, torch.float32, CPU)

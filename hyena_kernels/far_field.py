@@ -20,7 +20,6 @@ from hyena_kernels.far_field_plan import Network, Plan
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.registration import checks, library
 
-
 _Network = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 

@@ -189,11 +189,10 @@ def sums_kernel(
             grad = _signal(g_start, g_l, g_factor, g_gate_l, block, L, piece, H, S, BLOCKS)
             g_parts = _parts(grad, G_PARTS)
             new = ()
-            for j in tl.static_range(H // S):
-                if j <= piece:
-                    new = new + (_add_product(sums[j], xs[piece - j], g_parts, 2),)
-                else:
-                    new = new + (sums[j],)
+            for j in tl.static_range(piece + 1):
+                new = new + (_add_product(sums[j], xs[piece - j], g_parts, 2),)
+            for j in tl.static_range(piece + 1, H // S):
+                new = new + (sums[j],)
             sums = new
     at = near_sums + tl.program_id(0).to(tl.int64) * (H * S)
     at += tl.arange(0, S)[:, None] * S + tl.arange(0, S)[None, :]
@@ -260,30 +259,17 @@ def _piece(step, pieces, transposed):
 
 
 @triton.jit
-def _add_piece(totals, parts, toeplitz, first: tl.constexpr, ORDER: tl.constexpr):
-    """Add what a piece contributes to ``totals``, which are of consecutive steps. ``first`` is its own place there."""
-    new = ()
-    for place in tl.static_range(len(totals)):
-        if place < first:
-            new = new + (totals[place],)
-        else:
-            new = new + (_add_product(totals[place], parts, toeplitz[place - first], ORDER),)
-    return new
-
-
-@triton.jit
 def near_kernel(
     x, gate, near, skip, far, table, o1, f1, o2, f2, D, L, blocks, spans,
     x_b, x_d, x_l, gate_b, gate_d, gate_l, near_d, near_l, o1_b, o1_d, o1_l, f1_b, f1_d, f1_l, o2_b, o2_d, o2_l,
     f2_b, f2_d, f2_l,
     TRANSPOSED: tl.constexpr, PARTS: tl.constexpr, ORDER: tl.constexpr, H: tl.constexpr, S: tl.constexpr,
-    GROUP: tl.constexpr, P: tl.constexpr, BLOCKS: tl.constexpr, TILES: tl.constexpr,
+    P: tl.constexpr, BLOCKS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """``o1 = f1 z`` and ``o2 = f2 z`` in ``TILES`` tiles of blocks of one row: near field plus expanded far field.
 
     ``z`` is the convolution of ``gate x`` with the near taps ``(D, H)`` and the skip inside of each block, and the
     basis times ``far``, float32 ``(rows, P, blocks)``. With ``TRANSPOSED`` it is the transpose of this convolution.
-    ``GROUP`` pieces of a block are computed at a time. Fewer take fewer registers, and load the others again.
     """
     row = tl.program_id(0) // spans
     span = tl.program_id(0) % spans
@@ -300,21 +286,19 @@ def near_kernel(
     for tile in range(TILES):
         block = (span * TILES + tile) * BLOCKS
         values = _parts(_load_far(far, row, block, blocks, P, BLOCKS), ORDER + 1)
-        for group in tl.static_range(PIECES // GROUP):
-            totals = ()
-            for place in tl.static_range(GROUP):
-                piece = _piece(group * GROUP + place, PIECES, TRANSPOSED)
-                total = tl.zeros([BLOCKS, S], tl.float32)
-                totals = totals + (_add_product(total, values, _basis(table, piece, ORDER + 1, H, S, True), ORDER),)
-            for step in tl.static_range((group + 1) * GROUP):
-                piece = _piece(step, PIECES, TRANSPOSED)
-                parts = _parts(_signal(start, x_l, factor, gate_l, block, L, piece, H, S, BLOCKS), PARTS)
-                totals = _add_piece(totals, parts, toeplitz, step - group * GROUP, ORDER)
-            for place in tl.static_range(GROUP):
-                n = _places(block, _piece(group * GROUP + place, PIECES, TRANSPOSED), H, S, BLOCKS)
-                if o1 is not None:
-                    first = None if f1 is None else _start(f1, b, d, f1_b, f1_d)
-                    _store(_start(o1, b, d, o1_b, o1_d), o1_l, totals[place], first, f1_l, n, L)
-                if o2 is not None:
-                    second = None if f2 is None else _start(f2, b, d, f2_b, f2_d)
-                    _store(_start(o2, b, d, o2_b, o2_d), o2_l, totals[place], second, f2_l, n, L)
+        for step in tl.static_range(PIECES):
+            piece = _piece(step, PIECES, TRANSPOSED)
+            total = tl.zeros([BLOCKS, S], tl.float32)
+            total = _add_product(total, values, _basis(table, piece, ORDER + 1, H, S, True), ORDER)
+            # What comes before is loaded again, from the cache. Keeping it would take too many registers.
+            for j in tl.static_range(step + 1):
+                other = _piece(step - j, PIECES, TRANSPOSED)
+                parts = _parts(_signal(start, x_l, factor, gate_l, block, L, other, H, S, BLOCKS), PARTS)
+                total = _add_product(total, parts, toeplitz[j], ORDER)
+            n = _places(block, piece, H, S, BLOCKS)
+            if o1 is not None:
+                first = None if f1 is None else _start(f1, b, d, f1_b, f1_d)
+                _store(_start(o1, b, d, o1_b, o1_d), o1_l, total, first, f1_l, n, L)
+            if o2 is not None:
+                second = None if f2 is None else _start(f2, b, d, f2_b, f2_d)
+                _store(_start(o2, b, d, o2_b, o2_d), o2_l, total, second, f2_l, n, L)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hyena_kernels.backends.triton import far_field_blocks, far_field_spectra
+from hyena_kernels.backends.triton import far_field_blocks, far_field_spectra, table
 from hyena_kernels.backends.triton.launch import Constants, constants, launch
 from hyena_kernels.backends.triton.plan import RADIX, SCRATCH_BYTES, Plan, tables
 from hyena_kernels.common import far_field, sizes
@@ -50,18 +50,39 @@ class Config(NamedTuple):
     """Most positions of a piece of a block."""
     blocks: int
     """Blocks of a tile."""
-    warps: int
+    warps: int = 4
+    registers: int | None = None
+    """Bound on the registers of a thread."""
 
 
 CONFIGS = {
-    ("moments", 2): Config(32, 64, 4),
-    ("moments", 4): Config(16, 64, 4),
-    ("sums", 2): Config(64, 32, 4),
-    ("sums", 4): Config(64, 32, 4),
-    ("near", 2): Config(64, 64, 4),
-    ("near", 4): Config(32, 64, 4),
+    ("moments", 2): Config(32, 32),
+    ("moments", 4): Config(16, 32, registers=128),
+    ("sums", 2): Config(32, 16),
+    ("sums", 4): Config(32, 16),
+    ("near", 2): Config(32, 32),
+    ("near", 4): Config(32, 32, registers=192),
 }
-"""By kernel and bytes of an element of the signals and gates. None of them spills registers."""
+"""By kernel and bytes of an element of the signals and gates. None of them spills registers.
+
+Products of fewer than 64 rows take no tensor memory on compute capability 10.0. It has 512 columns, and Triton takes 64
+for each product that is not in a loop.
+"""
+
+HOPPER_CONFIGS = {
+    ("moments", 2): Config(32, 64),
+    ("moments", 4): Config(16, 64),
+    ("sums", 2): Config(64, 32),
+    ("sums", 4): Config(64, 32),
+    ("near", 2): Config(64, 64),
+    ("near", 4): Config(32, 64),
+}
+"""The same on compute capability 9.0, whose warps multiply 64 rows together."""
+
+
+def configs(hopper: bool) -> dict[tuple[str, int], Config]:
+    """The configurations on devices of compute capability 9.0, or on others."""
+    return HOPPER_CONFIGS if hopper else CONFIGS
 
 
 def points(blocks: int) -> int:
@@ -162,20 +183,23 @@ class _Call:
         self.h, self.p, self.length, self.device = h, p, length, device
         self.blocks = far_field.block_count(length, h)
         self.points = points(self.blocks)
+        self.configs = configs(table.is_hopper(device))
         self.basis = basis_table(h, p, device)
         self.weighted = tables(Plan(1, 1, self.points), device).weighted
 
     def inside(self, kernel: str, x: _Signal, g: _Signal | None = None, **others: Any) -> _Inside:
         """How a kernel inside blocks is launched on one or two signals."""
         read = (*x, *(g or ()))
-        config = CONFIGS[kernel, max(each.element_size() for each in read if each is not None)]
+        config = self.configs[kernel, max(each.element_size() for each in read if each is not None)]
         rows = x.values.shape[0] * x.values.shape[1]
         tiles = -(-self.blocks // config.blocks)
         wanted = -(-tiles // max(1, PROGRAMS // rows))
         of_span = min(MAX_TILES, 1 << (wanted - 1).bit_length())
         piece = min(config.piece, self.h)
+        bound = {} if config.registers is None else {"maxnreg": config.registers}
         own = constants(
             **others, H=self.h, S=piece, BLOCKS=config.blocks, TILES=of_span, num_warps=config.warps, num_stages=1,
+            **bound,
         )  # fmt: skip
         return _Inside(rows, -(-tiles // of_span), piece, own)
 
@@ -235,9 +259,7 @@ class _Call:
         """Launch ``near_kernel``."""
         narrow = all(each.result is None or each.result.element_size() == 2 for each in (first, second))
         order = 1 if narrow else 2
-        own = self.inside(
-            "near", x, TRANSPOSED=transposed, PARTS=min(x.parts, order + 1), ORDER=order, GROUP=1, P=self.p
-        )
+        own = self.inside("near", x, TRANSPOSED=transposed, PARTS=min(x.parts, order + 1), ORDER=order, P=self.p)
         args = (
             *x, near, skip, far, self.basis, *first, *second, x.values.shape[1], self.length, self.blocks, own.spans,
             *_strides(*x), *near.stride(), *_strides(*first, *second),

@@ -158,7 +158,12 @@ def backward_plan(length: int, device: torch.device) -> Plan:
 
 def shares(kernel: str, points: int, device: torch.device) -> bool:
     """Whether several rows of ``points`` points may share a program of a kernel on a device."""
-    return (kernel, points) not in SPILLING_SHARED or (device.type == "cuda" and _is_hopper(_known(device.index)))
+    return (kernel, points) not in SPILLING_SHARED or is_hopper(device)
+
+
+def is_hopper(device: torch.device) -> bool:
+    """Whether a device has compute capability 9.0."""
+    return device.type == "cuda" and _is_hopper(_known(device.index))
 
 
 @cache

@@ -43,6 +43,9 @@ RECORD = FOLDER / "triton.json"
 
 WORKERS = 2
 
+TENSOR_MEMORY = 512
+"""Columns of the tensor memory of compute capability 10.0."""
+
 REPORT = Report("Triton", "hyena_kernels.testing.resources.triton", f"Triton {triton.__version__}", (80, 90, 100))
 
 
@@ -50,7 +53,8 @@ def compile_case(case: Case, arch: int) -> Resources:
     """Compile one configuration for one architecture, or take it from Triton's cache.
 
     Raises:
-        ValueError: the kernel is interpreted, or the signature does not fit the kernel's arguments.
+        ValueError: the kernel is interpreted, the signature does not fit the kernel's arguments, or the kernel takes
+            too much tensor memory. Triton compiles such a kernel to a trap.
     """
     _check(case)
     signature = {name: case.signature[name] for name in case.kernel.arg_names}
@@ -65,6 +69,9 @@ def compile_case(case: Case, arch: int) -> Resources:
     if case.maxnreg is not None:
         options["maxnreg"] = case.maxnreg
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, WARP), options=options)
+    columns = getattr(compiled.metadata, "tmem_size", None) or 0
+    if columns > TENSOR_MEMORY:
+        raise ValueError(f"{case.name}: takes {columns} columns of tensor memory, there are {TENSOR_MEMORY}")
     registers, stack = _usage(compiled.asm["cubin"])
     return _resources(arch, registers, stack, compiled.metadata.shared, WARP * compiled.metadata.num_warps)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hyena_kernels.backends.triton import far_field_blocks, far_field_spectra
-from hyena_kernels.backends.triton.far_field_conv import CONFIGS, MAX_TILES, points, transform_warps
+from hyena_kernels.backends.triton.far_field_conv import MAX_TILES, configs, points, transform_warps
 from hyena_kernels.backends.triton.plan import RADIX
 from hyena_kernels.backends.triton.support import BLOCK_SIZES, MAX_BLOCKS
+from hyena_kernels.testing.resources.occupancy import ARCHITECTURES
 from hyena_kernels.testing.resources.triton_case import Case
 
 NODES = 8
@@ -41,7 +43,7 @@ def _inside(h: int, dtype: str) -> list[Case]:
     pair = {"X_PARTS": PARTS[dtype], "G_PARTS": PARTS[dtype]}
     alone: dict[str, Any] = dict.fromkeys(("g", "g_gate", "g_moments", "skip_sums")) | pair
     bare: dict[str, Any] = {"o2": None, "f2": None}
-    near = {"PARTS": parts, "ORDER": order, "GROUP": 1, "P": NODES}
+    near = {"PARTS": parts, "ORDER": order, "P": NODES}
     kernels: list[tuple[str, str, dict[str, Any]]] = [
         ("moments", "moments", {**alone, "P": NODES}),
         ("moments of both signals", "moments", {**pair, "P": NODES}),
@@ -49,19 +51,32 @@ def _inside(h: int, dtype: str) -> list[Case]:
         ("near, transposed", "near", {**near, "TRANSPOSED": True}),
         ("sums", "sums", pair),
     ]
-    cases = [block_case(name.format(label), kernel, h, dtype, constexprs) for label, kernel, constexprs in kernels]
-    piece = min(CONFIGS["sums", SIZES[dtype]].piece, h)
-    diagonals = {"H": h, "S": piece}
-    cases.append(_case(name.format("diagonals"), far_field_blocks.diagonals_kernel, dtype, diagonals, 8))
+    cases = []
+    for label, kernel, constexprs in kernels:
+        cases += block_cases(name.format(label), kernel, h, dtype, constexprs)
+    # The sums of other dtypes are the same.
+    if dtype == "bf16":
+        for hopper in (True, False):
+            piece = min(configs(hopper)["sums", SIZES[dtype]].piece, h)
+            own = f"far_field diagonals, h = {h}, pieces of {piece}"
+            case = _case(own, far_field_blocks.diagonals_kernel, dtype, {"H": h, "S": piece}, 8)
+            if own not in [each.name for each in cases]:
+                cases.append(case)
     return cases
 
 
-def block_case(name: str, kernel: str, h: int, dtype: str, constexprs: dict[str, Any]) -> Case:
-    """A case of a kernel inside blocks of ``h``, with signals and results of one dtype."""
-    config = CONFIGS[kernel, SIZES[dtype]]
-    shape = {"H": h, "S": min(config.piece, h), "BLOCKS": config.blocks, "TILES": MAX_TILES}
-    function = getattr(far_field_blocks, f"{kernel}_kernel")
-    return _case(name, function, dtype, {**shape, **constexprs}, config.warps)
+def block_cases(name: str, kernel: str, h: int, dtype: str, constexprs: dict[str, Any]) -> list[Case]:
+    """A kernel inside blocks of ``h``, with signals and results of one dtype, on Hopper and on other GPUs."""
+    cases = []
+    for hopper in (True, False):
+        config = configs(hopper)[kernel, SIZES[dtype]]
+        shape = {"H": h, "S": min(config.piece, h), "BLOCKS": config.blocks, "TILES": MAX_TILES}
+        function = getattr(far_field_blocks, f"{kernel}_kernel")
+        own = f"{name}, tiles of {config.blocks}"
+        case = _case(own, function, dtype, {**shape, **constexprs}, config.warps)
+        absent = tuple(arch for arch in ARCHITECTURES if (arch == 90) != hopper)
+        cases.append(replace(case, maxnreg=config.registers, absent=absent))
+    return cases
 
 
 def _over(size: int) -> list[Case]:

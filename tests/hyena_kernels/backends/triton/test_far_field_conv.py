@@ -41,10 +41,10 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Less than a block, many blocks with a partial one at the end, and blocks of two pieces.
-@pytest.mark.parametrize(("length", "h", "p"), [(5, 16, 2), (250, 16, 2), (250, 32, 3)])
+@pytest.mark.parametrize(("length", "h", "p"), [(60, 64, 2), (250, 16, 2), (300, 64, 3)])
 def test_error_is_within_budget(length: int, h: int, p: int, tiles: Tiles) -> None:
-    tiles(16, 16)
-    check("far_field_conv", far_field_conv_inputs(1, 8 if length == 5 else 2, length, h=h, p=p))
+    tiles(32, 16)
+    check("far_field_conv", far_field_conv_inputs(1, 1, length, h=h, p=p))
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_several_tiles_of_strided_signals(tiles: Tiles) -> None:
 )
 def test_without_gates_and_skip(dtype: torch.dtype, absent: tuple[str, ...], tiles: Tiles) -> None:
     tiles(16, 16)
-    check("far_field_conv", far_field_conv_inputs(1, 2, 200, h=16, p=2, dtype=dtype, **dict.fromkeys(absent, False)))
+    check("far_field_conv", far_field_conv_inputs(1, 1, 200, h=16, p=2, dtype=dtype, **dict.fromkeys(absent, False)))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,7 @@ def test_parts_hold_a_signal_and_its_gate(dtype: torch.dtype, gated: bool, parts
     assert rest.abs().max() <= 1e-7
 
 
+@pytest.mark.slow
 def test_slices_of_channels_change_no_bit(tiles: Tiles) -> None:
     tiles(16, 16)
     inputs = FarFieldConvInputs(*far_field_conv_inputs(1, 2, 40, h=16, p=2).values())
@@ -111,6 +112,7 @@ def test_slices_of_channels_change_no_bit(tiles: Tiles) -> None:
         assert torch.equal(value, expected)
 
 
+@pytest.mark.slow
 def test_backward_gives_what_is_needed_and_nothing_else(tiles: Tiles) -> None:
     tiles(16, 16)
     inputs = FarFieldConvInputs(*far_field_conv_inputs(1, 1, 40, h=16, p=2).values())
@@ -122,6 +124,7 @@ def test_backward_gives_what_is_needed_and_nothing_else(tiles: Tiles) -> None:
             assert torch.equal(grad, expected) if needed else grad.shape == (0,), needs
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_value_spoils_its_row_and_no_other(bad: float, tiles: Tiles) -> None:

@@ -28,6 +28,7 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(mixer.CONFIGS, name, (64, 32, 4))
 
 
+@pytest.mark.slow
 def test_everything_together() -> None:
     check("hyena_mixer_far", hyena_mixer_far_inputs(1, 100, 2, h=16, p=2))
 

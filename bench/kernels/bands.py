@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.common import json_io
 from hyena_kernels import HyenaOperator, far_field_plan as plans, implicit_filter
+from hyena_kernels.common import far_field
 from hyena_kernels.common.features import features_at
 from hyena_kernels.far_field_plan import Network, Plan
 from hyenadna import HyenaDNAForCausalLM
@@ -143,6 +144,53 @@ def draw_bands(records: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_nodes(network: Network, path: Path) -> None:
+    """A filter of few positions: its near taps, the nodes of each distance of blocks, and the error between them."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    length, plan = 1 << 15, Plan(128, 6)
+    read = made_for(few_channels(network), length)
+    channel = read._replace(w_out=read.w_out[:1], deltas=None if read.deltas is None else read.deltas[:1])
+
+    def values(lags: Tensor) -> Tensor:
+        *tensors, deltas, shift, seq_len = channel
+        z = features_at(lags, seq_len, channel.w_in.shape[1])
+        window = (None, None) if deltas is None else (z[:, 0].contiguous(), deltas.double())
+        return implicit_filter(z, *(tensor.double() for tensor in tensors), *window, shift)[0]
+
+    shown = 6 * plan.h
+    lags = torch.arange(shown, dtype=torch.float64)
+    nodes = far_field.node_lags(plan.h, plan.p, shown // plan.h)
+    basis = far_field.basis(plan.h, plan.p)
+    at_nodes = values(nodes.flatten()).view(nodes.shape)
+    node = torch.arange(plan.p)
+    pairs = node[:, None] - node + plan.p - 1
+    figure, (top, below) = plt.subplots(2, 1, figsize=(7.2, 4.6), layout="constrained", sharex=True)
+    top.plot(lags[plan.h :], values(lags)[plan.h :], color="0.6", lw=1, label="the filter")
+    top.plot(lags[: plan.h], values(lags)[: plan.h], color="C3", lw=2, label=f"near: all {plan.h} taps of a block")
+    top.plot(
+        nodes.flatten(), at_nodes.flatten(), "o", ms=3, color="C0", label=f"far: {2 * plan.p - 1} nodes a distance"
+    )
+    top.legend(fontsize=8)
+    top.set_ylabel("filter")
+    for d in range(1, shown // plan.h):
+        matrix = at_nodes[:, d - 1][pairs]
+        errors = basis @ matrix @ basis.T - values(
+            (d * plan.h + torch.arange(plan.h)[:, None] - torch.arange(plan.h)).double().flatten()
+        ).view(plan.h, plan.h)
+        places = d * plan.h + torch.arange(plan.h)[:, None] - torch.arange(plan.h)
+        below.plot(places.flatten()[::17], errors.abs().flatten()[::17], ",", color=f"C{d - 1}")
+    below.set(yscale="log", ylim=(1e-17, 1), xlabel="lag", ylabel="error of interpolation")
+    for axes in (top, below):
+        for d in range(1, shown // plan.h + 1):
+            axes.axvline(d * plan.h, color="0.85", lw=0.8, zorder=0)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def draw_errors(named: dict[str, dict[str, float]], path: Path) -> None:
     """The error by block, a line for each number of nodes, a panel for each network."""
     import matplotlib as mpl
@@ -179,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoints", type=int, default=12, help="most checkpoints of a run (default: %(default)s)")
     parser.add_argument("--models", nargs="*", type=Path, default=[], help="models for --errors (default: none)")
     parser.add_argument("--errors", type=Path, metavar="FILE", help="picture of errors by (h, p) (default: none)")
+    parser.add_argument("--nodes", type=Path, metavar="FILE", help="picture of the nodes of a filter (default: none)")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="picture of bands against steps (default: none)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file (default: none)")
     options = parser.parse_args(arguments)
@@ -188,6 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         roughest = max(networks(model), key=band)
         for length in _LENGTHS:
             found["errors"][f"{model.name}, L = {length:,}"] = errors(roughest, length)
+    if options.nodes is not None:
+        draw_nodes(networks(options.models[0])[0], options.nodes)
     if options.picture is not None:
         draw_bands(records, options.picture)
     if options.errors is not None:

@@ -70,7 +70,7 @@ for each product that is not in a loop.
 """
 
 HOPPER_CONFIGS = {
-    ("moments", 2): Config(32, 64),
+    ("moments", 2): Config(32, 64, registers=168),
     ("moments", 4): Config(16, 64),
     ("sums", 2): Config(64, 32),
     ("sums", 4): Config(64, 32),

@@ -310,7 +310,7 @@ def test_far_field(op: str, length: int) -> None:
 
 
 @FAR
-@pytest.mark.parametrize(("h", "p"), [(16, 2), (32, 8), (64, 12), (128, 8)])
+@pytest.mark.parametrize(("h", "p"), [(32, 2), (32, 8), (64, 12), (128, 8)])
 def test_far_field_of_other_blocks(op: str, h: int, p: int) -> None:
     held_far(op, case(op, 20_011, (2, 30), h=h, p=p, spare=5))
 

@@ -8,7 +8,9 @@ import torch
 
 from bench.common import machine
 from bench.kernels import (
+    bands,
     cluster,
+    far_field,
     far_field_errors,
     gpu,
     long_context,
@@ -29,7 +31,9 @@ from bench.suite import __main__ as bench_suite
 @pytest.mark.parametrize(
     "module",
     [
+        bands,
         cluster,
+        far_field,
         far_field_errors,
         long_context,
         machine,

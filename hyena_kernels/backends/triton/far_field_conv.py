@@ -61,7 +61,7 @@ CONFIGS = {
     ("sums", 2): Config(32, 16),
     ("sums", 4): Config(32, 16),
     ("near", 2): Config(32, 32),
-    ("near", 4): Config(32, 32, registers=192),
+    ("near", 4): Config(32, 16, registers=168),
 }
 """By kernel and bytes of an element of the signals and gates. None of them spills registers.
 
@@ -70,7 +70,7 @@ for each product that is not in a loop.
 """
 
 HOPPER_CONFIGS = {
-    ("moments", 2): Config(32, 64),
+    ("moments", 2): Config(32, 64, registers=168),
     ("moments", 4): Config(16, 64),
     ("sums", 2): Config(64, 32),
     ("sums", 4): Config(64, 32),
@@ -274,7 +274,7 @@ class _Call:
         args = (*x, *g, sums, channels, self.length, own.spans, *_strides(*x, *g))
         launch(far_field_blocks.sums_kernel, own.grid, args, own.constants)
         args = sums, dnear, channels, own.rows, own.spans
-        diagonals = constants(H=self.h, S=piece, num_warps=8)
+        diagonals = constants(H=self.h, S=piece, num_warps=8, num_stages=1)
         launch(far_field_blocks.diagonals_kernel, (channels * (self.h // piece),), args, diagonals)
 
     def node_gradient(self, dnodes: Tensor, x: Tensor, g: Tensor) -> None:

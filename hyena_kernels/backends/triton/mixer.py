@@ -141,9 +141,11 @@ def _convolve_backward(
 ) -> None:
     """Write the gradients of a long convolution, and of its filters. None: not needed."""
     if isinstance(inputs, FarFieldConvInputs):
-        far_field_conv.backward_into(FarGradients(u, *filters, D, None, post_gate), dy, inputs)
+        dnear, dnodes = filters
+        far_field_conv.backward_into(FarGradients(u, dnear, dnodes, D, None, post_gate), dy, inputs)
         return
-    grads = Gradients(u, *filters, D, None, post_gate)
+    [dk] = filters
+    grads = Gradients(u, dk, D, None, post_gate)
     if packed is None:
         fftconv.backward_into(grads, dy, inputs, True)
     else:

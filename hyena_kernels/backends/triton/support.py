@@ -42,7 +42,7 @@ MAX_CLASSES, MAX_HEAD = 32, 4096
 """Most classes V of ``linear_cross_entropy``, and most weights V × D of its head, where V is rounded up to 16 or 32."""
 
 
-BLOCK_SIZES = (16, 128)
+BLOCK_SIZES = (32, 128)
 """Smallest and largest block h of ``far_field_conv``, a power of two."""
 
 MAX_NODES, MAX_BLOCKS = 12, 8192

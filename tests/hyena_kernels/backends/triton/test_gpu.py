@@ -26,9 +26,11 @@ from hyena_kernels.testing import (
     OPS,
     Inputs,
     check,
+    error_budget,
     fftconv_inputs,
     hyena_mixer_inputs,
     implicit_filter_inputs,
+    relative_error,
     short_conv_inputs,
     value_and_gradients,
 )
@@ -278,10 +280,79 @@ def test_implicit_filter_with(options: dict[str, Any]) -> None:
     held("implicit_filter", implicit_filter_inputs(150, 1000, device=DEVICE, **options))
 
 
+def held_far(op: str, inputs: Inputs, dy: Tensor | None = None) -> None:
+    """As :func:`held` for the ops of the far field. Long signals have plain PyTorch in float64 for an oracle."""
+    length = inputs["u"].shape[2] if op == "far_field_conv" else inputs["x"].shape[1]
+    # The definition has all taps of a channel in memory.
+    if dy is None and inputs["near"].shape[-2] * length**2 <= 1 << 28:
+        check(op, inputs)
+        return
+    dy = gradient_of(op, inputs) if dy is None else dy
+    results = value_and_gradients(OPS[op].function, inputs, dy)
+    wide = {name: tensor if tensor is None else tensor.double() for name, tensor in inputs.items()}
+    with use_backend("torch"):
+        plain = value_and_gradients(OPS[op].function, inputs, dy)
+        oracle = value_and_gradients(OPS[op].function, wide, dy)
+    assert results.keys() == plain.keys() >= {"y", "dnear", "dnodes"}
+    for name, value in results.items():
+        assert value.dtype == plain[name].dtype
+        assert relative_error(value, oracle[name]) <= error_budget(plain[name], oracle[name]), name
+
+
+FAR = pytest.mark.parametrize("op", ["far_field_conv", "hyena_mixer_far"])
+
+
+@FAR
+@pytest.mark.parametrize("length", [1, 100, 128, 1000, 4097, 65537, 1_000_002, 1 << 20])
+def test_far_field(op: str, length: int) -> None:
+    sizes = (2, 20) if length <= DEFINITION else None
+    held_far(op, case(op, length, sizes))
+
+
+@FAR
+@pytest.mark.parametrize(("h", "p"), [(32, 2), (32, 8), (64, 12), (128, 8)])
+def test_far_field_of_other_blocks(op: str, h: int, p: int) -> None:
+    held_far(op, case(op, 20_011, (2, 30), h=h, p=p, spare=5))
+
+
+@FAR
+@pytest.mark.parametrize("length", [1000, 1 << 18])
+@pytest.mark.parametrize("dtype", [FP32, FP16], ids=str)
+def test_far_field_in_other_dtypes(op: str, dtype: torch.dtype, length: int) -> None:
+    held_far(op, case(op, length, (2, 20), dtype=dtype))
+
+
+@FAR
+@pytest.mark.parametrize("layout", ["channel-last", "slice"])
+def test_far_field_of_strided_tensors(op: str, layout: str) -> None:
+    inputs = case(op, 4097, (2, 40))
+    for name in ("u", "pre_gate", "post_gate", "x"):
+        if name in inputs:
+            inputs[name] = strided(inputs[name], layout)
+    held_far(op, inputs, strided(gradient_of(op, inputs), layout))
+
+
+@pytest.mark.parametrize("absent", [("pre_gate",), ("pre_gate", "post_gate", "skip")], ids=["post alone", "nothing"])
+def test_far_field_without_gates_and_skip(absent: tuple[str, ...]) -> None:
+    held_far("far_field_conv", case("far_field_conv", 3000, (2, 40), **dict.fromkeys(absent, False)))
+
+
+@FAR
+def test_far_field_of_order_three_and_of_many_rows(op: str) -> None:
+    held_far(op, case(op, 9000, (9, 100), **({"order": 3} if op == "hyena_mixer_far" else {})))
+
+
 @pytest.mark.usefixtures("nan_empty")
 @pytest.mark.parametrize("length", [31, 1000, 3000, 4097, 8192, 65537])
 def test_every_element_of_fftconv_is_written(length: int) -> None:
     held("fftconv", fftconv_case(length, dtype=BF16))
+
+
+@pytest.mark.usefixtures("nan_empty")
+@pytest.mark.parametrize("length", [31, 1000, 8192])
+@FAR
+def test_every_element_of_the_far_field_is_written(op: str, length: int) -> None:
+    held_far(op, case(op, length, (2, 40), spare=300))
 
 
 @pytest.mark.usefixtures("nan_empty")
@@ -383,6 +454,8 @@ def test_a_nan_reaches_no_other_row_of_hyena_mixer(length: int) -> None:
         *(("short_conv", length) for length in (1000, 65537)),
         *(("hyena_mixer", length) for length in (1000, 8192)),
         *(("implicit_filter", length) for length in (1000, 65537)),
+        *(("far_field_conv", length) for length in (1000, 1 << 20)),
+        ("hyena_mixer_far", 8192),
     ],
 )
 def test_a_hundred_repeats_are_bitwise_equal(op: str, length: int) -> None:
@@ -400,7 +473,10 @@ def test_a_hundred_repeats_are_bitwise_equal(op: str, length: int) -> None:
 
 EACH = pytest.mark.parametrize(
     ("op", "length"),
-    [("fftconv", 1000), ("fftconv", 8192), ("short_conv", 1000), ("hyena_mixer", 3000), ("implicit_filter", 1000)],
+    [
+        *(("fftconv", 1000), ("fftconv", 8192), ("short_conv", 1000), ("hyena_mixer", 3000), ("implicit_filter", 1000)),
+        *(("far_field_conv", 3000), ("hyena_mixer_far", 3000)),
+    ],
 )
 
 
@@ -414,7 +490,9 @@ def test_side_stream(op: str, length: int) -> None:
     check_side_stream(op, case(op, length))
 
 
-@pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter"])
+@pytest.mark.parametrize(
+    "op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter", "far_field_conv", "hyena_mixer_far"]
+)
 def test_dynamic_compilation_serves_every_length(op: str) -> None:
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("inductor")
@@ -453,7 +531,9 @@ def test_activation_checkpointing(op: str, length: int) -> None:
     check_activation_checkpointing(op, case(op, length))
 
 
-@pytest.mark.parametrize("op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter"])
+@pytest.mark.parametrize(
+    "op", ["fftconv", "short_conv", "hyena_mixer", "implicit_filter", "far_field_conv", "hyena_mixer_far"]
+)
 def test_peak_memory_at_a_million(op: str, memory: Callable[[float], None]) -> None:
     memory(16)
     length, channels = 1 << 20, 128
@@ -469,6 +549,8 @@ def test_peak_memory_at_a_million(op: str, memory: Callable[[float], None]) -> N
         }
     elif op == "short_conv":
         inputs = {"x": drawn(1, channels, length), "weight": drawn(channels, 3, dtype=FP32)}
+    elif op in ("far_field_conv", "hyena_mixer_far"):
+        inputs = case(op, length, (1, channels))
     else:
         inputs = {name: drawn(1, channels, length) for name in ("u", "pre_gate", "post_gate")}
         inputs["k"], inputs["D"] = drawn(channels, length, dtype=FP32, scale=1e-3), drawn(channels, dtype=FP32)

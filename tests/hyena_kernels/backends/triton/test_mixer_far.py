@@ -28,8 +28,9 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(mixer.CONFIGS, name, (64, 32, 4))
 
 
+@pytest.mark.slow
 def test_everything_together() -> None:
-    check("hyena_mixer_far", hyena_mixer_far_inputs(1, 100, 2, h=16, p=2))
+    check("hyena_mixer_far", hyena_mixer_far_inputs(1, 100, 2, h=32, p=2))
 
 
 @pytest.mark.slow
@@ -37,7 +38,7 @@ def test_everything_together() -> None:
 def test_order_three_in_slices_of_strided_projections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixer, "SCRATCH_BYTES", 0)
     monkeypatch.setattr(mixer, "SLICE_STEP", 3)
-    inputs = hyena_mixer_far_inputs(1, 60, 4, order=3, h=16, p=2, spare=1, dtype=torch.bfloat16)
+    inputs = hyena_mixer_far_inputs(1, 60, 4, order=3, h=32, p=2, spare=1, dtype=torch.bfloat16)
     storage = torch.full((2, 121, 33), float("nan"), dtype=torch.bfloat16)
     inputs["x"] = storage[1:, 1::2, 1::2].copy_(inputs["x"])
     for name in ("near", "nodes"):
@@ -47,7 +48,7 @@ def test_order_three_in_slices_of_strided_projections(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_backward_gives_what_is_needed_and_nothing_else() -> None:
-    inputs = FarMixerInputs(*hyena_mixer_far_inputs(1, 40, 1, h=16, p=2).values())
+    inputs = FarMixerInputs(*hyena_mixer_far_inputs(1, 40, 1, h=32, p=2).values())
     dy = torch.randn(1, 40, 1)
     full = mixer_far.backward(dy, inputs, [True] * 6)
     for wanted in ((), (0,), (3,), (4, 5), (1, 2)):
@@ -57,6 +58,6 @@ def test_backward_gives_what_is_needed_and_nothing_else() -> None:
 
 
 def test_what_the_kernels_cannot_run_is_refused() -> None:
-    for options, reason in (({"h": 8}, "takes blocks h"), ({"dtype": torch.float64}, "has no float64 kernels")):
+    for options, reason in (({"h": 16}, "takes blocks h"), ({"dtype": torch.float64}, "has no float64 kernels")):
         with pytest.raises(BackendError, match=reason):
-            hyena_mixer_far(**hyena_mixer_far_inputs(1, 40, 2, **{"h": 16, "p": 2} | options))
+            hyena_mixer_far(**hyena_mixer_far_inputs(1, 40, 2, **{"h": 32, "p": 2} | options))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,6 +199,16 @@ def test_interpreted_kernels_are_refused(monkeypatch: pytest.MonkeyPatch, capsys
     assert "TRITON_INTERPRET is set, and interpreted kernels cannot be compiled" in capsys.readouterr().err
 
 
+def test_a_kernel_that_overflows_tensor_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = SimpleNamespace(metadata=SimpleNamespace(tmem_size=576))
+    monkeypatch.setattr(_resources, "_check", lambda case: None)
+    monkeypatch.setattr(_resources, "ASTSource", lambda *args: None)
+    monkeypatch.setattr(_resources.triton, "compile", lambda *args, **options: compiled)
+    kernel = SimpleNamespace(arg_names=[])
+    with pytest.raises(ValueError, match="wide: takes 576 columns of tensor memory, there are 512"):
+        _resources.compile_case(Case("wide", kernel, {}), 100)
+
+
 @pytest.mark.slow
 def test_no_kernel_spills_or_takes_more_shared_memory_than_there_is() -> None:
     """What has changed since ``make resources`` is compiled, and a sixteenth of the rest."""
@@ -290,6 +301,6 @@ def test_only_what_has_changed_and_a_sixteenth_is_compiled(tmp_path: Path, monke
 
 def test_the_compiled_modules_are_all_there_are() -> None:
     assert {name.rpartition(".")[2] for name in _resources.KERNEL_MODULES} == {
-        "embedding", "fftconv", "fftconv_varlen", "implicit_filter", "layer_norm", "linear_cross_entropy", "mixer",
-        "mixer_step", "mixer_varlen", "position_dropout", "short_conv",
+        "embedding", "far_field_conv", "fftconv", "fftconv_varlen", "implicit_filter", "layer_norm",
+        "linear_cross_entropy", "mixer", "mixer_far", "mixer_step", "mixer_varlen", "position_dropout", "short_conv",
     }  # fmt: skip

@@ -98,6 +98,7 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[Any]]:
     return set_widths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"hyena_order": 3, "use_bias": False, "num_inner_mlps": 0}], ids=["", "order"])
 @pytest.mark.parametrize("lora", [False, True], ids=["", "lora"])
 def test_slices_and_whole_blocks_are_those_of_the_exact_route(fields: dict[str, Any], lora: bool, cut: Any) -> None:
@@ -129,6 +130,7 @@ def test_slices_and_whole_blocks_are_those_of_the_exact_route(fields: dict[str, 
         assert 0 < relative_error(found, expected) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "autocast", "bfloat16"])
 def test_errors_in_slices_are_within_those_of_the_exact_route(kind: str, cut: Any) -> None:
     tokens, made = ids(), model()
@@ -142,11 +144,10 @@ def test_errors_in_slices_are_within_those_of_the_exact_route(kind: str, cut: An
         for route in ("fft", "auto"):
             take(made, route)
             found = loss_and_gradients(made, tokens)
-            again = loss_and_gradients(made, tokens)
-            assert all(torch.equal(found[name], again[name]) for name in found)
             errors[route] = {name: float(relative_error(found[name].double(), exact[name])) for name in exact}
-    assert [plan is None for _, plan in calls] == [True] * 8 + [False] * 8
-    # Slices are summed in the order of the channels on both routes.
+        again = loss_and_gradients(made, tokens)
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    assert [plan is None for _, plan in calls] == [True] * 4 + [False] * 8
     unit = 2**-8 if kind != "float32" else 2**-22
     for name, error in errors["auto"].items():
         assert error <= 2 * errors["fft"][name] + unit, name
@@ -157,7 +158,9 @@ def test_filters_are_not_shared_where_no_taps_are_made(monkeypatch: pytest.Monke
     made.activation_checkpointing_enable({"slices": False})
     asked: list[int] = []
     real = layers.HyenaOperator.filters
-    monkeypatch.setattr(layers.HyenaOperator, "filters", lambda self, length: asked.append(length) or real(self, length))
+    monkeypatch.setattr(
+        layers.HyenaOperator, "filters", lambda self, length: asked.append(length) or real(self, length)
+    )
     loss_and_gradients(made, tokens)
     assert asked == []
     take(made, "fft")
@@ -198,6 +201,7 @@ def test_generation_computes_all_taps() -> None:
     assert torch.equal(found, made.generate(tokens, **arguments))
 
 
+@pytest.mark.slow
 def test_a_roughened_layer_changes_over_in_training(caplog: pytest.LogCaptureFixture, cut: Any) -> None:
     made, tokens = model(), ids(1)
     made.activation_checkpointing_enable()

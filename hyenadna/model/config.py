@@ -287,7 +287,8 @@ class HyenaDNAConfig(DNAConfig):
             original's code computes for this key: causal filters delayed by half the length, around a circle. Arguments
             of ``HyenaOperator``. Such a model is no language model: it classifies and embeds.
         long_conv: route of the long convolutions: "fft", "far_field", or "auto", which takes the far field where it is
-            faster and as good. An argument of ``HyenaOperator``. It changes results by rounding only.
+            faster and as good. An argument of ``HyenaOperator``. It changes results by rounding only. ``generate``
+            takes all taps. ``HYENA_LONG_CONV`` in the environment has the word of models with "auto".
         kmer: bases of a token, 1 to 8, in place of single bases: see :mod:`hyenadna.model.kmers`. ``vocab_size`` then
             follows from it. Such a model is no language model: it classifies and embeds.
         kmer_stride: bases from the start of a word to that of the next, at most ``kmer``.

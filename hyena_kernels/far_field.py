@@ -20,7 +20,6 @@ from hyena_kernels.far_field_plan import Network, Plan
 from hyena_kernels.implicit_filter import implicit_filter
 from hyena_kernels.registration import checks, library
 
-
 _Network = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
@@ -78,13 +77,15 @@ def far_field_filter(
 
     Raises:
         TypeError, ValueError, BackendError: as :func:`hyena_kernels.implicit_filter`; ValueError also if ``length``,
-            ``seq_len``, ``h`` or ``p`` is out of range.
+            ``seq_len``, ``h``, ``p``, E or ``dtype`` is out of range.
     """
     if not 2 <= p <= h or length < 1 or seq_len < 1:
         raise ValueError(
             f"far_field_filter: expected 2 ≤ p ≤ h, length ≥ 1 and seq_len ≥ 1, got p={p}, h={h}, length={length} and "
             f"seq_len={seq_len}"
         )
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"far_field_filter: dtype must be torch.float32 or torch.float64, got {dtype}")
     tensors = {"freq": freq, "w_in": w_in, "b_in": b_in, "w_hidden": w_hidden, "b_hidden": b_hidden, "w_out": w_out}
     for name, tensor in {**tensors, "deltas": deltas}.items():
         if tensor is not None:

@@ -98,6 +98,16 @@ class _Cache:
 # module are in no block. Tuples are replaced and never changed: reading one needs no lock.
 _blocks: weakref.WeakKeyDictionary[nn.Module, tuple[_Cache, ...]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
+_replacements: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+
+
+def _count_replacement(module: nn.Module) -> None:
+    _replacements[module] = replacements(module) + 1
+
+
+def replacements(module: nn.Module) -> int:
+    """How often weights have been loaded into a module of filters, or its tensors been moved."""
+    return _replacements.get(module, 0)
 
 
 class KeptFilters(nn.Module):
@@ -119,10 +129,12 @@ class KeptFilters(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         _drop(self)
+        _count_replacement(self)
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         _drop(self)
+        _count_replacement(self)
         super()._load_from_state_dict(*args, **kwargs)
 
 
@@ -220,12 +232,17 @@ def kept_or_new(module: nn.Module, args: tuple[Any, ...], compute: Callable[[], 
     return cast("AnyKept", kept)
 
 
-def tensor_states(module: nn.Module) -> Any:
-    """What tells one state of a module's parameters and buffers from another, or None where nothing tells it surely.
+def tensor_states(module: nn.Module) -> tuple[Any, list[Tensor]]:
+    """What tells one state of a module's parameters and buffers from another, and the tensors to keep alive with it.
 
-    It is None in training, and in all other cases in which :func:`cache_filters` keeps nothing.
+    The first is None in training, and in all other cases in which :func:`cache_filters` keeps nothing. While the
+    tensors live, no others can take their addresses.
     """
-    return _states(module, list(module.parameters()), list(module.buffers()))
+    parameters, buffers = list(module.parameters()), list(module.buffers())
+    states = _states(module, parameters, buffers)
+    if states is None:
+        return None, []
+    return states, [alias for tensor in (*parameters, *buffers) for alias in (tensor, tensor.detach())]
 
 
 def _states(module: nn.Module, parameters: Sequence[Tensor], buffers: Sequence[Tensor]) -> Any:

@@ -21,12 +21,12 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyena_kernels import backend as _backend, far_field_plan as plans
 from hyena_kernels.errors import FarFieldError
 from hyena_kernels.far_field_plan import Plan
-from hyena_kernels.filter_cache import tensor_states
+from hyena_kernels.filter_cache import replacements, tensor_states
 
 if TYPE_CHECKING:
     from hyena_kernels.filter import HyenaFilter
@@ -69,7 +69,11 @@ class _Known:
 
     def __init__(self) -> None:
         self.states: Any = None
-        """Of the parameters that the plan was measured with, or None after training."""
+        """Of what the plan was measured with, or None after training."""
+        self.alive: list[Tensor] = []
+        """The tensors of ``states``. While they live, no other tensor can take their address."""
+        self.replacements = 0
+        """How often weights had been loaded or moved when the plan was measured."""
         self.plan: Plan | None = None
         self.decided = False
         self.error = float("nan")
@@ -79,11 +83,23 @@ class _Known:
 
 
 _Key = tuple[int, torch.dtype, torch.device]
-_known: weakref.WeakKeyDictionary[HyenaFilter, dict[_Key, _Known]] = weakref.WeakKeyDictionary()
-_lock = threading.RLock()
+_known: weakref.WeakKeyDictionary[nn.Module, OrderedDict[_Key, _Known]] = weakref.WeakKeyDictionary()
+# What is known of the lengths of the last calls of one module.
+_MOST_KNOWN = 64
+_lock = threading.Lock()
 _generator = torch.Generator()
 _decisions: OrderedDict[tuple[int, str], str] = OrderedDict()
 _announced: set[tuple[int, str, str]] = set()
+
+
+def _new_lock_in_child() -> None:
+    """The parent may have been forked while a thread held the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock_in_child)
 
 
 def _decided(length: int, dtype: torch.dtype, text: str, *, level: int = logging.INFO, always: bool = False) -> None:
@@ -97,6 +113,17 @@ def _decided(length: int, dtype: torch.dtype, text: str, *, level: int = logging
     if always or (length, name, kind) not in _announced:
         _announced.add((length, name, kind))
         log.log(level, "long convolutions of %s positions in %s: %s", f"{length:,}", name, text)
+
+
+def forget_if_trained(filters: nn.Module) -> None:
+    """In a call with gradients: let nothing that was measured before count for inference, at any length.
+
+    A fused optimizer changes parameters without a trace.
+    """
+    if torch.is_grad_enabled():
+        with _lock:
+            for known in _known.get(filters, {}).values():
+                known.states, known.alive = None, []
 
 
 def route_plan(
@@ -118,17 +145,25 @@ def route_plan(
         return None
     by_name = wanted == "far_field"
     device = filters.bias.device
+    long_enough = length >= MIN_LENGTH.get(device.type, length + 1)
     if obstacle is None:
         obstacle = _obstacle(filters, length, dtype, device, by_name)
     if obstacle is not None:
         if by_name:
             raise FarFieldError(f"long_conv='far_field' was asked for, and cannot be taken: {obstacle}")
+        if long_enough:
+            with _lock:
+                _decided(length, dtype, f"the exact route: {obstacle}")
         return None
-    if not by_name and length < MIN_LENGTH.get(device.type, length + 1):
+    if not by_name and not long_enough:
         return None
     with _lock:
+        of_module = _known.setdefault(filters, OrderedDict())
         key = (length, dtype, device)
-        known = _known.setdefault(filters, {}).setdefault(key, _Known())
+        known = of_module.setdefault(key, _Known())
+        of_module.move_to_end(key)
+        if len(of_module) > _MOST_KNOWN:
+            of_module.popitem(last=False)
         _decide(filters, known, length, dtype, by_name)
         if by_name and known.plan is None:
             raise FarFieldError(
@@ -164,20 +199,23 @@ def _decide(filters: HyenaFilter, known: _Known, length: int, dtype: torch.dtype
     # Recomputation under activation checkpointing must take the route of the forward pass before it.
     if known.decided and torch._C._current_graph_task_id() != -1:
         return
-    states = tensor_states(filters)
+    states, alive = tensor_states(filters)
+    if states is not None:
+        # The window has two settings that are no tensors.
+        states = (states, filters.modulation.modulate, filters.modulation.shift)
     if known.decided and states is not None and states == known.states:
         return
     # Nothing tells whether a training step that follows changes the parameters.
-    known.states = states
+    known.states, known.alive = states, alive
     tolerance = plans.TOLERANCES[dtype]
-    if known.decided and known.plan is None and states is None:
+    if known.decided and states is None and known.replacements == replacements(filters):
         # Training does not come back from the exact route: filters do not become smoother.
-        return
-    if known.decided and known.plan is not None and states is None:
+        if known.plan is None:
+            return
         error = _checked(filters, known, length)
         if error is None or error <= tolerance:
             return
-        before, known.error = known.plan, error
+        before = known.plan
         what = _plan(filters, known, length, dtype, by_name)
         _decided(
             length,
@@ -201,6 +239,7 @@ def _plan(filters: HyenaFilter, known: _Known, length: int, dtype: torch.dtype, 
     """Take the cheapest plan that holds the tolerance, or none. Returns the route in words."""
     tolerance = plans.TOLERANCES[dtype]
     known.plan, known.decided, known.pending = None, True, None
+    known.replacements = replacements(filters)
     best = float("inf")
     for plan, error in plans.measured(filters.network(), length, dtype, _generator, any_cost=by_name):
         # A NaN is no error below the tolerance.
@@ -216,7 +255,8 @@ def _checked(filters: HyenaFilter, known: _Known, length: int) -> float | None:
     """The error of the plan at some lags with the parameters of now, or None while a GPU has no answer yet."""
     assert known.plan is not None
     samples = min(max(length // _POSITIONS_PER_SAMPLE, _FEWEST_SAMPLES), _MOST_SAMPLES)
-    if filters.bias.device.type != "cuda":
+    device = filters.bias.device
+    if device.type != "cuda":
         return plans.measured_error(filters.network(), known.plan, length, samples=samples, generator=_generator)
     answer = None
     if known.pending is not None:
@@ -228,7 +268,7 @@ def _checked(filters: HyenaFilter, known: _Known, length: int) -> float | None:
     number = torch.empty((), dtype=torch.float64, pin_memory=True)
     number.copy_(plans.error_at(filters.network(), known.plan, length, sample), non_blocking=True)
     event = torch.cuda.Event()
-    event.record()
+    event.record(torch.cuda.current_stream(device))
     known.pending = event, number
     return answer
 

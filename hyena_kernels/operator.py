@@ -39,7 +39,7 @@ from hyena_kernels.filter_layers import (
     is_plain,
     refuse,
 )
-from hyena_kernels.long_conv import LongConv, check_route, route_plan, setting
+from hyena_kernels.long_conv import LongConv, check_route, forget_if_trained, route_plan, setting
 from hyena_kernels.mixer import hyena_mixer
 from hyena_kernels.mixer_far import hyena_mixer_far
 from hyena_kernels.mixer_varlen import hyena_mixer_varlen
@@ -308,7 +308,9 @@ class HyenaOperator(nn.Module):
             FarFieldError: the far field was asked for by name and cannot be taken.
         """
         wanted = setting(self.long_conv)
-        if wanted == "fft" or (wanted == "auto" and torch.compiler.is_compiling()):
+        if not torch.compiler.is_compiling():
+            forget_if_trained(self.filter_fn)
+        if wanted == "fft" or (wanted == "auto" and (given or torch.compiler.is_compiling())):
             return None
         obstacle = None
         name = _backend.requested(self.backend)
@@ -321,11 +323,11 @@ class HyenaOperator(nn.Module):
         elif self.taps(L) < L:
             obstacle = f"filter_length={self.filter_length} makes the filters short"
         elif type(self.filter_fn) is not HyenaFilter:
+            if wanted == "auto":
+                return None
             obstacle = f"filter_fn is a {type(self.filter_fn).__name__}"
         elif name != _backend.AUTO and not _backend.has("hyena_mixer_far_fwd", name):
             obstacle = f"backend {name!r} has no kernels for it"
-        if obstacle is not None and wanted == "auto":
-            return None
         return route_plan(self.filter_fn, L, dtype, wanted=wanted, obstacle=obstacle)
 
     def far_field_filters(self, L: int, plan: Plan) -> tuple[Tensor, Tensor, Tensor | None]:

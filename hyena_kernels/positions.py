@@ -28,8 +28,11 @@ _NAMES = ("z", "t")
 _made: ContextVar[dict[Any, PositionalEmbedding] | None] = ContextVar("made", default=None)
 
 
-# What ``differs`` has found, by the state of the tensors then. It stands outside the modules, so that copies have none.
-_checked: weakref.WeakKeyDictionary[PositionalEmbedding, tuple[Any, str | None]] = weakref.WeakKeyDictionary()
+# What ``differs`` has found: the state of the tensors then, and weak references to them, because another tensor may
+# take the address of one that is gone. It stands outside the modules, so that copies have none.
+_checked: weakref.WeakKeyDictionary[PositionalEmbedding, tuple[Any, list[weakref.ref[Tensor]], str | None]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class PositionalEmbedding(AtLeastFloat32):
@@ -111,22 +114,25 @@ class PositionalEmbedding(AtLeastFloat32):
     def differs(self) -> str | None:
         """Why ``z`` and ``t`` are not what their formulas say up to rounding, or None if they are.
 
-        The answer is kept until a tensor changes. ``z`` of float32 may differ by a few units of its last place.
+        The answer is kept until a tensor changes. Features may differ by a few units of the last place of their dtype
+        for each band. That of float32 is 1.2e-7, and 2e-6 are allowed for each. So they have to be made in float64 in a
+        model of float64.
         """
         if any(isinstance(getattr(self, name), nn.Parameter) for name in _NAMES):
             return "the features of its positions are parameters"
         tensors = (self.z, self.t)
         # Tensors of inference mode have no version.
-        state = tuple((id(x), 0 if x.is_inference() else x._version, x.data_ptr()) for x in tensors)
+        state = tuple((0 if x.is_inference() else x._version, x.data_ptr(), x.dtype) for x in tensors)
         known = _checked.get(self)
-        if known is None or known[0] != state:
-            known = state, self._difference()
+        if known is None or known[0] != state or any(ref() is not x for ref, x in zip(known[1], tensors, strict=True)):
+            known = state, [weakref.ref(x) for x in tensors], self._difference()
             _checked[self] = known
-        return known[1]
+        return known[2]
 
     @torch.no_grad()
     def _difference(self) -> str | None:
-        bound = 2e-6 * max(1, (self.emb_dim - 1) // 2 - 1)
+        rounding = 16 * max(torch.finfo(tensor.dtype).eps for tensor in (self.z, self.t))
+        bound = rounding * max(1, (self.emb_dim - 1) // 2 - 1)
         for rows in sizes.slices(self.seq_len, _POSITIONS):
             position = torch.arange(rows.start, rows.stop, dtype=torch.float64, device=self.z.device)
             expected = features_at(position, self.seq_len, self.emb_dim)
@@ -134,7 +140,8 @@ class PositionalEmbedding(AtLeastFloat32):
             same_z = ((self.z[0, rows] - expected).abs() <= bound).all()
             same_t = ((self.t[0, rows] - expected[:, :1]).abs() <= bound).all()
             if not bool(same_z & same_t):
-                return "the features of its positions are not those of the formula"
+                dtype = str(self.z.dtype).removeprefix("torch.")
+                return f"the features of its positions are not those of the formula, up to the rounding of {dtype}"
         return None
 
     def forward(self, L: int) -> tuple[Tensor, Tensor]:

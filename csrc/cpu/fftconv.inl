@@ -4,39 +4,14 @@
 // Each part of the row is then transformed, multiplied with the filter's spectrum and transformed back before the next
 // part starts (transform.inl). The last pass gates the row and writes it. Backward transforms signal, gradient and
 // filter again. It sums the filter's gradient over the batch as a spectrum, in the order of the batch.
+//
+// Filters that are much shorter than the row take other ways: short_filters.inl.
 #include "fftconv.h"
 #include "row_work.inl"
+#include "short_filters.inl"
 
 namespace hyena {
 namespace {
-
-template <bool conjugate, class T>
-HYENA_INLINE void multiply(Complex<T> (&x)[width<T>], const T* spectrum) {
-#pragma GCC unroll 16
-  for (int j = 0; j < width<T>; ++j) {
-    const Complex<T> k = load_complex(spectrum + 2 * j * width<T>);
-    x[j] = times<conjugate>(x[j], k.re, k.im);
-  }
-}
-
-template <class T>
-struct ConvolveVisit {
-  Arrays<T, 1> forward, backward;
-  const T* filter;
-
-  ConvolveVisit(T* signal, const T* filter) : filter(filter) {
-    forward.add(signal);
-    backward.add(signal);
-  }
-
-  HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
-    constexpr int W = width<T>;
-    Complex<T> x[W];
-    leaf.forward(forward.data[0] + at, x);
-    multiply<false>(x, filter + at);
-    leaf.inverse(x, forward.data[0] + at);
-  }
-};
 
 // For the signal x and the gradient g of one row: x becomes x ⋆ k, and g becomes its correlation with k. g · conj(x) is
 // added to the spectrum of the filter's gradient.
@@ -82,19 +57,7 @@ struct GradientVisit {
 };
 
 template <class T>
-void transform_filter(const Work<T>& work, const View& k, const View& skip, std::int64_t d, std::int64_t tap, T* out) {
-  const Row skip_row = skip ? element(skip, d) : Row{};
-  Input in{row(k, d)};
-  in.length = k.size[1];
-  in.skip = skip ? &skip_row : nullptr;
-  in.tap = tap;
-  first_pass(*work.plan, in, out);
-  FilterVisit<T> visit(out, T(1) / static_cast<T>(work.plan->points));
-  work.run(visit);
-}
-
-template <class T>
-void forward(const FftconvForward& args, std::int64_t first, std::int64_t last) {
+void forward_whole(const FftconvForward& args, std::int64_t first, std::int64_t last) {
   const std::int64_t length = args.u.size[2];
   const Work<T> work(length, 2);
   T *signal = work.array(0), *filter = work.array(1);
@@ -116,7 +79,7 @@ void forward(const FftconvForward& args, std::int64_t first, std::int64_t last) 
 }
 
 template <class T>
-void backward(const FftconvBackward& args, std::int64_t first, std::int64_t last) {
+void backward_whole(const FftconvBackward& args, std::int64_t first, std::int64_t last) {
   const std::int64_t length = args.u.size[2], batch = args.u.size[0];
   const bool for_filter = static_cast<bool>(args.dk), for_gate = static_cast<bool>(args.dpost_gate);
   const bool for_signal = args.du || args.dpre_gate;
@@ -178,6 +141,21 @@ void backward(const FftconvBackward& args, std::int64_t first, std::int64_t last
     out.scale = 1.0 / static_cast<double>(work.plan->points);
     last_pass(*work.plan, filter_gradient, out);
   }
+}
+
+template <class T>
+void forward(const FftconvForward& args, std::int64_t first, std::int64_t last) {
+  switch (way_forward(args.u.size[2], args.k.size[1])) {
+    case Way::direct: return forward_directly<T>(args, first, last);
+    case Way::blocks: return forward_by_blocks<T>(args, first, last);
+    default: return forward_whole<T>(args, first, last);
+  }
+}
+
+template <class T>
+void backward(const FftconvBackward& args, std::int64_t first, std::int64_t last) {
+  if (way_of(args.u.size[2], args.k.size[1]) == Way::blocks) return backward_by_blocks<T>(args, first, last);
+  backward_whole<T>(args, first, last);
 }
 
 void forward_any(const FftconvForward& args, std::int64_t first, std::int64_t last) {

@@ -66,6 +66,34 @@ struct FilterVisit {
   }
 };
 
+template <bool conjugate, class T>
+HYENA_INLINE void multiply(Complex<T> (&x)[width<T>], const T* spectrum) {
+#pragma GCC unroll 16
+  for (int j = 0; j < width<T>; ++j) {
+    const Complex<T> k = load_complex(spectrum + 2 * j * width<T>);
+    x[j] = times<conjugate>(x[j], k.re, k.im);
+  }
+}
+
+template <class T>
+struct ConvolveVisit {
+  Arrays<T, 1> forward, backward;
+  const T* filter;
+
+  ConvolveVisit(T* signal, const T* filter) : filter(filter) {
+    forward.add(signal);
+    backward.add(signal);
+  }
+
+  HYENA_INLINE void leaf(const Leaf<T>& leaf, std::int64_t at) const {
+    constexpr int W = width<T>;
+    Complex<T> x[W];
+    leaf.forward(forward.data[0] + at, x);
+    multiply<false>(x, filter + at);
+    leaf.inverse(x, forward.data[0] + at);
+  }
+};
+
 template <class T>
 struct InverseVisit {
   Arrays<T, 1> forward, backward;
@@ -82,6 +110,18 @@ struct InverseVisit {
 };
 
 HYENA_INLINE Row row_of(const View& v, std::int64_t b, std::int64_t d) { return v ? row(v, b, d) : Row{}; }
+
+template <class T>
+void transform_filter(const Work<T>& work, const View& k, const View& skip, std::int64_t d, std::int64_t tap, T* out) {
+  const Row skip_row = skip ? element(skip, d) : Row{};
+  Input in{row(k, d)};
+  in.length = k.size[1];
+  in.skip = skip ? &skip_row : nullptr;
+  in.tap = tap;
+  first_pass(*work.plan, in, out);
+  FilterVisit<T> visit(out, T(1) / static_cast<T>(work.plan->points));
+  work.run(visit);
+}
 
 // The gradient of the skip: the sum of x * gradient over one row. It is computed from the inputs. The filter's gradient
 // would be less accurate, because each of its taps has the rounding errors of the whole transform.

@@ -8,7 +8,10 @@ import torch
 
 from bench.common import machine
 from bench.kernels import (
+    bands,
     cluster,
+    far_field,
+    far_field_errors,
     gpu,
     long_context,
     operator_vs_published,
@@ -28,7 +31,10 @@ from bench.suite import __main__ as bench_suite
 @pytest.mark.parametrize(
     "module",
     [
+        bands,
         cluster,
+        far_field,
+        far_field_errors,
         long_context,
         machine,
         operator_vs_published,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from hyena_kernels import BackendError, HyenaFilter, HyenaOperator
+from hyena_kernels import BackendError, FarFieldError, HyenaFilter, HyenaOperator
 from hyena_kernels.operator import ExponentialModulation
 
 
@@ -75,6 +75,7 @@ OPERATOR: dict[str, Any] = {
     "local_order": Same(4, "the original does not read it"),
     "return_state": True,
     "backend": Refused("triton", BackendError),
+    "long_conv": Refused("far_field", FarFieldError),
     **{name: value for name, value in FILTER.items() if name not in ("d_model", "order", "seq_len", "dropout")},
 }
 """Another value of each argument of HyenaOperator. Those of the filter are passed on."""

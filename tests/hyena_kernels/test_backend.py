@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ import hyena_kernels
 from hyena_kernels import BackendError, backend, fftconv, set_backend, use_backend
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common.reasons import cuda_obstacle
-from hyena_kernels.testing import OPS, fftconv_inputs
+from hyena_kernels.testing import OPS, far_field_conv_inputs, fftconv_inputs, hyena_mixer_far_inputs
 from tests.hyena_kernels.helpers import small_fftconv as call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -472,8 +473,13 @@ def test_the_interpreter_takes_cpu_tensors_where_it_is_asked_for(
         call("triton")
 
 
-# Packed rows need their lengths for it: test_varlen.py has them.
-TRITON_OPS = [op for op in OPS if (f"{op}_fwd", "triton") in backend._implementations and not op.endswith("_varlen")]
+# Packed rows need their lengths for it: test_varlen.py has them. A far field needs its blocks.
+FAR_OPS = {"far_field_conv": far_field_conv_inputs, "hyena_mixer_far": hyena_mixer_far_inputs}
+TRITON_OPS = [
+    op
+    for op in OPS
+    if (f"{op}_fwd", "triton") in backend._implementations and not op.endswith("_varlen") and op not in FAR_OPS
+]
 
 
 @pytest.mark.parametrize("op", TRITON_OPS)
@@ -484,6 +490,21 @@ def test_triton_refuses_float64(op: str, suffix: str) -> None:
     assert supports(single, single, single, None, True, [True, False]) is None
     for arguments in ((double, single, single), (single, double, single), (single, single, single, None, double)):
         assert supports(*arguments, True) == "has no float64 kernels, the inputs are float64"
+
+
+@pytest.mark.parametrize("op", FAR_OPS)
+@pytest.mark.parametrize("suffix", ["fwd", "bwd"])
+def test_triton_refuses_float64_and_small_blocks_of_a_far_field(op: str, suffix: str) -> None:
+    supports = backend._supports[f"{op}_{suffix}", "triton"]
+
+    def reason(**options: Any) -> str | None:
+        inputs = list(FAR_OPS[op](1, 40, 40, **options).values())
+        arguments = [inputs[0], *inputs, [True] * len(inputs)] if suffix == "bwd" else inputs
+        return supports(*arguments)
+
+    assert reason(h=16) is None
+    assert reason(h=16, dtype=torch.float64) == "has no float64 kernels, the inputs are float64"
+    assert "takes blocks h of a power of two from 16" in reason(h=8)
 
 
 def test_triton_refuses_wide_filter_networks() -> None:

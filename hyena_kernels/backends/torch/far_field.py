@@ -29,9 +29,9 @@ def _rounds_products(device: torch.device) -> bool:
     backend = {"cuda": torch.backends.cuda, "cpu": torch.backends.mkldnn}.get(device.type)
     if backend is None:
         return False
-    if hasattr(backend.matmul, "fp32_precision"):
-        return backend.matmul.fp32_precision in ("tf32", "bf16")
-    return torch.get_float32_matmul_precision() != "highest"
+    # Before torch 2.9 there is one setting for all devices. Later the question for it may raise.
+    precision = getattr(getattr(backend, "matmul", None), "fp32_precision", None)
+    return torch.get_float32_matmul_precision() != "highest" if precision is None else precision in ("tf32", "bf16")
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

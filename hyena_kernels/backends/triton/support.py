@@ -132,7 +132,7 @@ def hyena_mixer_far(
 
 def hyena_mixer_far_backward(dy: Tensor, *args: Any) -> str | None:
     """As :func:`far_field_conv` for ``hyena_mixer_far_bwd``."""
-    return joined(no_float64(dy), hyena_mixer_far(*args))
+    return hyena_mixer_far(*args, dy)
 
 
 def _block_obstacle(length: int, near: Tensor, nodes: Tensor) -> str | None:

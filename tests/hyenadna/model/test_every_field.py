@@ -49,7 +49,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "filter_length": (3, "logits"),
     "bidirectional": (True, "no language model"),
     # The same numbers by another way.
-    "long_conv": ("far_field", "accepted"),
+    "long_conv": ("far_field", "logits"),
     # They are for predict, which cuts.
     "train_length": (4, "accepted"),
     "train_keep": ("end", "accepted"),

@@ -502,9 +502,9 @@ def test_triton_refuses_float64_and_small_blocks_of_a_far_field(op: str, suffix:
         arguments = [inputs[0], *inputs, [True] * len(inputs)] if suffix == "bwd" else inputs
         return supports(*arguments)
 
-    assert reason(h=16) is None
-    assert reason(h=16, dtype=torch.float64) == "has no float64 kernels, the inputs are float64"
-    assert "takes blocks h of a power of two from 16" in reason(h=8)
+    assert reason(h=32) is None
+    assert reason(h=32, dtype=torch.float64) == "has no float64 kernels, the inputs are float64"
+    assert "takes blocks h of a power of two from 32" in reason(h=16)
 
 
 def test_triton_refuses_wide_filter_networks() -> None:

@@ -12,19 +12,28 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from hyena_kernels import FarFieldError, cache_filters, far_field_plan as plans, long_conv
+from hyena_kernels.distributed import ContextShards
 from hyena_kernels.testing.budgets import relative_error
 from hyenadna import HyenaDNAConfig, HyenaDNAForCausalLM, InputError
 from hyenadna.model import layers, sliced
 from hyenadna.model.sliced import Slices
+from tests.ranks import run_ranks
 
 L = 1 << 10
+
+
+def lowered(set_length: Callable[[str, int], None], set_plans: Callable[[str, Any], None]) -> None:
+    set_length("cpu", L)
+    set_plans("cost", lambda plan, length, network: 1e9 if plan is None else plan.h / plan.p)
 
 
 @pytest.fixture(autouse=True)
 def short_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """``"auto"`` tries L positions, and blocks of 32 at any cost."""
-    monkeypatch.setitem(long_conv.MIN_LENGTH, "cpu", L)
-    monkeypatch.setattr(plans, "cost", lambda plan, length, network: 1e9 if plan is None else plan.h / plan.p)
+    lowered(
+        lambda device, length: monkeypatch.setitem(long_conv.MIN_LENGTH, device, length),
+        lambda name, value: monkeypatch.setattr(plans, name, value),
+    )
     monkeypatch.setattr(long_conv, "_announced", set())
 
 
@@ -193,12 +202,41 @@ def test_packed_rows_take_the_exact_route() -> None:
             made(tokens, cu_seqlens=borders)
 
 
-def test_generation_computes_all_taps() -> None:
-    made, tokens = model().eval(), ids(1, L)
-    arguments = {"max_new_tokens": 3, "do_sample": False}
-    found = made.generate(tokens, **arguments)
-    take(made, "fft")
-    assert torch.equal(found, made.generate(tokens, **arguments))
+def test_generation_computes_all_taps(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = model().eval()
+    asked: list[int] = []
+    real = layers.HyenaOperator.filters
+    monkeypatch.setattr(
+        layers.HyenaOperator, "filters", lambda self, length: asked.append(length) or real(self, length)
+    )
+    made.generate(ids(1, L), max_new_tokens=2, do_sample=False)
+    assert len(asked) == 2
+    assert min(asked) > L
+
+
+def loss_and_gradients_of_part(rank: int) -> dict[str, Any]:
+    """Those of the first or the second half of the positions, as arrays."""
+    lowered(long_conv.MIN_LENGTH.__setitem__, lambda name, value: setattr(plans, name, value))
+    shards = ContextShards((L // 2, L // 2))
+    half = slice(shards.offset, shards.offset + shards.length)
+    made, tokens = model(), ids(1, L + 1)
+    loss = made.next_token_loss(tokens[:, :-1][:, half], tokens[:, 1:][:, half], context=shards)
+    loss.backward()
+    found = {name: p.grad for name, p in made.named_parameters()} | {"loss": loss.detach()}
+    return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+@pytest.mark.slow
+def test_shards_take_all_taps_and_equal_one_process_with_the_far_field(cut: Any) -> None:
+    parts = run_ranks(2, loss_and_gradients_of_part)
+    made, tokens = model(), ids(1, L + 1)
+    made.activation_checkpointing_enable()
+    calls = cut(3, 300)
+    loss = made.next_token_loss(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    assert None not in [plan for _, plan in calls]
+    one = {name: p.grad for name, p in made.named_parameters()} | {"loss": loss.detach()}
+    assert largest_error({name: torch.as_tensor(sum(part[name] for part in parts)) for name in one}, one) < 1e-5
 
 
 @pytest.mark.slow

@@ -56,10 +56,11 @@ def fftconv(
     Two-sided from two filters (``k_rev``): ``(x ⋆ k)[t] + sum_j k_rev[j] x[t + j]``. Both filters have a tap of lag 0,
     and these two are added. In the spectrum this is ``rfft(k) + rfft(k_rev).conj()``.
 
-    Every form takes one transform of each signal and each filter. Computed in float32, or in float64 if ``u`` or a
-    filter is float64. The result equals the definition up to rounding at every L. Autocast casts the signal and the
-    gates, but not the filters and ``D``. Differentiable once in every tensor. A NaN or an infinity spoils its whole
-    row, because a transform mixes all of it, and no other row.
+    Every form takes one transform of each signal and each filter; on a CPU filters that are much shorter than the row
+    are multiplied directly, or take transforms of blocks. Computed in float32, or in float64 if ``u`` or a filter is
+    float64. The result equals the definition up to rounding at every L. Autocast casts the signal and the
+    gates, but not the filters and ``D``. Differentiable once in every tensor. A NaN or an infinity can spoil
+    its whole row, because a transform mixes all that it takes in. It spoils no other row.
 
     Filters of each sample are computed as those of ``B * D`` channels of one sample. For this ``u``, the filters and
     the gates become views of ``(1, B * D, …)`` if their strides allow, as those of contiguous tensors do. A tensor

@@ -29,7 +29,7 @@ View from_channel(View v, std::int64_t channel, std::int64_t channels) {
 
 // How many channels and batch rows are processed at a time, so that their arrays stay below `bytes`.
 struct Slice {
-  static constexpr std::int64_t bytes = std::int64_t{64} << 20;
+  static constexpr std::int64_t bytes = std::int64_t{208} << 20;
   std::int64_t channels, batch, row_stride;
 
   Slice(std::int64_t batch_size, std::int64_t length, std::int64_t arrays, std::int64_t number) {

@@ -53,7 +53,7 @@ _BLOCKS = {"cpu": (32, 64, 128, 256), "cuda": (64, 128)}
 _NODES = {torch.float64: (8, 10, 12), torch.float32: (6, 8), torch.bfloat16: (4, 6, 8), torch.float16: (4, 6, 8)}
 
 # Nanoseconds of forward and backward together, from bench/kernels/far_field.py on one core of a Xeon with AVX-512
-# (bench/results/far_field): of the convolution, for a position of a channel, by length and by block, and of the network
+# (docs/far_field.md): of the convolution, for a position of a channel, by length and by block, and of the network
 # for one product of weights at one position. A node takes float64. On other devices the ratios are a first guess.
 _FFT_NS = {15: 11.0, 17: 13.3, 20: 23.0}
 _FAR_NS = {32: 9.4, 64: 8.0, 128: 8.7, 256: 13.3}

@@ -154,6 +154,9 @@ def route_plan(
     if obstacle is not None and by_name:
         raise FarFieldError(refusal + obstacle)
     device = filters.bias.device
+    # A length that is traced is a tensor, which would be recorded.
+    if not by_name and torch._C._get_tracing_state() is not None:
+        return None
     longest = 1 << (length - 1).bit_length()
     if length <= filters.seq_len:
         longest = min(longest, filters.seq_len)

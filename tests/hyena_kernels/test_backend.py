@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import hyena_kernels
-from hyena_kernels import BackendError, backend, fftconv, set_backend, use_backend
+from hyena_kernels import BackendError, backend, fftconv, long_conv, set_backend, use_backend
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common.reasons import cuda_obstacle
 from hyena_kernels.testing import OPS, far_field_conv_inputs, fftconv_inputs, hyena_mixer_far_inputs
@@ -560,7 +560,9 @@ def python(*arguments: str, forced: str = "", **variables: str) -> str:
 
 
 @pytest.mark.slow
-def test_module_prints_the_description_and_the_environment_forces() -> None:
+def test_module_prints_the_description_and_the_environment_forces(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A fresh process has taken no route.
+    monkeypatch.setattr(long_conv, "_decisions", {})
     printed = python("-m", "hyena_kernels", forced="triton")
     set_backend("triton")
     assert printed.strip() == backend.describe()

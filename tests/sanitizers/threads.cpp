@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "far_field.h"
 #include "fftconv.h"
 #include "implicit_filter.h"
 #include "taps.h"
@@ -94,6 +95,34 @@ void fftconv(std::int64_t length, Dtype dtype, Dtype filter) {
   }
 }
 
+void far_field(std::int64_t length, Dtype dtype, Dtype filter) {
+  const std::int64_t batch = 2, channels = 9, h = 32, p = 6, apart = (length + h - 1) / h;
+  const auto signal = [&] { return Tensor({batch, channels, length}, dtype); };
+  Tensor y = signal(), u = signal(), pre = signal(), post = signal(), du = signal(), dpre = signal(), dpost = signal();
+  Tensor near({channels, h}, filter), nodes({channels, 2 * p - 1, apart}, filter), skip({channels}, filter);
+  Tensor dnear(near), dnodes(nodes), dskip(skip);
+  const bool wide = dtype == Dtype::f64;
+  const FarFieldKernels& kernels = choose(far_field_avx512, far_field_avx2, far_field_portable);
+  const FarFieldForward forward{y.view(), u.view(), near.view(), nodes.view(), skip.view(), pre.view(), post.view(), wide};
+  parallel(channels, [&](std::int64_t first, std::int64_t last) { kernels.forward(forward, first, last); });
+  const FarFieldBackward backward{du.view(), dnear.view(), dnodes.view(), dskip.view(), dpre.view(), dpost.view(), y.view(),
+                                  u.view(),  near.view(),  nodes.view(),  skip.view(),  pre.view(),  post.view(),  wide};
+  parallel(channels, [&](std::int64_t first, std::int64_t last) { kernels.backward(backward, first, last); });
+}
+
+// Filters that are much shorter than the row
+void short_filters(std::int64_t length, std::int64_t taps) {
+  const std::int64_t channels = 9;
+  const auto signal = [&] { return Tensor({2, channels, length}, Dtype::f32); };
+  Tensor y = signal(), u = signal(), du = signal(), k({channels, taps}, Dtype::f32), dk(k);
+  const FftconvKernels& kernels = choose(fftconv_avx512, fftconv_avx2, fftconv_portable);
+  const FftconvForward forward{y.view(), u.view(), k.view(), View(), View(), View(), taps / 2, false};
+  parallel(channels, [&](std::int64_t first, std::int64_t last) { kernels.forward(forward, first, last); });
+  const FftconvBackward backward{du.view(), dk.view(), View(), View(), View(), y.view(),
+                                 u.view(),  k.view(),  View(), View(), View(), taps / 2, false};
+  parallel(channels, [&](std::int64_t first, std::int64_t last) { kernels.backward(backward, first, last); });
+}
+
 void taps(std::int64_t length, Dtype dtype, Dtype filter) {
   const std::int64_t batch = 2, channels = 37, parts = 3, width = parts * channels, groups = 3;
   static_assert(2 * group_channels < 37 && 37 <= 3 * group_channels);
@@ -119,10 +148,11 @@ void taps(std::int64_t length, Dtype dtype, Dtype filter) {
 
   Tensor y({batch, length, channels}, dtype), k({1, channels, length}, filter), skip({1, channels}, filter);
   Tensor dk({1, channels, length}, filter), dskip({1, channels}, filter);
-  const MixerForward mixer{y.view(), x.view(), weight.view(), bias.view(), k.view(), skip.view(), wide};
+  const MixerForward mixer{y.view(), x.view(), weight.view(), bias.view(), k.view(), skip.view(), MixerNodes(), wide};
   parallel(groups, [&](std::int64_t first, std::int64_t last) { kernels.mixer_forward(mixer, first, last); });
   const MixerBackward dmixer{dx.view(), dweight.view(), dbias.view(), dk.view(), dskip.view(), y.view(),
-                             x.view(),  weight.view(),  bias.view(),  k.view(),  skip.view(),  wide};
+                             x.view(),  weight.view(),  bias.view(),  k.view(),  skip.view(),  MixerNodes(),
+                             MixerNodes(), wide};
   parallel(groups, [&](std::int64_t first, std::int64_t last) { kernels.mixer_backward(dmixer, first, last); });
 }
 
@@ -176,6 +206,12 @@ int main(int argc, char** argv) {
       [] { fftconv(2500, Dtype::f64, Dtype::f64); },
       // Scratch and tables that are returned after the call.
       [] { fftconv(300000, Dtype::f32, Dtype::f32); },
+      [] { far_field(20, Dtype::f32, Dtype::f32); },
+      [] { far_field(5000, Dtype::f32, Dtype::f32); },
+      [] { far_field(1000, Dtype::bf16, Dtype::f32); },
+      [] { far_field(1000, Dtype::f64, Dtype::f64); },
+      [] { short_filters(9000, 100); },
+      [] { short_filters(9000, 1000); },
       [] { taps(2, Dtype::f32, Dtype::f32); },
       [] { taps(700, Dtype::f32, Dtype::f32); },
       [] { taps(700, Dtype::bf16, Dtype::f32); },

@@ -134,7 +134,7 @@ def test_a_filter_that_is_roughened_while_it_trains_changes_over_and_is_told_of_
     assert steps == [[True, True], [True, True], [False, True], [False, True]]
     told = [record.getMessage() for record in caplog.records if record.name == "hyena_kernels"]
     assert len(told) == 1
-    assert f"of {L:,} positions in float32: the filters have become too rough" in told[0]
+    assert f"of up to {L:,} positions in float32: the filters have become too rough" in told[0]
     assert "the exact route from now on" in told[0]
     assert HyenaDNAForCausalLM.from_pretrained(tmp_path / "run" / "model").config.long_conv == "auto"
 

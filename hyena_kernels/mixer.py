@@ -13,7 +13,6 @@ from hyena_kernels.backends.torch import mixer as torch_mixer
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common.inputs import MixerInputs
 from hyena_kernels.common.reasons import no_float64
-from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.registration import checks, library
 
 _backend.register_op("hyena_mixer", torch_mixer, supports={"triton": triton_support.hyena_mixer, "cuda": no_float64})
@@ -81,16 +80,7 @@ def hyena_mixer(
             f"hyena_mixer: x (B, L, (N+1)d) has shape {tuple(x.shape)} and k (N-1, d, K) {tuple(k.shape)}: "
             "the width of x must be (N+1)d, N ≥ 2, and 1 ≤ K ≤ L"
         )
-    checks.shape("hyena_mixer", "short_weight", short_weight, (width, short_weight.shape[1]), "((N+1)d, Ks)")
-    if not 1 <= short_weight.shape[1] <= MAX_TAPS:
-        raise ValueError(
-            f"hyena_mixer: short_weight ((N+1)d, Ks) has shape {tuple(short_weight.shape)}: "
-            f"expected 1 ≤ Ks ≤ {MAX_TAPS}"
-        )
-    if short_bias is not None:
-        checks.shape("hyena_mixer", "short_bias", short_bias, (width,), "((N+1)d,)")
-    if D is not None:
-        checks.shape("hyena_mixer", "D", D, tuple(k.shape[:2]), "(N-1, d)")
+    checks.mixer_filters("hyena_mixer", width, tuple(k.shape[:2]), short_weight, short_bias, D)
     filters = {"short_weight": short_weight, "short_bias": short_bias, "k": k, "D": D}
     checks.same_device("hyena_mixer", x=x, **filters)
     x = library.to_autocast(x)

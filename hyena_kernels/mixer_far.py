@@ -10,7 +10,6 @@ from hyena_kernels.backends.torch import mixer_far as torch_mixer_far
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common import far_field
 from hyena_kernels.common.inputs import FarMixerInputs
-from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.registration import checks, library
 
 _backend.register_op(
@@ -93,16 +92,7 @@ def hyena_mixer_far(
             f"nodes (N-1, d, 2p-1, n) {tuple(nodes.shape)}: the width of x must be (N+1)d with the d of both, N ≥ 2, "
             "2 ≤ p ≤ h and n ≥ ⌈L/h⌉ - 1"
         )
-    checks.shape("hyena_mixer_far", "short_weight", short_weight, (width, short_weight.shape[1]), "((N+1)d, Ks)")
-    if not 1 <= short_weight.shape[1] <= MAX_TAPS:
-        raise ValueError(
-            f"hyena_mixer_far: short_weight ((N+1)d, Ks) has shape {tuple(short_weight.shape)}: "
-            f"expected 1 ≤ Ks ≤ {MAX_TAPS}"
-        )
-    if short_bias is not None:
-        checks.shape("hyena_mixer_far", "short_bias", short_bias, (width,), "((N+1)d,)")
-    if D is not None:
-        checks.shape("hyena_mixer_far", "D", D, tuple(near.shape[:2]), "(N-1, d)")
+    checks.mixer_filters("hyena_mixer_far", width, tuple(near.shape[:2]), short_weight, short_bias, D)
     others = {"short_weight": short_weight, "short_bias": short_bias, "D": D}
     checks.same_device("hyena_mixer_far", x=x, near=near, nodes=nodes, **others)
     x = library.to_autocast(x)

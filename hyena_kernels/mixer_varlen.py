@@ -13,7 +13,6 @@ from hyena_kernels.backends.torch import mixer_varlen as torch_mixer_varlen
 from hyena_kernels.backends.triton import support as triton_support
 from hyena_kernels.common.inputs import MixerVarlenInputs
 from hyena_kernels.common.reasons import no_float64
-from hyena_kernels.common.taps import MAX_TAPS
 from hyena_kernels.registration import checks, library
 from hyena_kernels.segments import SegmentPlan, plan_of
 
@@ -85,15 +84,7 @@ def hyena_mixer_varlen(
             f"{op}: x (T, (N+1)d) has shape {tuple(x.shape)} and k (N-1, d, K) {tuple(k.shape)}: the width of x must "
             "be (N+1)d, N ≥ 2, and K ≥ 1"
         )
-    checks.shape(op, "short_weight", short_weight, (width, short_weight.shape[1]), "((N+1)d, Ks)")
-    if not 1 <= short_weight.shape[1] <= MAX_TAPS:
-        raise ValueError(
-            f"{op}: short_weight ((N+1)d, Ks) has shape {tuple(short_weight.shape)}: expected 1 ≤ Ks ≤ {MAX_TAPS}"
-        )
-    if short_bias is not None:
-        checks.shape(op, "short_bias", short_bias, (width,), "((N+1)d,)")
-    if D is not None:
-        checks.shape(op, "D", D, tuple(k.shape[:2]), "(N-1, d)")
+    checks.mixer_filters(op, width, tuple(k.shape[:2]), short_weight, short_bias, D)
     filters = {"short_weight": short_weight, "short_bias": short_bias, "k": k, "D": D}
     checks.same_device(op, x=x, **filters)
     plan = plan_of(op, cu_seqlens, max_seqlen, x, 0)

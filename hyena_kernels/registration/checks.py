@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from hyena_kernels.common.taps import MAX_TAPS
+
 SIGNAL_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -94,6 +96,35 @@ def dtype(op: str, name: str, tensor: torch.Tensor, other: str, signal: torch.Te
         raise TypeError(
             f"{op}: {name} {tuple(tensor.shape)} has dtype {tensor.dtype}, expected that of {other}: {signal.dtype}"
         )
+
+
+def mixer_filters(
+    op: str,
+    width: int | torch.SymInt,
+    steps: tuple[int | torch.SymInt, ...],
+    short_weight: torch.Tensor,
+    short_bias: torch.Tensor | None,
+    D: torch.Tensor | None,
+) -> None:
+    """As :func:`shape` for the short filters and the skip of a mixer.
+
+    Args:
+        op: name of the op, for the message.
+        width: (N+1) d of its input.
+        steps: (N-1, d) of its long filters.
+        short_weight: ``((N+1) d, Ks)`` with 1 ≤ Ks ≤ 8.
+        short_bias: ``((N+1) d,)`` or None.
+        D: ``(N-1, d)`` or None.
+    """
+    shape(op, "short_weight", short_weight, (width, short_weight.shape[1]), "((N+1)d, Ks)")
+    if not 1 <= short_weight.shape[1] <= MAX_TAPS:
+        raise ValueError(
+            f"{op}: short_weight ((N+1)d, Ks) has shape {tuple(short_weight.shape)}: expected 1 ≤ Ks ≤ {MAX_TAPS}"
+        )
+    if short_bias is not None:
+        shape(op, "short_bias", short_bias, (width,), "((N+1)d,)")
+    if D is not None:
+        shape(op, "D", D, steps, "(N-1, d)")
 
 
 def near_and_nodes(op: str, near: torch.Tensor, nodes: torch.Tensor, signal: torch.Tensor) -> None:

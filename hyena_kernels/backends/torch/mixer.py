@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,40 @@ def project(
     signal = x[b, :, rows].transpose(1, 2).to(dtype, memory_format=torch.contiguous_format, copy=True)
     offset = None if bias is None else bias[rows].to(dtype)
     return signal, taps_forward(signal, weight[rows].to(dtype), offset)
+
+
+def differentiate_projections(
+    gate_grads: Mapping[int, Tensor],
+    signals: Sequence[Tensor],
+    weight: Tensor,
+    b: slice,
+    c: slice,
+    dx: Tensor | None,
+    sums: tuple[Tensor, Tensor] | None,
+) -> None:
+    """The derivative of :func:`project` for the parts of one slice.
+
+    Args:
+        gate_grads: gradients ``(B, C, L)`` of the projections, by part.
+        signals: the parts before their short convolutions, ``(B, C, L)`` each.
+        weight: ``((N+1) d, Ks)`` short filters.
+        b: rows of the batch.
+        c: channels of a part.
+        dx: ``(B, L, (N+1) d)``, of which the slice is written, or None.
+        sums: gradients of the short filters and their bias, to which those of the slice are added, or None.
+    """
+    channels = weight.shape[0] // len(signals)
+    for part, gate_grad in gate_grads.items():
+        rows = slice(part * channels + c.start, part * channels + c.stop)
+        taps = weight[rows].to(gate_grad.dtype)
+        if sums is None:
+            signal_grad = taps_signal_gradient(gate_grad, taps)
+        else:
+            signal_grad, *found = taps_backward(gate_grad, signals[part], taps)
+            for total, some in zip(sums, found, strict=True):
+                total[rows] += some
+        if dx is not None:
+            dx[b, :, rows] = signal_grad.transpose(1, 2)
 
 
 def forward(inputs: MixerInputs) -> Tensor:
@@ -97,17 +133,15 @@ def backward(dy: Tensor, inputs: MixerInputs, needs: list[bool]) -> tuple[Tensor
                 grad = grad.mul_(gates[steps - o])
             if needs_projections:
                 gate_grads[steps + 1] = grad
-            for part, gate_grad in gate_grads.items():
-                rows = slice(part * channels + c.start, part * channels + c.stop)
-                taps = weight[rows].to(dtype)
-                if needs_taps:
-                    signal_grad, weight_part, bias_part = taps_backward(gate_grad, signals[part], taps)
-                    weight_sum[rows] += weight_part
-                    bias_sum[rows] += bias_part
-                else:
-                    signal_grad = taps_signal_gradient(gate_grad, taps)
-                if needs[0]:
-                    dx[b, :, rows] = signal_grad.transpose(1, 2)
+            differentiate_projections(
+                gate_grads,
+                signals,
+                weight,
+                b,
+                c,
+                dx if needs[0] else None,
+                (weight_sum, bias_sum) if needs_taps else None,
+            )
         for o, filter_grad_f in enumerate(filter_grads_f):
             dk[o, c] = fft.filter_gradient(filter_grad_f, size, 0, k.shape[2])
         for o, skip_grad in enumerate(skip_grads if needs[4] else []):

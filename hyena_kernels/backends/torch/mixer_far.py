@@ -7,8 +7,7 @@ from torch import Tensor
 
 from hyena_kernels.backends.torch import fft
 from hyena_kernels.backends.torch.far_field import FarField, row_bytes
-from hyena_kernels.backends.torch.mixer import project
-from hyena_kernels.backends.torch.taps import taps_backward, taps_signal_gradient
+from hyena_kernels.backends.torch.mixer import differentiate_projections, project
 from hyena_kernels.common import sizes
 from hyena_kernels.common.gradients import gradients_like
 from hyena_kernels.common.inputs import FarMixerInputs
@@ -93,17 +92,15 @@ def backward(dy: Tensor, inputs: FarMixerInputs, needs: list[bool]) -> tuple[Ten
                 grad = grad * gates[steps - o]
             if needs_projections:
                 gate_grads[steps + 1] = grad
-            for part, gate_grad in gate_grads.items():
-                rows = slice(part * channels + c.start, part * channels + c.stop)
-                taps = weight[rows].to(dtype)
-                if needs_taps:
-                    signal_grad, weight_part, bias_part = taps_backward(gate_grad, signals[part], taps)
-                    weight_sum[rows] += weight_part
-                    bias_sum[rows] += bias_part
-                else:
-                    signal_grad = taps_signal_gradient(gate_grad, taps)
-                if needs[0]:
-                    dx[b, :, rows] = signal_grad.transpose(1, 2)
+            differentiate_projections(
+                gate_grads,
+                signals,
+                weight,
+                b,
+                c,
+                dx if needs[0] else None,
+                (weight_sum, bias_sum) if needs_taps else None,
+            )
         for o in range(steps):
             if needs[3]:
                 dnear[o, c] = near_sums[o]

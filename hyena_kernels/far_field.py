@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from hyena_kernels import far_field_plan as plans
+from hyena_kernels import backend as _backend, far_field_plan as plans
 from hyena_kernels.common import far_field
 from hyena_kernels.common.features import features_at
 from hyena_kernels.errors import FarFieldError
@@ -31,6 +31,15 @@ class FarFieldFilter(NamedTuple):
 
     nodes: Tensor
     """``(D, 2 p - 1, N)`` values at the nodes of blocks that are 1 … N apart."""
+
+
+def node_backend(backend: str | None, device: torch.device) -> str | None:
+    """The backend for the network at the nodes, where ``backend`` is asked for the convolution on a device.
+
+    Nodes are computed in float64, which the kernels of GPUs do not have. Plain PyTorch takes them there.
+    """
+    runs = device.type == "cpu" and _backend.requested(backend) in ("cpp", _backend.AUTO)
+    return backend if runs else "torch"
 
 
 def far_field_filter(
@@ -105,8 +114,7 @@ def far_field_filter(
     near = torch.arange(h, dtype=torch.float64, device=exact)
     nodes = far_field.node_lags(h, p, far_field.block_count(length, h), exact)
     z = features_at(torch.cat((near, nodes.flatten())), seq_len, w_in.shape[1])
-    parameters = (freq, w_in, b_in, w_hidden, b_hidden, w_out)
-    network = cast("_Network", tuple(tensor.to(exact, torch.float64) for tensor in parameters))
+    network = cast("_Network", tuple(tensor.to(exact, torch.float64) for tensor in tensors.values()))
     k = implicit_filter(
         z,
         *network,
@@ -161,7 +169,8 @@ def implicit_conv(
         p: nodes of a block, 2 ≤ p ≤ h.
         pre_gate: factor before the convolution.
         post_gate: factor after the convolution.
-        backend: backend of both ops. None takes the fastest that can run.
+        backend: backend of the convolution. None takes the fastest that can run. The network takes the same one if that
+            has float64, else ``"torch"``.
 
     Returns:
         ``(B, D, L)``, contiguous, of ``u``'s dtype.
@@ -195,7 +204,7 @@ def implicit_conv(
         h=h,
         p=p,
         dtype=torch.float64 if u.dtype == torch.float64 else torch.float32,
-        backend=backend,
+        backend=node_backend(backend, w_in.device),
     )
     return far_field_conv(u, near, nodes, D, pre_gate=pre_gate, post_gate=post_gate, backend=backend)
 

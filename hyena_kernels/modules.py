@@ -1,5 +1,6 @@
 """For code that builds models of ``HyenaOperator``: which modules it may compute around, and what layers share."""
 
+from hyena_kernels.far_field import node_backend
 from hyena_kernels.far_field_plan import Plan, evaluations
 from hyena_kernels.filter_cache import Filters
 from hyena_kernels.filter_layers import is_plain
@@ -15,5 +16,6 @@ __all__ = [
     "Tiles",
     "evaluations",
     "is_plain",
+    "node_backend",
     "one_set_of_positions",
 ]

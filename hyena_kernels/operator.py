@@ -26,6 +26,7 @@ from hyena_kernels.bidirectional import (
     two_sided,
 )
 from hyena_kernels.common.taps import MAX_TAPS
+from hyena_kernels.far_field import node_backend
 from hyena_kernels.far_field_conv import far_field_conv
 from hyena_kernels.far_field_plan import Plan
 from hyena_kernels.fftconv import fftconv
@@ -338,9 +339,7 @@ class HyenaOperator(nn.Module):
             or None in its place with ``bias=False``. In a block of :func:`cache_filters` inference keeps them, so they
             are not to be written into.
         """
-        name = _backend.requested(self.backend)
-        # Nodes are computed in float64, which GPU kernels do not have.
-        backend = self.backend if name in ("cpp", _backend.AUTO) and self.filter_fn.bias.is_cpu else "torch"
+        backend = node_backend(self.backend, self.filter_fn.bias.device)
         found = kept_or_new(self.filter_fn, (L, backend, plan), lambda: self.filter_fn.far_field(L, plan, backend))
         near, nodes, D = found
         parts = (self.order - 1, self.d_model)

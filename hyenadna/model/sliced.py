@@ -42,7 +42,7 @@ from hyena_kernels import (
     layer_norm,
 )
 from hyena_kernels.distributed import ContextShards
-from hyena_kernels.modules import Filters, Plan, evaluations, is_plain
+from hyena_kernels.modules import Filters, Plan, evaluations, is_plain, node_backend
 
 # Bytes of what forward makes of one slice of channels. Backward makes as much again. On a GPU with 16 bits, 2^20
 # positions of width 128 are one slice, and of width 256 two.
@@ -438,8 +438,6 @@ def _long_filters(part: _Tensors, layout: _Layout) -> tuple[Tensor, ...]:
     )
     deltas = part["filter.deltas"].to(dtype) if layout.modulate else None
     if layout.far is not None:
-        # Nodes are computed in float64, which GPU kernels do not have.
-        backend = layout.backend if w_in.is_cpu and layout.backend in ("cpp", None) else "torch"
         near_and_nodes = far_field_filter(
             *network,
             deltas,
@@ -449,7 +447,7 @@ def _long_filters(part: _Tensors, layout: _Layout) -> tuple[Tensor, ...]:
             h=layout.far.h,
             p=layout.far.p,
             dtype=dtype,
-            backend=backend,
+            backend=node_backend(layout.backend, w_in.device),
         )
         return tuple(tensor.unflatten(0, (steps, -1)) for tensor in near_and_nodes)
     k = implicit_filter(

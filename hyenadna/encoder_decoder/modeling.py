@@ -201,7 +201,7 @@ class ENBEDForConditionalGeneration(Loads, LongT5ForConditionalGeneration):
 
     if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
         # The first releases of transformers 5 have only its older name.
-        activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable  # type: ignore[assignment]
+        activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable
 
     def __init__(self, config: ENBEDConfig) -> None:
         # Not that of LongT5ForConditionalGeneration, which would make another encoder first.

@@ -70,6 +70,10 @@ class FinetuneConfig(Options):
             (two-sided convolutions), bidirectional-published (as the original computes it), cnn (that of the Genomic
             Benchmarks) and gpt (a GPT-2 with 529,920 parameters) start from random weights. gpt with a `model`
             fine-tunes a GPT of `pretrain --architecture gpt`.
+        unfreeze_every: Epochs after which one more layer is trained. The head alone is trained first, then the layers
+            from the last one backwards, and in the end the embedding and all else. Frozen layers run without dropout.
+            Patience and plateau count from the last stage on. 0 trains all from the start.
+        unfreeze_layers: Layers that are ever unfrozen, from the last one. 0 unfreezes all of them and the rest.
         task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
         preset: Published task, such as gb-nontata-promoters or nt-H3; any other word lists them all. Its
             hyperparameters, length and metric replace options that have their defaults, and its published figure is
@@ -152,6 +156,8 @@ class FinetuneConfig(Options):
     model: Checkpoint | None = None
     method: Method = "full"
     ablation: Ablation = "none"
+    unfreeze_every: AtLeast0 = 0
+    unfreeze_layers: AtLeast0 = 0
     task: Task = "classification"
     preset: str | None = None
     format: Format = "auto"
@@ -256,6 +262,10 @@ class FinetuneConfig(Options):
             raise InputError("`method` few-shot: its demonstrations have a strand; leave `reverse_complement` out")
         if self.lm_weight and self.method in ("frozen", *PROMPTED_METHODS):
             raise InputError(f"`method` {self.method}: `lm_weight` is for `method` full, lora and scratch")
+        if not self.unfreeze_every:
+            self.refuse_unused(("unfreeze_layers",), "`unfreeze_every`")
+        elif self.method not in ("full", "scratch"):
+            raise InputError(f"`method` {self.method}: `unfreeze_every` is for `method` full and scratch")
         for name in ("baseline", "balanced"):
             if getattr(self, name) and self.task != "classification":
                 raise InputError(f"`{name}` is for `task` classification")
@@ -286,7 +296,8 @@ class FinetuneConfig(Options):
             if self.lm_weight:
                 raise InputError(f"{row}: predicts no next base: leave out `lm_weight`")
             self.refuse_unused(
-                ("size", "d_model", "n_layer", "model_fields", "pooling", "pack_tokens"), "a HyenaDNA (`ablation` none)"
+                ("size", "d_model", "n_layer", "model_fields", "pooling", "pack_tokens", "unfreeze_every"),
+                "a HyenaDNA (`ablation` none)",
             )
         if self.model_fields.get("kmer") is not None:
             what = "`model_fields` kmer" if self.ablation != "kmer" else row

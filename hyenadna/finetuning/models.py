@@ -73,8 +73,6 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
             f"for: {_longer_model(config, longest)}, cut the sequences into overlapping windows, or keep a part of "
             "each (`length`, `keep`)"
         )
-    if config.method == "frozen":
-        model.base_model.requires_grad_(False)
     return model, _with_lora(config, model) if config.method == "lora" else model
 
 

@@ -234,6 +234,8 @@ LINES: dict[str, dict[str, Line]] = {
         "model": reaches("rows", model=P("other_lm")),
         "method": reaches("rows", method="frozen"),
         "ablation": reaches("config", base=SCRATCH, ablation="bidirectional"),
+        "unfreeze_every": reaches("rows", base={"epochs": 4}, unfreeze_every=1),
+        "unfreeze_layers": reaches("rows", base={"epochs": 4, "unfreeze_every": 1}, unfreeze_layers=1),
         "task": reaches("config", base={"label_columns": ["rich"]}, task="regression"),
         "preset": reaches("results", preset="nt-H3"),
         "format": reaches("rows", base=BOTH | {"format": "fna"}, format="genomic-benchmarks"),

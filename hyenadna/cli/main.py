@@ -6,100 +6,23 @@ on a wrong path wait for neither torch nor transformers. Bad input is one line o
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import math
 import os
 import re
 import runpy
 import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
+from hyenadna.cli.enbed import ENBED
+from hyenadna.cli.verb import Verb, load, run_group, summary
 from hyenadna.common.errors import InputError
 from hyenadna.common.launch import Launch, check_processes, let_first_speak
-from hyenadna.common.streams import copied_streams, is_standard_output
-from hyenadna.common.world import LostProcessError, SharedError, world
-
-
-class Verb(NamedTuple):
-    """A verb whose options are the fields of a dataclass. The dataclass and the work are named as ``module:name``.
-
-    Attributes:
-        name: words after ``hyenadna``.
-        text: the first paragraph of its help. Its first sentence is the line in the list of verbs.
-        example: command lines, the further ones indented by two spaces.
-        config: the dataclass.
-        work: the function that takes the options.
-        report: the text to print, from the options and what the function returns.
-        resumes: whether the function also takes ``resume``, which is not a field of the dataclass.
-        divides: whether the function divides its work among the processes of torchrun.
-        waits: whether these wait for each other as long as they live, because their parts take different times. Else
-            there is the option --timeout.
-    """
-
-    name: str
-    text: str
-    example: str
-    config: str
-    work: str
-    report: Callable[[Any, Any], str] = lambda config, result: result
-    resumes: bool = False
-    divides: bool = False
-    waits: bool = False
-
-    def parser(self) -> Any:
-        """The parser of the options."""
-        from hyenadna.cli.options import make_parser
-
-        parser = make_parser(self.name, self.text, self.example, _load(self.config))
-        if self.resumes:
-            text = "Resume from the newest checkpoint in --out, if there is one."
-            parser.add_argument("--resume", type=bool, default=False, nargs="?", const=True, help=text)
-        if self.divides and not self.waits:
-            text = "Seconds that a process of torchrun waits for the others."
-            parser.add_argument("--timeout", type=float, default=600.0, help=text)
-        return parser
-
-    def __call__(self, argv: Sequence[str]) -> None:
-        """Read the options, do the work and print the report."""
-        from hyenadna.cli.options import parse_config
-
-        config, parsed = parse_config(self.parser(), _load(self.config), argv)
-        check_processes(self.name, divides=self.divides)
-        more = {"resume": parsed.resume} if self.resumes else {}
-        with self._together(config, parsed):
-            result = _load(self.work)(config, **more)
-            if not world().is_first:
-                return
-        # Beside a result on standard output, the report would be a part of it.
-        is_taken = any(is_standard_output(path) for path in config.written())
-        print(self.report(config, result), file=sys.stderr if is_taken else sys.stdout)
-
-    def _together(self, config: Any, parsed: Any) -> AbstractContextManager[Any]:
-        """The block in which the processes of torchrun work together, if there are any."""
-        if not (self.divides and Launch.of().grouped):
-            return nullcontext()
-        timeout = None if self.waits else parsed.timeout
-        if timeout is not None and not 0 < timeout < math.inf:
-            raise InputError(f"`timeout` {timeout:g}: must be a number of seconds above 0")
-        from hyenadna.parallel.processes import start_world
-
-        return start_world(config.device, timeout=timeout)
-
-
-def summary(verb: Verb | Callable[[Sequence[str]], None]) -> str:
-    """The line of a verb in the list of verbs."""
-    text = verb.text if isinstance(verb, Verb) else str(verb.__doc__)
-    return f"{text.split('. ')[0].removesuffix('.')}."
-
-
-def _load(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+from hyenadna.common.streams import copied_streams
+from hyenadna.common.world import LostProcessError, SharedError
 
 
 def prepare(argv: Sequence[str]) -> None:
@@ -135,19 +58,8 @@ def prepare(argv: Sequence[str]) -> None:
 
 def plot(argv: Sequence[str]) -> None:
     """Draw embeddings, training curves, fine-tunings or a mutagenesis."""
-    from hyenadna.cli.options import make_parser
-
-    if argv and argv[0] in PLOTS:
-        PLOTS[argv[0]](argv[1:])
-        return
-    if argv and not argv[0].startswith("-"):
-        raise InputError(f"unknown kind {argv[0]!r}: choose one of {', '.join(PLOTS)} (see hyenadna plot --help)")
     example = "hyenadna plot training --metrics run/metrics.jsonl --out training.png"
-    parser = make_parser("plot", "Draw a figure into a PNG.", example)
-    kinds = parser.add_subcommands(required=False, title="kinds of figures", metavar="KIND")
-    for name, kind in PLOTS.items():
-        kinds.add_subcommand(name, kind.parser(), help=summary(kind))
-    parser.parse_args(list(argv) or ["--help"])
+    run_group("plot", "Draw a figure into a PNG.", example, "kinds of figures", PLOTS, argv)
 
 
 _PLOTS = (
@@ -183,6 +95,16 @@ _PLOTS = (
     ),
 )
 PLOTS = {verb.name.removeprefix("plot "): verb for verb in _PLOTS}
+
+
+def enbed(argv: Sequence[str]) -> None:
+    """Train and study ENBED, an encoder-decoder over bytes. Its kinds are span corruption and studies on it."""
+    example = "hyenadna enbed pretrain --genomes genome --valid_contigs chrXVI --out run"
+    text = (
+        "Train and study ENBED, an encoder-decoder over bytes. A classifier is fine-tuned by hyenadna finetune "
+        "--architecture enbed."
+    )
+    run_group("enbed", text, example, "kinds of work", ENBED, argv)
 
 
 def convert(argv: Sequence[str]) -> None:
@@ -282,15 +204,15 @@ def _report_scores(config: Any, result: Any) -> str:
 
 
 def _report_comparison(config: Any, found: Any) -> str:
-    return str(_load("hyenadna.comparison.report:describe")(config, found))
+    return str(load("hyenadna.comparison.report:describe")(config, found))
 
 
 def _report_finetuning(config: Any, summary: dict[str, Any]) -> str:
-    return f"{_load('hyenadna.finetuning.results:describe')(summary)}\nmodel, curves and results in {config.out}"
+    return f"{load('hyenadna.finetuning.results:describe')(summary)}\nmodel, curves and results in {config.out}"
 
 
 def _report_cancer(config: Any, results: dict[str, Any]) -> str:
-    return f"{_load('hyenadna.cancer.study_page:describe')(results)}\npage, results and models in {config.out}"
+    return f"{load('hyenadna.cancer.study_page:describe')(results)}\npage, results and models in {config.out}"
 
 
 _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
@@ -395,7 +317,7 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "--classes Lung,Lymphoid --out_dir lung_lymphoid",
         "hyenadna.cancer.config:MutateConfig",
         "hyenadna.cancer.mutate:mutate",
-        lambda config, report: _load("hyenadna.cancer.report:describe")(report, config.out_dir),
+        lambda config, report: load("hyenadna.cancer.report:describe")(report, config.out_dir),
     ),
     Verb(
         "probe",
@@ -406,7 +328,7 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "  hyenadna probe --embeddings genes.npz --random random.npz --preset biotypes --out biotypes",
         "hyenadna.cli.probe_config:ProbeConfig",
         "hyenadna.cli.probe:run_probe",
-        lambda config, summary: f"{_load('hyenadna.cli.probe:describe_probe')(summary)}\nresults in {config.out}",
+        lambda config, summary: f"{load('hyenadna.cli.probe:describe_probe')(summary)}\nresults in {config.out}",
     ),
     Verb(
         "cancer",
@@ -420,11 +342,14 @@ _VERBS: tuple[Verb | Callable[[Sequence[str]], None], ...] = (
         "hyenadna.cancer.study:study",
         _report_cancer,
     ),
+    enbed,
     plot,
     convert,
     doctor,
 )
 _VERSION = ("--version", "-V")
+GROUPS = {"enbed": ENBED, "plot": PLOTS}
+"""Verbs that have kinds."""
 VERBS = {verb.name if isinstance(verb, Verb) else verb.__name__: verb for verb in _VERBS}
 
 

@@ -49,9 +49,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plain(options: Any) -> dict[str, Any]:
-    """A dataclass as a dict for YAML, with paths as strings."""
-    values = dataclasses.asdict(options)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    """A dataclass as a dict for YAML, with paths as strings, in lists too."""
+
+    def text(value: Any) -> Any:
+        if isinstance(value, list):
+            return [text(entry) for entry in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: text(value) for name, value in dataclasses.asdict(options).items()}
 
 
 def settings(options: Options) -> dict[str, Any]:

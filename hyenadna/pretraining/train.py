@@ -78,7 +78,7 @@ class LoopState:
         seconds: seconds spent in steps, without validation and saving.
     """
 
-    model: LanguageModel
+    model: Any
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -87,10 +87,17 @@ class LoopState:
     _logged: tuple[int, float] = (0, 0.0)
 
     @classmethod
-    def start(cls, model: LanguageModel, config: PretrainConfig) -> LoopState:
-        """The state before the first step."""
+    def start(cls, model: Any, config: Any, *, eps: float = 1e-8) -> LoopState:
+        """The state before the first step.
+
+        Args:
+            model: the model, on its device.
+            config: ``lr``, ``weight_decay``, ``beta1``, ``beta2`` and ``autocast``.
+            eps: what AdamW adds to the root of the mean squared gradient.
+        """
         groups = parameter_groups(model, config.weight_decay)
-        optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2), **_adamw_of(model.device, config))
+        betas = config.beta1, config.beta2
+        optimizer = torch.optim.AdamW(groups, betas=betas, eps=eps, **_adamw_of(model.device, config))
         scaler = torch.amp.GradScaler(model.device.type, enabled=config.autocast == "float16")
         return cls(model, optimizer, scaler)
 

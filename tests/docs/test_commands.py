@@ -177,7 +177,7 @@ def check(text: str) -> None:
     elif words[:2] == ["python", "-m"]:
         check_options(words[3:], help_of(words[2]), text)
     elif words[0] == "hyenadna":
-        check_options(words[2:], help_of_verb(words[1], *(word for word in words[2:3] if word in cli.PLOTS)), text)
+        check_options(words[2:], help_of_verb(words[1], *(word for word in words[2:3] if word in cli.GROUPS.get(words[1], ()))), text)
     elif "torchrun" in words:
         launcher, _, program = " ".join(words[words.index("torchrun") + 1 :]).partition(" -m hyenadna ")
         check_options(launcher.split(), help_of("torch.distributed.run"), text)
@@ -240,7 +240,7 @@ def test_every_command_within_the_text_exists(page: Path) -> None:
             if verb == "VERB":
                 continue
             assert verb in cli.VERBS, text
-            shown = help_of_verb(verb, *(word for word in words[2:3] if word in cli.PLOTS))
+            shown = help_of_verb(verb, *(word for word in words[2:3] if word in cli.GROUPS.get(words[1], ())))
             assert all(option in shown for option in options), text
         else:
             check(text)

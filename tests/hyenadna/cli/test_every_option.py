@@ -744,7 +744,8 @@ def parser_of(verb: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentPa
     return made[0]
 
 
-VERBS = [*(name for name in cli.VERBS if name != "plot"), *(f"plot {kind}" for kind in cli.PLOTS)]
+KINDS = {f"{group} {kind}": verb for group, kinds in cli.GROUPS.items() for kind, verb in kinds.items()}
+VERBS = [*(name for name in cli.VERBS if name not in cli.GROUPS), *KINDS]
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in BARE])
@@ -783,7 +784,7 @@ def test_the_command_line_passes_every_option_on(verb: str, monkeypatch: pytest.
     def noted(config: Any, **more: Any) -> None:
         passed.extend((config, more))
 
-    entry: Any = cli.PLOTS.get(verb.removeprefix("plot ")) or cli.VERBS[verb]
+    entry: Any = KINDS.get(verb) or cli.VERBS[verb]
     module, _, work = entry.work.partition(":")
     monkeypatch.setattr(importlib.import_module(module), work, noted)
     monkeypatch.setattr(kind, "check", lambda self: None)

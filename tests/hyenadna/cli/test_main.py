@@ -110,7 +110,7 @@ def test_the_whole_way(
     assert "tensorboard" in told.out
 
 
-COMMANDS = [*cli.VERBS, *(f"plot {kind}" for kind in cli.PLOTS)]
+COMMANDS = [*cli.VERBS, *(f"{group} {kind}" for group, kinds in cli.GROUPS.items() for kind in kinds)]
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

@@ -1,0 +1,1 @@
+"""ENBED: pretraining by span corruption, and studies on noise, annotation and mutations."""

@@ -1,0 +1,1 @@
+"""ENBED: an encoder-decoder over bytes, with a window and global tokens in the encoder's attention."""

@@ -34,7 +34,7 @@ from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import batches
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.batches import IGNORED, augment, draw_examples, epoch_batches, parts
-from hyenadna.finetuning.config import FinetuneConfig, apply_ablation, apply_preset, changes
+from hyenadna.finetuning.config import FinetuneConfig, apply_ablation, apply_architecture, apply_preset, changes
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
@@ -42,9 +42,9 @@ from hyenadna.finetuning.runs import Run, RunFolders
 from hyenadna.finetuning.unfreezing import Unfreezing
 from hyenadna.inference.logits import batch_logits, packed_logits
 from hyenadna.model.device import autocast, pick_device
-from hyenadna.model.kmers import Kmers
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss_of_states
+from hyenadna.model.words import words_of
 from hyenadna.training.optim import lr_scale, parameter_groups
 
 _PLATEAU_FACTOR = 0.1
@@ -67,7 +67,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     """
     # 1. The options, the data and the runs.
     with world().agreed():
-        given = apply_ablation(config)
+        given = apply_ablation(apply_architecture(config))
         config = apply_preset(given)
         config.check()
     tells = progress and world().is_first
@@ -231,7 +231,7 @@ def train(
     optimizer = torch.optim.AdamW(parameter_groups(learnt, config.weight_decay), lr=config.lr)
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
     validated = trained if average is None else average.module
-    kmers = Kmers.of(getattr(model, "config", None))
+    words = words_of(getattr(model, "config", None))
     metric = config.chosen_metric
     best = BestEpoch(lower_is_better=metric == "mse")
     examples = draw_examples(data.train, config.train_examples, config.split_seed)
@@ -261,7 +261,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 step_loss = step_lm_loss = 0.0
                 for part in parts(
-                    examples, rows, sequences, device, config.pack_tokens, kmers, accumulate=micro_batches
+                    examples, rows, sequences, device, config.pack_tokens, words, accumulate=micro_batches
                 ):
                     loss, lm_loss = batch_losses(config, trained, head, *part)
                     step_loss += float(loss.detach())

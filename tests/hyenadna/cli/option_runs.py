@@ -36,6 +36,8 @@ from hyenadna.comparison.config import ReportConfig
 from hyenadna.comparison.report import report
 from hyenadna.data.genome import prepare
 from hyenadna.drawing import figures
+from hyenadna.encoder_decoder.config import ENBEDConfig
+from hyenadna.encoder_decoder.modeling import ENBEDForConditionalGeneration
 from hyenadna.evaluation.config import EvaluateConfig
 from hyenadna.evaluation.evaluate import evaluate
 from hyenadna.finetuning import train as finetuning
@@ -248,6 +250,11 @@ def make_world(folder: Path) -> None:
             for parameter in model.parameters():
                 parameter.data += 0.3 * torch.randn_like(parameter)
             model.save_pretrained(folder / f"{name}{end}")
+
+    for seed, name in enumerate(("enbed", "other_enbed")):
+        torch.manual_seed(seed)
+        shape = {"num_layers": 2, "num_decoder_layers": 1, "d_model": 8, "num_heads": 2, "d_kv": 4, "d_ff": 16}
+        ENBEDForConditionalGeneration(ENBEDConfig(**shape, max_seq_len=64)).save_pretrained(folder / name)
 
     # Two contigs and two labels, each in part a direction of the vectors.
     for name in ("embeddings", "other_embeddings", "random_embeddings"):

@@ -120,7 +120,7 @@ def _kind(path: str | os.PathLike[str], what: str) -> Any:
     # A class of its own says what is wrong with another type of model.
     kinds = _KINDS.get(found, _KINDS[HyenaDNAConfig.model_type])
     if what not in kinds:
-        raise InputError(f"{path}: is a {found} model, which {_WANTED[what]}; give a HyenaDNA or a GPT")
+        raise InputError(f"{path}: is a model of type {found}, which {_WANTED[what]}; give a HyenaDNA or a GPT")
     return kinds[what]
 
 

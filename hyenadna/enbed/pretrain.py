@@ -138,7 +138,7 @@ def make_model(config: PretrainConfig, checkpoint: Path | None) -> ENBEDForCondi
             "it, or raise max_seq_len in `model_fields`"
         )
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     return model
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.models.auto import AutoModelForSeq2SeqLM
 from transformers.models.longt5.modeling_longt5 import (
     LongT5Block,
@@ -197,6 +198,10 @@ class ENBEDForConditionalGeneration(Loads, LongT5ForConditionalGeneration):
 
     config_class = ENBEDConfig
     config: ENBEDConfig
+
+    if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):
+        # The first releases of transformers 5 have only its older name.
+        activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable
 
     def __init__(self, config: ENBEDConfig) -> None:
         # Not that of LongT5ForConditionalGeneration, which would make another encoder first.

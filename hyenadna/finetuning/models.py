@@ -136,7 +136,7 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
             raise InputError(f"`model` {config.model}: is a CNN, which fine-tuning always begins anew; leave it out")
         if (kind in (ENBEDConfig.model_type, STOCK_TYPE)) != (config.architecture == "enbed"):
             raise InputError(
-                f"`model` {config.model}: is a {kind} model, and `architecture` is {config.architecture}; enbed goes "
+                f"`model` {config.model}: is of type {kind}, and `architecture` is {config.architecture}; enbed goes "
                 "with a model of `enbed pretrain` or another LongT5, hyena with all others"
             )
         if (kind == GPTConfig.model_type) != (config.ablation == "gpt"):

@@ -88,6 +88,7 @@ SMALLER = {
 """Options of a verb or a script that come after those of the page."""
 MADE = {"examples/yeast/README.md": {"runs"}}
 """What a page makes without naming it in a command."""
+UNFROZEN = "--epochs 2 --unfreeze_every 1 --unfreeze_layers 1"
 SCRATCH = "--d_model 8 --n_layer 1 --max_seq_len 256 --model_fields {}"
 
 
@@ -141,6 +142,8 @@ def run(command: Command, where: Path) -> None:
         extra = SMALLER.get(verb, "").split() if "--resume" not in words else []
         if "scratch" in words or ("--ablation" in words and "--model" not in words):
             extra += SCRATCH.split()
+        if "--unfreeze_every" in words:
+            extra += UNFROZEN.split()
         cli.main([*words[1:], *extra])
     elif words[:2] == ["python", "-m"]:
         run_module(words[2], words[3:])
@@ -167,6 +170,11 @@ def run_module(module: str, arguments: list[str]) -> str:
     return out.getvalue()
 
 
+def kind_of(words: list[str]) -> list[str]:
+    """The word after a group of verbs, as in ``hyenadna plot training``; nothing after another verb."""
+    return [word for word in words[2:3] if word in cli.GROUPS.get(words[1], ())]
+
+
 def check(text: str) -> None:
     """Hold a command that is not run against what it names: a target of make, options of a module, a file."""
     words = [word for word in shlex.split(text, comments=True) if not re.fullmatch(r"[A-Z_]+=\w+", word)]
@@ -177,7 +185,11 @@ def check(text: str) -> None:
     elif words[:2] == ["python", "-m"]:
         check_options(words[3:], help_of(words[2]), text)
     elif words[0] == "hyenadna":
-        check_options(words[2:], help_of_verb(words[1], *(word for word in words[2:3] if word in cli.GROUPS.get(words[1], ()))), text)
+        check_options(
+            words[2:],
+            help_of_verb(words[1], *(word for word in words[2:3] if word in cli.GROUPS.get(words[1], ()))),
+            text,
+        )
     elif "torchrun" in words:
         launcher, _, program = " ".join(words[words.index("torchrun") + 1 :]).partition(" -m hyenadna ")
         check_options(launcher.split(), help_of("torch.distributed.run"), text)
@@ -240,7 +252,7 @@ def test_every_command_within_the_text_exists(page: Path) -> None:
             if verb == "VERB":
                 continue
             assert verb in cli.VERBS, text
-            shown = help_of_verb(verb, *(word for word in words[2:3] if word in cli.GROUPS.get(words[1], ())))
+            shown = help_of_verb(verb, *kind_of(words))
             assert all(option in shown for option in options), text
         else:
             check(text)

@@ -36,8 +36,10 @@ from hyenadna.comparison.config import ReportConfig
 from hyenadna.comparison.report import report
 from hyenadna.data.genome import prepare
 from hyenadna.drawing import figures
+from hyenadna.enbed import pretrain as enbed_pretraining
+from hyenadna.enbed.pretrain_config import PretrainConfig as EnbedPretrainConfig
 from hyenadna.encoder_decoder.config import ENBEDConfig
-from hyenadna.encoder_decoder.modeling import ENBEDForConditionalGeneration
+from hyenadna.encoder_decoder.modeling import ENBEDEncoder, ENBEDForConditionalGeneration
 from hyenadna.evaluation.config import EvaluateConfig
 from hyenadna.evaluation.evaluate import evaluate
 from hyenadna.finetuning import train as finetuning
@@ -89,6 +91,17 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         note(self, u)
         return forward(self, u, *args, **kwargs)
 
+    encode = ENBEDEncoder.forward
+
+    def noted_encoder(self: ENBEDEncoder, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if stop_after is not None and len(seen["calls"]) >= stop_after:
+            raise KeyboardInterrupt
+        seen["calls"].append((
+            *map(int, input_ids.shape), self.training, torch.get_num_threads(), torch.is_autocast_enabled("cpu"),
+            self.gradient_checkpointing,
+        ))  # fmt: skip
+        return encode(self, input_ids, *args, **kwargs)
+
     def noted_prompt(mixer: HyenaOperator, x: torch.Tensor, *args: Any) -> Any:
         note(mixer, x)
         return mix_prompt(mixer, x, *args)
@@ -113,6 +126,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HyenaOperator, "forward", noted)
         patch.setattr(decoding, "_mix_prompt", noted_prompt)
+        patch.setattr(ENBEDEncoder, "forward", noted_encoder)
         for module in (finetuning, mutating):
             patch.setattr(module, "ProcessPoolExecutor", Pool)
         patch.setattr(mutating, "write_page", lambda folder, report: None)
@@ -122,6 +136,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         patch.setattr(study_page, "write_files", lambda results, folder: None)
         # The other yardsticks read nothing but the tables, and take most of the time of a tiny study.
         patch.setattr(study_module, "yardsticks", lambda data: iter([majority(data)]))
+        patch.setattr(enbed_pretraining, "training_curves", _listed)
         for name in ("training_curves", "evaluation_bars", "perplexity_by_position"):
             patch.setattr(figures, name, _listed)
         torch.set_num_threads(1)
@@ -251,10 +266,10 @@ def make_world(folder: Path) -> None:
                 parameter.data += 0.3 * torch.randn_like(parameter)
             model.save_pretrained(folder / f"{name}{end}")
 
-    for seed, name in enumerate(("enbed", "other_enbed")):
+    for seed, name in enumerate(("enbed_lm", "other_enbed")):
         torch.manual_seed(seed)
-        shape = {"num_layers": 2, "num_decoder_layers": 1, "d_model": 8, "num_heads": 2, "d_kv": 4, "d_ff": 16}
-        ENBEDForConditionalGeneration(ENBEDConfig(**shape, max_seq_len=64)).save_pretrained(folder / name)
+        fields = {"num_layers": 1, "num_decoder_layers": 1, "d_model": 8, "num_heads": 1, "d_kv": 8, "d_ff": 8}
+        ENBEDForConditionalGeneration(ENBEDConfig(**fields, dropout_rate=0.0)).save_pretrained(folder / name)
 
     # Two contigs and two labels, each in part a direction of the vectors.
     for name in ("embeddings", "other_embeddings", "random_embeddings"):
@@ -341,6 +356,19 @@ def _pretrain(config: Any, seen: Seen, **more: Any) -> None:
     seen["valid"] = [row for row in rows if "valid_perplexity" in row and FINAL_KEY not in row]
     seen["final"] = [row for row in rows if FINAL_KEY in row]
     seen["splits"] = (config.out / "splits.bed").read_text()
+    seen["checkpoints"] = sorted(path.name for path in config.out.glob("step-*"))
+    seen["config"] = _model_config(config.out / "model")
+    seen["weights"] = _weights(config.out / "model")
+
+
+def _pretrain_enbed(config: Any, seen: Seen, **more: Any) -> None:
+    results = enbed_pretraining.pretrain(config, progress=False, **more)
+    seen["table"] = [results["data"], *results["table"]]
+    rows = [_without_clocks(row) for row in read_metrics(config.out / "metrics.jsonl")]
+    seen["rows"] = [row for row in rows if "loss" in row]
+    seen["lr"] = [row["lr"] for row in seen["rows"]]
+    seen["valid"] = [row for row in rows if "valid_loss" in row and FINAL_KEY not in row]
+    seen["final"] = [row for row in rows if FINAL_KEY in row]
     seen["checkpoints"] = sorted(path.name for path in config.out.glob("step-*"))
     seen["config"] = _model_config(config.out / "model")
     seen["weights"] = _weights(config.out / "model")
@@ -452,6 +480,7 @@ def _command(verb: str, words: dict[str, Any], seen: Seen, positional: tuple[str
 RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "prepare": (dict, _prepare, "out"),
     "pretrain": (PretrainConfig, _pretrain, "run"),
+    "enbed pretrain": (EnbedPretrainConfig, _pretrain_enbed, "run"),
     "evaluate": (EvaluateConfig, _evaluate, "evaluation"),
     "cancer": (CancerConfig, _study, "study"),
     "finetune": (FinetuneConfig, _finetune, "tuned"),

@@ -29,64 +29,9 @@ from hyenadna.inference.generate import generate
 from hyenadna.inference.predict import predict
 from hyenadna.inference.score import score
 from hyenadna.pretraining.train import pretrain
+from tests.hyenadna.cli import enbed_lines
+from tests.hyenadna.cli.lines import NO_DEVICE, PLACE, ROUNDING, SPEED, TRAINED, Line, keeps, reaches, refused
 from tests.hyenadna.cli.option_runs import RUNS, TARGETS, Seen, make_world, new_folder, run
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """What an option does.
-
-    Attributes:
-        change: the option with another value, and what it must come with.
-        base: changes to the verb's base, for both runs.
-        moves: name in :class:`Seen` of what must differ.
-        why: why the result stays the same; empty where it must differ.
-        close: how much numbers of an equal result may differ: 0, or by rounding.
-        refused: how the message begins with which the value is refused.
-        stop_after: see ``option_runs.run``. Without the option the second run is refused.
-        again: run it twice, the first time without the option.
-    """
-
-    change: dict[str, Any]
-    base: dict[str, Any]
-    moves: str = ""
-    why: str = ""
-    close: float = 0.0
-    refused: str = ""
-    stop_after: int | None = None
-    again: bool = False
-
-
-def reaches(moves: str = "", *, base: dict[str, Any] | None = None, **change: Any) -> Line:
-    """The result differs, and in it what ``moves`` names."""
-    return Line(change, base or {}, moves)
-
-
-def keeps(
-    why: str,
-    *,
-    moves: str = "",
-    close: float = 0.0,
-    stop_after: int | None = None,
-    again: bool = False,
-    base: dict[str, Any] | None = None,
-    **change: Any,
-) -> Line:
-    """The result stays the same, for the reason ``why``. How it is computed differs, if ``moves`` names it."""
-    return Line(change, base or {}, moves, why, close, stop_after=stop_after, again=again)
-
-
-def refused(message: str, *, base: dict[str, Any] | None = None, **change: Any) -> Line:
-    """This value is refused, which shows that somebody reads it."""
-    return Line(change, base or {}, refused=message)
-
-
-NO_DEVICE = refused("`device` tpu9: ", device="tpu9")
-PLACE = "the place alone"
-SPEED = "speed and memory alone"
-ROUNDING = 1e-5
-# Steps of AdamW turn a rounding of a gradient near 0 into more.
-TRAINED = 2e-3
 
 BASES: dict[str, dict[str, Any]] = {
     "prepare": {"fasta": P("genome.fa")},
@@ -486,8 +431,8 @@ MORE: tuple[tuple[str, str, Line], ...] = (
     ("evaluate", "exclude", reaches("result", base={"markov_order": 3}, exclude=["a"])),
     ("evaluate", "markov_order", reaches("files", markov_order=-1)),
     ("finetune", "method", reaches("rows", base=SCRATCH, method="full", model=P("lm"), **NO_SHAPE)),
-    ("finetune", "model", reaches("rows", base={"architecture": "enbed", "model": P("enbed")}, model=P("other_enbed"))),
-    ("finetune", "unfreeze_every", reaches("rows", base={"architecture": "enbed", "model": P("enbed"), "epochs": 4},
+    ("finetune", "model", reaches("rows", base={"architecture": "enbed", "model": P("enbed_lm")}, model=P("other_enbed"))),
+    ("finetune", "unfreeze_every", reaches("rows", base={"architecture": "enbed", "model": P("enbed_lm"), "epochs": 4},
                                            unfreeze_every=1)),
     ("finetune", "task", reaches("config", base={"label_columns": ["rich", "poor"], "task": "multilabel"},
                                  task="regression")),
@@ -596,8 +541,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Defaults, which recipes and papers rely on. Those that are not here are none, false, 0 or empty."""
 
+BASES |= enbed_lines.BASES
+LINES |= enbed_lines.LINES
+DEFAULTS |= enbed_lines.DEFAULTS
+RESUME = {"pretrain", "enbed pretrain"}
+"""Verbs that resume by an argument of the function, which is no field."""
+
 # They have no option.
-BARE = {"plot", "doctor"}
+BARE = {"doctor"}
 # Figures, tables and parsers that take a second between them.
 SLOW = {"plot embeddings"}
 
@@ -761,7 +712,7 @@ def test_every_option_has_a_line(verb: str, monkeypatch: pytest.MonkeyPatch, cap
     assert actions - {"help", "config", "print_config", "print_shtab", "timeout"} == LINES[verb].keys()
     kind = RUNS[verb][0]
     if kind is not dict:
-        extra = {"resume"} if verb == "pretrain" else set()
+        extra = {"resume"} if verb in RESUME else set()
         assert {field.name for field in dataclasses.fields(kind)} | extra == LINES[verb].keys()
 
 
@@ -796,7 +747,7 @@ def test_the_command_line_passes_every_option_on(verb: str, monkeypatch: pytest.
     entry._replace(report=lambda config, result: "")(
         [word for name, value in values.items() for word in (f"--{name}", as_word(value))]
     )
-    resume = {"resume": values.pop("resume")} if verb == "pretrain" else {}
+    resume = {"resume": values.pop("resume")} if verb in RESUME else {}
     assert passed == [kind(**values), resume]
 
 

@@ -364,7 +364,7 @@ def test_verbs_that_need_the_next_base_refuse(pretrained: Path, tmp_path: Path) 
     ]
     for call in calls:
         with pytest.raises(
-            InputError, match=r"is a enbed model, which predicts no next base; give a HyenaDNA"
+            InputError, match=r"is a model of type enbed, which predicts no next base; give a HyenaDNA"
         ) as caught:
             call()
         assert "\n" not in str(caught.value)
@@ -411,7 +411,7 @@ def test_a_preset_is_a_row_of_its_own(config: FinetuneConfig, tmp_path: Path) ->
         (SCRATCH | {"model_fields": {"local_radius": 0}}, "local_radius must be an integer of at least 1"),
         (SCRATCH | {"model_fields": {"d_ff": "wide"}}, "d_ff"),
         (SCRATCH | {"max_seq_len": 16}, "39 bases is longer than the 16 .* train one with a larger `max_seq_len`"),
-        ({"architecture": "hyena"}, "is a enbed model, and `architecture` is hyena"),
+        ({"architecture": "hyena"}, "is of type enbed, and `architecture` is hyena"),
         ({"unfreeze_every": 2}, "`unfreeze_every` 2: the last of 4 stages begins with epoch 7, and `epochs` is 5"),
     ],
 )
@@ -423,5 +423,5 @@ def test_what_cannot_be_honoured_is_refused(config: FinetuneConfig, options: dic
 
 def test_a_hyenadna_is_no_enbed(config: FinetuneConfig, tmp_path: Path) -> None:
     HyenaDNAForCausalLM(HyenaDNAConfig(d_model=8, n_layer=1, max_seq_len=64)).save_pretrained(tmp_path / "lm")
-    with pytest.raises(InputError, match="is a hyenadna model, and `architecture` is enbed"):
+    with pytest.raises(InputError, match="is of type hyenadna, and `architecture` is enbed"):
         finetune(replace(config, model=tmp_path / "lm"), progress=False)

@@ -1,0 +1,77 @@
+"""The lines of the options of ``hyenadna enbed``, for ``test_every_option.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path as P
+from typing import Any
+
+from tests.hyenadna.cli.lines import NO_DEVICE, PLACE, SPEED, TRAINED, Line, keeps, reaches
+
+SMALL = {
+    "num_layers": 1, "num_decoder_layers": 1, "d_model": 8, "num_heads": 1, "d_kv": 8, "d_ff": 8, "local_radius": 4,
+    "dropout_rate": 0.0,
+}  # fmt: skip
+
+BASES: dict[str, dict[str, Any]] = {
+    "enbed pretrain": {
+        "genomes": [P("genome")], "valid_contigs": ["b"], "test_contigs": ["c"], "model_fields": SMALL, "length": 24,
+        "mean_span": 2.0, "batch_size": 4, "steps": 4, "lr": 1e-2, "lr_warmup": 0.5, "log_every": 1, "eval_every": 2,
+        "eval_windows": 2, "final_windows": 3, "markov_orders": [1], "checkpoint_every": 1, "device": "cpu",
+    },
+}  # fmt: skip
+"""Options of the run that each line is compared with."""
+
+BY_FRACTION: dict[str, Any] = {"valid_contigs": [], "test_contigs": [], "steps": 1, "n_runs": "join"}
+
+LINES: dict[str, dict[str, Line]] = {
+    "enbed pretrain": {
+        "genomes": reaches("rows", genomes=[P("other_genome")]),
+        "out": keeps(PLACE, out=P("enbed")),
+        "valid_contigs": reaches("valid", base={"test_contigs": []}, valid_contigs=["c"]),
+        "test_contigs": reaches("table", base={"valid_contigs": ["b"], "test_contigs": []}, test_contigs=["c"]),
+        "valid_fraction": reaches("final", base=BY_FRACTION, valid_fraction=0.2),
+        "test_fraction": reaches("table", base=BY_FRACTION, test_fraction=0.2),
+        "n_runs": reaches("rows", n_runs="cut"),
+        "reverse_complement": reaches("rows", reverse_complement=True),
+        "size": reaches("config", base={"model_fields": {}, "steps": 1, "size": "enbed-tiny"}, size="enbed-small"),
+        "model_fields": reaches("config", model_fields=SMALL | {"d_ff": 16}),
+        "init_from": reaches("rows", base={"model_fields": {}, "init_from": P("enbed_lm")}, init_from=P("other_enbed")),
+        "gradient_checkpointing": keeps(SPEED, moves="calls", gradient_checkpointing=True),
+        "length": reaches("calls", length=16),
+        "density": reaches("rows", density=0.3),
+        "mean_span": reaches("rows", mean_span=1.0),
+        "batch_size": reaches("calls", batch_size=2),
+        "accumulate": keeps(SPEED, moves="calls", close=TRAINED, accumulate=2),
+        "steps": reaches("rows", steps=3),
+        "lr": reaches("lr", lr=2e-2),
+        "min_lr_factor": reaches("lr", min_lr_factor=0.5),
+        "lr_warmup": reaches("lr", lr_warmup=0.0),
+        "weight_decay": reaches("weights", weight_decay=0.5),
+        "beta1": reaches("weights", beta1=0.5),
+        "beta2": reaches("weights", beta2=0.9),
+        "eps": reaches("weights", eps=1e-2),
+        "clip": reaches("weights", clip=1e-3),
+        "seed": reaches("rows", seed=1),
+        "device": NO_DEVICE,
+        "autocast": reaches("calls", autocast="bfloat16"),
+        "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
+        "log_every": reaches("rows", log_every=2),
+        "eval_every": reaches("valid", eval_every=1),
+        "eval_windows": reaches("valid", eval_windows=1),
+        "final_windows": reaches("table", final_windows=1),
+        "markov_orders": reaches("table", markov_orders=[2]),
+        "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
+        "keep": reaches("checkpoints", keep=3),
+        "resume": keeps("only the steps that are missing", moves="calls", stop_after=3, resume=True),
+    },
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "enbed pretrain": {
+        "valid_fraction": 0.05, "test_fraction": 0.05, "n_runs": "join", "size": "enbed-small", "length": 512,
+        "density": 0.15, "mean_span": 20.0, "batch_size": 32, "accumulate": 1, "steps": 10_000, "lr": 1e-5,
+        "lr_warmup": 0.05, "weight_decay": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "clip": 1.0,
+        "device": "auto", "autocast": "auto", "log_every": 10, "eval_every": 500, "eval_windows": 64,
+        "markov_orders": [1, 2, 4, 6, 8, 10], "checkpoint_every": 500, "keep": 2,
+    },
+}  # fmt: skip

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyenadna.cli.verb import Verb
+from hyenadna.cli.verb import Verb, load
 
 
 def _report_pretraining(config: Any, results: dict[str, Any]) -> str:
     lines = [f"{row['method']:<12} {row['masked_accuracy']:.4f}" for row in results["table"]]
     return "\n".join(["masked bases predicted right, with teacher forcing:", *lines, f"model in {results['model']}"])
+
+
+def _report_attention(config: Any, heads: Any) -> str:
+    return str(load("hyenadna.enbed.attention:describe")(config, heads))
 
 
 VERBS: tuple[Verb, ...] = (
@@ -23,6 +27,16 @@ VERBS: tuple[Verb, ...] = (
         "hyenadna.enbed.pretrain:pretrain",
         _report_pretraining,
         resumes=True,
+    ),
+    Verb(
+        "enbed attention",
+        "Show what each head of the encoder looks at. The folder --out receives a picture of each layer, the weights "
+        "and a table of the heads.",
+        "hyenadna enbed attention --model run/model --sequence ACGTACGTTTGACA --out heads\n"
+        "  hyenadna enbed attention --model run/model --fasta gene.fa --layers '[1, 6]' --out heads",
+        "hyenadna.enbed.attention_config:AttentionConfig",
+        "hyenadna.enbed.attention:attention",
+        _report_attention,
     ),
 )
 ENBED = {verb.name.removeprefix("enbed "): verb for verb in VERBS}

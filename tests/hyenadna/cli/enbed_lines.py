@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path as P
 from typing import Any
 
-from tests.hyenadna.cli.lines import NO_DEVICE, PLACE, SPEED, TRAINED, Line, keeps, reaches
+from tests.hyenadna.cli.lines import NO_DEVICE, PLACE, SPEED, TRAINED, Line, keeps, reaches, refused
 
 SMALL = {
     "num_layers": 1, "num_decoder_layers": 1, "d_model": 8, "num_heads": 1, "d_kv": 8, "d_ff": 8, "local_radius": 4,
@@ -18,6 +18,7 @@ BASES: dict[str, dict[str, Any]] = {
         "mean_span": 2.0, "batch_size": 4, "steps": 4, "lr": 1e-2, "lr_warmup": 0.5, "log_every": 1, "eval_every": 2,
         "eval_windows": 2, "final_windows": 3, "markov_orders": [1], "checkpoint_every": 1, "device": "cpu",
     },
+    "enbed attention": {"model": P("enbed_lm"), "sequence": "ACGTACGGTACTTGACATGC"},
 }  # fmt: skip
 """Options of the run that each line is compared with."""
 
@@ -63,6 +64,13 @@ LINES: dict[str, dict[str, Line]] = {
         "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
         "keep": reaches("checkpoints", keep=3),
         "resume": keeps("only the steps that are missing", moves="calls", stop_after=3, resume=True),
+    },
+    "enbed attention": {
+        "model": reaches("heads", model=P("other_enbed")),
+        "out": keeps(PLACE, out=P("heads")),
+        "sequence": reaches("heads", sequence="ACGTACGGTACTTGACATGG"),
+        "fasta": reaches("heads", fasta=P("one.fa"), sequence=None),
+        "layers": refused("`layers` 2: the encoder has layers 1 to 1", layers=[2]),
     },
 }
 

@@ -36,7 +36,8 @@ from hyenadna.comparison.config import ReportConfig
 from hyenadna.comparison.report import report
 from hyenadna.data.genome import prepare
 from hyenadna.drawing import figures
-from hyenadna.enbed import pretrain as enbed_pretraining
+from hyenadna.enbed import attention as enbed_attention, pretrain as enbed_pretraining
+from hyenadna.enbed.attention_config import AttentionConfig
 from hyenadna.enbed.pretrain_config import PretrainConfig as EnbedPretrainConfig
 from hyenadna.encoder_decoder.config import ENBEDConfig
 from hyenadna.encoder_decoder.modeling import ENBEDEncoder, ENBEDForConditionalGeneration
@@ -137,6 +138,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         # The other yardsticks read nothing but the tables, and take most of the time of a tiny study.
         patch.setattr(study_module, "yardsticks", lambda data: iter([majority(data)]))
         patch.setattr(enbed_pretraining, "training_curves", _listed)
+        patch.setattr(enbed_attention, "draw_heads", lambda *shown, **more: None)
         for name in ("training_curves", "evaluation_bars", "perplexity_by_position"):
             patch.setattr(figures, name, _listed)
         torch.set_num_threads(1)
@@ -266,6 +268,7 @@ def make_world(folder: Path) -> None:
                 parameter.data += 0.3 * torch.randn_like(parameter)
             model.save_pretrained(folder / f"{name}{end}")
 
+    (folder / "one.fa").write_text(">one\nTTGACATGCA\n")
     for seed, name in enumerate(("enbed_lm", "other_enbed")):
         torch.manual_seed(seed)
         fields = {"num_layers": 1, "num_decoder_layers": 1, "d_model": 8, "num_heads": 1, "d_kv": 8, "d_ff": 8}
@@ -359,6 +362,11 @@ def _pretrain(config: Any, seen: Seen, **more: Any) -> None:
     seen["checkpoints"] = sorted(path.name for path in config.out.glob("step-*"))
     seen["config"] = _model_config(config.out / "model")
     seen["weights"] = _weights(config.out / "model")
+
+
+def _attention(config: Any, seen: Seen) -> None:
+    seen["heads"] = [list(head) for head in enbed_attention.attention(config)]
+    seen["files"] = sorted(path.name for path in config.out.iterdir())
 
 
 def _pretrain_enbed(config: Any, seen: Seen, **more: Any) -> None:
@@ -481,6 +489,7 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "prepare": (dict, _prepare, "out"),
     "pretrain": (PretrainConfig, _pretrain, "run"),
     "enbed pretrain": (EnbedPretrainConfig, _pretrain_enbed, "run"),
+    "enbed attention": (AttentionConfig, _attention, "heads"),
     "evaluate": (EvaluateConfig, _evaluate, "evaluation"),
     "cancer": (CancerConfig, _study, "study"),
     "finetune": (FinetuneConfig, _finetune, "tuned"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyenadna.cli.verb import Verb
+from hyenadna.cli.verb import Verb, load
 
 
 def _report_pretraining(config: Any, results: dict[str, Any]) -> str:
     lines = [f"{row['method']:<12} {row['masked_accuracy']:.4f}" for row in results["table"]]
     return "\n".join(["masked bases predicted right, with teacher forcing:", *lines, f"model in {results['model']}"])
+
+
+def _report_noise(config: Any, results: dict[str, Any]) -> str:
+    return f"{load('hyenadna.enbed.noise:describe')(results)}\npage, results and models in {config.out}"
 
 
 VERBS: tuple[Verb, ...] = (
@@ -23,6 +27,16 @@ VERBS: tuple[Verb, ...] = (
         "hyenadna.enbed.pretrain:pretrain",
         _report_pretraining,
         resumes=True,
+    ),
+    Verb(
+        "enbed noise",
+        "Tell sequences with insertions, deletions and mismatches from clean ones. Sequences are made telomeres, or "
+        "windows of a FASTA. Classifiers start from a checkpoint and from nothing, beside logistic regression on "
+        "words. Writes one page.",
+        "hyenadna enbed noise --model run/model --out noise --jobs 2",
+        "hyenadna.enbed.noise_config:NoiseConfig",
+        "hyenadna.enbed.noise:study",
+        _report_noise,
     ),
 )
 ENBED = {verb.name.removeprefix("enbed "): verb for verb in VERBS}

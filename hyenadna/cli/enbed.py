@@ -12,6 +12,14 @@ def _report_pretraining(config: Any, results: dict[str, Any]) -> str:
     return "\n".join(["masked bases predicted right, with teacher forcing:", *lines, f"model in {results['model']}"])
 
 
+def _report_noise(config: Any, results: dict[str, Any]) -> str:
+    return f"{load('hyenadna.enbed.noise:describe')(results)}\npage, results and models in {config.out}"
+
+
+def _report_annotation(config: Any, results: dict[str, Any]) -> str:
+    return f"{load('hyenadna.enbed.annotate:describe')(results)}\npage, results and model in {config.out}"
+
+
 def _report_attention(config: Any, heads: Any) -> str:
     return str(load("hyenadna.enbed.attention:describe")(config, heads))
 
@@ -26,6 +34,27 @@ VERBS: tuple[Verb, ...] = (
         "hyenadna.enbed.pretrain_config:PretrainConfig",
         "hyenadna.enbed.pretrain:pretrain",
         _report_pretraining,
+        resumes=True,
+    ),
+    Verb(
+        "enbed noise",
+        "Tell sequences with insertions, deletions and mismatches from clean ones. Sequences are made telomeres, or "
+        "windows of a FASTA. Classifiers start from a checkpoint and from nothing, beside logistic regression on "
+        "words. Writes one page.",
+        "hyenadna enbed noise --model run/model --out noise --jobs 2",
+        "hyenadna.enbed.noise_config:NoiseConfig",
+        "hyenadna.enbed.noise:study",
+        _report_noise,
+    ),
+    Verb(
+        "enbed annotate",
+        "Train an ENBED to write the biotype of a sequence. Examples come from a GTF and its genome, held out by "
+        "contig. Yardsticks are the commonest biotype, the length alone and words. Writes one page.",
+        "hyenadna enbed annotate --gtf genes.gtf.gz --genome genome --valid_contigs chrXV --test_contigs chrXVI "
+        "--out biotypes",
+        "hyenadna.enbed.annotate_config:AnnotateConfig",
+        "hyenadna.enbed.annotate:annotate",
+        _report_annotation,
         resumes=True,
     ),
     Verb(

@@ -66,7 +66,13 @@ def read_study(folder: Path, content: Mapping[str, Any]) -> StudyResult | str:
             f"{folder / RESULTS_FILE}: no results of {study.command} (`table` is no list of methods with "
             f"{', '.join(study.metrics)})"
         )
-    return StudyResult(folder, name, str(content.get("data", "")), tuple(rows))
+    data = content.get("data", "")
+    words = ", ".join(f"{key} {_cell(value)}" for key, value in data.items()) if isinstance(data, dict) else str(data)
+    return StudyResult(folder, name, words, tuple(rows))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _is_row(row: Any, study: Study) -> bool:
@@ -113,7 +119,7 @@ def _table(study: Study, results: Sequence[StudyResult], with_ours: bool) -> Tab
         for result in own:
             for row in result.rows:
                 shares = {key: row[key] * _scale(key) for key in study.metrics if row.get(key) is not None}
-                more = [str(row.get(key, "")) for key in extra]
+                more = [_cell(row.get(key, "")) for key in extra]
                 rows.append(
                     ["ours", row["method"], *_values(shares, columns, study, 2), *more, result.data, str(result.folder)]
                 )

@@ -86,6 +86,12 @@ def test_studies_stand_under_the_published_rows(tmp_path: Path) -> None:
     assert all("small models on other data" in table.note for table in tables[1:])
 
 
+def test_data_may_be_counts_by_name(tmp_path: Path) -> None:
+    put_study(tmp_path / "run", "enbed-noise", data={"source": "pairs.tsv", "equal": 12, "share": 0.123456789})
+    (result,) = find([tmp_path]).studies
+    assert result.data == "source pairs.tsv, equal 12, share 0.123457"
+
+
 def test_a_study_that_was_not_run_has_an_empty_row(tmp_path: Path) -> None:
     result = find([put_study(tmp_path / "run", "enbed-noise")]).studies
     evolve = table_of(study_tables(result, with_ours=True), "mutations")

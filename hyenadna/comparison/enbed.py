@@ -23,6 +23,7 @@ _SMALL = (
     "refute a published value."
 )
 _NOT_RUN = "nothing was run"
+_PLAIN = (str, int, float)
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def read_study(folder: Path, content: Mapping[str, Any]) -> StudyResult | str:
             f"{', '.join(study.metrics)})"
         )
     data = content.get("data", "")
-    words = ", ".join(f"{key} {_cell(value)}" for key, value in data.items()) if isinstance(data, dict) else str(data)
-    return StudyResult(folder, name, words, tuple(rows))
+    if isinstance(data, dict):
+        # Counts by name. Those of parts are in the file.
+        data = ", ".join(f"{key} {_cell(value)}" for key, value in data.items() if isinstance(value, _PLAIN))
+    return StudyResult(folder, name, str(data), tuple(rows))
 
 
 def _cell(value: Any) -> str:
@@ -134,7 +137,7 @@ def _table(study: Study, results: Sequence[StudyResult], with_ours: bool) -> Tab
 
 
 def _is_extra(study: Study, key: str, row: Mapping[str, Any]) -> bool:
-    return key not in ("method", *study.metrics) and isinstance(row[key], str | int | float)
+    return key not in ("method", *study.metrics) and isinstance(row[key], _PLAIN)
 
 
 def _scale(metric: str) -> float:

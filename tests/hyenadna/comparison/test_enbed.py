@@ -87,7 +87,9 @@ def test_studies_stand_under_the_published_rows(tmp_path: Path) -> None:
 
 
 def test_data_may_be_counts_by_name(tmp_path: Path) -> None:
-    put_study(tmp_path / "run", "enbed-noise", data={"source": "pairs.tsv", "equal": 12, "share": 0.123456789})
+    put_study(
+        tmp_path / "run", "enbed-noise", data={"source": "pairs.tsv", "equal": 12, "share": 0.123456789, "parts": {}}
+    )
     (result,) = find([tmp_path]).studies
     assert result.data == "source pairs.tsv, equal 12, share 0.123457"
 

@@ -224,7 +224,7 @@ def beside(section: Section, found: Sequence[Line]) -> Table:
     columns = ["dataset", "row", "metric", f"published ({source})", "ours: mean (range)", *_COLUMNS]
     note = "Ours is empty where nothing was run, and where the test split is another one."
     if section.benchmark in enbed.FINE_TUNING_NOTES and any(line.ours for line in found):
-        note += " Ours are small models, with their weights in the column parameters. The published one has about a billion."
+        note += " Parameters of ours are in their column. The published model has about a billion."
     return Table(f"{section.title}: published and ours", columns, rows, note=note)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -82,8 +83,8 @@ def by_subtree(
     above: set[str] = set()  # ancestors of clades that are taken
     for split, share in (("test", test_fraction), ("valid", valid_fraction)):
         left = round(share * total)
-        for part in (3, 10, 30, max(1, left)):
-            least = max(1, left // part)
+        for part in (0.3, 0.1, 0.03, 0.0):
+            least = max(1, math.ceil(part * left))
             for top in drawn:
                 if least <= sizes[top] <= left and top not in splits and top not in above:
                     splits |= dict.fromkeys(tree.clade(top), split)

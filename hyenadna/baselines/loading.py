@@ -1,10 +1,13 @@
-"""Makes and loads the models that HyenaDNA is compared with, in the place of one."""
+"""Loads models of every type, and makes those that HyenaDNA is compared with, in the place of one."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
 
 from hyena_kernels import HyenaFilter, cache_filters
 from hyenadna.baselines.cnn import CNNConfig, CNNForSequenceClassification
@@ -16,6 +19,8 @@ from hyenadna.baselines.gpt import (
     GPTModel,
 )
 from hyenadna.common.errors import InputError
+from hyenadna.encoder_decoder.config import STOCK_TYPE, ENBEDConfig
+from hyenadna.encoder_decoder.heads import ENBEDForSequenceClassification, ENBEDForTokenClassification
 from hyenadna.model import adapters, checkpoint, locate
 from hyenadna.model.config import HyenaDNAConfig
 from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
@@ -25,12 +30,22 @@ from hyenadna.model.sizes import Shape, shape_fields
 LanguageModel = HyenaDNAForCausalLM | GPTForCausalLM
 """What predicts the next token."""
 
-Backbone = HyenaDNAModel | GPTModel
-"""What has a vector for every position."""
+Backbone = HyenaDNAModel | GPTModel | ENBEDForSequenceClassification
+"""What has a vector for every position. Of an ENBED it is the encoder, in the class that can load it."""
 
-SequenceClassifier = HyenaDNAForSequenceClassification | GPTForSequenceClassification | CNNForSequenceClassification
-TokenClassifier = HyenaDNAForTokenClassification | GPTForTokenClassification
+SequenceClassifier = (
+    HyenaDNAForSequenceClassification
+    | GPTForSequenceClassification
+    | CNNForSequenceClassification
+    | ENBEDForSequenceClassification
+)
+TokenClassifier = HyenaDNAForTokenClassification | GPTForTokenClassification | ENBEDForTokenClassification
 
+_ENBED: dict[str, Any] = {
+    "backbone": ENBEDForSequenceClassification,
+    "sequence": ENBEDForSequenceClassification,
+    "token": ENBEDForTokenClassification,
+}
 _KINDS: dict[str, dict[str, Any]] = {
     HyenaDNAConfig.model_type: {
         "language model": HyenaDNAForCausalLM,
@@ -45,6 +60,8 @@ _KINDS: dict[str, dict[str, Any]] = {
         "token": GPTForTokenClassification,
     },
     CNNConfig.model_type: {"sequence": CNNForSequenceClassification},
+    ENBEDConfig.model_type: _ENBED,
+    STOCK_TYPE: _ENBED,
 }
 _WANTED = {
     "language model": "predicts no next base",
@@ -54,7 +71,9 @@ _WANTED = {
 
 
 def model_type(path: str | os.PathLike[str]) -> str:
-    """The type of model of a checkpoint: ``"hyenadna"``, ``"hyenadna-gpt2"`` or ``"hyenadna-cnn"``.
+    """The type of model of a checkpoint: ``"hyenadna"``, ``"hyenadna-gpt2"``, ``"hyenadna-cnn"`` or ``"enbed"``.
+
+    An ENBED in the files of transformers is a ``"longt5"``.
 
     Raises:
         InputError: there is no checkpoint.
@@ -101,7 +120,7 @@ def _kind(path: str | os.PathLike[str], what: str) -> Any:
     # A class of its own says what is wrong with another type of model.
     kinds = _KINDS.get(found, _KINDS[HyenaDNAConfig.model_type])
     if what not in kinds:
-        raise InputError(f"{path}: is a {found} model, which {_WANTED[what]}; give a HyenaDNA or a GPT")
+        raise InputError(f"{path}: is a model of type {found}, which {_WANTED[what]}; give a HyenaDNA or a GPT")
     return kinds[what]
 
 
@@ -130,3 +149,31 @@ def new_gpt(kind: Any, options: Shape, **fields: Any) -> Any:
     if twice := sorted(options.model_fields.keys() & given.keys()):
         raise InputError(f"`model_fields`: {', '.join(twice)} has an option of its own, which sets it too")
     return kind(GPTConfig(**given | options.model_fields))
+
+
+def new_enbed(kind: Any, options: Shape, **fields: Any) -> Any:
+    """An ENBED with random weights.
+
+    Args:
+        kind: class of the model.
+        options: a size of ``ENBED_SIZES``, and ``d_model``, ``n_layer`` (of the encoder), ``max_seq_len`` and
+            ``model_fields`` in place of its own.
+        fields: further fields of :class:`ENBEDConfig`, which have options of their own.
+
+    Raises:
+        InputError: ``model_fields`` has a name that is no field, or one that an option sets too; or no model can have
+            these fields.
+    """
+    given = shape_fields(options) | fields
+    if "n_layer" in given:
+        given["num_layers"] = given.pop("n_layer")
+    names = {field.name for field in dataclasses.fields(ENBEDConfig)}
+    if unknown := sorted(map(str, options.model_fields.keys() - names)):
+        raise InputError(f"`model_fields`: ENBEDConfig has no field {', '.join(unknown)}")
+    if twice := sorted(options.model_fields.keys() & given.keys()):
+        raise InputError(f"`model_fields`: {', '.join(twice)} has an option of its own, which sets it too")
+    try:
+        return kind(ENBEDConfig.of_size(options.size, **given | options.model_fields))
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"`model_fields` {options.model_fields}: make no model ({reason})") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyenadna.cli.verb import Verb
+from hyenadna.cli.verb import Verb, load
 
 
 def _report_pretraining(config: Any, results: dict[str, Any]) -> str:
@@ -12,16 +12,16 @@ def _report_pretraining(config: Any, results: dict[str, Any]) -> str:
     return "\n".join(["masked bases predicted right, with teacher forcing:", *lines, f"model in {results['model']}"])
 
 
-def _report_pairs(config: Any, report: dict[str, Any]) -> str:
-    from hyenadna.enbed.pairs import describe
+def _report_noise(config: Any, results: dict[str, Any]) -> str:
+    return f"{load('hyenadna.enbed.noise:describe')(results)}\npage, results and models in {config.out}"
 
-    return describe(report, config.out)
+
+def _report_pairs(config: Any, report: dict[str, Any]) -> str:
+    return load("hyenadna.enbed.pairs:describe")(report, config.out)
 
 
 def _report_evolve(config: Any, results: dict[str, Any]) -> str:
-    from hyenadna.enbed.evolve_page import describe
-
-    return describe(results, config.out)
+    return load("hyenadna.enbed.evolve_page:describe")(results, config.out)
 
 
 VERBS: tuple[Verb, ...] = (
@@ -35,6 +35,16 @@ VERBS: tuple[Verb, ...] = (
         "hyenadna.enbed.pretrain:pretrain",
         _report_pretraining,
         resumes=True,
+    ),
+    Verb(
+        "enbed noise",
+        "Tell sequences with insertions, deletions and mismatches from clean ones. Sequences are made telomeres, or "
+        "windows of a FASTA. Classifiers start from a checkpoint and from nothing, beside logistic regression on "
+        "words. Writes one page.",
+        "hyenadna enbed noise --model run/model --out noise --jobs 2",
+        "hyenadna.enbed.noise_config:NoiseConfig",
+        "hyenadna.enbed.noise:study",
+        _report_noise,
     ),
     Verb(
         "enbed mutate-pairs",

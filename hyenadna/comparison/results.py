@@ -245,6 +245,8 @@ def _deviations(summary: Mapping[str, Any]) -> str:
 def _row(summary: Mapping[str, Any]) -> str:
     ablation = str(summary.get("ablation", "none"))
     method = str(summary["method"])
+    if summary.get("architecture") == "enbed":
+        return "enbed" if method == "scratch" else "enbed-pretrained"
     return ablation if ablation != "none" else {"full": "pretrained"}.get(method, method)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyena_kernels import SegmentPlan
 from hyenadna.common.vocab import N_ID, PAD_ID
-from hyenadna.model.kmers import Kmers, as_tokens
+from hyenadna.model.words import Words, as_tokens
 
 
 def first_fit(lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -56,22 +56,22 @@ def in_order(lengths: Sequence[int], tokens: int) -> Iterator[slice]:
 
 
 def pack(
-    rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True, kmers: Kmers | None = None
+    rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True, words: Words | None = None
 ) -> tuple[Tensor, SegmentPlan]:
     """Sequences as one row.
 
     Args:
         rows: ids of bases of each sequence, ``(L,)`` with L at least 1.
         device: where the row and its plan go.
-        n_to_pad: replace N by [PAD].
-        kmers: the words that the model reads in place of bases.
+        n_to_pad: replace N by [PAD], where the model reads ids of bases.
+        words: what the model reads in place of them.
 
     Returns:
         Token ids, int64 ``(1, T)``, and where the sequences begin.
     """
-    rows = as_tokens(rows, kmers)
+    rows = as_tokens(rows, words)
     ids = np.concatenate(rows)[None].astype(np.int64)
-    if n_to_pad and kmers is None:
+    if n_to_pad and words is None:
         ids[ids == N_ID] = PAD_ID
     borders = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     return torch.from_numpy(ids).to(device), SegmentPlan(torch.from_numpy(borders)).to(device)

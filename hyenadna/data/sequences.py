@@ -15,7 +15,7 @@ from hyenadna.common.choices import Keep
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import BYTE_TO_ID, IUPAC_AMBIGUITY, N_ID, PAD_ID, UNK_ID
 from hyenadna.data.packs import in_order
-from hyenadna.model.kmers import Kmers, as_tokens
+from hyenadna.model.words import Words, as_tokens
 
 # Number of batches within which sequences are sorted by length.
 _CHUNK_BATCHES = 16
@@ -125,15 +125,15 @@ def sliding_windows(length: int, max_length: int, window: int | None, stride: in
 
 
 def to_tensor(
-    rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True, kmers: Kmers | None = None
+    rows: Sequence[np.ndarray], device: torch.device, *, n_to_pad: bool = True, words: Words | None = None
 ) -> Tensor:
     """Bases as the input of a model.
 
     Args:
         rows: ids of bases ``(L,)`` of each sequence, on the strand and with the ends that the model is to see.
         device: where the tensor goes.
-        n_to_pad: replace N by [PAD].
-        kmers: the words that the model reads in place of bases, see :meth:`Kmers.of`. A word with N is [UNK].
+        n_to_pad: replace N by [PAD], where the model reads ids of bases.
+        words: what the model reads in place of them, see :func:`hyenadna.model.words.words_of`.
 
     Returns:
         Token ids, int64 ``(B, L)``, padded on the right.
@@ -141,12 +141,13 @@ def to_tensor(
     Raises:
         InputError: a sequence is shorter than a word.
     """
-    rows = as_tokens(rows, kmers)
-    batch = np.full((len(rows), max(map(len, rows))), PAD_ID, dtype=np.int64)
+    rows = as_tokens(rows, words)
+    pad_id = PAD_ID if words is None else words.pad_id
+    batch = np.full((len(rows), max(map(len, rows))), pad_id, dtype=np.int64)
     for row, ids in zip(batch, rows, strict=True):
         row[: len(ids)] = ids
     # The id of N is that of a word.
-    if n_to_pad and kmers is None:
+    if n_to_pad and words is None:
         batch[batch == N_ID] = PAD_ID
     return torch.from_numpy(batch).to(device)
 

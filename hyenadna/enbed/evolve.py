@@ -21,6 +21,7 @@ from hyenadna.enbed.candidate_scores import LEVEL, estimates, hits, interval, re
 from hyenadna.enbed.commonest import commonest, copies
 from hyenadna.enbed.evolve_config import EvolveConfig
 from hyenadna.enbed.evolve_page import write_page
+from hyenadna.enbed.noise_scores import noise_probability
 from hyenadna.enbed.pairs import PairRow, count, read_pairs
 from hyenadna.enbed.scrambled import ScrambledPairs
 from hyenadna.enbed.seq2seq import Candidate, Pair, generate, make_model, train_pairs
@@ -64,6 +65,9 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
     device = pick_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.noise_model is not None:
+        # Before the training, so that a folder without such a classifier is refused at once.
+        noise_probability(config.noise_model, [], device)
     # 1. The pairs.
     rows = read_pairs(config.pairs)
     splits = {split: [row for row in rows if row.split == split] for split in ("train", "valid", "test")}
@@ -111,7 +115,7 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
         progress=progress,
         name="candidates",
     )
-    ranked = dict(zip(parents, _rank(config, found, device, progress=progress), strict=True))
+    ranked = dict(zip(parents, _rank(config, found, device), strict=True))
 
     # 4. What they hit, and what copies of the parent hit.
     known = commonest(pairs["train"])
@@ -136,17 +140,14 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
     return results
 
 
-def _rank(
-    config: EvolveConfig, found: Sequence[Sequence[Candidate]], device: torch.device, *, progress: bool
-) -> list[list[Ranked]]:
+def _rank(config: EvolveConfig, found: Sequence[Sequence[Candidate]], device: torch.device) -> list[list[Ranked]]:
     """The candidates of each source in their order: the least noisy first, or else the best of the beams."""
     if config.noise_model is None:
         return [[Ranked(candidate) for candidate in own] for own in found]
-    from hyenadna.enbed.noise_scores import noise_probability
-
-    texts = list(dict.fromkeys(candidate.text for own in found for candidate in own))
-    scores = noise_probability(config.noise_model, texts, device=device, progress=progress)
-    noise = dict(zip(texts, map(float, scores), strict=True))
+    texts = list(dict.fromkeys(candidate.text for own in found for candidate in own if candidate.text))
+    scores = noise_probability(config.noise_model, texts, device, batch_size=config.batch_size)
+    # The empty text has no base to tell by.
+    noise = {"": 1.0, **dict(zip(texts, map(float, scores), strict=True))}
     ranked = [[Ranked(candidate, noise[candidate.text]) for candidate in own] for own in found]
     return [sorted(own, key=lambda one: noise[one.candidate.text]) for own in ranked]
 

@@ -205,7 +205,7 @@ def optimizer_step(state: LoopState, batch: Batch, training: Training) -> tuple[
         batch.input_ids.chunk(training.accumulate), batch.labels.chunk(training.accumulate), strict=True
     ):
         with autocast(training.autocast, device):
-            part = model(ids.to(device), labels=labels.to(device).contiguous()).loss
+            part = model(ids.to(device), labels=labels.to(device)).loss
         part = part * (int((labels != IGNORED).sum()) / targets)
         part.backward()
         loss += float(part.detach())

@@ -13,7 +13,7 @@ from transformers.models.longt5 import LongT5Config
 
 from hyenadna.common.errors import InputError
 from hyenadna.encoder_decoder.sizes import enbed_fields
-from hyenadna.encoder_decoder.tokens import VOCAB_SIZE
+from hyenadna.encoder_decoder.tokens import BYTES, VOCAB_SIZE, Bytes
 
 STOCK_TYPE = LongT5Config.model_type
 """The ``model_type`` of the models of transformers that are read and written here too."""
@@ -122,6 +122,16 @@ class ENBEDConfig(LongT5Config):
     def longest_input(self) -> int:
         """Most bytes of an input: ``max_seq_len``."""
         return self.max_seq_len
+
+    @property
+    def words(self) -> Bytes:
+        """What the model reads in place of ids of bases, see ``hyenadna.model.words``."""
+        return BYTES
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether a position sees what comes after it, as in ``HyenaDNAConfig``."""
+        return True
 
     def require_causal(self, where: str = "config") -> None:
         """Raise InputError: an encoder sees what comes after a base."""

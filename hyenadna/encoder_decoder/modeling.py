@@ -226,6 +226,9 @@ class ENBEDForConditionalGeneration(Loads, LongT5ForConditionalGeneration):
         """
         if input_ids is not None and attention_mask is None:
             attention_mask = (input_ids != PAD).long()
+        if kwargs.get("labels") is not None:
+            # transformers looks at them as one row.
+            kwargs["labels"] = kwargs["labels"].contiguous()
         return super().forward(input_ids, attention_mask, *args, **kwargs)
 
 

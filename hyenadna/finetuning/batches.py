@@ -16,7 +16,7 @@ from hyenadna.common.vocab import N_ID, PAD_ID, reverse_complement
 from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.packs import first_fit, pack
 from hyenadna.data.sequences import to_tensor
-from hyenadna.model.kmers import Kmers
+from hyenadna.model.words import Words
 
 IGNORED = -100
 """Label of positions that have no part in a loss."""
@@ -102,7 +102,7 @@ class Part(NamedTuple):
     """What a step computes at a time: a micro-batch of padded sequences, or a row of packed ones.
 
     Attributes:
-        ids: int64 ``(B, L)``, padded with [PAD], or ``(1, T)``.
+        ids: int64 ``(B, L)``, padded on the right, or ``(1, T)``.
         labels: see :func:`label_tensor`; of a packed row int64 ``(1, T)`` for tokens.
         segments: the sequences of a packed row; None of padded ones.
         share: share of the step's labels that are here.
@@ -122,7 +122,7 @@ def parts(
     sequences: Sequence[np.ndarray],
     device: torch.device,
     pack_tokens: int = 0,
-    kmers: Kmers | None = None,
+    words: Words | None = None,
     *,
     accumulate: int = 1,
 ) -> Iterator[Part]:
@@ -134,11 +134,11 @@ def parts(
         sequences: ids of bases ``(L,)`` of each, as training sees them.
         device: where the tensors go.
         pack_tokens: most tokens of a packed row; 0 pads.
-        kmers: the words that the model reads in place of bases.
+        words: what the model reads in place of ids of bases.
         accumulate: micro-batches of a step without packing. The sequences of each are padded to one length.
     """
     if not pack_tokens and accumulate == 1:
-        yield Part(to_tensor(sequences, device, kmers=kmers), label_tensor(dataset, rows, device), None, 1.0, 1.0)
+        yield Part(to_tensor(sequences, device, words=words), label_tensor(dataset, rows, device), None, 1.0, 1.0)
         return
     # A loss counts bases, or examples; the next token is counted as mean_next_token_loss does.
     sizes = [len(ids) if isinstance(dataset.labels, list) else 1 for ids in sequences]
@@ -149,9 +149,9 @@ def parts(
         here, chosen = [sequences[place] for place in places], rows[places]
         segments = None
         if pack_tokens:
-            ids, segments = pack(here, device, kmers=kmers)
+            ids, segments = pack(here, device, words=words)
         else:
-            ids = to_tensor(here, device, kmers=kmers)
+            ids = to_tensor(here, device, words=words)
         if pack_tokens and isinstance(dataset.labels, list):
             labels = torch.from_numpy(np.concatenate([dataset.labels[row] for row in chosen])).to(device)[None]
         else:

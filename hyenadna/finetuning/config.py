@@ -27,6 +27,7 @@ from hyenadna.common.options import (
     listed,
 )
 from hyenadna.data.inputs import AnyGenome
+from hyenadna.encoder_decoder.sizes import enbed_fields
 from hyenadna.finetuning.presets import preset
 from hyenadna.model.locate import Checkpoint, refuse_adapter
 from hyenadna.model.sizes import short_name
@@ -44,6 +45,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "cnn": {},
 }
 """Fields of ``HyenaDNAConfig`` that a row of the published ablations sets. All rows start from random weights."""
+
+ENBED_SIZE = "enbed-small"
+"""Size of an ENBED from random weights, if none is given."""
 
 _CNN_OPTIONS = {"epochs": 10, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0}
 """Those of the Genomic Benchmarks, in place of a preset's, which are HyenaDNA's. 1e-3 is the default of its Adam."""
@@ -66,10 +70,16 @@ class FinetuneConfig(Options):
         method: full trains all weights, frozen the head alone, and lora adds low-rank adapters. scratch starts from
             random weights. soft-prompt trains vectors before a frozen language model, which answers with a letter.
             few-shot shows demonstrations in the context, and trains the model to use them.
+        architecture: hyena, or enbed: a head on the encoder of an ENBED, which reads bytes. Its `model` is one of
+            `hyenadna enbed pretrain`, or another LongT5 of bytes, and its methods are full, frozen, lora and scratch.
         ablation: Row of the published ablations in place of none. scratch, kmer (words of 6 bases), bidirectional
             (two-sided convolutions), bidirectional-published (as the original computes it), cnn (that of the Genomic
             Benchmarks) and gpt (a GPT-2 with 529,920 parameters) start from random weights. gpt with a `model`
             fine-tunes a GPT of `pretrain --architecture gpt`.
+        unfreeze_every: Epochs after which one more layer is trained. The head alone is trained first, then the layers
+            from the last one backwards, and in the end the embedding and all else. Frozen layers run without dropout.
+            Patience and plateau count from the last stage on. 0 trains all from the start.
+        unfreeze_layers: Layers that are ever unfrozen, from the last one. 0 unfreezes all of them and the rest.
         task: classification, multilabel (several outputs of 0 and 1), regression, or token (a letter for each base).
         preset: Published task, such as gb-nontata-promoters or nt-H3; any other word lists them all. Its
             hyperparameters, length and metric replace options that have their defaults, and its published figure is
@@ -131,11 +141,13 @@ class FinetuneConfig(Options):
         shots: Demonstrations of each class in training, with --method few-shot.
         eval_shots: Demonstrations of each class in the test, with one result for each number.
         size: Published size, with --method scratch: tiny-1k, tiny-1k-d256, tiny-16k, small-32k, medium-160k,
-            medium-450k or large-1m.
+            medium-450k or large-1m. Of an ENBED: enbed-tiny, enbed-small, enbed-base or enbed-large, where tiny-1k
+            stands for enbed-small.
         d_model: Width, in place of the size's.
-        n_layer: Number of layers, in place of the size's.
+        n_layer: Number of layers, in place of the size's. Of an ENBED, those of the encoder.
         max_seq_len: Longest sequence, in place of the size's.
-        model_fields: Further fields of HyenaDNAConfig, such as short_filter_order or embed_dropout.
+        model_fields: Further fields of HyenaDNAConfig, such as short_filter_order or embed_dropout. Of an ENBED they
+            are those of ENBEDConfig, such as local_radius or dropout_rate.
         seeds: Seeds of the training, with one run for each.
         jobs: Runs of seeds and folds at a time, each in a process of its own with its part of the threads. Small models
             gain little from a second thread and much from a second run. On a GPU the runs share it. The processes of
@@ -151,7 +163,10 @@ class FinetuneConfig(Options):
     out: NewFolder
     model: Checkpoint | None = None
     method: Method = "full"
+    architecture: Literal["hyena", "enbed"] = "hyena"
     ablation: Ablation = "none"
+    unfreeze_every: AtLeast0 = 0
+    unfreeze_layers: AtLeast0 = 0
     task: Task = "classification"
     preset: str | None = None
     format: Format = "auto"
@@ -216,7 +231,7 @@ class FinetuneConfig(Options):
 
     def check(self) -> None:
         """Raise InputError if a value, or one of the preset, does not fit, or an input does not exist."""
-        applied = apply_preset(apply_ablation(self))
+        applied = apply_preset(apply_ablation(apply_architecture(self)))
         if self.preset is not None:
             _check_data(self)
         Options.check(applied)
@@ -224,6 +239,8 @@ class FinetuneConfig(Options):
             refuse_adapter(self.model)
 
     def _check_together(self) -> None:
+        if self.architecture == "enbed":
+            self._check_enbed()
         self._check_ablation()
         if (self.method == "scratch") == (self.model is not None):
             raise InputError(f"`method` {self.method}: {'leave out' if self.model else 'needs a'} `model`")
@@ -256,6 +273,10 @@ class FinetuneConfig(Options):
             raise InputError("`method` few-shot: its demonstrations have a strand; leave `reverse_complement` out")
         if self.lm_weight and self.method in ("frozen", *PROMPTED_METHODS):
             raise InputError(f"`method` {self.method}: `lm_weight` is for `method` full, lora and scratch")
+        if not self.unfreeze_every:
+            self.refuse_unused(("unfreeze_layers",), "`unfreeze_every`")
+        elif self.method not in ("full", "scratch"):
+            raise InputError(f"`method` {self.method}: `unfreeze_every` is for `method` full and scratch")
         for name in ("baseline", "balanced"):
             if getattr(self, name) and self.task != "classification":
                 raise InputError(f"`{name}` is for `task` classification")
@@ -268,7 +289,7 @@ class FinetuneConfig(Options):
         if self.task == "token":
             self.refuse_unused(("warmup_length",), "a label for the whole sequence")
         if self.method == "scratch":
-            short_name(self.size)
+            self._check_size()
         self._check_unused()
 
     def _check_ablation(self) -> None:
@@ -286,7 +307,8 @@ class FinetuneConfig(Options):
             if self.lm_weight:
                 raise InputError(f"{row}: predicts no next base: leave out `lm_weight`")
             self.refuse_unused(
-                ("size", "d_model", "n_layer", "model_fields", "pooling", "pack_tokens"), "a HyenaDNA (`ablation` none)"
+                ("size", "d_model", "n_layer", "model_fields", "pooling", "pack_tokens", "unfreeze_every"),
+                "a HyenaDNA (`ablation` none)",
             )
         if self.model_fields.get("kmer") is not None:
             what = "`model_fields` kmer" if self.ablation != "kmer" else row
@@ -294,6 +316,28 @@ class FinetuneConfig(Options):
                 raise InputError(f"{what}: words of bases have no classes of bases: choose another `task`")
             if self.lm_weight:
                 raise InputError(f"{what}: a word holds most bases of the next one: leave out `lm_weight`")
+
+    def _check_enbed(self) -> None:
+        """Raise InputError for options that an ENBED cannot honour."""
+        if self.ablation != "none":
+            raise InputError(f"`ablation` {self.ablation}: is of HyenaDNA, and `architecture` is enbed; leave it out")
+        if self.method in PROMPTED_METHODS:
+            raise InputError(
+                f"`method` {self.method}: needs a model that predicts the next base, and `architecture` is enbed; "
+                "choose full, frozen, lora or scratch"
+            )
+        if self.autocast == "float16":
+            raise InputError("`autocast` float16: has no number as low as the masks of an ENBED; take bfloat16")
+        self.refuse_unused(("pack_tokens", "lm_weight"), "a HyenaDNA (`architecture` hyena)")
+
+    def _check_size(self) -> None:
+        """Raise InputError if the architecture has no such size."""
+        if self.architecture == "enbed":
+            enbed_fields(self.size)
+        elif self.size.startswith("enbed-"):
+            raise InputError(f"`size` {self.size}: is a size of ENBED; add `architecture` enbed")
+        else:
+            short_name(self.size)
 
     def _check_unused(self) -> None:
         """Raise InputError for options that neither the method nor the task reads."""
@@ -328,6 +372,12 @@ def _check_data(config: FinetuneConfig) -> None:
     except InputError as error:
         name = str(config.preset)
         raise InputError(f"{error}; the data of `preset` {name} are {preset(name).data}") from error
+
+
+def apply_architecture(config: FinetuneConfig) -> FinetuneConfig:
+    """The configuration with the size of an ENBED from random weights, if the default of HyenaDNA stands there."""
+    is_new = config.architecture == "enbed" and config.method == "scratch"
+    return dataclasses.replace(config, size=ENBED_SIZE) if is_new and config.size == FinetuneConfig.size else config
 
 
 def apply_ablation(config: FinetuneConfig) -> FinetuneConfig:
@@ -374,7 +424,7 @@ def apply_preset(config: FinetuneConfig) -> FinetuneConfig:
     ablation = config.ablation
     if ablation == "cnn":
         options |= _CNN_OPTIONS
-    if method == "scratch" and ablation not in ("gpt", "cnn"):
+    if method == "scratch" and ablation not in ("gpt", "cnn") and config.architecture == "hyena":
         options |= {"size": wanted.size, **wanted.shape}
     if method in PROMPTED_METHODS or ablation == "cnn":
         options = {name: value for name, value in options.items() if name not in ("pooling", "warmup_length")}

@@ -15,10 +15,14 @@ from hyenadna.baselines.loading import (
     load_sequence_classifier,
     load_token_classifier,
     model_type,
+    new_enbed,
     new_gpt,
 )
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
+from hyenadna.encoder_decoder.config import STOCK_TYPE, ENBEDConfig
+from hyenadna.encoder_decoder.heads import ENBEDForSequenceClassification, ENBEDForTokenClassification
+from hyenadna.encoder_decoder.tokens import BYTES, tokenizer
 from hyenadna.finetuning.config import PROMPTED_METHODS
 from hyenadna.finetuning.presets import preset
 from hyenadna.finetuning.prompts import make_prompted, save_prompted
@@ -28,10 +32,17 @@ from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForT
 from hyenadna.model.kmers import Kmers, KmerTokenizer
 from hyenadna.model.sizes import PUBLISHED_SIZES, checkpoint_name, size_for
 from hyenadna.model.tokenizer import bare_tokenizer
+from hyenadna.model.words import words_of
 
 if TYPE_CHECKING:
     from hyenadna.finetuning.config import FinetuneConfig
     from hyenadna.finetuning.data import Splits
+
+_LORA_LAYERS = {
+    "hyena": r".*\.(in_proj|out_proj|fc1|fc2|implicit_filter\.\d*[02468])",
+    "enbed": r".*\.(q|k|v|o|wi|wi_0|wi_1|wo)",
+}
+"""Names of the layers that get adapters, by architecture."""
 
 _PROBLEM_TYPES = {
     "classification": "single_label_classification",
@@ -61,26 +72,24 @@ def make_model(config: FinetuneConfig, data: Splits, seed: int) -> tuple[Any, An
         raise InputError(
             f"`pack_tokens` {config.pack_tokens}: a bidirectional model takes no packed rows; leave it out"
         )
-    kmers = Kmers.of(model.config)
-    if kmers is not None:
-        _check_words(config, data, kmers)
+    words = words_of(model.config)
+    if isinstance(words, Kmers):
+        _check_words(config, data, words)
     bases = data.max_length()
-    longest = bases if kmers is None else kmers.count(bases)
+    longest = bases if words is None else words.count(bases)
     if longest > (most := model.config.max_seq_len):
-        most = most if kmers is None else kmers.most_bases(most)
+        most = most if words is None else words.most_bases(most)
         raise InputError(
             f"a sequence of {bases:,} bases is longer than the {most:,} that the model is made "
             f"for: {_longer_model(config, longest)}, cut the sequences into overlapping windows, or keep a part of "
             "each (`length`, `keep`)"
         )
-    if config.method == "frozen":
-        model.base_model.requires_grad_(False)
     return model, _with_lora(config, model) if config.method == "lora" else model
 
 
 def _longer_model(config: FinetuneConfig, bases: int) -> str:
     """What to do for a model that takes so many bases."""
-    if config.ablation in ("gpt", "cnn"):
+    if config.ablation in ("gpt", "cnn") or config.architecture == "enbed":
         return "train one with a larger `max_seq_len`"
     size, origin = size_for(bases), ""
     if config.preset is not None and PUBLISHED_SIZES[preset(config.preset).size]["max_seq_len"] >= bases:
@@ -125,6 +134,11 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
         kind = model_type(config.model)
         if kind == CNNConfig.model_type:
             raise InputError(f"`model` {config.model}: is a CNN, which fine-tuning always begins anew; leave it out")
+        if (kind in (ENBEDConfig.model_type, STOCK_TYPE)) != (config.architecture == "enbed"):
+            raise InputError(
+                f"`model` {config.model}: is of type {kind}, and `architecture` is {config.architecture}; enbed goes "
+                "with a model of `enbed pretrain` or another LongT5, hyena with all others"
+            )
         if (kind == GPTConfig.model_type) != (config.ablation == "gpt"):
             raise InputError(
                 f"`model` {config.model}: `ablation` gpt goes with a GPT of `pretrain --architecture gpt`, and with it "
@@ -132,6 +146,8 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
             )
         load = load_token_classifier if is_token else load_sequence_classifier
         return load(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)
+    if config.architecture == "enbed":
+        return new_enbed(ENBEDForTokenClassification if is_token else ENBEDForSequenceClassification, config, **head)
     if config.ablation == "cnn":
         del head["pooling"]
         return CNNForSequenceClassification(CNNConfig(config.max_seq_len or data.max_length(), **head))
@@ -141,13 +157,16 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
 
 
 def _with_lora(config: FinetuneConfig, model: Any) -> Any:
-    """The model with low-rank adapters on every Linear of the backbone, filters included. The head is trained whole."""
+    """The model with low-rank adapters on every Linear of the backbone, filters included. The head is trained whole.
+
+    Of an ENBED these are the projections of attention and the dense layers behind it.
+    """
     peft = require("peft")
     settings = peft.LoraConfig(
         task_type="TOKEN_CLS" if config.task == "token" else "SEQ_CLS",
         r=config.lora_rank,
         lora_alpha=2 * config.lora_rank,
-        target_modules=r".*\.(in_proj|out_proj|fc1|fc2|implicit_filter\.\d*[02468])",
+        target_modules=_LORA_LAYERS[config.architecture],
         modules_to_save=["score"],
     )
     return peft.get_peft_model(model, settings)
@@ -176,7 +195,12 @@ def save_model(model: Any, folder: Path) -> None:
         save_prompted(model, folder)
     else:
         model.save_pretrained(folder)
-        length = model.config.max_seq_len
-        kmers = Kmers.of(model.config)
-        tokenizer = KmerTokenizer(*kmers, model_max_length=length) if kmers else bare_tokenizer(length)
-        tokenizer.save_pretrained(folder)
+        _tokenizer_of(model.config).save_pretrained(folder)
+
+
+def _tokenizer_of(config: Any) -> Any:
+    words = words_of(config)
+    if words is BYTES:
+        return tokenizer()
+    length = config.max_seq_len
+    return KmerTokenizer(*words, model_max_length=length) if isinstance(words, Kmers) else bare_tokenizer(length)

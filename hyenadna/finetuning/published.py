@@ -67,6 +67,8 @@ def weights(model: Path | None, shape: Mapping[str, Any]) -> str:
 def _row(config: FinetuneConfig, wanted: Preset) -> str:
     """The row of the published tables that the run belongs to: an ablation's, or the preset's."""
     ablation: str = config.ablation
+    if config.architecture == "enbed":
+        return "enbed" if config.method == "scratch" else "enbed-pretrained"
     if ablation == "none":
         return "scratch" if config.method == "scratch" else wanted.row
     if ablation == "gpt" and config.model is not None:
@@ -87,7 +89,7 @@ def _deviations(config: FinetuneConfig, wanted: Preset, row: str, shape: Mapping
     if row == "cnn":
         # Its own paper trains it in another way.
         found = {name: pair for name, pair in found.items() if name not in _CNN_OPTIONS}
-    if row in ("cnn", "gpt", "gpt-pretrained"):
+    if row in ("cnn", "gpt", "gpt-pretrained", "enbed", "enbed-pretrained"):
         return found
     size = {**PUBLISHED_SIZES[wanted.size], **wanted.shape}
     if any(shape.get(name) != size[name] for name in _SHAPE):
@@ -108,7 +110,7 @@ def _differences(
         yield "it is a cross-validation, and the published figure is of one split"
     elif folds[0].demonstration:
         yield "the test was drawn from all examples"
-    if "method" in deviations:
+    if "method" in deviations and config.architecture == "hyena":
         yield "the published figure is of method {1}, and this is {0}".format(*deviations["method"])
     elif not wanted.published_of(row):
         yield f"no figure is published of the row {row}, and this is that of the row {wanted.row}"

@@ -46,6 +46,7 @@ def summarise(
     summary: dict[str, Any] = {
         "data": str(config.data),
         "method": config.method,
+        "architecture": config.architecture,
         "ablation": "gpt-pretrained" if config.ablation == "gpt" and config.model else config.ablation,
         "parameters": results[0].get("parameters"),
         "model": str(config.model) if config.model else None,
@@ -107,6 +108,8 @@ def describe(summary: dict[str, Any]) -> str:
     """The table of the results, for the terminal."""
     lines = [f"{'test':<52} {'mean':>8} {'± s.d.':>8}  runs"]
     row = summary["method"] if summary["ablation"] == "none" else summary["ablation"]
+    if summary.get("architecture", "hyena") != "hyena":
+        row = f"{summary['architecture']}, {row}"
     lines += [_row(f"{row}, {name}", value) for name, value in summary["test"].items()]
     lines += [f"{name + ', accuracy':<52} {value:>8.4f}" for name, value in summary.get("baseline", {}).items()]
     published = f"published {summary.get('published_row', '')}".strip()

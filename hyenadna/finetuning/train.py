@@ -34,16 +34,17 @@ from hyenadna.data.dataset import LabelledDataset
 from hyenadna.data.sequences import batches
 from hyenadna.evaluation.metrics import NOT_FINITE, measure
 from hyenadna.finetuning.batches import IGNORED, augment, draw_examples, epoch_batches, parts
-from hyenadna.finetuning.config import FinetuneConfig, apply_ablation, apply_preset, changes
+from hyenadna.finetuning.config import FinetuneConfig, apply_ablation, apply_architecture, apply_preset, changes
 from hyenadna.finetuning.data import Splits, read_data
 from hyenadna.finetuning.models import make_language_head, make_model
 from hyenadna.finetuning.results import as_lines, draw_curves, summarise
 from hyenadna.finetuning.runs import Run, RunFolders
+from hyenadna.finetuning.unfreezing import Unfreezing
 from hyenadna.inference.logits import batch_logits, packed_logits
 from hyenadna.model.device import autocast, pick_device
-from hyenadna.model.kmers import Kmers
 from hyenadna.model.loading import without_transformers_bars
 from hyenadna.model.loss import next_token_loss_of_states
+from hyenadna.model.words import words_of
 from hyenadna.training.optim import lr_scale, parameter_groups
 
 _PLATEAU_FACTOR = 0.1
@@ -66,7 +67,7 @@ def finetune(config: FinetuneConfig, *, progress: bool = True) -> dict[str, Any]
     """
     # 1. The options, the data and the runs.
     with world().agreed():
-        given = apply_ablation(config)
+        given = apply_ablation(apply_architecture(config))
         config = apply_preset(given)
         config.check()
     tells = progress and world().is_first
@@ -224,12 +225,13 @@ def train(
     rng = np.random.default_rng(seed)
     model, trained = make_model(config, data, seed)
     model.to(device)
+    unfreezing = Unfreezing(config, trained)
     head = make_language_head(config, model).to(device) if config.lm_weight else None
     learnt = trained if head is None else nn.ModuleList([trained, head])
     optimizer = torch.optim.AdamW(parameter_groups(learnt, config.weight_decay), lr=config.lr)
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
     validated = trained if average is None else average.module
-    kmers = Kmers.of(getattr(model, "config", None))
+    words = words_of(getattr(model, "config", None))
     metric = config.chosen_metric
     best = BestEpoch(lower_is_better=metric == "mse")
     examples = draw_examples(data.train, config.train_examples, config.split_seed)
@@ -243,9 +245,7 @@ def train(
     with StepBar(name, total_steps, progress=progress, alone=config.jobs == 1 and world().size == 1) as bar:
         for epoch in range(1, config.epochs + 1):
             # 2. One pass over the training split.
-            trained.train()
-            if config.method == "frozen":
-                model.base_model.eval()
+            unfreezing.begin(epoch)
             losses: list[float] = []
             lm_losses: list[float] = []
             most, micro_batches = length_stage(config, epoch, longest)
@@ -261,7 +261,7 @@ def train(
                 optimizer.zero_grad(set_to_none=True)
                 step_loss = step_lm_loss = 0.0
                 for part in parts(
-                    examples, rows, sequences, device, config.pack_tokens, kmers, accumulate=micro_batches
+                    examples, rows, sequences, device, config.pack_tokens, words, accumulate=micro_batches
                 ):
                     loss, lm_loss = batch_losses(config, trained, head, *part)
                     step_loss += float(loss.detach())
@@ -288,11 +288,13 @@ def train(
                 advice = "lower `lr`" if reason == NOT_FINITE else "choose another `metric`"
                 raise InputError(f"{metric} has no value on the validation split ({reason}): {advice}")
             best.update(epoch, value, validated)
-            if best.epoch != epoch:
+            if best.epoch != epoch and epoch >= unfreezing.last_start:
                 plateau = max(_PLATEAU_FACTOR * plateau, config.min_lr_factor)
             row = {"seed": seed, "epoch": epoch, "step": step, "loss": float(np.mean(losses))}
             if config.warmup_length is not None:
                 row["length"] = most or longest
+            if config.unfreeze_every:
+                row["stage"] = unfreezing.stage(epoch)
             if lm_losses:
                 row["lm_loss"] = float(np.mean(lm_losses))
             epochs.append({**row, f"valid_{metric}": value})
@@ -300,7 +302,7 @@ def train(
                 # One write for each line, so that the lines of processes side by side stay whole.
                 line = f"{name}, epoch {epoch}: loss {row['loss']:.4f}, validation {metric} {value:.4f}\n"
                 tqdm.write(line, file=sys.stderr, end="")
-            if epoch - best.epoch >= config.patience:
+            if epoch - max(best.epoch, unfreezing.last_start - 1) >= config.patience:
                 break
 
     # 4. Test the best epoch.

@@ -94,6 +94,11 @@ def _load_model(config: EmbedConfig) -> Backbone:
             f"`pooling` last takes the base that has seen all others, and {config.model} is bidirectional: every base "
             "has; take mean"
         )
+    if getattr(model.config, "bidirectional", False) and config.pack_tokens:
+        raise InputError(
+            f"`pack_tokens` {config.pack_tokens}: {config.model} is bidirectional and takes no packed rows; leave it "
+            "out"
+        )
     if config.random_weights:
         torch.manual_seed(config.seed)
         kind: Any = type(model)

@@ -12,7 +12,7 @@ from hyenadna.baselines.loading import Backbone, LanguageModel, keep_filters
 from hyenadna.common.errors import InputError
 from hyenadna.data.packs import pack
 from hyenadna.data.sequences import Every, Mean, per_position, to_tensor
-from hyenadna.model.kmers import Kmers
+from hyenadna.model.words import Words, words_of
 
 
 def hidden_states(
@@ -26,7 +26,7 @@ def hidden_states(
     n_to_pad: bool = True,
     collect: Callable[[int], Every] = Every,
 ) -> Iterator[np.ndarray]:
-    """States after the final LayerNorm of every base, or of every word of a k-mer model.
+    """States after the final norm of every base, or of every word of a k-mer model. Of an ENBED, the encoder's.
 
     Args:
         model: a model in ``eval()``; only the backbone of a language model is used.
@@ -37,7 +37,7 @@ def hidden_states(
         window: length of the windows of long sequences, see :func:`hyenadna.data.sequences.sliding_windows`; in words
             of a k-mer model.
         stride: bases between the starts of two windows.
-        n_to_pad: show N to the model as [PAD], as in pretraining.
+        n_to_pad: show N to the model as [PAD], as in pretraining. An ENBED reads the letter.
         collect: what is kept of a sequence's states, see :func:`hyenadna.data.sequences.per_position`.
 
     Yields:
@@ -49,9 +49,9 @@ def hidden_states(
             finite.
     """
     backbone: Any = model.base_model
-    if kmers := Kmers.of(model.config):
+    if (words := words_of(model.config)) is not None:
         # The id of N is that of a word.
-        sequences, n_to_pad = _words(sequences, kmers), False
+        sequences, n_to_pad = _words(sequences, words), False
 
     def compute(rows: list[np.ndarray]) -> list[np.ndarray]:
         with torch.no_grad():
@@ -60,7 +60,8 @@ def hidden_states(
                 states = backbone(ids, cu_seqlens=plan).last_hidden_state[0]
             else:
                 ids = to_tensor(rows, model.device, n_to_pad=n_to_pad)
-                # A causal model needs no mask of pads on the right. For the other an N at an end must not be a pad.
+                # A causal model needs no mask of pads on the right. For the other an N at an end must not be a pad, and
+                # the pads may be no pads among its words.
                 mask = _mask(rows, ids) if getattr(model.config, "bidirectional", False) else None
                 states = backbone(ids, attention_mask=mask).last_hidden_state
         if not states.isfinite().all():
@@ -83,13 +84,13 @@ def hidden_states(
     )
 
 
-def _words(sequences: Iterable[tuple[str, np.ndarray]], kmers: Kmers) -> Iterator[tuple[str, np.ndarray]]:
+def _words(sequences: Iterable[tuple[str, np.ndarray]], words: Words) -> Iterator[tuple[str, np.ndarray]]:
     for name, ids in sequences:
         try:
-            words = kmers.ids(ids)
+            tokens = words.ids(ids)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
-        yield name, words
+        yield name, tokens
 
 
 def _mask(rows: Sequence[np.ndarray], ids: torch.Tensor) -> torch.Tensor:

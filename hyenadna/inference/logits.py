@@ -12,7 +12,7 @@ from torch import Tensor
 from hyenadna.common.vocab import reverse_complement
 from hyenadna.data.packs import pack
 from hyenadna.data.sequences import to_tensor
-from hyenadna.model.kmers import Kmers
+from hyenadna.model.words import words_of
 
 
 def batch_logits(model: Any, sequences: Sequence[np.ndarray], device: torch.device, *, both_strands: bool) -> Tensor:
@@ -27,12 +27,12 @@ def batch_logits(model: Any, sequences: Sequence[np.ndarray], device: torch.devi
     Returns:
         ``(B, columns)``, or ``(B, L, columns)`` of a token classifier, in float32.
     """
-    kmers = Kmers.of(getattr(model, "config", None))
+    words = words_of(getattr(model, "config", None))
     with torch.no_grad():
-        logits: Tensor = model(to_tensor(sequences, device, kmers=kmers)).logits.float()
+        logits: Tensor = model(to_tensor(sequences, device, words=words)).logits.float()
         if both_strands:
             turned = [reverse_complement(ids) for ids in sequences]
-            logits = (logits + model(to_tensor(turned, device, kmers=kmers)).logits.float()) / 2
+            logits = (logits + model(to_tensor(turned, device, words=words)).logits.float()) / 2
     return logits
 
 
@@ -46,7 +46,7 @@ def packed_logits(
     """
 
     def compute(rows: Sequence[np.ndarray]) -> Tensor:
-        ids, segments = pack(rows, device, kmers=Kmers.of(model.config))
+        ids, segments = pack(rows, device, words=words_of(model.config))
         logits: Tensor = model(ids, cu_seqlens=segments).logits
         return logits.float()
 

@@ -35,6 +35,7 @@ from hyenadna.model import adapters, checkpoint, locate
 from hyenadna.model.device import pick_device
 from hyenadna.model.kmers import Kmers
 from hyenadna.model.loading import without_transformers_bars
+from hyenadna.model.words import words_of
 
 
 @without_transformers_bars()
@@ -122,10 +123,11 @@ class _Predictor:
         # The configurations of other models have these fields only where fine-tuning set them.
         self._length: int | None = getattr(trained, "train_length", None)
         self._keep: Keep = getattr(trained, "train_keep", "middle")
-        self._kmers = Kmers.of(getattr(model, "config", None))
-        if self._kmers:
+        words = words_of(getattr(model, "config", None))
+        if words is not None:
             # The model counts words.
-            self._max_length = self._kmers.most_bases(self._max_length)
+            self._max_length = words.most_bases(self._max_length)
+        self._fewest = words.k if isinstance(words, Kmers) else 1
         self._both_strands = config.reverse_complement
         self._is_classes = not is_token and self._problem in (None, "single_label_classification")
         if is_token and max(map(len, self._names)) > 1:
@@ -161,9 +163,9 @@ class _Predictor:
                 )
         batch = [record._replace(ids=record.ids[kept(len(record.ids), self._length, self._keep)]) for record in batch]
         for record in batch:
-            if self._kmers and 0 < len(record.ids) < self._kmers.k:
+            if 0 < len(record.ids) < self._fewest:
                 raise InputError(
-                    f"{record.where}: {len(record.ids)} bases are shorter than the words of {self._kmers.k} that the "
+                    f"{record.where}: {len(record.ids)} bases are shorter than the words of {self._fewest} that the "
                     "model reads; leave the sequence out"
                 )
             if len(record.ids) > (most := self._max_length):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import BASES, MOST_BASES, NUCLEOTIDE_IDS, SPECIAL_IDS, UNK_ID, kmer_vocab_size
+from hyenadna.common.vocab import BASES, MOST_BASES, NUCLEOTIDE_IDS, PAD_ID, SPECIAL_IDS, UNK_ID, kmer_vocab_size
 from hyenadna.model.tokenizer import DNATokenizer
 
 _FIRST = len(SPECIAL_IDS)
@@ -26,6 +26,11 @@ class Kmers(NamedTuple):
 
     k: int
     stride: int = 1
+
+    @property
+    def pad_id(self) -> int:
+        """The token behind the end of a sequence."""
+        return PAD_ID
 
     @classmethod
     def of(cls, config: Any) -> Kmers | None:
@@ -67,15 +72,6 @@ class Kmers(NamedTuple):
             whole &= known[place : place + starts]
         found = np.where(whole, values + _FIRST, UNK_ID)[:: self.stride]
         return np.append(found, UNK_ID) if self.count(len(bases)) > len(found) else found
-
-
-def as_tokens(rows: Sequence[np.ndarray], kmers: Kmers | None) -> Sequence[np.ndarray]:
-    """Sequences of bases as the tokens that a model reads: their words, or the same bases where ``kmers`` is None.
-
-    Raises:
-        InputError: a sequence is shorter than a word.
-    """
-    return rows if kmers is None else [kmers.ids(row) for row in rows]
 
 
 class KmerTokenizer(DNATokenizer):

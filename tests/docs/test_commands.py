@@ -88,6 +88,7 @@ SMALLER = {
 """Options of a verb or a script that come after those of the page."""
 MADE = {"examples/yeast/README.md": {"runs"}}
 """What a page makes without naming it in a command."""
+UNFROZEN = "--epochs 2 --unfreeze_every 1 --unfreeze_layers 1"
 SCRATCH = "--d_model 8 --n_layer 1 --max_seq_len 256 --model_fields {}"
 
 
@@ -141,6 +142,8 @@ def run(command: Command, where: Path) -> None:
         extra = SMALLER.get(verb, "").split() if "--resume" not in words else []
         if "scratch" in words or ("--ablation" in words and "--model" not in words):
             extra += SCRATCH.split()
+        if "--unfreeze_every" in words:
+            extra += UNFROZEN.split()
         cli.main([*words[1:], *extra])
     elif words[:2] == ["python", "-m"]:
         run_module(words[2], words[3:])

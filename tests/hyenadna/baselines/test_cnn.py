@@ -56,7 +56,7 @@ def test_a_folder_is_the_same_model_again(model: CNNForSequenceClassification, t
     with torch.no_grad():
         assert torch.equal(again(ids).logits, model(ids).logits)
     for load in (load_backbone, load_language_model):
-        with pytest.raises(InputError, match="is a hyenadna-cnn model, which"):
+        with pytest.raises(InputError, match="is a model of type hyenadna-cnn, which"):
             load(tmp_path)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -236,14 +234,13 @@ def test_a_finished_training_is_not_repeated(
 def test_the_least_noisy_candidate_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     noise = {"A": 0.9, "C": 0.1, "G": 0.5}
 
-    def noise_probability(model: Path, texts: Sequence[str], **kwargs: Any) -> np.ndarray:
+    def noise_probability(folder: Path, texts: Sequence[str], device: torch.device, **kwargs: Any) -> np.ndarray:
         return np.array([noise[text] for text in texts])
 
-    scores = types.SimpleNamespace(noise_probability=noise_probability)
-    monkeypatch.setitem(sys.modules, "hyenadna.enbed.noise_scores", scores)
+    monkeypatch.setattr(study, "noise_probability", noise_probability)
     config = EvolveConfig(tmp_path, tmp_path / "out", noise_model=tmp_path, resamples=100)
     found = [[Candidate("A", -1.0), Candidate("G", -2.0), Candidate("C", -3.0)]]
-    ranked = study._rank(config, found, torch.device("cpu"), progress=False)
+    ranked = study._rank(config, found, torch.device("cpu"))
     assert [one.candidate.text for one in ranked[0]] == ["C", "G", "A"]
     assert [one.noise for one in ranked[0]] == [0.1, 0.5, 0.9]
     rows = [PairRow("p", "T", "c", "A", "test")]

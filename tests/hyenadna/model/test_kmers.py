@@ -113,10 +113,10 @@ def test_a_model_of_words_of_6_has_959360_parameters() -> None:
 
 def test_inputs_are_words_of_the_strand_that_is_given() -> None:
     rows = [bases("ACGTNAC"), bases("TTGCA")]
-    ids = to_tensor(rows, torch.device("cpu"), kmers=Kmers(2))
+    ids = to_tensor(rows, torch.device("cpu"), words=Kmers(2))
     # 11 is the id of N, and that of a word too.
     assert ids.tolist() == [[8, 13, 18, UNK_ID, UNK_ID, 8], [22, 21, 16, 11, 4, 4]]
-    row, plan = pack(rows, torch.device("cpu"), kmers=Kmers(2))
+    row, plan = pack(rows, torch.device("cpu"), words=Kmers(2))
     assert row.tolist() == [[*ids[0].tolist(), *ids[1, :4].tolist()]]
     assert plan.cu_seqlens.tolist() == [0, 6, 10]
     assert N_ID == 11
@@ -141,6 +141,6 @@ def test_a_classifier_pools_over_words() -> None:
     ).eval()
     rows = [bases("ACGTGAC"), bases("TTGCA")]
     with torch.no_grad():
-        together = model(to_tensor(rows, torch.device("cpu"), kmers=Kmers(2))).logits
-        apart = [model(to_tensor([row], torch.device("cpu"), kmers=Kmers(2))).logits for row in rows]
+        together = model(to_tensor(rows, torch.device("cpu"), words=Kmers(2))).logits
+        apart = [model(to_tensor([row], torch.device("cpu"), words=Kmers(2))).logits for row in rows]
     torch.testing.assert_close(together, torch.cat(apart))

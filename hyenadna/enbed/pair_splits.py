@@ -124,11 +124,14 @@ def by_date(
             earliest[parent] = min(known[name], earliest.get(parent, known[name]))
     dated = [name for name in tree.order if name in known]
     total = sum(kept[name] for name in dated)
-    split_of: dict[str, str] = {}
-    counted, limits = 0, {"test": test_fraction * total, "valid": (test_fraction + valid_fraction) * total}
+    limits = {"test": test_fraction * total, "valid": valid_fraction * total}
+    counted = dict.fromkeys(limits, 0)
+    split_of = {}
     for date in sorted({known[name] for name in dated}, reverse=True):
-        split_of[date] = next((split for split, limit in limits.items() if counted < limit), "train")
-        counted += sum(kept[name] for name in dated if known[name] == date)
+        split = next((split for split, limit in limits.items() if counted[split] < limit), "train")
+        split_of[date] = split
+        if split in counted:
+            counted[split] += sum(kept[name] for name in dated if known[name] == date)
     return {name: split_of[known[name]] for name in dated}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -100,6 +101,7 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
         resume=resume,
         progress=progress,
         name="enbed evolve",
+        identity={"pairs": hashlib.sha256(repr(rows).encode()).hexdigest()},
     )
 
     # 3. Its candidates, once for each parent.

@@ -229,6 +229,12 @@ def test_a_finished_training_is_not_repeated(
     assert again["table"] == results["table"]
     with pytest.raises(InputError, match="lr"):
         evolve(options(pairs, out, lr=0.5), resume=True, progress=False)
+    table = pairs / PAIRS_FILE
+    text = table.read_text()
+    table.write_text(text.replace("\ttrain\n", "\tvalid\n", 1))
+    with pytest.raises(InputError, match=r"started on other data \(pairs\)"):
+        evolve(options(pairs, out), resume=True, progress=False)
+    table.write_text(text)
 
 
 def test_the_least_noisy_candidate_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ def _report_noise(config: Any, results: dict[str, Any]) -> str:
     return f"{load('hyenadna.enbed.noise:describe')(results)}\npage, results and models in {config.out}"
 
 
+def _report_annotation(config: Any, results: dict[str, Any]) -> str:
+    return f"{load('hyenadna.enbed.annotate:describe')(results)}\npage, results and model in {config.out}"
+
+
 VERBS: tuple[Verb, ...] = (
     Verb(
         "enbed pretrain",
@@ -37,6 +41,17 @@ VERBS: tuple[Verb, ...] = (
         "hyenadna.enbed.noise_config:NoiseConfig",
         "hyenadna.enbed.noise:study",
         _report_noise,
+    ),
+    Verb(
+        "enbed annotate",
+        "Train an ENBED to write the biotype of a sequence. Examples come from a GTF and its genome, held out by "
+        "contig. Yardsticks are the commonest biotype, the length alone and words. Writes one page.",
+        "hyenadna enbed annotate --gtf genes.gtf.gz --genome genome --valid_contigs chrXV --test_contigs chrXVI "
+        "--out biotypes",
+        "hyenadna.enbed.annotate_config:AnnotateConfig",
+        "hyenadna.enbed.annotate:annotate",
+        _report_annotation,
+        resumes=True,
     ),
 )
 ENBED = {verb.name.removeprefix("enbed "): verb for verb in VERBS}

@@ -18,6 +18,11 @@ BASES: dict[str, dict[str, Any]] = {
         "mean_span": 2.0, "batch_size": 4, "steps": 4, "lr": 1e-2, "lr_warmup": 0.5, "log_every": 1, "eval_every": 2,
         "eval_windows": 2, "final_windows": 3, "markov_orders": [1], "checkpoint_every": 1, "device": "cpu",
     },
+    "enbed noise": {
+        "model_fields": SMALL, "length": 24, "train_examples": 8, "valid_examples": 4, "test_examples": 6,
+        "scales": [2.0], "divergence": [0.1], "kmer": 2, "epochs": 1, "batch_size": 4, "lr": 1e-2, "seeds": [0],
+        "device": "cpu",
+    },
 }  # fmt: skip
 """Options of the run that each line is compared with."""
 
@@ -64,6 +69,35 @@ LINES: dict[str, dict[str, Line]] = {
         "keep": reaches("checkpoints", keep=3),
         "resume": keeps("only the steps that are missing", moves="calls", stop_after=3, resume=True),
     },
+    "enbed noise": {
+        "out": keeps(PLACE, out=P("noise")),
+        "model": reaches("weights", base={"model_fields": {}, "model": P("enbed_lm")}, model=P("other_enbed")),
+        "size": reaches("config", base={"model_fields": {}}, size="enbed-small"),
+        "model_fields": reaches("config", model_fields=SMALL | {"d_ff": 16}),
+        "fasta": reaches("sequences", fasta=P("named_hg.fa")),
+        "motifs": reaches("sequences", motifs=["ACGTT"]),
+        "length": reaches("sequences", length=30),
+        "train_examples": reaches("sequences", train_examples=10),
+        "valid_examples": reaches("sequences", valid_examples=6),
+        "test_examples": reaches("sequences", test_examples=8),
+        "insertion": reaches("sequences", insertion=0.1),
+        "deletion": reaches("sequences", deletion=0.1),
+        "mismatch": reaches("sequences", mismatch=0.1),
+        "scales": reaches("sequences", scales=[4.0]),
+        "divergence": reaches("sequences", divergence=[0.3]),
+        "kmer": reaches("table", kmer=1),
+        "epochs": reaches("rows", epochs=2),
+        "batch_size": reaches("rows", batch_size=2),
+        "lr": reaches("weights", lr=2e-2),
+        "seed": reaches("sequences", seed=1),
+        "seeds": reaches("weights", seeds=[1]),
+        "jobs": keeps(SPEED, moves="jobs", base={"seeds": [0, 1]}, jobs=2),
+        "resume": keeps(
+            "only the rows that are missing", moves="calls", base={"scales": [2.0, 1.0]}, stop_after=8, resume=True
+        ),
+        "device": NO_DEVICE,
+        "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
+    },
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -73,5 +107,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "lr_warmup": 0.05, "weight_decay": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-6, "clip": 1.0,
         "device": "auto", "autocast": "auto", "log_every": 10, "eval_every": 500, "eval_windows": 64,
         "markov_orders": [1, 2, 4, 6, 8, 10], "checkpoint_every": 500, "keep": 2,
+    },
+    "enbed noise": {
+        "size": "enbed-tiny", "motifs": ["TTAGGG", "TTTAGGG", "TTAGG", "TG"], "length": 512, "train_examples": 800,
+        "valid_examples": 200, "test_examples": 600, "insertion": 0.02, "deletion": 0.02, "mismatch": 0.02,
+        "scales": [1.0, 0.25], "divergence": [0.0, 0.05], "kmer": 6, "epochs": 4, "batch_size": 16, "lr": 2e-3,
+        "seeds": [0, 1, 2], "jobs": 1, "device": "auto",
     },
 }  # fmt: skip

@@ -36,7 +36,8 @@ from hyenadna.comparison.config import ReportConfig
 from hyenadna.comparison.report import report
 from hyenadna.data.genome import prepare
 from hyenadna.drawing import figures
-from hyenadna.enbed import pretrain as enbed_pretraining
+from hyenadna.enbed import noise as enbed_noise, pretrain as enbed_pretraining
+from hyenadna.enbed.noise_config import NoiseConfig
 from hyenadna.enbed.pretrain_config import PretrainConfig as EnbedPretrainConfig
 from hyenadna.encoder_decoder.config import ENBEDConfig
 from hyenadna.encoder_decoder.modeling import ENBEDEncoder, ENBEDForConditionalGeneration
@@ -137,6 +138,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         # The other yardsticks read nothing but the tables, and take most of the time of a tiny study.
         patch.setattr(study_module, "yardsticks", lambda data: iter([majority(data)]))
         patch.setattr(enbed_pretraining, "training_curves", _listed)
+        patch.setattr(enbed_noise, "_write_page", lambda results, folder: None)
         for name in ("training_curves", "evaluation_bars", "perplexity_by_position"):
             patch.setattr(figures, name, _listed)
         torch.set_num_threads(1)
@@ -374,6 +376,15 @@ def _pretrain_enbed(config: Any, seen: Seen, **more: Any) -> None:
     seen["weights"] = _weights(config.out / "model")
 
 
+def _noise(config: Any, seen: Seen) -> None:
+    seen["table"] = enbed_noise.study(config, progress=False)["table"]
+    seen["sequences"] = [path.read_bytes() for path in sorted(config.out.glob("*/noise.tsv"))]
+    runs = sorted(config.out.glob("*/rows/*"))
+    seen["rows"] = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seen["config"] = _model_config(config.out / "model")
+    seen["weights"] = [_weights(run / "model") for run in runs]
+
+
 def _finetune(config: Any, seen: Seen) -> None:
     summary = finetuning.finetune(config, progress=False)
     # The others repeat the options as they were given.
@@ -481,6 +492,7 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "prepare": (dict, _prepare, "out"),
     "pretrain": (PretrainConfig, _pretrain, "run"),
     "enbed pretrain": (EnbedPretrainConfig, _pretrain_enbed, "run"),
+    "enbed noise": (NoiseConfig, _noise, "noise"),
     "evaluate": (EvaluateConfig, _evaluate, "evaluation"),
     "cancer": (CancerConfig, _study, "study"),
     "finetune": (FinetuneConfig, _finetune, "tuned"),

@@ -5,6 +5,7 @@ Source: Malusare et al. 2024 (arXiv 2311.02333), the task of noise identificatio
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import NUCLEOTIDE_IDS
 
 _FIRST = NUCLEOTIDE_IDS["A"]
+_DEVIATIONS = 8
+"""Standard deviations of the bases that are lost, which a source has to spare."""
 
 
 class NoiseRates(NamedTuple):
@@ -60,6 +63,44 @@ def corrupt(bases: np.ndarray, rates: NoiseRates, rng: np.random.Generator) -> C
     places = (np.cumsum(copies) - copies)[inserts]
     found[places] = rng.integers(4, size=len(places)) + _FIRST
     return Corrupted(found, int(inserts.sum()), int(lost.sum()), int(replaced.sum()))
+
+
+def source_length(length: int, deletion: float) -> int:
+    """Bases of a source from which ``length`` are left after deletions, in all but one case of 10^12 or so.
+
+    Of ``n`` bases ``n (1 - deletion)`` stay, with a variance of ``n deletion (1 - deletion)``. The result is the least
+    ``n`` for which eight standard deviations fewer are enough.
+
+    Args:
+        length: bases that must be left.
+        deletion: probability of the loss of a base, below 1.
+    """
+    if deletion == 0:
+        return length
+    kept = 1 - deletion
+    spread = _DEVIATIONS * math.sqrt(deletion * kept)
+    root = (spread + math.sqrt(spread**2 + 4 * kept * length)) / (2 * kept)
+    return math.ceil(root**2)
+
+
+def corrupt_to(bases: np.ndarray, length: int, rates: NoiseRates, rng: np.random.Generator) -> np.ndarray:
+    """Put noise into a source, and cut what is left to a length. It is that length at any rates.
+
+    Args:
+        bases: ids of bases, uint8 ``(L,)`` with ``L`` of at least ``source_length(length, rates.deletion)``.
+        length: bases to return. Insertions push bases out at the end, and deletions let others of the source in.
+        rates: see :func:`corrupt`. With three zeros the source is only cut.
+        rng: draws the noise.
+
+    Raises:
+        InputError: the source is too short, or the rates are impossible.
+    """
+    if len(bases) < (least := source_length(length, rates.deletion)):
+        raise InputError(f"noise: a source of {length:,} bases needs {least:,}, and this one has {len(bases):,}")
+    # A draw that loses too much is drawn again. This is so rare that the rates do not notice.
+    while len(found := corrupt(bases, rates, rng).bases) < length:
+        pass
+    return found[:length]
 
 
 def diverge(bases: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:

@@ -25,7 +25,7 @@ from hyenadna.data.fasta import read_records
 from hyenadna.data.tables import encoded, tsv_line
 from hyenadna.drawing.enbed import dots
 from hyenadna.drawing.report import Image, Table, write_report
-from hyenadna.enbed.corruptor import NoiseRates, corrupt, diverge
+from hyenadna.enbed.corruptor import NoiseRates, corrupt_to, diverge, source_length
 from hyenadna.enbed.noise_config import NoiseConfig
 from hyenadna.enbed.noise_scores import CLEAN, NOISY
 from hyenadna.enbed.telomeres import telomeres
@@ -41,6 +41,7 @@ ROWS_FOLDER = "rows"
 """Folder with one folder of ``hyenadna finetune`` for each row."""
 TABLE_FILE = "noise.tsv"
 SPLITS = ("train", "valid", "test")
+NO_NOISE = NoiseRates(0.0, 0.0, 0.0)
 _LETTERS = np.zeros(256, dtype=np.uint8)
 for _id, _letter in LETTERS.items():
     _LETTERS[_id] = ord(_letter)
@@ -68,7 +69,7 @@ def study(config: NoiseConfig, *, progress: bool = True) -> dict[str, Any]:
         return f"{done} of {len(cells) * len(starts)} rows" if done else ""
 
     rows: list[dict[str, Any]] = []
-    best_f1, best_model = -1.0, parts.folder
+    best: dict[str, Any] = {"valid": -1.0}
     with parts.keep(finished):
         parts.begin()
         for scale, divergence in cells:
@@ -89,19 +90,23 @@ def study(config: NoiseConfig, *, progress: bool = True) -> dict[str, Any]:
                 row: dict[str, Any] = {"method": f"ENBED, {start}", "seeds": len(runs)}
                 for name, metric in (("f1", "f1_binary"), ("accuracy", "accuracy")):
                     values = [float(run[metric]) for run in runs]
-                    row |= {name: float(np.mean(values)), f"{name}_runs": values}
+                    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                    row |= {name: float(np.mean(values)), f"{name}_deviation": spread, f"{name}_runs": values}
                 rows.append({**row, **common})
-                if row["f1"] > best_f1:
-                    best_f1, best_model = row["f1"], tuned.out / MODEL_FOLDER
+                # The validation chooses: by the test, the figure of the chosen one would be too good.
+                if (valid := max(run["valid"] for run in summary["runs"])) > best["valid"]:
+                    folder = (tuned.out / MODEL_FOLDER).relative_to(parts.folder)
+                    best = {"valid": valid, "folder": str(folder), "method": row["method"], **common}
         results = {
             "study": "enbed-noise",
             "data": _data(config),
             "settings": _plain(config),
             "table": rows,
+            "model": best,
         }
         with atomic_dir(config.out, merge=True) as draft:
             (draft / RESULTS_FILE).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-            shutil.copytree(best_model, draft / MODEL_FOLDER)
+            shutil.copytree(parts.folder / best["folder"], draft / MODEL_FOLDER)
             for scale, divergence in cells:
                 name = _name(scale, divergence)
                 shutil.copytree(parts.folder / name, draft / name)
@@ -123,7 +128,7 @@ def _name(scale: float, divergence: float) -> str:
 
 
 def _words(row: dict[str, Any]) -> str:
-    return f"noise {row['noise']:.3g} a base, divergence {row['divergence']:g}"
+    return f"noise {row['noise']:g} a base, divergence {row['divergence']:g}"
 
 
 def _data(config: NoiseConfig) -> str:
@@ -137,15 +142,14 @@ def _data(config: NoiseConfig) -> str:
 def make_sets(config: NoiseConfig, scale: float, divergence: float) -> dict[str, list[tuple[np.ndarray, str]]]:
     """Sequences and labels of each split: clean ones and noisy ones of the same length, each from a source of its own.
 
-    Both classes are cut out of longer sources by the same rule, so the ends say nothing.
+    Sources of both classes have one length, and the same function cuts them: neither lengths nor ends say anything.
 
     Raises:
         InputError: the FASTA has too few windows.
     """
     rng = np.random.default_rng((config.seed, int(scale * 1e6), int(divergence * 1e6)))
     rates = _rates(config).scaled(scale)
-    # So long that what is left after deletions is always enough: more than half of the bases stay.
-    length = 2 * config.length + 64
+    length = source_length(config.length, rates.deletion)
     sizes = [getattr(config, f"{name}_examples") for name in SPLITS]
     if config.fasta is None:
         sources = iter(telomeres(config.motifs, sum(sizes), length, rng))
@@ -156,9 +160,8 @@ def make_sets(config: NoiseConfig, scale: float, divergence: float) -> dict[str,
         found[name] = []
         for is_noisy in rng.permutation(np.arange(size) % 2 == 1).tolist():
             ids = diverge(next(sources), divergence, rng)
-            label = NOISY if is_noisy else CLEAN
-            ids = corrupt(ids, rates, rng).bases if label == NOISY else ids
-            found[name].append((ids[: config.length], label))
+            ids = corrupt_to(ids, config.length, rates if is_noisy else NO_NOISE, rng)
+            found[name].append((ids, NOISY if is_noisy else CLEAN))
     return found
 
 
@@ -197,8 +200,7 @@ def _finetune_config(config: NoiseConfig, cell: Path, start: str) -> FinetuneCon
         shape = config.model_fields
         if config.model is not None:
             made = ENBEDForConditionalGeneration.from_pretrained(config.model).config
-            names = (*_SHAPE, "global_block_size", "dropout_rate")
-            shape = {name: getattr(made, name) for name in names}
+            shape = {name: getattr(made, name) for name in _SHAPE}
         fields = {"method": "scratch", "size": config.size, "model_fields": shape}
     return FinetuneConfig(
         cell / TABLE_FILE,
@@ -221,7 +223,8 @@ def _finetune_config(config: NoiseConfig, cell: Path, start: str) -> FinetuneCon
 
 _SHAPE = (
     "num_layers", "num_decoder_layers", "d_model", "d_kv", "d_ff", "num_heads", "local_radius", "first_local_radius",
-    "first_local_layers",
+    "first_local_layers", "global_block_size", "feed_forward_proj", "relative_attention_num_buckets",
+    "relative_attention_max_distance", "dropout_rate",
 )  # fmt: skip
 
 
@@ -250,14 +253,15 @@ def _f1(guess: np.ndarray, truth: np.ndarray) -> float:
 
 def describe(results: dict[str, Any]) -> str:
     """The table of the results, for the terminal."""
-    lines = [results["data"], f"{'':<44} {'F1':>7} {'± s.d.':>7} {'accuracy':>9}"]
+    lines = [results["data"], f"{'':<44} {'F1':>7} {'± s.d.':>7} {'accuracy':>9} {'± s.d.':>7}"]
     before = ""
     for row in results["table"]:
         if (words := _words(row)) != before:
             lines.append(words)
             before = words
-        lines.append(f"  {row['method']:<42} {row['f1']:>7.4f} {_deviation(row):>7} {row['accuracy']:>9.4f}")
-    return "\n".join([*lines, NOTE])
+        shown = f"{row['f1']:>7.4f} {_deviation(row, 'f1'):>7} {row['accuracy']:>9.4f} {_deviation(row, 'accuracy'):>7}"
+        lines.append(f"  {row['method']:<42} {shown}".rstrip())
+    return "\n".join([*lines, _chosen(results), NOTE])
 
 
 NOTE = (
@@ -266,9 +270,15 @@ NOTE = (
 )
 
 
-def _deviation(row: dict[str, Any]) -> str:
-    runs = row.get("f1_runs", [])
-    return f"{np.std(runs, ddof=1):.4f}" if len(runs) > 1 else ""
+def _deviation(row: dict[str, Any], metric: str) -> str:
+    value = row.get(f"{metric}_deviation")
+    return "" if value is None else f"{value:.4f}"
+
+
+def _chosen(results: dict[str, Any]) -> str:
+    """Which classifier is in the folder of the best."""
+    best = results["model"]
+    return f"{MODEL_FOLDER}/ has the best F1 on validation ({best['valid']:.4f}): {best['method']}, {_words(best)}"
 
 
 def _write_page(results: dict[str, Any], folder: Path) -> None:
@@ -276,16 +286,28 @@ def _write_page(results: dict[str, Any], folder: Path) -> None:
     for words in dict.fromkeys(map(_words, results["table"])):
         rows = [row for row in results["table"] if _words(row) == words]
         cells: Sequence[Sequence[Any]] = [
-            [row["method"], row["f1"], _deviation(row), row["accuracy"], row.get("seeds", "")] for row in rows
+            [
+                row["method"],
+                row["f1"],
+                _deviation(row, "f1"),
+                row["accuracy"],
+                _deviation(row, "accuracy"),
+                row.get("seeds", ""),
+            ]
+            for row in rows
         ]
-        tables.append(Table(words, ["method", "F1 of noisy", "± s.d.", "accuracy", "seeds"], cells))
+        tables.append(Table(words, ["method", "F1 of noisy", "± s.d.", "accuracy", "± s.d.", "seeds"], cells))
         points[words] = {row["method"]: row.get("f1_runs", [row["f1"]]) for row in rows}
     dots(points, folder / "noise.png", label="F1 of the noisy class")
     write_report(
         folder,
         title="Noise identification",
         summary=NOTE,
-        facts={"data": results["data"], "seeds": ", ".join(map(str, results["settings"]["seeds"]))},
+        facts={
+            "data": results["data"],
+            "seeds": ", ".join(map(str, results["settings"]["seeds"])),
+            "classifier": _chosen(results),
+        },
         tables=tables,
         images=[Image(folder / "noise.png", "F1 of the noisy class in the test. A dot is a run.")],
     )

@@ -90,7 +90,8 @@ class NoiseConfig(Options):
             values = getattr(self, name)
             if not values:
                 raise InputError(f"`{name}`: give at least one")
-            if len({*values}) < len(values):
+            # Folders are named after six digits of a number.
+            if len({f"{value:g}" if isinstance(value, float) else value for value in values}) < len(values):
                 raise InputError(f"`{name}` {values}: one is there twice")
         for scale in self.scales:
             total = scale * (self.insertion + self.deletion + self.mismatch)

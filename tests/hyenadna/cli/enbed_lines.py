@@ -27,6 +27,11 @@ BASES: dict[str, dict[str, Any]] = {
         "pairs": P("pairs"), "model_fields": SMALL_EVOLVE, "steps": 4, "batch_size": 4, "lr": 1e-2, "lr_warmup": 0.5,
         "tree_pairs": 0, "resamples": 100, "eval_every": 2, "checkpoint_every": 1, "device": "cpu",
     },
+    "enbed noise": {
+        "model_fields": SMALL, "length": 24, "train_examples": 8, "valid_examples": 4, "test_examples": 6,
+        "scales": [2.0], "divergence": [0.1], "kmer": 2, "epochs": 1, "batch_size": 4, "lr": 1e-2, "seeds": [0],
+        "device": "cpu",
+    },
 }  # fmt: skip
 """Options of the run that each line is compared with."""
 
@@ -128,6 +133,35 @@ LINES: dict[str, dict[str, Line]] = {
         "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
         "resume": keeps("only the steps that are missing", moves="calls", stop_after=3, resume=True),
     },
+    "enbed noise": {
+        "out": keeps(PLACE, out=P("noise")),
+        "model": reaches("weights", base={"model_fields": {}, "model": P("enbed_lm")}, model=P("other_enbed")),
+        "size": reaches("config", base={"model_fields": {}}, size="enbed-small"),
+        "model_fields": reaches("config", model_fields=SMALL | {"d_ff": 16}),
+        "fasta": reaches("sequences", fasta=P("named_hg.fa")),
+        "motifs": reaches("sequences", motifs=["ACGTT"]),
+        "length": reaches("sequences", length=30),
+        "train_examples": reaches("sequences", train_examples=10),
+        "valid_examples": reaches("sequences", valid_examples=6),
+        "test_examples": reaches("sequences", test_examples=8),
+        "insertion": reaches("sequences", insertion=0.1),
+        "deletion": reaches("sequences", deletion=0.1),
+        "mismatch": reaches("sequences", mismatch=0.1),
+        "scales": reaches("sequences", scales=[4.0]),
+        "divergence": reaches("sequences", divergence=[0.3]),
+        "kmer": reaches("table", kmer=1),
+        "epochs": reaches("rows", epochs=2),
+        "batch_size": reaches("rows", batch_size=2),
+        "lr": reaches("weights", lr=2e-2),
+        "seed": reaches("sequences", seed=1),
+        "seeds": reaches("weights", seeds=[1]),
+        "jobs": keeps(SPEED, moves="jobs", base={"seeds": [0, 1]}, jobs=2),
+        "resume": keeps(
+            "only the rows that are missing", moves="calls", base={"scales": [2.0, 1.0]}, stop_after=8, resume=True
+        ),
+        "device": NO_DEVICE,
+        "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
+    },
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -146,5 +180,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "size": "enbed-tiny", "scramble": 0.5, "steps": 2000, "batch_size": 32, "lr": 3e-3, "lr_warmup": 0.05,
         "beams": 5, "candidates": 5, "tree_pairs": 20, "resamples": 2000, "device": "auto", "autocast": "auto",
         "eval_every": 200, "checkpoint_every": 200,
+    },
+    "enbed noise": {
+        "size": "enbed-tiny", "motifs": ["TTAGGG", "TTTAGGG", "TTAGG", "TG"], "length": 512, "train_examples": 800,
+        "valid_examples": 200, "test_examples": 600, "insertion": 0.02, "deletion": 0.02, "mismatch": 0.02,
+        "scales": [1.0, 0.25], "divergence": [0.0, 0.05], "kmer": 6, "epochs": 4, "batch_size": 16, "lr": 2e-3,
+        "seeds": [0, 1, 2], "jobs": 1, "device": "auto",
     },
 }  # fmt: skip

@@ -36,10 +36,11 @@ from hyenadna.comparison.config import ReportConfig
 from hyenadna.comparison.report import report
 from hyenadna.data.genome import prepare
 from hyenadna.drawing import figures
-from hyenadna.enbed import attention as enbed_attention, newick, pretrain as enbed_pretraining
+from hyenadna.enbed import attention as enbed_attention, newick, noise as enbed_noise, pretrain as enbed_pretraining
 from hyenadna.enbed.attention_config import AttentionConfig
 from hyenadna.enbed.evolve import evolve
 from hyenadna.enbed.evolve_config import EvolveConfig
+from hyenadna.enbed.noise_config import NoiseConfig
 from hyenadna.enbed.pairs import mutate_pairs
 from hyenadna.enbed.pairs_config import PairsConfig
 from hyenadna.enbed.pretrain_config import PretrainConfig as EnbedPretrainConfig
@@ -144,6 +145,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         patch.setattr(study_module, "yardsticks", lambda data: iter([majority(data)]))
         patch.setattr(enbed_pretraining, "training_curves", _listed)
         patch.setattr(enbed_attention, "draw_heads", lambda *shown, **more: None)
+        patch.setattr(enbed_noise, "_write_page", lambda results, folder: None)
         for name in ("training_curves", "evaluation_bars", "perplexity_by_position"):
             patch.setattr(figures, name, _listed)
         torch.set_num_threads(1)
@@ -416,6 +418,15 @@ def _evolve(config: Any, seen: Seen, **more: Any) -> None:
     _see_enbed_run(config.out, seen)
 
 
+def _noise(config: Any, seen: Seen) -> None:
+    seen["table"] = enbed_noise.study(config, progress=False)["table"]
+    seen["sequences"] = [path.read_bytes() for path in sorted(config.out.glob("*/noise.tsv"))]
+    runs = sorted(config.out.glob("*/rows/*"))
+    seen["rows"] = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+    seen["config"] = _model_config(config.out / "model")
+    seen["weights"] = [_weights(run / "model") for run in runs]
+
+
 def _finetune(config: Any, seen: Seen) -> None:
     summary = finetuning.finetune(config, progress=False)
     # The others repeat the options as they were given.
@@ -526,6 +537,7 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "enbed attention": (AttentionConfig, _attention, "heads"),
     "enbed mutate-pairs": (PairsConfig, _mutate_pairs, "pairs"),
     "enbed evolve": (EvolveConfig, _evolve, "evolved"),
+    "enbed noise": (NoiseConfig, _noise, "noise"),
     "evaluate": (EvaluateConfig, _evaluate, "evaluation"),
     "cancer": (CancerConfig, _study, "study"),
     "finetune": (FinetuneConfig, _finetune, "tuned"),

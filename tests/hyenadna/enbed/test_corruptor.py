@@ -5,12 +5,7 @@ import pytest
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.vocab import N_ID, PAD_ID
-from hyenadna.enbed.corruptor import NoiseRates, corrupt, diverge
-from hyenadna.enbed.telomeres import YEAST, telomere, telomeres
-
-
-def letters(ids: np.ndarray) -> str:
-    return "".join("???????ACGTN"[i] for i in ids.tolist())
+from hyenadna.enbed.corruptor import NoiseRates, corrupt, corrupt_to, diverge, source_length
 
 
 def bases(count: int, seed: int = 0) -> np.ndarray:
@@ -72,15 +67,28 @@ def test_impossible_rates_are_refused(rates: NoiseRates) -> None:
         corrupt(bases(5), rates, np.random.default_rng(0))
 
 
-def test_telomeres_repeat_their_motif() -> None:
+@pytest.mark.parametrize("rates", [NoiseRates(0.0, 0.0, 0.0), NoiseRates(0.02, 0.02, 0.02), NoiseRates(0.0, 0.5, 0.0)])
+@pytest.mark.parametrize("length", [1, 8, 512])
+def test_the_length_is_kept_at_any_rates(rates: NoiseRates, length: int) -> None:
+    least = source_length(length, rates.deletion)
     rng = np.random.default_rng(0)
-    both = {letters(telomere("TTAGGG", 12, rng)) for _ in range(200)}
-    repeats = "TTAGGG" * 3
-    turned = "CCCTAA" * 3
-    assert both == {text[first : first + 12] for text in (repeats, turned) for first in range(6)}
     for _ in range(50):
-        text = letters(telomere(YEAST, 30, rng))
-        text = text if "G" in text else text[::-1].translate(str.maketrans("AC", "TG"))
-        assert len(text) == 30
-        assert all(1 <= len(part) <= 3 for part in text.split("T")[1:-1])
-    assert [len(ids) for ids in telomeres(["TTAGGG", YEAST], 5, 40, rng)] == [40] * 5
+        # Nearly always at the first draw: eight standard deviations are to spare.
+        assert len(corrupt(bases(least), rates, rng).bases) >= length
+        assert len(corrupt_to(bases(least), length, rates, rng)) == length
+    if sum(rates) == 0:
+        assert least == length
+        assert np.array_equal(corrupt_to(bases(least + 5), length, rates, rng), bases(least + 5)[:length])
+    with pytest.raises(InputError, match=f"needs {least:,}, and this one has {least - 1:,}"):
+        corrupt_to(bases(least - 1), length, rates, rng)
+
+
+def test_noise_lets_later_bases_in_and_pushes_others_out() -> None:
+    rng = np.random.default_rng(0)
+    # The source is a count of A, C, G, T in turn, so a base says where it is from.
+    source = np.tile(np.arange(7, 11, dtype=np.uint8), 200)
+    lost = corrupt_to(source, 300, NoiseRates(0.0, 0.2, 0.0), rng)
+    steps = (np.diff(lost.astype(int)) - 1) % 4
+    assert steps.sum() > 30
+    longer = corrupt_to(source, 300, NoiseRates(1.0, 0.0, 0.0), rng)
+    assert np.array_equal(longer[1::2], source[:150])

@@ -27,6 +27,11 @@ BASES: dict[str, dict[str, Any]] = {
         "pairs": P("pairs"), "model_fields": SMALL_EVOLVE, "steps": 4, "batch_size": 4, "lr": 1e-2, "lr_warmup": 0.5,
         "tree_pairs": 0, "resamples": 100, "eval_every": 2, "checkpoint_every": 1, "device": "cpu",
     },
+    "enbed annotate": {
+        "gtf": P("genes.gtf"), "genome": P("genome"), "valid_contigs": ["b"], "test_contigs": ["c"],
+        "model_fields": SMALL, "steps": 4, "batch_size": 4, "lr": 1e-2, "beams": 2, "kmer": 2, "checkpoint_every": 1,
+        "device": "cpu",
+    },
     "enbed noise": {
         "model_fields": SMALL, "length": 24, "train_examples": 8, "valid_examples": 4, "test_examples": 6,
         "scales": [2.0], "divergence": [0.1], "kmer": 2, "epochs": 1, "batch_size": 4, "lr": 1e-2, "seeds": [0],
@@ -40,6 +45,10 @@ BY_FRACTION: dict[str, Any] = {"valid_contigs": [], "test_contigs": [], "steps":
 FROM_TABLE: dict[str, Any] = {"simulate": None, "length": 64, "spots": 4}
 FROM_TREE = FROM_TABLE | {
     "newick": P("pairs/tree.nwk"), "states": P("pairs/states.txt"), "tips": P("pairs/tips.fa"),
+}  # fmt: skip
+
+ANNOTATED = {
+    "gtf": None, "genome": None, "valid_contigs": [], "test_contigs": [], "table": P("annotated.tsv"),
 }  # fmt: skip
 
 LINES: dict[str, dict[str, Line]] = {
@@ -133,6 +142,41 @@ LINES: dict[str, dict[str, Line]] = {
         "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
         "resume": keeps("only the steps that are missing", moves="calls", stop_after=3, resume=True),
     },
+    "enbed annotate": {
+        "out": keeps(PLACE, out=P("annotating")),
+        "gtf": reaches("examples", gtf=P("other_genes.gtf")),
+        "genome": reaches("examples", genome=P("other_genome")),
+        "aliases": reaches(
+            "examples",
+            base={"aliases": P("names.txt"), "valid_contigs": ["a"], "test_contigs": ["x"]},
+            aliases=P("other_names.txt"),
+        ),
+        "table": reaches("examples", base=ANNOTATED, table=P("other_annotated.tsv")),
+        "attribute": reaches("examples", attribute="other_type"),
+        "pattern": reaches("examples", base={"attribute": "other_type", "pattern": r"x_(.*)_"}, pattern=r"_(\d)"),
+        "feature": reaches("examples", feature="transcript"),
+        "cds": reaches("examples", cds=False),
+        "length": reaches("examples", length=16),
+        "most": reaches("examples", most=30),
+        "long": reaches("examples", base={"most": 30}, long="skip"),
+        "per_class": reaches("examples", per_class=2),
+        "valid_contigs": reaches("examples", base={"valid_contigs": ["a"]}, valid_contigs=["b"]),
+        "test_contigs": reaches("examples", base={"valid_contigs": ["b"]}, test_contigs=["a"]),
+        "model": reaches("rows", base={"model_fields": {}, "model": P("enbed_lm")}, model=P("other_enbed")),
+        "size": reaches("config", base={"model_fields": {}, "steps": 1}, size="enbed-small"),
+        "model_fields": reaches("config", model_fields=SMALL | {"d_ff": 16}),
+        "balanced": reaches("rows", balanced=False),
+        "steps": reaches("rows", steps=3),
+        "batch_size": reaches("calls", batch_size=2),
+        "lr": reaches("weights", lr=2e-2),
+        "beams": reaches("predictions", beams=30),
+        "kmer": reaches("table", kmer=1),
+        "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
+        "seed": reaches("rows", seed=1),
+        "device": NO_DEVICE,
+        "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
+        "resume": keeps("only the steps that are missing", moves="calls", stop_after=3, resume=True),
+    },
     "enbed noise": {
         "out": keeps(PLACE, out=P("noise")),
         "model": reaches("weights", base={"model_fields": {}, "model": P("enbed_lm")}, model=P("other_enbed")),
@@ -180,6 +224,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "size": "enbed-tiny", "scramble": 0.5, "steps": 2000, "batch_size": 32, "lr": 3e-3, "lr_warmup": 0.05,
         "beams": 5, "candidates": 5, "tree_pairs": 20, "resamples": 2000, "device": "auto", "autocast": "auto",
         "eval_every": 200, "checkpoint_every": 200,
+    },
+    "enbed annotate": {
+        "attribute": "auto", "feature": "auto", "cds": True, "most": 512, "long": "middle", "per_class": 400,
+        "size": "enbed-tiny", "balanced": True, "steps": 800, "batch_size": 16, "lr": 3e-3, "beams": 5, "kmer": 4,
+        "checkpoint_every": 200, "device": "auto",
     },
     "enbed noise": {
         "size": "enbed-tiny", "motifs": ["TTAGGG", "TTTAGGG", "TTAGG", "TG"], "length": 512, "train_examples": 800,

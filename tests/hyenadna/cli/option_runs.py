@@ -36,7 +36,14 @@ from hyenadna.comparison.config import ReportConfig
 from hyenadna.comparison.report import report
 from hyenadna.data.genome import prepare
 from hyenadna.drawing import figures
-from hyenadna.enbed import attention as enbed_attention, newick, noise as enbed_noise, pretrain as enbed_pretraining
+from hyenadna.enbed import (
+    annotate as enbed_annotation,
+    attention as enbed_attention,
+    newick,
+    noise as enbed_noise,
+    pretrain as enbed_pretraining,
+)
+from hyenadna.enbed.annotate_config import AnnotateConfig
 from hyenadna.enbed.attention_config import AttentionConfig
 from hyenadna.enbed.evolve import evolve
 from hyenadna.enbed.evolve_config import EvolveConfig
@@ -145,6 +152,8 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         patch.setattr(study_module, "yardsticks", lambda data: iter([majority(data)]))
         patch.setattr(enbed_pretraining, "training_curves", _listed)
         patch.setattr(enbed_attention, "draw_heads", lambda *shown, **more: None)
+        patch.setattr(enbed_annotation, "confusions", _listed)
+        patch.setattr(enbed_annotation, "write_report", lambda folder, **page: None)
         patch.setattr(enbed_noise, "_write_page", lambda results, folder: None)
         for name in ("training_curves", "evaluation_bars", "perplexity_by_position"):
             patch.setattr(figures, name, _listed)
@@ -224,6 +233,13 @@ def make_world(folder: Path) -> None:
     (folder / "named.vcf").write_text(
         f"##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\nx\t{start + 1}\t.\t{b[start]}\t{other}\n"
     )
+
+    for name, shift in (("genes", 0), ("other_genes", 3)):
+        (folder / f"{name}.gtf").write_text("".join(_gtf_rows(shift)))
+    for name, other in (("annotated", "G"), ("other_annotated", "C")):
+        lines = [f"{bases(12)}{'A' if i % 2 else other}\t{'one' if i % 2 else 'two'}\t{split}"
+                 for split in ("train", "train", "valid", "test") for i in range(4)]  # fmt: skip
+        (folder / f"{name}.tsv").write_text("\n".join(["sequence\ttarget\tsplit", *lines]) + "\n")
 
     for name in ("sequences", "other_sequences", "prompts", "other_prompts"):
         found = [bases(size) for size in ((12, 9) if "prompts" in name else (30, 41, 52, 24))]
@@ -313,6 +329,20 @@ def make_world(folder: Path) -> None:
         runs = [{"test": {"accuracy": 0.5 + (seed + number) / 10}} for seed in range(2)]
         (folder / name / "results.json").write_text(json.dumps({"metric": "accuracy", "examples": {}, "runs": runs}))
     put(folder / "with_preset", 0.9, preset="species-1k")
+
+
+def _gtf_rows(shift: int) -> Iterator[str]:
+    """Genes on the three contigs, in turn coding ones with a CDS, long ones and short ones."""
+    # b and x, which may be another name of b or c, lie in the same places.
+    for contig, starts in (("a", range(60, 700, 60)), ("b", (10, 60, 110)), ("c", (5, 45, 90))):
+        for number, start in enumerate(starts):
+            kind, size = (("protein_coding", 20), ("lncRNA", 36), ("tRNA", 12))[number % 3]
+            tail = f'gene_id "{contig}{number}"; gene_biotype "{kind}"; other_type "x_{kind[:2]}_{number % 2}";'
+            place = f"{start + shift}\t{start + shift + size - 1}\t.\t{'+-'[number % 2]}\t"
+            yield f"{contig}\tmade\tgene\t{place}.\t{tail}\n"
+            yield f"{contig}\tmade\ttranscript\t{place}.\t{tail.replace('RNA', 'NA')}\n"
+            if kind == "protein_coding":
+                yield f"{contig}\tmade\tCDS\t{place}0\t{tail}\n"
 
 
 def _write_vcf(path: Path, text: str) -> None:
@@ -415,6 +445,15 @@ def _evolve(config: Any, seen: Seen, **more: Any) -> None:
     with (config.out / "candidates.tsv").open() as file:
         seen["candidates"] = [[_value(text) for text in row] for row in csv.reader(file, delimiter="\t")]
     seen["tree"] = [path.read_text() for path in config.out.glob("tree.nwk")]
+    _see_enbed_run(config.out, seen)
+
+
+def _annotate(config: Any, seen: Seen, **more: Any) -> None:
+    results = enbed_annotation.annotate(config, progress=False, **more)
+    seen["table"], seen["by_class"] = results["table"], results["by_class"]
+    seen["examples"] = (config.out / "examples.tsv").read_text()
+    # Texts of a model that has learnt nothing.
+    seen["predictions"] = (config.out / "predictions.tsv").read_text()
     _see_enbed_run(config.out, seen)
 
 
@@ -537,6 +576,7 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "enbed attention": (AttentionConfig, _attention, "heads"),
     "enbed mutate-pairs": (PairsConfig, _mutate_pairs, "pairs"),
     "enbed evolve": (EvolveConfig, _evolve, "evolved"),
+    "enbed annotate": (AnnotateConfig, _annotate, "annotated"),
     "enbed noise": (NoiseConfig, _noise, "noise"),
     "evaluate": (EvaluateConfig, _evaluate, "evaluation"),
     "cancer": (CancerConfig, _study, "study"),

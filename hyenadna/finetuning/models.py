@@ -22,7 +22,7 @@ from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
 from hyenadna.encoder_decoder.config import STOCK_TYPE, ENBEDConfig
 from hyenadna.encoder_decoder.heads import ENBEDForSequenceClassification, ENBEDForTokenClassification
-from hyenadna.encoder_decoder.tokens import BYTES, tokenizer
+from hyenadna.encoder_decoder.tokens import BYTES, VOCAB_SIZE, tokenizer
 from hyenadna.finetuning.config import PROMPTED_METHODS
 from hyenadna.finetuning.presets import preset
 from hyenadna.finetuning.prompts import make_prompted, save_prompted
@@ -145,7 +145,13 @@ def _make_classifier(config: FinetuneConfig, data: Splits) -> Any:
                 "alone"
             )
         load = load_token_classifier if is_token else load_sequence_classifier
-        return load(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)
+        model: Any = load(config.model, dtype=torch.float32, ignore_mismatched_sizes=True, **head)
+        if kind == STOCK_TYPE and model.config.vocab_size != VOCAB_SIZE:
+            raise InputError(
+                f"`model` {config.model}: has a vocabulary of {model.config.vocab_size:,}, and that of bytes has "
+                f"{VOCAB_SIZE}: it was trained on other tokens; take a LongT5 of bytes"
+            )
+        return model
     if config.architecture == "enbed":
         return new_enbed(ENBEDForTokenClassification if is_token else ENBEDForSequenceClassification, config, **head)
     if config.ablation == "cnn":

@@ -293,14 +293,28 @@ def test_predict_gives_classes_of_bases(config: FinetuneConfig, tmp_path: Path) 
     assert tokens == ["WSSWWSSWWSSSWWWS", "SS"]
 
 
-def test_a_plain_longt5_is_taken(config: FinetuneConfig, tmp_path: Path) -> None:
+def longt5(vocab_size: int) -> Any:
     torch.manual_seed(0)
     shape = {name: FIELDS[name] for name in ("d_model", "num_heads", "d_kv", "d_ff", "local_radius")}
-    plain = LongT5ForConditionalGeneration(
+    return LongT5ForConditionalGeneration(
         LongT5Config(
-            vocab_size=384, num_layers=2, num_decoder_layers=1, encoder_attention_type="transient-global", **shape
+            vocab_size=vocab_size,
+            num_layers=2,
+            num_decoder_layers=1,
+            encoder_attention_type="transient-global",
+            **shape,
         )
     )
+
+
+def test_a_longt5_of_other_tokens_is_refused(config: FinetuneConfig, tmp_path: Path) -> None:
+    longt5(1000).save_pretrained(tmp_path / "words")
+    with pytest.raises(InputError, match="has a vocabulary of 1,000, and that of bytes has 384"):
+        finetune(replace(config, model=tmp_path / "words"), progress=False)
+
+
+def test_a_plain_longt5_is_taken(config: FinetuneConfig, tmp_path: Path) -> None:
+    plain = longt5(384)
     plain.save_pretrained(tmp_path / "longt5")
     assert json.loads((tmp_path / "longt5" / "config.json").read_text())["model_type"] == "longt5"
     finetune(replace(config, model=tmp_path / "longt5", method="frozen", epochs=1), progress=False)

@@ -87,7 +87,7 @@ class AnnotateConfig(Options):
     size: str = "enbed-tiny"
     model_fields: dict[str, Any] = field(default_factory=dict)
     balanced: bool = True
-    steps: AtLeast1 = 800
+    steps: AtLeast1 = 600
     batch_size: BatchSize = 16
     lr: Positive = 3e-3
     beams: AtLeast1 = 5

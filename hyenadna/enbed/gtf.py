@@ -128,6 +128,7 @@ def examples_of_gtf(config: Any, genome: Genome) -> Examples:
     notes: Counter[str] = Counter()
     found: dict[str, list[Example]] = {name: [] for name in SPLITS}
     places: set[tuple[str, int, int, str, str]] = set()
+    cut: set[tuple[str, int, int]] = set()
     for row in rows:
         is_cds = config.cds and row.feature == CDS
         if not is_cds and row.feature != feature:
@@ -152,9 +153,9 @@ def examples_of_gtf(config: Any, genome: Genome) -> Examples:
             if config.long == "skip":
                 notes[f"rows of more than {config.most:,} bases left out"] += 1
                 continue
-            notes[f"rows cut to the {config.most:,} bases in their middle"] += 1
             start = (row.start + row.end - config.most) // 2
             end = start + config.most
+            cut.add((row.contig, start + 1, end))
         # Transcripts of one gene share exons.
         if (place := (row.contig, start, end, row.strand, target)) in places:
             continue
@@ -167,6 +168,9 @@ def examples_of_gtf(config: Any, genome: Genome) -> Examples:
     if config.per_class:
         for name, part in found.items():
             found[name] = _at_most(part, config.per_class, config.seed)
+    # Of the rows that are examples: a GTF has many more, of other transcripts and beyond `per_class`.
+    if count := sum((row.contig, row.start, row.end) in cut for part in found.values() for row in part):
+        notes[f"rows cut to the {config.most:,} bases in their middle"] = count
     return finished(found, notes, config.gtf)
 
 
@@ -217,17 +221,21 @@ def examples_of_table(path: Path, most: int) -> Examples:
 
 
 def finished(found: Mapping[str, Sequence[Example]], notes: Mapping[str, int], source: Path) -> Examples:
-    """Drop training sequences that are held out too, and check that every split has examples.
+    """Drop sequences that a later part holds too, so that none is in two, and check that every split has examples.
+
+    Parts come in the order train, valid, test: the test keeps all of its sequences.
 
     Raises:
         InputError: a split has none, or there is one class alone.
     """
-    held = {row.sequence for name in ("valid", "test") for row in found[name]}
-    train = [row for row in found["train"] if row.sequence not in held]
     lines = [f"{count:,} {text}" for text, count in notes.items()]
-    if dropped := len(found["train"]) - len(train):
-        lines.append(f"{dropped:,} training examples left out, whose sequence is held out too")
-    parts = {**found, "train": train}
+    parts: dict[str, list[Example]] = {}
+    for name, later in (("train", ("valid", "test")), ("valid", ("test",)), ("test", ())):
+        held = {row.sequence for other in later for row in found[other]}
+        parts[name] = [row for row in found[name] if row.sequence not in held]
+        if dropped := len(found[name]) - len(parts[name]):
+            lines.append(f"{dropped:,} {name} examples left out, whose sequence is in {' or '.join(later)} too")
+    train = parts["train"]
     for name, part in parts.items():
         if not part:
             raise InputError(f"{source}: the {name} part has no example; choose other contigs, or other rows")

@@ -156,10 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file (default: none)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    load = os.getloadavg()
+    # As it is now: the checkout may change in the meantime.
+    facts, load = machine.describe("cpu"), os.getloadavg()
     records = measure(options)
     content = {
-        **machine.describe("cpu"), "transformers": machine.version("transformers"), "size": options.size,
+        **facts, "transformers": machine.version("transformers"), "size": options.size,
         "layers": options.layers, "tokens": options.tokens, "load": load, "growth": growth(records), "records": records,
     }  # fmt: skip
     if options.out is not None:

@@ -118,10 +118,12 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def published_tables() -> str:
     """The published tables as Markdown, with a heading for each."""
+    from hyenadna.comparison.enbed import study_tables
     from hyenadna.comparison.tables import grid, sections
     from hyenadna.drawing.report import markdown_table
 
     tables = [(section.title, grid(section)) for section in sections()]
+    tables += [(table.title.partition(", ")[0].removesuffix(": as published"), table) for table in study_tables()]
     return "\n\n".join(f"### {title}\n\n{markdown_table(table)}" for title, table in tables)
 
 

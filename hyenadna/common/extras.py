@@ -9,6 +9,7 @@ EXTRAS = {
     "polars": "tasks",
     "sklearn": "tasks",
     "scipy": "tasks",
+    "rapidfuzz": "enbed",
     "peft": "peft",
     "accelerate": "peft",
     "umap": "umap",

@@ -26,8 +26,8 @@ class ReportConfig(Options):
     Args:
         out: Folder for report.md, report.html and their pictures. It may exist: the files of an earlier report are
             replaced.
-        results: Folders of `hyenadna finetune`, `cancer` or `probe`, or folders above them. Without any, the published
-            tables stand alone.
+        results: Folders of `hyenadna finetune`, `cancer`, `probe` or `enbed`, or folders above them. Without any, the
+            published tables stand alone.
     """
 
     out: Annotated[Path, Output(_problem)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hyenadna.common.files import atomic_dir
 from hyenadna.comparison.config import ReportConfig
+from hyenadna.comparison.enbed import study_tables
 from hyenadna.comparison.results import Findings, Result, find
 from hyenadna.comparison.tables import (
     TITLES,
@@ -42,7 +43,8 @@ def report(config: ReportConfig) -> Findings:
     found = find(config.results)
     with atomic_dir(config.out, merge=True) as draft:
         facts = _facts(config, found)
-        tables = [*_published(found.results, draft), *_apart(found.results, draft)]
+        studies = study_tables(found.studies, with_ours=bool(found.results or found.studies))
+        tables = [*_published(found.results, draft), *studies, *_apart(found.results, draft)]
         if found.ignored:
             tables.append(Table("Ignored folders", ["folder", "why"], [[*map(str, line)] for line in found.ignored]))
         summary = _summary(found)
@@ -59,6 +61,7 @@ def describe(config: ReportConfig, found: Findings) -> str:
         + (f"; not comparable: {result.apart}" if result.apart else "")
         for result in found.results
     ]
+    kept += [f"{study.folder}: {study.title}" for study in found.studies]
     ignored = [f"ignored {folder}: {reason}" for folder, reason in found.ignored]
     return "\n".join([*kept, *ignored, _summary(found), f"report in {config.out / 'report.html'} and {MARKDOWN_FILE}"])
 
@@ -68,13 +71,16 @@ def _name(result: Result) -> str:
 
 
 def _summary(found: Findings) -> str:
-    count = len(found.results)
-    if not count:
+    count, studies = len(found.results), len(found.studies)
+    if not count and not studies:
         return "Nothing was run: the published tables stand alone."
+    told = f"{studies} stud{'ies' if studies > 1 else 'y'} of ENBED" if studies else ""
+    if not count:
+        return f"{told} beside the published tables."
     compared = sum(not result.apart for result in found.results)
     return (
         f"{count} result{'s' if count > 1 else ''}: {compared} beside the published tables, {count - compared} not "
-        "comparable with them."
+        f"comparable with them{f'; {told}' if told else ''}."
     )
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from hyenadna.common.errors import InputError
 from hyenadna.common.run_layout import RESULTS_FILE
+from hyenadna.comparison.enbed import StudyResult, read_study
 from hyenadna.finetuning.results import read_results
+from hyenadna.published import enbed
 from hyenadna.published.tables import MISSING, TEST_SIZES, figures
 
 _BENCHMARKS = {
@@ -79,10 +81,12 @@ class Findings:
 
     Attributes:
         results: the results that the report shows, in the order of their folders.
+        studies: the studies of ENBED that it shows, likewise.
         ignored: the other folders with the reason, a line each.
     """
 
     results: list[Result] = field(default_factory=list)
+    studies: list[StudyResult] = field(default_factory=list)
     ignored: list[tuple[Path, str]] = field(default_factory=list)
 
 
@@ -103,6 +107,8 @@ def find(folders: Sequence[Path]) -> Findings:
             continue
         if isinstance(result, str):
             found.ignored.append((folder, result))
+        elif isinstance(result, StudyResult):
+            found.studies.append(result)
         else:
             found.results.append(result)
     return found
@@ -119,12 +125,15 @@ def _result_folders(folders: Sequence[Path]) -> Iterator[Path]:
                 yield path
 
 
-def _read(folder: Path) -> Result | str:
-    """The result of a fine-tuning, or why the report has no place for it.
+def _read(folder: Path) -> Result | StudyResult | str:
+    """The result of a fine-tuning or of a study of ENBED, or why the report has no place for it.
 
     Raises:
         InputError: results.json is damaged.
     """
+    content = _content(folder)
+    if isinstance(content.get("study"), str):
+        return read_study(folder, content)
     if _study(folder) is not None:
         return "holds a study of hyenadna cancer, whose rows are listed one by one"
     summary = read_results(folder)
@@ -136,11 +145,17 @@ def _read(folder: Path) -> Result | str:
 
 def _study(folder: Path) -> dict[str, Any] | None:
     """The results.json of ``hyenadna cancer`` in a folder, or None if it holds no such file."""
+    found = _content(folder)
+    return found if isinstance(found.get("rows"), list) else None
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """The results.json of a folder. Empty if there is none, or something else."""
     try:
         found = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and isinstance(found.get("rows"), list) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _control(folder: Path) -> str:
@@ -163,9 +178,14 @@ def _placed(folder: Path, summary: Mapping[str, Any]) -> Result | str:
         return _probe(folder, summary, preset)
     demonstration = bool(summary.get("demonstration_split"))
     benchmark, dataset = "", Path(summary["data"]).name
+    # ENBED has tables of its own on the same data.
+    is_enbed = summary.get("architecture") == "enbed"
     if preset is not None:
         word, _, dataset = preset.partition("-")
         benchmark = _BENCHMARKS.get(word, "")
+        table = enbed.BENCHMARKS.get(benchmark, "") if is_enbed else benchmark
+        if is_enbed and not figures(table, dataset):
+            return f"no published table of ENBED has the preset {preset}"
         if not (figures(benchmark, dataset) or any(name[:2] == (benchmark, dataset) for name in MISSING)):
             return f"no published table has the preset {preset}"
     elif not demonstration:
@@ -178,7 +198,7 @@ def _placed(folder: Path, summary: Mapping[str, Any]) -> Result | str:
     split = {key: summary.get(key) for key in ("data", "split", "examples", "classes")}
     return Result(
         folder=folder,
-        benchmark=benchmark,
+        benchmark=enbed.BENCHMARKS.get(benchmark, benchmark) if is_enbed else benchmark,
         dataset=dataset,
         row=_row(summary),
         metric=str(summary["metric"]),
@@ -227,8 +247,14 @@ def _is_value(value: Any) -> bool:
     return value is not None and math.isfinite(value)
 
 
-# The deviations tell the first two in other words, and the tables the third.
-_TOLD_ELSEWHERE = ("other options than the preset's", "the model has", "the published filter is delayed")
+# The deviations tell the first two in other words, and the tables the third. The last is of the presets, which are
+# those of HyenaDNA: ENBED has tables of its own.
+_TOLD_ELSEWHERE = (
+    "other options than the preset's",
+    "the model has",
+    "the published filter is delayed",
+    "no figure is published of the row enbed",
+)
 
 
 def _deviations(summary: Mapping[str, Any]) -> str:

@@ -17,7 +17,9 @@ import numpy as np
 from hyenadna.comparison.results import Result
 from hyenadna.drawing.comparison import Dots
 from hyenadna.drawing.report import Table
-from hyenadna.published.tables import ABLATION_TABLE, FIGURES, MISSING, Figure, figures
+from hyenadna.published import enbed
+from hyenadna.published.figure import Figure
+from hyenadna.published.tables import ABLATION_TABLE, FIGURES, MISSING, figures
 
 TITLES = {
     "genomic-benchmarks": "GenomicBenchmarks",
@@ -26,6 +28,8 @@ TITLES = {
     "species": "Species",
     "biotypes": "Biotypes",
     "cancer": "Cancer types",
+    enbed.BENCHMARKS["genomic-benchmarks"]: "ENBED on GenomicBenchmarks",
+    enbed.BENCHMARKS["nucleotide-transformer"]: "ENBED on Nucleotide Transformer",
 }
 """The benchmarks in the order of the report."""
 
@@ -41,10 +45,14 @@ CAVEATS = {
     "cancer": (
         "The best accuracy on the test sequences, of one run. The thesis does not name its cell lines. Chance is 0.5."
     ),
+    **enbed.FINE_TUNING_NOTES,
 }
 """What a reader must know of the published figures."""
 
-TRAINABLE = ("pretrained", "scratch", "gpt", "gpt-pretrained", "kmer", "bidirectional", "cnn", "frozen", "transformer")
+TRAINABLE = (
+    *("pretrained", "scratch", "gpt", "gpt-pretrained", "kmer", "bidirectional", "cnn", "frozen", "transformer"),
+    *("enbed", "enbed-pretrained"),
+)
 """Published rows that this package can fill. The others are models of other groups."""
 
 PAIRS = (
@@ -55,6 +63,7 @@ PAIRS = (
     ("GPT for HyenaDNA, from random weights", "gpt", "scratch"),
     ("GPT for HyenaDNA, pretrained", "gpt-pretrained", "pretrained"),
     ("CNN for HyenaDNA, from random weights", "cnn", "scratch"),
+    ("pretraining of ENBED", "enbed-pretrained", "enbed"),
 )
 """What a difference shows, and its two rows, which are alike in everything else."""
 
@@ -124,7 +133,7 @@ def grid(section: Section) -> Table:
         cells.setdefault(key, {})[figure.metric if several_metrics else figure.row] = figure.value
     rows = [[*key, *(_percent(line.get(column)) for column in columns)] for key, line in cells.items()]
     highlight = None
-    if section.benchmark == "genomic-benchmarks":
+    if section.benchmark.endswith("genomic-benchmarks"):
         highlight = len(rows)
         means = [np.mean([line[column] for line in cells.values()]) for column in columns]
         rows.append(["mean, computed here", "", *(f"{100 * mean:.2f}" for mean in means)])
@@ -214,6 +223,8 @@ def beside(section: Section, found: Sequence[Line]) -> Table:
     source = section.source.rpartition(", ")[2]
     columns = ["dataset", "row", "metric", f"published ({source})", "ours: mean (range)", *_COLUMNS]
     note = "Ours is empty where nothing was run, and where the test split is another one."
+    if section.benchmark in enbed.FINE_TUNING_NOTES and any(line.ours for line in found):
+        note += " Parameters of ours are in their column. The published model has about a billion."
     return Table(f"{section.title}: published and ours", columns, rows, note=note)
 
 

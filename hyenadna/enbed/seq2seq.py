@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +94,7 @@ def train_pairs(
     resume: bool = False,
     progress: bool = True,
     name: str = "train",
+    identity: Mapping[str, str] | None = None,
 ) -> ENBEDForConditionalGeneration:
     """Train on pairs in the folder of a run, see :func:`hyenadna.enbed.training.fit`.
 
@@ -108,6 +109,7 @@ def train_pairs(
         resume: go on from the newest checkpoint, if there is one. A finished run is loaded.
         progress: show a bar.
         name: name of the run in messages.
+        identity: what the pairs are. A resumed run must have the same.
 
     Returns:
         The trained model, in ``eval()``.
@@ -146,6 +148,7 @@ def train_pairs(
         progress=progress,
         name=name,
         validate=validate,
+        identity=identity,
     )
 
 

@@ -109,20 +109,22 @@ def fit(
         InputError: the folder holds another run, the disk is full, the loss is not finite, or the data are others.
     """
     folder = RunFolder(out)
+    newest = folder.checkpoints()[-1:] if resume else []
+    torch.manual_seed(training.seed)
+    # Before the folder: options that make no model must leave none behind.
+    model = make(newest[0] if newest else None).to(device)
     checkpoint = folder.start(config, resume=resume)
+    known = dict(identity or {})
+    saved = None if checkpoint is None else folder.load_state(checkpoint)
+    for key, value in known.items():
+        if saved is not None and saved.get(key) != value:
+            raise InputError(f"{out}: its run was started on other data ({key}); choose another `out`")
     if resume and folder.model.is_dir() and folder.metrics.is_file():
         rows = read_metrics(folder.metrics)
         if rows and FINAL_KEY in rows[-1] and rows[-1]["step"] == training.steps:
             return make(folder.model).to(device).eval()
-    torch.manual_seed(training.seed)
-    model = make(checkpoint).to(device)
     state = LoopState.start(model, training, eps=training.eps)
-    known = dict(identity or {})
-    if checkpoint is not None:
-        saved = folder.load_state(checkpoint)
-        for key, value in known.items():
-            if saved.get(key) != value:
-                raise InputError(f"{out}: its run was started on other data ({key}); choose another `out`")
+    if saved is not None:
         state.load_state_dict(saved)
     folder.rewind_metrics(state.step)
     if resume and progress:

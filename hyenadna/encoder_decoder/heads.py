@@ -36,6 +36,9 @@ class _Classifier(Loads, LongT5PreTrainedModel):
         super()._init_weights(module)
         if module is self:
             nn.init.normal_(self.shared.weight, std=self.config.initializer_factor)
+        elif module is self.score:
+            # As transformers does for the classifiers of T5.
+            nn.init.normal_(self.score.weight, std=self.config.initializer_factor * self.config.d_model**-0.5)
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The embedding of the bytes."""

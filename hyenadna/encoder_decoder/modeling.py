@@ -38,7 +38,19 @@ class _FirstOfRadius(LongT5Block):
         return super().forward(hidden_states, attention_mask, None, *more, **kw)
 
 
-class ENBEDEncoder(LongT5Stack):
+class StockInit:
+    """Random weights as LongT5 draws them.
+
+    transformers takes a class from elsewhere for code that may not heed its flags. There it leaves out every module
+    whose own weights are all initialised, which holds for a module without any. So the rules of LongT5 for attention
+    and dense layers would never run, and their matrices would have a deviation of 1.
+    """
+
+    def _initialize_weights(self, module: nn.Module, *is_custom_code: bool) -> None:
+        super()._initialize_weights(module)  # type: ignore[misc]
+
+
+class ENBEDEncoder(StockInit, LongT5Stack):
     """The encoder, ``(B, L)`` ids to ``(B, L, d_model)``.
 
     Args:
@@ -119,8 +131,8 @@ def _check(config: ENBEDConfig, input_ids: Tensor | None, shape: torch.Size) -> 
     )
 
 
-class Loads:
-    """Loading with errors of one line, common to the classes here."""
+class Loads(StockInit):
+    """Loading with errors of one line, and random weights, common to the models here."""
 
     _new_heads: tuple[str, ...] = ()
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hyenadna.common.errors import InputError
-from hyenadna.published.tables import Figure, figures
+from hyenadna.published.figure import Figure
+from hyenadna.published.tables import figures
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ GenomicBenchmarks and the Nucleotide Transformer's, the test examples also chose
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from hyenadna.published import enbed
+from hyenadna.published.figure import Figure, parse
 
 PAPER = "HyenaDNA (arXiv 2306.15794)"
 """Nguyen et al., "HyenaDNA: Long-Range Genomic Sequence Modeling at Single Nucleotide Resolution", 2023."""
@@ -20,28 +20,6 @@ COMPARISON_TABLE = f"{PAPER}, Table 4.1"
 """GenomicBenchmarks beside other models. Its GPT differs from that of ``ABLATION_TABLE``."""
 ABLATION_TABLE = f"{PAPER}, Table A.4"
 """GenomicBenchmarks with and without pretraining, k-mers and both directions."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One number of a published table.
-
-    Attributes:
-        benchmark: ``"genomic-benchmarks"``, ``"nucleotide-transformer"``, ``"chromatin"``, ``"species"``,
-            ``"biotypes"`` or ``"cancer"``.
-        dataset: the end of the preset's name, such as ``"mouse-enhancers"``, ``"H3K4me1"`` or ``"32k"``.
-        row: the model, one of ``ROWS``. Where finetune has it as an ablation, the names are the same.
-        metric: the name of the metric in ``hyenadna.evaluation.metrics``.
-        value: from 0 to 1.
-        source: the publication and its table.
-    """
-
-    benchmark: str
-    dataset: str
-    row: str
-    metric: str
-    value: float
-    source: str
 
 
 ROWS = {
@@ -60,11 +38,11 @@ ROWS = {
     "nt-2.5b-850": "Nucleotide Transformer, 2.5 B parameters, genomes of 850 species",
     "deepsea": "DeepSEA, a CNN of 40 M parameters",
     "bigbird": "BigBird, 110 M parameters",
+    **enbed.ROWS,
 }
 """What the models of the rows are."""
 
-# The first line of a table names its columns. After dataset, metric and row come rows, or metrics if row is a column.
-# Values are in percent. A dash stands for a value that its table does not have; MISSING says why.
+# In the form of `parse`. For values that a table does not have, MISSING says why.
 
 _ABLATIONS = """
 dataset                gpt gpt-pretrained scratch pretrained kmer bidirectional dnabert
@@ -194,27 +172,17 @@ TEST_SIZES = {
 repository ML-Bioinfo-CEITEC/genomic_benchmarks. Other benchmarks have no split that all share."""
 
 
-def _parse(benchmark: str, source: str, text: str, metric: str = "") -> Iterator[Figure]:
-    header, *lines = (line.split() for line in text.strip().splitlines())
-    for words in lines:
-        line = dict(zip(header, words, strict=True))
-        dataset, row, chosen = line.pop("dataset"), line.pop("row", ""), line.pop("metric", metric)
-        for column, value in line.items():
-            if value != "-":
-                names = (row, column) if row else (column, chosen)
-                yield Figure(benchmark, dataset, *names, round(float(value) / 100, 4), source)
-
-
 FIGURES: tuple[Figure, ...] = (
-    *_parse("genomic-benchmarks", ABLATION_TABLE, _ABLATIONS, "accuracy"),
-    *_parse("genomic-benchmarks", COMPARISON_TABLE, _COMPARISON, "accuracy"),
-    *_parse("nucleotide-transformer", f"{PAPER}, Table A.6", _NUCLEOTIDE_TRANSFORMER_ABLATIONS),
-    *_parse("nucleotide-transformer", f"{PAPER}, Table 4.2", _NUCLEOTIDE_TRANSFORMER),
-    *_parse("chromatin", f"{PAPER}, Table 4.3", _CHROMATIN),
-    *_parse("species", f"{PAPER}, Table A.11", _SPECIES_ABLATIONS, "accuracy"),
-    *_parse("species", f"{PAPER}, Table 4.5", _SPECIES, "accuracy"),
-    *_parse("biotypes", f"{PAPER}, Table 4.4", _BIOTYPES, "f1_weighted"),
-    *_parse("cancer", f"{THESIS}, Tables 3.4 and 3.5 and their text", _CANCER, "accuracy"),
+    *parse("genomic-benchmarks", ABLATION_TABLE, _ABLATIONS, "accuracy"),
+    *parse("genomic-benchmarks", COMPARISON_TABLE, _COMPARISON, "accuracy"),
+    *parse("nucleotide-transformer", f"{PAPER}, Table A.6", _NUCLEOTIDE_TRANSFORMER_ABLATIONS),
+    *parse("nucleotide-transformer", f"{PAPER}, Table 4.2", _NUCLEOTIDE_TRANSFORMER),
+    *parse("chromatin", f"{PAPER}, Table 4.3", _CHROMATIN),
+    *parse("species", f"{PAPER}, Table A.11", _SPECIES_ABLATIONS, "accuracy"),
+    *parse("species", f"{PAPER}, Table 4.5", _SPECIES, "accuracy"),
+    *parse("biotypes", f"{PAPER}, Table 4.4", _BIOTYPES, "f1_weighted"),
+    *parse("cancer", f"{THESIS}, Tables 3.4 and 3.5 and their text", _CANCER, "accuracy"),
+    *enbed.FIGURES,
 )
 """Every figure. A number that two tables print is there twice, once for each table."""
 

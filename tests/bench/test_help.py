@@ -10,6 +10,7 @@ from bench.common import machine
 from bench.kernels import (
     bands,
     cluster,
+    enbed,
     far_field,
     far_field_errors,
     gpu,
@@ -33,6 +34,7 @@ from bench.suite import __main__ as bench_suite
     [
         bands,
         cluster,
+        enbed,
         far_field,
         far_field_errors,
         long_context,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path as P
 from typing import Any
 
-from tests.hyenadna.cli.lines import NO_DEVICE, PLACE, SPEED, TRAINED, Line, keeps, reaches
+from tests.hyenadna.cli.lines import NO_DEVICE, PLACE, SPEED, TRAINED, Line, keeps, reaches, refused
 
 SMALL = {
     "num_layers": 1, "num_decoder_layers": 1, "d_model": 8, "num_heads": 1, "d_kv": 8, "d_ff": 8, "local_radius": 4,
     "dropout_rate": 0.0,
 }  # fmt: skip
+
+# Dropout is an option there.
+SMALL_EVOLVE = {name: value for name, value in SMALL.items() if name != "dropout_rate"}
 
 BASES: dict[str, dict[str, Any]] = {
     "enbed pretrain": {
@@ -23,10 +26,21 @@ BASES: dict[str, dict[str, Any]] = {
         "scales": [2.0], "divergence": [0.1], "kmer": 2, "epochs": 1, "batch_size": 4, "lr": 1e-2, "seeds": [0],
         "device": "cpu",
     },
+    "enbed attention": {"model": P("enbed_lm"), "sequence": "ACGTACGGTACTTGACATGC"},
+    "enbed mutate-pairs": {"simulate": 60, "length": 12, "spots": 2},
+    "enbed evolve": {
+        "pairs": P("pairs"), "model_fields": SMALL_EVOLVE, "steps": 4, "batch_size": 4, "lr": 1e-2, "lr_warmup": 0.5,
+        "tree_pairs": 0, "resamples": 100, "eval_every": 2, "checkpoint_every": 1, "device": "cpu",
+    },
 }  # fmt: skip
 """Options of the run that each line is compared with."""
 
 BY_FRACTION: dict[str, Any] = {"valid_contigs": [], "test_contigs": [], "steps": 1, "n_runs": "join"}
+
+FROM_TABLE: dict[str, Any] = {"simulate": None, "length": 64, "spots": 4}
+FROM_TREE = FROM_TABLE | {
+    "newick": P("pairs/tree.nwk"), "states": P("pairs/states.txt"), "tips": P("pairs/tips.fa"),
+}  # fmt: skip
 
 LINES: dict[str, dict[str, Line]] = {
     "enbed pretrain": {
@@ -98,6 +112,56 @@ LINES: dict[str, dict[str, Line]] = {
         "device": NO_DEVICE,
         "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
     },
+    "enbed attention": {
+        "model": reaches("heads", model=P("other_enbed")),
+        "out": keeps(PLACE, out=P("heads")),
+        "sequence": reaches("heads", sequence="ACGTACGGTACTTGACATGG"),
+        "fasta": reaches("heads", fasta=P("one.fa"), sequence=None),
+        "layers": refused("`layers` 2: the encoder has layers 1 to 1", layers=[2]),
+    },
+    "enbed mutate-pairs": {
+        "out": keeps(PLACE, out=P("made")),
+        "table": reaches("rows", base=FROM_TABLE | {"table": P("pairs/pairs.tsv")}, table=P("other_pairs/pairs.tsv")),
+        "newick": reaches("rows", base=FROM_TREE, newick=P("other_tree.nwk")),
+        "states": reaches("rows", base=FROM_TREE, states=P("other_states.txt")),
+        "tips": reaches("rows", base=FROM_TREE, tips=P("other_tips.fa")),
+        "start": reaches("rows", base=FROM_TREE, start=2),
+        "end": reaches("rows", base=FROM_TREE, end=8),
+        "simulate": reaches("rows", simulate=50),
+        "length": reaches("rows", length=16),
+        "spots": reaches("rows", spots=1),
+        "differing_only": reaches("rows", differing_only=True),
+        "split": reaches("rows", split="date"),
+        "date_pattern": reaches("rows", base={"split": "date"}, date_pattern="/0*([0-9]+)/"),
+        "valid_fraction": reaches("rows", valid_fraction=0.3),
+        "test_fraction": reaches("rows", test_fraction=0.3),
+        "seed": reaches("rows", seed=1),
+    },
+    "enbed evolve": {
+        "pairs": reaches("rows", pairs=P("other_pairs")),
+        "out": keeps(PLACE, out=P("evolving")),
+        "model": reaches("rows", base={"model_fields": {}, "model": P("enbed_lm")}, model=P("other_enbed")),
+        "size": reaches("config", base={"model_fields": {}, "steps": 1, "size": "enbed-tiny"}, size="enbed-small"),
+        "model_fields": reaches("config", model_fields=SMALL_EVOLVE | {"d_ff": 16}),
+        "dropout": reaches("weights", dropout=0.5),
+        "scramble": reaches("weights", scramble=0.0),
+        "steps": reaches("rows", steps=3),
+        "batch_size": reaches("weights", batch_size=2),
+        "lr": reaches("weights", lr=2e-2),
+        "lr_warmup": reaches("weights", lr_warmup=0.0),
+        "beams": reaches("candidates", beams=40),
+        "candidates": reaches("candidates", candidates=3),
+        "noise_model": reaches("table", noise_model=P("noisy")),
+        "tree_pairs": reaches("tree", tree_pairs=3),
+        "resamples": reaches("table", resamples=150),
+        "seed": reaches("rows", seed=1),
+        "device": NO_DEVICE,
+        "autocast": reaches("calls", autocast="bfloat16"),
+        "threads": keeps(SPEED, moves="calls", close=TRAINED, threads=2),
+        "eval_every": reaches("valid", eval_every=1),
+        "checkpoint_every": reaches("checkpoints", checkpoint_every=2),
+        "resume": keeps("only the steps that are missing", moves="calls", stop_after=3, resume=True),
+    },
 }
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -113,5 +177,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "valid_examples": 100, "test_examples": 400, "insertion": 0.02, "deletion": 0.02, "mismatch": 0.02,
         "scales": [1.0, 0.25], "divergence": [0.0, 0.05], "kmer": 6, "epochs": 4, "batch_size": 4, "lr": 2e-3,
         "seeds": [0, 1, 2], "jobs": 1, "device": "auto",
+    },
+    "enbed mutate-pairs": {
+        "length": 64, "spots": 4, "split": "subtree", "date_pattern": r"/(\d{4})$", "valid_fraction": 0.15,
+        "test_fraction": 0.15,
+    },
+    "enbed evolve": {
+        "size": "enbed-tiny", "scramble": 0.5, "steps": 2000, "batch_size": 32, "lr": 3e-3, "lr_warmup": 0.05,
+        "beams": 5, "candidates": 5, "tree_pairs": 20, "resamples": 2000, "device": "auto", "autocast": "auto",
+        "eval_every": 200, "checkpoint_every": 200,
     },
 }  # fmt: skip

@@ -36,10 +36,16 @@ from hyenadna.comparison.config import ReportConfig
 from hyenadna.comparison.report import report
 from hyenadna.data.genome import prepare
 from hyenadna.drawing import figures
-from hyenadna.enbed import noise as enbed_noise, pretrain as enbed_pretraining
+from hyenadna.enbed import attention as enbed_attention, newick, noise as enbed_noise, pretrain as enbed_pretraining
+from hyenadna.enbed.attention_config import AttentionConfig
+from hyenadna.enbed.evolve import evolve
+from hyenadna.enbed.evolve_config import EvolveConfig
 from hyenadna.enbed.noise_config import NoiseConfig
+from hyenadna.enbed.pairs import mutate_pairs
+from hyenadna.enbed.pairs_config import PairsConfig
 from hyenadna.enbed.pretrain_config import PretrainConfig as EnbedPretrainConfig
 from hyenadna.encoder_decoder.config import ENBEDConfig
+from hyenadna.encoder_decoder.heads import ENBEDForSequenceClassification
 from hyenadna.encoder_decoder.modeling import ENBEDEncoder, ENBEDForConditionalGeneration
 from hyenadna.evaluation.config import EvaluateConfig
 from hyenadna.evaluation.evaluate import evaluate
@@ -139,6 +145,7 @@ def watched(stop_after: int | None = None) -> Iterator[Seen]:
         patch.setattr(study_module, "yardsticks", lambda data: iter([majority(data)]))
         patch.setattr(enbed_pretraining, "training_curves", _listed)
         patch.setattr(enbed_noise, "_write_page", lambda results, folder: None)
+        patch.setattr(enbed_attention, "draw_heads", lambda *shown, **more: None)
         for name in ("training_curves", "evaluation_bars", "perplexity_by_position"):
             patch.setattr(figures, name, _listed)
         torch.set_num_threads(1)
@@ -268,10 +275,23 @@ def make_world(folder: Path) -> None:
                 parameter.data += 0.3 * torch.randn_like(parameter)
             model.save_pretrained(folder / f"{name}{end}")
 
+    (folder / "one.fa").write_text(">one\nTTGACATGCA\n")
     for seed, name in enumerate(("enbed_lm", "other_enbed")):
         torch.manual_seed(seed)
         fields = {"num_layers": 1, "num_decoder_layers": 1, "d_model": 8, "num_heads": 1, "d_kv": 8, "d_ff": 8}
         ENBEDForConditionalGeneration(ENBEDConfig(**fields, dropout_rate=0.0)).save_pretrained(folder / name)
+    labels = {"id2label": {0: "clean", 1: "noisy"}, "label2id": {"clean": 0, "noisy": 1}}
+    ENBEDForSequenceClassification(ENBEDConfig(**fields, **labels)).save_pretrained(folder / "noisy")
+
+    for seed, name in enumerate(("pairs", "other_pairs")):
+        mutate_pairs(PairsConfig(folder / name, simulate=60, length=12, spots=2, seed=seed))
+    tree = newick.parse((folder / "pairs" / "tree.nwk").read_text())
+    tree.children.reverse()
+    (folder / "other_tree.nwk").write_text(newick.as_text(tree))
+    for name in ("states.txt", "tips.fa"):
+        lines = (folder / "pairs" / name).read_text().splitlines(keepends=True)
+        lines[1] = lines[1].replace("A", "C").replace("G", "T")
+        (folder / f"other_{name}").write_text("".join(lines))
 
     # Two contigs and two labels, each in part a direction of the vectors.
     for name in ("embeddings", "other_embeddings", "random_embeddings"):
@@ -363,17 +383,39 @@ def _pretrain(config: Any, seen: Seen, **more: Any) -> None:
     seen["weights"] = _weights(config.out / "model")
 
 
+def _attention(config: Any, seen: Seen) -> None:
+    seen["heads"] = [list(head) for head in enbed_attention.attention(config)]
+    seen["files"] = sorted(path.name for path in config.out.iterdir())
+
+
 def _pretrain_enbed(config: Any, seen: Seen, **more: Any) -> None:
     results = enbed_pretraining.pretrain(config, progress=False, **more)
     seen["table"] = [results["data"], *results["table"]]
-    rows = [_without_clocks(row) for row in read_metrics(config.out / "metrics.jsonl")]
+    _see_enbed_run(config.out, seen)
+
+
+def _see_enbed_run(out: Path, seen: Seen) -> None:
+    rows = [_without_clocks(row) for row in read_metrics(out / "metrics.jsonl")]
     seen["rows"] = [row for row in rows if "loss" in row]
     seen["lr"] = [row["lr"] for row in seen["rows"]]
     seen["valid"] = [row for row in rows if "valid_loss" in row and FINAL_KEY not in row]
     seen["final"] = [row for row in rows if FINAL_KEY in row]
-    seen["checkpoints"] = sorted(path.name for path in config.out.glob("step-*"))
-    seen["config"] = _model_config(config.out / "model")
-    seen["weights"] = _weights(config.out / "model")
+    seen["checkpoints"] = sorted(path.name for path in out.glob("step-*"))
+    seen["config"] = _model_config(out / "model")
+    seen["weights"] = _weights(out / "model")
+
+
+def _mutate_pairs(config: Any, seen: Seen) -> None:
+    seen["counts"] = mutate_pairs(config)["splits"]
+    seen["rows"] = (config.out / "pairs.tsv").read_text().splitlines()
+
+
+def _evolve(config: Any, seen: Seen, **more: Any) -> None:
+    seen["table"] = evolve(config, progress=False, **more)["table"]
+    with (config.out / "candidates.tsv").open() as file:
+        seen["candidates"] = [[_value(text) for text in row] for row in csv.reader(file, delimiter="\t")]
+    seen["tree"] = [path.read_text() for path in config.out.glob("tree.nwk")]
+    _see_enbed_run(config.out, seen)
 
 
 def _noise(config: Any, seen: Seen) -> None:
@@ -493,6 +535,9 @@ RUNS: dict[str, tuple[Any, Callable[..., None], str]] = {
     "pretrain": (PretrainConfig, _pretrain, "run"),
     "enbed pretrain": (EnbedPretrainConfig, _pretrain_enbed, "run"),
     "enbed noise": (NoiseConfig, _noise, "noise"),
+    "enbed attention": (AttentionConfig, _attention, "heads"),
+    "enbed mutate-pairs": (PairsConfig, _mutate_pairs, "pairs"),
+    "enbed evolve": (EvolveConfig, _evolve, "evolved"),
     "evaluate": (EvaluateConfig, _evaluate, "evaluation"),
     "cancer": (CancerConfig, _study, "study"),
     "finetune": (FinetuneConfig, _finetune, "tuned"),

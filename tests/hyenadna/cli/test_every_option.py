@@ -545,7 +545,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 BASES |= enbed_lines.BASES
 LINES |= enbed_lines.LINES
 DEFAULTS |= enbed_lines.DEFAULTS
-RESUME = {"pretrain", "enbed pretrain"}
+RESUME = {"pretrain", "enbed pretrain", "enbed evolve"}
 """Verbs that resume by an argument of the function, which is no field."""
 
 # They have no option.

@@ -59,6 +59,27 @@ def test_one_radius_is_bit_equal_to_transformers(tmp_path: Path) -> None:
         assert torch.equal(own.grad, other.grad)
 
 
+@pytest.mark.parametrize("kind", [ENBEDForConditionalGeneration, ENBEDForSequenceClassification])
+@pytest.mark.parametrize("fields", [ONE, TWO])
+def test_random_weights_are_those_of_longt5(kind: Any, fields: dict[str, Any]) -> None:
+    """By their deviations, which tests with copied weights cannot see."""
+    wide = {"d_model": 96, "d_kv": 32, "d_ff": 160, "num_heads": 4}
+    stock = LongT5ForConditionalGeneration(
+        LongT5Config(**SMALL | wide, vocab_size=384, encoder_attention_type="transient-global",
+                     feed_forward_proj="gated-gelu")
+    )  # fmt: skip
+    wanted = {name: float(weight.detach().std()) for name, weight in stock.named_parameters()}
+    # The first layer of the second radius has biases too.
+    wanted |= {name.replace("block.0.", "block.2."): value for name, value in wanted.items() if "relative" in name}
+    wanted["score.weight"] = 96**-0.5
+    checked = set()
+    for name, weight in make(kind, fields | wide).named_parameters():
+        if weight.dim() == 2:
+            assert float(weight.detach().std()) == pytest.approx(wanted[name], rel=0.3), name
+            checked.add(name.split(".")[-2])
+    assert {"shared", "q", "k", "v", "o", "relative_attention_bias", "wi_0", "wi_1", "wo"} <= checked
+
+
 def test_files_of_one_radius_are_those_of_transformers(tmp_path: Path) -> None:
     model = make(ENBEDForConditionalGeneration, ONE)
     model.save_pretrained(tmp_path)

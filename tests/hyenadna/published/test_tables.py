@@ -58,6 +58,8 @@ def test_splice_sites_keep_the_rows_where_attention_wins() -> None:
         ("species", 5, 4 * 2 + 7),
         ("biotypes", 1, 3),
         ("cancer", 3, 3),
+        ("enbed-genomic-benchmarks", 8, 8 * 2),
+        ("enbed-nucleotide-transformer", 17, 17 * 2),
     ],
 )
 def test_every_table_is_complete(name: str, datasets: int, number: int) -> None:

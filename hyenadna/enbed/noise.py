@@ -36,10 +36,13 @@ from hyenadna.finetuning.results import read_results
 from hyenadna.finetuning.train import finetune
 from hyenadna.model.device import pick_device
 from hyenadna.model.loading import without_transformers_bars
+from hyenadna.published.enbed import STUDIES
 
 ROWS_FOLDER = "rows"
 """Folder with one folder of ``hyenadna finetune`` for each row."""
 TABLE_FILE = "noise.tsv"
+STUDY = "enbed-noise"
+"""Name of the study in results.json and among the published ones."""
 SPLITS = ("train", "valid", "test")
 NO_NOISE = NoiseRates(0.0, 0.0, 0.0)
 _LETTERS = np.zeros(256, dtype=np.uint8)
@@ -98,7 +101,7 @@ def study(config: NoiseConfig, *, progress: bool = True) -> dict[str, Any]:
                     folder = (tuned.out / MODEL_FOLDER).relative_to(parts.folder)
                     best = {"valid": valid, "folder": str(folder), "method": row["method"], **common}
         results = {
-            "study": "enbed-noise",
+            "study": STUDY,
             "data": _data(config),
             "settings": _plain(config),
             "table": rows,
@@ -264,10 +267,14 @@ def describe(results: dict[str, Any]) -> str:
     return "\n".join([*lines, _chosen(results), NOTE])
 
 
-NOTE = (
-    "Published (F1): DNABERT 84.6, Nucleotide Transformer 91.2, ENBED 97.1, on segments of TeloBase, which cannot be "
-    "had. The paper's table calls the figure F1, and its text accuracy."
-)
+def _published() -> str:
+    """The published figures, and why they are not comparable."""
+    (table,) = (study for study in STUDIES if study.name == STUDY)
+    values = ", ".join(f"{method} {shown['']:g}" for method, shown in table.rows.items())
+    return " ".join([f"Published ({table.published_as}, in percent): {values}.", *table.notes])
+
+
+NOTE = _published()
 
 
 def _deviation(row: dict[str, Any], metric: str) -> str:

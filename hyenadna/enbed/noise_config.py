@@ -65,9 +65,9 @@ class NoiseConfig(Options):
     fasta: InputFasta | None = None
     motifs: list[str] = field(default_factory=lambda: ["TTAGGG", "TTTAGGG", "TTAGG", "TG"])
     length: Annotated[int, Ge(8), Le(1 << 20)] = 512
-    train_examples: Annotated[int, Ge(4)] = 800
-    valid_examples: Annotated[int, Ge(4)] = 200
-    test_examples: Annotated[int, Ge(4)] = 600
+    train_examples: Annotated[int, Ge(4)] = 320
+    valid_examples: Annotated[int, Ge(4)] = 100
+    test_examples: Annotated[int, Ge(4)] = 400
     insertion: Fraction = 0.02
     deletion: Fraction = 0.02
     mismatch: Fraction = 0.02
@@ -75,7 +75,7 @@ class NoiseConfig(Options):
     divergence: list[Fraction] = field(default_factory=lambda: [0.0, 0.05])
     kmer: Annotated[int, Ge(1), Le(8)] = 6
     epochs: AtLeast1 = 4
-    batch_size: BatchSize = 16
+    batch_size: BatchSize = 4
     lr: Positive = 2e-3
     seed: Seed = 0
     seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])

@@ -227,13 +227,13 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "enbed annotate": {
         "attribute": "auto", "feature": "auto", "cds": True, "most": 512, "long": "middle", "per_class": 400,
-        "size": "enbed-tiny", "balanced": True, "steps": 800, "batch_size": 16, "lr": 3e-3, "beams": 5, "kmer": 4,
+        "size": "enbed-tiny", "balanced": True, "steps": 600, "batch_size": 16, "lr": 3e-3, "beams": 5, "kmer": 4,
         "checkpoint_every": 200, "device": "auto",
     },
     "enbed noise": {
-        "size": "enbed-tiny", "motifs": ["TTAGGG", "TTTAGGG", "TTAGG", "TG"], "length": 512, "train_examples": 800,
-        "valid_examples": 200, "test_examples": 600, "insertion": 0.02, "deletion": 0.02, "mismatch": 0.02,
-        "scales": [1.0, 0.25], "divergence": [0.0, 0.05], "kmer": 6, "epochs": 4, "batch_size": 16, "lr": 2e-3,
+        "size": "enbed-tiny", "motifs": ["TTAGGG", "TTTAGGG", "TTAGG", "TG"], "length": 512, "train_examples": 320,
+        "valid_examples": 100, "test_examples": 400, "insertion": 0.02, "deletion": 0.02, "mismatch": 0.02,
+        "scales": [1.0, 0.25], "divergence": [0.0, 0.05], "kmer": 6, "epochs": 4, "batch_size": 4, "lr": 2e-3,
         "seeds": [0, 1, 2], "jobs": 1, "device": "auto",
     },
 }  # fmt: skip

@@ -32,7 +32,7 @@ FEW: dict[str, Any] = {
 def test_length_gives_no_class_away() -> None:
     config = NoiseConfig(Path("out"), length=100, train_examples=200, deletion=0.5, insertion=0.0)
     sets = make_sets(config, 1.0, 0.0)
-    for part, size in zip(sets.values(), (200, 200, 600), strict=True):
+    for part, size in zip(sets.values(), (200, 100, 400), strict=True):
         assert {len(ids) for ids, _ in part} == {100}
         assert sum(label == NOISY for _, label in part) == size // 2
         # Neither do motifs: the repeats of each class are about a quarter each.

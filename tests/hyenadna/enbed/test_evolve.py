@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from hyenadna.common.errors import InputError
 from hyenadna.enbed import evolve as study
@@ -301,6 +302,14 @@ def test_options_that_do_not_fit_are_refused(
     with pytest.raises(InputError, match=message) as caught:
         evolve(options(pairs, tmp_path / "out", **changes), progress=False)
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_fits(pairs: Path, tmp_path: Path) -> None:
+    example = yaml.safe_load((Path(__file__).parents[3] / "examples" / "enbed" / "evolve.yaml").read_text())
+    config = EvolveConfig(pairs, tmp_path / "out", **example)
+    config.check()
+    fields = {"max_seq_len": 65, **config.model_fields}
+    assert make_model(None, config.size, seed=0, **fields).config.num_heads == 8
 
 
 def test_without_a_differing_test_pair_there_is_nothing_to_study(tmp_path: Path) -> None:

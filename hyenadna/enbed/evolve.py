@@ -22,6 +22,7 @@ from hyenadna.enbed.candidate_scores import LEVEL, estimates, hits, interval, re
 from hyenadna.enbed.commonest import commonest, copies
 from hyenadna.enbed.evolve_config import EvolveConfig
 from hyenadna.enbed.evolve_page import write_page
+from hyenadna.enbed.neighbours import look_at_neighbours
 from hyenadna.enbed.noise_scores import noise_probability
 from hyenadna.enbed.pairs import PairRow, count, read_pairs
 from hyenadna.enbed.scrambled import ScrambledPairs
@@ -80,9 +81,12 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
 
     # 2. The model.
     fields = {"dropout_rate": config.dropout, **config.model_fields}
+    # With eos.
+    model = make_model(config.model, config.size, seed=config.seed, max_seq_len=longest + 1, **fields)
+    if config.model is None:
+        look_at_neighbours(model)
     model = train_pairs(
-        # With eos.
-        make_model(config.model, config.size, seed=config.seed, max_seq_len=longest + 1, **fields),
+        model,
         ScrambledPairs(pairs["train"], config.scramble, config.steps * config.batch_size, config.seed),
         pairs["valid"],
         Training(

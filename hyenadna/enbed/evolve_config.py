@@ -54,10 +54,10 @@ class EvolveConfig(Options):
     size: str = "enbed-tiny"
     model_fields: dict[str, Any] = field(default_factory=dict)
     dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
-    scramble: Fraction = 0.5
+    scramble: Fraction = 0.3
     steps: AtLeast1 = 2000
     batch_size: BatchSize = 32
-    lr: Positive = 3e-3
+    lr: Positive = 5e-3
     lr_warmup: Fraction = 0.05
     beams: Annotated[int, Ge(2), Le(64)] = 5
     candidates: Annotated[int, Ge(1), Le(64)] = 5

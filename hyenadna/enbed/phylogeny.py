@@ -27,7 +27,7 @@ HOT = 0.9
 """Probability of a hot spot's step from 10, 11 and 01."""
 REST = 0.05
 """Probability of its step from 00."""
-COLD = 0.002
+COLD = 0.0005
 """Probability that another site changes."""
 BIAS = 4.0
 """How much more often such a site makes its transition than each of its two transversions."""

@@ -221,7 +221,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "test_fraction": 0.15,
     },
     "enbed evolve": {
-        "size": "enbed-tiny", "scramble": 0.5, "steps": 2000, "batch_size": 32, "lr": 3e-3, "lr_warmup": 0.05,
+        "size": "enbed-tiny", "scramble": 0.3, "steps": 2000, "batch_size": 32, "lr": 5e-3, "lr_warmup": 0.05,
         "beams": 5, "candidates": 5, "tree_pairs": 20, "resamples": 2000, "device": "auto", "autocast": "auto",
         "eval_every": 200, "checkpoint_every": 200,
     },

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from hyenadna.common.errors import InputError
 from hyenadna.enbed import evolve as study
@@ -19,6 +20,7 @@ from hyenadna.enbed.commonest import Mutation, commonest, copies, mutations
 from hyenadna.enbed.evolve import CANDIDATES_FILE, TREE_FILE, TREE_PICTURE, evolve
 from hyenadna.enbed.evolve_config import EvolveConfig
 from hyenadna.enbed.evolve_page import describe
+from hyenadna.enbed.neighbours import look_at_neighbours
 from hyenadna.enbed.newick import parse
 from hyenadna.enbed.pairs import PAIRS_FILE, PairRow, mutate_pairs
 from hyenadna.enbed.pairs_config import PairsConfig
@@ -145,6 +147,24 @@ def test_scrambled_pairs_keep_their_mutations() -> None:
     share = np.mean([examples != pairs[0] for examples in ScrambledPairs(pairs[:1], 0.5, 1000, 1)])
     # A scrambled pair rarely stays as it was.
     assert 0.42 < share < 0.56
+
+
+def test_heads_of_a_new_model_look_at_neighbours() -> None:
+    model = make_model(None, "enbed-tiny", seed=0, max_seq_len=30, num_layers=4, local_radius=9).eval()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    look_at_neighbours(model)
+    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    # Two in the encoder, because its layers have two radii.
+    assert len(changed) == 3
+    assert all(name.endswith(".relative_attention_bias.weight") for name in changed)
+    for name in changed:
+        moved = (model.state_dict()[name] - before[name]).nonzero().tolist()
+        assert moved == [[head + name.startswith("encoder"), head] for head in range(4)]
+    ids = torch.randint(68, 72, (1, 20))
+    with torch.no_grad():
+        attention = model(ids, labels=ids, output_attentions=True).decoder_attentions[0][0]
+    for head in range(4):
+        assert attention[head, 10:].argmax(-1).tolist() == [place - head for place in range(10, 20)]
 
 
 # A whole run
@@ -282,6 +302,14 @@ def test_options_that_do_not_fit_are_refused(
     with pytest.raises(InputError, match=message) as caught:
         evolve(options(pairs, tmp_path / "out", **changes), progress=False)
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_fits(pairs: Path, tmp_path: Path) -> None:
+    example = yaml.safe_load((Path(__file__).parents[3] / "examples" / "enbed" / "evolve.yaml").read_text())
+    config = EvolveConfig(pairs, tmp_path / "out", **example)
+    config.check()
+    fields = {"max_seq_len": 65, **config.model_fields}
+    assert make_model(None, config.size, seed=0, **fields).config.num_heads == 8
 
 
 def test_without_a_differing_test_pair_there_is_nothing_to_study(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ VERBS: tuple[Verb, ...] = (
         "enbed evolve",
         "Train a model to write the child of a parent, and compare it with copies of the parent. The folder --out "
         "receives checkpoints, model/, results.json, candidates.tsv, a tree and report.html.",
-        "hyenadna enbed evolve --pairs pairs --out evolved\n"
+        "hyenadna enbed evolve --simulate 2000 --out evolved\n"
         "  hyenadna enbed evolve --pairs pairs --model run/model --noise_model noise/model --out evolved",
         "hyenadna.enbed.evolve_config:EvolveConfig",
         "hyenadna.enbed.evolve:evolve",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +26,8 @@ from hyenadna.enbed.evolve_config import EvolveConfig
 from hyenadna.enbed.evolve_page import write_page
 from hyenadna.enbed.neighbours import look_at_neighbours
 from hyenadna.enbed.noise_scores import noise_probability
-from hyenadna.enbed.pairs import PairRow, count, read_pairs
+from hyenadna.enbed.pairs import PAIRS_FILE, PairRow, as_table, count, mutate_pairs, read_pairs
+from hyenadna.enbed.pairs_config import PairsConfig
 from hyenadna.enbed.scrambled import ScrambledPairs
 from hyenadna.enbed.seq2seq import Candidate, Pair, generate, make_model, train_pairs
 from hyenadna.enbed.training import Training
@@ -71,11 +74,11 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
         # Before the training, so that a folder without such a classifier is refused at once.
         noise_probability(config.noise_model, [], device)
     # 1. The pairs.
-    rows = read_pairs(config.pairs)
+    rows = _rows(config)
     splits = {split: [row for row in rows if row.split == split] for split in ("train", "valid", "test")}
     test = splits["test"]
     if all(row.parent_sequence == row.child_sequence for row in test):
-        raise InputError(f"{config.pairs}: no test pair differs, so there is no mutation to predict")
+        raise InputError(f"{config.pairs or 'the phylogeny'}: no test pair differs, so there is no mutation to predict")
     pairs = {split: [Pair(row.parent_sequence, row.child_sequence) for row in own] for split, own in splits.items()}
     longest = max(len(text) for own in pairs.values() for pair in own for text in pair)
 
@@ -128,7 +131,7 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
     results: dict[str, Any] = {
         "study": "enbed-evolve",
         "settings": plain(config),
-        "data": {"source": str(config.pairs), **count(rows)},
+        "data": {"source": str(config.pairs or f"synthetic phylogeny, seed {config.seed}"), **count(rows)},
         "interval": {"level": LEVEL, "resamples": config.resamples, "drawn": "test pairs"},
         "commonest": [[str(mutation), number] for mutation, number in known[:10]],
         "table": _table(config, test, {*pairs["train"]}, ranked, known),
@@ -137,6 +140,8 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
         "parameters": model.num_parameters(),
         "model": str(RunFolder(config.out).model),
     }
+    if config.simulate is not None:
+        write_files({config.out / PAIRS_FILE: as_table(rows)})
     write_files({config.out / CANDIDATES_FILE: encoded("".join(map(tsv_line, _candidate_rows(test, ranked))))})
     if config.tree_pairs:
         _draw_tree(config, test, ranked)
@@ -144,6 +149,16 @@ def evolve(config: EvolveConfig, *, resume: bool = False, progress: bool = True)
     # Last, so that whoever finds it finds the others too.
     write_files({config.out / RESULTS_FILE: (json.dumps(results, indent=1) + "\n").encode()})
     return results
+
+
+def _rows(config: EvolveConfig) -> list[PairRow]:
+    """The pairs of a table, or of a synthetic phylogeny."""
+    if config.pairs is not None:
+        return read_pairs(config.pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "pairs"
+        mutate_pairs(PairsConfig(made, simulate=config.simulate, seed=config.seed))
+        return read_pairs(made)
 
 
 def _rank(config: EvolveConfig, found: Sequence[Sequence[Candidate]], device: torch.device) -> list[list[Ranked]]:

@@ -22,6 +22,8 @@ class EvolveConfig(Options):
 
     Args:
         pairs: Folder of `hyenadna enbed mutate-pairs`, or a table with the same columns.
+        simulate: Pairs of a synthetic phylogeny in place of `pairs`: those of `hyenadna enbed mutate-pairs --simulate`
+            with its defaults and this seed. They are written to pairs.tsv.
         out: Folder of the run, for checkpoints, results.json, candidates.tsv, the tree and report.html.
         model: Checkpoint of `hyenadna enbed pretrain` to start from. The default are random weights.
         size: Size of a model with random weights: enbed-tiny, enbed-small, enbed-base or enbed-large.
@@ -48,8 +50,9 @@ class EvolveConfig(Options):
         checkpoint_every: Steps between checkpoints.
     """
 
-    pairs: InputPath
     out: Path
+    pairs: InputPath | None = None
+    simulate: Annotated[int, Ge(10)] | None = None
     model: Path | None = None
     size: str = "enbed-tiny"
     model_fields: dict[str, Any] = field(default_factory=dict)
@@ -84,6 +87,8 @@ class EvolveConfig(Options):
     )
 
     def _check_together(self) -> None:
+        if (self.pairs is None) == (self.simulate is None):
+            raise InputError("give either `pairs` or `simulate`, and not both: where the pairs come from")
         if self.candidates > self.beams:
             raise InputError(f"`candidates` {self.candidates}: must be at most `beams`, {self.beams}")
         if self.autocast == "float16":

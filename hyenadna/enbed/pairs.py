@@ -104,12 +104,16 @@ def mutate_pairs(config: PairsConfig) -> dict[str, Any]:
         **count(rows),
     }
     with atomic_dir(config.out) as draft:
-        table = tsv_line(PairRow._fields) + "".join(map(tsv_line, rows))
-        (draft / PAIRS_FILE).write_bytes(encoded(table))
+        (draft / PAIRS_FILE).write_bytes(as_table(rows))
         for name, text in files.items():
             (draft / name).write_text(text, encoding="utf-8")
         (draft / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def as_table(rows: Sequence[PairRow]) -> bytes:
+    """Pairs as a TSV, which :func:`read_pairs` reads."""
+    return encoded(tsv_line(PairRow._fields) + "".join(map(tsv_line, rows)))
 
 
 def read_pairs(path: Path) -> list[PairRow]:

@@ -119,6 +119,7 @@ LINES: dict[str, dict[str, Line]] = {
     },
     "enbed evolve": {
         "pairs": reaches("rows", pairs=P("other_pairs")),
+        "simulate": reaches("rows", base={"pairs": None, "simulate": 60}, simulate=70),
         "out": keeps(PLACE, out=P("evolving")),
         "model": reaches("rows", base={"model_fields": {}, "model": P("enbed_lm")}, model=P("other_enbed")),
         "size": reaches("config", base={"model_fields": {}, "steps": 1, "size": "enbed-tiny"}, size="enbed-small"),

@@ -181,7 +181,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(pairs: Path, out: Path, **changes: Any) -> EvolveConfig:
     known = {"model_fields": SMALL, "steps": 3, "batch_size": 8, "lr": 1e-2, "eval_every": 0, "resamples": 100,
              "tree_pairs": 4, "device": "cpu"}  # fmt: skip
-    return EvolveConfig(pairs, out, **(known | changes))
+    return EvolveConfig(out, pairs, **(known | changes))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_the_least_noisy_candidate_comes_first(monkeypatch: pytest.MonkeyPatch, 
         return np.array([noise[text] for text in texts])
 
     monkeypatch.setattr(study, "noise_probability", noise_probability)
-    config = EvolveConfig(tmp_path, tmp_path / "out", noise_model=tmp_path, resamples=100)
+    config = EvolveConfig(tmp_path / "out", tmp_path, noise_model=tmp_path, resamples=100)
     found = [[Candidate("A", -1.0), Candidate("G", -2.0), Candidate("C", -3.0)]]
     ranked = study._rank(config, found, torch.device("cpu"))
     assert [one.candidate.text for one in ranked[0]] == ["C", "G", "A"]
@@ -306,7 +306,7 @@ def test_options_that_do_not_fit_are_refused(
 
 def test_the_example_fits(pairs: Path, tmp_path: Path) -> None:
     example = yaml.safe_load((Path(__file__).parents[3] / "examples" / "enbed" / "evolve.yaml").read_text())
-    config = EvolveConfig(pairs, tmp_path / "out", **example)
+    config = EvolveConfig(tmp_path / "out", pairs, **example)
     config.check()
     fields = {"max_seq_len": 65, **config.model_fields}
     assert make_model(None, config.size, seed=0, **fields).config.num_heads == 8

@@ -36,6 +36,7 @@ PAGES = {
     "examples/promoters/README.md": "examples/promoters.md",
     "examples/cancer/README.md": "examples/cancer.md",
     "examples/ablations/README.md": "examples/ablations.md",
+    "examples/enbed/README.md": "examples/enbed.md",
     "examples/striped_block/README.md": "examples/striped_block.md",
     "bench/results/report/report.md": "results/report.md",
 }

@@ -170,7 +170,7 @@ def doctor(argv: Sequence[str]) -> None:
 
 _PACKAGES = (
     "torch numpy transformers safetensors jsonargparse PyYAML tqdm matplotlib polars scikit-learn pysam umap-learn "
-    "peft tensorboard"
+    "peft rapidfuzz tensorboard"
 )
 
 

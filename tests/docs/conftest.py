@@ -17,7 +17,7 @@ from hyenadna.model.convert import convert
 from hyenadna.model.sizes import PUBLISHED_SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTIGS = {"chrI": 4000, "chrX": 1500, "chrXIV": 1500, "chrXVI": 1500, "chrM": 600}
+CONTIGS = {"chrI": 4000, "chrX": 1500, "chrXIV": 1500, "chrXV": 1500, "chrXVI": 1500, "chrM": 600}
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, size in CONTIGS.items():
         for number, start in enumerate(range(210, size - 1100, 600)):
             end, strand = start + 550, "+-"[number % 2]
-            rows.append(f'{name}\tensGene\ttranscript\t{start}\t{end}\t.\t{strand}\t.\tgene_id "{name}.{number}";\n')
+            kind = ("tRNA", "snoRNA")[number % 2]
+            rows.append(
+                f'{name}\tensGene\ttranscript\t{start}\t{end}\t.\t{strand}\t.\tgene_id "{name}.{number}"; '
+                f'transcript_id "{name}.{number}_{kind}";\n'
+            )
             rows.append(f'{name}\tensGene\texon\t{start}\t{end}\t.\t{strand}\t.\tgene_id "{name}.{number}";\n')
         rows.append(f'{name}\tensGene\ttranscript\t{size - 5}\t{size}\t.\t+\t.\tgene_id "{name}.end";\n')
     (folder / "sacCer3.ensGene.gtf.gz").write_bytes(gzip.compress("".join(rows).encode()))

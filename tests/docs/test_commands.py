@@ -80,6 +80,12 @@ NOT_RUN = {
 SMALLER = {
     "pretrain": "--steps 2 --d_model 8 --n_layer 1 --length 32 --batch_size 2 --eval_windows 2 --final_windows 2 "
     "--eval_length 32 --checkpoint_every 2 --max_n_fraction 0.5",
+    "enbed pretrain": "--steps 2 --length 32 --mean_span 5 --batch_size 2 --eval_windows 2 --final_windows 2 "
+    "--checkpoint_every 2 --model_fields {}",
+    "enbed noise": "--length 32 --train_examples 8 --valid_examples 4 --test_examples 6 --epochs 1 --seeds [0] "
+    "--scales [1.0] --divergence [0.1] --kmer 2 --jobs 1",
+    "enbed annotate": "--steps 2 --batch_size 2 --beams 2 --kmer 2 --most 64",
+    "enbed evolve": "--steps 2 --batch_size 8 --tree_pairs 4",
     "evaluate": "--max_windows 2 --markov_order 1",
     "finetune": "--epochs 1 --seeds [0] --jobs 1",
     "generate": "--length 8",
@@ -138,7 +144,7 @@ def run(command: Command, where: Path) -> None:
         return
     words = shlex.split(command.text)
     if words[0] == "hyenadna" and "|" not in words:
-        verb = words[1]
+        verb = " ".join([words[1], *kind_of(words)])
         extra = SMALLER.get(verb, "").split() if "--resume" not in words else []
         if "scratch" in words or ("--ablation" in words and "--model" not in words):
             extra += SCRATCH.split()

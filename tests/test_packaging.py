@@ -58,7 +58,19 @@ def test_python_versions(project: dict[str, Any]) -> None:
 
 def test_extras(project: dict[str, Any]) -> None:
     extras = {name: requirements(lines) for name, lines in project["optional-dependencies"].items()}
-    assert sorted(extras) == ["bcf", "bench", "dev", "dna", "docs", "flash-attn", "logs", "peft", "tasks", "umap"]
+    assert sorted(extras) == [
+        "bcf",
+        "bench",
+        "dev",
+        "dna",
+        "docs",
+        "enbed",
+        "flash-attn",
+        "logs",
+        "peft",
+        "tasks",
+        "umap",
+    ]
     assert "4.57.0" not in extras["dna"]["transformers"].specifier
     assert all("torch" not in extra for extra in extras.values())
     for tool in ("ruff", "mypy"):

@@ -166,7 +166,13 @@ def test_bad_input_is_one_line(
     words: str, message: str, genome: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(genome.parent)
-    given = {"--genomes": "[genome]", "--valid_contigs": "[b]", "--out": "run", "--size": "enbed-tiny", "--steps": "1"}
+    given = {
+        "--genomes": "[genome]",
+        "--valid_contigs": "[b]",
+        "--out": "run",
+        "--size": "enbed-tiny",
+        "--length": "24",
+    }
     argv = [word for pair in (given | dict(zip(*[iter(words.split())] * 2, strict=True))).items() for word in pair]
     with pytest.raises(SystemExit) as stopped:
         cli.main(["enbed", "pretrain", *argv])

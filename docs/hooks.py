@@ -41,7 +41,7 @@ PAGES = {
     "bench/results/report/report.md": "results/report.md",
 }
 """Files of the repository and where they are on the site."""
-PICTURES = {f"examples/{name}": f"examples/{name}" for name in ("yeast", "promoters", "ablations")} | {
+PICTURES = {f"examples/{name}": f"examples/{name}" for name in ("yeast", "promoters", "ablations", "enbed")} | {
     "bench/results/report": "results"
 }
 """Folders whose pictures are on the site, and where."""

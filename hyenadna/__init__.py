@@ -1,4 +1,4 @@
-"""HyenaDNA on transformers: model, tokenizer, data, training and evaluation.
+"""HyenaDNA and ENBED on transformers: models, tokenizers, data, training and evaluation.
 
 ``import hyenadna`` registers the classes with transformers, so ``AutoModelForCausalLM.from_pretrained(folder)`` and its
 siblings work. Only the command line waits until a verb needs them, because importing torch and transformers takes
@@ -16,6 +16,9 @@ from hyenadna.common.errors import InputError
 
 if TYPE_CHECKING:
     from hyena_kernels import __version__
+    from hyenadna.encoder_decoder.config import ENBEDConfig
+    from hyenadna.encoder_decoder.heads import ENBEDForSequenceClassification, ENBEDForTokenClassification
+    from hyenadna.encoder_decoder.modeling import ENBEDForConditionalGeneration
     from hyenadna.model.cache import HyenaCache
     from hyenadna.model.config import HyenaDNAConfig
     from hyenadna.model.heads import HyenaDNAForSequenceClassification, HyenaDNAForTokenClassification
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DNATokenizer",
+    "ENBEDConfig",
+    "ENBEDForConditionalGeneration",
+    "ENBEDForSequenceClassification",
+    "ENBEDForTokenClassification",
     "HyenaCache",
     "HyenaDNAConfig",
     "HyenaDNAForCausalLM",
@@ -43,6 +50,9 @@ _CLASSES = {
     "hyenadna.model.heads": ["HyenaDNAForSequenceClassification", "HyenaDNAForTokenClassification"],
     "hyenadna.model.tokenizer": ["DNATokenizer"],
     "hyenadna.training.graphs": ["make_graphed_step"],
+    "hyenadna.encoder_decoder.config": ["ENBEDConfig"],
+    "hyenadna.encoder_decoder.modeling": ["ENBEDForConditionalGeneration"],
+    "hyenadna.encoder_decoder.heads": ["ENBEDForSequenceClassification", "ENBEDForTokenClassification"],
 }
 
 

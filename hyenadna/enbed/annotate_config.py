@@ -86,7 +86,7 @@ class AnnotateConfig(Options):
     model: Checkpoint | None = None
     size: str = "enbed-tiny"
     model_fields: dict[str, Any] = field(default_factory=dict)
-    balanced: bool = True
+    balanced: bool = False
     steps: AtLeast1 = 600
     batch_size: BatchSize = 16
     lr: Positive = 3e-3

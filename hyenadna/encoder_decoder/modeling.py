@@ -26,6 +26,7 @@ from hyenadna.common.errors import InputError, WeightsError
 from hyenadna.encoder_decoder.config import STOCK_TYPE, ENBEDConfig
 from hyenadna.encoder_decoder.tokens import PAD
 from hyenadna.model import checkpoint, locate, padding
+from hyenadna.model.loading import without_transformers_bars
 
 
 class _FirstOfRadius(LongT5Block):
@@ -137,6 +138,7 @@ class Loads(StockInit):
     _new_heads: tuple[str, ...] = ()
 
     @classmethod
+    @without_transformers_bars()
     def from_pretrained(cls, path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, also from the files of a LongT5 with ``transient-global`` attention.
 

@@ -148,6 +148,8 @@ def run(command: Command, where: Path) -> None:
         extra = SMALLER.get(verb, "").split() if "--resume" not in words else []
         if "scratch" in words or ("--ablation" in words and "--model" not in words):
             extra += SCRATCH.split()
+        if verb == "enbed evolve" and "--simulate" in words:
+            extra += ["--simulate", "60"]
         if "--unfreeze_every" in words:
             extra += UNFROZEN.split()
         cli.main([*words[1:], *extra])

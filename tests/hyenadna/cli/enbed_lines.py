@@ -166,7 +166,7 @@ LINES: dict[str, dict[str, Line]] = {
         "model": reaches("rows", base={"model_fields": {}, "model": P("enbed_lm")}, model=P("other_enbed")),
         "size": reaches("config", base={"model_fields": {}, "steps": 1}, size="enbed-small"),
         "model_fields": reaches("config", model_fields=SMALL | {"d_ff": 16}),
-        "balanced": reaches("rows", balanced=False),
+        "balanced": reaches("rows", balanced=True),
         "steps": reaches("rows", steps=3),
         "batch_size": reaches("calls", batch_size=2),
         "lr": reaches("weights", lr=2e-2),
@@ -228,7 +228,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "enbed annotate": {
         "attribute": "auto", "feature": "auto", "cds": True, "most": 512, "long": "middle", "per_class": 400,
-        "size": "enbed-tiny", "balanced": True, "steps": 600, "batch_size": 16, "lr": 3e-3, "beams": 5, "kmer": 4,
+        "size": "enbed-tiny", "steps": 600, "batch_size": 16, "lr": 3e-3, "beams": 5, "kmer": 4,
         "checkpoint_every": 200, "device": "auto",
     },
     "enbed noise": {

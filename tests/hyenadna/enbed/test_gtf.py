@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from hyenadna.data.genome import Genome, prepare
 from hyenadna.enbed.annotate_config import AnnotateConfig
 from hyenadna.enbed.gtf import Examples, examples_of_gtf, examples_of_table
 
-SHARED = Path(os.environ.get("HYENA_SHARED", "shared")) / "data"
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 Build = Callable[..., Examples]
 
@@ -146,10 +144,10 @@ def test_what_does_not_fit_is_refused(build: Build, rows: list[str], options: di
 
 
 @pytest.mark.slow
-def test_biotypes_of_yeast(tmp_path: Path) -> None:
+def test_biotypes_of_yeast(shared: Path, tmp_path: Path) -> None:
     """UCSC's GTF has no attribute of biotypes: the ends of its transcript ids tell them."""
-    genome = prepare(SHARED / "sacCer3.fa.gz", tmp_path / "genome", progress=False)
-    gtf = SHARED / "sacCer3.ensGene.gtf.gz"
+    genome = prepare(shared / "data" / "sacCer3.fa.gz", tmp_path / "genome", progress=False)
+    gtf = shared / "data" / "sacCer3.ensGene.gtf.gz"
     held: dict[str, Any] = {"valid_contigs": ["chrV", "chrXV"], "test_contigs": ["chrVII", "chrXVI"]}
     with pytest.raises(InputError, match="no attribute gene_biotype or gene_type"):
         examples_of_gtf(AnnotateConfig(tmp_path, gtf=gtf, **held), genome)

@@ -92,7 +92,7 @@ def test_a_stopped_run_ends_with_the_same_bits(genome: Path, tmp_path: Path, mon
 
 @pytest.mark.slow
 def test_sigkill_loses_no_more_than_the_steps_since_a_checkpoint(genome: Path, tmp_path: Path) -> None:
-    options = {"model_fields": json.dumps(TINY), "steps": 400, "checkpoint_every": 1}
+    options = {"model_fields": json.dumps(TINY), "steps": 120, "checkpoint_every": 1}
     words = [f"--{name}={value if not isinstance(value, list) else json.dumps(value)}" for name, value in
              (FEW | options).items()]  # fmt: skip
     command = [sys.executable, "-m", "hyenadna", "enbed", "pretrain", "--genomes", f"[{genome}]", *words]
@@ -103,11 +103,11 @@ def test_sigkill_loses_no_more_than_the_steps_since_a_checkpoint(genome: Path, t
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     left = max(int(path.name[5:]) for path in (tmp_path / "run").glob("step-*"))
-    assert left < 400
-    config = {**FEW, "steps": 400, "checkpoint_every": 1}
+    assert left < 120
+    config = {**FEW, "steps": 120, "checkpoint_every": 1}
     stopped = PretrainConfig([genome], tmp_path / "run", **config)
     assert pretrain(stopped, resume=True, progress=False)["loss"] > 0
-    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 400
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 120
 
 
 def test_another_genome_is_not_resumed_on(genome: Path, tmp_path: Path) -> None:

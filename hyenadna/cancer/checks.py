@@ -15,7 +15,7 @@ from hyenadna.cancer.mutations import Mutations
 from hyenadna.common.errors import InputError
 from hyenadna.common.extras import require
 from hyenadna.common.progress import bar
-from hyenadna.common.vocab import BASES, BYTE_TO_ID, LETTERS
+from hyenadna.common.vocab import BASES, BYTE_TO_ID, letters_of
 from hyenadna.data.genome import Genome
 
 UNKNOWN_CONTIG = "the reference has no such contig"
@@ -23,7 +23,6 @@ TWICE = "the same mutation of the line again"
 
 _MOST_MISMATCHES = 0.05
 _MOST_SHOWN = 3
-_LETTER = bytes(ord(LETTERS.get(token, "N")) for token in range(256))
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def reader(genome: Genome, contig: str) -> Read:
     """Reads the letters of a contig."""
 
     def read(start: int, end: int) -> str:
-        return genome.tokens(contig, start, end).tobytes().translate(_LETTER).decode("ascii")
+        return letters_of(genome.tokens(contig, start, end))
 
     return read
 

@@ -68,6 +68,14 @@ COMPLEMENT = _complement_table()
 """uint8 (16,): token id to the id of its complementary base; every other id maps to itself."""
 
 
+_ID_TO_LETTER = bytes(ord(LETTERS.get(token, "N")) for token in range(256))
+
+
+def letters_of(ids: np.ndarray) -> str:
+    """The letters of token ids below 256, of any integer dtype, ``(L,)``. What is no nucleotide reads as N."""
+    return ids.astype(np.uint8, copy=False).tobytes().translate(_ID_TO_LETTER).decode("ascii")
+
+
 def reverse_complement(ids: np.ndarray) -> np.ndarray:
     """Reverse complement along the last axis: uint8 ids ``(..., L)`` to a new array of the same shape.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from hyenadna.common.choices import SPLITS
 from hyenadna.common.errors import InputError
-from hyenadna.common.vocab import LETTERS, reverse_complement
+from hyenadna.common.vocab import letters_of, reverse_complement
 from hyenadna.data.genome import Genome
 from hyenadna.data.streams import read_lines
 from hyenadna.data.tables import read_table
@@ -161,7 +161,7 @@ def examples_of_gtf(config: Any, genome: Genome) -> Examples:
             continue
         places.add(place)
         ids = genome.tokens(row.contig, start, end)
-        text = bases(reverse_complement(ids) if row.strand == "-" else ids)
+        text = letters_of(reverse_complement(ids) if row.strand == "-" else ids)
         split = splits.get(row.contig, "train")
         gene = row.attributes.get("gene_id", "")
         found[split].append(Example(text, target, row.contig, start + 1, end, row.strand, gene, split))
@@ -248,8 +248,3 @@ def finished(found: Mapping[str, Sequence[Example]], notes: Mapping[str, int], s
     if few := [f"{name} {count}" for name, count in sorted(classes.items()) if count < 10]:
         lines.append(f"biotypes with fewer than 10 training examples: {', '.join(few)}")
     return Examples([row for name in SPLITS for row in parts[name]], lines)
-
-
-def bases(ids: np.ndarray) -> str:
-    """Letters of ids of bases."""
-    return "".join(LETTERS[int(token)] for token in ids)

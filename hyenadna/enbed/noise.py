@@ -19,7 +19,7 @@ import torch
 from hyenadna.common.errors import InputError
 from hyenadna.common.files import PartialFolder, atomic_dir, write_files
 from hyenadna.common.run_layout import MODEL_FOLDER, RESULTS_FILE, settings
-from hyenadna.common.vocab import LETTERS, N_ID
+from hyenadna.common.vocab import N_ID, letters_of
 from hyenadna.common.writers import one_writer
 from hyenadna.data.fasta import read_records
 from hyenadna.data.tables import encoded, tsv_line
@@ -45,9 +45,6 @@ STUDY = "enbed-noise"
 """Name of the study in results.json and among the published ones."""
 SPLITS = ("train", "valid", "test")
 NO_NOISE = NoiseRates(0.0, 0.0, 0.0)
-_LETTERS = np.zeros(256, dtype=np.uint8)
-for _id, _letter in LETTERS.items():
-    _LETTERS[_id] = ord(_letter)
 
 
 @without_transformers_bars()
@@ -190,7 +187,7 @@ def windows(fasta: Path, count: int, length: int, rng: np.random.Generator) -> I
 
 def _table(sets: dict[str, list[tuple[np.ndarray, str]]]) -> bytes:
     rows = [["sequence", "label", "split"]]
-    rows += [[_LETTERS[ids].tobytes().decode(), label, name] for name, part in sets.items() for ids, label in part]
+    rows += [[letters_of(ids), label, name] for name, part in sets.items() for ids, label in part]
     return encoded("".join(tsv_line(row) for row in rows))
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from hyenadna.common.errors import InputError
+from hyenadna.common.vocab import letters_of
 from hyenadna.data.genome import Genome, prepare
 from hyenadna.data.intervals import Interval
 from hyenadna.enbed.corpus import Text, open_corpus
-from hyenadna.enbed.gtf import bases
 
 A, B = "ACGTACGTNNNNGGGGGTTTTT", "CCCCCNAAAAAAAA"
 
@@ -29,20 +29,20 @@ def test_windows_of_joined_records(genome: Genome) -> None:
     text = Text(whole(genome), 6, cut=False)
     joined = (A + B).replace("N", "")
     assert text.bases() == len(joined) == 31
-    assert "".join(bases(part) for part in text.segments()) == joined
+    assert "".join(letters_of(part) for part in text.segments()) == joined
     # One window less than fits, so that all can be shifted.
     assert len(text) == 4
     for shift in (0, 1, 5):
-        assert [bases(text.window(n, shift)) for n in range(4)] == [
+        assert [letters_of(text.window(n, shift)) for n in range(4)] == [
             joined[start + shift : start + shift + 6] for start in range(0, 24, 6)
         ]
 
 
 def test_windows_that_end_at_n(genome: Genome) -> None:
     text = Text(whole(genome), 6, cut=True)
-    assert [bases(text.window(number)) for number in range(len(text))] == ["ACGTAC", "GGGGGT", "AAAAAA"]
+    assert [letters_of(text.window(number)) for number in range(len(text))] == ["ACGTAC", "GGGGGT", "AAAAAA"]
     # A piece of eight bases has room for two shifts.
-    assert {bases(text.window(0, shift)) for shift in range(6)} == {"ACGTAC", "CGTACG", "GTACGT"}
+    assert {letters_of(text.window(0, shift)) for shift in range(6)} == {"ACGTAC", "CGTACG", "GTACGT"}
     assert text.left_out == 5
 
 
